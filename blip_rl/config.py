@@ -1,0 +1,168 @@
+"""Recipe models: typed, frozen, with units in their names; an unknown key is an error.
+
+Two kinds of recipe exist. An agent recipe (``agents/*.toml``) says HOW to learn, a sequence recipe (``envs/*.toml``)
+says WHAT to learn and in what order. :mod:`blip_rl.recipes` finds, merges and validates them into one ``RunConfig``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
+
+
+def parse_steps(value: object) -> int:
+    """Read a step count: ``50000``, ``"500k"``, ``"10M"``, ``"1e6"``, ``"2_000"``.
+
+    Raises:
+        ValueError: not a number, not a whole number, or below 1.
+    """
+    rule = "expected a whole number of steps of at least 1, for example 500000, 500k, 10M or 1e6"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r}: {rule}")
+    match = re.fullmatch(r"([-+]?[\d_]*\.?\d+(?:[eE][-+]?\d{1,3})?)\s*([kKmMgGbB]?)", str(value).strip())
+    if match is None:
+        raise ValueError(f"{value!r}: {rule}")
+    steps = float(match[1].replace("_", "")) * _STEP_SUFFIXES[match[2].lower()]
+    if steps < 1 or steps > 1e15 or steps != int(steps):
+        raise ValueError(f"{value!r}: {rule}")
+    return int(steps)
+
+
+Steps = Annotated[int, BeforeValidator(parse_steps)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Activation = Literal["relu", "tanh", "elu", "silu"]
+
+
+class Settings(BaseModel):
+    """Base of every recipe section: immutable, and strict about unknown keys and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class PpoConfig(Settings):
+    """Proximal policy optimisation (Schulman et al. 2017). A step is one decision of one environment."""
+
+    environments: PositiveInt
+    rollout_steps: PositiveInt
+    minibatches: PositiveInt
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    learning_rate_schedule: Literal["linear", "constant"]
+    clip_range: PositiveFloat
+    clip_range_value: PositiveFloat | None = None
+    entropy_coefficient: NonNegativeFloat
+    value_coefficient: NonNegativeFloat
+    discount: Fraction
+    gae_lambda: Fraction
+    max_gradient_norm: PositiveFloat
+    adam_epsilon: PositiveFloat
+
+
+class ImageTrunkConfig(Settings):
+    """Convolutions, then fully connected layers, over stacked frames."""
+
+    conv: Annotated[tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(min_length=1)]
+    """One (channels, kernel, stride) for each layer, no padding."""
+    hidden: tuple[PositiveInt, ...]
+    activation: Activation
+
+
+class VectorTrunkConfig(Settings):
+    """Fully connected layers over a vector of observations."""
+
+    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    activation: Activation
+
+
+class TrunkConfig(Settings):
+    """The layers that all tasks share; the first task's observations decide which of the two is built."""
+
+    image: ImageTrunkConfig
+    vector: VectorTrunkConfig
+    task_modulation: bool
+    """A learned scale and shift for each unit and task on each trunk layer's output."""
+
+
+class AgentConfig(Settings):
+    """How to learn: ``agents/*.toml``."""
+
+    description: str
+    ppo: PpoConfig
+    trunk: TrunkConfig
+    method: dict[str, Any]
+    """``name`` and that method's own settings, validated by the method itself."""
+
+
+class AtariConfig(Settings):
+    """How the emulator's frames become observations. Defaults: DQN preprocessing as in the BLIP paper."""
+
+    frame_skip: PositiveInt = 4
+    frame_size: Annotated[int, Field(ge=16, le=210)] = 84
+    frame_stack: PositiveInt = 4
+    noop_max: Annotated[int, Field(ge=0)] = 30
+    fire_on_reset: bool = True
+    sticky_action_probability: Fraction = 0.0
+    full_action_space: bool = False
+    lost_life_ends_episode: bool = True
+    clip_rewards: bool = True
+    max_episode_frames: PositiveInt = 108_000
+
+
+class TaskConfig(Settings):
+    """One task of a sequence: a game, how long to learn it, and the scores that normalise it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80)]
+    game: str
+    """An ALE ROM name (``kung_fu_master``) or a Gymnasium id (``CartPole-v1``)."""
+    title: str = ""
+    steps: Steps = 10_000_000
+    random_score: float | None = None
+    reference_score: float | None = None
+    human_score: float | None = None
+    observation_mix_seed: Annotated[int, Field(ge=0)] | None = None
+    """Vector observations are multiplied by the orthogonal matrix drawn with this seed; unset: left as they are."""
+
+
+class EvaluationConfig(Settings):
+    """When and how scores are measured; see the README's protocol section."""
+
+    episodes: PositiveInt = 10
+    actions: Literal["greedy", "stochastic"] = "greedy"
+    every_steps: Steps = 200_000
+    max_episode_steps: PositiveInt = 27_000
+    periodic_share: PositiveFloat = 1.0
+    """A periodic evaluation may take at most this many decisions per training step since the last one."""
+    seed: Annotated[int, Field(ge=0, lt=2**30)] = 1_000_003
+    unseen_tasks: bool = False
+    """Also score tasks not learned yet (zero-shot)."""
+
+
+class SequenceConfig(Settings):
+    """What to learn, in what order: ``envs/*.toml``."""
+
+    description: str
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    atari: AtariConfig = AtariConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    agent: dict[str, Any] = {}
+    """Settings these tasks need, laid over the agent recipe (``--set`` beats both)."""
+
+
+class RunConfig(Settings):
+    """Everything that decides a run, resolved: what ``config.toml`` in a run folder holds."""
+
+    agent_name: str
+    sequence_name: str
+    seed: Annotated[int, Field(ge=0, lt=2**30)] = 0
+    device: str = "auto"
+    agent: AgentConfig
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    atari: AtariConfig = AtariConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

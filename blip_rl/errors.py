@@ -1,0 +1,19 @@
+"""What goes wrong because of what a person typed."""
+
+
+class UserError(ValueError):
+    """A mistake in a command, a recipe or a file: the message holds the value, the rule and the fix.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def did_you_mean(value: str, allowed: "list[str]") -> str:
+    """Return ``": did you mean X?"`` for the closest allowed name, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(value.lower(), [name.lower() for name in allowed], n=1, cutoff=0.6)
+    if not close:
+        return ""
+    original = next(name for name in allowed if name.lower() == close[0])
+    return f": did you mean {original}?"
