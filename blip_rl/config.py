@@ -7,9 +7,9 @@ says WHAT to learn and in what order. :mod:`blip_rl.recipes` finds, merges and v
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
 
@@ -63,6 +63,16 @@ class PpoConfig(Settings):
     gae_lambda: Fraction
     max_gradient_norm: PositiveFloat
     adam_epsilon: PositiveFloat
+
+    @model_validator(mode="after")
+    def _whole_minibatches(self) -> Self:
+        rollout = self.environments * self.rollout_steps
+        if rollout % self.minibatches or rollout // self.minibatches < 2:
+            raise ValueError(
+                f"minibatches = {self.minibatches}: expected a divisor of environments × rollout_steps = {rollout} "
+                "that leaves at least 2 steps in each"
+            )
+        return self
 
 
 class ImageTrunkConfig(Settings):

@@ -1,0 +1,40 @@
+"""Ways to protect earlier tasks: one file each, found by its name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blip_rl.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from blip_rl.methods.base import Method
+
+_NOT_METHODS = {"__init__", "base"}
+
+
+def method_names() -> list[str]:
+    """Names of all methods: the files of this package. Imports none of them."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_METHODS)
+
+
+def load_method(name: str) -> type[Method]:
+    """Import a method's class: the one ``Method`` subclass defined in the file of that name.
+
+    Raises:
+        UserError: no method has this name.
+    """
+    name = name.replace("-", "_")
+    if name not in method_names():
+        hint = did_you_mean(name, method_names()) or f": expected one of {', '.join(method_names())}"
+        raise UserError(f"unknown method {name!r}{hint} (blip-rl list methods)")
+    from blip_rl.methods.base import Method
+
+    module = import_module(f"blip_rl.methods.{name}")
+    (found,) = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+    ]
+    return found

@@ -1,0 +1,1 @@
+"""What is played: the only room that knows the emulator."""

@@ -1,0 +1,228 @@
+"""Diagonal Fisher information of a policy, in closed form: F = E_s E_{a∼π(·|s)} [(∂ log π(a|s) / ∂θ)²] (BLIP Eq. 6).
+
+The square is of each sample's OWN gradient. Let δ be the gradient of Σₙ log π(aₙ|sₙ) with respect to a layer's output;
+samples do not mix, so row n of δ is sample n's own gradient, and the squares follow from δ and the layer's input x with
+one backward pass for a whole chunk of samples:
+
+    linear  y = x Wᵀ + β     Σₙ (∂W)² = (δ∘δ)ᵀ (x∘x)               Σₙ (∂β)² = Σₙ δ∘δ
+    conv    y = W ∗ x + β    Gₙ = δₙ · unfold(xₙ)ᵀ, Σₙ Gₙ∘Gₙ         Σₙ (∂β)² = Σₙ (Σ positions δₙ)²
+
+Nothing depends on the chunk size. The reference squares gradients of batch means instead; ``bits.reference_prior``
+converts its constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent
+from torch.nn import functional as F
+
+Expectation = Literal["sampled", "exact"]
+Head = Callable[[Tensor], "Tensor | Distribution"]
+"""Trunk features → logits of a categorical policy, shape (samples, actions), or a torch Distribution over actions."""
+
+
+def diagonal_fisher(
+    trunk: nn.Module,
+    head: Head,
+    observations: Tensor,
+    actions: Tensor | None = None,
+    *,
+    expectation: Expectation = "sampled",
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    chunk_samples: int = 64,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Mean over samples of the squared gradient of log π(a|s) with respect to every trunk parameter.
+
+    Args:
+        trunk: Any module whose parameters belong to ``nn.Linear`` and ``nn.Conv2d`` layers, each used once per pass.
+        head: Maps the trunk's output to the policy.
+        observations: (samples, ...), on any device and of any type that ``preprocess`` or the trunk accepts.
+        actions: (samples, ...) actions taken; None draws one per observation from the policy.
+        expectation: ``sampled`` takes ``actions``; ``exact`` weights every action of a categorical policy with its
+            probability: as many backward passes as actions, and no sampling noise.
+        preprocess: Applied to each chunk of observations first, for example a conversion to float.
+        chunk_samples: Samples per pass: memory against speed; the result does not depend on it.
+        generator: Source of the action draws, for a categorical policy.
+
+    Returns:
+        Parameter name (as in ``trunk.named_parameters()``) → Fisher, shaped like the parameter. A parameter that the
+        policy does not depend on has 0.
+
+    Raises:
+        ValueError: no samples, a layer used twice, or ``exact`` with actions given or without a categorical policy.
+        TypeError: the trunk holds parameters of a layer that is neither linear nor a 2-D convolution.
+    """
+    _check_arguments(observations, actions, expectation, chunk_samples)
+    layers = _supported_layers(trunk)
+    parameter = next(trunk.parameters())
+    totals = {name: torch.zeros_like(p) for name, p in trunk.named_parameters()}
+    for start in range(0, len(observations), chunk_samples):
+        chunk = observations[start : start + chunk_samples].to(parameter.device)
+        taken = None if actions is None else actions[start : start + chunk_samples].to(parameter.device)
+        with _recording(layers) as record, torch.enable_grad():
+            policy = _as_distribution(head(trunk(chunk if preprocess is None else preprocess(chunk))))
+            for log_probability in _weighted_log_probabilities(policy, taken, expectation, generator):
+                record.add_squares(log_probability, totals)
+    return {name: total.div_(len(observations)) for name, total in totals.items()}
+
+
+def _check_arguments(
+    observations: Tensor, actions: Tensor | None, expectation: Expectation, chunk_samples: int
+) -> None:
+    if expectation not in ("sampled", "exact"):
+        raise ValueError(f"expectation {expectation!r}: expected 'sampled' or 'exact'")
+    if len(observations) == 0:
+        raise ValueError("0 observations: the Fisher is a mean over samples and needs at least one")
+    if chunk_samples < 1:
+        raise ValueError(f"chunk_samples {chunk_samples}: expected at least 1")
+    if actions is not None and expectation == "exact":
+        raise ValueError("actions given with expectation='exact', which weights all actions: leave actions out")
+    if actions is not None and len(actions) != len(observations):
+        raise ValueError(f"{len(actions)} actions for {len(observations)} observations: expected one for each")
+
+
+def _supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers that own parameters, by name; anything but linear and 2-D convolution is refused."""
+    layers: dict[str, nn.Linear | nn.Conv2d] = {}
+    for name, module in trunk.named_modules():
+        if next(module.parameters(recurse=False), None) is None:
+            continue
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            raise TypeError(
+                f"layer {name or 'trunk'!r} is a {type(module).__name__}: the closed forms know nn.Linear and "
+                "nn.Conv2d; move other parameters out of the trunk, for example into the task's head"
+            )
+        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            raise TypeError(f"layer {name!r} pads with {module.padding_mode!r}: expected padding_mode='zeros'")
+        layers[name] = module
+    if not layers:
+        raise TypeError("the trunk has no nn.Linear or nn.Conv2d layer with parameters: there is nothing to measure")
+    return layers
+
+
+def _as_distribution(policy: Tensor | Distribution) -> Distribution:
+    return Categorical(logits=policy) if isinstance(policy, Tensor) else policy
+
+
+def _weighted_log_probabilities(
+    policy: Distribution, actions: Tensor | None, expectation: Expectation, generator: torch.Generator | None
+) -> Iterator[Tensor]:
+    """One scalar per backward pass: the squares of its per-sample gradients add up to the expectation over actions."""
+    if expectation == "sampled":
+        taken = _draw(policy, generator) if actions is None else actions
+        yield _log_probability(policy, taken).sum()
+        return
+    if not isinstance(policy, Categorical):
+        raise ValueError(f"expectation='exact' with a {type(policy).__name__} policy: only a categorical one has a sum")
+    # √π held constant: its square weights the squared gradient with exactly π(a|s).
+    root = policy.probs.detach().sqrt()
+    weighted = root * policy.logits
+    for action in range(weighted.shape[1]):
+        yield weighted[:, action].sum()
+
+
+def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
+    if isinstance(policy, Categorical) and generator is not None:
+        drawn = torch.multinomial(policy.probs.detach().cpu(), 1, generator=generator)
+        return drawn.squeeze(1).to(policy.logits.device)
+    return policy.sample()
+
+
+def _log_probability(policy: Distribution, actions: Tensor) -> Tensor:
+    """(samples,) log π(a|s); a policy that factorises over action dimensions is summed over them."""
+    if isinstance(policy, Categorical):
+        return cast(Tensor, policy.log_prob(actions.reshape(len(actions))))  # type: ignore[no-untyped-call]
+    extra = len(policy.batch_shape) - 1
+    return (Independent(policy, extra) if extra else policy).log_prob(actions)
+
+
+class _Record:
+    """Inputs x and outputs y of every layer, for one chunk of samples."""
+
+    def __init__(self, layers: dict[str, nn.Linear | nn.Conv2d]) -> None:
+        self.layers = layers
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+
+    def keep(self, name: str, layer_input: Tensor, output: Tensor) -> Tensor:
+        """Remember one layer's pass; the copy returned protects y from an in-place activation that may follow."""
+        if name in self.inputs:
+            raise ValueError(f"layer {name!r} is used twice in one pass: the closed forms need each layer used once")
+        if not output.requires_grad:
+            output.requires_grad_()
+        self.inputs[name] = layer_input.detach()
+        self.outputs[name] = output
+        return output.clone()
+
+    def add_squares(self, log_probability: Tensor, totals: dict[str, Tensor]) -> None:
+        """Run one backward pass down to the earliest layer's output and add every layer's sum of squares."""
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+            log_probability, list(self.outputs.values()), retain_graph=True, allow_unused=True
+        )
+        for name, delta in zip(self.outputs, gradients, strict=True):
+            if delta is None:  # the policy does not depend on this layer
+                continue
+            layer, prefix = self.layers[name], f"{name}." if name else ""
+            weight, bias = _squares(layer, self.inputs[name], delta)
+            totals[f"{prefix}weight"].add_(weight)
+            if bias is not None:
+                totals[f"{prefix}bias"].add_(bias)
+
+
+@contextmanager
+def _recording(layers: dict[str, nn.Linear | nn.Conv2d]) -> Iterator[_Record]:
+    record = _Record(layers)
+    handles = [
+        layer.register_forward_hook(lambda _, args, output, name=name: record.keep(name, args[0], output))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _squares(layer: nn.Linear | nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor | None]:
+    weight, bias = _linear_squares(x, delta) if isinstance(layer, nn.Linear) else _conv_squares(layer, x, delta)
+    return weight, None if layer.bias is None else bias
+
+
+def _linear_squares(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs x (samples, …, inputs), δ (samples, …, outputs) → sums of squares (outputs, inputs) and (outputs,)."""
+    if x.dim() == 2:
+        squared = delta.square()
+        return squared.T @ x.square(), squared.sum(0)
+    x, delta = x.flatten(1, -2), delta.flatten(1, -2)
+    per_sample = torch.einsum("nlo,nli->noi", delta, x)
+    return per_sample.square().sum(0), delta.sum(1).square().sum(0)
+
+
+def _conv_squares(layer: nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs x (samples, channels, height, width), δ (samples, outputs, …) → sums shaped like weight and bias."""
+    samples, groups = len(x), layer.groups
+    padded = F.pad(x, _explicit_padding(layer))
+    patches = F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
+    patches = patches.reshape(samples * groups, -1, patches.shape[-1])
+    positions = delta.reshape(samples * groups, -1, patches.shape[-1])
+    per_sample = torch.bmm(positions, patches.transpose(1, 2))
+    weight = per_sample.square_().reshape(samples, -1).sum(0).reshape(layer.weight.shape)
+    return weight, delta.sum(dim=(2, 3)).square().sum(0)
+
+
+def _explicit_padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) zeros, also for padding='same', which may be uneven."""
+    if layer.padding == "valid":
+        return (0, 0, 0, 0)
+    if layer.padding == "same":
+        height, width = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        return (width // 2, width - width // 2, height // 2, height - height // 2)
+    height, width = (int(side) for side in layer.padding)
+    return (width, width, height, height)

@@ -1,0 +1,91 @@
+"""Protect anyone's own stable-baselines3 PPO with a method, without the rest of blip-rl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from torch import Tensor, nn
+
+from blip_rl.methods.base import FinishedTask, Method, attached
+
+
+class ActorPath(nn.Module):
+    """Every layer between an observation and the actions of a plain policy.
+
+    A plain model has one head for everything it learns, so the action layer is protected with the others. The critic's
+    own layers are not: they may go on changing without changing what the agent does.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.features_extractor = policy.pi_features_extractor
+        self.policy_net = policy.mlp_extractor.policy_net
+        self.action_net = policy.action_net
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(batch, ...) preprocessed observations → (batch, outputs) of the action layer."""
+        return cast(Tensor, self.action_net(self.policy_net(self.features_extractor(observations))))
+
+
+@contextmanager
+def protect(model: OnPolicyAlgorithm, method: Method, seed: int = 0) -> Iterator[Method]:
+    """Learn one task under protection: attach on entry, consolidate on a clean exit, always detach.
+
+    Args:
+        model: A stable-baselines3 PPO (or A2C) with a discrete or a Gaussian policy; call ``learn`` inside.
+        method: The same object for every task of the sequence.
+        seed: Seed of the method's own random draws.
+
+    Raises:
+        RuntimeError: nothing was learned inside, so there is no rollout to measure the task on.
+        TypeError: the policy has layers that the method cannot protect.
+    """
+    policy = model.policy
+    trunk = ActorPath(policy)
+    with attached(method, trunk, policy.optimizer):
+        yield method
+        observations = _rollout_observations(model.rollout_buffer, method.samples_wanted, seed)
+        method.end_task(
+            FinishedTask(
+                trunk=trunk,
+                head=_head(policy),
+                observations=observations,
+                preprocess=_preprocess(policy),
+                generator=torch.Generator().manual_seed(seed),
+            )
+        )
+
+
+def _rollout_observations(buffer: RolloutBuffer, samples: int, seed: int) -> Tensor:
+    """At most ``samples`` observations drawn from the model's last rollout."""
+    if not buffer.full:
+        raise RuntimeError("the rollout buffer is empty: call model.learn(...) inside the with block")
+    observations = torch.from_numpy(buffer.observations).reshape(-1, *buffer.obs_shape)
+    if len(observations) <= samples:
+        return observations
+    chosen = torch.randperm(len(observations), generator=torch.Generator().manual_seed(seed))[:samples]
+    return observations[chosen]
+
+
+def _head(policy: ActorCriticPolicy) -> Callable[[Tensor], Any]:
+    """Outputs of the action layer → torch distribution over actions."""
+
+    def distribution(outputs: Tensor) -> Any:
+        if hasattr(policy, "log_std"):
+            return policy.action_dist.proba_distribution(outputs, policy.log_std).distribution
+        return policy.action_dist.proba_distribution(outputs).distribution
+
+    return distribution
+
+
+def _preprocess(policy: ActorCriticPolicy) -> Callable[[Tensor], Tensor]:
+    return lambda observations: cast(
+        Tensor, preprocess_obs(observations, policy.observation_space, normalize_images=policy.normalize_images)
+    )

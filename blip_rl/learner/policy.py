@@ -1,0 +1,162 @@
+"""One policy for all tasks: a shared trunk, and for each task one module with everything that is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import make_proba_distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from blip_rl.config import TrunkConfig
+from blip_rl.errors import UserError
+from blip_rl.learner.trunk import Modulation, Trunk
+
+
+class TaskModule(nn.Module):
+    """All that belongs to one task: actor, critic, and where asked for a scale and shift for each trunk unit."""
+
+    log_std: nn.Parameter | None
+
+    def __init__(self, trunk: Trunk, action_space: spaces.Space[Any], modulation: bool) -> None:
+        super().__init__()
+        if not isinstance(action_space, spaces.Discrete | spaces.Box):
+            raise UserError(f"actions of {type(action_space).__name__}: expected a Discrete or a Box action space")
+        outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
+        self.action_space = action_space
+        self.actor = nn.Linear(trunk.features_dim, outputs)
+        self.critic = nn.Linear(trunk.features_dim, 1)
+        self.log_std = None if isinstance(action_space, spaces.Discrete) else nn.Parameter(torch.zeros(outputs))
+        self.modulations = nn.ModuleList(Modulation(units) for units in trunk.layer_outputs if modulation)
+        for head, gain in ((self.actor, 0.01), (self.critic, 1.0)):  # stable-baselines3's gains
+            nn.init.orthogonal_(head.weight, gain=gain)
+            nn.init.zeros_(head.bias)
+
+
+class ContinualPolicy(ActorCriticPolicy):
+    """stable-baselines3's actor-critic policy with a task to switch: ``add_task`` once, then ``use_task``."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        trunk: TrunkConfig,
+        **kwargs: Any,
+    ) -> None:
+        self._modulated = trunk.task_modulation
+        self.task_names: list[str] = []
+        self._current = -1
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            features_extractor_class=Trunk,
+            features_extractor_kwargs={"config": trunk},
+            **kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """No head is built here: tasks add their own."""
+        self.mlp_extractor = MlpExtractor(self.features_dim, net_arch=[], activation_fn=self.activation_fn)
+        self.tasks = nn.ModuleList()
+        self.new_optimizer(lr_schedule(1))
+
+    @property
+    def trunk(self) -> Trunk:
+        """The shared layers."""
+        return cast(Trunk, self.features_extractor)
+
+    @property
+    def current(self) -> TaskModule:
+        """The module of the task in use."""
+        if self._current < 0:
+            raise RuntimeError("no task in use: call add_task and use_task first")
+        return cast(TaskModule, self.tasks[self._current])
+
+    @property
+    def action_net(self) -> nn.Linear:  # type: ignore[override]
+        """The current task's actor, under stable-baselines3's name."""
+        return self.current.actor
+
+    @property
+    def value_net(self) -> nn.Linear:  # type: ignore[override]
+        """The current task's critic, under stable-baselines3's name."""
+        return self.current.critic
+
+    @property
+    def log_std(self) -> nn.Parameter:  # type: ignore[override]
+        """The current task's exploration noise; only continuous actions have one."""
+        if self.current.log_std is None:
+            raise AttributeError("log_std")
+        return self.current.log_std
+
+    def add_task(self, name: str, action_space: spaces.Space[Any]) -> None:
+        """Give a new task its module. The task in use stays the same."""
+        if name in self.task_names:
+            raise ValueError(f"task {name!r} is already there: {', '.join(self.task_names)}")
+        self.tasks.append(TaskModule(self.trunk, action_space, self._modulated).to(self.device))
+        self.task_names.append(name)
+
+    def use_task(self, name: str) -> None:
+        """Play and learn this task from now on.
+
+        Raises:
+            ValueError: the task was never added.
+        """
+        if name not in self.task_names:
+            raise ValueError(
+                f"task {name!r} is unknown to this agent; it knows: {', '.join(self.task_names) or 'none'}"
+            )
+        self._current = self.task_names.index(name)
+        self.action_space = self.current.action_space
+        self.action_dist = make_proba_distribution(self.action_space)
+        self.trunk.modulate([cast(Modulation, modulation) for modulation in self.current.modulations])
+
+    @contextmanager
+    def using_task(self, name: str) -> Iterator[None]:
+        """Play another task for a while, then return to the one in use."""
+        before = self.task_names[self._current]
+        self.use_task(name)
+        try:
+            yield
+        finally:
+            self.use_task(before)
+
+    def new_optimizer(self, learning_rate: float) -> None:
+        """A fresh optimizer over the trunk and the task in use; other tasks' modules rest."""
+        parameters = list(self.trunk.parameters()) + (list(self.current.parameters()) if self._current >= 0 else [])
+        self.zero_grad(set_to_none=True)
+        # The fused kernel makes the step of the large layer several times faster, on the CPU too.
+        options = {"fused": True, **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(parameters, lr=learning_rate, **options)  # type: ignore[call-arg]
+
+    def preprocess(self, observations: Tensor) -> Tensor:
+        """Raw observations → what the trunk takes: float, images divided by 255."""
+        prepared = preprocess_obs(observations, self.observation_space, normalize_images=self.normalize_images)
+        return cast(Tensor, prepared)
+
+    def head(self, features: Tensor) -> Distribution:
+        """Trunk features → the current task's distribution over actions."""
+        return cast(Distribution, self._get_action_dist_from_latent(features).distribution)
+
+    def act(self, observations: np.ndarray, greedy: bool) -> np.ndarray:
+        """Choose actions of the task in use, clipped to its bounds where it has some; no gradients."""
+        with torch.no_grad():
+            tensor = torch.as_tensor(observations, device=self.device)
+            distribution = self._get_action_dist_from_latent(self.trunk(self.preprocess(tensor)))
+            actions: np.ndarray = distribution.get_actions(deterministic=greedy).cpu().numpy()
+        if isinstance(self.action_space, spaces.Box):
+            actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions

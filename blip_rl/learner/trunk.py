@@ -1,0 +1,132 @@
+"""The layers that all tasks share."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from blip_rl.config import ImageTrunkConfig, TrunkConfig
+from blip_rl.errors import UserError
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "silu": nn.SiLU}
+
+
+class Modulation(nn.Module):
+    """One task's scale and shift for every unit of one trunk layer: y ↦ scale∘y + shift, the identity at first."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(units))
+        self.shift = nn.Parameter(torch.zeros(units))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Modulate y, shape (batch, units) or (batch, units, height, width)."""
+        shape = (1, -1) + (1,) * (y.dim() - 2)
+        return torch.addcmul(self.shift.view(shape), y, self.scale.view(shape))
+
+
+class Trunk(BaseFeaturesExtractor):
+    """Convolutions and fully connected layers for stacked frames, fully connected layers for vectors.
+
+    Layers are named ``conv1``, ``conv2``, …, ``fc1``, …; each is followed by the activation. Weights start orthogonal
+    with gain √2, biases at 0 (the BLIP reference's, and stable-baselines3's, initialisation).
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], config: TrunkConfig) -> None:
+        layers, activation = _build_layers(observation_space, config)
+        super().__init__(observation_space, features_dim=_outputs(layers[-1]))
+        for layer in layers:
+            nn.init.orthogonal_(layer.weight, gain=np.sqrt(2))
+            nn.init.zeros_(cast(nn.Parameter, layer.bias))
+        for name, layer in zip(_layer_names(layers), layers, strict=True):
+            self.add_module(name, layer)
+        self.layer_names = _layer_names(layers)
+        self._activation = activation()
+        self._modulations: list[Modulation] = []
+        # After the initialisation, which cannot handle it: convolutions run faster with channels last.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def layer_outputs(self) -> list[int]:
+        """Units (or channels) of each layer."""
+        return [_outputs(cast("nn.Linear | nn.Conv2d", self.get_submodule(name))) for name in self.layer_names]
+
+    def modulate(self, modulations: list[Modulation]) -> None:
+        """Use a task's modulations from now on; an empty list uses none. They stay the task's, not the trunk's."""
+        self._modulations = modulations
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(batch, ...) preprocessed observations → (batch, features_dim)."""
+        x = observations
+        for index, name in enumerate(self.layer_names):
+            layer = self.get_submodule(name)
+            if isinstance(layer, nn.Linear) and x.dim() > 2:
+                x = x.flatten(1)
+            x = layer(x)
+            if self._modulations:
+                x = self._modulations[index](x)
+            x = self._activation(x)
+        return x
+
+
+def check_observations(task: str, space: spaces.Space[Any], first_task: str, first_space: spaces.Space[Any]) -> None:
+    """Check that a task's observations fit the trunk that the first task's observations shaped.
+
+    Raises:
+        UserError: they differ.
+    """
+    if not isinstance(space, spaces.Box) or space.shape != first_space.shape or space.dtype != first_space.dtype:
+        raise UserError(
+            f"task {task!r} observes {_describe(space)}, but the shared trunk takes {_describe(first_space)} from the "
+            f"first task {first_task!r}: all tasks of a sequence need the same kind and shape of observations; "
+            "train them in separate runs"
+        )
+
+
+def _describe(space: spaces.Space[Any]) -> str:
+    return f"{space.dtype} {space.shape}" if isinstance(space, spaces.Box) else type(space).__name__
+
+
+def _build_layers(space: spaces.Space[Any], config: TrunkConfig) -> tuple[list[nn.Linear | nn.Conv2d], type[nn.Module]]:
+    if not isinstance(space, spaces.Box) or len(space.shape) not in (1, 3):
+        raise UserError(f"observations of {_describe(space)}: expected a vector or an image (channels, height, width)")
+    if len(space.shape) == 1:
+        sizes = [int(space.shape[0]), *config.vector.hidden]
+        return [nn.Linear(i, o) for i, o in pairwise(sizes)], _ACTIVATIONS[config.vector.activation]
+    if not is_image_space(space, check_channels=False):
+        raise UserError(f"observations of {_describe(space)}: expected images of uint8 from 0 to 255")
+    convolutions, features = _convolutions(space.shape, config.image)
+    sizes = [features, *config.image.hidden]
+    linear: list[nn.Linear | nn.Conv2d] = [nn.Linear(i, o) for i, o in pairwise(sizes)]
+    return [*convolutions, *linear], _ACTIVATIONS[config.image.activation]
+
+
+def _convolutions(shape: tuple[int, ...], config: ImageTrunkConfig) -> tuple[list[nn.Linear | nn.Conv2d], int]:
+    """The convolution layers and the number of features that leave them."""
+    channels, height, width = shape
+    layers: list[nn.Linear | nn.Conv2d] = []
+    for index, (outputs, kernel, stride) in enumerate(config.conv, start=1):
+        if min(height, width) < kernel:
+            raise UserError(
+                f"trunk.image.conv: layer {index} has a {kernel}×{kernel} kernel, but only {height}×{width} pixels "
+                f"reach it from observations of {tuple(shape)}: use smaller kernels or strides, or larger frames"
+            )
+        layers.append(nn.Conv2d(channels, outputs, kernel, stride))
+        channels, height, width = outputs, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    return layers, channels * height * width
+
+
+def _outputs(layer: nn.Linear | nn.Conv2d) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _layer_names(layers: list[nn.Linear | nn.Conv2d]) -> list[str]:
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in layers)
+    return [f"conv{i + 1}" if i < convolutions else f"fc{i + 1 - convolutions}" for i in range(len(layers))]

@@ -1,0 +1,117 @@
+"""How earlier tasks are protected: the hooks that every method may override.
+
+A method is one small class. Its life in a run, once for each task:
+
+    start_task(trunk)  →  for every optimizer step: add_gradient(name, parameter)…, after_step()  →  end_task(finished)
+
+It never sees the agent, only the trunk whose parameters it protects and, at the end, the finished task's policy. The
+empty method is fine-tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from blip_rl.config import Settings
+
+
+@dataclass(frozen=True)
+class FinishedTask:
+    """What a method sees of a task that has just been learned.
+
+    Attributes:
+        trunk: The shared layers, as ``start_task`` got them.
+        head: Trunk output → this task's policy: logits or a torch Distribution.
+        observations: (samples, ...) from fresh rollouts of the learned policy; empty if the method asked for none.
+        preprocess: Turns raw observations into what the trunk takes.
+        generator: Source of every random draw the method makes.
+    """
+
+    trunk: nn.Module
+    head: Callable[[Tensor], Any]
+    observations: Tensor
+    preprocess: Callable[[Tensor], Tensor]
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class MethodState:
+    """Everything a method must remember between tasks: tensors by name, and plain JSON values."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Method:
+    """Protects nothing: every hook is a no-op. Subclasses override what they need.
+
+    Class attributes:
+        Settings: The pydantic model of the method's section in an agent recipe.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, **settings: Any) -> None:
+        """Validate the settings; a wrong one is a ``pydantic.ValidationError``, which is a ``ValueError``."""
+        self.settings = self.Settings(**settings)
+
+    @property
+    def samples_wanted(self) -> int:
+        """How many on-policy observations ``end_task`` needs."""
+        return 0
+
+    def start_task(self, trunk: nn.Module) -> None:
+        """Prepare for training: called before the first optimizer step of a task."""
+
+    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Change ``parameter.grad`` of one trunk parameter, after backward and before the norm is clipped."""
+
+    def after_step(self) -> None:
+        """Correct the trunk in place after each optimizer step."""
+
+    def end_task(self, finished: FinishedTask) -> dict[str, float]:
+        """Consolidate the task just learned.
+
+        Returns:
+            Figures worth logging, by name.
+        """
+        return {}
+
+    def frozen_bits(self) -> dict[str, Tensor]:
+        """Frozen bits per trunk parameter (uint8), by parameter name; empty if the method freezes none."""
+        return {}
+
+    def state(self) -> MethodState:
+        """What to save with a checkpoint."""
+        return MethodState()
+
+    def load_state(self, state: MethodState) -> None:
+        """Take back what :meth:`state` returned."""
+        if state.tensors or state.values:
+            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds some of it")
+
+
+@contextmanager
+def attached(method: Method, trunk: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Method]:
+    """Attach a method to a trunk and its optimizer for the length of one task; always detach, also after an error."""
+    method.start_task(trunk)
+    handles: list[Any] = [optimizer.register_step_post_hook(lambda *_: method.after_step())]
+    if type(method).add_gradient is not Method.add_gradient:
+        # Post-accumulate hooks fire inside backward(): before the norm is clipped, with any training loop.
+        handles += [
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                lambda p, name=name: method.add_gradient(name, p)
+            )
+            for name, parameter in trunk.named_parameters()
+        ]
+    try:
+        yield method
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,249 @@
+"""BLIP: the Fisher information of a task says how many bits of each weight are certain; those bits freeze.
+
+Shi, Yuan, Chen, Feng, CVPR 2021. The equations are in :mod:`blip_rl.core.bits`; this file keeps their state.
+State per trunk parameter, whatever the number of tasks: frozen bits (1 byte), centre (4), running Fisher (4),
+remainder below the grid (4) = 13 bytes. While a task is being trained the interval's two ends are cached beside it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from blip_rl.config import PositiveFloat, PositiveInt, Settings
+from blip_rl.core import bits
+from blip_rl.core.fisher import diagonal_fisher
+from blip_rl.core.prior import solve_prior
+from blip_rl.methods.base import FinishedTask, Method, MethodState
+
+_SAVED = ("frozen_bits", "centre", "fisher_mean", "remainder")
+
+
+class BlipSettings(Settings):
+    """BLIP's switches; the paper's and the reference's rules can be mixed. Units of priors: the TRUE Fisher."""
+
+    total_bits: Annotated[int, Field(ge=1, le=22)] = bits.TOTAL_BITS
+    gain: Literal["paper", "reference"] = "reference"
+    round_after_task: bool = False
+    """Set each weight to its interval's centre after a task (the reference does)."""
+    nested: bool = True
+    """Keep each interval inside all earlier ones, so that frozen bits never flip (neither source does)."""
+    quantize_forward: bool = True
+    """The forward pass sees weights on the N-bit grid (paper Eq. 3) instead of plain floats (the reference)."""
+    weight_bound: Literal["fan", "unit"] = "fan"
+    """b of the weights: 6/√fan (the reference) or 1 (the paper). Biases: 1."""
+    prior_scale: Literal["fan", "uniform"] = "fan"
+    """F₀ times the layer's fan (the reference) or the same everywhere (the paper)."""
+    fisher_prior: PositiveFloat | None = None
+    first_task_bits: PositiveFloat | None = None
+    fisher_samples: PositiveInt = 2_000
+    fisher_expectation: Literal["sampled", "exact"] = "sampled"
+
+    @model_validator(mode="after")
+    def _one_prior(self) -> Self:
+        if (self.fisher_prior is None) == (self.first_task_bits is None):
+            given = "neither is given" if self.fisher_prior is None else "both are given"
+            raise ValueError(
+                f"fisher_prior = {self.fisher_prior}, first_task_bits = {self.first_task_bits}: {given}; expected "
+                "exactly one: a prior for the Fisher, or the mean number of bits that the first task should freeze"
+            )
+        if self.first_task_bits is not None and self.first_task_bits >= self.total_bits:
+            raise ValueError(
+                f"first_task_bits = {self.first_task_bits}: expected less than total_bits = {self.total_bits}"
+            )
+        return self
+
+
+@dataclass
+class _Parameter:
+    """State of one trunk parameter; every tensor is shaped and laid out like the parameter."""
+
+    weight: nn.Parameter
+    bound: float
+    fan: int
+    frozen_bits: Tensor
+    centre: Tensor
+    fisher_mean: Tensor
+    remainder: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class Blip(Method):
+    """Freezes the bits that earlier tasks made certain, bit by bit of every trunk parameter."""
+
+    Settings = BlipSettings
+    settings: BlipSettings
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the fields of :class:`BlipSettings` as keywords: ``Blip(first_task_bits=4)``."""
+        super().__init__(**settings)
+        self.tasks_seen = 0
+        self.fisher_prior = self.settings.fisher_prior
+        self._parameters: dict[str, _Parameter] = {}
+        self._loaded: dict[str, Tensor] = {}
+
+    @property
+    def samples_wanted(self) -> int:
+        """How many on-policy observations the Fisher is taken over."""
+        return self.settings.fisher_samples
+
+    @torch.no_grad()
+    def start_task(self, trunk: nn.Module) -> None:
+        """Bind to the trunk's parameters and put each into its interval and onto the grid."""
+        self._parameters = {
+            name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in _trunk_parameters(trunk)
+        }
+        if unknown := [key for key in self._loaded if key.rsplit(".", 1)[0] not in self._parameters]:
+            raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
+        self._loaded = {}
+        for state in self._parameters.values():
+            self._set_interval(state)
+        self.after_step()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Eq. 3 and 4: let the step land, clip to the interval, quantise, keep the remainder."""
+        for p in self._parameters.values():
+            if self.settings.quantize_forward:
+                bits.land_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
+            else:
+                torch.clamp(p.weight, p.low, p.high, out=p.weight)
+
+    def end_task(self, finished: FinishedTask) -> dict[str, float]:
+        """Fisher → gain → frozen bits → centre → (round) → running Fisher."""
+        if not self._parameters:
+            raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
+        fisher = diagonal_fisher(
+            finished.trunk,
+            finished.head,
+            finished.observations,
+            expectation=self.settings.fisher_expectation,
+            preprocess=finished.preprocess,
+            generator=finished.generator,
+        )
+        _check_finite(fisher)
+        self.tasks_seen += 1
+        if self.tasks_seen == 1:
+            self._set_prior(fisher)
+        with torch.no_grad():
+            for name, state in self._parameters.items():
+                self._consolidate(state, fisher[name])
+        return {"fisher_prior": cast(float, self.fisher_prior), "mean_frozen_bits": self.mean_frozen_bits()}
+
+    def mean_frozen_bits(self) -> float:
+        """Mean of frozen bits over all trunk weights (biases left out)."""
+        weights = [p.frozen_bits for p in self._parameters.values() if p.frozen_bits.dim() > 1]
+        return sum(w.sum().item() for w in weights) / max(1, sum(w.numel() for w in weights))
+
+    def frozen_bits(self) -> dict[str, Tensor]:
+        """S of every trunk parameter, uint8."""
+        return {name: state.frozen_bits for name, state in self._parameters.items()}
+
+    def intervals(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Where every trunk parameter may move now: (low, high), in the parameter's units."""
+        return {name: (state.low, state.high) for name, state in self._parameters.items()}
+
+    def state(self) -> MethodState:
+        """The four tensors of every parameter, the number of tasks seen and the prior in use."""
+        tensors = {
+            f"{name}.{kind}": getattr(state, kind) for name, state in self._parameters.items() for kind in _SAVED
+        }
+        return MethodState(tensors, {"tasks_seen": self.tasks_seen, "fisher_prior": self.fisher_prior})
+
+    def load_state(self, state: MethodState) -> None:
+        """Take a saved state; it reaches the trunk at the next ``start_task``."""
+        self._loaded = dict(state.tensors)
+        self._parameters = {}
+        self.tasks_seen = int(state.values["tasks_seen"])
+        self.fisher_prior = state.values["fisher_prior"]
+
+    def _bind(self, name: str, parameter: nn.Parameter, layer_fan: int) -> _Parameter:
+        """State of one parameter: the one it had, the one loaded for it, or a new one."""
+        known = self._parameters.get(name)
+        if known is not None and known.weight is parameter:
+            return known
+        is_weight = parameter.dim() > 1
+        state = _Parameter(
+            weight=parameter,
+            bound=bits.weight_bound(layer_fan) if is_weight and self.settings.weight_bound == "fan" else 1.0,
+            fan=layer_fan if self.settings.prior_scale == "fan" else 1,
+            frozen_bits=torch.zeros_like(parameter, dtype=torch.uint8),
+            **{kind: torch.zeros_like(parameter) for kind in ("centre", "fisher_mean", "remainder", "low", "high")},
+        )
+        for kind in _SAVED:
+            if known is not None:
+                getattr(state, kind).copy_(getattr(known, kind))
+            elif self._loaded:
+                _copy_checked(getattr(state, kind), self._loaded, f"{name}.{kind}")
+        return state
+
+    def _set_interval(self, p: _Parameter) -> None:
+        p.low, p.high = bits.interval(p.centre, p.frozen_bits, p.bound, self.settings.total_bits)
+
+    def _set_prior(self, fisher: dict[str, Tensor]) -> None:
+        """Start the running mean at F₀ (× fan), solving for F₀ where a number of bits was asked for."""
+        if self.settings.first_task_bits is not None:
+            weights = [fisher[name].flatten() / p.fan for name, p in self._parameters.items() if p.weight.dim() > 1]
+            self.fisher_prior, reached = solve_prior(
+                torch.cat(weights), self.settings.first_task_bits, self.settings.gain, self.settings.total_bits
+            )
+            if abs(reached - self.settings.first_task_bits) > 0.05:
+                warnings.warn(
+                    f"first_task_bits = {self.settings.first_task_bits}: the first task can freeze {reached:.2f} bits "
+                    "on average at the nearest prior; the other weights carry no Fisher information",
+                    stacklevel=3,
+                )
+        for p in self._parameters.values():
+            p.fisher_mean.fill_(cast(float, self.fisher_prior) * p.fan)
+
+    def _consolidate(self, p: _Parameter, fisher: Tensor) -> None:
+        settings = self.settings
+        gain = bits.information_gain(fisher, p.fisher_mean, self.tasks_seen, settings.gain)
+        frozen = bits.freeze(gain, p.frozen_bits, settings.total_bits)
+        if settings.nested:
+            p.centre = bits.nested_centre(p.weight, frozen, p.centre, p.frozen_bits, p.bound, settings.total_bits)
+        else:
+            p.centre = bits.quantize(p.weight, frozen, p.bound)
+        p.frozen_bits = frozen
+        p.fisher_mean = bits.running_fisher(fisher, p.fisher_mean, self.tasks_seen)
+        self._set_interval(p)
+        if settings.round_after_task:
+            p.weight.copy_(p.centre)
+            p.remainder.zero_()
+
+
+def _trunk_parameters(trunk: nn.Module) -> list[tuple[str, nn.Parameter, int]]:
+    """(name, parameter, fan of its layer) for every parameter of the trunk's linear and convolution layers."""
+    found = [
+        (f"{layer_name}.{kind}" if layer_name else kind, parameter, bits.fan(tuple(layer.weight.shape)))
+        for layer_name, layer in trunk.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+        for kind, parameter in layer.named_parameters(recurse=False)
+    ]
+    missing = {name for name, _ in trunk.named_parameters()} - {name for name, _, _ in found}
+    if missing or not found:
+        what = f"parameter {min(missing)!r}" if missing else "a trunk without parameters"
+        raise TypeError(f"{what}: BLIP protects nn.Linear and nn.Conv2d layers; keep other parameters out of the trunk")
+    return found
+
+
+def _copy_checked(target: Tensor, source: dict[str, Tensor], key: str) -> None:
+    if key not in source:
+        raise ValueError(f"the saved state has no {key!r}: it belongs to another network")
+    if source[key].shape != target.shape:
+        raise ValueError(
+            f"{key!r} is {tuple(source[key].shape)}, expected {tuple(target.shape)}: another network's state"
+        )
+    target.copy_(source[key])
+
+
+def _check_finite(fisher: dict[str, Tensor]) -> None:
+    for name, value in fisher.items():
+        if not torch.isfinite(value).all():
+            raise FloatingPointError(f"the Fisher of {name!r} is not finite: the policy's log-probabilities blew up")

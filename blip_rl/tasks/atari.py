@@ -1,0 +1,229 @@
+"""Atari games as a stable-baselines3 ``VecEnv``: ale-py's ``AtariVectorEnv`` plays them all in C++ threads.
+
+The emulator is asked for raw rewards and whole games. What the learner sees (signs of rewards, an episode end at each
+lost life) is put on top here, so that the score of the whole game is never lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sized
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from ale_py import AtariVectorEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from blip_rl.config import AtariConfig
+from blip_rl.errors import UserError
+from blip_rl.tasks.games import check_game, rom_name
+from blip_rl.tasks.seeds import check_seed
+
+Info = dict[str, Any]
+
+
+class AtariVecEnv(VecEnv):
+    """``num_envs`` copies of one game, stepped together; follows the ``VecEnv`` contract of stable-baselines3.
+
+    Observations are uint8 of shape (num_envs, frame_stack, frame_size, frame_size), rewards float32 of shape
+    (num_envs,). All arrays returned are the caller's: later steps do not touch them.
+
+    In training, rewards are reduced to their sign and a lost life counts as the end of an episode, if the
+    configuration says so; the game itself plays on. In evaluation rewards are raw and only games end.
+
+    When a game really ends, ``infos[i]["episode"]`` holds its raw return ``r``, its length ``l`` in decisions and the
+    seconds ``t`` since construction, as ``Monitor`` would; the next game begins within the same step.
+
+    Attributes:
+        lives: int32, shape (num_envs,), lives left in each game after the last reset or step.
+    """
+
+    render_mode: str | None = None
+
+    def __init__(
+        self, game: str, num_envs: int, seed: int, config: AtariConfig, *, training: bool, num_threads: int = 0
+    ) -> None:
+        """Load the game ``num_envs`` times.
+
+        Args:
+            game: ALE ROM name, or a Gymnasium id of one.
+            num_envs: Games played at the same time.
+            seed: Game ``i`` is seeded with ``seed + i``, at the first reset.
+            config: How frames become observations.
+            training: Whether to show the learner's view of rewards and ends, or the raw game.
+            num_threads: Threads that emulate; 0: one for each game, at most one for each core.
+
+        Raises:
+            UserError: unknown or unreadable game, or a seed out of range.
+        """
+        self._emulator = _load(game, num_envs, config, training, num_threads)
+        self._clip_rewards = training and config.clip_rewards
+        self._begun = time.perf_counter()
+        self._stepping = False
+        super().__init__(num_envs, self._emulator.single_observation_space, self._emulator.single_action_space)
+        self._action_count = self._emulator.single_action_space.n
+        self.seed(seed)
+
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        """Give game ``i`` the seed ``seed + i`` (drawn at random if ``None``) from the next reset on.
+
+        A seed decides a game's no-ops and sticky actions, and those of all games that follow it until the next seed.
+
+        Raises:
+            UserError: a seed out of range.
+        """
+        if seed is None:  # the base class would draw from 32 bits, one more than the emulator takes
+            seed = int(np.random.default_rng().integers(2**31 - self.num_envs))
+        super().seed(check_seed(seed, self.num_envs))
+        return self._seeds
+
+    def reset(self) -> npt.NDArray[np.uint8]:
+        """Abandon all games, begin new ones and return their first observations."""
+        if self._stepping:
+            self.step_wait()
+        seeds = None if self._seeds[0] is None else np.array(self._seeds)
+        observations, info = self._emulator.reset(seed=seeds)
+        self._reset_seeds()
+        self._reset_options()
+        self._returns = np.zeros(self.num_envs, dtype=np.int64)
+        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._first_frames = _first_frames(info)
+        self.lives: npt.NDArray[np.int32] = info["lives"]
+        return observations
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Start one decision in every game; the emulator's threads work until ``step_wait`` collects.
+
+        Args:
+            actions: Integers, shape (num_envs,), indices into the action set.
+
+        Raises:
+            ValueError: an index outside the action set. Checked here because the emulator would wait for ever.
+        """
+        actions = np.asarray(actions, dtype=np.int32)
+        if actions.view(np.uint32).max() >= self._action_count:  # unsigned: a negative index is a huge one
+            raise ValueError(f"actions {actions.tolist()}: expected 0 to {self._action_count - 1}")
+        self._emulator.send(actions)
+        self._stepping = True
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Return observations, rewards, ends and infos of the decision that ``step_async`` started."""
+        observations, rewards, terminated, truncated, info = self._emulator.recv()
+        self._stepping = False
+        self._returns += rewards
+        self._lengths += 1
+        self.lives = info["lives"]
+        infos: list[Info] = [{} for _ in range(self.num_envs)]
+        dones = terminated | truncated
+        if dones.any():
+            self._report_ends(dones, truncated, observations, info, infos)
+        if self._clip_rewards:
+            rewards = np.sign(rewards)  # rewards are integers: their sign is also their value clipped to [-1, 1]
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def _report_ends(
+        self,
+        dones: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+        observations: npt.NDArray[np.uint8],
+        info: Info,
+        infos: list[Info],
+    ) -> None:
+        """Fill ``infos`` of the games that are over (restarted by the emulator) and of those that lost a life."""
+        first_frames = _first_frames(info)
+        restarted = first_frames != self._first_frames
+        for index in np.flatnonzero(dones):
+            if restarted[index]:
+                infos[index] = self._game_over(index, info["final_obs"][index], bool(truncated[index]))
+            else:
+                infos[index] = {"terminal_observation": observations[index]}
+        self._returns[restarted] = 0
+        self._lengths[restarted] = 0
+        self._first_frames = first_frames
+
+    def _game_over(self, index: int, last_observation: npt.NDArray[np.uint8], truncated: bool) -> Info:
+        seconds = round(time.perf_counter() - self._begun, 6)
+        episode = {"r": float(self._returns[index]), "l": int(self._lengths[index]), "t": seconds}
+        return {"episode": episode, "terminal_observation": last_observation, "TimeLimit.truncated": truncated}
+
+    def close(self) -> None:
+        """End the emulator's threads and free its memory; calling it again does nothing."""
+        vars(self).pop("_emulator", None)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return this object's attribute once for each game asked about: games have no Python object of their own."""
+        return [getattr(self, attr_name)] * self._count(indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute that all games share.
+
+        Raises:
+            AttributeError: ``indices`` names only some of the games.
+        """
+        if self._count(indices) != self.num_envs:
+            raise AttributeError(f"{attr_name!r}: the games share all attributes, it cannot be set for some of them")
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Refuse: the games live in C++.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"{method_name!r}: games of {type(self).__name__} have no Python methods")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Answer yes for ``Monitor``, whose report of whole games is built in, and no for all other wrappers."""
+        return [wrapper_class is Monitor] * self._count(indices)
+
+    def _count(self, indices: VecEnvIndices) -> int:
+        selected = self._get_indices(indices)
+        return len(selected if isinstance(selected, Sized) else list(selected))
+
+
+def _load(game: str, num_envs: int, config: AtariConfig, training: bool, num_threads: int) -> AtariVectorEnv:
+    rom = rom_name(game)
+    if rom is None:
+        raise UserError(f"game {check_game(game)!r} is no Atari game: expected an ALE ROM name such as kung_fu_master")
+    try:
+        return AtariVectorEnv(
+            rom,
+            num_envs,
+            num_threads=num_threads,
+            max_num_frames_per_episode=config.max_episode_frames,
+            repeat_action_probability=config.sticky_action_probability,
+            full_action_space=config.full_action_space,
+            autoreset_mode="SameStep",
+            img_height=config.frame_size,
+            img_width=config.frame_size,
+            stack_num=config.frame_stack,
+            frameskip=config.frame_skip,
+            noop_max=config.noop_max,
+            use_fire_reset=config.fire_on_reset,
+            # episodic_life would restart the game at every lost life; life_loss_info only reports it.
+            episodic_life=False,
+            life_loss_info=training and config.lost_life_ends_episode,
+            reward_clipping=False,
+        )
+    except OSError as error:  # ALE_ROMS_DIR points to a folder without this ROM, or with another version of it
+        raise UserError(
+            f"game {rom!r}: cannot read its ROM: {error} (unset ALE_ROMS_DIR to use ale-py's own)"
+        ) from error
+
+
+def _first_frames(info: Info) -> npt.NDArray[np.int32]:
+    """Return the emulator's frame number at which each current game began, shape (num_envs,).
+
+    It changes when and only when a game has been restarted. The frame number within the game is no such sign: after
+    a game shorter than the no-ops that begin the next one, it has grown.
+    """
+    first: npt.NDArray[np.int32] = info["frame_number"] - info["episode_frame_number"]
+    return first

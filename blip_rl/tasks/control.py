@@ -1,0 +1,98 @@
+"""Gymnasium environments as a stable-baselines3 ``VecEnv``, and families of tasks made by mixing observations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.wrappers import TransformObservation
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from blip_rl.errors import UserError
+from blip_rl.tasks.games import check_game
+from blip_rl.tasks.seeds import check_seed
+
+Env = gymnasium.Env[Any, Any]
+
+
+def make_control_env(game: str, num_envs: int, seed: int, observation_mix_seed: int | None = None) -> VecEnv:
+    """Return ``num_envs`` monitored copies of a Gymnasium environment; copy ``i`` is seeded with ``seed + i``.
+
+    Args:
+        game: A registered Gymnasium id.
+        num_envs: Copies, stepped one after the other.
+        seed: Used at the first reset.
+        observation_mix_seed: If set, observations x become Q·x, Q the orthogonal matrix drawn with this seed: the
+            same problem seen through other eyes.
+
+    Raises:
+        UserError: unknown id, a missing dependency, spaces that cannot be learned from, or a seed out of range.
+    """
+    check_game(game)
+    check_seed(seed, num_envs)
+    envs = DummyVecEnv([lambda: Monitor(_make(game, observation_mix_seed))] * num_envs)
+    envs.seed(seed)
+    return envs
+
+
+def orthogonal_matrix(size: int, seed: int) -> npt.NDArray[np.float64]:
+    """Return a (size, size) orthogonal matrix, uniform over all of them (Haar), always the same for a seed.
+
+    QR of a Gaussian matrix alone is not uniform: the signs of R's diagonal must be moved into Q
+    (Mezzadri 2007, "How to generate random matrices from the classical compact groups").
+    """
+    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
+    return np.asarray(q * np.sign(np.diag(r)))
+
+
+def _make(game: str, observation_mix_seed: int | None) -> Env:
+    try:
+        env: Env = gymnasium.make(game)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UserError(f"game {game!r} cannot be made: {error}") from error
+    _check_actions(game, env.action_space)
+    if observation_mix_seed is None:
+        _check_observations(game, env.observation_space)
+        return env
+    return _mixed(game, env, observation_mix_seed)
+
+
+def _mixed(game: str, env: Env, seed: int) -> Env:
+    space = env.observation_space
+    if not _is_vector(space):
+        raise UserError(
+            f"game {game!r} has observations {space}: only vectors (one-dimensional Box) can be mixed "
+            "(remove observation_mix_seed)"
+        )
+    assert space.shape is not None
+    matrix = orthogonal_matrix(space.shape[0], seed).astype(np.float32)
+    unbounded = Box(-np.inf, np.inf, space.shape, np.float32)
+    return TransformObservation(env, lambda x: matrix @ np.asarray(x, dtype=np.float32), unbounded)
+
+
+def _check_observations(game: str, space: Space[Any]) -> None:
+    if not (_is_vector(space) or _is_image(space)):
+        raise UserError(
+            f"game {game!r} has observations {space}: expected vectors (one-dimensional Box) or images "
+            "(uint8 Box, height x width x channels); choose another game or register it with a wrapper"
+        )
+
+
+def _check_actions(game: str, space: Space[Any]) -> None:
+    if not (isinstance(space, Box) or (isinstance(space, Discrete) and space.start == 0)):
+        raise UserError(
+            f"game {game!r} has actions {space}: expected Discrete counted from 0, or Box; "
+            "choose another game or register it with a wrapper"
+        )
+
+
+def _is_vector(space: Space[Any]) -> bool:
+    return isinstance(space, Box) and len(space.shape) == 1
+
+
+def _is_image(space: Space[Any]) -> bool:
+    return isinstance(space, Box) and len(space.shape) == 3 and space.dtype == np.uint8

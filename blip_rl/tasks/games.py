@@ -1,0 +1,121 @@
+"""Names → tasks: what a recipe's ``game`` means.
+
+A game is an ALE ROM (``kung_fu_master``), a Gymnasium id of one (``ALE/KungFuMaster-v5``), or any other Gymnasium id
+(``CartPole-v1``, ``package:Name-v0``). Nothing is ever downloaded: the ROMs lie inside the ale-py package. Importing
+this module imports none of the libraries it asks.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blip_rl.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+_HINT = "(blip-rl list games)"
+_ATARI_ENTRY_POINT = "ale_py.env:AtariEnv"
+
+# ale-py ships these without a single-player mode, registers no Gymnasium id for them, and calls exit() when they are
+# loaded alone (ale-py 0.12.1): a name that takes the process down is no game.
+_TWO_PLAYER_ROMS = frozenset({"combat", "joust", "maze_craze", "warlords"})
+
+
+@functools.cache
+def atari_roms() -> tuple[str, ...]:
+    """Return the names of the games that ship with ale-py and can be played alone, sorted."""
+    spec = importlib.util.find_spec("ale_py")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("ale-py is not installed: Atari games need it (pip install ale-py)")
+    folder = Path(spec.submodule_search_locations[0], "roms")
+    return tuple(sorted({rom.stem for rom in folder.glob("*.bin")} - _TWO_PLAYER_ROMS))
+
+
+def rom_name(game: str) -> str | None:
+    """Return the ROM that ``game`` plays, or ``None`` if it is no Atari game.
+
+    Of a Gymnasium id such as ``ALE/Pong-v5`` only the game is taken: frame skip, sticky actions and action set are
+    the recipe's, not the id's.
+    """
+    if game in atari_roms():
+        return game
+    spec = _gymnasium_spec(game)
+    if spec is None or spec.entry_point != _ATARI_ENTRY_POINT:
+        return None
+    return str(spec.kwargs["game"])
+
+
+def is_atari(game: str) -> bool:
+    """Return whether ``game`` is an ALE ROM name or a Gymnasium id of one."""
+    return rom_name(game) is not None
+
+
+def is_gymnasium_id(game: str) -> bool:
+    """Return whether Gymnasium has an environment registered under ``game``."""
+    return _gymnasium_spec(game) is not None
+
+
+def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
+    """Return what ``game`` stands for: its ROM name, or else its Gymnasium id.
+
+    Args:
+        game: What the person typed, short names already replaced.
+        known_short_names: Other names the person may have meant; used for suggestions only.
+
+    Raises:
+        UserError: no ROM and no registered environment has this name.
+    """
+    rom = rom_name(game)
+    if rom is not None:
+        return rom
+    if is_gymnasium_id(game):
+        return game
+    raise UserError(f"unknown game {game!r}{_fix(game, known_short_names)} {_HINT}")
+
+
+def _fix(game: str, known_short_names: Iterable[str]) -> str:
+    if game in _TWO_PLAYER_ROMS:
+        return ": this ROM has no single-player mode, choose another game"
+    suggestion = did_you_mean(game, [*known_short_names, *atari_roms(), *_modern_ids()])
+    if suggestion:
+        return suggestion
+    if "/" in game or ":" in game:
+        return ": install the package that registers it, and write package:Name-v0 if it must be imported first"
+    return ": expected an ALE ROM name such as kung_fu_master or a Gymnasium id such as CartPole-v1"
+
+
+def _modern_ids() -> list[str]:
+    """Return the registered ids worth suggesting: all but the hundreds of outdated ones such as ``Pong-v0``."""
+    return [name for name, spec in _registry().items() if "/" in name or spec.entry_point != _ATARI_ENTRY_POINT]
+
+
+def _gymnasium_spec(game: str) -> EnvSpec | None:
+    package, _, name = game.rpartition(":")
+    if package and not _imports(package):
+        return None
+    return _registry().get(name)
+
+
+def _imports(package: str) -> bool:
+    """Import ``package``, which registers its environments; ``False`` if there is no such package."""
+    if not re.fullmatch(r"\w+(\.\w+)*", package):
+        return False
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
+
+
+def _registry() -> dict[str, EnvSpec]:
+    import ale_py  # noqa: F401  (importing it registers the Atari ids)
+    import gymnasium
+
+    return gymnasium.registry

@@ -1,0 +1,51 @@
+"""One task of a recipe → the environments to learn it in and the environments to score it in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blip_rl.config import AtariConfig, TaskConfig
+from blip_rl.errors import UserError
+from blip_rl.tasks.games import check_game, rom_name
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+
+def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int) -> VecEnv:
+    """Return ``num_envs`` copies of the task's game with the learner's view of rewards and episode ends.
+
+    Args:
+        task: The game, and how its observations are mixed.
+        atari: Preprocessing; applies to Atari games only.
+        num_envs: Copies stepped together.
+        seed: Copy ``i`` is seeded with ``seed + i`` at the first reset.
+
+    Raises:
+        UserError: the game is unknown, cannot be made, or does not fit the task's settings; or a seed out of range.
+    """
+    return _make(task, atari, num_envs, seed, training=True)
+
+
+def make_evaluation_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int) -> VecEnv:
+    """Return ``num_envs`` copies of the task's game with raw rewards, whose episodes are whole games.
+
+    Arguments and errors are those of :func:`make_training_env`.
+    """
+    return _make(task, atari, num_envs, seed, training=False)
+
+
+def _make(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:
+    game = check_game(task.game)
+    if rom_name(game) is None:
+        from blip_rl.tasks.control import make_control_env
+
+        return make_control_env(game, num_envs, seed, task.observation_mix_seed)
+    if task.observation_mix_seed is not None:
+        raise UserError(
+            f"task {task.name!r}: observation_mix_seed = {task.observation_mix_seed} mixes vectors, "
+            f"but {game!r} shows images (remove it)"
+        )
+    from blip_rl.tasks.atari import AtariVecEnv
+
+    return AtariVecEnv(game, num_envs, seed, atari, training=training)

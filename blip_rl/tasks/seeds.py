@@ -1,0 +1,18 @@
+"""Which seeds an environment accepts."""
+
+from __future__ import annotations
+
+from blip_rl.errors import UserError
+
+_SEEDS = 2**31  # the emulator keeps a seed in a signed 32-bit integer and reads negative ones as "none"
+
+
+def check_seed(seed: int, num_envs: int) -> int:
+    """Return ``seed`` if ``seed``, ``seed + 1``, … ``seed + num_envs − 1`` are seeds, one for each environment.
+
+    Raises:
+        UserError: one of them is negative or does not fit into a signed 32-bit integer.
+    """
+    if not 0 <= seed <= _SEEDS - num_envs:
+        raise UserError(f"seed {seed}: expected 0 to {_SEEDS - num_envs} (2^31 less one for each of {num_envs} games)")
+    return int(seed)
