@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+_LONGEST_STEP_COUNT = 40  # characters; a recipe may come from a stranger, and the pattern backtracks
 _STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
 
 
@@ -23,8 +24,9 @@ def parse_steps(value: object) -> int:
     rule = "expected a whole number of steps of at least 1, for example 500000, 500k, 10M or 1e6"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r}: {rule}")
-    match = re.fullmatch(r"([-+]?[\d_]*\.?\d+(?:[eE][-+]?\d{1,3})?)\s*([kKmMgGbB]?)", str(value).strip())
-    if match is None:
+    text = str(value).strip()
+    match = re.fullmatch(r"([-+]?[\d_]*\.?\d+(?:[eE][-+]?\d{1,3})?)\s*([kKmMgGbB]?)", text[:_LONGEST_STEP_COUNT])
+    if match is None or len(text) > _LONGEST_STEP_COUNT:
         raise ValueError(f"{value!r}: {rule}")
     steps = float(match[1].replace("_", "")) * _STEP_SUFFIXES[match[2].lower()]
     if steps < 1 or steps > 1e15 or steps != int(steps):
@@ -32,11 +34,18 @@ def parse_steps(value: object) -> int:
     return int(steps)
 
 
+def _no_bool(value: object) -> object:
+    """Refuse ``true`` where a number belongs: Python, and so pydantic, would take it for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r}: expected a number")
+    return value
+
+
 Steps = Annotated[int, BeforeValidator(parse_steps)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_no_bool)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False), BeforeValidator(_no_bool)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeValidator(_no_bool)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Activation = Literal["relu", "tanh", "elu", "silu"]
 
 
@@ -125,10 +134,14 @@ class AtariConfig(Settings):
     max_episode_frames: PositiveInt = 108_000
 
 
+_NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
+_DEVICE_RULE = "auto, cpu, cuda or cuda:N"
+
+
 class TaskConfig(Settings):
     """One task of a sequence: a game, how long to learn it, and the scores that normalise it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80, description=_NAME_RULE)]
     game: str
     """An ALE ROM name (``kung_fu_master``) or a Gymnasium id (``CartPole-v1``)."""
     title: str = ""
@@ -138,6 +151,26 @@ class TaskConfig(Settings):
     human_score: float | None = None
     observation_mix_seed: Annotated[int, Field(ge=0)] | None = None
     """Vector observations are multiplied by the orthogonal matrix drawn with this seed; unset: left as they are."""
+
+    @model_validator(mode="after")
+    def _scores_differ(self) -> Self:
+        if self.random_score is not None and self.random_score == self.reference_score:
+            raise ValueError(
+                f"random_score = reference_score = {self.random_score}: expected two different scores, because "
+                "returns are normalised by their difference"
+            )
+        return self
+
+
+def _names_differ(tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+    """Refuse two tasks of one name: the name is the key of the task's head and scores."""
+    names = [task.name for task in tasks]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"two tasks are named {twice[0]!r}: expected every task to have its own name")
+    return tasks
+
+
+Tasks = Annotated[tuple[TaskConfig, ...], Field(min_length=1), AfterValidator(_names_differ)]
 
 
 class EvaluationConfig(Settings):
@@ -158,7 +191,7 @@ class SequenceConfig(Settings):
     """What to learn, in what order: ``envs/*.toml``."""
 
     description: str
-    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    tasks: Tasks
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     agent: dict[str, Any] = {}
@@ -171,8 +204,8 @@ class RunConfig(Settings):
     agent_name: str
     sequence_name: str
     seed: Annotated[int, Field(ge=0, lt=2**30)] = 0
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=_DEVICE_RULE)] = "auto"
     agent: AgentConfig
-    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    tasks: Tasks
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

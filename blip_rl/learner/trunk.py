@@ -90,6 +90,16 @@ def check_observations(task: str, space: spaces.Space[Any], first_task: str, fir
         )
 
 
+def check_trunk(space: spaces.Space[Any], config: TrunkConfig) -> None:
+    """Check that a trunk can be built over these observations, without the cost of building it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with torch.device("meta"):
+        _build_layers(space, config)
+
+
 def _describe(space: spaces.Space[Any]) -> str:
     return f"{space.dtype} {space.shape}" if isinstance(space, spaces.Box) else type(space).__name__
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from blip_rl.config import Settings
@@ -65,6 +66,18 @@ class Method:
     def samples_wanted(self) -> int:
         """How many on-policy observations ``end_task`` needs."""
         return 0
+
+    @property
+    def total_bits(self) -> int:
+        """Bits a weight has, for a method that freezes bits."""
+        return 0
+
+    def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
+        """Refuse a task that the method could not consolidate, before any training.
+
+        Raises:
+            UserError: with the task, the rule and the fix.
+        """
 
     def start_task(self, trunk: nn.Module) -> None:
         """Prepare for training: called before the first optimizer step of a task."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
+from gymnasium import spaces
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from blip_rl.config import PositiveFloat, PositiveInt, Settings
 from blip_rl.core import bits
 from blip_rl.core.fisher import diagonal_fisher
 from blip_rl.core.prior import solve_prior
+from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState
 
 _SAVED = ("frozen_bits", "centre", "fisher_mean", "remainder")
@@ -92,6 +94,19 @@ class Blip(Method):
     def samples_wanted(self) -> int:
         """How many on-policy observations the Fisher is taken over."""
         return self.settings.fisher_samples
+
+    @property
+    def total_bits(self) -> int:
+        """N, bits of each weight."""
+        return self.settings.total_bits
+
+    def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
+        """Refuse an exact expectation over actions that cannot be enumerated."""
+        if self.settings.fisher_expectation == "exact" and not isinstance(action_space, spaces.Discrete):
+            raise UserError(
+                f"task {name!r} has {type(action_space).__name__} actions: method.fisher_expectation = 'exact' needs a "
+                "Discrete action space (use 'sampled')"
+            )
 
     @torch.no_grad()
     def start_task(self, trunk: nn.Module) -> None:

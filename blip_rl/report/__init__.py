@@ -1,0 +1,1 @@
+"""Pictures from run folders and plain arrays; never imports torch."""

@@ -1,0 +1,1 @@
+"""One run, first step to last."""

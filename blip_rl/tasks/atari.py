@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 from ale_py import AtariVectorEnv
+from gymnasium.spaces import Discrete
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
@@ -64,8 +65,10 @@ class AtariVecEnv(VecEnv):
         self._clip_rewards = training and config.clip_rewards
         self._begun = time.perf_counter()
         self._stepping = False
-        super().__init__(num_envs, self._emulator.single_observation_space, self._emulator.single_action_space)
-        self._action_count = self._emulator.single_action_space.n
+        actions = self._emulator.single_action_space
+        assert isinstance(actions, Discrete)
+        self._action_count = int(actions.n)
+        super().__init__(num_envs, self._emulator.single_observation_space, actions)
         self.seed(seed)
 
     def seed(self, seed: int | None = None) -> list[int | None]:
@@ -86,6 +89,7 @@ class AtariVecEnv(VecEnv):
         if self._stepping:
             self.step_wait()
         seeds = None if self._seeds[0] is None else np.array(self._seeds)
+        observations: npt.NDArray[np.uint8]
         observations, info = self._emulator.reset(seed=seeds)
         self._reset_seeds()
         self._reset_options()
@@ -136,7 +140,7 @@ class AtariVecEnv(VecEnv):
         """Fill ``infos`` of the games that are over (restarted by the emulator) and of those that lost a life."""
         first_frames = _first_frames(info)
         restarted = first_frames != self._first_frames
-        for index in np.flatnonzero(dones):
+        for index in np.flatnonzero(dones).tolist():
             if restarted[index]:
                 infos[index] = self._game_over(index, info["final_obs"][index], bool(truncated[index]))
             else:

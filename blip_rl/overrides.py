@@ -1,0 +1,180 @@
+"""Settings laid over settings, and who set what: recipe file ← sequence's ``[agent]`` ← each ``--set``."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from blip_rl.errors import UserError, did_you_mean
+from blip_rl.problems import Location, Problem, dotted, show
+
+_SECTIONS: dict[str, Literal["agent", "sequence"]] = {
+    "ppo": "agent",
+    "trunk": "agent",
+    "method": "agent",
+    "atari": "sequence",
+    "evaluation": "sequence",
+}
+_OWN_OPTIONS = {"steps": "--steps", "seed": "--seed", "device": "--device", "games": "--games", "agent": "--agent"}
+
+
+class _Remove:
+    """The value of ``--set KEY=none``: the key goes."""
+
+    def __repr__(self) -> str:
+        return "none"
+
+
+REMOVE = _Remove()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some settings and where they come from.
+
+    Attributes:
+        source: A file, or the option as it was typed.
+        values: Nested tables.
+        prefix: What the keys are called in a file, before what they are called here.
+        is_option: The source already shows key and value.
+    """
+
+    source: str
+    values: dict[str, Any]
+    prefix: str = ""
+    is_option: bool = False
+
+    def holds(self, location: Location) -> bool:
+        """Return whether this layer sets the value at a location."""
+        inside: Any = self.values
+        for step in location:
+            if isinstance(inside, _Remove):
+                return True
+            if isinstance(inside, dict) and step in inside:
+                inside = inside[step]
+            elif isinstance(inside, list) and isinstance(step, int) and step < len(inside):
+                inside = inside[step]
+            else:
+                return False
+        return True
+
+    def line(self, problem: Problem) -> str:
+        """Return a problem of this layer's as one line of a message."""
+        return f"{self.source}: {problem.text if self.is_option else problem.line(self.prefix)}"
+
+
+@dataclass(frozen=True)
+class Override:
+    """One ``--set``, read: which recipe it belongs to, and the layer it makes."""
+
+    recipe: Literal["agent", "sequence"]
+    key: tuple[str, ...]
+    value: Any
+    text: str
+
+    def layer(self) -> Layer:
+        """Return the override as a layer with one value."""
+        values: Any = self.value
+        for step in reversed(self.key):
+            values = {step: values}
+        return Layer(f"--set {self.text}", values, is_option=True)
+
+
+def parse_override(text: str) -> Override:
+    """Read ``ppo.learning_rate=1e-4``; the value is TOML, or plain text where it is not, or ``none`` to remove the key.
+
+    Raises:
+        UserError: not ``section.key=value``, or a section that no recipe has.
+    """
+    shown = show(text).strip("'\"")
+    key_text, equals, value_text = text.partition("=")
+    key = tuple(step.strip() for step in key_text.split("."))
+    if not equals or not value_text.strip() or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,80}", step) for step in key):
+        raise UserError(f"--set {shown}: expected section.key=value, for example --set ppo.learning_rate=1e-4")
+    if key[0] in _OWN_OPTIONS:
+        raise UserError(f"--set {shown}: {key[0]!r} is not a recipe's setting: use {_OWN_OPTIONS[key[0]]}")
+    if key[0] not in _SECTIONS or len(key) < 2:
+        hint = did_you_mean(dotted(key), _known_keys())
+        raise UserError(f"--set {shown}: expected a key of {', '.join(_SECTIONS)}, for example ppo.learning_rate{hint}")
+    return Override(_SECTIONS[key[0]], key, _parse_value(value_text.strip()), shown)
+
+
+def _parse_value(text: str) -> Any:
+    if text.lower() == "none":
+        return REMOVE
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    # A line break could smuggle further keys in; then it is text like any other.
+    return parsed["value"] if set(parsed) == {"value"} else text
+
+
+def _known_keys() -> list[str]:
+    """Return every key of a recipe's sections that has a fixed name."""
+    from blip_rl.config import AtariConfig, EvaluationConfig, PpoConfig, TrunkConfig
+
+    sections = {"ppo": PpoConfig, "trunk": TrunkConfig, "atari": AtariConfig, "evaluation": EvaluationConfig}
+    return [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
+
+
+def method_name_first(overrides: list[Override]) -> list[Override]:
+    """Move ``method.name`` to the front: a new method drops the old one's settings, not those given with it."""
+    return sorted(overrides, key=lambda override: override.key != ("method", "name"))
+
+
+def merge(layers: list[Layer]) -> tuple[dict[str, Any], list[str]]:
+    """Lay each layer over those before it; tables merge, everything else replaces.
+
+    Returns:
+        The result, and a line for each key that was to be removed and is not there.
+    """
+    result: dict[str, Any] = {}
+    lines: list[str] = []
+    for layer in layers:
+        _drop_settings_of_another_method(result, layer.values)
+        missing = _lay_over(result, layer.values, ())
+        lines += [layer.line(Problem(location, _nothing_to_remove(result, location))) for location in missing]
+    return result, lines
+
+
+def blame(layers: list[Layer], problem: Problem) -> str:
+    """Return the line of a problem, with the layer that set the value; of a whole section, the first layer."""
+    is_section = not problem.has_value and not problem.text.startswith("missing")
+    guilty = [layer for layer in layers if layer.holds(problem.location)]
+    return (guilty[-1] if guilty and not is_section else layers[0]).line(problem)
+
+
+def _drop_settings_of_another_method(result: dict[str, Any], values: dict[str, Any]) -> None:
+    old, new = result.get("method"), values.get("method")
+    if isinstance(old, dict) and isinstance(new, dict) and "name" in new and new["name"] != old.get("name"):
+        result["method"] = {}
+
+
+def _lay_over(under: dict[str, Any], over: dict[str, Any], location: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Merge in place; return the locations that were to be removed and are not there."""
+    missing = []
+    for key, value in over.items():
+        if isinstance(value, _Remove):
+            if under.pop(key, REMOVE) is REMOVE:
+                missing.append((*location, key))
+        elif isinstance(value, dict) and isinstance(under.get(key), dict):
+            missing += _lay_over(under[key], value, (*location, key))
+        elif isinstance(value, dict) and key not in under:
+            under[key] = {}
+            missing += _lay_over(under[key], value, (*location, key))
+        else:
+            under[key] = copy.deepcopy(value)
+    return missing
+
+
+def _nothing_to_remove(result: dict[str, Any], location: tuple[str, ...]) -> str:
+    inside: Any = result
+    for step in location[:-1]:
+        inside = inside.get(step) if isinstance(inside, dict) else None
+    allowed = [str(key) for key in inside] if isinstance(inside, dict) else []
+    hint = did_you_mean(location[-1], allowed)
+    return f"nothing to remove, the recipe does not set {dotted(location)}{hint}"

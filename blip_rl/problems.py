@@ -1,0 +1,146 @@
+"""What is wrong with a recipe, in plain words: one line a problem, with the key, the value and the rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from blip_rl.errors import UserError, did_you_mean
+
+Location = tuple[str | int, ...]
+
+_LONGEST_VALUE = 60
+_MOST_LINES = 20
+
+
+class RecipeError(UserError):
+    """Every problem of a recipe and its overrides, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Join the lines; what goes past the first twenty is counted only."""
+        self.problems = problems
+        lines = problems[:_MOST_LINES]
+        if len(problems) > len(lines):
+            lines.append(f"… and {len(problems) - len(lines)} more")
+        super().__init__(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(problems)} problems:", *lines]))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, before it is known which file or option is to blame."""
+
+    location: Location
+    text: str
+    has_value: bool = False
+    value: Any = None
+
+    def under(self, *prefix: str) -> Problem:
+        """Return the same problem, seen from further outside."""
+        return Problem((*prefix, *self.location), self.text, self.has_value, self.value)
+
+    def line(self, prefix: str = "") -> str:
+        """Return ``ppo.epochs = 0: expected a whole number of at least 1``."""
+        key = prefix + dotted(self.location)
+        return f"{key} = {show(self.value)}: {self.text}" if self.has_value else f"{key}: {self.text}"
+
+
+def dotted(location: Location) -> str:
+    """Return a key as a recipe's author knows it: ``trunk.image.conv[0][1]``."""
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return path.removeprefix(".") or "the recipe"
+
+
+def show(value: object) -> str:
+    """Return a value as TOML would write it, roughly: on one line, short, without control characters."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a table"
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Translate what pydantic found."""
+    schema = model.model_json_schema()
+    return [_problem(dict(detail), schema) for detail in error.errors(include_url=False)]
+
+
+def _problem(detail: dict[str, Any], root: dict[str, Any]) -> Problem:
+    location, value = detail["loc"], detail["input"]
+    if detail["type"] == "missing":
+        return Problem(location, f"missing: {_rule(root, location)}")
+    if detail["type"] == "extra_forbidden":
+        allowed = list(_at(root, location[:-1]).get("properties", {}))
+        hint = did_you_mean(str(location[-1]), allowed)
+        return Problem(location, f"unknown key{hint} (allowed: {', '.join(allowed)})", True, value)
+    if detail["type"] in {"value_error", "assertion_error"}:
+        text = str(detail["ctx"]["error"]).removeprefix(f"{value!r}: ")
+        # A rule about several keys names them and their values itself.
+        return Problem(location, text, has_value=not isinstance(value, dict | list | tuple), value=value)
+    return Problem(location, _rule(root, location) or str(detail["msg"]), True, value)
+
+
+def _rule(root: dict[str, Any], location: Location) -> str:
+    """Return what the model expects at a location: ``expected a number greater than 0``."""
+    expected = _expectation(_at(root, location))
+    return f"expected {expected}" if expected else ""
+
+
+def _at(root: dict[str, Any], location: Location) -> dict[str, Any]:
+    """Follow a location through a JSON schema; an empty schema where it leads nowhere."""
+    schema = _resolved(root, root)
+    for step in location:
+        if isinstance(step, int):
+            places = schema.get("prefixItems", [])
+            found = places[step] if step < len(places) else schema.get("items", {})
+        else:
+            found = schema.get("properties", {}).get(step, {})
+        schema = _resolved(found, root) if isinstance(found, dict) else {}
+    return schema
+
+
+def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Look through references and through ``X or nothing``."""
+    for _ in range(8):
+        if "$ref" in schema:
+            schema = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
+        elif "anyOf" in schema:
+            schema = next((option for option in schema["anyOf"] if option.get("type") != "null"), {})
+        else:
+            break
+    return schema
+
+
+def _expectation(schema: dict[str, Any]) -> str:
+    kind = schema.get("type")
+    if "enum" in schema:
+        return f"one of: {', '.join(map(str, schema['enum']))}"
+    if "const" in schema:
+        return show(schema["const"])
+    if kind in {"integer", "number"}:
+        return ("a whole number" if kind == "integer" else "a number") + _bounds(schema)
+    if kind == "string":
+        return str(schema.get("description", "text"))
+    if kind == "array":
+        return _list_expectation(schema)
+    return {"boolean": "true or false", "object": "a table"}.get(str(kind), "")
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    words = {"minimum": "of at least", "exclusiveMinimum": "greater than", "maximum": "at most", "exclusiveMaximum": "below"}
+    given = [f"{phrase} {schema[key]:g}" for key, phrase in words.items() if key in schema]
+    return f" {' and '.join(given)}" if given else ""
+
+
+def _list_expectation(schema: dict[str, Any]) -> str:
+    lowest, highest = schema.get("minItems"), schema.get("maxItems")
+    if lowest is None and highest is None:
+        return "a list"
+    count = lowest if lowest == highest else f"at least {lowest}"
+    return f"a list of {count} {'value' if count in {1, 'at least 1'} else 'values'}"

@@ -1,0 +1,175 @@
+"""Where recipe files are, and how one is read.
+
+Standard library only: shell completion and the lists come from here, and a recipe may come from a stranger, so
+reading one runs no code and follows no include.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from blip_rl.errors import UserError, did_you_mean
+
+Kind = Literal["agents", "envs"]
+
+_LARGEST_BYTES = 1_000_000
+_NOUNS: dict[Kind, str] = {"agents": "agent", "envs": "sequence"}
+_FIRST_SEQUENCE = "atari6"
+
+
+@dataclass(frozen=True)
+class RecipeInfo:
+    """One line of ``blip-rl list``."""
+
+    name: str
+    path: Path
+    description: str
+
+
+@dataclass(frozen=True)
+class GameInfo:
+    """A task that a shipped sequence names, so that ``--games`` knows it too."""
+
+    name: str
+    title: str
+    game: str
+    sequences: tuple[str, ...]
+
+
+def recipe_folder(kind: Kind) -> Path:
+    """Return the folder of the shipped recipes: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parent / kind
+    return inside if inside.is_dir() else Path(__file__).parent.parent / kind
+
+
+def recipe_paths(kind: Kind) -> list[Path]:
+    """Return the shipped recipes, sorted by name; ``atari6`` first, because its definition of a game counts."""
+    return sorted(recipe_folder(kind).glob("*.toml"), key=lambda path: (path.stem != _FIRST_SEQUENCE, path.stem))
+
+
+def recipe_names(kind: Kind) -> list[str]:
+    """Return the names of the shipped recipes: their files' stems."""
+    return [path.stem for path in recipe_paths(kind)]
+
+
+def is_path(name: str) -> bool:
+    """Return whether a recipe is given as a file rather than by its name."""
+    return name.endswith(".toml")
+
+
+def find_recipe(kind: Kind, name: str) -> Path:
+    """Return the file of a recipe given by its name or its path.
+
+    Raises:
+        UserError: no shipped recipe has this name; a path is not checked here.
+    """
+    if is_path(name):
+        return Path(name)
+    if name in recipe_names(kind):
+        return recipe_folder(kind) / f"{name}.toml"
+    noun = _NOUNS[kind]
+    hint = did_you_mean(name, recipe_names(kind)) or f": expected one of {', '.join(recipe_names(kind))}"
+    raise UserError(f"unknown {noun} {name!r}{hint}, or a path that ends in .toml (blip-rl list {noun}s)")
+
+
+def shown(path: Path) -> str:
+    """Return a path as messages show it: relative to the working directory where it lies inside."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Parse a TOML file, whatever it turns out to hold.
+
+    Raises:
+        UserError: no readable file of TOML text of at most 1 MB.
+    """
+    name = shown(path)
+    text = _read_text(path, name)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply: expected tables and lists as in the shipped recipes") from None
+    except ValueError as error:  # TOMLDecodeError, and an integer of thousands of digits
+        raise UserError(f"{name}: not valid TOML: {error}") from None
+
+
+def _read_text(path: Path, name: str) -> str:
+    try:
+        if not path.exists():
+            raise UserError(f"{name}: no such file: expected the path of a TOML recipe")
+        if not path.is_file():
+            raise UserError(f"{name}: not a file: expected the path of a TOML recipe")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError also covers UserError and a null byte in the path
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > _LARGEST_BYTES:
+        raise UserError(f"{name}: larger than {_LARGEST_BYTES:,} bytes: expected a recipe, which is a few kilobytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: not UTF-8 text: expected a TOML recipe") from None
+
+
+def list_agents() -> list[RecipeInfo]:
+    """Return the shipped agents with their descriptions."""
+    return [_info(path) for path in recipe_paths("agents")]
+
+
+def list_sequences() -> list[RecipeInfo]:
+    """Return the shipped sequences with their descriptions."""
+    return [_info(path) for path in recipe_paths("envs")]
+
+
+def list_games() -> list[GameInfo]:
+    """Return the games that shipped sequences name, each once, as the first sequence defines it."""
+    first: dict[str, dict[str, Any]] = {}
+    sequences: dict[str, list[str]] = {}
+    for path, task in _shipped_tasks():
+        first.setdefault(task["name"], task)
+        sequences.setdefault(task["name"], []).append(path.stem)
+    return [
+        GameInfo(name, str(task.get("title", "")), str(task.get("game", "")), tuple(sequences[name]))
+        for name, task in first.items()
+    ]
+
+
+def sequence_with(game: str) -> tuple[Path, str] | None:
+    """Return the first shipped sequence with a task of this name, or of this ROM, and the task's name."""
+    tasks = list(_shipped_tasks())
+    for path, task in tasks:
+        if task["name"] == game:
+            return path, game
+    for path, task in tasks:
+        # A ROM's task carries the scores that normalise it. A Gymnasium id says nothing of how its task changes it.
+        if task.get("game") == game and game.isidentifier():
+            return path, task["name"]
+    return None
+
+
+def _shipped_tasks() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in recipe_paths("envs"):
+        try:
+            tasks = read_recipe(path).get("tasks")
+        except UserError:
+            continue  # reported when the file is asked for; it must not take the others along
+        for task in tasks if isinstance(tasks, list) else []:
+            if isinstance(task, dict) and isinstance(task.get("name"), str):
+                yield path, task
+
+
+def _info(path: Path) -> RecipeInfo:
+    try:
+        description = str(read_recipe(path).get("description", ""))
+    except UserError as error:
+        description = str(error)
+    return RecipeInfo(path.stem, path, description)

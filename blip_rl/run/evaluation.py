@@ -1,0 +1,128 @@
+"""Honest scores: whole games, raw returns, unbiased by game length, the same seeds every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+
+from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
+from blip_rl.core.metrics import normalise
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.run.folder import Phase, ScoreRow
+from blip_rl.tasks.make import make_evaluation_env
+
+_FIRST_SEED = 2**30
+"""Evaluation seeds start here; training seeds stay below."""
+_MOST_ENVIRONMENTS = 32
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One whole game: raw return, length in decisions, and whether a cap ended it."""
+
+    score: float
+    length_steps: int
+    truncated: bool
+
+
+def evaluate_task(
+    policy: ContinualPolicy, task: TaskConfig, config: RunConfig, evaluation: EvaluationConfig, budget_steps: int | None
+) -> list[Episode]:
+    """Play a task's episodes with the task's own head; training's random state and current task stay untouched.
+
+    Args:
+        policy: Knows the task.
+        task: What to play.
+        config: Preprocessing.
+        evaluation: Episodes, choice of actions, caps and seeds.
+        budget_steps: Decisions that all episodes together may take; None sets no limit beyond the cap per episode.
+
+    Returns:
+        Episode k for k = 0, 1, …: the first game of the environment with seed k. Every environment plays exactly its
+        own games, so short ones are not over-counted.
+    """
+    episodes: list[Episode] = []
+    training_mode = policy.training
+    policy.set_training_mode(False)
+    with policy.using_task(task.name), torch.random.fork_rng(devices=_cuda_devices(policy)):
+        torch.manual_seed(_FIRST_SEED + evaluation.seed)
+        while len(episodes) < evaluation.episodes:
+            count = min(_MOST_ENVIRONMENTS, evaluation.episodes - len(episodes))
+            env = make_evaluation_env(task, config.atari, count, _FIRST_SEED + evaluation.seed + len(episodes))
+            spent = sum(episode.length_steps for episode in episodes)
+            left = None if budget_steps is None else max(0, budget_steps - spent)
+            try:
+                episodes += _play_one_each(env, policy, evaluation, left)
+            finally:
+                env.close()
+    policy.set_training_mode(training_mode)
+    return episodes
+
+
+def _cuda_devices(policy: ContinualPolicy) -> list[torch.device]:
+    return [policy.device] if policy.device.type == "cuda" else []
+
+
+def _play_one_each(
+    env: VecEnv, policy: ContinualPolicy, evaluation: EvaluationConfig, budget_steps: int | None
+) -> list[Episode]:
+    """Each environment plays one game; those that are done wait for the others."""
+    games = env.num_envs
+    scores, lengths = np.zeros(games), np.zeros(games, dtype=np.int64)
+    ended, truncated = np.zeros(games, dtype=bool), np.zeros(games, dtype=bool)
+    observations: Any = env.reset()
+    actions = policy.act(observations, greedy=True)
+    while not ended.all():
+        playing = np.flatnonzero(~ended)
+        actions[playing] = policy.act(observations[playing], greedy=evaluation.actions == "greedy")
+        observations, rewards, dones, infos = env.step(actions)
+        scores[playing] += rewards[playing]
+        lengths[playing] += 1
+        capped = ~dones & (lengths >= evaluation.max_episode_steps)
+        if budget_steps is not None and lengths.sum() >= budget_steps:
+            capped = ~dones
+        truncated[playing] = capped[playing] | [infos[i].get("TimeLimit.truncated", False) for i in playing]
+        ended |= dones | capped
+    return [Episode(float(s), int(n), bool(t)) for s, n, t in zip(scores, lengths, truncated, strict=True)]
+
+
+def mean_score(episodes: list[Episode]) -> float:
+    """Mean raw return."""
+    return float(np.mean([episode.score for episode in episodes]))
+
+
+def normalised(score: float, task: TaskConfig) -> float | None:
+    """The score between random play (0) and the reference (1); None where the recipe gives no such scores."""
+    if task.random_score is None or task.reference_score is None:
+        return None
+    return float(normalise(score, task.random_score, task.reference_score))
+
+
+def score_rows(
+    episodes: list[Episode], task: TaskConfig, actions: str, env_steps: int, stage: int, phase: Phase
+) -> list[ScoreRow]:
+    """Episodes → rows of ``scores.csv``."""
+    return [
+        ScoreRow(
+            env_steps=env_steps,
+            stage=stage,
+            phase=phase,
+            task=task.name,
+            episode=index,
+            score=episode.score,
+            length_steps=episode.length_steps,
+            truncated=episode.truncated,
+            normalised=normalised(episode.score, task),
+            actions=actions,
+        )
+        for index, episode in enumerate(episodes)
+    ]
+
+
+Play = Callable[[TaskConfig, "int | None"], list[Episode]]
+"""(task, budget in decisions) → episodes, with the weights of the moment."""

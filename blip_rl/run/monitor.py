@@ -1,0 +1,168 @@
+"""What is seen while a run learns: TensorBoard tags, the progress bar, periodic scores."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, cast
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure, Logger
+from torch import Tensor
+from tqdm import tqdm
+
+from blip_rl.config import RunConfig
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.methods.base import Method
+from blip_rl.report.heatmaps import frozen_bits_figure
+from blip_rl.run.folder import BitsRow
+from blip_rl.run.scores import ScoreBook
+
+_ROLLOUTS_BEFORE_ESTIMATE = 3
+_LONG_RUN_SECONDS = 120
+
+
+class Console:
+    """Lines for a person, kept apart from the progress bar; silent when asked to be."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bars = not quiet and sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar if one is shown."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+
+class TaskMonitor(BaseCallback):
+    """Watches one task being learned: scores it now and then, and shows rate, time left, return and bits."""
+
+    def __init__(self, config: RunConfig, stage: int, scores: ScoreBook, method: Method, console: Console) -> None:
+        super().__init__()
+        self._config, self._stage, self._scores, self._method = config, stage, scores, method
+        self._console = console
+        self._learning_seconds = 0.0
+        self._rollouts = 0
+        self._bar: tqdm[Any] | None = None
+
+    def _on_training_start(self) -> None:
+        task, total = self._config.tasks[self._stage - 1], len(self._config.tasks)
+        self._start_steps = self.num_timesteps
+        self._next_evaluation = self.num_timesteps + self._config.evaluation.every_steps
+        self._end_steps = self.num_timesteps + task.steps
+        self._clock = time.perf_counter()
+        self._bar = tqdm(
+            total=task.steps,
+            desc=f"{task.name} ({self._stage}/{total})",
+            unit="step",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not self._console.bars,
+        )
+
+    def _on_rollout_start(self) -> None:
+        """Between two updates: the weights belong to exactly this number of steps."""
+        if self._next_evaluation <= self.num_timesteps < self._end_steps:
+            self._learning_seconds += time.perf_counter() - self._clock
+            self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
+            self._clock = time.perf_counter()
+            every = self._config.evaluation.every_steps
+            self._next_evaluation += every * (1 + (self.num_timesteps - self._next_evaluation) // every)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._rollouts += 1
+        now = time.perf_counter()
+        seconds = self._learning_seconds + now - self._clock
+        rate = (self.num_timesteps - self._start_steps) / seconds
+        self.logger.record("time/steps_per_second", rate)
+        for layer, mean in mean_frozen_bits(self._method.frozen_bits()).items():
+            self.logger.record(f"bits/{layer}/mean_frozen", mean)
+        self._advance_bar()
+        if self._stage == 1 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
+            self._say_estimate(rate)
+
+    def _on_training_end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def close(self) -> None:
+        """Take the bar off the screen, also when learning was broken off."""
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def _agent(self) -> ContinualPPO:
+        return cast(ContinualPPO, self.model)
+
+    def _advance_bar(self) -> None:
+        bar = cast("tqdm[Any]", self._bar)
+        done = min(self.num_timesteps - self._start_steps, bar.total)
+        shown = {}
+        if self.model.ep_info_buffer:
+            shown["return"] = f"{np.mean([info['r'] for info in self.model.ep_info_buffer]):.1f}"
+        frozen = self._method.frozen_bits()
+        if frozen:
+            shown["bits frozen"] = f"{overall_mean(frozen):.2f}"
+        bar.set_postfix(shown, refresh=False)
+        bar.update(done - bar.n)
+
+    def _say_estimate(self, rate: float) -> None:
+        total = sum(task.steps for task in self._config.tasks)
+        seconds = total / rate
+        if seconds >= _LONG_RUN_SECONDS:
+            self._console.say(
+                f"{total:,} steps in all at {rate:,.0f} steps/s so far: about {duration(seconds)} of learning, "
+                "and the evaluations"
+            )
+
+
+def mean_frozen_bits(frozen: dict[str, Tensor]) -> dict[str, float]:
+    """Layer → mean of the frozen bits of its weights (biases left out)."""
+    return {
+        name.removesuffix(".weight"): tensor.double().mean().item()
+        for name, tensor in frozen.items()
+        if name.endswith("weight")
+    }
+
+
+def overall_mean(frozen: dict[str, Tensor]) -> float:
+    """Mean of frozen bits over all weights of the trunk."""
+    weights = [tensor for name, tensor in frozen.items() if name.endswith("weight")]
+    return sum(int(w.sum(dtype=w.int().dtype)) for w in weights) / sum(w.numel() for w in weights)
+
+
+def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:
+    """Write means, histograms and the heatmap of every convolution to TensorBoard."""
+    for layer, mean in mean_frozen_bits(frozen).items():
+        weights = frozen[f"{layer}.weight"]
+        logger.record(f"bits/{layer}/mean_frozen", mean)
+        logger.record(f"bits/{layer}/histogram", weights.float())
+        if weights.dim() == 4:
+            figure = frozen_bits_figure(weights.cpu().numpy(), total_bits, f"{layer} after {after}")
+            logger.record(f"bits/{layer}/heatmap", Figure(figure, close=False))
+    logger.dump(env_steps)
+
+
+def bits_rows(frozen: dict[str, Tensor], stage: int) -> list[BitsRow]:
+    """Histogram of frozen bits of every trunk parameter, as rows of ``bits.csv``."""
+    rows = []
+    for name, tensor in frozen.items():
+        layer, _, parameter = name.rpartition(".")
+        for bits, count in enumerate(tensor.flatten().int().bincount().tolist()):
+            if count:
+                rows.append(BitsRow(stage, layer, parameter, bits, count))
+    return rows
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    for unit, size in (("days", 86_400), ("h", 3_600)):
+        if seconds >= size * 1.5:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,126 @@
+"""The score book of a run: plays the tasks, writes every episode down and keeps the matrix the metrics need."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Logger
+
+from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.core import metrics
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.run.evaluation import Episode, evaluate_task, mean_score, normalised, score_rows
+from blip_rl.run.folder import Phase, RunFolder
+from blip_rl.tasks.make import make_evaluation_env
+
+
+class ScoreBook:
+    """Scores of one run so far.
+
+    Attributes:
+        before: Raw mean return (stages, tasks) before consolidation; NaN where not measured.
+        after: The same after consolidation: the score matrix R.
+        latest: Newest normalised score of each task; NaN where unknown.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder, logger: Logger) -> None:
+        self._config, self._folder, self._logger = config, folder, logger
+        tasks = len(config.tasks)
+        self.before = np.full((tasks, tasks), np.nan)
+        self.after = np.full((tasks, tasks), np.nan)
+        self.latest = np.full(tasks, np.nan)
+
+    def evaluate(self, policy: ContinualPolicy, stage: int, phase: Phase, env_steps: int) -> list[list[Episode]]:
+        """Play every task seen (and, where the recipe asks, the others), and record the scores at ``env_steps``."""
+        tasks = self._config.tasks if self._config.evaluation.unseen_tasks else self._config.tasks[:stage]
+        budget = self._budget(len(tasks)) if phase == "periodic" else None
+        played = [
+            evaluate_task(able_to_play(policy, task, self._config), task, self._config, self._config.evaluation, budget)
+            for task in tasks
+        ]
+        self.record(played, stage, phase, env_steps)
+        return played
+
+    def record(self, played: Sequence[list[Episode]], stage: int, phase: Phase, env_steps: int) -> None:
+        """Write episodes of tasks 0, 1, … into ``scores.csv``, TensorBoard and the matrix."""
+        for index, episodes in enumerate(played):
+            task = self._config.tasks[index]
+            rows = score_rows(episodes, task, self._config.evaluation.actions, env_steps, stage, phase)
+            self._folder.add_scores(rows)
+            self._keep(index, mean_score(episodes), stage, phase)
+            if phase != "before":
+                self._log_task(task, episodes)
+        if phase != "before":
+            self._log_run(stage, phase)
+        self._logger.dump(env_steps)
+
+    def normalised(self, matrix: np.ndarray) -> np.ndarray:
+        """The raw matrix, normalised column by column; NaN where a task has no normalisers."""
+        return np.array([[_or_nan(normalised(score, task)) for score, task in self._pairs(row)] for row in matrix])
+
+    def _pairs(self, row: np.ndarray) -> list[tuple[float, TaskConfig]]:
+        return list(zip(row.tolist(), self._config.tasks, strict=True))
+
+    def _budget(self, tasks: int) -> int:
+        """Decisions one task may take in a periodic evaluation.
+
+        The limit is in decisions and not in seconds, so that a run is the same on a slow machine as on a fast one.
+        """
+        evaluation = self._config.evaluation
+        return max(evaluation.episodes, math.ceil(evaluation.periodic_share * evaluation.every_steps / tasks))
+
+    def _keep(self, index: int, score: float, stage: int, phase: Phase) -> None:
+        if phase == "before":
+            self.before[stage - 1, index] = score
+            return
+        self.latest[index] = _or_nan(normalised(score, self._config.tasks[index]))
+        if phase == "after":
+            self.after[stage - 1, index] = score
+
+    def _log_task(self, task: TaskConfig, episodes: list[Episode]) -> None:
+        self._logger.record(f"eval/{task.name}/return", mean_score(episodes))
+        self._logger.record(f"eval/{task.name}/length_steps", float(np.mean([e.length_steps for e in episodes])))
+        self._logger.record(f"eval/{task.name}/truncated_episodes", sum(e.truncated for e in episodes))
+        value = normalised(mean_score(episodes), task)
+        if value is not None:
+            self._logger.record(f"eval/{task.name}/normalised", value)
+
+    def _log_run(self, stage: int, phase: Phase) -> None:
+        total = metrics.accumulated(self.latest[:stage])
+        if not math.isnan(total):
+            self._logger.record("continual/accumulated_normalised_reward", total)
+        if phase != "after":
+            return
+        for name, value in self.summary(stage).items():
+            if not math.isnan(value):
+                self._logger.record(f"continual/{name}", value)
+        loss = metrics.rounding_loss(self.normalised(self.before), self.normalised(self.after))[stage - 1, :stage]
+        for task, lost in zip(self._config.tasks, loss.tolist(), strict=False):
+            if not math.isnan(lost):
+                self._logger.record(f"rounding_loss/{task.name}", lost)
+
+    def summary(self, stage: int) -> dict[str, float]:
+        """Metrics over the first ``stage`` tasks: ``acc``, ``bwt``, ``accumulated``; NaN where undefined."""
+        matrix = self.normalised(self.after)[:stage, :stage]
+        return {"acc": metrics.average_performance(matrix), "bwt": metrics.backward_transfer(matrix)}
+
+
+def able_to_play(policy: ContinualPolicy, task: TaskConfig, config: RunConfig) -> ContinualPolicy:
+    """The policy itself, or for a task never learned a copy with a fresh, seeded head for it (zero-shot)."""
+    if task.name in policy.task_names:
+        return policy
+    env = make_evaluation_env(task, config.atari, 1, 0)
+    env.close()
+    able = copy.deepcopy(policy)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        able.add_task(task.name, env.action_space)
+    return able
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,170 @@
+"""The scheduler: for each task of the sequence start, learn, score, consolidate, score again, save."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.vec_env import VecEnv
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.trunk import check_observations, check_trunk
+from blip_rl.methods import load_method
+from blip_rl.methods.base import Method, attached
+from blip_rl.run.checkpoint import save_stage, trunk_bytes
+from blip_rl.run.folder import RunFolder, default_path
+from blip_rl.run.monitor import Console, TaskMonitor, bits_rows, log_bits
+from blip_rl.run.scores import ScoreBook
+from blip_rl.run.summary import boundary_line, closing_text, opening_text
+from blip_rl.tasks.make import make_training_env
+
+_TRAINING_SEEDS = 2**30 - 2**16  # below every evaluation seed, with room for one seed per environment
+
+
+@dataclass
+class _Run:
+    """What the parts of one run share."""
+
+    config: RunConfig
+    folder: RunFolder
+    device: str
+    method: Method
+    logger: Logger
+    scores: ScoreBook
+    console: Console
+    agent: ContinualPPO | None = None
+
+
+def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet: bool = False) -> Path:
+    """Learn a sequence of tasks with one agent and leave a run folder that describes itself.
+
+    Args:
+        config: Everything that decides the run.
+        out: Folder to create; None picks a new one below ``runs/``.
+        threads: CPU threads for the network; 0 uses every core.
+        quiet: Print nothing.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: something about the request cannot work; nothing has been written then.
+    """
+    folder = RunFolder.planned(out if out is not None else default_path(config))
+    device = resolve_device(config.device)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    method = _make_method(config)
+    _check_tasks(config, method)
+    run = _open(config, folder, device, method, Console(quiet))
+    run.console.say(opening_text(config, folder.path, device))
+    try:
+        for stage in range(1, len(config.tasks) + 1):
+            _learn_stage(run, stage)
+    except KeyboardInterrupt:
+        run.console.say(f"\nstopped; finished stages and all scores so far are in {folder.path}")
+        raise
+    finally:
+        run.logger.close()
+    run.console.say(closing_text(config, run.scores, folder.path))
+    return folder.path
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` → ``cuda`` where there is one, else ``cpu``.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device not in [*found, *(["cuda"] if len(found) > 1 else [])]:
+        raise UserError(f"device {device!r} is not there: this machine has {', '.join(found)} (or say auto)")
+    return device
+
+
+def _make_method(config: RunConfig) -> Method:
+    settings = dict(config.agent.method)
+    return load_method(str(settings.pop("name")))(**settings)
+
+
+def _check_tasks(config: RunConfig, method: Method) -> None:
+    """Open every task once, so that a task that cannot work is found before anything is written."""
+    first: VecEnv | None = None
+    for task in config.tasks:
+        env = make_training_env(task, config.atari, 1, 0)
+        env.close()
+        first = first or env
+        check_observations(task.name, env.observation_space, config.tasks[0].name, first.observation_space)
+        method.check_task(task.name, env.action_space)
+    check_trunk(cast(VecEnv, first).observation_space, config.agent.trunk)
+
+
+def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> _Run:
+    from blip_rl.recipes import dump_run_config
+
+    folder.create(dump_run_config(config), device)
+    logger = configure(str(folder.path), ["tensorboard"])
+    return _Run(config, folder, device, method, logger, ScoreBook(config, folder, logger), console)
+
+
+@contextmanager
+def _environments(run: _Run, stage: int) -> Iterator[VecEnv]:
+    """The task's training games, seeded by run and stage."""
+    task = run.config.tasks[stage - 1]
+    seed = int(np.random.SeedSequence([run.config.seed, stage]).generate_state(1)[0]) % _TRAINING_SEEDS
+    env = make_training_env(task, run.config.atari, run.config.agent.ppo.environments, seed)
+    try:
+        if run.agent is None:
+            run.agent = ContinualPPO(run.config.agent, task.name, env, seed=run.config.seed, device=run.device)
+            run.agent.set_logger(run.logger)
+        else:
+            run.agent.switch_task(task.name, env)
+        env.seed(seed)  # building the agent has reseeded its environments
+        yield env
+    finally:
+        env.close()
+
+
+def _learn_stage(run: _Run, stage: int) -> None:
+    task = run.config.tasks[stage - 1]
+    with _environments(run, stage):
+        agent = cast(ContinualPPO, run.agent)
+        monitor = TaskMonitor(run.config, stage, run.scores, run.method, run.console)
+        with attached(run.method, agent.policy.trunk, agent.policy.optimizer):
+            try:
+                agent.learn(task.steps, callback=monitor, reset_num_timesteps=False)
+            finally:
+                monitor.close()
+        _consolidate(run, agent, stage)
+    save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
+
+
+def _consolidate(run: _Run, agent: ContinualPPO, stage: int) -> None:
+    """Score, let the method consolidate the task, score again."""
+    steps, trunk = agent.num_timesteps, agent.policy.trunk
+    played = run.scores.evaluate(agent.policy, stage, "before", steps)
+    weights_before = trunk_bytes(trunk)
+    generator = torch.Generator().manual_seed(run.config.seed * 1_000 + stage)
+    figures = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
+    for name, value in figures.items():
+        run.logger.record(f"method/{name}", value)
+    frozen = run.method.frozen_bits()
+    if frozen:
+        log_bits(run.logger, frozen, run.method.total_bits, run.config.tasks[stage - 1].name, steps)
+        run.folder.add_bits(bits_rows(frozen, stage))
+    if trunk_bytes(trunk) == weights_before and run.config.evaluation.actions == "greedy":
+        # Same weights, same seeds, greedy actions: the same games would be played again.
+        run.scores.record(played, stage, "after", steps)
+    else:
+        run.scores.evaluate(agent.policy, stage, "after", steps)

@@ -1,0 +1,171 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from stable_baselines3 import PPO
+from stable_baselines3.common.monitor import Monitor
+
+from blip_rl.errors import UserError
+from blip_rl.tasks.control import make_control_env, orthogonal_matrix
+
+
+class Toy(gymnasium.Env):
+    """Three steps an episode, observations and actions drawn from the spaces it is given."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self._steps += 1
+        return self.observation_space.sample(), 2.0, self._steps == 3, False, {}
+
+
+VECTOR = Box(-1.0, 1.0, (3,), np.float32)
+
+
+@pytest.fixture
+def toy():
+    """Register an environment with the given spaces; return its id."""
+
+    def register(observation_space=VECTOR, action_space=Discrete(2)):  # noqa: B008
+        kwargs = {"observation_space": observation_space, "action_space": action_space}
+        gymnasium.register("tests/Toy-v0", entry_point=Toy, kwargs=kwargs)
+        return "tests/Toy-v0"
+
+    yield register
+    gymnasium.registry.pop("tests/Toy-v0", None)
+
+
+def play(env, steps=40):
+    observations = [env.reset()]
+    dones = []
+    for t in range(steps):
+        observation, _, done, _ = env.step(np.array([(t + i) % 2 for i in range(env.num_envs)]))
+        observations.append(observation)
+        dones.append(done)
+    return np.stack(observations), np.stack(dones)
+
+
+def test_copies_are_monitored_and_report_raw_returns(toy):
+    env = make_control_env(toy(), 2, seed=0)
+    env.reset()
+    assert env.env_is_wrapped(Monitor) == [True, True]
+    infos = [env.step(np.zeros(2, dtype=int))[3] for _ in range(3)][-1]
+    assert [(info["episode"]["r"], info["episode"]["l"]) for info in infos] == [(6.0, 3), (6.0, 3)]
+    assert all("terminal_observation" in info for info in infos)
+
+
+def test_a_time_limit_is_a_truncation():
+    env = make_control_env("MountainCar-v0", 1, seed=0)
+    env.reset()
+    for _ in range(200):
+        _, _, dones, infos = env.step(np.ones(1, dtype=int))
+    assert dones.tolist() == [True]
+    assert infos[0]["TimeLimit.truncated"] is True
+
+
+def test_a_seed_decides_all_episodes_and_copies_differ():
+    first, ends = play(make_control_env("CartPole-v1", 2, seed=4))
+    again, _ = play(make_control_env("CartPole-v1", 2, seed=4))
+    other, _ = play(make_control_env("CartPole-v1", 2, seed=5))
+    assert ends.any()
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(first[0, 1], other[0, 0])
+    assert not np.array_equal(first[0, 0], first[0, 1])
+
+
+@pytest.mark.parametrize("size", [1, 4, 17])
+def test_the_mixing_matrix_is_orthogonal_and_fixed_by_its_seed(size):
+    matrix = orthogonal_matrix(size, seed=3)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-12)
+    np.testing.assert_array_equal(matrix, orthogonal_matrix(size, seed=3))
+    if size > 1:
+        assert not np.allclose(matrix, orthogonal_matrix(size, seed=4))
+
+
+def test_the_mixing_matrix_is_uniform():
+    """Of a uniform (Haar) orthogonal matrix, every entry has mean 0 and the trace variance 1; bare QR fails both."""
+    matrices = np.stack([orthogonal_matrix(3, seed) for seed in range(1500)])
+    assert np.abs(matrices.mean(axis=0)).max() < 4 / np.sqrt(3 * 1500)
+    assert np.trace(matrices, axis1=1, axis2=2).var() == pytest.approx(1.0, abs=0.15)
+
+
+def test_mixed_observations_are_the_matrix_times_the_plain_ones():
+    plain, ends = play(make_control_env("CartPole-v1", 2, seed=1))
+    env = make_control_env("CartPole-v1", 2, seed=1, observation_mix_seed=9)
+    mixed, mixed_ends = play(env)
+    assert env.observation_space == Box(-np.inf, np.inf, (4,), np.float32)
+    assert mixed.dtype == np.float32
+    np.testing.assert_array_equal(ends, mixed_ends)
+    np.testing.assert_allclose(mixed, plain @ orthogonal_matrix(4, 9).T, atol=1e-6)
+    assert not np.allclose(mixed, plain, atol=0.01)
+
+
+def test_stable_baselines3_learns_a_mixed_task():
+    env = make_control_env("CartPole-v1", 2, seed=0, observation_mix_seed=1)
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu")
+    model.learn(128)
+    assert len(model.ep_info_buffer) > 1
+
+
+@pytest.mark.parametrize("actions", [Discrete(2), Box(-1.0, 1.0, (2,), np.float32)])
+@pytest.mark.parametrize("observations", [VECTOR, Box(0, 255, (40, 30, 3), np.uint8)])
+def test_vectors_and_images_discrete_and_continuous_actions_pass(toy, observations, actions):
+    env = make_control_env(toy(observations, actions), 2, seed=0)
+    assert (env.observation_space, env.action_space) == (observations, actions)
+    assert env.reset().shape == (2, *observations.shape)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Discrete(5),
+        Dict(x=VECTOR),
+        Box(0.0, 1.0, (4, 4), np.float32),
+        Box(0.0, 1.0, (4, 4, 3), np.float32),
+        MultiBinary(3),
+    ],
+    ids=str,
+)
+def test_other_observations_are_refused(toy, space):
+    with pytest.raises(UserError, match=r"'tests/Toy-v0' has observations .*: expected vectors .* choose another game"):
+        make_control_env(toy(observation_space=space), 1, seed=0)
+
+
+@pytest.mark.parametrize("space", [MultiBinary(3), Discrete(3, start=1)], ids=str)
+def test_other_actions_are_refused(toy, space):
+    with pytest.raises(UserError, match=r"'tests/Toy-v0' has actions .*: expected Discrete counted from 0, or Box"):
+        make_control_env(toy(action_space=space), 1, seed=0)
+
+
+def test_images_cannot_be_mixed(toy):
+    game = toy(observation_space=Box(0, 255, (40, 30, 3), np.uint8))
+    with pytest.raises(UserError, match=r"only vectors .* can be mixed .remove observation_mix_seed"):
+        make_control_env(game, 1, seed=0, observation_mix_seed=1)
+
+
+def test_unknown_ids_and_bad_seeds_are_refused():
+    with pytest.raises(UserError, match=r"did you mean CartPole-v1?"):
+        make_control_env("CartPool-v1", 1, seed=0)
+    with pytest.raises(UserError, match="'foo/Bar-v0': install the package"):
+        make_control_env("foo/Bar-v0", 1, seed=0)
+    with pytest.raises(UserError, match="seed -1"):
+        make_control_env("CartPole-v1", 1, seed=-1)
+
+
+def test_a_missing_dependency_is_a_users_mistake():
+    def needs_something():
+        raise gymnasium.error.DependencyNotInstalled("run pip install something")
+
+    gymnasium.register("tests/Needy-v0", entry_point=needs_something)
+    with pytest.raises(UserError, match=r"'tests/Needy-v0' cannot be made: .*pip install something"):
+        make_control_env("tests/Needy-v0", 1, seed=0)
+    gymnasium.registry.pop("tests/Needy-v0")
