@@ -46,6 +46,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_no_bool)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False), BeforeValidator(_no_bool)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeValidator(_no_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
+Seed = Annotated[int, Field(ge=0, lt=2**30), BeforeValidator(_no_bool)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
 Activation = Literal["relu", "tanh", "elu", "silu"]
 
 
@@ -135,7 +137,6 @@ class AtariConfig(Settings):
 
 
 _NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
-_DEVICE_RULE = "auto, cpu, cuda or cuda:N"
 
 
 class TaskConfig(Settings):
@@ -182,7 +183,7 @@ class EvaluationConfig(Settings):
     max_episode_steps: PositiveInt = 27_000
     periodic_share: PositiveFloat = 1.0
     """A periodic evaluation may take at most this many decisions per training step since the last one."""
-    seed: Annotated[int, Field(ge=0, lt=2**30)] = 1_000_003
+    seed: Seed = 1_000_003
     unseen_tasks: bool = False
     """Also score tasks not learned yet (zero-shot)."""
 
@@ -203,8 +204,8 @@ class RunConfig(Settings):
 
     agent_name: str
     sequence_name: str
-    seed: Annotated[int, Field(ge=0, lt=2**30)] = 0
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description=_DEVICE_RULE)] = "auto"
+    seed: Seed = 0
+    device: Device = "auto"
     agent: AgentConfig
     tasks: Tasks
     atari: AtariConfig = AtariConfig()

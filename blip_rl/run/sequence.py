@@ -78,6 +78,11 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     return folder.path
 
 
+def training_seed(run_seed: int, stage: int) -> int:
+    """Seed of the first training environment of a stage; the others follow it."""
+    return int(np.random.SeedSequence([run_seed, stage]).generate_state(1)[0]) % _TRAINING_SEEDS
+
+
 def resolve_device(device: str) -> str:
     """``auto`` → ``cuda`` where there is one, else ``cpu``.
 
@@ -121,7 +126,7 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
 def _environments(run: _Run, stage: int) -> Iterator[VecEnv]:
     """The task's training games, seeded by run and stage."""
     task = run.config.tasks[stage - 1]
-    seed = int(np.random.SeedSequence([run.config.seed, stage]).generate_state(1)[0]) % _TRAINING_SEEDS
+    seed = training_seed(run.config.seed, stage)
     env = make_training_env(task, run.config.atari, run.config.agent.ppo.environments, seed)
     try:
         if run.agent is None:

@@ -8,7 +8,7 @@ from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 from blip_rl.config import AtariConfig
 from blip_rl.tasks.atari import AtariVecEnv
 
-# game: (Gymnasium's name, lives lost in the first game of the random player below, seen while its second life lasts)
+# game: Gymnasium's name, and the lives that the random player below loses before the last one of its first game
 GAMES = {
     "kung_fu_master": ("KungFuMaster", 3),
     "boxing": ("Boxing", 0),
@@ -17,7 +17,7 @@ GAMES = {
     "riverraid": ("Riverraid", 3),
     "space_invaders": ("SpaceInvaders", 2),
 }
-STEPS_AFTER_THE_FIRST_GAME = 60
+DECISIONS_IN_THE_SECOND_GAME = 60
 
 
 def gymnasiums_env(name, **arguments):
@@ -26,46 +26,57 @@ def gymnasiums_env(name, **arguments):
     return FrameStackObservation(env, 4, padding_type="zero")
 
 
-def our_env(game, training, **config):
-    return AtariVecEnv(game, 1, 0, AtariConfig(noop_max=0, fire_on_reset=False, **config), training=training)
+class Pair:
+    """The same game played by both, compared after every decision. Lost lives are shown, rewards are raw."""
 
+    def __init__(self, game, name, **config):
+        atari = AtariConfig(noop_max=0, fire_on_reset=False, clip_rewards=False, **config)
+        self.ours = AtariVecEnv(game, 1, 0, atari, training=True)
+        self.theirs = gymnasiums_env(name, full_action_space=atari.full_action_space)
+        observation, info = self.theirs.reset(seed=1)
+        np.testing.assert_array_equal(self.ours.reset()[0], observation)
+        self.lives = info["lives"]
+        self.raw_return, self.decisions, self.lives_lost = 0.0, 0, 0
 
-def assert_same_step(theirs, ours, lives_before, training):
-    """Compare one step of both; return whether the game ended, and their observation after it."""
-    env, (observation, reward, terminated, truncated, info) = theirs
-    vec_env, (observations, rewards, dones, infos) = ours
-    over = terminated or truncated
-    lost_life = 0 < info["lives"] < lives_before
-    assert rewards[0] == (np.sign(reward) if training else reward)
-    assert dones[0] == (over or (training and lost_life))
-    assert ("episode" in infos[0]) == over
-    if over:
-        np.testing.assert_array_equal(infos[0]["terminal_observation"], observation)
-        assert infos[0]["TimeLimit.truncated"] == (truncated and not terminated)
-        observation, info = env.reset()
-    np.testing.assert_array_equal(observations[0], observation)
-    assert vec_env.lives[0] == info["lives"]
-    return over, info["lives"]
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("game", GAMES)
-def test_same_frames_rewards_lives_and_ends_as_gymnasium(game, training):
-    name, lives_to_lose = GAMES[game]
-    env, vec_env = gymnasiums_env(name), our_env(game, training)
-    observation, info = env.reset(seed=1)
-    np.testing.assert_array_equal(vec_env.reset()[0], observation)
-    rng = np.random.default_rng(0)
-    raw_return, lives_lost, decisions, steps_left, lives = 0.0, 0, 0, None, info["lives"]
-    while steps_left is None or steps_left > 0:
-        action = int(rng.integers(vec_env.action_space.n))
-        theirs, ours = env.step(action), vec_env.step(np.array([action]))
-        over, lives_now = assert_same_step((env, theirs), (vec_env, ours), lives, training)
-        lives_lost += steps_left is None and lives_now < lives
-        raw_return, decisions, lives = raw_return + theirs[1], decisions + 1, lives_now
-        steps_left = None if steps_left is None else steps_left - 1
+    def step(self, action):
+        """Return whether the game is over."""
+        observation, reward, terminated, truncated, info = self.theirs.step(action)
+        observations, rewards, dones, infos = self.ours.step(np.array([action]))
+        self.raw_return, self.decisions = self.raw_return + reward, self.decisions + 1
+        over, lost_life = terminated or truncated, 0 < info["lives"] < self.lives
+        self.lives_lost += lost_life and not over
+        assert rewards[0] == reward
+        assert dones[0] == (over or lost_life)
+        assert ("episode" in infos[0]) == over
         if over:
-            assert steps_left is None, "the first game should end, not the second"
-            assert (ours[3][0]["episode"]["r"], ours[3][0]["episode"]["l"]) == (raw_return, decisions)
-            steps_left = STEPS_AFTER_THE_FIRST_GAME
-    assert lives_lost == lives_to_lose
+            self._compare_ends(infos[0], observation, truncated and not terminated)
+            observation, info = self.theirs.reset()
+        np.testing.assert_array_equal(observations[0], observation)
+        assert self.ours.lives[0] == info["lives"]
+        self.lives = info["lives"]
+        return over
+
+    def _compare_ends(self, our_info, observation, truncated):
+        np.testing.assert_array_equal(our_info["terminal_observation"], observation)
+        assert our_info["TimeLimit.truncated"] == truncated
+        assert our_info["episode"]["r"] == self.raw_return
+        assert our_info["episode"]["l"] == self.decisions
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_same_frames_rewards_lives_and_ends_as_gymnasium(game):
+    name, lives_lost = GAMES[game]
+    pair = Pair(game, name)
+    rng = np.random.default_rng(0)
+    actions = pair.ours.action_space.n
+    while not pair.step(int(rng.integers(actions))):
+        pass
+    assert pair.lives_lost == lives_lost
+    for _ in range(DECISIONS_IN_THE_SECOND_GAME):
+        assert not pair.step(int(rng.integers(actions)))
+
+
+def test_same_meaning_of_the_full_action_set():
+    pair = Pair("space_invaders", "SpaceInvaders", full_action_space=True)
+    for t in range(180):
+        pair.step(t // 10)

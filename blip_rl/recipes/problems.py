@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from blip_rl.errors import UserError, did_you_mean
 
 Location = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+Result = TypeVar("Result")
 
 _LONGEST_VALUE = 60
 _MOST_LINES = 20
@@ -35,6 +38,11 @@ class Problem:
     text: str
     has_value: bool = False
     value: Any = None
+
+    @property
+    def is_about_keys(self) -> bool:
+        """Whether the rule is about several keys of a section, which the text then names as ``key = value``."""
+        return not self.has_value and not self.text.startswith("missing")
 
     def under(self, *prefix: str) -> Problem:
         """Return the same problem, seen from further outside."""
@@ -65,10 +73,43 @@ def show(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
 
 
+def checked(model: type[Model], values: object) -> tuple[Model | None, list[Problem]]:
+    """Validate; return the model, or None and what is wrong."""
+    try:
+        return model.model_validate(values), []
+    except ValidationError as error:
+        return None, problems_of(error, model)
+
+
+def validated(model: type[Model], values: object, source: str) -> Model:
+    """Validate one file's values, or raise a :class:`RecipeError` whose lines all name that file."""
+    result, problems = checked(model, values)
+    if result is None:
+        raise RecipeError([f"{source}: {problem.line()}" for problem in problems])
+    return result
+
+
+def attempt(lines: list[str], step: Callable[..., Result], *arguments: Any) -> Result | None:
+    """Run one step; on a mistake note its lines and go on, so that the others are found too."""
+    try:
+        return step(*arguments)
+    except RecipeError as error:
+        lines += error.problems
+    except UserError as error:
+        lines.append(str(error))
+    return None
+
+
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """Translate what pydantic found."""
     schema = model.model_json_schema()
-    return [_problem(dict(detail), schema) for detail in error.errors(include_url=False)]
+    details = [dict(detail) for detail in error.errors(include_url=False)]
+    return [_problem(detail, schema) for detail in details if not _is_echo(detail)]
+
+
+def _is_echo(detail: dict[str, Any]) -> bool:
+    """Return whether a list is called too short only because pydantic does not count its faulty members."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def _problem(detail: dict[str, Any], root: dict[str, Any]) -> Problem:
@@ -78,7 +119,7 @@ def _problem(detail: dict[str, Any], root: dict[str, Any]) -> Problem:
     if detail["type"] == "extra_forbidden":
         allowed = list(_at(root, location[:-1]).get("properties", {}))
         hint = did_you_mean(str(location[-1]), allowed)
-        return Problem(location, f"unknown key{hint} (allowed: {', '.join(allowed)})", True, value)
+        return Problem(location, f"unknown key{hint} (allowed: {', '.join(allowed) or 'none'})", True, value)
     if detail["type"] in {"value_error", "assertion_error"}:
         text = str(detail["ctx"]["error"]).removeprefix(f"{value!r}: ")
         # A rule about several keys names them and their values itself.
@@ -133,7 +174,12 @@ def _expectation(schema: dict[str, Any]) -> str:
 
 
 def _bounds(schema: dict[str, Any]) -> str:
-    words = {"minimum": "of at least", "exclusiveMinimum": "greater than", "maximum": "at most", "exclusiveMaximum": "below"}
+    words = {
+        "minimum": "of at least",
+        "exclusiveMinimum": "greater than",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
     given = [f"{phrase} {schema[key]:g}" for key, phrase in words.items() if key in schema]
     return f" {' and '.join(given)}" if given else ""
 

@@ -8,8 +8,10 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from blip_rl.errors import UserError, did_you_mean
-from blip_rl.problems import Location, Problem, dotted, show
+from blip_rl.recipes.problems import Location, Problem, dotted, show
 
 _SECTIONS: dict[str, Literal["agent", "sequence"]] = {
     "ppo": "agent",
@@ -39,13 +41,13 @@ class Layer:
         source: A file, or the option as it was typed.
         values: Nested tables.
         prefix: What the keys are called in a file, before what they are called here.
-        is_option: The source already shows key and value.
+        option_key: Of an option, the key that it sets: the source already shows this key and its value.
     """
 
     source: str
     values: dict[str, Any]
     prefix: str = ""
-    is_option: bool = False
+    option_key: Location | None = None
 
     def holds(self, location: Location) -> bool:
         """Return whether this layer sets the value at a location."""
@@ -53,17 +55,16 @@ class Layer:
         for step in location:
             if isinstance(inside, _Remove):
                 return True
-            if isinstance(inside, dict) and step in inside:
+            try:
                 inside = inside[step]
-            elif isinstance(inside, list) and isinstance(step, int) and step < len(inside):
-                inside = inside[step]
-            else:
+            except (KeyError, IndexError, TypeError):
                 return False
         return True
 
     def line(self, problem: Problem) -> str:
         """Return a problem of this layer's as one line of a message."""
-        return f"{self.source}: {problem.text if self.is_option else problem.line(self.prefix)}"
+        is_shown = self.option_key == problem.location
+        return f"{self.source}: {problem.text if is_shown else problem.line(self.prefix)}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Override:
         values: Any = self.value
         for step in reversed(self.key):
             values = {step: values}
-        return Layer(f"--set {self.text}", values, is_option=True)
+        return Layer(f"--set {self.text}", values, option_key=self.key)
 
 
 def parse_override(text: str) -> Override:
@@ -117,7 +118,12 @@ def _known_keys() -> list[str]:
     """Return every key of a recipe's sections that has a fixed name."""
     from blip_rl.config import AtariConfig, EvaluationConfig, PpoConfig, TrunkConfig
 
-    sections = {"ppo": PpoConfig, "trunk": TrunkConfig, "atari": AtariConfig, "evaluation": EvaluationConfig}
+    sections: dict[str, type[BaseModel]] = {
+        "ppo": PpoConfig,
+        "trunk": TrunkConfig,
+        "atari": AtariConfig,
+        "evaluation": EvaluationConfig,
+    }
     return [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
 
 
@@ -142,10 +148,12 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], list[str]]:
 
 
 def blame(layers: list[Layer], problem: Problem) -> str:
-    """Return the line of a problem, with the layer that set the value; of a whole section, the first layer."""
-    is_section = not problem.has_value and not problem.text.startswith("missing")
-    guilty = [layer for layer in layers if layer.holds(problem.location)]
-    return (guilty[-1] if guilty and not is_section else layers[0]).line(problem)
+    """Return the line of a problem, headed by the last layer that set the value, or else by the first layer."""
+    locations = [problem.location]
+    if problem.is_about_keys:
+        locations = [(*problem.location, key) for key in re.findall(r"(\w+) = ", problem.text)]
+    guilty = [layer for layer in layers if any(layer.holds(location) for location in locations)]
+    return (guilty[-1] if guilty else layers[0]).line(problem)
 
 
 def _drop_settings_of_another_method(result: dict[str, Any], values: dict[str, Any]) -> None:

@@ -42,8 +42,9 @@ class GameInfo:
 
 def recipe_folder(kind: Kind) -> Path:
     """Return the folder of the shipped recipes: inside an installed package, beside it in a checkout."""
-    inside = Path(__file__).parent / kind
-    return inside if inside.is_dir() else Path(__file__).parent.parent / kind
+    package = Path(__file__).parent.parent
+    inside = package / kind
+    return inside if inside.is_dir() else package.parent / kind
 
 
 def recipe_paths(kind: Kind) -> list[Path]:
@@ -79,9 +80,10 @@ def find_recipe(kind: Kind, name: str) -> Path:
 def shown(path: Path) -> str:
     """Return a path as messages show it: relative to the working directory where it lies inside."""
     try:
-        return str(path.absolute().relative_to(Path.cwd()))
+        text = str(path.absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
-        return str(path)
+        text = str(path)
+    return text if text.isprintable() else repr(text)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

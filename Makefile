@@ -1,0 +1,77 @@
+# make demo    train BLIP on two Atari games for a few minutes
+# make test    everything that CI runs
+# Both create .venv with the versions of constraints.txt on first use; a stamp makes the next time quick.
+
+PYTHON ?= python3
+WORKERS ?= 2
+DEMO_STEPS ?= 20k
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUNTIME := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-dev
+WHEEL := $(VENV)/.wheel-checked
+# A folder of its own for each demo: an earlier one is never touched.
+DEMO_OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports unit wheel format hooks clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+demo: $(RUNTIME)  ## Train BLIP on two Atari games for a few minutes
+	$(BIN)/blip-rl train --games atari2 --steps $(DEMO_STEPS) --out $(DEMO_OUT)
+	@echo "The demo's run folder: $(DEMO_OUT)"
+
+test: check unit wheel  ## Everything that CI runs
+
+check: lint types imports  ## Format, lint, types and import contracts
+
+lint: $(DEVELOPMENT)  ## Formatting and style, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(DEVELOPMENT)  ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(DEVELOPMENT)  ## Who may import whom
+	$(BIN)/lint-imports
+
+# One thread each: the workers would otherwise fight for the same cores.
+unit: $(DEVELOPMENT)  ## Tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+
+wheel: $(WHEEL)  ## Build the wheel, install it elsewhere and use it
+
+format: $(DEVELOPMENT)  ## Format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+hooks: $(DEVELOPMENT)  ## Check before every commit
+	$(BIN)/pre-commit install
+
+clean:  ## Remove the virtual environment and caches, not runs/
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "blip-rl needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }  # half an environment would pass for a whole one
+
+# Order-only: the interpreter behind the link is as old as the system and says nothing about what is installed.
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(RUNTIME)
+
+$(WHEEL): $(SHIPPED) pyproject.toml constraints.txt README.md scripts/check_wheel.py | $(DEVELOPMENT)
+	$(BIN)/python scripts/check_wheel.py
+	@touch $@

@@ -1,0 +1,254 @@
+"""The verbs of ``blip-rl``. Nothing heavy is imported until a verb runs, so help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import click
+from click.shell_completion import CompletionItem
+
+from blip_rl import __version__
+from blip_rl.errors import UserError, did_you_mean
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_LARGEST_SEED = 2**30 - 1
+
+_EXAMPLES = """\b
+Examples:
+  blip-rl train                                     the paper's six games with BLIP
+  blip-rl train --games kungfu,boxing --steps 500k  two of them, shorter
+  blip-rl train --agent finetune --seed 1           what happens without BLIP
+  blip-rl train --set ppo.learning_rate=1e-4        one setting changed
+  blip-rl list games                                what --games knows
+"""
+
+
+class BadInput(click.ClickException):
+    """A person's mistake: one message, no traceback."""
+
+    exit_code = 2
+
+
+class _Verbs(click.Group):
+    """A group that turns mistakes into messages and suggests the verb that was meant."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise BadInput(str(error)) from error
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verbs = self.list_commands(ctx)
+        if args and args[0] not in verbs and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], verbs) or f": expected one of {', '.join(verbs)}"
+            raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _complete_agents(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from blip_rl.recipes.files import list_agents
+
+    return [CompletionItem(a.name, help=a.description) for a in list_agents() if a.name.startswith(incomplete)]
+
+
+def _complete_games(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from blip_rl.recipes.files import list_games, recipe_names
+
+    before, comma, last = incomplete.rpartition(",")
+    names = [*recipe_names("envs"), *(game.name for game in list_games())]
+    return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(last)]
+
+
+@click.group(
+    cls=_Verbs,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
+)
+@click.version_option(__version__, message="%(prog)s %(version)s", prog_name="blip-rl")
+def cli() -> None:
+    """Continual reinforcement learning on Atari: one PPO agent learns game after game, BLIP keeps what it knows."""
+
+
+@cli.command(epilog="A step is one decision of one environment: 4 frames in Atari. Ctrl-C exits with code 130.")
+@click.option(
+    "--games",
+    default="atari6",
+    metavar="LIST",
+    shell_complete=_complete_games,
+    help="What to learn, in this order: names of games, of a sequence, or a .toml file, separated by commas.",
+)
+@click.option(
+    "--agent",
+    default="blip",
+    metavar="NAME|FILE",
+    shell_complete=_complete_agents,
+    help="How to learn: an agent recipe's name, or a .toml file.",
+)
+@click.option("--steps", metavar="N", help="Steps of every game, for example 500k or 10M.  [default: the recipe's]")
+@click.option("--seed", default=0, type=click.IntRange(0, _LARGEST_SEED), metavar="N", help="Seed of the run.")
+@click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where the network is; auto: a GPU if any.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="New folder for the run.  [default: one below runs/]",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a recipe's setting, as in ppo.learning_rate=1e-4; none removes it. Any number of times.",
+)
+@click.option("--threads", default=0, type=click.IntRange(min=0), metavar="N", help="CPU threads; 0: all cores.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def train(
+    games: str,
+    agent: str,
+    steps: str | None,
+    seed: int,
+    device: str,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    threads: int,
+    quiet: bool,
+) -> None:
+    """Learn games one after another with one agent."""
+    from blip_rl.recipes import resolve
+
+    config = resolve(games, agent, steps=steps, seed=seed, device=device, overrides=overrides)
+    from blip_rl.run.sequence import train as train_sequence
+
+    train_sequence(config, out=out, threads=threads, quiet=quiet)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--games", metavar="LIST", help="Games of the run, separated by commas.  [default: all]")
+@click.option("--episodes", type=click.IntRange(min=1), metavar="N", help="For each game.  [default: the run's]")
+@click.option("--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]")
+@click.option("--zero-shot", is_flag=True, help="Also play games that a stage had not learned yet.")
+@click.option(
+    "--seed", type=click.IntRange(0, _LARGEST_SEED), metavar="N", help="First evaluation seed.  [default: the run's]"
+)
+def evaluate(
+    run: Path, games: str | None, episodes: int | None, stochastic: bool | None, zero_shot: bool, seed: int | None
+) -> None:
+    """Score every stage of the run in folder RUN again."""
+    from blip_rl.recipes import split_names
+
+    names = None if games is None else split_names(games)
+    kinds: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
+    from blip_rl.run.rescore import evaluate_run
+
+    click.echo(
+        evaluate_run(run, games=names, episodes=episodes, actions=kinds[stochastic], zero_shot=zero_shot, seed=seed)
+    )
+
+
+@cli.command("list")
+@click.argument("kind", required=False, type=click.Choice(["games", "agents", "sequences", "methods"]))
+@click.option("--all", "every", is_flag=True, help="With games: every ALE ROM too.")
+def list_names(kind: str | None, every: bool) -> None:
+    """List the names that the other commands know, a line each."""
+    tables = {
+        "games": lambda: _games_table(every),
+        "agents": _agents_table,
+        "sequences": _sequences_table,
+        "methods": _methods_table,
+    }
+    if kind is not None:
+        _print_table(tables[kind]())
+    else:
+        for number, (name, table) in enumerate(tables.items()):
+            click.echo(f"{'' if number == 0 else chr(10)}{name}:")
+            _print_table(table(), indent="  ")
+    if kind in {None, "games"} and not every:
+        _note_on_games()
+
+
+def _games_table(every: bool) -> list[tuple[str, ...]]:
+    from blip_rl.recipes.files import list_games
+
+    rows: list[tuple[str, ...]] = [(g.name, g.title, g.game, ", ".join(g.sequences)) for g in list_games()]
+    if every:
+        from blip_rl.tasks.games import atari_roms
+
+        rows += [(rom, rom.replace("_", " "), rom, "") for rom in atari_roms() if rom not in {row[0] for row in rows}]
+    return rows
+
+
+def _note_on_games() -> None:
+    """Say on stderr, where it disturbs no pipe, what else ``--games`` takes."""
+    from blip_rl.tasks.games import atari_roms
+
+    click.echo(
+        f"\n--games also takes {len(atari_roms())} ALE ROM names such as pong (blip-rl list games --all prints them), "
+        "Gymnasium ids such as CartPole-v1, and paths of .toml files.",
+        err=True,
+    )
+
+
+def _agents_table() -> list[tuple[str, ...]]:
+    from blip_rl.recipes.files import list_agents
+
+    return [(recipe.name, recipe.description) for recipe in list_agents()]
+
+
+def _sequences_table() -> list[tuple[str, ...]]:
+    from blip_rl.recipes.files import list_sequences
+
+    return [(recipe.name, recipe.description) for recipe in list_sequences()]
+
+
+def _methods_table() -> list[tuple[str, ...]]:
+    """Name the methods without importing them: torch would take seconds."""
+    import ast
+
+    import blip_rl.methods
+
+    folder = Path(blip_rl.methods.__file__).parent
+    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in blip_rl.methods.method_names()}
+    return [(name, (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]) for name, text in sources.items()]
+
+
+def _print_table(rows: list[tuple[str, ...]], indent: str = "") -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo((indent + "  ".join(cells)).rstrip())
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    try:
+        code = cli.main(prog_name="blip-rl", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
+    except BrokenPipeError:
+        code = _leave_broken_pipe()
+    except OSError as error:
+        # A full disk or a folder that may not be written: the system's message says it all.
+        click.echo(f"Error: {error}", err=True)
+        code = 1
+    sys.exit(code or 0)
+
+
+def _leave_broken_pipe() -> int:
+    """Whoever read the output has gone, as with ``| head``: let the interpreter's last flush go nowhere, quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+if __name__ == "__main__":
+    main()

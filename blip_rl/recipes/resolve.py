@@ -1,0 +1,179 @@
+"""Recipes and options → one ``RunConfig``, and a ``RunConfig`` ↔ the ``config.toml`` of a run folder.
+
+Later beats earlier: agent recipe ← the sequence's ``[agent]`` ← each ``--set``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from blip_rl.config import (
+    AgentConfig,
+    AtariConfig,
+    Device,
+    EvaluationConfig,
+    RunConfig,
+    Seed,
+    Settings,
+    Steps,
+)
+from blip_rl.errors import UserError
+from blip_rl.recipes.files import find_recipe, is_path, read_recipe, shown
+from blip_rl.recipes.games import Games, choose_games
+from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
+from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, show, validated
+
+_CONFIG_FILE = "config.toml"
+_REMOVAL_HINT = "; --set method.KEY=none removes a key that the recipe gives"
+
+
+class _Options(Settings):
+    """What of a run its options decide."""
+
+    steps: Steps | None
+    seed: Seed
+    device: Device
+
+
+class _Sections(Settings):
+    """What of a sequence recipe ``--set`` can change."""
+
+    atari: AtariConfig = AtariConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def resolve(
+    games: str,
+    agent: str,
+    *,
+    steps: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """Turn what a person typed into the configuration of a run.
+
+    Args:
+        games: Names separated by commas: tasks of the shipped sequences, sequences, paths of sequence files, ALE ROMs,
+            Gymnasium ids.
+        agent: Name or path of an agent recipe.
+        steps: Steps of every task, for example ``500k``; None leaves each its own.
+        seed: Seed of the run.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        overrides: ``section.key=value`` settings that beat the recipes'.
+
+    Raises:
+        RecipeError: everything that is wrong, one line each.
+    """
+    lines: list[str] = []
+    options = attempt(lines, _options, {"steps": steps, "seed": seed, "device": device})
+    read = [override for text in overrides if (override := attempt(lines, parse_override, text))]
+    chosen = attempt(lines, choose_games, games) or Games("", ())
+    agent_config = attempt(lines, _agent_config, agent, chosen, [o for o in read if o.recipe == "agent"])
+    sections = attempt(lines, _sections, chosen, [o for o in read if o.recipe == "sequence"])
+    if lines or options is None or agent_config is None or sections is None:
+        raise RecipeError(lines)
+    changes = {} if options.steps is None else {"steps": options.steps}
+    return RunConfig(
+        agent_name=Path(agent).stem if is_path(agent) else agent,
+        sequence_name=chosen.name,
+        seed=options.seed,
+        device=options.device,
+        agent=agent_config,
+        tasks=tuple(task.model_copy(update=changes) for task in chosen.tasks),
+        atari=sections.atari,
+        evaluation=sections.evaluation,
+    )
+
+
+def load_run_config(path: Path) -> RunConfig:
+    """Read the configuration of a run from its folder, or from the ``config.toml`` in it.
+
+    Raises:
+        UserError: no such file, or everything that is wrong with it.
+    """
+    file = path / _CONFIG_FILE if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise UserError(f"{shown(path)}: no {_CONFIG_FILE} in it: expected a run's folder (blip-rl train makes one)")
+    values = read_recipe(file)
+    config = validated(RunConfig, values, shown(file))
+    _, problems = _method_settings(config.agent.method)
+    if problems:
+        raise RecipeError([Layer(shown(file), values).line(problem.under("agent")) for problem in problems])
+    return config
+
+
+def dump_run_config(config: RunConfig) -> str:
+    """Return a run's configuration as TOML, without what is unset; :func:`load_run_config` gives back its equal."""
+    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def _options(values: dict[str, Any]) -> _Options:
+    options, problems = checked(_Options, values)
+    if options is None:
+        raise RecipeError([f"--{dotted(p.location)} {show(p.value)}: {p.text}" for p in problems])
+    return options
+
+
+def _agent_config(name: str, games: Games, overrides: list[Override]) -> AgentConfig:
+    path = find_recipe("agents", name)
+    layers = [
+        Layer(shown(path), read_recipe(path)),
+        Layer(games.source, games.agent, prefix="agent."),
+        *(override.layer() for override in method_name_first(overrides)),
+    ]
+    merged, lines = merge(layers)
+    config, problems = checked(AgentConfig, merged)
+    method = merged.get("method")
+    if isinstance(method, dict):
+        method, found = _method_settings(method)
+        problems += found
+    lines += [blame(layers, problem) for problem in problems]
+    if lines or config is None:
+        raise RecipeError(lines)
+    return config.model_copy(update={"method": method})
+
+
+def _sections(games: Games, overrides: list[Override]) -> _Sections:
+    layers = [Layer(games.source, games.sections), *(override.layer() for override in overrides)]
+    merged, lines = merge(layers)
+    config, problems = checked(_Sections, merged)
+    lines += [blame(layers, problem) for problem in problems]
+    if lines or config is None:
+        raise RecipeError(lines)
+    return config
+
+
+def _method_settings(method: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Let the method check its own settings; return them with its defaults filled in, and what is wrong."""
+    from blip_rl.methods import load_method, method_names
+
+    name = method.get("name")
+    if not isinstance(name, str):
+        rule = f"expected one of: {', '.join(method_names())}"
+        is_given = "name" in method
+        return method, [Problem(("method", "name"), rule if is_given else f"missing: {rule}", is_given, name)]
+    try:
+        model = load_method(name).Settings
+    except UserError as error:
+        return method, [Problem(("method", "name"), str(error), True, name)]
+    settings, problems = checked(model, {key: value for key, value in method.items() if key != "name"})
+    if settings is None:
+        return method, [_with_removal_hint(problem).under("method") for problem in problems]
+    return _without_none({"name": name, **settings.model_dump(mode="json")}), []
+
+
+def _with_removal_hint(problem: Problem) -> Problem:
+    """Say how to take one of several keys away, where the rule is about the whole section."""
+    return problem if problem.location else Problem((), problem.text + _REMOVAL_HINT)
+
+
+def _without_none(values: Any) -> Any:
+    """Leave out what is unset: TOML has no null."""
+    if isinstance(values, dict):
+        return {key: _without_none(value) for key, value in values.items() if value is not None}
+    return [_without_none(value) for value in values] if isinstance(values, list) else values

@@ -1,0 +1,70 @@
+"""Build the wheel, install it into an environment of its own, and use it from outside the checkout.
+
+Finds what an editable install hides: a recipe that the wheel does not carry, and an import that only a development
+dependency satisfies. Usage: ``python scripts/check_wheel.py``
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, blip_rl
+for module in pkgutil.walk_packages(blip_rl.__path__, "blip_rl."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+
+
+def run(*command: object, cwd: Path = ROOT) -> str:
+    """Run a command and return what it printed; on failure show that and stop."""
+    # A PYTHONPATH that holds the checkout would make the wheel look complete.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}\nexited with {done.returncode}")
+    return done.stdout
+
+
+def install(folder: Path) -> Path:
+    """Build the wheel and install it with the pinned dependencies; return the environment's bin folder."""
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    (wheel,) = folder.glob("*.whl")
+    environment = folder / ".venv-wheel"
+    run(sys.executable, "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel, cwd=folder)
+    return python.parent
+
+
+def check_lists(programs: Path, folder: Path) -> None:
+    """Check that the installed command finds every recipe of the checkout."""
+    listed = {
+        noun: {line.split()[0] for line in run(programs / "blip-rl", "list", noun, cwd=folder).splitlines()}
+        for noun in ("agents", "sequences")
+    }
+    for noun, kind in (("agents", "agents"), ("sequences", "envs")):
+        expected = {path.stem for path in (ROOT / kind).glob("*.toml")}
+        if not expected or listed[noun] != expected:
+            sys.exit(f"the installed wheel lists {noun} {sorted(listed[noun])}, the checkout has {sorted(expected)}")
+    print(f"the wheel lists {len(listed['agents'])} agents and {len(listed['sequences'])} sequences")
+
+
+def main() -> None:
+    """Build, install, list, import."""
+    with tempfile.TemporaryDirectory(prefix="blip-rl-wheel-") as name:
+        folder = Path(name)
+        programs = install(folder)
+        check_lists(programs, folder)
+        run(programs / "python", "-c", IMPORT_EVERYTHING, cwd=folder)
+        print("every module of the wheel imports without development dependencies")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Fixtures that several rooms share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples on every machine, and no failure because a shared machine was slow for a moment.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Small tensors lose time to threads, and sums in a fixed order make results repeatable."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  # what stable-baselines3 draws from
+
+
+class Golden:
+    """What the authors' release computed on a small network: arrays by name, and the settings behind them."""
+
+    def __init__(self, path):
+        self._arrays = dict(np.load(path, allow_pickle=False))
+        self.settings = json.loads(str(self._arrays.pop("meta")))
+
+    def __getitem__(self, name):
+        return torch.from_numpy(self._arrays[name])
+
+    def number(self, name):
+        return float(self._arrays[name])
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return Golden(Path(__file__).parent / "golden" / "reference_small.npz")

@@ -1,0 +1,142 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blip_rl.config import RunConfig
+from blip_rl.recipes import (
+    RecipeError,
+    resolve,
+)
+from blip_rl.recipes.overrides import REMOVE, parse_override
+
+
+def test_overrides_reach_their_sections():
+    config = resolve(
+        "kungfu",
+        "blip",
+        overrides=[
+            "ppo.learning_rate=1e-4",
+            "method.first_task_bits=3",
+            "trunk.task_modulation=true",
+            "trunk.image.hidden=[256, 128]",
+            "evaluation.episodes=5",
+            "evaluation.every_steps=50k",
+            "atari.frame_skip=2",
+            "ppo.clip_range_value=none",
+        ],
+    )
+    assert config.agent.ppo.learning_rate == 1e-4
+    assert config.agent.method["first_task_bits"] == 3
+    assert config.agent.trunk.task_modulation is True
+    assert config.agent.trunk.image.hidden == (256, 128)
+    assert (config.evaluation.episodes, config.evaluation.every_steps, config.atari.frame_skip) == (5, 50_000, 2)
+    assert config.agent.ppo.clip_range_value is None
+
+
+def test_another_method_drops_the_old_ones_settings_and_keeps_those_given_with_it():
+    assert resolve("kungfu", "blip", overrides=["method.name=finetune"]).agent.method == {"name": "finetune"}
+    method = resolve("kungfu", "finetune", overrides=["method.first_task_bits=2", "method.name=blip"]).agent.method
+    assert (method["name"], method["first_task_bits"]) == ("blip", 2)
+
+
+def test_the_same_method_keeps_its_settings():
+    assert resolve("kungfu", "blip", overrides=["method.name=blip"]) == resolve("kungfu", "blip")
+
+
+def test_a_key_can_be_removed():
+    overrides = ["method.first_task_bits=none", "method.fisher_prior=1e-8"]
+    method = resolve("kungfu", "blip", overrides=overrides).agent.method
+    assert method["fisher_prior"] == 1e-8
+    assert "first_task_bits" not in method
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("ppo.epochs", ["expected section.key=value", "--set ppo.learning_rate=1e-4"]),
+        ("ppo.epochs=", ["expected section.key=value"]),
+        ("=3", ["expected section.key=value"]),
+        ("ppo..epochs=3", ["expected section.key=value"]),
+        ("steps=5k", ["'steps' is not a recipe's setting", "use --steps"]),
+        ("learning_rate=1", ["expected a key of ppo, trunk, method", "did you mean ppo.learning_rate?"]),
+        ("pppo.epochs=3", ["expected a key of ppo", "did you mean ppo.epochs?"]),
+        ("ppo=3", ["expected a key of ppo"]),
+        ("ppo.epoch=3", ["unknown key", "did you mean epochs?", "allowed:"]),
+        ("ppo.epochs=zero", ["expected a whole number of at least 1"]),
+        ("ppo.epochs.x=1", ["ppo.epochs = a table", "expected a whole number"]),
+        ("ppo.epochs=none", ["missing: expected a whole number"]),
+        ("ppo.epoch=none", ["nothing to remove", "did you mean epochs?"]),
+        ("atari.frame_size=1", ["expected a whole number of at least 16 and at most 210"]),
+        ("evaluation.actions=lazy", ["expected one of: greedy, stochastic"]),
+        ("method.gain=papr", ["expected one of: paper, reference"]),
+        ("method.name=blop", ["unknown method 'blop': did you mean blip?"]),
+        ("method.fisher_prior=1e-8", ["first_task_bits = 4.0: both are given", "--set method.KEY=none removes"]),
+        ("trunk.image={conv=[[1, 0, 3]]}", ["trunk.image.conv[0][1] = 0", "expected a whole number of at least 1"]),
+    ],
+)
+def test_wrong_overrides(text, parts, problems):
+    lines = problems("kungfu", "blip", overrides=[text])
+    assert any(all(part in line for part in [*parts, f"--set {text}"]) for line in lines), lines
+
+
+def test_an_innocent_override_is_not_blamed(agent_file, problems):
+    path = agent_file("first_task_bits = 4", "first_task_bits = 4\nfisher_prior = 1e-8")
+    (line,) = problems("pong", path, overrides=["method.nested=false"])
+    assert "mine.toml: method:" in line
+
+
+def test_all_mistakes_are_named_at_once(problems):
+    lines = problems(
+        "kungfoo",
+        "blip",
+        steps="5x",
+        seed=-1,
+        device="gpu",
+        overrides=["ppo.epochs=0", "method.gain=x", "atari.frame_skip=0", "bad"],
+    )
+    starts = ["--steps '5x'", "--seed -1", "--device 'gpu'", "--set bad", "unknown game 'kungfoo'"]
+    starts += ["--set ppo.epochs=0", "--set method.gain=x", "--set atari.frame_skip=0"]
+    assert len(lines) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
+
+
+def test_a_flood_of_mistakes_is_cut_short(tmp_path):
+    path = tmp_path / "flood.toml"
+    path.write_text("".join(f"k{number} = 1\n" for number in range(5000)))
+    with pytest.raises(RecipeError) as caught:
+        resolve("pong", str(path))
+    assert len(str(caught.value).splitlines()) == 22
+    assert str(caught.value).endswith("more")
+
+
+@given(st.text(max_size=60) | st.from_regex(r"(ppo|method|atari)\.[a-z_]{1,12}=.{0,30}", fullmatch=True))
+@settings(deadline=None)
+def test_an_override_is_read_or_refused(outcome, text):
+    override, message = outcome(parse_override, text)
+    if override is None:
+        assert message.isprintable()
+        assert "expected" in message or "use --" in message
+    else:
+        assert len(override.key) >= 2
+        assert override.value is not None
+
+
+@given(st.integers() | st.floats(allow_nan=False) | st.booleans())
+def test_values_are_toml(value):
+    written = str(value).lower() if isinstance(value, bool) else repr(value)
+    read = parse_override(f"ppo.x={written}").value
+    assert read == value
+    assert type(read) is type(value)
+
+
+@given(st.text())
+def test_a_line_break_cannot_smuggle_keys_in(text):
+    value = parse_override(f"ppo.x=1\n{text}=2").value
+    assert value is REMOVE or isinstance(value, int | str)
+
+
+@given(st.sampled_from(["ppo.epochs", "method.total_bits", "evaluation.seed", "trunk.image", "method.name"]), st.text())
+@settings(deadline=None, max_examples=50)
+def test_resolving_gives_a_config_or_a_message(outcome, key, value):
+    config, message = outcome(resolve, "kungfu", "blip", overrides=[f"{key}={value}"])
+    assert message or isinstance(config, RunConfig)

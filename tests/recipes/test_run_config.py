@@ -1,0 +1,65 @@
+import tomllib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.recipes import (
+    RecipeError,
+    dump_run_config,
+    load_run_config,
+    resolve,
+)
+from blip_rl.recipes.problems import show
+
+
+def test_dump_leaves_out_what_is_unset():
+    values = tomllib.loads(dump_run_config(resolve("pong", "blip")))
+    assert "fisher_prior" not in values["agent"]["method"]
+    assert "random_score" not in values["tasks"][0]
+    assert values["agent"]["method"]["total_bits"] == 20
+
+
+@given(
+    st.floats(min_value=1e-300, max_value=1e300),
+    st.integers(1, 10**9),
+    st.integers(0, 2**30 - 1),
+    st.floats(0.01, 19.9),
+)
+@settings(deadline=None, max_examples=30)
+def test_any_number_round_trips(rate, episodes, seed, bits):
+    overrides = [f"ppo.learning_rate={rate!r}", f"evaluation.episodes={episodes}", f"method.first_task_bits={bits!r}"]
+    config = resolve("kungfu", "blip", seed=seed, overrides=overrides)
+    assert RunConfig.model_validate(tomllib.loads(dump_run_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("total_bits = 20", "total_bits = 99", "agent.method.total_bits = 99: expected a whole number of at least 1"),
+        ('\nname = "blip"', '\nname = "blop"', "agent.method.name = 'blop': unknown method"),
+        ('device = "auto"', 'devic = "auto"', "devic = 'auto': unknown key: did you mean device?"),
+    ],
+)
+def test_a_damaged_run_config_is_refused(old, new, rule, tmp_path):
+    text = dump_run_config(resolve("pong", "blip"))
+    assert old in text
+    (tmp_path / "config.toml").write_text(text.replace(old, new, 1))
+    with pytest.raises(RecipeError) as caught:
+        load_run_config(tmp_path)
+    assert any(rule in line and "config.toml" in line for line in caught.value.problems), caught.value.problems
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.toml in it: expected a run's folder"):
+        load_run_config(tmp_path)
+
+
+def test_values_are_shown_on_one_short_line():
+    assert show(True) == "true"
+    assert show({"a": 1}) == "a table"
+    assert show("a\nb") == r"'a\nb'"
+    assert len(show("x" * 1000)) == 60
+    assert "digits" in show(10**5000)

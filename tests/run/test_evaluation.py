@@ -1,0 +1,174 @@
+"""Evaluation plays whole games, each environment its own, and leaves training alone."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from blip_rl.config import EvaluationConfig
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.run import evaluation as module
+from blip_rl.run.evaluation import Episode, evaluate_task, normalised
+from tests.run.conftest import small_config
+
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+
+class ScriptedGames(VecEnv):
+    """Game k lasts lengths[k % …] steps and pays 1 a step; a restarted game pays 100, which nobody may count."""
+
+    made: list["ScriptedGames"] = []  # noqa: RUF012
+
+    def __init__(self, num_envs: int, seed: int, lengths: list[int]) -> None:
+        self.first_seed = seed
+        self.lengths = np.array([lengths[(seed + k) % len(lengths)] for k in range(num_envs)])
+        self.render_mode = None
+        super().__init__(num_envs, OBSERVATIONS, spaces.Discrete(2))
+        ScriptedGames.made.append(self)
+
+    def reset(self):
+        self.clock = np.zeros(self.num_envs, dtype=int)
+        self.over = np.zeros(self.num_envs, dtype=bool)
+        return np.zeros((self.num_envs, 4), np.float32)
+
+    def step_async(self, actions):
+        pass
+
+    def step_wait(self):
+        self.clock += 1
+        rewards = np.where(self.over, 100.0, 1.0).astype(np.float32)
+        dones = self.clock == self.lengths
+        self.over |= dones
+        return np.zeros((self.num_envs, 4), np.float32), rewards, dones, [{} for _ in dones]
+
+    def close(self):
+        self.closed = True
+
+    def get_attr(self, attr_name, indices=None):
+        return [None] * self.num_envs
+
+    def set_attr(self, attr_name, value, indices=None): ...
+    def env_method(self, method_name, *args, indices=None, **kwargs): ...
+    def env_is_wrapped(self, wrapper_class, indices=None):
+        return [False] * self.num_envs
+
+
+@pytest.fixture
+def config():
+    return small_config()
+
+
+@pytest.fixture
+def policy(config):
+    torch.manual_seed(0)
+    policy = ContinualPolicy(OBSERVATIONS, spaces.Discrete(2), lambda _: 0.0, trunk=config.agent.trunk)
+    for task in config.tasks:
+        policy.add_task(task.name, spaces.Discrete(2))
+    policy.use_task("cartpole-b")
+    return policy
+
+
+def play(monkeypatch, policy, config, lengths, budget=None, **settings):
+    ScriptedGames.made = []
+    settings.setdefault("seed", 0)
+    monkeypatch.setattr(
+        module, "make_evaluation_env", lambda task, atari, count, seed: ScriptedGames(count, seed, lengths)
+    )
+    return evaluate_task(policy, config.tasks[0], config, EvaluationConfig(**settings), budget)
+
+
+def test_short_games_are_not_counted_more_often_than_long_ones(monkeypatch, policy, config):
+    """The first four games to finish would all be the short ones: mean 2 instead of 26."""
+    played = play(monkeypatch, policy, config, [2, 50], episodes=4)
+    assert [e.score for e in played] == [2.0, 50.0, 2.0, 50.0]
+    assert [e.length_steps for e in played] == [2, 50, 2, 50]
+    assert not any(e.truncated for e in played)
+
+
+def test_more_episodes_than_environments_use_new_seeds(monkeypatch, policy, config):
+    played = play(monkeypatch, policy, config, [3], episodes=40, seed=5)
+    assert len(played) == 40
+    assert [(env.first_seed - 2**30, env.num_envs) for env in ScriptedGames.made] == [(5, 32), (37, 8)]
+    assert all(env.closed for env in ScriptedGames.made)
+
+
+def test_a_game_past_the_cap_is_cut_and_says_so(monkeypatch, policy, config):
+    played = play(monkeypatch, policy, config, [5, 1000], episodes=2, max_episode_steps=20)
+    assert played == [Episode(5.0, 5, False), Episode(20.0, 20, True)]
+
+
+def test_a_game_that_ends_exactly_at_the_cap_is_whole(monkeypatch, policy, config):
+    assert play(monkeypatch, policy, config, [20], episodes=1, max_episode_steps=20) == [Episode(20.0, 20, False)]
+
+
+def test_a_stuck_policy_cannot_spend_more_than_the_budget(monkeypatch, policy, config):
+    played = play(monkeypatch, policy, config, [10, 10_000], budget=60, episodes=2)
+    assert played[0] == Episode(10.0, 10, False)
+    assert played[1].truncated
+    assert sum(e.length_steps for e in played) == 60
+
+
+def test_evaluation_leaves_the_task_and_the_random_state_alone(monkeypatch, policy, config):
+    before = torch.get_rng_state()
+    policy.set_training_mode(True)
+    play(monkeypatch, policy, config, [5], episodes=2, actions="stochastic")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert policy.training
+    assert policy.current is policy.tasks[1]
+
+
+def test_stochastic_evaluation_repeats_itself(policy, config):
+    settings = EvaluationConfig(episodes=3, actions="stochastic")
+    first = evaluate_task(policy, config.tasks[0], config, settings, None)
+    torch.rand(7)
+    assert evaluate_task(policy, config.tasks[0], config, settings, None) == first
+
+
+def test_each_task_is_played_with_its_own_head(policy, config):
+    """Heads that always push to one side fall within about 10 steps; the other head would play on."""
+    for module_, bias in zip(policy.tasks, ([100.0, 0.0], [0.0, 100.0]), strict=True):
+        torch.nn.init.zeros_(module_.actor.weight)
+        module_.actor.bias.data = torch.tensor(bias)
+    seen = []
+    act = policy.act
+    policy.act = lambda observations, greedy: seen.append(act(observations, greedy)) or seen[-1]
+    for index, task in enumerate(config.tasks):
+        seen.clear()
+        evaluate_task(policy, task, config, EvaluationConfig(episodes=2), None)
+        assert {int(a) for actions in seen for a in actions} == {index}
+
+
+def test_every_task_is_played_in_its_own_game(monkeypatch, policy, config):
+    made = []
+
+    def make(task, atari, count, seed):
+        made.append(task.name)
+        return ScriptedGames(count, seed, [2])
+
+    monkeypatch.setattr(module, "make_evaluation_env", make)
+    for task in config.tasks:
+        evaluate_task(policy, task, config, EvaluationConfig(episodes=1), None)
+    assert made == ["cartpole-a", "cartpole-b"]
+
+
+def test_real_games_give_raw_whole_returns(policy, config):
+    """CartPole pays 1 a step: return and length agree, and the same seeds give the same games."""
+    played = evaluate_task(policy, config.tasks[0], config, EvaluationConfig(episodes=5), None)
+    assert [e.score for e in played] == [float(e.length_steps) for e in played]
+    assert evaluate_task(policy, config.tasks[0], config, EvaluationConfig(episodes=5), None) == played
+
+
+def test_normalised_uses_the_recipes_scores(config):
+    task = config.tasks[0]
+    assert normalised(task.random_score, task) == 0.0
+    assert normalised(task.reference_score, task) == 1.0
+    assert normalised(1.0, task.model_copy(update={"reference_score": None})) is None
+
+
+def test_training_and_evaluation_seeds_never_meet():
+    from blip_rl.run.sequence import training_seed
+
+    seeds = [training_seed(seed, stage) for seed in (0, 1, 2**30 - 1) for stage in range(1, 50)]
+    assert max(seeds) + 4096 < 2**30
+    assert len(set(seeds)) == len(seeds)

@@ -1,0 +1,237 @@
+"""A whole small run: what it leaves on disk, in which order things happen, and what it refuses."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from blip_rl import cli
+from blip_rl.errors import UserError
+from blip_rl.methods.blip import Blip
+from blip_rl.recipes import load_run_config
+from blip_rl.run import sequence
+from blip_rl.run.sequence import resolve_device, train
+from tests.run.conftest import small_config
+
+
+@pytest.fixture(scope="module")
+def events(finished_run):
+    accumulator = EventAccumulator(str(finished_run), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_folder_describes_itself(finished_run):
+    names = {p.name for p in finished_run.iterdir()}
+    assert {"config.toml", "command.txt", "environment.json", "scores.csv", "bits.csv", "checkpoints"} <= names
+    assert load_run_config(finished_run) == small_config()
+    environment = json.loads((finished_run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["device"] == resolve_device("auto")
+
+
+def test_scores_hold_every_evaluation(finished_run):
+    found = {}
+    for row in rows(finished_run / "scores.csv"):
+        key = (int(row["env_steps"]), int(row["stage"]), row["phase"], row["task"])
+        found.setdefault(key, []).append(int(row["episode"]))
+    assert found == {
+        (512, 1, "periodic", "cartpole-a"): [0, 1, 2],
+        (1024, 1, "before", "cartpole-a"): [0, 1, 2],
+        (1024, 1, "after", "cartpole-a"): [0, 1, 2],
+        (1536, 2, "periodic", "cartpole-a"): [0, 1, 2],
+        (1536, 2, "periodic", "cartpole-b"): [0, 1, 2],
+        (2048, 2, "before", "cartpole-a"): [0, 1, 2],
+        (2048, 2, "before", "cartpole-b"): [0, 1, 2],
+        (2048, 2, "after", "cartpole-a"): [0, 1, 2],
+        (2048, 2, "after", "cartpole-b"): [0, 1, 2],
+    }
+
+
+def test_bits_are_the_checkpoints_bits(finished_run):
+    for stage in (1, 2):
+        saved = load_file(finished_run / "checkpoints" / f"stage-{stage:02d}" / "method.safetensors")
+        counted = {}
+        for row in rows(finished_run / "bits.csv"):
+            if int(row["stage"]) == stage:
+                counted.setdefault(f"{row['layer']}.{row['parameter']}", {})[int(row["frozen_bits"])] = int(
+                    row["count"]
+                )
+        for name, histogram in counted.items():
+            values, counts = np.unique(saved[f"{name}.frozen_bits"], return_counts=True)
+            assert histogram == dict(zip(values.tolist(), counts.tolist(), strict=True))
+        assert set(counted) == {f"fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
+
+
+def test_tensorboard_has_the_tags_on_one_axis(events):
+    tags = set(events.Tags()["scalars"])
+    wanted = {
+        "continual/accumulated_normalised_reward",
+        "continual/acc",
+        "continual/bwt",
+        "eval/cartpole-a/return",
+        "eval/cartpole-b/normalised",
+        "bits/fc1/mean_frozen",
+        "time/steps_per_second",
+        "train/learning_rate",
+        "rollout/ep_rew_mean",
+    }
+    assert wanted <= tags
+    steps = [event.step for event in events.Scalars("train/learning_rate")]
+    assert steps == sorted(steps)
+    assert steps[-1] == 2048
+    assert [e.step for e in events.Scalars("eval/cartpole-a/return")] == [512, 1024, 1536, 2048]
+    assert "bits/fc1/histogram" in events.Tags()["histograms"]
+
+
+def test_the_learning_rate_starts_anew_with_each_task(events):
+    rates = {event.step: event.value for event in events.Scalars("train/learning_rate")}
+    assert max(rates.values()) == pytest.approx(2.5e-4)
+    assert [step for step, rate in rates.items() if rate == pytest.approx(2.5e-4)] == [256, 1280]
+    assert min(rates.values()) > 0
+
+
+def test_bits_are_frozen_from_the_first_boundary_on(events):
+    values = {event.step: event.value for event in events.Scalars("bits/fc1/mean_frozen")}
+    assert all(value == 0 for step, value in values.items() if step < 1024)
+    assert all(value > 1 for step, value in values.items() if step >= 1024)
+
+
+def test_a_run_of_convolutions_draws_heatmaps(tmp_path):
+    overrides = ("trunk.image.conv=[[4, 8, 8], [4, 3, 2]]", "trunk.image.hidden=[8]", "evaluation.episodes=1")
+    config = small_config(
+        games="boxing", steps="128", overrides=(*overrides, "evaluation.max_episode_steps=5", "method.fisher_samples=8")
+    )
+    events = EventAccumulator(str(train(config, out=tmp_path / "run", threads=1, quiet=True)))
+    events.Reload()
+    images = {tag for tag in events.Tags()["images"] if "heatmap" in tag}
+    assert images == {"bits/conv1/heatmap", "bits/conv2/heatmap"}
+
+
+def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
+    happened = []
+    book, blip = sequence.ScoreBook, Blip
+    monkeypatch.setattr(
+        book, "record", lambda self, played, stage, phase, steps: happened.append((phase, stage, len(played)))
+    )
+    end = blip.end_task
+    monkeypatch.setattr(blip, "end_task", lambda self, task: happened.append(("consolidate",)) or end(self, task))
+    save = sequence.save_stage
+    monkeypatch.setattr(sequence, "save_stage", lambda *a: happened.append(("save", a[1])) or save(*a))
+    monkeypatch.setattr(sequence, "boundary_line", lambda *a: "")
+    monkeypatch.setattr(sequence, "closing_text", lambda *a: "")
+    train(small_config(overrides=("evaluation.every_steps=1M",)), out=tmp_path / "r", threads=1, quiet=True)
+    stage = [("before", 0), ("consolidate",), ("after", 0), ("save", 0)]
+    expected = [
+        (entry[0],) if len(entry) == 1 else (entry[0], number) + ((number,) if entry[0] != "save" else ())
+        for number in (1, 2)
+        for entry in stage
+    ]
+    assert happened == expected
+
+
+def test_rounding_is_scored_on_both_sides(tmp_path):
+    """With rounding, the consolidation changes the weights: the games after it are played, not copied."""
+    config = small_config(overrides=("method.round_after_task=true", "method.first_task_bits=1"), steps="4096")
+    path = train(config, out=tmp_path / "r", threads=1, quiet=True)
+    scores = {
+        phase: [r["return"] for r in rows(path / "scores.csv") if r["phase"] == phase] for phase in ("before", "after")
+    }
+    assert scores["before"] != scores["after"]
+
+
+def test_fine_tuning_freezes_nothing(tmp_path):
+    path = train(small_config("finetune"), out=tmp_path / "r", threads=1, quiet=True)
+    assert rows(path / "bits.csv") == []
+    assert load_file(path / "checkpoints" / "stage-02" / "method.safetensors") == {}
+
+
+def test_the_same_seed_makes_the_same_run(finished_run, tmp_path):
+    again = train(small_config(), out=tmp_path / "again", threads=1, quiet=True)
+    for name in ("scores.csv", "bits.csv", "checkpoints/stage-02/policy.safetensors"):
+        assert (again / name).read_bytes() == (finished_run / name).read_bytes()
+
+
+def test_another_seed_makes_another_run(finished_run, tmp_path):
+    other = train(small_config(seed=1), out=tmp_path / "other", threads=1, quiet=True)
+    assert (other / "scores.csv").read_bytes() != (finished_run / "scores.csv").read_bytes()
+
+
+def test_unseen_tasks_are_scored_only_when_asked(tmp_path):
+    overrides = ("evaluation.unseen_tasks=true", "evaluation.every_steps=1M")
+    path = train(small_config(overrides=overrides, steps="256"), out=tmp_path / "r", threads=1, quiet=True)
+    seen = {(r["stage"], r["task"]) for r in rows(path / "scores.csv")}
+    assert ("1", "cartpole-b") in seen
+
+
+def refused(tmp_path, config, out=None) -> str:
+    out = out or tmp_path / "new"
+    existed = out.exists()
+    with pytest.raises(UserError) as caught:
+        train(config, out=out, threads=1, quiet=True)
+    assert existed or not out.exists()
+    return str(caught.value)
+
+
+def test_an_existing_folder_is_never_written_into(tmp_path):
+    message = refused(tmp_path, small_config(), out=tmp_path)
+    assert str(tmp_path) in message
+    assert "--out" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    message = refused(tmp_path, small_config(device="cuda:7"))
+    assert "cuda:7" in message
+    assert "cpu" in message
+
+
+def test_a_task_that_does_not_fit_the_trunk_is_found_before_anything_is_written(tmp_path):
+    message = refused(tmp_path, small_config(games="boxing,CartPole-v1"))
+    assert "CartPole-v1" in message
+    assert "boxing" in message
+    assert "(4, 84, 84)" in message
+
+
+def test_frames_too_small_for_the_kernels_are_refused(tmp_path):
+    message = refused(tmp_path, small_config(games="boxing", overrides=("atari.frame_size=20",)))
+    assert "kernel" in message
+
+
+def test_an_exact_fisher_of_continuous_actions_is_refused_at_once(tmp_path):
+    message = refused(tmp_path, small_config(games="Pendulum-v1", overrides=("method.fisher_expectation=exact",)))
+    assert "sampled" in message
+
+
+def test_continuous_actions_work(tmp_path):
+    path = train(small_config(games="Pendulum-v1", steps="256"), out=tmp_path / "r", threads=1, quiet=True)
+    assert {r["normalised"] for r in rows(path / "scores.csv")} == {""}
+
+
+def test_ctrl_c_says_where_things_are_and_leaves_with_130(tmp_path, monkeypatch, capsys):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sequence, "_consolidate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(), out=tmp_path / "r", threads=1)
+    assert str(tmp_path / "r") in capsys.readouterr().out
+
+
+def test_the_command_prints_both_sides_of_each_boundary(tmp_path):
+    arguments = ["train", "--games", "cartpole-a,cartpole-b", "--steps", "256", "--out", str(tmp_path / "r")]
+    settings = ["ppo.environments=4", "ppo.rollout_steps=32", "evaluation.episodes=2", "method.fisher_samples=64"]
+    result = CliRunner().invoke(cli.cli, [*arguments, *(part for s in settings for part in ("--set", s))])
+    assert result.exit_code == 0, result.output
+    for text in ("before consolidation", "after consolidation", "ACC", "BWT", "tensorboard --logdir", "scores.csv"):
+        assert text in result.output

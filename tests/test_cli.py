@@ -1,0 +1,279 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from blip_rl import __version__, cli
+from blip_rl.errors import UserError
+from blip_rl.tasks.games import atari_roms
+
+HEAVY = ["torch", "numpy", "pydantic", "matplotlib", "stable_baselines3", "gymnasium", "ale_py", "tensorboard"]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replace training by a record of what it was called with."""
+    import blip_rl.run.sequence
+
+    calls = []
+    monkeypatch.setattr(blip_rl.run.sequence, "train", lambda config, **options: calls.append((config, options)))
+    return calls
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Replace evaluation by a record of what it was called with."""
+    import blip_rl.run.rescore
+
+    calls = []
+
+    def record(run, **options):
+        calls.append((run, options))
+        return "the scores"
+
+    monkeypatch.setattr(blip_rl.run.rescore, "evaluate_run", record)
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Work in an empty folder, so that anything written shows."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.cli, arguments)
+
+
+def run_main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["blip-rl", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["evaluate", "-h"], ["list", "-h"], ["--version"]]
+)
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from blip_rl.cli import cli\n"
+        f"cli.main({arguments!r}, standalone_mode=False)\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("HEAVY []\n"), done.stdout
+
+
+def test_help_shows_defaults_and_examples():
+    output = invoke("train", "-h").output
+    assert all(default in output for default in ["default: atari6", "default: blip", "default: auto", "default: 0"])
+    assert "Examples:" in invoke("-h").output
+
+
+def test_version():
+    assert invoke("--version").output == f"blip-rl {__version__}\n"
+
+
+# train
+
+
+def test_train_takes_the_papers_games_and_blip_by_default(trained):
+    result = invoke("train")
+    assert (result.exit_code, result.output) == (0, "")
+    ((config, options),) = trained
+    assert (config.sequence_name, config.agent_name, config.seed, config.device) == ("atari6", "blip", 0, "auto")
+    assert options == {"out": None, "threads": 0, "quiet": False}
+
+
+def test_train_passes_its_options_on(trained, tmp_path):
+    arguments = (
+        "--games cartpole-a,pong --agent finetune --steps 5k --seed 7 --device cpu --out new --threads 3 --quiet"
+    )
+    result = invoke("train", *arguments.split(), "--set", "ppo.epochs=2", "--set", "evaluation.episodes=1")
+    assert result.exit_code == 0, result.output
+    ((config, options),) = trained
+    assert [(task.name, task.steps) for task in config.tasks] == [("cartpole-a", 5000), ("pong", 5000)]
+    assert (config.agent_name, config.seed, config.device) == ("finetune", 7, "cpu")
+    assert (config.agent.ppo.epochs, config.evaluation.episodes) == (2, 1)
+    assert (str(options["out"]), options["threads"], options["quiet"]) == ("new", 3, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("--games kungfoo", ["'kungfoo'", "did you mean kungfu?", "blip-rl list games"]),
+        ("--agent blop", ["'blop'", "did you mean blip?", "blip-rl list agents"]),
+        ("--steps many", ["--steps 'many'", "whole number of steps", "500k"]),
+        ("--seed -1", ["--seed", "-1", "0<=x<="]),
+        ("--device gpu", ["--device 'gpu'", "auto, cpu, cuda or cuda:N"]),
+        ("--threads -1", ["--threads", "-1", "x>=0"]),
+        ("--set ppo.epochs=0", ["--set ppo.epochs=0", "whole number of at least 1"]),
+        ("--games kungfoo --steps many", ["2 problems", "kungfoo", "many"]),
+        ("--out file", ["--out", "'file'", "is a file"]),
+        ("--gmes kungfu", ["--gmes", "--games"]),
+    ],
+)
+def test_bad_input_is_one_message_and_code_2(arguments, parts, trained, tmp_path):
+    (tmp_path / "file").touch()
+    result = invoke("train", *arguments.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("Error: ") == 1
+    assert all(part in result.stderr for part in parts), result.stderr
+    assert "Traceback" not in result.stderr
+    assert not trained
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# evaluate
+
+
+def test_evaluate_passes_its_options_on(evaluated, tmp_path):
+    (tmp_path / "run").mkdir()
+    result = invoke("evaluate", "run", *"--games a,b --episodes 3 --stochastic --zero-shot --seed 5".split())
+    assert (result.exit_code, result.output) == (0, "the scores\n")
+    assert str(evaluated[0][0]) == "run"
+    assert evaluated[0][1] == {
+        "games": ("a", "b"),
+        "episodes": 3,
+        "actions": "stochastic",
+        "zero_shot": True,
+        "seed": 5,
+    }
+
+
+@pytest.mark.parametrize(("flags", "actions"), [([], None), (["--greedy"], "greedy"), (["--stochastic"], "stochastic")])
+def test_evaluate_keeps_the_runs_choice_of_actions(flags, actions, evaluated, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert invoke("evaluate", "run", *flags).exit_code == 0
+    assert evaluated[0][1] == {"games": None, "episodes": None, "actions": actions, "zero_shot": False, "seed": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("evaluate nowhere", ["'nowhere'", "does not exist"]),
+        ("evaluate . --episodes 0", ["--episodes", "0", "x>=1"]),
+        ("evaluate . --games a,,b", ["--games 'a,,b'", "single commas"]),
+        ("evaluate", ["Missing argument 'RUN'"]),
+    ],
+)
+def test_evaluate_refuses(arguments, parts, evaluated):
+    result = invoke(*arguments.split())
+    assert (result.exit_code, evaluated) == (2, [])
+    assert all(part in result.stderr for part in parts), result.stderr
+
+
+# list
+
+
+def test_list_shows_every_kind():
+    result = invoke("list")
+    assert result.exit_code == 0
+    assert [line for line in result.stdout.splitlines() if line.endswith(":")] == [
+        "games:",
+        "agents:",
+        "sequences:",
+        "methods:",
+    ]
+    assert f"{len(atari_roms())} ALE ROM names" in result.stderr
+
+
+def test_a_list_of_one_kind_is_a_plain_aligned_table():
+    result = invoke("list", "games")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["kungfu", "Kung-Fu", "Master", "kung_fu_master", "atari6,", "atari2"]
+    assert len({line.index(word) for line, word in zip(lines, ["Kung-Fu", "Boxing", "James"], strict=False)}) == 1
+
+
+def test_all_lists_every_rom():
+    names = [line.split()[0] for line in invoke("list", "games", "--all").stdout.splitlines()]
+    assert set(atari_roms()) <= {*names, "kung_fu_master", "space_invaders"}
+    assert len(names) == len(set(names))
+
+
+def test_methods_have_a_line_each():
+    lines = invoke("list", "methods").stdout.splitlines()
+    assert all(len(line.split()) > 2 for line in lines)
+    assert "blip" in {line.split()[0] for line in lines}
+
+
+@pytest.mark.parametrize(("arguments", "part"), [(["list", "gmaes"], "'games'"), (["trian"], "did you mean train?")])
+def test_unknown_words_get_the_known_ones(arguments, part):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert part in result.stderr
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (None, 0, ""),
+        (UserError("no: because"), 2, "Error: no: because\n"),
+        (KeyboardInterrupt(), 130, "\n"),
+        (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_exit_codes(error, code, message, monkeypatch, capsys):
+    def fail(config, **options):
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr("blip_rl.run.sequence.train", fail)
+    assert run_main(monkeypatch, "train") == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    def fail(config, **options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("blip_rl.run.sequence.train", fail)
+    monkeypatch.setattr(sys, "argv", ["blip-rl", "train"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_early_sees_no_traceback(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "blip_rl", "list", "games", "--all"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+# Shell completion
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("train --games kungfu,b", {"kungfu,boxing"}),
+        ("train --games atari", {"atari6", "atari2"}),
+        ("train --agent blip-r", {"blip-reference"}),
+        ("tr", {"train"}),
+    ],
+)
+def test_completion(line, expected, monkeypatch, capsys):
+    words = f"blip-rl {line}"
+    for name, value in {"_BLIP_RL_COMPLETE": "bash_complete", "COMP_WORDS": words}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert run_main(monkeypatch) == 0
+    assert {entry.partition(",")[2] for entry in capsys.readouterr().out.splitlines()} == expected
