@@ -20,7 +20,7 @@ SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml')
 .PHONY: help demo test check lint types imports unit wheel format hooks clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
 demo: $(RUNTIME)  ## Train BLIP on two Atari games for a few minutes
 	$(BIN)/blip-rl train --games atari2 --steps $(DEMO_STEPS) --out $(DEMO_OUT)

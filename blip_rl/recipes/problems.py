@@ -109,7 +109,7 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
 
 def _is_echo(detail: dict[str, Any]) -> bool:
     """Return whether a list is called too short only because pydantic does not count its faulty members."""
-    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
+    return detail["type"] == "too_short" and bool(len(detail["input"]) >= detail["ctx"]["min_length"])
 
 
 def _problem(detail: dict[str, Any], root: dict[str, Any]) -> Problem:

@@ -202,7 +202,14 @@ def test_the_references_prior_in_units_of_the_true_fisher():
 
 @pytest.mark.parametrize(
     ("shape", "fan"),
-    [((8, 64), 64), ((64, 8), 64), ((4, 2, 3, 3), 18), ((32, 4, 8, 8), 256), ((128, 64, 3, 3), 576), ((50, 2, 3, 3), 50)],
+    [
+        ((8, 64), 64),
+        ((64, 8), 64),
+        ((4, 2, 3, 3), 18),
+        ((32, 4, 8, 8), 256),
+        ((128, 64, 3, 3), 576),
+        ((50, 2, 3, 3), 50),
+    ],
 )
 def test_fan_and_bound_of_a_layer(shape, fan):
     assert bits.fan(shape) == fan

@@ -41,8 +41,8 @@ def test_three_tasks_of_the_reference(golden, layer, kind, scale):
         close(centre, golden[f"{task}.{layer}.{kind}_centre"])
 
         mean = bits.running_fisher(fisher, mean, t + 1)
-        # The release's own Fisher is off from the true one by its float32 rounding, which shows in the smallest entries.
-        of_largest = 0.0 if scale == "reference" else 1e-9
+        # The release's own Fisher has float32 rounding errors, which show in the smallest entries.
+        of_largest = 0.0 if scale == "reference" else 1e-7
         close(mean / units, golden[f"{task}.{layer}.{kind}_fisher_mean"], of_largest)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_nested_intervals_are_whole():
 def test_a_nested_centre_stays_where_no_bits_grow_and_is_the_quantised_weight_away_from_edges():
     bound = 0.75
     states = list(chain(bits.nested_centre, bound, seed=4))
-    for (_, before, old, _, _), (weight, after, new, _, _) in zip(states, states[1:], strict=False):
+    for (_, before, old, _, _), (weight, after, new, _, _) in pairwise(states):
         same = before == after
         assert torch.equal(new[same], old[same])
         plain = bits.quantize(weight, after, bound)

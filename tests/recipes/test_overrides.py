@@ -10,10 +10,10 @@ from blip_rl.recipes import (
 from blip_rl.recipes.overrides import REMOVE, parse_override
 
 
-def test_overrides_reach_their_sections():
+def test_overrides_reach_their_sections(agent_file):
     config = resolve(
         "kungfu",
-        "blip",
+        agent_file(),
         overrides=[
             "ppo.learning_rate=1e-4",
             "method.first_task_bits=3",
@@ -33,8 +33,8 @@ def test_overrides_reach_their_sections():
     assert config.agent.ppo.clip_range_value is None
 
 
-def test_another_method_drops_the_old_ones_settings_and_keeps_those_given_with_it():
-    assert resolve("kungfu", "blip", overrides=["method.name=finetune"]).agent.method == {"name": "finetune"}
+def test_another_method_drops_the_old_ones_settings_and_keeps_those_given_with_it(agent_file):
+    assert resolve("kungfu", agent_file(), overrides=["method.name=finetune"]).agent.method == {"name": "finetune"}
     method = resolve("kungfu", "finetune", overrides=["method.first_task_bits=2", "method.name=blip"]).agent.method
     assert (method["name"], method["first_task_bits"]) == ("blip", 2)
 
@@ -43,9 +43,9 @@ def test_the_same_method_keeps_its_settings():
     assert resolve("kungfu", "blip", overrides=["method.name=blip"]) == resolve("kungfu", "blip")
 
 
-def test_a_key_can_be_removed():
+def test_a_key_can_be_removed(agent_file):
     overrides = ["method.first_task_bits=none", "method.fisher_prior=1e-8"]
-    method = resolve("kungfu", "blip", overrides=overrides).agent.method
+    method = resolve("kungfu", agent_file(), overrides=overrides).agent.method
     assert method["fisher_prior"] == 1e-8
     assert "first_task_bits" not in method
 
@@ -74,8 +74,8 @@ def test_a_key_can_be_removed():
         ("trunk.image={conv=[[1, 0, 3]]}", ["trunk.image.conv[0][1] = 0", "expected a whole number of at least 1"]),
     ],
 )
-def test_wrong_overrides(text, parts, problems):
-    lines = problems("kungfu", "blip", overrides=[text])
+def test_wrong_overrides(text, parts, problems, agent_file):
+    lines = problems("kungfu", agent_file(), overrides=[text])
     assert any(all(part in line for part in [*parts, f"--set {text}"]) for line in lines), lines
 
 
@@ -85,10 +85,10 @@ def test_an_innocent_override_is_not_blamed(agent_file, problems):
     assert "mine.toml: method:" in line
 
 
-def test_all_mistakes_are_named_at_once(problems):
+def test_all_mistakes_are_named_at_once(problems, agent_file):
     lines = problems(
         "kungfoo",
-        "blip",
+        agent_file(),
         steps="5x",
         seed=-1,
         device="gpu",

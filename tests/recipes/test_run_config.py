@@ -15,8 +15,8 @@ from blip_rl.recipes import (
 from blip_rl.recipes.problems import show
 
 
-def test_dump_leaves_out_what_is_unset():
-    values = tomllib.loads(dump_run_config(resolve("pong", "blip")))
+def test_dump_leaves_out_what_is_unset(agent_file):
+    values = tomllib.loads(dump_run_config(resolve("pong", agent_file())))
     assert "fisher_prior" not in values["agent"]["method"]
     assert "random_score" not in values["tasks"][0]
     assert values["agent"]["method"]["total_bits"] == 20
@@ -31,7 +31,8 @@ def test_dump_leaves_out_what_is_unset():
 @settings(deadline=None, max_examples=30)
 def test_any_number_round_trips(rate, episodes, seed, bits):
     overrides = [f"ppo.learning_rate={rate!r}", f"evaluation.episodes={episodes}", f"method.first_task_bits={bits!r}"]
-    config = resolve("kungfu", "blip", seed=seed, overrides=overrides)
+    overrides.append("method.name=blip")
+    config = resolve("kungfu", "finetune", seed=seed, overrides=overrides)
     assert RunConfig.model_validate(tomllib.loads(dump_run_config(config))) == config
 
 
@@ -43,8 +44,8 @@ def test_any_number_round_trips(rate, episodes, seed, bits):
         ('device = "auto"', 'devic = "auto"', "devic = 'auto': unknown key: did you mean device?"),
     ],
 )
-def test_a_damaged_run_config_is_refused(old, new, rule, tmp_path):
-    text = dump_run_config(resolve("pong", "blip"))
+def test_a_damaged_run_config_is_refused(old, new, rule, tmp_path, agent_file):
+    text = dump_run_config(resolve("pong", agent_file()))
     assert old in text
     (tmp_path / "config.toml").write_text(text.replace(old, new, 1))
     with pytest.raises(RecipeError) as caught:

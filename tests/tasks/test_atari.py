@@ -12,15 +12,17 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from blip_rl.errors import UserError
 
+STEPS = 910  # both games end around step 500, and their successors lose lives before the last step
+
 
 @pytest.fixture(scope="module")
 def raw_play():
-    return play(make(**EXACT_START), steps=560)
+    return play(make(**EXACT_START), STEPS)
 
 
 @pytest.fixture(scope="module")
 def training_play():
-    return play(make(training=True, **EXACT_START), steps=560)
+    return play(make(training=True, **EXACT_START), STEPS)
 
 
 def test_spaces_follow_the_configuration():
@@ -93,17 +95,17 @@ def test_a_lost_life_ends_the_learners_episode_but_not_the_game(raw_play, traini
             assert set(shown[3][i]) == {"terminal_observation"}
             np.testing.assert_array_equal(shown[3][i]["terminal_observation"], shown[0][i])
         assert not (raw[2] & ~shown[2]).any()
-    assert lost == 4
+    assert lost == 8
 
 
 def test_evaluation_and_the_switch_ignore_lost_lives(raw_play):
-    kept = play(make(training=True, lost_life_ends_episode=False, **EXACT_START), steps=560)
+    kept = play(make(training=True, lost_life_ends_episode=False, **EXACT_START), STEPS)
     for raw, shown in zip(raw_play, kept, strict=True):
         np.testing.assert_array_equal(raw[2], shown[2])
     ends = np.stack([step[2] for step in raw_play])
     lives = np.stack([step[4] for step in raw_play])
     lost = np.diff(lives, axis=0) < 0
-    assert lost.sum() == 4
+    assert lost.sum() == 8
     assert not ends[1:][lost].any()
 
 
@@ -121,6 +123,18 @@ def test_a_games_report_is_its_raw_return_and_length(raw_play, training_play):
                     assert 0 < info["episode"]["t"] < 600
                     returns[i] = lengths[i] = 0
         assert games == 2
+
+
+def test_every_games_report_starts_from_nothing():
+    reports, since = [], np.zeros(2)
+    for _, rewards, dones, infos, _ in play(make(max_episode_frames=480, **EXACT_START), steps=360):
+        since += rewards
+        if dones.all():
+            reports.append([(info["episode"]["r"], info["episode"]["l"]) for info in infos])
+            assert reports[-1] == [(since[0], 120), (since[1], 120)]
+            since[:] = 0
+    assert len(reports) == 3
+    assert min(r for r, _ in reports[0]) > 0, "what the second report must not hold"
 
 
 def test_the_next_game_begins_within_the_step(raw_play):
@@ -213,7 +227,7 @@ def test_stable_baselines3_learns_and_evaluates_with_raw_returns_of_whole_games(
 
 def test_stable_baselines3_scores_whole_games_even_if_lost_lives_end_episodes(raw_play):
     """evaluate_policy trusts the reports of whole games because Monitor is said to be there."""
-    actions = iter(np.random.default_rng(0).integers(6, size=(560, 2)))
+    actions = iter(np.random.default_rng(0).integers(6, size=(STEPS, 2)))
 
     class Player:
         def predict(self, observations, state=None, episode_start=None, deterministic=True):

@@ -1,0 +1,134 @@
+"""What the benchmark scripts share: options, the machine, memory, and how results are shown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_LIBRARIES = ("torch", "stable-baselines3", "ale-py", "gymnasium", "numpy")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number of at least 1 from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
+    """Give a parser the options that every benchmark has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--repeats", type=positive_int, default=repeats, help="medians are over these (%(default)s)")
+    parser.add_argument("--threads", type=positive_int, default=cores, help="torch threads (all cores: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results as JSON")
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to judge or repeat a measurement: command, code, versions, machine."""
+    return {
+        "command": shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "load_average": round(os.getloadavg()[0], 2),  # before: an idle machine shows about 0
+        },
+    }
+
+
+def rss_mb() -> float | None:
+    """Memory this process holds now, in MB (10⁶ bytes); None where there is no /proc."""
+    return _status_mb("self", "VmRSS")
+
+
+def peak_rss_mb(process: int | str = "self") -> float | None:
+    """Most memory a process has held, in MB; None where there is no /proc.
+
+    Not ``ru_maxrss``: a new process inherits that from the one that started it, however small it is itself.
+    """
+    return _status_mb(process, "VmHWM")
+
+
+def reset_peak_rss() -> bool:
+    """Let the peak start again from the memory held now; False where the system does not allow it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def run_alone(*options: object) -> dict[str, Any]:
+    """Run the calling script again, with these options, in a process of its own; return its results."""
+    with tempfile.TemporaryDirectory(prefix="blip-rl-benchmark-") as folder:
+        out = Path(folder, "results.json")
+        command = [sys.executable, sys.argv[0], *map(str, options), "--out", str(out)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        results: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return results
+
+
+def show(results: dict[str, Any], text: str, out: Path | None) -> None:
+    """Print a Markdown report, the machine below it, and write the results where asked."""
+    machine, versions = results["machine"], results["versions"]
+    print(text)
+    print(
+        f"\n{machine['cpu']}, {machine['cores']} cores, {machine['torch_threads']} torch threads, load "
+        f"{machine['load_average']} before; {', '.join(f'{name} {number}' for name, number in versions.items())}; "
+        f"commit {results['commit']}\nCommand: `{results['command']}`"
+    )
+    if out is not None:
+        out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells → a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(value: float | None, form: str = ".0f") -> str:
+    """A number as a table shows it; a dash for one that could not be measured."""
+    return "–" if value is None else format(value, form)
+
+
+def _status_mb(process: int | str, key: str) -> float | None:
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 / 1e6 if match else None
+
+
+def _cpu_model() -> str:
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with -dirty behind it where files were changed; None outside of git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

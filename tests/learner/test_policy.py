@@ -1,0 +1,204 @@
+"""A shared trunk, and for each task everything that is its own."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from small_agents import trunk_config, weights
+from torch.distributions import Categorical, Normal
+
+from blip_rl.errors import UserError
+from blip_rl.learner.policy import ContinualPolicy
+
+NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+
+TWO_TASKS = {"a": spaces.Discrete(2), "b": spaces.Discrete(6)}
+
+
+def policy(modulation=False, tasks=TWO_TASKS):
+    made = ContinualPolicy(NUMBERS, spaces.Discrete(2), lambda _: 1e-3, trunk=trunk_config(modulation=modulation))
+    for name, actions in tasks.items():
+        made.add_task(name, actions)
+    if tasks:
+        made.use_task("a")
+    return made
+
+
+def values(made, observations):
+    return made.predict_values(torch.from_numpy(observations))
+
+
+OBSERVATIONS = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+
+
+def test_each_task_has_a_head_of_its_own_with_its_own_actions():
+    made = policy()
+    assert made.task_names == ["a", "b"]
+    outputs = {}
+    for name, actions in (("a", 2), ("b", 6)):
+        made.use_task(name)
+        assert made.action_space == spaces.Discrete(actions)
+        assert made.action_net.out_features == actions
+        assert made.value_net.out_features == 1
+        taken = made.act(OBSERVATIONS, greedy=False)
+        assert set(taken.tolist()) == set(range(actions))
+        head = made.head(made.trunk(torch.from_numpy(OBSERVATIONS)))
+        assert isinstance(head, Categorical)
+        assert head.logits.shape == (50, actions)
+        outputs[name] = values(made, OBSERVATIONS)
+    assert not torch.equal(outputs["a"], outputs["b"])
+
+
+def test_greedy_actions_are_the_likeliest():
+    made = policy()
+    with torch.no_grad():
+        made.action_net.weight.mul_(100)
+        likeliest = made.head(made.trunk(torch.from_numpy(OBSERVATIONS))).probs.argmax(1)
+    assert made.act(OBSERVATIONS, greedy=True).tolist() == likeliest.tolist()
+
+
+def test_the_head_is_the_distribution_that_training_uses():
+    made = policy()
+    observations = torch.from_numpy(OBSERVATIONS)
+    actions = torch.randint(2, (50,))
+    _, log_probability, entropy = made.evaluate_actions(observations, actions)
+    head = made.head(made.trunk(made.preprocess(observations)))
+    torch.testing.assert_close(head.log_prob(actions), log_probability)
+    torch.testing.assert_close(head.entropy(), entropy)
+
+
+@pytest.mark.parametrize("modulation", [True, False])
+def test_tasks_own_what_only_they_use(modulation):
+    made = policy(modulation)
+    names = {name for name, _ in made.tasks[0].named_parameters()}
+    scales = {f"modulations.{layer}.{kind}" for layer in (0, 1) for kind in ("scale", "shift")}
+    assert names == {"actor.weight", "actor.bias", "critic.weight", "critic.bias"} | (scales if modulation else set())
+    trunk = {name for name, _ in made.trunk.named_parameters()}
+    assert trunk == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+
+
+def test_a_modulation_is_the_identity_at_first_and_belongs_to_one_task():
+    torch.manual_seed(1)
+    made = policy(modulation=True)
+    observations = torch.from_numpy(OBSERVATIONS)
+    features = made.trunk(observations)
+    made.trunk.modulate([])
+    assert torch.equal(made.trunk(observations), features)
+    made.use_task("b")
+    with torch.no_grad():
+        made.current.modulations[0].scale.fill_(3)
+    assert not torch.equal(made.trunk(observations), features)
+    made.use_task("a")
+    assert torch.equal(made.trunk(observations), features)
+
+
+def test_heads_start_small_for_actions_and_with_no_bias():
+    made = policy()
+    for head, gain in ((made.action_net, 0.01), (made.value_net, 1.0)):
+        gram = (head.weight @ head.weight.T).detach()
+        torch.testing.assert_close(gram, gain**2 * torch.eye(len(gram)), atol=1e-6, rtol=1e-4)
+        assert not head.bias.any()
+
+
+# --- switching
+
+
+def test_using_another_task_for_a_while_returns_to_the_one_in_use():
+    made = policy(modulation=True)
+    before = made.act(OBSERVATIONS, greedy=True)
+    with made.using_task("b"):
+        assert made.action_space == spaces.Discrete(6)
+        assert made.current is made.tasks[1]
+        made.act(OBSERVATIONS, greedy=True)
+    assert made.action_space == spaces.Discrete(2)
+    assert made.current is made.tasks[0]
+    assert made.trunk._modulations == list(made.tasks[0].modulations)
+    assert (made.act(OBSERVATIONS, greedy=True) == before).all()
+
+
+def test_an_error_inside_still_returns_to_the_task_in_use():
+    made = policy()
+    with pytest.raises(KeyError), made.using_task("b"):
+        raise KeyError("inside")
+    assert made.current is made.tasks[0]
+
+
+def test_an_unknown_task_leaves_the_one_in_use():
+    made = policy()
+    with pytest.raises(ValueError, match="task 'c' is unknown to this agent; it knows: a, b"):
+        made.use_task("c")
+    with pytest.raises(ValueError, match="'c'"), made.using_task("c"):
+        pass
+    assert made.current is made.tasks[0]
+
+
+def test_a_task_is_added_once_and_changes_nothing_in_use():
+    made = policy()
+    before, trunk = weights(made), made.trunk
+    made.add_task("c", spaces.Discrete(3))
+    assert made.current is made.tasks[0]
+    assert made.trunk is trunk
+    after = weights(made)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    with pytest.raises(ValueError, match="task 'a' is already there: a, b, c"):
+        made.add_task("a", spaces.Discrete(3))
+
+
+def test_without_a_task_there_is_nothing_to_play():
+    made = policy(tasks={})
+    with pytest.raises(RuntimeError, match="call add_task and use_task first"):
+        made.act(OBSERVATIONS, greedy=True)
+    with pytest.raises(ValueError, match="it knows: none"):
+        made.use_task("a")
+
+
+def test_a_new_optimizer_holds_the_trunk_and_the_task_in_use():
+    made = policy(modulation=True)
+    made.use_task("b")
+    made.new_optimizer(0.5)
+    (group,) = made.optimizer.param_groups
+    held = {id(parameter) for parameter in group["params"]}
+    assert held == {id(p) for p in [*made.trunk.parameters(), *made.tasks[1].parameters()]}
+    assert group["lr"] == 0.5
+    assert not made.optimizer.state
+
+
+# --- continuous actions
+
+
+def test_continuous_actions_have_a_gaussian_head_and_stay_inside_their_bounds():
+    box = spaces.Box(np.array([-0.1, -2], np.float32), np.array([0.1, 0.3], np.float32))
+    made = policy(tasks={"a": spaces.Discrete(2), "b": box})
+    assert not hasattr(made, "log_std")
+    made.use_task("b")
+    assert made.log_std is made.tasks[1].log_std
+    head = made.head(made.trunk(torch.from_numpy(OBSERVATIONS)))
+    assert isinstance(head, Normal)
+    assert head.mean.shape == (50, 2)
+    torch.testing.assert_close(head.stddev, torch.ones(50, 2))
+    for greedy in (True, False):
+        actions = made.act(OBSERVATIONS, greedy=greedy)
+        assert actions.shape == (50, 2)
+        assert ((box.low <= actions) & (actions <= box.high)).all()
+    assert len(np.unique(made.act(OBSERVATIONS, greedy=False)[:, 1])) > 20  # clipped, not squashed
+
+
+def test_continuous_actions_may_have_any_shape():
+    box = spaces.Box(-1, 1, (2, 3), np.float32)
+    made = policy(tasks={"a": box})
+    assert made.action_net.out_features == 6
+    assert made.act(OBSERVATIONS, greedy=False).shape == (50, 2, 3)
+
+
+def test_other_actions_are_refused():
+    with pytest.raises(UserError, match="actions of MultiBinary: expected a Discrete or a Box"):
+        policy(tasks={"a": spaces.MultiBinary(3)})
+
+
+def test_images_are_scaled_to_one():
+    frames = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    made = ContinualPolicy(frames, spaces.Discrete(2), lambda _: 1e-3, trunk=trunk_config())
+    prepared = made.preprocess(torch.full((1, 1, 36, 36), 255, dtype=torch.uint8))
+    assert prepared.dtype == torch.float32
+    assert (prepared == 1).all()

@@ -1,0 +1,227 @@
+"""One agent, one task after another: what goes on, what starts anew, and what rests."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from small_agents import PPO, ROLLOUT, Lines, Pixels, agent, cartpole, learn, same, vectorised, weights
+from stable_baselines3.common.vec_env import VecEnvWrapper
+from torch.distributions import Normal
+
+from blip_rl.errors import UserError
+from blip_rl.methods.base import attached
+from blip_rl.methods.blip import Blip
+from blip_rl.tasks.control import make_control_env
+
+
+def learning_rates(model, rollouts):
+    """The rates at which the updates of one call of ``learn`` were made."""
+    rates, train = [], model.train
+
+    def recording():
+        train()
+        rates.append(model.policy.optimizer.param_groups[0]["lr"])
+
+    model.train = recording
+    learn(model, rollouts)
+    model.train = train
+    return rates
+
+
+# --- from task to task
+
+
+def test_switching_keeps_the_trunk_and_starts_a_fresh_optimizer():
+    model = learn(agent())
+    policy, trunk, optimizer = model.policy, model.policy.trunk, model.policy.optimizer
+    parameters = [id(parameter) for parameter in trunk.parameters()]
+    assert optimizer.state
+    model.switch_task("b", cartpole(mix=2))
+    assert model.policy is policy
+    assert policy.trunk is trunk
+    assert [id(parameter) for parameter in trunk.parameters()] == parameters
+    assert policy.optimizer is not optimizer
+    assert not policy.optimizer.state
+    held = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in [*trunk.parameters(), *policy.tasks[1].parameters()]}
+    assert policy.optimizer.param_groups[0]["eps"] == PPO["adam_epsilon"]
+
+
+@pytest.mark.parametrize("modulation", [True, False])
+def test_learning_a_task_leaves_the_other_tasks_alone_to_the_bit(modulation):
+    model = learn(agent(modulation=modulation))
+    model.switch_task("b", cartpole(mix=2))
+    first, second, trunk = (weights(m) for m in (*model.policy.tasks, model.policy.trunk))
+    learn(model)
+    assert same(weights(model.policy.tasks[0]), first)
+    after = weights(model.policy.tasks[1])
+    assert not any(torch.equal(value, after[name]) for name, value in second.items())
+    assert not same(weights(model.policy.trunk), trunk)
+
+
+def test_coming_back_to_a_task_finds_its_head():
+    model = learn(agent())
+    head = weights(model.policy.tasks[0])
+    model.switch_task("b", cartpole(mix=2))
+    learn(model, 1)
+    model.switch_task("a", cartpole())
+    assert model.policy.task_names == ["a", "b"]
+    assert same(weights(model.policy.current), head)
+
+
+def test_steps_go_on_counting_and_rates_start_anew_in_every_task():
+    model = agent()
+    start = PPO["learning_rate"]
+    expected = [start, 0.75 * start, 0.5 * start, 0.25 * start]
+    for task, mix, steps in (("a", 1, 0), ("b", 2, 4), ("c", 3, 8)):
+        if task != "a":
+            model.switch_task(task, cartpole(mix=mix))
+        assert model.num_timesteps == steps * ROLLOUT
+        assert learning_rates(model, 4) == pytest.approx(expected, rel=1e-9)
+    assert model.num_timesteps == 12 * ROLLOUT
+
+
+def test_no_update_is_wasted_at_a_rate_of_zero_where_steps_do_not_divide():
+    model = agent()
+    rates = []
+    train = model.train
+    model.train = lambda: (train(), rates.append(model.policy.optimizer.param_groups[0]["lr"]))
+    model.learn(2 * ROLLOUT + 5, reset_num_timesteps=False)
+    share = ROLLOUT / (2 * ROLLOUT + 5)
+    assert rates == pytest.approx([1e-3, 1e-3 * (1 - share), 1e-3 * (1 - 2 * share)], rel=1e-9)
+
+
+def test_a_constant_rate_stays():
+    assert learning_rates(agent(learning_rate_schedule="constant"), 3) == [PPO["learning_rate"]] * 3
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    def learned(seed):
+        model = agent(seed=seed, env=cartpole(seed=seed), modulation=True)
+        learn(model)
+        model.switch_task("b", cartpole(mix=2, seed=seed))
+        return weights(learn(model).policy)
+
+    first = learned(1)
+    assert same(learned(1), first)
+    assert not same(learned(2), first)
+
+
+def test_numbers_of_the_recipe_reach_the_algorithm():
+    model = agent(minibatches=4, epochs=3, clip_range=0.2, clip_range_value=None, entropy_coefficient=0.02)
+    assert (model.batch_size, model.n_epochs, model.n_steps, model.n_envs) == (ROLLOUT // 4, 3, 16, 2)
+    assert (model.clip_range(1), model.clip_range_vf, model.ent_coef, model.vf_coef) == (0.2, None, 0.02, 0.5)
+    assert (model.gamma, model.gae_lambda, model.max_grad_norm) == (0.99, 0.95, 0.5)
+
+
+# --- other tasks' spaces
+
+
+def test_tasks_may_have_other_actions():
+    numbers = spaces.Box(-1, 1, (3,), np.float32)
+    model = agent(env=vectorised(lambda: Lines(spaces.Discrete(2), numbers)))
+    learn(model, 1)
+    for task, actions in (("b", spaces.Discrete(5)), ("c", spaces.Box(-0.5, 2, (2,), np.float32))):
+        model.switch_task(task, vectorised(lambda actions=actions: Lines(actions, numbers)))
+        learn(model, 1)  # the environment checks that actions are its own
+        assert model.action_space == model.policy.action_space == actions
+    assert [module.actor.out_features for module in model.policy.tasks] == [2, 5, 2]
+
+
+def test_bounds_of_observations_may_differ():
+    model = learn(agent(env=make_control_env("CartPole-v1", 2, 0)), 1)  # bounded
+    model.switch_task("b", cartpole(mix=2))  # mixed, so without bounds
+    learn(model, 1)
+    assert model.policy.task_names == ["a", "b"]
+
+
+def test_a_task_that_does_not_fit_is_refused_and_the_agent_goes_on():
+    model = agent()
+    with pytest.raises(UserError, match=r"task 'b' observes float32 \(3,\), but .* first task 'a'"):
+        model.switch_task("b", vectorised(lambda: Lines(spaces.Discrete(2))))
+    assert model.policy.task_names == ["a"]
+    learn(model, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 36, 36), (36, 36, 1)])
+def test_frames_may_have_their_channels_first_or_last(shape):
+    model = agent(env=vectorised(lambda: Pixels(shape)))
+    assert model.observation_space.shape == (1, 36, 36)
+    learn(model, 1)
+    model.switch_task("b", vectorised(lambda: Pixels(shape, actions=5)))
+    learn(model, 1)
+    assert model.finished_task(3, torch.Generator()).observations.shape == (3, 1, 36, 36)
+
+
+# --- the end of a task
+
+
+class Watched(VecEnvWrapper):
+    """Remembers what it showed."""
+
+    def reset(self):
+        self.shown = [self.venv.reset().copy()]
+        return self.shown[-1]
+
+    def step_wait(self):
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self.shown.append(observations.copy())
+        return observations, rewards, dones, infos
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 40])
+def test_observations_of_a_finished_task_are_fresh_and_as_many_as_asked_for(samples):
+    env = Watched(cartpole())
+    model = learn(agent(env=env), 1)
+    seen = len(env.shown)
+    finished = model.finished_task(samples, torch.Generator())
+    assert finished.observations.shape == (samples, 4)
+    shown = np.concatenate(env.shown[seen - 1 :])[:samples]
+    assert (finished.observations.numpy() == shown).all()
+    assert len(finished.observations.unique(dim=0)) == samples
+    learn(model, 1)
+
+
+def test_no_observations_where_none_are_wanted():
+    model = learn(agent(), 1)
+    assert model.finished_task(0, torch.Generator()).observations.shape == (0, 4)
+
+
+def test_the_finished_task_is_the_one_in_use():
+    model = learn(agent(), 1)
+    model.switch_task("b", cartpole(mix=2))
+    learn(model, 1)
+    finished = model.finished_task(10, torch.Generator())
+    assert finished.trunk is model.policy.trunk
+    features = finished.trunk(finished.preprocess(finished.observations))
+    torch.testing.assert_close(finished.head(features).logits.exp().sum(1), torch.ones(10))
+    expected = model.policy.get_distribution(finished.observations).distribution.logits
+    torch.testing.assert_close(finished.head(features).logits, expected)
+
+
+def test_frames_stay_bytes_until_the_trunk_takes_them():
+    model = learn(agent(env=vectorised(Pixels)), 1)
+    finished = model.finished_task(5, torch.Generator())
+    assert finished.observations.dtype == torch.uint8
+    assert finished.preprocess(finished.observations).max() <= 1
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1", "pixels"])
+def test_blip_protects_the_trunk_over_two_tasks(env):
+    def make():
+        return vectorised(Pixels) if env == "pixels" else make_control_env(env, 2, 0, 1)
+
+    model, blip = agent(env=make()), Blip(first_task_bits=4, fisher_samples=100)
+    for task in ("a", "b"):
+        if task == "b":
+            model.switch_task(task, make())
+        with attached(blip, model.policy.trunk, model.policy.optimizer):
+            learn(model, 3)
+            for parameter, (low, high) in zip(model.policy.trunk.parameters(), blip.intervals().values(), strict=True):
+                assert ((low <= parameter) & (parameter <= high)).all()
+            finished = model.finished_task(blip.samples_wanted, torch.Generator().manual_seed(0))
+            figures = blip.end_task(finished)
+        assert figures["mean_frozen_bits"] == pytest.approx(4, abs=0.05) or task == "b"
+    if env == "Pendulum-v1":
+        assert isinstance(finished.head(finished.trunk(finished.observations)), Normal)
+    assert blip.tasks_seen == 2

@@ -1,0 +1,168 @@
+"""The shared layers: shapes, initialisation, modulation, and observations that do not fit."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from pydantic import ValidationError
+from small_agents import PAPER_IMAGE, SMALL_IMAGE, VECTOR, trunk_config
+from torch import nn
+
+from blip_rl.errors import UserError
+from blip_rl.learner.trunk import Modulation, Trunk, check_observations, check_trunk
+
+FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+
+def paper_trunk():
+    return Trunk(FRAMES, trunk_config(image=PAPER_IMAGE))
+
+
+def vector_trunk(**vector):
+    return Trunk(NUMBERS, trunk_config(vector={"hidden": [16, 12], "activation": "tanh"} | vector))
+
+
+def test_the_papers_trunk():
+    trunk = paper_trunk()
+    shapes = {name: tuple(parameter.shape) for name, parameter in trunk.named_parameters()}
+    assert shapes == {
+        "conv1.weight": (32, 4, 8, 8), "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 4, 4), "conv2.bias": (64,),
+        "conv3.weight": (128, 64, 3, 3), "conv3.bias": (128,),
+        "fc1.weight": (1024, 128 * 7 * 7), "fc1.bias": (1024,),
+    }  # fmt: skip
+    assert sum(parameter.numel() for parameter in trunk.parameters()) == 6_538_464
+    assert trunk(torch.rand(2, 4, 84, 84)).shape == (2, 1024)
+    assert (trunk.features_dim, trunk.layer_outputs) == (1024, [32, 64, 128, 1024])
+    assert trunk.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_vector_trunk():
+    trunk = vector_trunk()
+    assert trunk.layer_names == ["fc1", "fc2"]
+    assert (trunk.features_dim, trunk.layer_outputs) == (12, [16, 12])
+    assert sum(parameter.numel() for parameter in trunk.parameters()) == 4 * 16 + 16 + 16 * 12 + 12
+    assert trunk(torch.rand(7, 4)).shape == (7, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [("relu", torch.relu), ("tanh", torch.tanh), ("elu", nn.ELU()), ("silu", nn.SiLU())]
+)
+def test_every_layer_is_followed_by_the_activation(name, function):
+    trunk, x = vector_trunk(activation=name), torch.randn(5, 4)
+    torch.testing.assert_close(trunk(x), function(trunk.fc2(function(trunk.fc1(x)))))
+
+
+def test_frames_pass_the_layers_in_the_order_of_a_plain_network():
+    """Channels last is a matter of memory only: features come in the order of plain tensors."""
+    trunk = Trunk(spaces.Box(0, 255, (3, 36, 40), np.uint8), trunk_config())
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 8, 4), nn.ReLU(), nn.Conv2d(4, 4, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 3 * 3, 8)
+    )
+    named = dict(trunk.named_parameters())
+    layers = {"0": "conv1", "2": "conv2", "5": "fc1"}
+    plain.load_state_dict({name: named[name.replace(name[0], layers[name[0]], 1)] for name in plain.state_dict()})
+    frames = torch.rand(5, 3, 36, 40)
+    torch.testing.assert_close(trunk(frames), torch.relu(plain(frames)))
+    torch.testing.assert_close(trunk(frames.contiguous(memory_format=torch.channels_last)), torch.relu(plain(frames)))
+
+
+@pytest.mark.parametrize("trunk", [vector_trunk(), Trunk(spaces.Box(0, 255, (3, 36, 36), np.uint8), trunk_config())])
+def test_weights_start_orthogonal_with_gain_root_two_and_biases_at_zero(trunk):
+    for name, parameter in trunk.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+            continue
+        matrix = parameter.detach().flatten(1)
+        gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+        torch.testing.assert_close(gram, 2 * torch.eye(len(gram)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["image", "vector"])
+def test_a_trunk_without_a_fully_connected_layer_is_refused(kind):
+    """Heads take a vector of features: convolutions alone would hand them a picture."""
+    sections = {"image": SMALL_IMAGE, "vector": VECTOR}
+    with pytest.raises(ValidationError, match="hidden"):
+        trunk_config(**{kind: sections[kind] | {"hidden": []}})
+
+
+# --- modulation
+
+
+def test_a_modulation_starts_as_the_identity():
+    for shape in ((3, 6), (3, 6, 4, 5)):
+        y = torch.randn(shape)
+        assert torch.equal(Modulation(6)(y), y)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 2, 4, 5)])
+def test_a_modulation_scales_and_shifts_each_unit(shape):
+    modulation, y = Modulation(2), torch.randn(shape)
+    with torch.no_grad():
+        modulation.scale.copy_(torch.tensor([2.0, -1.0]))
+        modulation.shift.copy_(torch.tensor([0.5, 3.0]))
+    modulated = modulation(y)
+    torch.testing.assert_close(modulated[:, 0], 2 * y[:, 0] + 0.5)
+    torch.testing.assert_close(modulated[:, 1], 3 - y[:, 1])
+
+
+def test_modulations_act_on_layer_outputs_before_the_activation_and_stay_outside_the_trunk():
+    trunk, x = vector_trunk(), torch.randn(5, 4)
+    names = list(trunk.state_dict())
+    plain = trunk(x)
+    modulations = [Modulation(units) for units in trunk.layer_outputs]
+    trunk.modulate(modulations)
+    assert torch.equal(trunk(x), plain)
+    with torch.no_grad():
+        for index, modulation in enumerate(modulations):
+            modulation.scale.fill_(2.0 + index)
+            modulation.shift.fill_(0.1)
+    expected = torch.tanh(3 * trunk.fc2(torch.tanh(2 * trunk.fc1(x) + 0.1)) + 0.1)
+    torch.testing.assert_close(trunk(x), expected)
+    assert list(trunk.state_dict()) == names
+    trunk.modulate([])
+    assert torch.equal(trunk(x), plain)
+
+
+# --- misfits
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Discrete(3), "observations of Discrete: expected a vector or an image"),
+        (spaces.Box(-1, 1, (3, 4), np.float32), r"float32 \(3, 4\): expected a vector or an image"),
+        (spaces.Box(0, 1, (4, 84, 84), np.float32), "expected images of uint8 from 0 to 255"),
+        (spaces.Box(0, 255, (4, 84, 84), np.float32), "expected images of uint8 from 0 to 255"),
+        (spaces.Box(0, 255, (1, 7, 84), np.uint8), r"layer 1 has a 8×8 kernel, but only 7×84 pixels reach it"),
+        (spaces.Box(0, 255, (1, 12, 12), np.uint8), r"layer 2 has a 4×4 kernel, but only 2×2 pixels reach it"),
+    ],
+)
+def test_observations_that_no_trunk_takes_are_refused(space, message):
+    with pytest.raises(UserError, match=message):
+        Trunk(space, trunk_config())
+    with pytest.raises(UserError, match=message):
+        check_trunk(space, trunk_config())
+
+
+def test_checking_a_trunk_that_fits_says_nothing():
+    check_trunk(FRAMES, trunk_config(image=PAPER_IMAGE))
+    check_trunk(NUMBERS, trunk_config())
+
+
+@pytest.mark.parametrize(
+    ("space", "described"),
+    [
+        (spaces.Box(-1, 1, (5,), np.float32), r"float32 \(5,\)"),
+        (spaces.Box(-1, 1, (4,), np.float64), r"float64 \(4,\)"),
+        (spaces.Discrete(4), "Discrete"),
+    ],
+)
+def test_a_task_with_other_observations_than_the_first_is_refused(space, described):
+    with pytest.raises(UserError, match=rf"task 'b' observes {described}, but .* takes float32 \(4,\) .* task 'a'"):
+        check_observations("b", space, "a", NUMBERS)
+
+
+def test_bounds_of_observations_may_differ():
+    check_observations("b", spaces.Box(-1, 1, (4,), np.float32), "a", NUMBERS)

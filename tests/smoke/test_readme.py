@@ -1,0 +1,56 @@
+"""The README's code and commands do what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from blip_rl.config import TaskConfig
+from blip_rl.tasks.control import make_control_env
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_five_lines_protect_a_plain_ppo():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    first_env, second_env = (make_control_env("CartPole-v1", 4, 0, mix) for mix in (1, 2))
+    model = PPO("MlpPolicy", first_env, n_steps=128, seed=0, device="cpu")
+    names = {"model": model, "first_env": first_env, "second_env": second_env, "total_timesteps": 2048}
+    exec(code, names)
+    blip = names["blip"]
+    assert blip.tasks_seen == 2
+    assert blip.mean_frozen_bits() >= 2.9
+    assert not model.policy.optimizer._optimizer_step_post_hooks
+    weights = dict(model.policy.named_parameters())
+    for name, (low, high) in blip.intervals().items():
+        layer = name.replace("policy_net", "mlp_extractor.policy_net")
+        assert torch.all((low <= weights[layer]) & (weights[layer] <= high))
+
+
+@pytest.mark.parametrize("command", ["make demo", "make test"])
+def test_the_two_commands_are_there(command):
+    assert command in README
+    assert re.search(
+        rf"^{command.split()[1]}:", (Path(__file__).parents[2] / "Makefile").read_text(), flags=re.MULTILINE
+    )
+
+
+def test_every_train_command_resolves():
+    from blip_rl.recipes import resolve
+
+    commands = re.findall(r"^blip-rl train(.*?)(?:#.*)?$", README, flags=re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        words = command.split()
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        config = resolve(
+            options.pop("--games", "atari6"),
+            options.pop("--agent", "blip"),
+            steps=options.pop("--steps", None),
+            seed=int(options.pop("--seed", 0)),
+            overrides=[options.pop("--set")] if "--set" in options else [],
+        )
+        assert not options
+        assert all(isinstance(task, TaskConfig) for task in config.tasks)
