@@ -89,8 +89,8 @@ def show(results: dict[str, Any], text: str, out: Path | None) -> None:
     machine, versions = results["machine"], results["versions"]
     print(text)
     print(
-        f"\n{machine['cpu']}, {machine['cores']} cores, {machine['torch_threads']} torch threads, load "
-        f"{machine['load_average']} before; {', '.join(f'{name} {number}' for name, number in versions.items())}; "
+        f"\n{machine['cpu']}, {machine['cores']} cores (torch threads: {machine['torch_threads']}; load average before: "
+        f"{machine['load_average']}); {', '.join(f'{name} {number}' for name, number in versions.items())}; "
         f"commit {results['commit']}\nCommand: `{results['command']}`"
     )
     if out is not None:

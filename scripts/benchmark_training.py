@@ -3,8 +3,10 @@
     python scripts/benchmark_training.py --out training.json
     python scripts/benchmark_training.py --subproc --profile --game kung_fu_master
 
-All contestants train the same network with the same PPO numbers on the same game, and take turns, so that a machine
-that slows down slows all of them. A step is one decision of one environment. Run it on an idle machine.
+All contestants train the same layers with the same PPO numbers on the same game, and take turns, so that a machine
+that slows down slows all of them. blip-rl's agents are those of the recipes finetune and blip, which may have a scale
+and shift per task on top (--set trunk.task_modulation=false: without). A step is one decision of one environment. Run
+it on an idle machine: torch gets --threads, but emulators take the cores they find (taskset limits both).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from torch import nn
 
 from blip_rl.config import ImageTrunkConfig, PpoConfig, RunConfig
+from blip_rl.errors import UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, attached
@@ -120,11 +123,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--updates", type=positive_int, default=2, help="PPO iterations timed at once (%(default)s)")
     parser.add_argument("--rollout-steps", type=positive_int, help="steps of each environment (the recipe's: 125)")
     parser.add_argument("--subproc", action="store_true", help="also measure stable-baselines3 with SubprocVecEnv")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
     parser.add_argument("--only", choices=TITLES, help="measure one contestant alone, and its memory")
     parser.add_argument("--profile", action="store_true", help="also show where blip-rl spends its time")
     add_common_options(parser, repeats=5)
     options = parser.parse_args()
-    game = rom_name(resolve(options.game, "blip").tasks[0].game)
+    try:
+        game = [rom_name(_config(agent, options).tasks[0].game) for agent in ("finetune", "blip")][0]
+    except UserError as error:
+        parser.error(str(error))
     if game is None or not is_gymnasium_id(_stock_id(game)):
         parser.error(f"--game {options.game}: expected an Atari game that stable-baselines3 can play too")
     return options
@@ -135,6 +142,7 @@ def _peak_alone(name: str, options: argparse.Namespace) -> float | None:
     print(f"memory of {name} …", file=sys.stderr)
     given = ["--game", options.game, "--threads", options.threads, "--updates", options.updates, "--repeats", 1]
     given += ["--rollout-steps", options.rollout_steps] if options.rollout_steps else []
+    given += [part for setting in options.set for part in ("--set", setting)]
     results = run_alone("--only", name, *given)
     return results["contestants"][name]["peak_rss_mb"]
 
@@ -151,13 +159,13 @@ def _build(name: str, options: argparse.Namespace, stack: ExitStack) -> Contesta
 
 
 def _config(agent: str, options: argparse.Namespace) -> RunConfig:
+    """A recipe as the options change it; BLIP consolidates over one rollout and freezes 4 bits, as its recipe says."""
     changes = [f"ppo.rollout_steps={options.rollout_steps}"] if options.rollout_steps else []
-    config = resolve(options.game, agent, device="cpu", overrides=changes)
-    if agent == "blip":  # one rollout, as in the recipe, also where rollouts are shorter
-        samples = config.agent.ppo.rollout_steps * config.agent.ppo.environments
-        overrides = [*changes, f"method.fisher_samples={samples}", "method.first_task_bits=4"]
-        config = resolve(options.game, agent, device="cpu", overrides=overrides)
-    return config
+    config = resolve(options.game, agent, device="cpu", overrides=[*options.set, *changes])
+    samples = config.agent.ppo.rollout_steps * config.agent.ppo.environments
+    frozen = {"fisher_samples": samples, "first_task_bits": 4} if agent == "blip" else {}
+    method = config.agent.method | frozen
+    return config.model_copy(update={"agent": config.agent.model_copy(update={"method": method})})
 
 
 def _build_ours(config: RunConfig, stack: ExitStack) -> Contestant:
@@ -224,9 +232,8 @@ def _check_alike(contestants: dict[str, Contestant]) -> None:
     for name, contestant in contestants.items():
         agent = contestant.agent
         layers = [tuple(p.shape) for p in agent.policy.features_extractor.parameters()]
-        heads = [agent.policy.action_net, agent.policy.value_net]
-        optimized = sum(p.numel() for group in agent.policy.optimizer.param_groups for p in group["params"])
-        work[name] = str([[getattr(agent, n) for n in names], agent.observation_space.shape, layers, heads, optimized])
+        heads = (agent.policy.action_net, agent.policy.value_net)
+        work[name] = str([*(getattr(agent, n) for n in names), agent.observation_space.shape, layers, heads])
     if len(set(work.values())) > 1:
         sys.exit("the contestants differ:\n" + "\n".join(f"{name}: {value}" for name, value in work.items()))
 
@@ -323,8 +330,8 @@ def _report(results: dict[str, Any]) -> str:
     ]
     header = ["agent", "steps/s, median", "steps/s, each round", "× stock", "peak memory, MB"]
     text = markdown_table(header, rows)
-    if results["blip_slowdown_percent"] is not None:
-        text += f"\n\nA step of BLIP takes {results['blip_slowdown_percent']:+.1f} % of fine-tuning's time more."
+    if (slowdown := results["blip_slowdown_percent"]) is not None:
+        text += f"\n\nA step of BLIP takes {1 + slowdown / 100:.3f} times as long as one of fine-tuning ({slowdown:+.1f} %)."
     if profile := results.get("profile"):
         shares = [[part, *(f"{100 * profile[name][part]:.1f} %" for name in profile)] for part in PARTS]
         text += "\n\n" + markdown_table(["share of training time", *(TITLES[name] for name in profile)], shares)

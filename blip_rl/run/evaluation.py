@@ -31,7 +31,12 @@ class Episode:
 
 
 def evaluate_task(
-    policy: ContinualPolicy, task: TaskConfig, config: RunConfig, evaluation: EvaluationConfig, budget_steps: int | None
+    policy: ContinualPolicy,
+    task: TaskConfig,
+    config: RunConfig,
+    evaluation: EvaluationConfig,
+    budget_steps: int | None = None,
+    on_games_over: Callable[[int], object] = lambda count: None,
 ) -> list[Episode]:
     """Play a task's episodes with the task's own head; training's random state and current task stay untouched.
 
@@ -41,6 +46,7 @@ def evaluate_task(
         config: Preprocessing.
         evaluation: Episodes, choice of actions, caps and seeds.
         budget_steps: Decisions that all episodes together may take; None sets no limit beyond the cap per episode.
+        on_games_over: Called with the number of games that have just ended, to show progress.
 
     Returns:
         Episode k for k = 0, 1, …: the first game of the environment with seed k. Every environment plays exactly its
@@ -57,7 +63,7 @@ def evaluate_task(
             spent = sum(episode.length_steps for episode in episodes)
             left = None if budget_steps is None else max(0, budget_steps - spent)
             try:
-                episodes += _play_one_each(env, policy, evaluation, left)
+                episodes += _play_one_each(env, policy, evaluation, left, on_games_over)
             finally:
                 env.close()
     policy.set_training_mode(training_mode)
@@ -69,7 +75,11 @@ def _cuda_devices(policy: ContinualPolicy) -> list[torch.device]:
 
 
 def _play_one_each(
-    env: VecEnv, policy: ContinualPolicy, evaluation: EvaluationConfig, budget_steps: int | None
+    env: VecEnv,
+    policy: ContinualPolicy,
+    evaluation: EvaluationConfig,
+    budget_steps: int | None,
+    on_games_over: Callable[[int], object],
 ) -> list[Episode]:
     """Each environment plays one game; those that are done wait for the others."""
     games = env.num_envs
@@ -87,6 +97,7 @@ def _play_one_each(
         if budget_steps is not None and lengths.sum() >= budget_steps:
             capped = ~dones
         truncated[playing] = capped[playing] | [infos[i].get("TimeLimit.truncated", False) for i in playing]
+        on_games_over(int(((dones | capped) & ~ended).sum()))
         ended |= dones | capped
     return [Episode(float(s), int(n), bool(t)) for s, n, t in zip(scores, lengths, truncated, strict=True)]
 
@@ -122,7 +133,3 @@ def score_rows(
         )
         for index, episode in enumerate(episodes)
     ]
-
-
-Play = Callable[[TaskConfig, "int | None"], list[Episode]]
-"""(task, budget in decisions) → episodes, with the weights of the moment."""

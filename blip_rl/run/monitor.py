@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from typing import Any, cast
@@ -16,25 +17,12 @@ from blip_rl.config import RunConfig
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.base import Method
 from blip_rl.report.heatmaps import frozen_bits_figure
+from blip_rl.run.console import Console
 from blip_rl.run.folder import BitsRow
 from blip_rl.run.scores import ScoreBook
 
 _ROLLOUTS_BEFORE_ESTIMATE = 3
 _LONG_RUN_SECONDS = 120
-
-
-class Console:
-    """Lines for a person, kept apart from the progress bar; silent when asked to be."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.bars = not quiet and sys.stderr.isatty()
-
-    def say(self, text: str) -> None:
-        """Print a line, above the bar if one is shown."""
-        if not self.quiet:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
 
 
 class TaskMonitor(BaseCallback):
@@ -46,6 +34,8 @@ class TaskMonitor(BaseCallback):
         self._console = console
         self._learning_seconds = 0.0
         self._rollouts = 0
+        self._layer_bits: dict[str, float] = {}
+        self._mean_bits: float | None = None
         self._bar: tqdm[Any] | None = None
 
     def _on_training_start(self) -> None:
@@ -53,6 +43,10 @@ class TaskMonitor(BaseCallback):
         self._start_steps = self.num_timesteps
         self._next_evaluation = self.num_timesteps + self._config.evaluation.every_steps
         self._end_steps = self.num_timesteps + task.steps
+        # Bits change only at boundaries, and a mean over millions of them is not free.
+        frozen = self._method.frozen_bits()
+        self._layer_bits = mean_frozen_bits(frozen)
+        self._mean_bits = overall_mean(frozen) if frozen else None
         self._clock = time.perf_counter()
         self._bar = tqdm(
             total=task.steps,
@@ -81,7 +75,7 @@ class TaskMonitor(BaseCallback):
         seconds = self._learning_seconds + now - self._clock
         rate = (self.num_timesteps - self._start_steps) / seconds
         self.logger.record("time/steps_per_second", rate)
-        for layer, mean in mean_frozen_bits(self._method.frozen_bits()).items():
+        for layer, mean in self._layer_bits.items():
             self.logger.record(f"bits/{layer}/mean_frozen", mean)
         self._advance_bar()
         if self._stage == 1 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
@@ -106,9 +100,8 @@ class TaskMonitor(BaseCallback):
         shown = {}
         if self.model.ep_info_buffer:
             shown["return"] = f"{np.mean([info['r'] for info in self.model.ep_info_buffer]):.1f}"
-        frozen = self._method.frozen_bits()
-        if frozen:
-            shown["bits frozen"] = f"{overall_mean(frozen):.2f}"
+        if self._mean_bits is not None:
+            shown["bits frozen"] = f"{self._mean_bits:.2f}"
         bar.set_postfix(shown, refresh=False)
         bar.update(done - bar.n)
 
@@ -116,10 +109,22 @@ class TaskMonitor(BaseCallback):
         total = sum(task.steps for task in self._config.tasks)
         seconds = total / rate
         if seconds >= _LONG_RUN_SECONDS:
+            memory, disk = peak_memory_bytes() / 1e9, self._disk_bytes() / 1e9
             self._console.say(
-                f"{total:,} steps in all at {rate:,.0f} steps/s so far: about {duration(seconds)} of learning, "
-                "and the evaluations"
+                f"{total:,} steps at {rate:,.0f} steps/s so far: about {duration(seconds)} of learning, and the "
+                f"evaluations; {memory:.1f} GB of memory, {disk:.2f} GB of checkpoints"
             )
+
+    def _disk_bytes(self) -> int:
+        """What the stage checkpoints of the whole run will take."""
+        tensors = [*self._agent.policy.trunk.state_dict().values(), *self._method.state().tensors.values()]
+        return len(self._config.tasks) * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held."""
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 
 
 def mean_frozen_bits(frozen: dict[str, Tensor]) -> dict[str, float]:

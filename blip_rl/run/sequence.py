@@ -21,8 +21,9 @@ from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, attached
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
+from blip_rl.run.console import Console
 from blip_rl.run.folder import RunFolder, default_path
-from blip_rl.run.monitor import Console, TaskMonitor, bits_rows, log_bits
+from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.tasks.make import make_training_env
@@ -119,7 +120,7 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
 
     folder.create(dump_run_config(config), device)
     logger = configure(str(folder.path), ["tensorboard"])
-    return _Run(config, folder, device, method, logger, ScoreBook(config, folder, logger), console)
+    return _Run(config, folder, device, method, logger, ScoreBook(config, folder, logger, console), console)
 
 
 @contextmanager

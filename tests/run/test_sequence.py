@@ -96,8 +96,9 @@ def test_tensorboard_has_the_tags_on_one_axis(events):
 
 def test_the_learning_rate_starts_anew_with_each_task(events):
     rates = {event.step: event.value for event in events.Scalars("train/learning_rate")}
-    assert max(rates.values()) == pytest.approx(2.5e-4)
-    assert [step for step, rate in rates.items() if rate == pytest.approx(2.5e-4)] == [256, 1280]
+    full = pytest.approx(small_config().agent.ppo.learning_rate)
+    assert max(rates.values()) == full
+    assert [step for step, rate in rates.items() if rate == full] == [256, 1280]
     assert min(rates.values()) > 0
 
 
