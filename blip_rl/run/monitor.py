@@ -118,12 +118,12 @@ class TaskMonitor(BaseCallback):
     def _disk_bytes(self) -> int:
         """What the stage checkpoints of the whole run will take."""
         tensors = [*self._agent.policy.trunk.state_dict().values(), *self._method.state().tensors.values()]
-        return len(self._config.tasks) * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return len(self._config.tasks) * sum(int(tensor.nbytes) for tensor in tensors)
 
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held."""
-    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    peak: int = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
 
 

@@ -157,11 +157,15 @@ def test_frames_may_have_their_channels_first_or_last(shape):
 
 
 class Watched(VecEnvWrapper):
-    """Remembers what it showed."""
+    """Remembers what it showed and what was done."""
 
     def reset(self):
-        self.shown = [self.venv.reset().copy()]
+        self.shown, self.actions = [self.venv.reset().copy()], []
         return self.shown[-1]
+
+    def step_async(self, actions):
+        self.actions += actions.tolist()
+        self.venv.step_async(actions)
 
     def step_wait(self):
         observations, rewards, dones, infos = self.venv.step_wait()
@@ -180,6 +184,19 @@ def test_observations_of_a_finished_task_are_fresh_and_as_many_as_asked_for(samp
     assert (finished.observations.numpy() == shown).all()
     assert len(finished.observations.unique(dim=0)) == samples
     learn(model, 1)
+
+
+def test_fresh_observations_come_from_the_stochastic_policy():
+    env = Watched(cartpole())
+    model = learn(agent(env=env), 1)
+    with torch.no_grad():
+        model.policy.action_net.weight.zero_()
+        model.policy.action_net.bias.copy_(torch.tensor([1.0, 0.0]))  # action 0 in 73 of 100 cases
+    done = len(env.actions)
+    model.finished_task(400, torch.Generator())
+    taken = env.actions[done:]
+    assert len(taken) == 400
+    assert 0.19 < np.mean(taken) < 0.35
 
 
 def test_no_observations_where_none_are_wanted():
