@@ -91,7 +91,7 @@ class ImageTrunkConfig(Settings):
 
     conv: Annotated[tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(min_length=1)]
     """One (channels, kernel, stride) for each layer, no padding."""
-    hidden: tuple[PositiveInt, ...]
+    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     activation: Activation
 
 

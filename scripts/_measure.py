@@ -11,7 +11,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ def provenance() -> dict[str, Any]:
         "command": shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        "environment": {key: value for key, value in os.environ.items() if re.match(r"(G?OMP|KMP|MKL)_", key)},
         "machine": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
@@ -75,13 +78,32 @@ def reset_peak_rss() -> bool:
 
 
 def run_alone(*options: object) -> dict[str, Any]:
-    """Run the calling script again, with these options, in a process of its own; return its results."""
+    """Run this command again in a process of its own, with more options behind its own; return its results."""
     with tempfile.TemporaryDirectory(prefix="blip-rl-benchmark-") as folder:
         out = Path(folder, "results.json")
-        command = [sys.executable, sys.argv[0], *map(str, options), "--out", str(out)]
+        command = [sys.executable, *sys.argv, *map(str, options), "--out", str(out)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         results: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return results
+
+
+@contextmanager
+def timed(owner: Any, function: str, seconds: dict[str, float], key: str = "") -> Iterator[None]:
+    """Add up the time that one object's function takes, while the block lasts."""
+    original = getattr(owner, function)
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            seconds[key or function] += time.perf_counter() - begun
+
+    setattr(owner, function, measured)  # hides the class's function, for this object alone
+    try:
+        yield
+    finally:
+        delattr(owner, function)
 
 
 def show(results: dict[str, Any], text: str, out: Path | None) -> None:
@@ -89,8 +111,9 @@ def show(results: dict[str, Any], text: str, out: Path | None) -> None:
     machine, versions = results["machine"], results["versions"]
     print(text)
     print(
-        f"\n{machine['cpu']}, {machine['cores']} cores (torch threads: {machine['torch_threads']}; load average before: "
-        f"{machine['load_average']}); {', '.join(f'{name} {number}' for name, number in versions.items())}; "
+        f"\n{machine['cpu']}, {machine['cores']} cores (torch threads: {machine['torch_threads']}; "
+        f"load average before: {machine['load_average']}); "
+        f"{', '.join(f'{name} {number}' for name, number in versions.items())}; "
         f"commit {results['commit']}\nCommand: `{results['command']}`"
     )
     if out is not None:

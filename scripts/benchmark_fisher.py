@@ -48,7 +48,7 @@ def main() -> None:
     if options.only:
         results["fisher"] = {options.only: _measure(options)}
     else:
-        results["fisher"] = {name: _measure_alone(name, options) for name in EXPECTATIONS}
+        results["fisher"] = {name: _measure_alone(name) for name in EXPECTATIONS}
     show(results, _report(results), options.out)
 
 
@@ -61,11 +61,9 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure_alone(expectation: str, options: argparse.Namespace) -> dict[str, Any]:
+def _measure_alone(expectation: str) -> dict[str, Any]:
     print(f"{expectation} …", file=sys.stderr)
-    given = ["--samples", options.samples, "--actions", options.actions]
-    given += ["--repeats", options.repeats, "--threads", options.threads]
-    return run_alone("--only", expectation, *given)["fisher"][expectation]
+    return run_alone("--only", expectation)["fisher"][expectation]
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:

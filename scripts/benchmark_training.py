@@ -16,9 +16,8 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from _measure import (
     provenance,
     run_alone,
     show,
+    timed,
 )
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_atari_env
@@ -81,6 +81,8 @@ class Contestant:
 
     agent: PPO
     method: Method | None = None
+    consolidation: dict[str, float] = field(default_factory=dict)
+    """What the method reported at the end of the first task."""
 
     def learn(self, updates: int) -> float:
         """Run whole PPO iterations; return steps per second."""
@@ -103,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = [options.only] if options.only else [n for n in TITLES if n != "stock-subproc" or options.subproc]
     results = {**provenance(), "settings": {key: value for key, value in vars(options).items() if key != "out"}}
-    alone = {} if options.only else {name: _peak_alone(name, options) for name in names}
+    alone = {} if options.only else {name: _peak_alone(name) for name in names}
     with ExitStack() as stack:
         contestants = {name: _build(name, options, stack) for name in names}
         _check_alike(contestants)
@@ -113,7 +115,9 @@ def main() -> None:
         if options.profile:
             ours = {name: c for name, c in contestants.items() if c.method}
             results["profile"] = {name: _profile(c, options.repeats * options.updates) for name, c in ours.items()}
-    results |= _summary(speeds, alone)
+        results |= _summary(speeds, alone)
+        for name, contestant in contestants.items():
+            results["contestants"][name]["consolidation"] = contestant.consolidation
     show(results, _report(results), options.out)
 
 
@@ -125,25 +129,25 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--subproc", action="store_true", help="also measure stable-baselines3 with SubprocVecEnv")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
     parser.add_argument("--only", choices=TITLES, help="measure one contestant alone, and its memory")
-    parser.add_argument("--profile", action="store_true", help="also show where blip-rl spends its time")
+    parser.add_argument(
+        "--profile", action=argparse.BooleanOptionalAction, help="also show where blip-rl spends its time"
+    )
     add_common_options(parser, repeats=5)
     options = parser.parse_args()
     try:
-        game = [rom_name(_config(agent, options).tasks[0].game) for agent in ("finetune", "blip")][0]
+        configs = [_config(agent, options) for agent in ("finetune", "blip")]
     except UserError as error:
         parser.error(str(error))
+    game = rom_name(configs[0].tasks[0].game)
     if game is None or not is_gymnasium_id(_stock_id(game)):
         parser.error(f"--game {options.game}: expected an Atari game that stable-baselines3 can play too")
     return options
 
 
-def _peak_alone(name: str, options: argparse.Namespace) -> float | None:
+def _peak_alone(name: str) -> float | None:
     """Memory of a contestant in a process of its own: what the others hold does not count."""
     print(f"memory of {name} …", file=sys.stderr)
-    given = ["--game", options.game, "--threads", options.threads, "--updates", options.updates, "--repeats", 1]
-    given += ["--rollout-steps", options.rollout_steps] if options.rollout_steps else []
-    given += [part for setting in options.set for part in ("--set", setting)]
-    results = run_alone("--only", name, *given)
+    results = run_alone("--only", name, "--repeats", 1, "--no-profile")
     return results["contestants"][name]["peak_rss_mb"]
 
 
@@ -159,7 +163,7 @@ def _build(name: str, options: argparse.Namespace, stack: ExitStack) -> Contesta
 
 
 def _config(agent: str, options: argparse.Namespace) -> RunConfig:
-    """A recipe as the options change it; BLIP consolidates over one rollout and freezes 4 bits, as its recipe says."""
+    """A recipe as the options change it, but that BLIP consolidates over one rollout and then freezes 4 bits."""
     changes = [f"ppo.rollout_steps={options.rollout_steps}"] if options.rollout_steps else []
     config = resolve(options.game, agent, device="cpu", overrides=[*options.set, *changes])
     samples = config.agent.ppo.rollout_steps * config.agent.ppo.environments
@@ -178,7 +182,8 @@ def _build_ours(config: RunConfig, stack: ExitStack) -> Contestant:
     contestant = Contestant(agent, method)
     with attached(method, agent.policy.trunk, agent.policy.optimizer):
         contestant.learn(1)
-    method.end_task(agent.finished_task(method.samples_wanted, torch.Generator().manual_seed(0)))
+    finished = agent.finished_task(method.samples_wanted, torch.Generator().manual_seed(0))
+    contestant.consolidation = method.end_task(finished)
     agent.switch_task("second", env)
     stack.enter_context(attached(method, agent.policy.trunk, agent.policy.optimizer))
     contestant.learn(1)
@@ -278,12 +283,12 @@ def _profile(contestant: Contestant, updates: int) -> dict[str, float]:
     """Share of each part in the time of some more PPO iterations."""
     agent, seconds = contestant.agent, defaultdict(float)
     with (
-        _timed(agent.env, "step", seconds),
-        _timed(agent.policy, "forward", seconds),
-        _timed(agent, "train", seconds),
-        _timed(agent.policy.optimizer, "step", seconds, "optimizer"),
-        _timed(contestant.method, "after_step", seconds),
-        _timed(contestant, "learn", seconds),
+        timed(agent.env, "step", seconds),
+        timed(agent.policy, "forward", seconds),
+        timed(agent, "train", seconds),
+        timed(agent.policy.optimizer, "step", seconds, "optimizer"),
+        timed(contestant.method, "after_step", seconds),
+        timed(contestant, "learn", seconds),
     ):
         contestant.learn(updates)
     # The projection hangs on the optimizer's step, and that is called by train().
@@ -296,25 +301,6 @@ def _profile(contestant: Contestant, updates: int) -> dict[str, float]:
         seconds["learn"] - seconds["step"] - seconds["forward"] - seconds["train"],
     ]
     return {name: part / seconds["learn"] for name, part in zip(PARTS, parts, strict=True)}
-
-
-@contextmanager
-def _timed(owner: Any, function: str, seconds: dict[str, float], key: str = "") -> Iterator[None]:
-    """Add up the time that one object's function takes, while the block lasts."""
-    original = getattr(owner, function)
-
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        begun = time.perf_counter()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            seconds[key or function] += time.perf_counter() - begun
-
-    setattr(owner, function, timed)  # hides the class's function, for this object alone
-    try:
-        yield
-    finally:
-        delattr(owner, function)
 
 
 def _report(results: dict[str, Any]) -> str:
@@ -331,7 +317,8 @@ def _report(results: dict[str, Any]) -> str:
     header = ["agent", "steps/s, median", "steps/s, each round", "× stock", "peak memory, MB"]
     text = markdown_table(header, rows)
     if (slowdown := results["blip_slowdown_percent"]) is not None:
-        text += f"\n\nA step of BLIP takes {1 + slowdown / 100:.3f} times as long as one of fine-tuning ({slowdown:+.1f} %)."
+        ratio = 1 + slowdown / 100
+        text += f"\n\nA step of BLIP takes {ratio:.3f} times as long as one of fine-tuning ({slowdown:+.1f} %)."
     if profile := results.get("profile"):
         shares = [[part, *(f"{100 * profile[name][part]:.1f} %" for name in profile)] for part in PARTS]
         text += "\n\n" + markdown_table(["share of training time", *(TITLES[name] for name in profile)], shares)

@@ -49,7 +49,7 @@ def diagonal_fisher(
             probability: as many backward passes as actions, and no sampling noise.
         preprocess: Applied to each chunk of observations first, for example a conversion to float.
         chunk_samples: Samples per pass: memory against speed; the result does not depend on it.
-        generator: Source of the action draws, for a categorical policy.
+        generator: Source of the action draws; None draws from torch's global one.
 
     Returns:
         Parameter name (as in ``trunk.named_parameters()``) → Fisher, shaped like the parameter. A parameter that the
@@ -91,6 +91,7 @@ def _check_arguments(
 def _supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers that own parameters, by name; anything but linear and 2-D convolution is refused."""
     layers: dict[str, nn.Linear | nn.Conv2d] = {}
+    seen: set[nn.Parameter] = set()
     for name, module in trunk.named_modules():
         if next(module.parameters(recurse=False), None) is None:
             continue
@@ -101,6 +102,9 @@ def _supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
             )
         if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
             raise TypeError(f"layer {name!r} pads with {module.padding_mode!r}: expected padding_mode='zeros'")
+        if seen & set(module.parameters()):
+            raise TypeError(f"layer {name!r} shares parameters with another layer: the closed forms need its own")
+        seen.update(module.parameters())
         layers[name] = module
     if not layers:
         raise TypeError("the trunk has no nn.Linear or nn.Conv2d layer with parameters: there is nothing to measure")
@@ -129,10 +133,16 @@ def _weighted_log_probabilities(
 
 
 def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
-    if isinstance(policy, Categorical) and generator is not None:
-        drawn = torch.multinomial(policy.probs.detach().cpu(), 1, generator=generator)
+    if generator is None:
+        return policy.sample()
+    if isinstance(policy, Categorical):  # draws one after another: the same for any chunk size
+        drawn = torch.multinomial(policy.probs.detach().to(generator.device), 1, generator=generator)
         return drawn.squeeze(1).to(policy.logits.device)
-    return policy.sample()
+    # Other distributions take no generator of their own: seed the global one from it, for this draw only.
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return policy.sample()
 
 
 def _log_probability(policy: Distribution, actions: Tensor) -> Tensor:

@@ -32,16 +32,18 @@ def solve_prior(
         Fisher information at all to ever reach it.
     """
     low, high = _LOG2_LOWEST, _LOG2_HIGHEST
-    middle, reached = low, mean_first_bits(fisher, 2.0**low, rule, total_bits)
-    if reached < target_bits:
-        return 2.0**low, reached
+    nearest, nearest_bits = 2.0**low, mean_first_bits(fisher, 2.0**low, rule, total_bits)
+    if nearest_bits < target_bits:
+        return nearest, nearest_bits
     for _ in range(_MAX_HALVINGS):
         middle = (low + high) / 2
         reached = mean_first_bits(fisher, 2.0**middle, rule, total_bits)
-        if abs(reached - target_bits) <= _BITS_TOLERANCE:
+        if abs(reached - target_bits) < abs(nearest_bits - target_bits):
+            nearest, nearest_bits = 2.0**middle, reached
+        if abs(nearest_bits - target_bits) <= _BITS_TOLERANCE:
             break
         low, high = (middle, high) if reached > target_bits else (low, middle)
-    return 2.0**middle, reached
+    return nearest, nearest_bits
 
 
 def mean_first_bits(fisher: Tensor, prior: float, rule: GainRule, total_bits: int = TOTAL_BITS) -> float:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
@@ -45,10 +46,15 @@ def protect(model: OnPolicyAlgorithm, method: Method, seed: int = 0) -> Iterator
 
     Raises:
         RuntimeError: nothing was learned inside, so there is no rollout to measure the task on.
-        TypeError: the policy has layers that the method cannot protect.
+        TypeError: the policy has actions or layers that the method cannot protect.
     """
     policy = model.policy
+    if not isinstance(policy.action_dist, CategoricalDistribution | DiagGaussianDistribution):
+        raise TypeError(
+            f"a policy with {type(policy.action_dist).__name__}: expected Discrete or Box actions without use_sde"
+        )
     trunk = ActorPath(policy)
+    model.rollout_buffer.reset()  # so that an earlier task's rollout cannot pass for this one's
     with attached(method, trunk, policy.optimizer):
         yield method
         observations = _rollout_observations(model.rollout_buffer, method.samples_wanted, seed)

@@ -158,5 +158,6 @@ class ContinualPolicy(ActorCriticPolicy):
             distribution = self._get_action_dist_from_latent(self.trunk(self.preprocess(tensor)))
             actions: np.ndarray = distribution.get_actions(deterministic=greedy).cpu().numpy()
         if isinstance(self.action_space, spaces.Box):
+            actions = actions.reshape(-1, *self.action_space.shape)
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions

@@ -53,12 +53,14 @@ class ContinualPPO(PPO):
         Raises:
             UserError: the task's observations do not fit the trunk.
         """
+        env = self._wrap_env(env, self.verbose)  # frames with their channels last are transposed
         check_observations(task, env.observation_space, self._first_task, self._first_observations)
         if task not in self.policy.task_names:
             self.policy.add_task(task, env.action_space)
         self.policy.use_task(task)
         self.policy.new_optimizer(self._learning_rate_start)
-        self.action_space = env.action_space
+        # Bounds may differ from task to task; set_env would refuse them.
+        self.observation_space, self.action_space = env.observation_space, env.action_space
         self.set_env(env, force_reset=True)
         self.ep_info_buffer = None  # else the first averages of a game would be the last game's
         self.rollout_buffer = self.rollout_buffer_class(  # type: ignore[misc]

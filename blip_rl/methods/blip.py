@@ -167,12 +167,26 @@ class Blip(Method):
     def state(self) -> MethodState:
         """The four tensors of every parameter, the number of tasks seen and the prior in use."""
         tensors = {
-            f"{name}.{kind}": getattr(state, kind) for name, state in self._parameters.items() for kind in _SAVED
+            f"{name}.{kind}": getattr(state, kind).clone()
+            for name, state in self._parameters.items()
+            for kind in _SAVED
         }
-        return MethodState(tensors, {"tasks_seen": self.tasks_seen, "fisher_prior": self.fisher_prior})
+        values = {
+            "tasks_seen": self.tasks_seen,
+            "fisher_prior": self.fisher_prior,
+            "total_bits": self.settings.total_bits,
+        }
+        return MethodState(self._loaded | tensors, values)
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state; it reaches the trunk at the next ``start_task``."""
+        """Take a saved state; it reaches the trunk at the next ``start_task``.
+
+        Raises:
+            ValueError: it was saved with another number of bits.
+        """
+        saved, mine = state.values["total_bits"], self.settings.total_bits
+        if saved != mine:
+            raise ValueError(f"a state of total_bits = {saved}, but this method has {mine}: expected the same")
         self._loaded = dict(state.tensors)
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
@@ -229,7 +243,8 @@ class Blip(Method):
         p.fisher_mean = bits.running_fisher(fisher, p.fisher_mean, self.tasks_seen)
         self._set_interval(p)
         if settings.round_after_task:
-            p.weight.copy_(p.centre)
+            # A centre may be ±b itself, one grid step outside the limits of Eq. 4.
+            torch.clamp(p.centre, p.low, p.high, out=p.weight)
             p.remainder.zero_()
 
 

@@ -87,7 +87,7 @@ def test_the_state_is_13_bytes_for_each_parameter_whatever_the_number_of_tasks(n
         learn(blip, trunk, task, steps=2)
     size = sum(tensor.numel() * tensor.element_size() for tensor in blip.state().tensors.values())
     assert size == 13 * sum(parameter.numel() for parameter in trunk.parameters())
-    assert set(blip.state().values) == {"tasks_seen", "fisher_prior"}
+    assert set(blip.state().values) == {"tasks_seen", "fisher_prior", "total_bits"}
 
 
 def test_another_object_with_the_same_network_takes_the_intervals_over():
