@@ -227,6 +227,9 @@ def _print_table(rows: list[tuple[str, ...]], indent: str = "") -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    # Threads that wait for work should sleep: spinning ones starve the emulator, and with other programs on the machine
+    # slow training several times (docs/performance.md). Read when torch loads, so it must be set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = cli.main(prog_name="blip-rl", standalone_mode=False)
         sys.stdout.flush()

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import make_proba_distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
@@ -143,9 +143,15 @@ class ContinualPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(parameters, lr=learning_rate, **options)  # type: ignore[call-arg]
 
     def preprocess(self, observations: Tensor) -> Tensor:
-        """Raw observations → what the trunk takes: float, images divided by 255."""
-        prepared = preprocess_obs(observations, self.observation_space, normalize_images=self.normalize_images)
-        return cast(Tensor, prepared)
+        """Raw observations → what the trunk takes: float, images divided by 255 and laid out with channels last."""
+        if observations.dim() == 4:
+            # Laid out anew while they are bytes, a quarter of the memory to move; then one pass, and one in place.
+            return observations.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255.0)
+        return observations.to(torch.float32)
+
+    def extract_features(self, obs: Any, features_extractor: Any = None) -> Tensor:
+        """Observations as the environment gives them → trunk features, for every path of stable-baselines3."""
+        return cast(Tensor, self.trunk(self.preprocess(obs)))
 
     def head(self, features: Tensor) -> Distribution:
         """Trunk features → the current task's distribution over actions."""

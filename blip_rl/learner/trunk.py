@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from blip_rl.config import ImageTrunkConfig, TrunkConfig
 from blip_rl.errors import UserError
@@ -48,7 +49,8 @@ class Trunk(BaseFeaturesExtractor):
         for name, layer in zip(_layer_names(layers), layers, strict=True):
             self.add_module(name, layer)
         self.layer_names = _layer_names(layers)
-        self._activation = activation()
+        # In place where the layer's own output is not needed again: memory traffic is what these layers cost.
+        self._activation = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
         self._modulations: list[Modulation] = []
         # After the initialisation, which cannot handle it: convolutions run faster with channels last.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -68,12 +70,22 @@ class Trunk(BaseFeaturesExtractor):
         for index, name in enumerate(self.layer_names):
             layer = self.get_submodule(name)
             if isinstance(layer, nn.Linear) and x.dim() > 2:
-                x = x.flatten(1)
-            x = layer(x)
-            if self._modulations:
-                x = self._modulations[index](x)
+                x = x.permute(0, 2, 3, 1).flatten(1)  # with channels last this is a view
+            x = _modulated(layer, self._modulations[index], x) if self._modulations else layer(x)
             x = self._activation(x)
         return x
+
+
+def _modulated(layer: nn.Module, modulation: Modulation, x: Tensor) -> Tensor:
+    """Scale ∘ layer(x) + shift; for a convolution by way of its weights, thousands of numbers instead of millions.
+
+    A layer that is being watched by a hook, as when its Fisher is measured, runs as itself.
+    """
+    if isinstance(layer, nn.Conv2d) and not layer._forward_hooks:
+        scale, bias = modulation.scale, cast(Tensor, layer.bias)
+        weight = layer.weight * scale.view(-1, 1, 1, 1)
+        return F.conv2d(x, weight, torch.addcmul(modulation.shift, bias, scale), layer.stride)
+    return cast(Tensor, modulation(layer(x)))
 
 
 def check_observations(task: str, space: spaces.Space[Any], first_task: str, first_space: spaces.Space[Any]) -> None:

@@ -59,6 +59,8 @@ class TaskMonitor(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         """Between two updates: the weights belong to exactly this number of steps."""
+        if self._rollouts:
+            self._measure_rate()
         if self._next_evaluation <= self.num_timesteps < self._end_steps:
             self._learning_seconds += time.perf_counter() - self._clock
             self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
@@ -71,15 +73,9 @@ class TaskMonitor(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._rollouts += 1
-        now = time.perf_counter()
-        seconds = self._learning_seconds + now - self._clock
-        rate = (self.num_timesteps - self._start_steps) / seconds
-        self.logger.record("time/steps_per_second", rate)
         for layer, mean in self._layer_bits.items():
             self.logger.record(f"bits/{layer}/mean_frozen", mean)
         self._advance_bar()
-        if self._stage == 1 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
-            self._say_estimate(rate)
 
     def _on_training_end(self) -> None:
         if self._bar is not None:
@@ -93,6 +89,14 @@ class TaskMonitor(BaseCallback):
     @property
     def _agent(self) -> ContinualPPO:
         return cast(ContinualPPO, self.model)
+
+    def _measure_rate(self) -> None:
+        """Steps per second of whole iterations, rollout and update, without the evaluations."""
+        seconds = self._learning_seconds + time.perf_counter() - self._clock
+        rate = (self.num_timesteps - self._start_steps) / seconds
+        self.logger.record("time/steps_per_second", rate)
+        if self._stage == 1 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
+            self._say_estimate(rate)
 
     def _advance_bar(self) -> None:
         bar = cast("tqdm[Any]", self._bar)

@@ -34,6 +34,17 @@ def test_seeds_and_games_differ():
     assert not np.array_equal(observations[:, 1], observations[:, 2])
 
 
+def test_without_noops_only_sticky_actions_let_games_differ():
+    different = {}
+    for probability in (0.0, 0.25):
+        env = make("breakout", 4, noop_max=0, sticky_action_probability=probability)
+        env.reset()
+        observations = [env.step(np.full(4, t % 4))[0] for t in range(30)][-1]
+        different[probability] = len({observation.tobytes() for observation in observations})
+    assert different[0.0] == 1
+    assert different[0.25] > 1
+
+
 def test_game_i_is_seeded_with_seed_plus_i():
     env, neighbour = make("breakout", 3, seed=5, **RANDOM_GAMES), make("breakout", 1, seed=7, **RANDOM_GAMES)
     np.testing.assert_array_equal(env.reset()[2], neighbour.reset()[0])
