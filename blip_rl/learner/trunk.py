@@ -70,7 +70,7 @@ class Trunk(BaseFeaturesExtractor):
         for index, name in enumerate(self.layer_names):
             layer = self.get_submodule(name)
             if isinstance(layer, nn.Linear) and x.dim() > 2:
-                x = x.permute(0, 2, 3, 1).flatten(1)  # with channels last this is a view
+                x = x.flatten(1)
             x = _modulated(layer, self._modulations[index], x) if self._modulations else layer(x)
             x = self._activation(x)
         return x

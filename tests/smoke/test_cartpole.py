@@ -17,6 +17,7 @@ from blip_rl.report.load import load_scores
 from blip_rl.run.sequence import train
 
 AGENTS = ("finetune", "blip")
+pytestmark = pytest.mark.xdist_group("cartpole4")  # one worker trains for all tests here
 
 
 @pytest.fixture(scope="module")
