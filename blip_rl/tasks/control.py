@@ -10,7 +10,8 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeImage
 
 from blip_rl.errors import UserError
 from blip_rl.tasks.games import check_game
@@ -25,7 +26,7 @@ def make_control_env(game: str, num_envs: int, seed: int, observation_mix_seed: 
     Args:
         game: A registered Gymnasium id.
         num_envs: Copies, stepped one after the other.
-        seed: Used at the first reset.
+        seed: Used at the first reset. Images with their channels last are turned to channels first.
         observation_mix_seed: If set, observations x become Q·x, Q the orthogonal matrix drawn with this seed: the
             same problem seen through other eyes.
 
@@ -34,7 +35,10 @@ def make_control_env(game: str, num_envs: int, seed: int, observation_mix_seed: 
     """
     check_game(game)
     check_seed(seed, num_envs)
-    envs = DummyVecEnv([lambda: Monitor(_make(game, observation_mix_seed))] * num_envs)
+    envs: VecEnv = DummyVecEnv([lambda: Monitor(_make(game, observation_mix_seed))] * num_envs)
+    space = envs.observation_space
+    if isinstance(space, Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        envs = VecTransposeImage(envs)
     envs.seed(seed)
     return envs
 

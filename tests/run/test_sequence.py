@@ -3,6 +3,7 @@
 import csv
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from blip_rl.errors import UserError
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
 from blip_rl.run import sequence
+from blip_rl.run.rescore import evaluate_run
 from blip_rl.run.sequence import resolve_device, train
 from tests.run.conftest import small_config
 
@@ -149,6 +151,34 @@ def test_rounding_is_scored_on_both_sides(tmp_path):
         phase: [r["return"] for r in rows(path / "scores.csv") if r["phase"] == phase] for phase in ("before", "after")
     }
     assert scores["before"] != scores["after"]
+
+
+class Dots(gymnasium.Env):
+    """Pictures with their channels last, as most of Gymnasium's are."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.low.copy(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observation_space.high.copy(), float(action), self.steps == 9, False, {}
+
+
+def test_pictures_of_any_gymnasium_id_are_learned_and_scored(tmp_path):
+    gymnasium.register("BlipTestDots-v0", entry_point=Dots)
+    try:
+        overrides = ("trunk.image.conv=[[4, 8, 4]]", "trunk.image.hidden=[8]")
+        config = small_config(games="BlipTestDots-v0", steps="256", overrides=overrides)
+        path = train(config, out=tmp_path / "run", threads=1, quiet=True)
+        assert {r["length_steps"] for r in rows(path / "scores.csv")} == {"9"}
+        assert "learned BlipTestDots-v0" in evaluate_run(path)
+    finally:
+        del gymnasium.registry["BlipTestDots-v0"]
 
 
 def test_fine_tuning_freezes_nothing(tmp_path):
