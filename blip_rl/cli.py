@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -230,6 +231,7 @@ def main() -> NoReturn:
     # Threads that wait for work should sleep: spinning ones starve the emulator, and with other programs on the machine
     # slow training several times (docs/performance.md). Read when torch loads, so it must be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    warnings.showwarning = _show_warning
     try:
         code = cli.main(prog_name="blip-rl", standalone_mode=False)
         sys.stdout.flush()
@@ -245,6 +247,11 @@ def main() -> NoReturn:
         click.echo(f"Error: {error}", err=True)
         code = 1
     sys.exit(code or 0)
+
+
+def _show_warning(message: Warning | str, *_where: Any, **_more: Any) -> None:
+    """Print what a warning says, without the line of code that raised it."""
+    click.echo(f"Warning: {message}", err=True)
 
 
 def _leave_broken_pipe() -> int:

@@ -173,7 +173,7 @@ def test_pictures_of_any_gymnasium_id_are_learned_and_scored(tmp_path):
     gymnasium.register("BlipTestDots-v0", entry_point=Dots)
     try:
         overrides = ("trunk.image.conv=[[4, 8, 4]]", "trunk.image.hidden=[8]")
-        config = small_config(games="BlipTestDots-v0", steps="256", overrides=overrides)
+        config = small_config("finetune", games="BlipTestDots-v0", steps="256", overrides=overrides)
         path = train(config, out=tmp_path / "run", threads=1, quiet=True)
         assert {r["length_steps"] for r in rows(path / "scores.csv")} == {"9"}
         assert "learned BlipTestDots-v0" in evaluate_run(path)

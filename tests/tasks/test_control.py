@@ -117,11 +117,18 @@ def test_stable_baselines3_learns_a_mixed_task():
 
 
 @pytest.mark.parametrize("actions", [Discrete(2), Box(-1.0, 1.0, (2,), np.float32)])
-@pytest.mark.parametrize("observations", [VECTOR, Box(0, 255, (40, 30, 3), np.uint8)])
-def test_vectors_and_images_discrete_and_continuous_actions_pass(toy, observations, actions):
+@pytest.mark.parametrize(
+    ("observations", "seen"),
+    [
+        (VECTOR, VECTOR),
+        (Box(0, 255, (3, 40, 30), np.uint8), Box(0, 255, (3, 40, 30), np.uint8)),
+        (Box(0, 255, (40, 30, 3), np.uint8), Box(0, 255, (3, 40, 30), np.uint8)),  # channels come first
+    ],
+)
+def test_vectors_and_images_discrete_and_continuous_actions_pass(toy, observations, seen, actions):
     env = make_control_env(toy(observations, actions), 2, seed=0)
-    assert (env.observation_space, env.action_space) == (observations, actions)
-    assert env.reset().shape == (2, *observations.shape)
+    assert (env.observation_space, env.action_space) == (seen, actions)
+    assert env.reset().shape == (2, *seen.shape)
 
 
 @pytest.mark.parametrize(
