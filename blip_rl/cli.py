@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from blip_rl import __version__
-from blip_rl.errors import UserError, did_you_mean
+from blip_rl.errors import RunError, UserError, did_you_mean
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _LARGEST_SEED = 2**30 - 1
@@ -107,7 +107,7 @@ def cli() -> None:
     metavar="KEY=VALUE",
     help="Change a recipe's setting, as in ppo.learning_rate=1e-4; none removes it. Any number of times.",
 )
-@click.option("--threads", default=0, type=click.IntRange(min=0), metavar="N", help="CPU threads; 0: all cores.")
+@click.option("--threads", default=0, type=click.IntRange(0, 1024), metavar="N", help="CPU threads; 0: all cores.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def train(
     games: str,
@@ -136,7 +136,7 @@ def train(
 @click.option("--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]")
 @click.option("--zero-shot", is_flag=True, help="Also play games that a stage had not learned yet.")
 @click.option(
-    "--seed", type=click.IntRange(0, _LARGEST_SEED), metavar="N", help="First evaluation seed.  [default: the run's]"
+    "--seed", type=click.IntRange(0, 2**29 - 1), metavar="N", help="First evaluation seed.  [default: the run's]"
 )
 def evaluate(
     run: Path, games: str | None, episodes: int | None, stochastic: bool | None, zero_shot: bool, seed: int | None
@@ -242,7 +242,7 @@ def main() -> NoReturn:
         code = _INTERRUPTED
     except BrokenPipeError:
         code = _leave_broken_pipe()
-    except OSError as error:
+    except (RunError, OSError) as error:
         # A full disk or a folder that may not be written: the system's message says it all.
         click.echo(f"Error: {error}", err=True)
         code = 1

@@ -48,11 +48,13 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeVa
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Seed = Annotated[int, Field(ge=0, lt=2**30), BeforeValidator(_no_bool)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
+Units = Annotated[int, Field(ge=1, le=65_536)]
+Kernel = Annotated[int, Field(ge=1, le=210)]
 Activation = Literal["relu", "tanh", "elu", "silu"]
 
 
 class Settings(BaseModel):
-    """Base of every recipe section: immutable, and strict about unknown keys and types."""
+    """Base of every recipe section: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -60,10 +62,10 @@ class Settings(BaseModel):
 class PpoConfig(Settings):
     """Proximal policy optimisation (Schulman et al. 2017). A step is one decision of one environment."""
 
-    environments: PositiveInt
-    rollout_steps: PositiveInt
+    environments: Annotated[int, Field(ge=1, le=4096)]
+    rollout_steps: Annotated[int, Field(ge=1, le=1_000_000)]
     minibatches: PositiveInt
-    epochs: PositiveInt
+    epochs: Annotated[int, Field(ge=1, le=1000)]
     learning_rate: PositiveFloat
     learning_rate_schedule: Literal["linear", "constant"]
     clip_range: PositiveFloat
@@ -89,16 +91,16 @@ class PpoConfig(Settings):
 class ImageTrunkConfig(Settings):
     """Convolutions, then fully connected layers, over stacked frames."""
 
-    conv: Annotated[tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(min_length=1)]
+    conv: Annotated[tuple[tuple[Units, Kernel, Kernel], ...], Field(min_length=1, max_length=32)]
     """One (channels, kernel, stride) for each layer, no padding."""
-    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    hidden: Annotated[tuple[Units, ...], Field(min_length=1, max_length=32)]
     activation: Activation
 
 
 class VectorTrunkConfig(Settings):
     """Fully connected layers over a vector of observations."""
 
-    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    hidden: Annotated[tuple[Units, ...], Field(min_length=1, max_length=32)]
     activation: Activation
 
 
@@ -124,16 +126,16 @@ class AgentConfig(Settings):
 class AtariConfig(Settings):
     """How the emulator's frames become observations. Defaults: DQN preprocessing as in the BLIP paper."""
 
-    frame_skip: PositiveInt = 4
+    frame_skip: Annotated[int, Field(ge=1, le=100)] = 4
     frame_size: Annotated[int, Field(ge=16, le=210)] = 84
-    frame_stack: PositiveInt = 4
-    noop_max: Annotated[int, Field(ge=0)] = 30
+    frame_stack: Annotated[int, Field(ge=1, le=16)] = 4
+    noop_max: Annotated[int, Field(ge=0, le=1000)] = 30
     fire_on_reset: bool = True
     sticky_action_probability: Fraction = 0.0
     full_action_space: bool = False
     lost_life_ends_episode: bool = True
     clip_rewards: bool = True
-    max_episode_frames: PositiveInt = 108_000
+    max_episode_frames: Annotated[int, Field(ge=1, lt=2**31)] = 108_000
 
 
 _NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
@@ -175,15 +177,16 @@ Tasks = Annotated[tuple[TaskConfig, ...], Field(min_length=1), AfterValidator(_n
 
 
 class EvaluationConfig(Settings):
-    """When and how scores are measured; see the README's protocol section."""
+    """When and how scores are measured."""
 
-    episodes: PositiveInt = 10
+    episodes: Annotated[int, Field(ge=1, le=100_000)] = 10
     actions: Literal["greedy", "stochastic"] = "greedy"
     every_steps: Steps = 200_000
     max_episode_steps: PositiveInt = 27_000
     periodic_share: PositiveFloat = 1.0
     """A periodic evaluation may take at most this many decisions per training step since the last one."""
-    seed: Seed = 1_000_003
+    seed: Annotated[int, Field(ge=0, lt=2**29), BeforeValidator(_no_bool)] = 1_000_003
+    """Episode k is played with seed 2³⁰ + this + k; training seeds stay below 2³⁰."""
     unseen_tasks: bool = False
     """Also score tasks not learned yet (zero-shot)."""
 

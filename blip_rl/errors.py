@@ -8,6 +8,13 @@ class UserError(ValueError):
     """
 
 
+class RunError(RuntimeError):
+    """A run that could not go on, through nobody's typing: the message holds the cause and what was saved.
+
+    The command line prints it without a traceback and exits with code 1.
+    """
+
+
 def did_you_mean(value: str, allowed: "list[str]") -> str:
     """Return ``": did you mean X?"`` for the closest allowed name, or an empty string."""
     import difflib

@@ -71,9 +71,11 @@ def protect(model: OnPolicyAlgorithm, method: Method, seed: int = 0) -> Iterator
 
 def _rollout_observations(buffer: RolloutBuffer, samples: int, seed: int) -> Tensor:
     """At most ``samples`` observations drawn from the model's last rollout."""
-    if not buffer.full:
+    if buffer.size() == 0:
         raise RuntimeError("the rollout buffer is empty: call model.learn(...) inside the with block")
-    observations = torch.from_numpy(buffer.observations).reshape(-1, *buffer.obs_shape)
+    # A callback may have stopped training in the middle of a rollout: then its first part is all there is.
+    collected = buffer.observations if buffer.full else buffer.observations[: buffer.pos]
+    observations = torch.from_numpy(collected).reshape(-1, *buffer.obs_shape)
     if len(observations) <= samples:
         return observations
     chosen = torch.randperm(len(observations), generator=torch.Generator().manual_seed(seed))[:samples]

@@ -150,7 +150,7 @@ class ContinualPolicy(ActorCriticPolicy):
         return observations.to(torch.float32)
 
     def extract_features(self, obs: Any, features_extractor: Any = None) -> Tensor:
-        """Observations as the environment gives them → trunk features, for every path of stable-baselines3."""
+        """Observations as the environment gives them → trunk features."""
         return cast(Tensor, self.trunk(self.preprocess(obs)))
 
     def head(self, features: Tensor) -> Distribution:

@@ -73,6 +73,27 @@ class ContinualPPO(PPO):
             n_envs=self.n_envs,
         )
 
+    def train(self) -> None:
+        """Update on the current rollout, as stable-baselines3 does it.
+
+        Raises:
+            FloatingPointError: training has diverged.
+        """
+        try:
+            super().train()
+        except ValueError:  # what torch's distributions say of logits that are not numbers
+            self._check_weights()
+            raise
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Stop a training that has diverged: it would only go on writing rubbish."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.policy.parameters()):
+            raise FloatingPointError(
+                f"training diverged: a weight is not a finite number after step {self.num_timesteps:,} "
+                "(a lower ppo.learning_rate may help)"
+            )
+
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Progress within this call of ``learn``: schedules run once per task while the step count goes on.
 

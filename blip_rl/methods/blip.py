@@ -117,6 +117,7 @@ class Blip(Method):
         if unknown := [key for key in self._loaded if key.rsplit(".", 1)[0] not in self._parameters]:
             raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
         self._loaded = {}
+        self._warn_of_clipping()
         for state in self._parameters.values():
             self._set_interval(state)
         self.after_step()
@@ -211,6 +212,17 @@ class Blip(Method):
             elif self._loaded:
                 _copy_checked(getattr(state, kind), self._loaded, f"{name}.{kind}")
         return state
+
+    def _warn_of_clipping(self) -> None:
+        """Say so where a network that was trained without BLIP has weights beyond their bounds."""
+        for name, p in self._parameters.items():
+            beyond = (p.weight.abs() > p.bound).double().mean().item()
+            if self.tasks_seen == 0 and beyond > 0.001:
+                warnings.warn(
+                    f"{name}: {beyond:.1%} of its entries lie beyond ±{p.bound:.3g} and are clipped, which changes "
+                    "what the network does (method.weight_bound = 'unit' allows weights up to 1)",
+                    stacklevel=3,
+                )
 
     def _set_interval(self, p: _Parameter) -> None:
         p.low, p.high = bits.interval(p.centre, p.frozen_bits, p.bound, self.settings.total_bits)

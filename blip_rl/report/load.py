@@ -50,6 +50,8 @@ def load_scores(run: Path) -> RunScores:
         tasks = tuple(str(task["name"]) for task in config["tasks"])
         with (run / "scores.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+        actions = str(config.get("evaluation", {}).get("actions", "greedy"))
+        rows = [row for row in rows if row["actions"] == actions]  # a later re-scoring may have added others
         matrices = {
             (phase, column): _matrix(rows, tasks, phase, column)
             for phase in ("before", "after")

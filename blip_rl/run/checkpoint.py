@@ -75,7 +75,7 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         return Stage(int(facts["stage"]), int(facts["env_steps"]), policy.to(device), memory)
     except UserError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
 
 

@@ -16,7 +16,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.run.folder import Phase, ScoreRow
 from blip_rl.tasks.make import make_evaluation_env
 
-_FIRST_SEED = 2**30
+FIRST_EVALUATION_SEED = 2**30
 """Evaluation seeds start here; training seeds stay below."""
 _MOST_ENVIRONMENTS = 32
 
@@ -56,10 +56,12 @@ def evaluate_task(
     training_mode = policy.training
     policy.set_training_mode(False)
     with policy.using_task(task.name), torch.random.fork_rng(devices=_cuda_devices(policy)):
-        torch.manual_seed(_FIRST_SEED + evaluation.seed)
+        torch.manual_seed(FIRST_EVALUATION_SEED + evaluation.seed)
         while len(episodes) < evaluation.episodes:
             count = min(_MOST_ENVIRONMENTS, evaluation.episodes - len(episodes))
-            env = make_evaluation_env(task, config.atari, count, _FIRST_SEED + evaluation.seed + len(episodes))
+            env = make_evaluation_env(
+                task, config.atari, count, FIRST_EVALUATION_SEED + evaluation.seed + len(episodes)
+            )
             spent = sum(episode.length_steps for episode in episodes)
             left = None if budget_steps is None else max(0, budget_steps - spent)
             try:
@@ -115,7 +117,7 @@ def normalised(score: float, task: TaskConfig) -> float | None:
 
 
 def score_rows(
-    episodes: list[Episode], task: TaskConfig, actions: str, env_steps: int, stage: int, phase: Phase
+    episodes: list[Episode], task: TaskConfig, evaluation: EvaluationConfig, env_steps: int, stage: int, phase: Phase
 ) -> list[ScoreRow]:
     """Episodes → rows of ``scores.csv``."""
     return [
@@ -124,12 +126,12 @@ def score_rows(
             stage=stage,
             phase=phase,
             task=task.name,
-            episode=index,
+            seed=evaluation.seed + index,
             score=episode.score,
             length_steps=episode.length_steps,
             truncated=episode.truncated,
             normalised=normalised(episode.score, task),
-            actions=actions,
+            actions=evaluation.actions,
         )
         for index, episode in enumerate(episodes)
     ]

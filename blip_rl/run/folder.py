@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,7 @@ class ScoreRow:
         stage: Tasks learned so far, counting the one being learned or just learned.
         phase: During learning, or before or after the consolidation that ends the stage.
         task: Name of the task played.
-        episode: 0, 1, …: episode k belongs to seed k.
+        seed: What the episode was played with; the same at every evaluation of a run.
         score: Raw return of the whole game; the column is called ``return``.
         length_steps: Decisions.
         truncated: Whether a cap ended it.
@@ -46,7 +47,7 @@ class ScoreRow:
     stage: int
     phase: Phase
     task: str
-    episode: int
+    seed: int
     score: float
     length_steps: int
     truncated: bool
@@ -85,7 +86,7 @@ class RunFolder:
         Raises:
             UserError: something is there already, or it cannot be created there.
         """
-        if path.exists():
+        if os.path.lexists(path):
             raise UserError(f"output folder '{path}' exists: a run never writes into another; choose a new --out")
         parent = next(p for p in path.absolute().parents if p.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -104,12 +105,12 @@ class RunFolder:
             raise UserError(f"'{path}' is not a run folder: it has no config.toml (blip-rl train creates run folders)")
         return folder
 
-    def create(self, config_toml: str, device: str) -> None:
+    def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
         """Make the folder and write down what the run is."""
         self.path.mkdir(parents=True)
         self.config.write_text(config_toml, encoding="utf-8")
-        (self.path / "command.txt").write_text(" ".join(["blip-rl", *sys.argv[1:]]) + "\n", encoding="utf-8")
-        text = json.dumps(_environment(device), indent=2) + "\n"
+        (self.path / "command.txt").write_text(_command() + "\n", encoding="utf-8")
+        text = json.dumps({**_environment(device), "seeds": seeds}, indent=2) + "\n"
         (self.path / "environment.json").write_text(text, encoding="utf-8")
         _append(self.scores, [_SCORE_COLUMNS])
         _append(self.bits, [_BITS_COLUMNS])
@@ -128,9 +129,12 @@ class RunFolder:
         _append(self.scores, [_cells(row) for row in rows])
 
     def replace_scores(self, rows: Sequence[ScoreRow]) -> None:
-        """Write rows into ``scores.csv`` in place of those with the same stage, phase, task and choice of actions."""
-        replaced = {(r.stage, r.phase, r.task, r.actions) for r in rows}
-        kept = [r for r in self.read_scores() if (r.stage, r.phase, r.task, r.actions) not in replaced]
+        """Write rows into ``scores.csv`` in place of the same episodes: same stage, phase, task, seed and actions.
+
+        Episodes with other seeds stay: scoring again extends the evidence and never thins it.
+        """
+        replaced = {_identity(row) for row in rows}
+        kept = [row for row in self.read_scores() if _identity(row) not in replaced]
         beside = self.scores.with_suffix(".new")
         beside.unlink(missing_ok=True)
         _append(beside, [_SCORE_COLUMNS, *(_cells(row) for row in [*kept, *rows])])
@@ -156,9 +160,13 @@ class RunFolder:
 def default_path(config: RunConfig) -> Path:
     """``runs/<sequence>-<agent>-seed<seed>-<time>``: a name no other run has."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    stem = f"{config.sequence_name}-{config.agent_name}-seed{config.seed}-{stamp}"
+    stem = f"{config.sequence_name[:80]}-{config.agent_name[:40]}-seed{config.seed}-{stamp}"
     path = Path("runs") / stem
     return next(p for p in (path, *(path.with_name(f"{stem}-{n}") for n in range(2, 1000))) if not p.exists())
+
+
+def _identity(row: ScoreRow) -> tuple[int, str, str, int, str]:
+    return row.stage, row.phase, row.task, row.seed, row.actions
 
 
 def _cells(row: ScoreRow | BitsRow) -> list[str]:
@@ -177,7 +185,7 @@ def _score_row(cells: dict[str, str]) -> ScoreRow:
         stage=int(cells["stage"]),
         phase=cells["phase"],  # type: ignore[arg-type]
         task=cells["task"],
-        episode=int(cells["episode"]),
+        seed=int(cells["seed"]),
         score=float(cells["return"]),
         length_steps=int(cells["length_steps"]),
         truncated=cells["truncated"] == "1",
@@ -189,6 +197,13 @@ def _score_row(cells: dict[str, str]) -> ScoreRow:
 def _append(path: Path, rows: Iterable[Sequence[str]]) -> None:
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _command() -> str:
+    """The command as a shell would take it again."""
+    program = Path(sys.argv[0])
+    ours = program.name in ("blip-rl", "__main__.py")
+    return shlex.join([*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:]])
 
 
 def _environment(device: str) -> dict[str, Any]:

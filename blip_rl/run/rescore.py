@@ -55,6 +55,10 @@ def evaluate_run(
     matrix = np.full((len(config.tasks), len(config.tasks)), np.nan)
     for number in folder.stages():
         stage = load_stage(folder.stage_path(number), config)
+        if stage.number != number or number > len(config.tasks):
+            raise UserError(
+                f"'{folder.stage_path(number)}' holds stage {stage.number} of {len(config.tasks)}: not this run's"
+            )
         for task in chosen:
             index = config.tasks.index(task)
             if index < number or zero_shot:
@@ -76,7 +80,7 @@ def _chosen_tasks(config: RunConfig, games: tuple[str, ...] | None) -> list[Task
 def _score(stage: Stage, task: TaskConfig, config: RunConfig, evaluation: EvaluationConfig) -> list[ScoreRow]:
     policy = able_to_play(stage.policy, task, config)
     episodes = evaluate_task(policy, task, config, evaluation, None)
-    return score_rows(episodes, task, evaluation.actions, stage.env_steps, stage.number, "after")
+    return score_rows(episodes, task, evaluation, stage.env_steps, stage.number, "after")
 
 
 def _table(config: RunConfig, chosen: list[TaskConfig], matrix: np.ndarray, evaluation: EvaluationConfig) -> str:

@@ -39,10 +39,7 @@ class ScoreBook:
         """Play every task seen (and, where the recipe asks, the others), and record the scores at ``env_steps``."""
         tasks = self._config.tasks if self._config.evaluation.unseen_tasks else self._config.tasks[:stage]
         budget = self._budget(len(tasks)) if phase == "periodic" else None
-        played = [
-            evaluate_task(able_to_play(policy, task, self._config), task, self._config, self._config.evaluation, budget)
-            for task in tasks
-        ]
+        played = [self._play(policy, task, budget) for task in tasks]
         self.record(played, stage, phase, env_steps)
         return played
 
@@ -56,7 +53,7 @@ class ScoreBook:
         """Write episodes of tasks 0, 1, … into ``scores.csv``, TensorBoard and the matrix."""
         for index, episodes in enumerate(played):
             task = self._config.tasks[index]
-            rows = score_rows(episodes, task, self._config.evaluation.actions, env_steps, stage, phase)
+            rows = score_rows(episodes, task, self._config.evaluation, env_steps, stage, phase)
             self._folder.add_scores(rows)
             self._keep(index, mean_score(episodes), stage, phase)
             if phase != "before":

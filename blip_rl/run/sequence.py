@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import UserError
+from blip_rl.errors import RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, attached
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
+from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
 from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits
 from blip_rl.run.scores import ScoreBook
@@ -51,7 +51,7 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     Args:
         config: Everything that decides the run.
         out: Folder to create; None picks a new one below ``runs/``.
-        threads: CPU threads for the network; 0 uses every core.
+        threads: CPU threads for the network; 0 leaves torch's choice: OMP_NUM_THREADS, or every core.
         quiet: Print nothing.
 
     Returns:
@@ -62,7 +62,8 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     """
     folder = RunFolder.planned(out if out is not None else default_path(config))
     device = resolve_device(config.device)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    if threads:
+        torch.set_num_threads(threads)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
     method = _make_method(config)
     _check_tasks(config, method)
     run = _open(config, folder, device, method, Console(quiet))
@@ -70,6 +71,8 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     try:
         for stage in range(1, len(config.tasks) + 1):
             _learn_stage(run, stage)
+    except FloatingPointError as error:
+        raise RunError(f"{error}; finished stages and all scores so far are in {folder.path}") from error
     except KeyboardInterrupt:
         run.console.say(f"\nstopped; finished stages and all scores so far are in {folder.path}")
         raise
@@ -118,7 +121,13 @@ def _check_tasks(config: RunConfig, method: Method) -> None:
 def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> _Run:
     from blip_rl.recipes import dump_run_config
 
-    folder.create(dump_run_config(config), device)
+    stages = range(1, len(config.tasks) + 1)
+    seeds = {
+        "run": config.seed,
+        "first_training_seed_of_each_stage": [training_seed(config.seed, stage) for stage in stages],
+        "first_evaluation_seed": FIRST_EVALUATION_SEED + config.evaluation.seed,
+    }
+    folder.create(dump_run_config(config), device, seeds)
     logger = configure(str(folder.path), ["tensorboard"])
     return _Run(config, folder, device, method, logger, ScoreBook(config, folder, logger, console), console)
 

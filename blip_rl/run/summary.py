@@ -17,8 +17,11 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     """What is about to be learned, how and where it is written."""
     games = ", ".join(task.name for task in config.tasks)
     steps = sum(task.steps for task in config.tasks)
+    rollout = config.agent.ppo.environments * config.agent.ppo.rollout_steps
+    rounded = any(task.steps % rollout for task in config.tasks)
+    note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
     return (
-        f"{config.agent_name} learns {games}: {steps:,} steps on {device}, seed {config.seed}\n"
+        f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
         f"run folder {path} (live: tensorboard --logdir {path})"
     )
 

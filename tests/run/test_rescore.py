@@ -21,7 +21,7 @@ def rows(run):
 
 def after(run, actions="greedy"):
     chosen = [r for r in rows(run) if r["phase"] == "after" and r["actions"] == actions]
-    return sorted((r["stage"], r["task"], int(r["episode"]), r["return"]) for r in chosen)
+    return sorted((r["stage"], r["task"], int(r["seed"]) - 1_000_003, r["return"]) for r in chosen)
 
 
 def test_the_checkpoints_play_exactly_as_the_run_did(run):
@@ -38,6 +38,25 @@ def test_more_episodes_extend_the_matrix(run):
     episodes = [e for stage, task, e, _ in after(run) if (stage, task) == ("2", "cartpole-a")]
     assert episodes == [0, 1, 2, 3, 4]
     assert [e for stage, task, e, _ in after(run) if task == "cartpole-b"] == [0, 1, 2]
+
+
+def test_other_seeds_add_episodes_and_take_none_away(run):
+    before = after(run)
+    evaluate_run(run, episodes=1, seed=7)
+    assert set(before) < set(after(run))
+    assert {seed + 1_000_003 for _, _, seed, _ in set(after(run)) - set(before)} == {7}
+
+
+def test_fewer_episodes_take_none_away(run):
+    before = after(run)
+    evaluate_run(run, episodes=1)
+    assert after(run) == before
+
+
+def test_a_stage_that_is_not_the_runs_is_refused(run):
+    shutil.copytree(run / "checkpoints" / "stage-01", run / "checkpoints" / "stage-07")
+    with pytest.raises(UserError, match="stage-07"):
+        evaluate_run(run)
 
 
 def test_stochastic_scores_stand_beside_greedy_ones(run):

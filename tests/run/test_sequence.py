@@ -40,13 +40,15 @@ def test_the_folder_describes_itself(finished_run):
     environment = json.loads((finished_run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["device"] == resolve_device("auto")
+    assert environment["seeds"]["run"] == 0
+    assert len(environment["seeds"]["first_training_seed_of_each_stage"]) == 2
 
 
 def test_scores_hold_every_evaluation(finished_run):
     found = {}
     for row in rows(finished_run / "scores.csv"):
         key = (int(row["env_steps"]), int(row["stage"]), row["phase"], row["task"])
-        found.setdefault(key, []).append(int(row["episode"]))
+        found.setdefault(key, []).append(int(row["seed"]) - 1_000_003)
     assert found == {
         (512, 1, "periodic", "cartpole-a"): [0, 1, 2],
         (1024, 1, "before", "cartpole-a"): [0, 1, 2],
