@@ -48,8 +48,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeVa
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Seed = Annotated[int, Field(ge=0, lt=2**30), BeforeValidator(_no_bool)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
-Units = Annotated[int, Field(ge=1, le=65_536)]
-Kernel = Annotated[int, Field(ge=1, le=210)]
+Units = Annotated[int, Field(ge=1, le=65_536), BeforeValidator(_no_bool)]
+Kernel = Annotated[int, Field(ge=1, le=210), BeforeValidator(_no_bool)]
 Activation = Literal["relu", "tanh", "elu", "silu"]
 
 
@@ -62,10 +62,10 @@ class Settings(BaseModel):
 class PpoConfig(Settings):
     """Proximal policy optimisation (Schulman et al. 2017). A step is one decision of one environment."""
 
-    environments: Annotated[int, Field(ge=1, le=4096)]
-    rollout_steps: Annotated[int, Field(ge=1, le=1_000_000)]
+    environments: Annotated[int, Field(ge=1, le=4096), BeforeValidator(_no_bool)]
+    rollout_steps: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_no_bool)]
     minibatches: PositiveInt
-    epochs: Annotated[int, Field(ge=1, le=1000)]
+    epochs: Annotated[int, Field(ge=1, le=1000), BeforeValidator(_no_bool)]
     learning_rate: PositiveFloat
     learning_rate_schedule: Literal["linear", "constant"]
     clip_range: PositiveFloat
@@ -126,16 +126,16 @@ class AgentConfig(Settings):
 class AtariConfig(Settings):
     """How the emulator's frames become observations. Defaults: DQN preprocessing as in the BLIP paper."""
 
-    frame_skip: Annotated[int, Field(ge=1, le=100)] = 4
-    frame_size: Annotated[int, Field(ge=16, le=210)] = 84
-    frame_stack: Annotated[int, Field(ge=1, le=16)] = 4
-    noop_max: Annotated[int, Field(ge=0, le=1000)] = 30
+    frame_skip: Annotated[int, Field(ge=1, le=100), BeforeValidator(_no_bool)] = 4
+    frame_size: Annotated[int, Field(ge=16, le=210), BeforeValidator(_no_bool)] = 84
+    frame_stack: Annotated[int, Field(ge=1, le=16), BeforeValidator(_no_bool)] = 4
+    noop_max: Annotated[int, Field(ge=0, le=1000), BeforeValidator(_no_bool)] = 30
     fire_on_reset: bool = True
     sticky_action_probability: Fraction = 0.0
     full_action_space: bool = False
     lost_life_ends_episode: bool = True
     clip_rewards: bool = True
-    max_episode_frames: Annotated[int, Field(ge=1, lt=2**31)] = 108_000
+    max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_no_bool)] = 108_000
 
 
 _NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
@@ -152,7 +152,7 @@ class TaskConfig(Settings):
     random_score: float | None = None
     reference_score: float | None = None
     human_score: float | None = None
-    observation_mix_seed: Annotated[int, Field(ge=0)] | None = None
+    observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] | None = None
     """Vector observations are multiplied by the orthogonal matrix drawn with this seed; unset: left as they are."""
 
     @model_validator(mode="after")
@@ -179,7 +179,7 @@ Tasks = Annotated[tuple[TaskConfig, ...], Field(min_length=1), AfterValidator(_n
 class EvaluationConfig(Settings):
     """When and how scores are measured."""
 
-    episodes: Annotated[int, Field(ge=1, le=100_000)] = 10
+    episodes: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_no_bool)] = 10
     actions: Literal["greedy", "stochastic"] = "greedy"
     every_steps: Steps = 200_000
     max_episode_steps: PositiveInt = 27_000

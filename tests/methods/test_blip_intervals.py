@@ -1,5 +1,6 @@
 """While tasks are learned: every parameter in its interval and on the grid, and frozen bits stay frozen."""
 
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -140,11 +141,15 @@ def test_weights_that_start_out_of_bounds_are_brought_inside():
         for parameter in trunk.parameters():
             parameter.mul_(100)
     blip = Blip(first_task_bits=3)
-    blip.start_task(trunk)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        blip.start_task(trunk)
+    assert any("0.weight: " in str(w.message) and "are clipped" in str(w.message) for w in caught)
     assert inside(trunk, blip.intervals().values())
     assert on_grid(trunk, 20)
 
 
+@pytest.mark.filterwarnings("ignore:.*are clipped")
 def test_rounding_keeps_weights_at_their_bound_inside_the_limits():
     """The centre of a weight at its bound is ±b, one grid step outside; the weight itself must not go there."""
     trunk, (task, *_) = mlp(), three_tasks("mlp")
