@@ -137,6 +137,8 @@ class ContinualPolicy(ActorCriticPolicy):
     def new_optimizer(self, learning_rate: float) -> None:
         """A fresh optimizer over the trunk and the task in use; other tasks' modules rest."""
         parameters = list(self.trunk.parameters()) + (list(self.current.parameters()) if self._current >= 0 else [])
+        for index, task in enumerate(self.tasks):
+            task.requires_grad_(index == self._current)
         self.zero_grad(set_to_none=True)
         # The fused kernel makes the step of the large layer several times faster, on the CPU too.
         options = {"fused": True, **self.optimizer_kwargs}
@@ -156,6 +158,16 @@ class ContinualPolicy(ActorCriticPolicy):
     def head(self, features: Tensor) -> Distribution:
         """Trunk features → the current task's distribution over actions."""
         return cast(Distribution, self._get_action_dist_from_latent(features).distribution)
+
+    def critic(self, features: Tensor) -> Tensor:
+        """Trunk features → the current task's values, shape (batch,)."""
+        return cast(Tensor, self.value_net(features)).flatten()
+
+    def outputs_of(self, task: int, observations: Tensor) -> tuple[Distribution, Tensor]:
+        """Policy and values of task number ``task`` (from 1) for its raw observations, whatever task is in use."""
+        with self.using_task(self.task_names[task - 1]):
+            features = self.trunk(self.preprocess(observations.to(self.device)))
+            return self.head(features), self.critic(features)
 
     def act(self, observations: np.ndarray, greedy: bool) -> np.ndarray:
         """Choose actions of the task in use, clipped to its bounds where it has some; no gradients."""

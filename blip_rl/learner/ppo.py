@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from blip_rl.config import AgentConfig
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.trunk import check_observations
-from blip_rl.methods.base import FinishedTask
+from blip_rl.methods.base import FinishedTask, Method, attached
 
 
 class ContinualPPO(PPO):
@@ -23,6 +25,7 @@ class ContinualPPO(PPO):
 
     def __init__(self, config: AgentConfig, task: str, env: VecEnv, *, seed: int, device: str) -> None:
         """Build the agent around its first task."""
+        self.method = Method()
         numbers = config.ppo
         self._learning_rate_start = numbers.learning_rate
         linear = numbers.learning_rate_schedule == "linear"
@@ -73,18 +76,34 @@ class ContinualPPO(PPO):
             n_envs=self.n_envs,
         )
 
+    @contextmanager
+    def protected_by(self, method: Method) -> Iterator[None]:
+        """Learn the task in use with a method attached; it is detached again also after an error."""
+        with attached(method, self.policy.trunk, self.policy.optimizer):
+            self.method = method
+            try:
+                yield
+            finally:
+                self.method = Method()
+
     def train(self) -> None:
         """Update on the current rollout, as stable-baselines3 does it.
 
         Raises:
             FloatingPointError: training has diverged.
         """
+        self.method.at_progress(self._progress())
         try:
             super().train()
         except ValueError:  # what torch's distributions say of logits that are not numbers
             self._check_weights()
             raise
         self._check_weights()
+
+    def _progress(self) -> float:
+        """Share of the current task's steps that have been taken, from 0 to 1."""
+        start = self._num_timesteps_at_start
+        return min(1.0, (self.num_timesteps - start) / (self._total_timesteps - start))
 
     def _check_weights(self) -> None:
         """Stop a training that has diverged: it would only go on writing rubbish."""
@@ -112,6 +131,7 @@ class ContinualPPO(PPO):
             observations=self._fresh_observations(samples),
             preprocess=self.policy.preprocess,
             generator=generator,
+            critic=self.policy.critic,
         )
 
     def _fresh_observations(self, samples: int) -> Tensor:

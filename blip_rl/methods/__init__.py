@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blip_rl.errors import UserError, did_you_mean
 
@@ -38,3 +38,14 @@ def load_method(name: str) -> type[Method]:
         if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
     return found
+
+
+def make_method(section: dict[str, Any]) -> Method:
+    """Build the method of a recipe's ``[method]`` section: ``name`` and that method's own settings.
+
+    Raises:
+        UserError: no method has this name.
+        pydantic.ValidationError: a setting is wrong.
+    """
+    settings = dict(section)
+    return load_method(str(settings.pop("name")))(**settings)

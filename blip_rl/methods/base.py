@@ -2,10 +2,13 @@
 
 A method is one small class. Its life in a run, once for each task:
 
-    start_task(trunk)  →  for every optimizer step: add_gradient(name, parameter)…, after_step()  →  end_task(finished)
+    start_task(trunk)
+        for every update:         at_progress(done)
+        for every optimizer step: loss(outputs), add_gradient(name, parameter)…, after_step()
+    end_task(finished)
 
-It never sees the agent, only the trunk whose parameters it protects and, at the end, the finished task's policy. The
-empty method is fine-tuning.
+and whenever a task is scored, ``playing(trunk, task)`` is around it. A method never sees the agent, only the trunk
+whose parameters it protects and, at the end, the finished task's policy. The empty method is fine-tuning.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ class FinishedTask:
         observations: (samples, ...) from fresh rollouts of the learned policy; empty if the method asked for none.
         preprocess: Turns raw observations into what the trunk takes.
         generator: Source of every random draw the method makes.
+        critic: Trunk output → values, shape (samples,); None where there is no critic to ask.
     """
 
     trunk: nn.Module
@@ -39,6 +43,12 @@ class FinishedTask:
     observations: Tensor
     preprocess: Callable[[Tensor], Tensor]
     generator: torch.Generator
+    critic: Callable[[Tensor], Tensor] | None = None
+
+
+Outputs = Callable[[int, Tensor], tuple[Any, Tensor]]
+"""(number of a task learned earlier, counted from 1; its raw observations) → its policy as a torch Distribution and its
+values, shape (batch,), from that task's own head over the trunk as it is now. Gradients reach the trunk alone."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,11 @@ class Method:
 
     Class attributes:
         Settings: The pydantic model of the method's section in an agent recipe.
+        interleaved: Whether all tasks are learned at once, a rollout of each in turn, instead of one after another.
     """
 
     Settings: ClassVar[type[Settings]] = Settings
+    interleaved: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         """Validate the settings; a wrong one is a ``pydantic.ValidationError``, which is a ``ValueError``."""
@@ -82,6 +94,13 @@ class Method:
     def start_task(self, trunk: nn.Module) -> None:
         """Prepare for training: called before the first optimizer step of a task."""
 
+    def at_progress(self, done: float) -> None:
+        """Act at a point within the task: called before each update with the share of its steps taken, up to 1."""
+
+    def loss(self, outputs: Outputs) -> Tensor | None:
+        """Return a term to add to the loss of one minibatch (a scalar), or None for none."""
+        return None
+
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Change ``parameter.grad`` of one trunk parameter, after backward and before the norm is clipped."""
 
@@ -95,6 +114,18 @@ class Method:
             Figures worth logging, by name.
         """
         return {}
+
+    @contextmanager
+    def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:
+        """Let the trunk be, within the block, what it must be to play a task; afterwards it is as it was, to the bit.
+
+        Must work on any trunk of the same shape, also right after :meth:`load_state`.
+
+        Args:
+            trunk: The shared layers.
+            task: Number of the task, counted from 1; the one being learned or one not learned yet may be asked for.
+        """
+        yield
 
     def frozen_bits(self) -> dict[str, Tensor]:
         """Frozen bits per trunk parameter (uint8), by parameter name; empty if the method freezes none."""

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.core.metrics import normalise
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods.base import Method
 from blip_rl.run.folder import Phase, ScoreRow
 from blip_rl.tasks.make import make_evaluation_env
 
@@ -32,6 +33,7 @@ class Episode:
 
 def evaluate_task(
     policy: ContinualPolicy,
+    method: Method,
     task: TaskConfig,
     config: RunConfig,
     evaluation: EvaluationConfig,
@@ -42,6 +44,7 @@ def evaluate_task(
 
     Args:
         policy: Knows the task.
+        method: May change what the trunk is while a task is played.
         task: What to play.
         config: Preprocessing.
         evaluation: Episodes, choice of actions, caps and seeds.
@@ -55,7 +58,12 @@ def evaluate_task(
     episodes: list[Episode] = []
     training_mode = policy.training
     policy.set_training_mode(False)
-    with policy.using_task(task.name), torch.random.fork_rng(devices=_cuda_devices(policy)):
+    number = policy.task_names.index(task.name) + 1
+    with (
+        policy.using_task(task.name),
+        method.playing(policy.trunk, number),
+        torch.random.fork_rng(devices=_cuda_devices(policy)),
+    ):
         torch.manual_seed(FIRST_EVALUATION_SEED + evaluation.seed)
         while len(episodes) < evaluation.episodes:
             count = min(_MOST_ENVIRONMENTS, evaluation.episodes - len(episodes))

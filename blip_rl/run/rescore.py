@@ -9,6 +9,7 @@ import numpy as np
 
 from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.methods import make_method
 from blip_rl.run.checkpoint import Stage, load_stage
 from blip_rl.run.evaluation import evaluate_task, score_rows
 from blip_rl.run.folder import RunFolder, ScoreRow
@@ -79,7 +80,9 @@ def _chosen_tasks(config: RunConfig, games: tuple[str, ...] | None) -> list[Task
 
 def _score(stage: Stage, task: TaskConfig, config: RunConfig, evaluation: EvaluationConfig) -> list[ScoreRow]:
     policy = able_to_play(stage.policy, task, config)
-    episodes = evaluate_task(policy, task, config, evaluation, None)
+    method = make_method(config.agent.method)
+    method.load_state(stage.method_state)
+    episodes = evaluate_task(policy, method, task, config, evaluation, None)
     return score_rows(episodes, task, evaluation, stage.env_steps, stage.number, "after")
 
 

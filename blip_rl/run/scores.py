@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import Logger
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.core import metrics
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import Episode, evaluate_task, mean_score, normalised, score_rows
 from blip_rl.run.folder import Phase, RunFolder
@@ -28,8 +29,11 @@ class ScoreBook:
         latest: Newest normalised score of each task; NaN where unknown.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, logger: Logger, console: Console) -> None:
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, logger: Logger, console: Console, method: Method
+    ) -> None:
         self._config, self._folder, self._logger, self._console = config, folder, logger, console
+        self._method = method
         tasks = len(config.tasks)
         self.before = np.full((tasks, tasks), np.nan)
         self.after = np.full((tasks, tasks), np.nan)
@@ -47,7 +51,7 @@ class ScoreBook:
         evaluation = self._config.evaluation
         able = able_to_play(policy, task, self._config)
         with self._console.counter(f"scoring {task.name}", evaluation.episodes) as bar:
-            return evaluate_task(able, task, self._config, evaluation, budget, bar.update)
+            return evaluate_task(able, self._method, task, self._config, evaluation, budget, bar.update)
 
     def record(self, played: Sequence[list[Episode]], stage: int, phase: Phase, env_steps: int) -> None:
         """Write episodes of tasks 0, 1, … into ``scores.csv``, TensorBoard and the matrix."""

@@ -17,8 +17,8 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
-from blip_rl.methods import load_method
-from blip_rl.methods.base import Method, attached
+from blip_rl.methods import make_method
+from blip_rl.methods.base import Method
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
@@ -64,7 +64,7 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     device = resolve_device(config.device)
     if threads:
         torch.set_num_threads(threads)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
-    method = _make_method(config)
+    method = make_method(config.agent.method)
     _check_tasks(config, method)
     run = _open(config, folder, device, method, Console(quiet))
     run.console.say(opening_text(config, folder.path, device))
@@ -101,11 +101,6 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _make_method(config: RunConfig) -> Method:
-    settings = dict(config.agent.method)
-    return load_method(str(settings.pop("name")))(**settings)
-
-
 def _check_tasks(config: RunConfig, method: Method) -> None:
     """Open every task once, so that a task that cannot work is found before anything is written."""
     first: VecEnv | None = None
@@ -129,7 +124,7 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
     }
     folder.create(dump_run_config(config), device, seeds)
     logger = configure(str(folder.path), ["tensorboard"])
-    return _Run(config, folder, device, method, logger, ScoreBook(config, folder, logger, console), console)
+    return _Run(config, folder, device, method, logger, ScoreBook(config, folder, logger, console, method), console)
 
 
 @contextmanager
@@ -155,7 +150,7 @@ def _learn_stage(run: _Run, stage: int) -> None:
     with _environments(run, stage):
         agent = cast(ContinualPPO, run.agent)
         monitor = TaskMonitor(run.config, stage, run.scores, run.method, run.console)
-        with attached(run.method, agent.policy.trunk, agent.policy.optimizer):
+        with agent.protected_by(run.method):
             try:
                 agent.learn(task.steps, callback=monitor, reset_num_timesteps=False)
             finally:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
 from blip_rl.run.checkpoint import load_stage, save_stage
@@ -61,7 +62,7 @@ def test_a_saved_stage_plays_every_task_learned_so_far(finished_run):
         stage = load_stage(finished_run / "checkpoints" / f"stage-{number:02d}", config)
         assert stage.policy.task_names == [task.name for task in config.tasks[:number]]
         for task in config.tasks[:number]:
-            assert len(evaluate_task(stage.policy, task, config, config.evaluation, None)) == 3
+            assert len(evaluate_task(stage.policy, Method(), task, config, config.evaluation, None)) == 3
 
 
 def test_nothing_in_a_checkpoint_is_pickled(finished_run):

@@ -8,6 +8,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import EvaluationConfig
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods.base import Method
 from blip_rl.run import evaluation as module
 from blip_rl.run.evaluation import Episode, evaluate_task, normalised
 from tests.run.conftest import small_config
@@ -75,7 +76,7 @@ def play(monkeypatch, policy, config, lengths, budget=None, **settings):
     monkeypatch.setattr(
         module, "make_evaluation_env", lambda task, atari, count, seed: ScriptedGames(count, seed, lengths)
     )
-    return evaluate_task(policy, config.tasks[0], config, EvaluationConfig(**settings), budget)
+    return evaluate_task(policy, Method(), config.tasks[0], config, EvaluationConfig(**settings), budget)
 
 
 def test_short_games_are_not_counted_more_often_than_long_ones(monkeypatch, policy, config):
@@ -120,9 +121,9 @@ def test_evaluation_leaves_the_task_and_the_random_state_alone(monkeypatch, poli
 
 def test_stochastic_evaluation_repeats_itself(policy, config):
     settings = EvaluationConfig(episodes=3, actions="stochastic")
-    first = evaluate_task(policy, config.tasks[0], config, settings, None)
+    first = evaluate_task(policy, Method(), config.tasks[0], config, settings, None)
     torch.rand(7)
-    assert evaluate_task(policy, config.tasks[0], config, settings, None) == first
+    assert evaluate_task(policy, Method(), config.tasks[0], config, settings, None) == first
 
 
 def test_each_task_is_played_with_its_own_head(policy, config):
@@ -135,7 +136,7 @@ def test_each_task_is_played_with_its_own_head(policy, config):
     policy.act = lambda observations, greedy: seen.append(act(observations, greedy)) or seen[-1]
     for index, task in enumerate(config.tasks):
         seen.clear()
-        evaluate_task(policy, task, config, EvaluationConfig(episodes=2), None)
+        evaluate_task(policy, Method(), task, config, EvaluationConfig(episodes=2), None)
         assert {int(a) for actions in seen for a in actions} == {index}
 
 
@@ -148,15 +149,15 @@ def test_every_task_is_played_in_its_own_game(monkeypatch, policy, config):
 
     monkeypatch.setattr(module, "make_evaluation_env", make)
     for task in config.tasks:
-        evaluate_task(policy, task, config, EvaluationConfig(episodes=1), None)
+        evaluate_task(policy, Method(), task, config, EvaluationConfig(episodes=1), None)
     assert made == ["cartpole-a", "cartpole-b"]
 
 
 def test_real_games_give_raw_whole_returns(policy, config):
     """CartPole pays 1 a step: return and length agree, and the same seeds give the same games."""
-    played = evaluate_task(policy, config.tasks[0], config, EvaluationConfig(episodes=5), None)
+    played = evaluate_task(policy, Method(), config.tasks[0], config, EvaluationConfig(episodes=5), None)
     assert [e.score for e in played] == [float(e.length_steps) for e in played]
-    assert evaluate_task(policy, config.tasks[0], config, EvaluationConfig(episodes=5), None) == played
+    assert evaluate_task(policy, Method(), config.tasks[0], config, EvaluationConfig(episodes=5), None) == played
 
 
 def test_normalised_uses_the_recipes_scores(config):
