@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -134,11 +134,18 @@ class ContinualPolicy(ActorCriticPolicy):
         finally:
             self.use_task(before)
 
-    def new_optimizer(self, learning_rate: float) -> None:
-        """A fresh optimizer over the trunk and the task in use; other tasks' modules rest."""
-        parameters = list(self.trunk.parameters()) + (list(self.current.parameters()) if self._current >= 0 else [])
+    def new_optimizer(self, learning_rate: float, tasks: Sequence[str] | None = None) -> None:
+        """A fresh optimizer over the trunk and some tasks' modules; the other tasks' modules rest.
+
+        Args:
+            learning_rate: Where it starts.
+            tasks: Names of the tasks to learn; None means the one in use.
+        """
+        learned = {self._current} if tasks is None else {self.task_names.index(name) for name in tasks}
+        parameters = list(self.trunk.parameters())
         for index, task in enumerate(self.tasks):
-            task.requires_grad_(index == self._current)
+            task.requires_grad_(index in learned)
+            parameters += task.parameters() if index in learned else ()
         self.zero_grad(set_to_none=True)
         # The fused kernel makes the step of the large layer several times faster, on the CPU too.
         options = {"fused": True, **self.optimizer_kwargs}
@@ -175,7 +182,21 @@ class ContinualPolicy(ActorCriticPolicy):
             tensor = torch.as_tensor(observations, device=self.device)
             distribution = self._get_action_dist_from_latent(self.trunk(self.preprocess(tensor)))
             actions: np.ndarray = distribution.get_actions(deterministic=greedy).cpu().numpy()
+        return self.within_bounds(actions)
+
+    def within_bounds(self, actions: np.ndarray) -> np.ndarray:
+        """Shape actions for the environments and clip continuous ones to the task's bounds."""
         if isinstance(self.action_space, spaces.Box):
             actions = actions.reshape(-1, *self.action_space.shape)
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions
+
+    def step(self, max_gradient_norm: float) -> None:
+        """Clip the norm of all gradients together and let the optimizer take its step.
+
+        The fused optimizer divides gradients by ``grad_scale`` as it reads them: no pass over the weights for it.
+        """
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self.optimizer.grad_scale = ((norm + 1e-6) / max_gradient_norm).clamp_(min=1.0)  # type: ignore[attr-defined]
+        self.optimizer.step()

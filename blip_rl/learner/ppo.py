@@ -8,18 +8,29 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from blip_rl.config import AgentConfig
+from blip_rl.learner.loss import LossFigures, ppo_loss
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.rollout import Minibatch, Rollout
 from blip_rl.learner.trunk import check_observations
 from blip_rl.methods.base import FinishedTask, Method, attached
 
 
 class ContinualPPO(PPO):
-    """PPO with a current task. Data collection and updates are stable-baselines3's own."""
+    """PPO with a current task.
+
+    Schedules, logging and callbacks are stable-baselines3's own. Collection and update compute what its do, with fewer
+    copies, and let a method add to the loss.
+    """
 
     policy: ContinualPolicy
 
@@ -46,6 +57,7 @@ class ContinualPPO(PPO):
             policy_kwargs={"trunk": config.trunk, "optimizer_kwargs": {"eps": numbers.adam_epsilon}},
             seed=seed,
             device=device,
+            rollout_buffer_class=cast(Any, Rollout),
         )
         self._first_task, self._first_observations = task, self.observation_space
         self.switch_task(task, env)
@@ -86,19 +98,97 @@ class ContinualPPO(PPO):
             finally:
                 self.method = Method()
 
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Play ``n_rollout_steps`` in every environment with the current policy, as stable-baselines3 does it.
+
+        Returns:
+            False if a callback asked to stop.
+        """
+        rollout = cast(Rollout, rollout_buffer)
+        self.policy.set_training_mode(False)
+        rollout.reset()
+        callback.on_rollout_start()
+        dones = cast(np.ndarray, self._last_episode_starts)
+        for _ in range(n_rollout_steps):
+            with torch.no_grad():
+                actions, values, log_probs = self.policy(rollout.observe(cast(np.ndarray, self._last_obs)))
+            observations, rewards, dones, infos = env.step(self.policy.within_bounds(actions.cpu().numpy()))
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+            self._bootstrap_truncated(rewards, dones, infos)
+            rollout.add(actions, values, log_probs, rewards, cast(np.ndarray, self._last_episode_starts))
+            self._last_obs, self._last_episode_starts = cast(np.ndarray, observations), dones
+        rollout.finish(self._values(cast(np.ndarray, self._last_obs)), dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _bootstrap_truncated(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Where a limit cut an episode off, add what the rest would have been worth to the last reward."""
+        for index in np.flatnonzero(dones).tolist():
+            last = infos[index].get("terminal_observation")
+            if last is not None and infos[index].get("TimeLimit.truncated", False):
+                rewards[index] += self.gamma * self._values(last[None]).item()
+
+    def _values(self, observations: np.ndarray) -> Tensor:
+        with torch.no_grad():
+            tensor = torch.from_numpy(observations).to(self.device)
+            return self.policy.critic(self.policy.extract_features(tensor))
+
     def train(self) -> None:
-        """Update on the current rollout, as stable-baselines3 does it.
+        """Update on the current rollout: PPO's epochs of minibatches, and whatever the method adds.
 
         Raises:
             FloatingPointError: training has diverged.
         """
         self.method.at_progress(self._progress())
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        rollout, figures = cast(Rollout, self.rollout_buffer), []
         try:
-            super().train()
+            for _ in range(self.n_epochs):
+                figures += [self._update(batch) for batch in rollout.minibatches(self.batch_size)]
+                self._n_updates += 1
         except ValueError:  # what torch's distributions say of logits that are not numbers
             self._check_weights()
             raise
         self._check_weights()
+        self._log_update(figures, rollout)
+
+    def _update(self, batch: Minibatch) -> LossFigures:
+        """One optimizer step."""
+        values, log_probs, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
+        clip_value = self.clip_range_vf
+        loss, figures = ppo_loss(
+            log_probs,
+            cast(Tensor, entropy),
+            values.flatten(),
+            batch,
+            clip_range=cast(Schedule, self.clip_range)(self._current_progress_remaining),
+            clip_range_value=clip_value(self._current_progress_remaining) if callable(clip_value) else None,
+            entropy_coefficient=self.ent_coef,
+            value_coefficient=self.vf_coef,
+        )
+        extra = self.method.loss(self.policy.outputs_of)
+        self.policy.optimizer.zero_grad()
+        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
+        self.policy.step(self.max_grad_norm)
+        return figures
+
+    def _log_update(self, figures: list[LossFigures], rollout: Rollout) -> None:
+        means = torch.stack([torch.stack(scalars) for scalars in figures]).mean(0).tolist()
+        for name, value in zip(LossFigures._fields, means, strict=True):
+            self.logger.record(f"train/{name}", value)
+        explained = explained_variance(rollout.values.flatten().cpu().numpy(), rollout.returns.flatten().cpu().numpy())
+        self.logger.record("train/explained_variance", explained)
+        if isinstance(self.action_space, spaces.Box):
+            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _progress(self) -> float:
         """Share of the current task's steps that have been taken, from 0 to 1."""
