@@ -1,46 +1,82 @@
-"""Train agents × seeds on one sequence and print ACC, BWT and plasticity: the figures behind our claims.
+"""Train agents × seeds on one sequence and print ACC, BWT, forgetting, plasticity and cost: the figures of our claims.
 
     python scripts/study.py --agents blip finetune --seeds 5 --out runs/study --table docs/results/x.md
     python scripts/study.py --agents blip --seeds 5 --set method.first_task_bits=3 --label bits3 ...
 
-Runs that already finished in --out are not made again, so a study can be extended.
+Runs that already finished in --out are not made again, so a study can be extended. A folder that a run left unfinished
+is renamed to NAME.broken-1 and the run made anew, so two studies at once must not share agents, seeds and --out. A run
+that fails is named with its command, takes no other with it, and makes the exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shlex
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from blip_rl.core import metrics
+from blip_rl.core.intervals import interquartile_mean, interquartile_mean_interval
+from blip_rl.errors import UserError
 from blip_rl.report.load import RunScores, load_scores
+
+NOTES = """ACC: mean over tasks of the normalised score at the end; its IQM over seeds with the 95 % bootstrap interval
+(three seeds or more). Whole runs are drawn, not scores: tasks of one run share a trunk and are not independent, and
+an IQM over seeds × tasks would cut off the very task that a forgetful agent still plays, the last.
+Forgetting: best score on a task since it was learned − score at the end, mean over all tasks but the last.
+Learned: score just after learning, mean over all tasks but the first. Minutes: mean of a run.
+Memory: the most that one run's process held. –: not defined or not measured."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the study."""
+
+    group: str
+    agent: str
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took; ``cost.json`` in its folder."""
+
+    minutes: float
+    peak_memory_mb: float
+
+
+Run = tuple[RunScores, Cost | None]
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
-    jobs = [
-        (agent, seed, arguments.out / f"{arguments.label or agent}-seed{seed}")
-        for agent in arguments.agents
-        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    ]
+    arguments = _parse()
+    os.nice(arguments.nice)  # the runs inherit it
+    jobs = _jobs(arguments)
     with ThreadPoolExecutor(arguments.workers) as pool:
-        list(pool.map(lambda job: _train(arguments, *job), jobs))
-    groups: dict[str, list[RunScores]] = {}
-    for agent, _, path in jobs:
-        groups.setdefault(arguments.label or agent, []).append(load_scores(path))
-    table = _table(groups)
+        failures = [failure for failure in pool.map(lambda job: _made(arguments, job), jobs) if failure]
+    groups, unread = _collected([job for job in jobs if (job.path / "finished").exists()])
+    failures += unread
+    table = f"{_table(groups)}\n\n{NOTES}\n"
     print(table, flush=True)
     if arguments.table:
-        command = "python " + " ".join(sys.argv)
-        arguments.table.write_text(f"Command: `{command}`\nCommit: {_commit()}\n\n{table}\n", encoding="utf-8")
+        head = f"Command: `python {shlex.join(sys.argv)}`\nCommit: {_commit()}\n\n"
+        missing = "".join(f"\nNot in the table: {failure}\n" for failure in failures)
+        arguments.table.write_text(head + table + missing, encoding="utf-8")
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    sys.exit(1 if failures else 0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", default="cartpole4")
     parser.add_argument("--agents", nargs="+", default=["blip", "finetune"])
@@ -50,39 +86,147 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--label", help="name of the group, where --set makes another agent of it")
     parser.add_argument("--steps")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--nice", type=int, default=0, metavar="N", help="lower the runs' priority by N, 0 to 19")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--table", type=Path)
-    return parser
+    arguments = parser.parse_args()
+    if arguments.label and len(arguments.agents) > 1:
+        parser.error("--label names one group: give it with one agent")
+    if arguments.seeds < 1 or arguments.workers < 1 or not 0 <= arguments.nice <= 19:
+        parser.error("expected --seeds and --workers of at least 1, and --nice of 0 to 19")
+    return arguments
 
 
-def _train(arguments: argparse.Namespace, agent: str, seed: int, path: Path) -> None:
-    if (path / "finished").exists():
-        return
-    command = [sys.executable, "-m", "blip_rl", "train", "--games", arguments.games, "--agent", agent]
-    command += ["--seed", str(seed), "--out", str(path), "--threads", "1", "--quiet", "--device", "cpu"]
-    command += ["--steps", arguments.steps] if arguments.steps else []
-    command += [part for setting in arguments.set for part in ("--set", setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment)
-    (path / "finished").touch()
-
-
-def _table(groups: dict[str, list[RunScores]]) -> str:
-    """One row for each agent: mean over seeds, and the single seeds."""
-    lines = [
-        "| agent | seeds | ACC | ACC of each seed | BWT | learned tasks 2… | raw return at the end |",
-        "|---|---|---|---|---|---|---|",
+def _jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Every agent and seed once."""
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    groups = {agent: arguments.label or Path(agent).stem for agent in arguments.agents}
+    return [
+        Job(group, agent, seed, arguments.out / f"{group}-seed{seed}")
+        for agent, group in groups.items()
+        for seed in seeds
     ]
-    for name, runs in groups.items():
-        acc = [metrics.average_performance(run.after_normalised) for run in runs]
-        bwt = [metrics.backward_transfer(run.after_normalised) for run in runs]
-        learned = [float(np.mean(np.diagonal(run.before_normalised)[1:])) for run in runs]
-        raw = np.mean([run.after[-1] for run in runs], axis=0)
-        lines.append(
-            f"| {name} | {len(runs)} | {np.mean(acc):.3f} | {' '.join(f'{a:.2f}' for a in acc)} | {np.mean(bwt):+.3f} "
-            f"| {np.mean(learned):.3f} | {' '.join(f'{r:.0f}' for r in raw)} |"
-        )
-    return "\n".join(lines)
+
+
+def _made(arguments: argparse.Namespace, job: Job) -> str | None:
+    """Train unless that has been done; what went wrong, or None."""
+    if (job.path / "finished").exists():
+        return None
+    if os.path.lexists(job.path):
+        aside = _aside(job.path)
+        job.path.rename(aside)
+        print(f"'{job.path}' was not finished: kept as '{aside}'", file=sys.stderr)
+    command = _command(arguments, job)
+    code, cost = _measured(command)
+    if code:
+        return f"run failed (exit code {code}): {shlex.join(command)}"
+    (job.path / "cost.json").write_text(json.dumps(asdict(cost)) + "\n", encoding="utf-8")
+    (job.path / "finished").touch()
+    return None
+
+
+def _aside(path: Path) -> Path:
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.broken-{number}")):
+        number += 1
+    return aside
+
+
+def _command(arguments: argparse.Namespace, job: Job) -> list[str]:
+    command = [sys.executable, "-m", "blip_rl", "train", "--games", arguments.games, "--agent", job.agent]
+    command += ["--seed", str(job.seed), "--out", str(job.path), "--threads", "1", "--quiet", "--device", "cpu"]
+    command += ["--steps", arguments.steps] if arguments.steps else []
+    return command + [part for setting in arguments.set for part in ("--set", setting)]
+
+
+def _measured(command: list[str]) -> tuple[int, Cost]:
+    """Run a command to its end; its exit code (below 0: the signal that killed it) and what it took."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    # The one call that tells this child's memory from the others'. Linux counts from this process's own on, which is
+    # small as long as nothing here imports torch.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # Linux counts KiB, macOS bytes
+    return process.returncode, Cost((time.perf_counter() - start) / 60, usage.ru_maxrss / unit)
+
+
+def _collected(jobs: list[Job]) -> tuple[dict[str, list[Run]], list[str]]:
+    """What finished runs say, by group; and what is wrong with those that cannot be read."""
+    groups: dict[str, list[Run]] = {}
+    unread: list[str] = []
+    tasks: tuple[str, ...] | None = None
+    for job in jobs:
+        try:
+            scores, cost = load_scores(job.path), _read_cost(job.path)
+        except UserError as error:
+            unread.append(str(error))
+            continue
+        tasks = tasks or scores.tasks
+        if scores.tasks == tasks:
+            groups.setdefault(job.group, []).append((scores, cost))
+        else:
+            unread.append(
+                f"'{job.path}' learned {', '.join(scores.tasks)} and the runs before it {', '.join(tasks)}: "
+                "give each sequence its own --out"
+            )
+    return groups, unread
+
+
+def _read_cost(path: Path) -> Cost | None:
+    """None for a run made before costs were kept."""
+    try:
+        return Cost(**json.loads((path / "cost.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"'{path / 'cost.json'}' cannot be read: {error}; delete it, or make the run anew") from error
+
+
+def _table(groups: dict[str, list[Run]]) -> str:
+    """One row for each agent: figures over seeds, and the ACC of each."""
+    heads = ["agent", "seeds", "ACC: IQM", "ACC: mean", "ACC of each seed", "BWT", "forgetting", "learned tasks 2…"]
+    heads += ["minutes", "memory MB", "raw return at the end"]
+    rows = [heads, ["---"] * len(heads)]
+    rows += [
+        [name, str(len(runs)), *_score_cells(runs), *_cost_cells(runs), _raw_cell(runs)]
+        for name, runs in groups.items()
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _score_cells(runs: list[Run]) -> list[str]:
+    matrices = [scores.after_normalised for scores, _ in runs]
+    acc = [metrics.average_performance(matrix) for matrix in matrices]
+    interval = interquartile_mean_interval(acc)
+    return [
+        "–" if interval is None else f"{interquartile_mean(acc):.3f} [{interval[0]:.3f}, {interval[1]:.3f}]",
+        _mean(acc, ".3f"),
+        " ".join(_number(value, ".2f") for value in acc),
+        _mean([metrics.backward_transfer(matrix) for matrix in matrices], "+.3f"),
+        _mean([metrics.mean_forgetting(matrix) for matrix in matrices], ".3f"),
+        _mean([metrics.learned_later(matrix) for matrix in matrices], ".3f"),
+    ]
+
+
+def _cost_cells(runs: list[Run]) -> list[str]:
+    costs = [cost for _, cost in runs if cost is not None]
+    if not costs:
+        return ["–", "–"]
+    return [_mean([cost.minutes for cost in costs], ".1f"), f"{max(cost.peak_memory_mb for cost in costs):.0f}"]
+
+
+def _raw_cell(runs: list[Run]) -> str:
+    end = np.mean([scores.after[-1] for scores, _ in runs], axis=0)
+    return " ".join(_number(value, ".0f") for value in end.tolist())
+
+
+def _mean(values: list[float], style: str) -> str:
+    return _number(float(np.mean(values)), style)
+
+
+def _number(value: float, style: str) -> str:
+    return "–" if np.isnan(value) else format(value, style)
 
 
 def _commit() -> str:

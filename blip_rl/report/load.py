@@ -7,6 +7,7 @@ import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,39 @@ import numpy.typing as npt
 from blip_rl.errors import UserError
 
 Array = npt.NDArray[np.float64]
+Steps = npt.NDArray[np.int64]
+
+_COLUMNS = ("env_steps", "stage", "phase", "task", "return", "normalised", "actions")
+_PHASES = ("periodic", "before", "after")
+_ACTIONS = ("greedy", "stochastic")
+
+
+@dataclass(frozen=True)
+class TaskCurve:
+    """One task's scores along the run: every periodic evaluation, and the one after each consolidation.
+
+    Attributes:
+        env_steps: (points,) training steps of the whole run, rising.
+        stages: (points,) tasks learned by then, counting the one being learned.
+        mean_return: (points,) mean raw return.
+        normalised: (points,) the same normalised; NaN without normalisers.
+    """
+
+    env_steps: Steps
+    stages: Steps
+    mean_return: Array
+    normalised: Array
+
+    def during(self, stage: int) -> TaskCurve:
+        """The points of one stage; for task number ``stage``, its own training. None where tasks learn together."""
+        return self._where(self.stages == stage)
+
+    def since(self, stage: int) -> TaskCurve:
+        """The points of a stage and later; for task number ``stage``, without those from before it was learned."""
+        return self._where(self.stages >= stage)
+
+    def _where(self, chosen: npt.NDArray[np.bool_]) -> TaskCurve:
+        return TaskCurve(self.env_steps[chosen], self.stages[chosen], self.mean_return[chosen], self.normalised[chosen])
 
 
 @dataclass(frozen=True)
@@ -28,6 +62,7 @@ class RunScores:
         before: The same before consolidation.
         after_normalised: ``after``, normalised.
         before_normalised: ``before``, normalised.
+        curves: One for each task, without points where it was never scored.
     """
 
     agent: str
@@ -37,48 +72,159 @@ class RunScores:
     before: Array
     after_normalised: Array
     before_normalised: Array
+    curves: tuple[TaskCurve, ...]
 
 
-def load_scores(run: Path) -> RunScores:
-    """Read ``config.toml`` and ``scores.csv`` of a run folder.
+@dataclass(frozen=True)
+class _Episode:
+    """A row of ``scores.csv``; ``task`` counts from 0."""
+
+    env_steps: int
+    stage: int
+    phase: str
+    task: int
+    score: float
+    normalised: float
+
+
+def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
+    """Read ``config.toml`` and ``scores.csv`` of a run folder, without torch.
+
+    Only games played with the run's own choice of actions count: a later re-scoring may have added others.
+
+    Args:
+        run: The run folder.
+        damages: Where given, damaged lines of ``scores.csv`` are left out and named here instead of raised.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or the two are not of one run.
     """
+    config = _read_config(run)
     try:
-        config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
         tasks = tuple(str(task["name"]) for task in config["tasks"])
-        with (run / "scores.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        actions = str(config.get("evaluation", {}).get("actions", "greedy"))
-        rows = [row for row in rows if row["actions"] == actions]  # a later re-scoring may have added others
-        matrices = {
-            (phase, column): _matrix(rows, tasks, phase, column)
-            for phase in ("before", "after")
-            for column in ("return", "normalised")
-        }
         agent, seed = str(config["agent_name"]), int(config["seed"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"'{run}' cannot be read as a run folder: {error!r}") from error
+        actions = str(config.get("evaluation", {}).get("actions", "greedy"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"'{run / 'config.toml'}' is no resolved recipe ({error!r}): expected the file that blip-rl train wrote; "
+            "put it back, or train again"
+        ) from error
+    episodes = _read_episodes(run / "scores.csv", tasks, actions, damages)
+    matrices = {
+        (phase, column): _matrix([episode for episode in episodes if episode.phase == phase], len(tasks), column)
+        for phase in ("before", "after")
+        for column in ("score", "normalised")
+    }
     return RunScores(
         agent,
         seed,
         tasks,
-        after=matrices["after", "return"],
-        before=matrices["before", "return"],
+        after=matrices["after", "score"],
+        before=matrices["before", "score"],
         after_normalised=matrices["after", "normalised"],
         before_normalised=matrices["before", "normalised"],
+        curves=tuple(_curve([e for e in episodes if e.task == index]) for index in range(len(tasks))),
     )
 
 
-def _matrix(rows: list[dict[str, str]], tasks: tuple[str, ...], phase: str, column: str) -> Array:
-    """Mean over episodes of one column, for every stage and task; NaN where there is no episode or no value."""
+def _read_config(run: Path) -> dict[str, Any]:
+    path = run / "config.toml"
+    if not path.is_file():
+        raise UserError(f"'{run}' is not a run folder: it has no config.toml (blip-rl train creates run folders)")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' cannot be read: {error}; put back the file that blip-rl train wrote") from error
+
+
+def _read_episodes(path: Path, tasks: tuple[str, ...], actions: str, damages: list[str] | None) -> list[_Episode]:
+    if not path.is_file():
+        raise UserError(f"'{path}' is missing: it holds every score of the run; put it back, or train again")
+    numbered = _read_lines(path, damages)
+    episodes = []
+    for line, row in numbered:
+        try:
+            _check_row(f"'{path}', line {line}", row, tasks)
+            if row["actions"] == actions:
+                episodes.append(_episode(f"'{path}', line {line}", row, tasks))
+        except UserError as error:
+            if damages is None:
+                raise
+            damages.append(str(error))
+    return episodes
+
+
+def _read_lines(path: Path, damages: list[str] | None) -> list[tuple[int, dict[str, Any]]]:
+    """The file's rows with their line numbers; with ``damages``, those before what cannot be read."""
+    numbered = []
+    try:
+        with path.open(newline="", encoding="utf-8", errors="strict" if damages is None else "replace") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or ()
+            for row in reader:
+                numbered.append((reader.line_num, row))  # noqa: PERF401 - what was read before an error is kept
+    except (OSError, ValueError, csv.Error) as error:
+        message = f"'{path}' cannot be read: {error}; put it back, or train again"
+        if damages is None or not numbered:
+            raise UserError(message) from error
+        damages.append(message)
+    if missing := [name for name in _COLUMNS if name not in names]:
+        raise UserError(
+            f"'{path}' has no column {', '.join(missing)}: put back the first line that blip-rl train wrote"
+        )
+    return numbered
+
+
+def _check_row(where: str, row: dict[str, Any], tasks: tuple[str, ...]) -> None:
+    whole = None not in row and None not in row.values()  # csv's marks for too many and too few cells
+    if not whole or row["phase"] not in _PHASES or row["actions"] not in _ACTIONS:
+        raise UserError(f"{where}: not a whole score, as when writing was cut off; correct or delete this line")
+    if row["task"] not in tasks:
+        raise UserError(
+            f"{where}: task {row['task']!r} is not one of config.toml's ({', '.join(tasks)}); "
+            "put the scores.csv and the config.toml of one run together"
+        )
+
+
+def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episode:
+    try:
+        episode = _Episode(
+            env_steps=int(row["env_steps"]),
+            stage=int(row["stage"]),
+            phase=row["phase"],
+            task=tasks.index(row["task"]),
+            score=float(row["return"]),
+            normalised=float(row["normalised"]) if row["normalised"] else np.nan,
+        )
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; correct or delete this line") from error
+    if not 0 <= episode.stage <= len(tasks):
+        raise UserError(f"{where}: stage {episode.stage} of a run over {len(tasks)} tasks; correct or delete this line")
+    return episode
+
+
+def _matrix(episodes: list[_Episode], tasks: int, column: str) -> Array:
+    """Mean over episodes for every stage and task; NaN where there is no episode or one has no value."""
     values: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for row in rows:
-        if row["phase"] == phase:
-            key = (int(row["stage"]) - 1, tasks.index(row["task"]))
-            values[key].append(float(row[column]) if row[column] else np.nan)
-    matrix = np.full((len(tasks), len(tasks)), np.nan)
-    for (stage, task), scores in values.items():
-        matrix[stage, task] = np.mean(scores)
+    for episode in episodes:
+        if episode.stage > 0:  # stage 0, before any training, is no row of the matrix
+            values[episode.stage - 1, episode.task].append(getattr(episode, column))
+    matrix = np.full((tasks, tasks), np.nan)
+    for cell, scores in values.items():
+        matrix[cell] = np.mean(scores)
     return matrix
+
+
+def _curve(episodes: list[_Episode]) -> TaskCurve:
+    """One point for each number of steps: the later stage, and within it the score after consolidation, stands."""
+    points: dict[int, dict[tuple[int, bool], list[_Episode]]] = defaultdict(lambda: defaultdict(list))
+    for episode in episodes:
+        if episode.phase != "before":
+            points[episode.env_steps][episode.stage, episode.phase == "after"].append(episode)
+    chosen = [(steps, max(points[steps].items(), key=lambda item: item[0])) for steps in sorted(points)]
+    return TaskCurve(
+        env_steps=np.array([steps for steps, _ in chosen], dtype=np.int64),
+        stages=np.array([stage for _, ((stage, _), _) in chosen], dtype=np.int64),
+        mean_return=np.array([np.mean([e.score for e in found]) for _, (_, found) in chosen], dtype=np.float64),
+        normalised=np.array([np.mean([e.normalised for e in found]) for _, (_, found) in chosen], dtype=np.float64),
+    )

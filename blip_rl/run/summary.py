@@ -9,8 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from blip_rl.config import RunConfig
+from blip_rl.core import metrics
 from blip_rl.run.monitor import overall_mean
 from blip_rl.run.scores import ScoreBook
+
+_LEVELS = ("ACC", "accumulated reward")
+"""Metrics that are a score; the others are a change, and show their sign."""
 
 
 def opening_text(config: RunConfig, path: Path, device: str) -> str:
@@ -55,23 +59,63 @@ def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
 def _score_table(config: RunConfig, scores: ScoreBook) -> list[str]:
     names = [task.name for task in config.tasks]
     rows = [["mean raw return", "", *names]]
-    for stage, name in enumerate(names, start=1):
+    for stage, name in enumerate(names):
+        label = "learned together" if _together(scores) else f"learned {name}"
         for phase, matrix in (("before", scores.before), ("after", scores.after)):
-            cells = ["" if math.isnan(v) else f"{v:.1f}" for v in matrix[stage - 1].tolist()]
-            label = f"learned {name}" if phase == "before" else ""
-            rows.append([label, f"{phase} consolidation", *cells])
+            if not np.isnan(matrix[stage]).all():
+                cells = ["" if math.isnan(v) else f"{v:.1f}" for v in matrix[stage].tolist()]
+                rows.append([label, f"{phase} consolidation", *cells])
+                label = ""
     return aligned(rows)
 
 
 def _metric_lines(config: RunConfig, scores: ScoreBook) -> list[str]:
-    summary = scores.summary(len(config.tasks))
-    if math.isnan(summary["acc"]):
-        return ["no normalised scores: a task of this sequence has no random_score and reference_score in its recipe"]
-    total = float(np.sum(scores.latest))
-    bwt = "undefined for one task" if math.isnan(summary["bwt"]) else f"{summary['bwt']:+.3f}"
+    """Every metric over raw returns and over normalised scores, side by side, and why one is undefined."""
+    names = [task.name for task in config.tasks]
+    raw, normalised = _metrics(scores.after), _metrics(scores.normalised(scores.after))
+    why = "one task" if len(names) == 1 else "learned together" if _together(scores) else "not measured"
+    rows = [["metric", "", "raw return", "normalised"]]
+    for (metric, task), value in raw.items():
+        sign = "" if metric in _LEVELS else "+"
+        rows.append(
+            [
+                metric,
+                "" if task is None else names[task],
+                _number(value, f"{sign}z.1f", why),
+                _number(normalised[metric, task], f"{sign}z.3f", why if math.isnan(value) else "no normalisers"),
+            ]
+        )
+    return [*aligned(rows), *_notes(config)]
+
+
+def _together(scores: ScoreBook) -> bool:
+    """Whether the tasks were learned at the same time and so scored at the end alone."""
+    return len(scores.after) > 1 and bool(np.isnan(scores.after[:-1]).all())
+
+
+def _metrics(matrix: np.ndarray) -> dict[tuple[str, int | None], float]:
+    """Metric and, where it belongs to one, task → value."""
+    lost = metrics.forgetting(matrix)[:-1].tolist() or [math.nan]  # nothing was learned after the last task
+    return {
+        ("ACC", None): metrics.average_performance(matrix),
+        ("BWT", None): metrics.backward_transfer(matrix),
+        ("accumulated reward", None): metrics.accumulated(matrix[-1]),
+        **{("forgetting", task): value for task, value in enumerate(lost)},
+    }
+
+
+def _number(value: float, style: str, why: str) -> str:
+    return f"undefined ({why})" if math.isnan(value) else format(value, style)
+
+
+def _notes(config: RunConfig) -> list[str]:
+    bare = [task.name for task in config.tasks if task.random_score is None or task.reference_score is None]
+    scale = "normalised: 0 = random play, 1 = the reference score of the recipe"
+    missing = f"no normalisers: the recipe gives no random_score and reference_score for {', '.join(bare)}"
     return [
-        f"ACC {summary['acc']:.3f}   BWT {bwt}   accumulated normalised reward {total:.3f} of {len(config.tasks)}",
-        "(0 = random play, 1 = the reference score of the recipe)",
+        *([] if len(bare) == len(config.tasks) else [scale]),
+        *([missing] if bare else []),
+        *(["forgetting: score just after learning a game − score at the end"] if len(config.tasks) > 1 else []),
     ]
 
 

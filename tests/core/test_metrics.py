@@ -1,36 +1,43 @@
-"""Metrics against matrices worked out by hand, and the properties that must hold for any matrix."""
+"""Metrics against matrices worked out by hand, with the arithmetic beside them."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from blip_rl.core import metrics
 
-# Rows: after task 1, 2, 3. Task 1 falls from 0.9 to 0.3, task 2 rises from 0.5 to 0.6.
-MATRIX = np.array([[0.9, np.nan, np.nan], [0.7, 0.5, np.nan], [0.3, 0.6, 0.8]])
+NAN = np.nan
 
-matrices = st.integers(1, 6).flatmap(
-    lambda n: st.lists(st.lists(st.floats(-5, 5), min_size=n, max_size=n), min_size=n, max_size=n).map(np.array)
-)
+# Rows: after task 1, 2, 3. Task 1 falls from 0.9 over 0.7 to 0.3, task 2 rises from 0.5 to 0.6.
+MATRIX = np.array([[0.9, NAN, NAN], [0.7, 0.5, NAN], [0.3, 0.6, 0.8]])
 
+# The same run with every cell scored, unseen tasks too. Task 1 is best after task 2.
+FULL = np.array([[0.6, 0.1, 0.2], [0.9, 0.5, 0.0], [0.3, 0.4, 0.8]])
 
-def test_average_performance_by_hand():
-    assert metrics.average_performance(MATRIX) == pytest.approx((0.3 + 0.6 + 0.8) / 3)
-
-
-def test_backward_transfer_by_hand():
-    assert metrics.backward_transfer(MATRIX) == pytest.approx(((0.3 - 0.9) + (0.6 - 0.5)) / 2)
+# Three tasks learned at the same time: nothing is known but the end.
+TOGETHER = np.array([[NAN, NAN, NAN], [NAN, NAN, NAN], [0.3, 0.6, 0.9]])
 
 
-def test_forgetting_by_hand():
-    np.testing.assert_allclose(metrics.forgetting(MATRIX), [0.6, -0.1, 0.0], atol=1e-12)
+def same(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+
+
+# Normalising
 
 
 def test_normalise_by_hand():
-    np.testing.assert_allclose(metrics.normalise([0.1, 94.6, 189.1], 0.1, 94.6), [0.0, 1.0, 2.0])
+    # (0.1 − 0.1) / 94.5 = 0; (94.6 − 0.1) / 94.5 = 1; (189.1 − 0.1) / 94.5 = 2: twice the reference is not clipped
+    same(metrics.normalise([0.1, 94.6, 189.1], 0.1, 94.6), [0.0, 1.0, 2.0])
+
+
+def test_normalise_takes_a_normaliser_for_each_column():
+    # Column 1 from −20 to 20: (0 + 20) / 40 = 0.5, (20 + 20) / 40 = 1. Column 2 from 10 to 110: 0.9, −0.1.
+    same(metrics.normalise([[0, 100], [20, 0]], [-20, 10], [20, 110]), [[0.5, 0.9], [1.0, -0.1]])
+
+
+def test_a_missing_score_or_normaliser_is_a_missing_score():
+    same(metrics.normalise([1.0, NAN, 3.0], [0.0, 0.0, NAN], [2.0, 2.0, 2.0]), [0.5, NAN, NAN])
 
 
 def test_normalise_refuses_equal_scores():
@@ -38,44 +45,206 @@ def test_normalise_refuses_equal_scores():
         metrics.normalise(1.0, 5.0, 5.0)
 
 
+def test_normalise_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"scores of shape \(3,\), random scores of \(2,\)"):
+        metrics.normalise([1, 2, 3], [0, 0], [1, 1])
+
+
+# What the run has reached
+
+
 def test_accumulated_is_a_sum_and_a_missing_score_shows():
     assert metrics.accumulated([0.5, 0.25]) == 0.75
-    assert math.isnan(metrics.accumulated([0.5, np.nan]))
+    assert math.isnan(metrics.accumulated([0.5, NAN]))
+
+
+def test_accumulated_refuses_a_matrix():
+    with pytest.raises(ValueError, match=r"latest scores of shape \(3, 3\)"):
+        metrics.accumulated(MATRIX)
+
+
+def test_accumulated_curve_by_hand():
+    # Step 10: task 1 alone, 0.5. Step 20: 0.9. Step 30: task 1 still 0.9, task 2 has come with 0.2. Step 40: 0.6 + 0.8.
+    steps, total = metrics.accumulated_curve([([10, 20, 40], [0.5, 0.9, 0.6]), ([30, 40], [0.2, 0.8])])
+    np.testing.assert_array_equal(steps, [10, 20, 30, 40])
+    same(total, [0.5, 0.9, 1.1, 1.4])
+
+
+def test_accumulated_curve_shows_a_missing_score_until_the_next_one():
+    _, total = metrics.accumulated_curve([([1, 3], [NAN, 0.5]), ([2], [0.25])])
+    same(total, [NAN, NAN, 0.75])
+
+
+def test_accumulated_curve_of_nothing_is_empty():
+    steps, total = metrics.accumulated_curve([])
+    assert (len(steps), len(total)) == (0, 0)
+    steps, total = metrics.accumulated_curve([([], []), ([5], [0.5])])
+    assert (steps.tolist(), total.tolist()) == ([5], [0.5])
+
+
+def test_average_performance_by_hand():
+    same(metrics.average_performance(MATRIX), 1.7 / 3)  # (0.3 + 0.6 + 0.8) / 3
+
+
+def test_tasks_learned_together_have_a_performance_and_no_order():
+    same(metrics.average_performance(TOGETHER), 0.6)  # (0.3 + 0.6 + 0.9) / 3
+    assert math.isnan(metrics.backward_transfer(TOGETHER))
+    assert math.isnan(metrics.mean_forgetting(TOGETHER))
+    assert math.isnan(metrics.learned_later(TOGETHER))
+    same(metrics.forgetting(TOGETHER), [NAN, NAN, 0.0])
+    same(metrics.forgetting_from_best(TOGETHER), [NAN, NAN, 0.0])
+
+
+def test_two_tasks_learned_together_are_not_taken_for_a_second_task():
+    assert math.isnan(metrics.learned_later([[NAN, NAN], [0.5, 0.7]]))
+
+
+# What was lost
+
+
+def test_backward_transfer_by_hand():
+    same(metrics.backward_transfer(MATRIX), -0.25)  # ((0.3 − 0.9) + (0.6 − 0.5)) / 2
+
+
+def test_forgetting_by_hand():
+    same(metrics.forgetting(MATRIX), [0.6, -0.1, 0.0])  # 0.9 − 0.3, 0.5 − 0.6, 0.8 − 0.8
+
+
+def test_forgetting_from_best_by_hand():
+    # Task 1: max(0.6, 0.9, 0.3) − 0.3 = 0.6, where the other form has 0.6 − 0.3. Task 2: max(0.5, 0.4) − 0.4.
+    same(metrics.forgetting_from_best(FULL), [0.6, 0.1, 0.0])
+    same(metrics.forgetting(FULL), [0.3, 0.1, 0.0])
+    # A task that is best at the end has lost nothing: max(0.5, 0.6) − 0.6.
+    same(metrics.forgetting_from_best(MATRIX), [0.6, 0.0, 0.0])
+
+
+def test_what_a_task_scored_before_it_was_learned_is_no_best():
+    lucky = FULL.copy()
+    lucky[0, 1] = 5.0
+    same(metrics.forgetting_from_best(lucky), metrics.forgetting_from_best(FULL))
+
+
+def test_mean_forgetting_by_hand():
+    same(metrics.mean_forgetting(FULL), 0.35)  # (0.6 + 0.1) / 2: the last task has no say
+
+
+def test_isolated_forgetting_by_hand():
+    # Task 1: learning task 2 took 0.9 − 0.7, task 3 took 0.7 − 0.3. Task 2: task 3 took 0.5 − 0.6.
+    same(metrics.isolated_forgetting(MATRIX), [[NAN, 0.2, 0.4], [NAN, NAN, -0.1], [NAN, NAN, NAN]])
+
+
+def test_zero_shot_transfer_by_hand():
+    # Learning task 2 moved task 3 from 0.2 to 0.0. What learning task 1 gave needs the scores from before.
+    same(metrics.zero_shot_transfer(FULL), [[NAN, NAN, NAN], [NAN, NAN, NAN], [NAN, -0.2, NAN]])
+    # With them: task 2 from 0.0 to 0.1, task 3 from −0.1 to 0.2.
+    transfer = metrics.zero_shot_transfer(FULL, untrained=[0.3, 0.0, -0.1])
+    same(transfer, [[NAN, NAN, NAN], [0.1, NAN, NAN], [0.3, -0.2, NAN]])
+
+
+def test_zero_shot_transfer_of_a_run_that_scored_no_unseen_task_is_not_known():
+    assert np.isnan(metrics.zero_shot_transfer(MATRIX)).all()
+
+
+def test_zero_shot_transfer_refuses_scores_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"untrained scores of shape \(2,\)"):
+        metrics.zero_shot_transfer(FULL, untrained=[0.0, 0.0])
 
 
 def test_rounding_loss_is_before_minus_after():
-    np.testing.assert_allclose(metrics.rounding_loss([0.9, 0.5], [0.4, 0.6]), [0.5, -0.1], atol=1e-12)
+    same(metrics.rounding_loss([0.9, 0.5], [0.4, 0.6]), [0.5, -0.1])
+    same(metrics.rounding_loss([0.9, NAN], [NAN, 0.6]), [NAN, NAN])
 
 
-def test_one_task_has_no_backward_transfer():
+# What was learned
+
+
+def test_area_under_curve_by_hand():
+    # 10 steps at a mean of 0.25, then 30 at 0.75: (10 · 0.25 + 30 · 0.75) / 40 = 25 / 40
+    same(metrics.area_under_curve([100, 110, 140], [0.0, 0.5, 1.0]), 0.625)
+
+
+def test_area_of_a_level_curve_is_its_height():
+    same(metrics.area_under_curve([3, 4, 50, 51], [0.7] * 4), 0.7)
+
+
+@pytest.mark.parametrize(("steps", "scores"), [([], []), ([5], [0.5]), ([1, 2, 3], [0.1, NAN, 0.3])])
+def test_area_needs_two_points_and_every_score(steps, scores):
+    assert math.isnan(metrics.area_under_curve(steps, scores))
+
+
+@pytest.mark.parametrize("steps", [[1, 1, 2], [3, 2, 1], [1, NAN, 2], [[1, 2, 3]], [1, 2]])
+def test_area_refuses_steps_that_are_no_axis(steps):
+    with pytest.raises(ValueError, match="expected"):
+        metrics.area_under_curve(steps, [0.1, 0.2, 0.3])
+
+
+def test_forward_transfer_by_hand():
+    # (0.75 − 0.5) / (1 − 0.5) = 0.5; (0.25 − 0.5) / 0.5 = −0.5; as from scratch: 0
+    same(metrics.forward_transfer([0.75, 0.25, 0.4], [0.5, 0.5, 0.4]), [0.5, -0.5, 0.0])
+
+
+def test_forward_transfer_is_not_defined_where_nothing_can_be_gained():
+    same(metrics.forward_transfer([0.5, 1.5, 0.5, NAN], [1.0, 1.2, NAN, 0.5]), [NAN] * 4)
+
+
+def test_learned_by_hand():
+    same(metrics.learned_scores(MATRIX), [0.9, 0.5, 0.8])
+    same(metrics.learned_later(MATRIX), 0.65)  # (0.5 + 0.8) / 2
+
+
+def test_plasticity_by_hand():
+    # 0.9 / 0.9 = 1: task 1 is a single-task run itself. 0.5 / 0.8 = 0.625. −0.1 / 0.5 = −0.2: worse than chance.
+    same(metrics.plasticity([0.9, 0.5, -0.1], [0.9, 0.8, 0.5]), [1.0, 0.625, -0.2])
+
+
+def test_plasticity_is_not_defined_against_an_agent_that_learned_nothing():
+    same(metrics.plasticity([0.5, 0.5, 0.5, NAN], [0.0, -0.1, NAN, 0.5]), [NAN] * 4)
+
+
+# One task, missing cells, wrong shapes
+
+MEANS = (
+    metrics.average_performance,
+    metrics.backward_transfer,
+    metrics.mean_forgetting,
+    metrics.learned_later,
+)
+PER_TASK = (metrics.forgetting, metrics.forgetting_from_best, metrics.learned_scores)
+PER_PAIR = (metrics.isolated_forgetting, metrics.zero_shot_transfer)
+
+
+def test_one_task_alone():
+    assert [metric([[0.4]]) for metric in PER_TASK] == [[0.0], [0.0], [0.4]]
     assert metrics.average_performance([[0.4]]) == 0.4
-    assert math.isnan(metrics.backward_transfer([[0.4]]))
+    assert all(math.isnan(metric([[0.4]])) for metric in MEANS[1:])
+    for metric in PER_PAIR:
+        same(metric([[0.4]]), [[NAN]])
 
 
-@pytest.mark.parametrize("matrix", [[], [[1.0, 2.0]], [1.0, 2.0]])
-def test_a_matrix_that_is_not_square_is_refused(matrix):
-    with pytest.raises(ValueError, match="score matrix"):
-        metrics.average_performance(matrix)
+# For each cell of two tasks: which means need it.
+NEEDS = {
+    (0, 0): (metrics.backward_transfer, metrics.mean_forgetting, metrics.learned_later),
+    (0, 1): (),
+    (1, 0): (metrics.average_performance, metrics.backward_transfer, metrics.mean_forgetting),
+    (1, 1): (metrics.average_performance, metrics.learned_later),
+}
 
 
-@given(matrices)
-def test_perfect_memory_has_no_backward_transfer(matrix):
-    remembered = np.tile(np.diagonal(matrix), (len(matrix), 1))
-    np.testing.assert_array_equal(metrics.forgetting(remembered), 0.0)
-    if len(matrix) > 1:
-        assert metrics.backward_transfer(remembered) == 0.0
+@pytest.mark.parametrize("cell", NEEDS)
+def test_a_missing_cell_makes_exactly_the_metrics_undefined_that_need_it(cell):
+    matrix = np.array([[0.1, 0.2], [0.3, 0.4]])
+    matrix[cell] = NAN
+    assert {metric for metric in MEANS if math.isnan(metric(matrix))} == set(NEEDS[cell])
 
 
-@given(matrices, st.floats(0.1, 10), st.floats(-10, 10))
-def test_normalising_undoes_any_scale_of_returns(matrix, scale, shift):
-    once = metrics.normalise(matrix, -1.0, 3.0)
-    np.testing.assert_allclose(
-        metrics.normalise(matrix * scale + shift, -scale + shift, 3.0 * scale + shift), once, atol=1e-6
-    )
+@pytest.mark.parametrize("metric", [*MEANS, *PER_TASK, *PER_PAIR])
+@pytest.mark.parametrize("matrix", [[], [[]], [[1.0, 2.0]], [1.0, 2.0], 3.0, [[1.0], [1.0, 2.0]], [["a"]], None])
+def test_a_matrix_that_is_not_square_is_refused(metric, matrix):
+    with pytest.raises(ValueError, match=r"score matrix.*expected one row and one column for each task"):
+        metric(matrix)
 
 
-@given(matrices)
-def test_backward_transfer_is_minus_the_mean_forgetting_of_earlier_tasks(matrix):
-    if len(matrix) > 1:
-        expected = -metrics.forgetting(matrix)[:-1].mean()
-        assert metrics.backward_transfer(matrix) == pytest.approx(expected, abs=1e-9)
+@pytest.mark.parametrize("metric", [metrics.rounding_loss, metrics.forward_transfer, metrics.plasticity])
+def test_two_rows_of_different_length_are_refused(metric):
+    with pytest.raises(ValueError, match=r"of shape \(2,\).*of shape \(1,\): expected the same"):
+        metric([0.1, 0.2], [0.3])

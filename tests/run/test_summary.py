@@ -1,0 +1,139 @@
+"""The closing text of runs whose scores are known: numbers by hand, why one is missing, tables that line up."""
+
+import numpy as np
+import pytest
+
+from blip_rl.config import RunConfig
+from blip_rl.run.scores import ScoreBook
+from blip_rl.run.summary import closing_text
+from tests.run.conftest import small_config
+
+NAN = np.nan
+
+
+def make_config(tasks) -> RunConfig:
+    """Tasks by name, with (random_score, reference_score) or None."""
+    data = small_config().model_dump()
+    data["tasks"] = [
+        {
+            "name": name,
+            "game": "CartPole-v1",
+            **dict(zip(("random_score", "reference_score"), pair or (), strict=False)),
+        }
+        for name, pair in tasks.items()
+    ]
+    return RunConfig.model_validate(data)
+
+
+def closing(tasks, after, before=None, path="runs/x") -> list[str]:
+    config = make_config(tasks)
+    scores = ScoreBook(config, None, None, None, None)  # only its matrices are read
+    scores.after = np.array(after, dtype=float)
+    scores.before = np.array(after if before is None else before, dtype=float)
+    return closing_text(config, scores, path).splitlines()
+
+
+def metric(lines, *name):
+    """The cells of a metric's row, without its name."""
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    (found,) = [row for row in rows if tuple(row[: len(name)]) == name]
+    return found[len(name) :]
+
+
+# Task a from 0 to 100, task b from 20 to 60, task c from −20 to 0.
+THREE = {"a": (0, 100), "b": (20, 60), "c": (-20, 0)}
+AFTER = [[90, NAN, NAN], [70, 40, NAN], [30, 50, -5]]
+# Normalised, row by row: 0.9; 0.7 and (40 − 20) / 40 = 0.5; 0.3, (50 − 20) / 40 = 0.75, (−5 + 20) / 20 = 0.75.
+
+
+def test_every_metric_raw_and_normalised_by_hand():
+    lines = closing(THREE, AFTER)
+    assert metric(lines, "ACC") == ["25.0", "0.600"]  # (30 + 50 − 5) / 3; (0.3 + 0.75 + 0.75) / 3
+    assert metric(lines, "BWT") == ["-25.0", "-0.175"]  # (−60 + 10) / 2; (−0.6 + 0.25) / 2
+    assert metric(lines, "accumulated reward") == ["75.0", "1.800"]
+    assert metric(lines, "forgetting", "a") == ["+60.0", "+0.600"]
+    assert metric(lines, "forgetting", "b") == ["-10.0", "-0.250"]
+    assert not any(line.startswith("forgetting  c") for line in lines)  # nothing was learned after it
+    assert "1 = the reference score" in "\n".join(lines)
+    assert "undefined" not in "\n".join(lines)
+
+
+def test_the_score_table_shows_both_sides_of_each_boundary():
+    before = [[95, NAN, NAN], [70, 45, NAN], [30, 50, -5]]
+    lines = closing(THREE, AFTER, before)
+    table = [line.split() for line in lines[1:8]]
+    assert table[0] == ["mean", "raw", "return", "a", "b", "c"]
+    assert table[1:3] == [["learned", "a", "before", "consolidation", "95.0"], ["after", "consolidation", "90.0"]]
+    assert table[3] == ["learned", "b", "before", "consolidation", "70.0", "45.0"]
+    assert table[4] == ["after", "consolidation", "70.0", "40.0"]
+
+
+def test_one_task_says_why():
+    lines = closing({"a": (0, 100)}, [[40]])
+    assert metric(lines, "ACC") == ["40.0", "0.400"]
+    assert metric(lines, "BWT") == ["undefined (one task)"] * 2
+    assert metric(lines, "forgetting", "a") == ["undefined (one task)"] * 2
+    assert metric(lines, "accumulated reward") == ["40.0", "0.400"]
+
+
+def test_a_task_without_normalisers_takes_only_what_needs_them():
+    lines = closing({"a": (0, 100), "b": None, "c": (-20, 0)}, AFTER)
+    assert metric(lines, "ACC") == ["25.0", "undefined (no normalisers)"]
+    assert metric(lines, "BWT") == ["-25.0", "undefined (no normalisers)"]
+    assert metric(lines, "accumulated reward") == ["75.0", "undefined (no normalisers)"]
+    assert metric(lines, "forgetting", "a") == ["+60.0", "+0.600"]
+    assert metric(lines, "forgetting", "b") == ["-10.0", "undefined (no normalisers)"]
+    (note,) = [line for line in lines if line.startswith("no normalisers")]
+    assert note.endswith("random_score and reference_score for b")
+
+
+def test_no_normalisers_at_all():
+    lines = closing({"a": None}, [[40]])
+    assert metric(lines, "ACC") == ["40.0", "undefined (no normalisers)"]
+    assert metric(lines, "BWT") == ["undefined (one task)"] * 2
+    assert not any("1 = the reference" in line for line in lines)
+
+
+def test_tasks_learned_together_are_scored_at_the_end():
+    lines = closing(THREE, [[NAN] * 3, [NAN] * 3, [30, 50, -5]])
+    assert metric(lines, "ACC") == ["25.0", "0.600"]
+    assert metric(lines, "BWT") == ["undefined (learned together)"] * 2
+    assert metric(lines, "forgetting", "a") == ["undefined (learned together)"] * 2
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        ["mean", "raw"],
+        ["learned", "together"],
+        ["after", "consolidation"],
+        [],
+    ]
+
+
+def test_a_missing_cell_says_so():
+    lines = closing({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [NAN, 50]])
+    assert metric(lines, "ACC") == ["undefined (not measured)"] * 2
+    assert metric(lines, "forgetting", "a") == ["undefined (not measured)"] * 2
+
+
+def test_a_change_too_small_to_show_has_no_minus():
+    lines = closing({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [49.99, 50]])
+    assert metric(lines, "BWT") == ["+0.0", "+0.000"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "after"),
+    [
+        (THREE, AFTER),
+        ({"a": None, "a-game-with-a-very-long-name": (0, 100)}, [[-12345.6, NAN], [7, 8]]),
+        ({"a": (0, 100)}, [[40]]),
+    ],
+)
+def test_tables_line_up(tasks, after):
+    """In a table of right-aligned numbers, every full row ends where its heading ends."""
+    lines = closing(tasks, after)
+    start = next(number for number, line in enumerate(lines) if line.startswith("metric"))
+    heading = lines[start]
+    rows = [line for line in lines[start + 1 :] if line.startswith(("ACC", "BWT", "accumulated", "forgetting  "))]
+    assert len(rows) == 3 + max(1, len(tasks) - 1)
+    assert {len(line) for line in rows} == {len(heading)}
+    gap = heading.index("raw return") + len("raw return")
+    assert {line[gap : gap + 2] for line in rows} == {"  "}
+    assert {line[gap - 1] == " " for line in rows} == {False}
