@@ -33,13 +33,14 @@ TRUNKS = {"mlp": (mlp, (5,)), "conv": (conv, (2, 9, 9))}
 
 @dataclass
 class Task:
-    """States, the action that pays in each, and a head of its own."""
+    """States, the action that pays in each, and a head and a critic of its own."""
 
     shape: tuple[int, ...]
     seed: int
     actions: int = 4
     scale: float = 1.0
     head: nn.Linear = field(init=False)
+    critic: nn.Linear = field(init=False)
     observations: torch.Tensor = field(init=False)
     paying: torch.Tensor = field(init=False)
 
@@ -48,6 +49,9 @@ class Task:
         self.head = nn.Linear(FEATURES, self.actions)
         self.observations = torch.randn(64, *self.shape, generator=generator) * self.scale
         self.paying = torch.randint(self.actions, (64,), generator=generator)
+        self.critic = nn.utils.skip_init(nn.Linear, FEATURES, 1)  # the torch generator is the trunk's and the head's
+        for parameter in self.critic.parameters():
+            nn.init.normal_(parameter, std=0.3, generator=generator)
 
     def loss(self, trunk):
         return F.cross_entropy(self.head(trunk(self.observations)), self.paying)
@@ -56,9 +60,12 @@ class Task:
         with torch.no_grad():
             return self.head(trunk(self.observations)).argmax(1)
 
-    def finished(self, trunk, seed=0):
+    def values(self, features):
+        return self.critic(features).flatten()
+
+    def finished(self, trunk, seed=0, samples=64):
         generator = torch.Generator().manual_seed(seed)
-        return FinishedTask(trunk, self.head, self.observations, lambda x: x, generator)
+        return FinishedTask(trunk, self.head, self.observations[:samples], lambda x: x, generator, self.values)
 
 
 def three_tasks(name):
@@ -77,6 +84,16 @@ def learn(method, trunk, task, steps=25, learning_rate=0.02, after_step=lambda: 
             optimizer.step()
             after_step()
         return method.end_task(task.finished(trunk))
+
+
+def forgetting(method, name, steps=100):
+    """How much the first task's loss grows while two others are learned."""
+    trunk, tasks = TRUNKS[name][0](), three_tasks(name)
+    learn(method, trunk, tasks[0], steps)
+    learned = tasks[0].loss(trunk).item()
+    for task in tasks[1:]:
+        learn(method, trunk, task, steps)
+    return tasks[0].loss(trunk).item() - learned
 
 
 def bounds(trunk):

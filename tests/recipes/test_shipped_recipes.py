@@ -51,6 +51,10 @@ def test_atari6_is_the_papers_order_with_published_scores():
         ("blip-paper", {"gain": "paper", "round_after_task": False, "weight_bound": "unit", "prior_scale": "uniform"}),
         ("blip-reference", {"gain": "reference", "round_after_task": True, "nested": False, "fisher_prior": 1.92e-14}),
         ("finetune", {"name": "finetune"}),
+        ("ewc", {"name": "ewc", "strength": 80.6, "fisher_samples": 2000}),
+        ("ewc-online", {"name": "ewc_online", "strength": 80.6, "gamma": 1.0}),
+        ("l2", {"name": "l2", "strength": 10.0}),
+        ("freeze", {"name": "freeze"}),
     ],
 )
 def test_variants_differ_where_they_should(agent, expected):

@@ -1,0 +1,330 @@
+"""What every method owes the rest: each test runs for every file of ``blip_rl/methods``, with its recipe's settings."""
+
+import copy
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from small_tasks import TRUNKS, Task, copies, three_tasks
+from torch import nn
+from torch.distributions import Categorical
+
+from blip_rl.methods import make_method, method_names
+from blip_rl.methods.base import MethodState, attached
+from blip_rl.methods.finetune import Finetune
+from blip_rl.recipes.files import recipe_folder
+
+methods = pytest.mark.parametrize("name", method_names())
+trunks = pytest.mark.parametrize("kind", TRUNKS)
+UPDATES = 10
+
+
+class FirstTask(NamedTuple):
+    """How a method's first task may differ from fine-tuning's: everything else is the same to the bit."""
+
+    reason: str
+    settings: Mapping = MappingProxyType({})
+    until: float = 1.0  # share of the task's steps after which the weights are compared
+
+
+DIFFERENCES = {
+    "blip": FirstTask("its forward pass sees weights on a grid, Eq. 3: without it", {"quantize_forward": False}),
+    "packnet": FirstTask("it prunes towards the end of the task: before that", until=0.5),
+}
+
+
+def from_recipe(name, **settings):
+    """A method as ``blip-rl train --agent NAME`` builds it."""
+    path = recipe_folder("agents") / f"{name.replace('_', '-')}.toml"
+    return make_method(tomllib.loads(path.read_text(encoding="utf-8"))["method"] | settings)
+
+
+class World:
+    """A trunk and three tasks with 4, 6 and 3 actions, learned as the agent does it."""
+
+    def __init__(self, kind):
+        self.trunk, self.tasks = TRUNKS[kind][0](), three_tasks(kind)
+
+    def outputs(self, number, observations):
+        task, features = self.tasks[number - 1], self.trunk(observations)
+        return Categorical(logits=task.head(features)), task.values(features)
+
+    def optimizer(self, number):
+        """A fresh one over the trunk and the task's own part; other tasks' parts rest."""
+        for index, task in enumerate(self.tasks, start=1):
+            for module in (task.head, task.critic):
+                module.requires_grad_(index == number).zero_grad()
+        self.trunk.zero_grad()
+        task = self.tasks[number - 1]
+        return torch.optim.Adam([*self.trunk.parameters(), *task.head.parameters(), *task.critic.parameters()], lr=0.02)
+
+    def update(self, method, number, optimizer):
+        task = self.tasks[number - 1]
+        loss = task.loss(self.trunk) + 0.1 * (task.values(self.trunk(task.observations)) - 1).square().mean()
+        extra = method.loss(self.outputs)
+        optimizer.zero_grad()
+        (loss if extra is None else loss + extra).backward()
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 0.5)
+        optimizer.step()
+
+    def train(self, method, number, until=1.0):
+        """Learn one task up to a share of its steps; returns the optimizer."""
+        optimizer = self.optimizer(number)
+        with attached(method, self.trunk, optimizer):
+            for step in range(1, round(UPDATES * until) + 1):
+                method.at_progress(step / UPDATES)
+                self.update(method, number, optimizer)
+        return optimizer
+
+    def learn(self, method, number):
+        """Learn one task and consolidate it; returns the method's figures."""
+        torch.manual_seed(number)  # for a method that draws from the global generator
+        self.train(method, number)
+        return self.consolidate(method, number)
+
+    def consolidate(self, method, number):
+        return method.end_task(self.tasks[number - 1].finished(self.trunk, samples=method.samples_wanted))
+
+    def copy(self):
+        return copy.deepcopy(self)
+
+    def weights(self):
+        """Everything that is learned, trunk, heads and critics."""
+        own = {
+            f"{index}.{part}.{name}": parameter.detach().clone()
+            for index, task in enumerate(self.tasks)
+            for part, module in (("head", task.head), ("critic", task.critic))
+            for name, parameter in module.named_parameters()
+        }
+        return copies(self.trunk) | own
+
+
+def same(one, other):
+    """Equal to the bit: names, types and values."""
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype and torch.equal(value, other[name]) for name, value in one.items()
+    )
+
+
+def through_a_file(state):
+    """The state as a checkpoint keeps it: safetensors and JSON."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    return MethodState(load(save(contiguous)), json.loads(json.dumps(state.values)))
+
+
+def hooks(trunk, optimizer):
+    """Every hook on the trunk's layers and parameters and on the optimizer."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    found = [hook for module in trunk.modules() for kind in kinds for hook in getattr(module, kind).values()]
+    for parameter in trunk.parameters():
+        for kind in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+            found += list((getattr(parameter, kind) or {}).values())
+    return (
+        found + list(optimizer._optimizer_step_post_hooks.values()) + list(optimizer._optimizer_step_pre_hooks.values())
+    )
+
+
+def fail_while_learning(world, method, number, optimizer):
+    with attached(method, world.trunk, optimizer):
+        method.at_progress(0.1)
+        world.update(method, number, optimizer)
+        assert hooks(world.trunk, optimizer)  # else finding none afterwards would say nothing
+        raise KeyError("while learning")
+
+
+# --- recipes
+
+
+@methods
+def test_every_method_has_a_recipe_of_its_name(name):
+    path = recipe_folder("agents") / f"{name.replace('_', '-')}.toml"
+    assert path.is_file(), f"agents/{path.name} is missing: a recipe for the method {name!r}"
+    assert tomllib.loads(path.read_text(encoding="utf-8"))["method"]["name"].replace("-", "_") == name
+    assert type(from_recipe(name)).__module__ == f"blip_rl.methods.{name}"
+
+
+# --- hooks
+
+
+@methods
+@trunks
+def test_nothing_stays_attached(name, kind):
+    """After the first task, after a later one, when there is something to protect, and after an error in either."""
+    world, method = World(kind), from_recipe(name)
+    for number in (1, 2):
+        optimizer = world.optimizer(number)
+        with pytest.raises(KeyError):
+            fail_while_learning(world, method, number, optimizer)
+        assert not hooks(world.trunk, optimizer)
+        optimizer = world.train(method, number)
+        world.consolidate(method, number)
+        assert not hooks(world.trunk, optimizer)
+
+
+# --- the first task
+
+
+@methods
+@trunks
+def test_the_first_task_is_fine_tuning(name, kind):
+    difference = DIFFERENCES.get(name, FirstTask("none"))
+    world = World(kind)
+    plain = world.copy()
+    world.train(from_recipe(name, **difference.settings), 1, difference.until)
+    plain.train(Finetune(), 1, difference.until)
+    assert same(world.weights(), plain.weights())
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_the_exceptions_are_needed(name):
+    """A difference that is no longer there must leave the list."""
+    if name not in method_names():
+        pytest.skip(f"no method {name} yet")
+    world = World("mlp")
+    plain = world.copy()
+    world.train(from_recipe(name), 1)
+    plain.train(Finetune(), 1)
+    assert not same(world.weights(), plain.weights())
+
+
+# --- several tasks
+
+
+@methods
+@trunks
+def test_three_tasks_with_different_numbers_of_actions(name, kind):
+    """Each one learns something of its own, and the figures can be logged."""
+    world, method = World(kind), from_recipe(name)
+    for number, task in enumerate(world.tasks, start=1):
+        before = task.loss(world.trunk).item()
+        figures = world.learn(method, number)
+        assert all(isinstance(figure, float) and math.isfinite(figure) for figure in figures.values())
+        with method.playing(world.trunk, number):
+            assert task.loss(world.trunk).item() < before
+        frozen = method.frozen_bits()
+        assert not frozen or {n: b.shape for n, b in frozen.items()} == {
+            n: p.shape for n, p in world.trunk.named_parameters()
+        }
+        assert all(bits.dtype == torch.uint8 and bits.max() <= method.total_bits for bits in frozen.values())
+
+
+# --- state
+
+
+@methods
+@trunks
+def test_the_state_round_trips_bit_for_bit(name, kind):
+    """Before the first task, and after one and two; the state taken is a copy that later training leaves alone."""
+    world, method, taken = World(kind), from_recipe(name), []
+    for tasks in (0, 1, 2):
+        saved = method.state()
+        in_a_file = through_a_file(saved)
+        loaded = from_recipe(name)
+        loaded.load_state(in_a_file)
+        again = loaded.state()
+        assert again.values == saved.values
+        assert same(again.tensors, saved.tensors)
+        taken.append((saved, in_a_file))
+        world.learn(method, tasks + 1)
+    for saved, in_a_file in taken:
+        assert saved.values == in_a_file.values
+        assert same(saved.tensors, in_a_file.tensors)
+
+
+@methods
+@trunks
+def test_training_after_a_round_trip_equals_training_without(name, kind):
+    """Before every task, the first too: weights, figures and state."""
+    world, method = World(kind), from_recipe(name)
+    for number in (1, 2, 3):
+        other, loaded = world.copy(), from_recipe(name)
+        loaded.load_state(through_a_file(method.state()))
+        assert loaded.samples_wanted == method.samples_wanted
+        figures = world.learn(method, number)
+        assert other.learn(loaded, number) == figures
+        assert same(other.weights(), world.weights())
+        assert loaded.state().values == method.state().values
+        assert same(loaded.state().tensors, method.state().tensors)
+
+
+@methods
+def test_a_state_of_another_network_is_refused(name):
+    world, method = World("mlp"), from_recipe(name)
+    world.learn(method, 1)
+    if not method.state().tensors:
+        return  # then there is nothing that could belong to a network
+    other = nn.Sequential(nn.Linear(6, 13), nn.Tanh(), nn.Linear(13, 9), nn.Tanh())
+    before = copies(other)
+    loaded = from_recipe(name)
+    with pytest.raises(ValueError, match=r"state|network"):  # noqa: PT012  the first to see both may be any of these
+        loaded.load_state(method.state())
+        loaded.start_task(other)
+        with loaded.playing(other, 1):
+            pass
+    assert same(copies(other), before)
+
+
+# --- playing
+
+
+@methods
+@trunks
+def test_playing_puts_the_trunk_back_to_the_bit(name, kind):
+    """While the second task is being learned, after an error, and on another trunk with a state just loaded."""
+    world, method = World(kind), from_recipe(name)
+    world.learn(method, 1)
+    optimizer = world.optimizer(2)
+    with attached(method, world.trunk, optimizer):
+        method.at_progress(0.1)
+        world.update(method, 2, optimizer)
+        before, identities = copies(world.trunk), list(map(id, world.trunk.parameters()))
+        for task in (1, 2, 3):
+            with method.playing(world.trunk, task):
+                world.outputs(task, world.tasks[task - 1].observations)
+            with pytest.raises(KeyError), method.playing(world.trunk, task):
+                raise KeyError("while playing")
+            assert same(copies(world.trunk), before)
+        assert list(map(id, world.trunk.parameters())) == identities
+    other, loaded = world.copy(), from_recipe(name)
+    loaded.load_state(through_a_file(method.state()))
+    for task in (1, 2, 3):
+        with loaded.playing(other.trunk, task):
+            pass
+        assert same(copies(other.trunk), before)
+
+
+@methods
+@trunks
+def test_playing_does_not_disturb_training(name, kind):
+    """A score taken in the middle of a task leaves everything that is learned later as it would have been."""
+    world, method = World(kind), from_recipe(name)
+    world.learn(method, 1)
+    other, watched = world.copy(), from_recipe(name)
+    watched.load_state(method.state())
+    optimizers = world.optimizer(2), other.optimizer(2)
+    with attached(method, world.trunk, optimizers[0]), attached(watched, other.trunk, optimizers[1]):
+        for step in range(1, UPDATES + 1):
+            for each, theirs, optimizer in ((world, method, optimizers[0]), (other, watched, optimizers[1])):
+                torch.manual_seed(step)
+                theirs.at_progress(step / UPDATES)
+                each.update(theirs, 2, optimizer)
+            for task in (1, 2, 3):
+                with watched.playing(other.trunk, task), torch.no_grad():
+                    other.outputs(task, other.tasks[task - 1].observations)
+    assert same(world.weights(), other.weights())
+
+
+def test_a_task_of_the_small_world_has_what_the_agents_have():
+    """So that a method that needs a critic or few samples meets them here."""
+    task, trunk = Task((5,), seed=1), TRUNKS["mlp"][0]()
+    finished = task.finished(trunk, samples=7)
+    features = trunk(finished.observations)
+    assert finished.critic(features).shape == (7,)
+    assert finished.head(features).shape == (7, 4)
+    assert len(task.finished(trunk, samples=0).observations) == 0
