@@ -136,21 +136,31 @@ def train(
 @click.option("--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]")
 @click.option("--zero-shot", is_flag=True, help="Also play games that a stage had not learned yet.")
 @click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only this stage; any number of times.  [default: all]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes; the scores do not depend on it.  [default: all cores for Atari, else 1]",
+)
+@click.option(
     "--seed", type=click.IntRange(0, 2**29 - 1), metavar="N", help="First evaluation seed.  [default: the run's]"
 )
-def evaluate(
-    run: Path, games: str | None, episodes: int | None, stochastic: bool | None, zero_shot: bool, seed: int | None
-) -> None:
-    """Score every stage of the run in folder RUN again."""
+def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tuple[int, ...], **options: Any) -> None:
+    """Score every stage of the run in folder RUN again: fill or extend its score matrix."""
     from blip_rl.recipes import split_names
 
     names = None if games is None else split_names(games)
     kinds: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
     from blip_rl.run.rescore import evaluate_run
 
-    click.echo(
-        evaluate_run(run, games=names, episodes=episodes, actions=kinds[stochastic], zero_shot=zero_shot, seed=seed)
-    )
+    click.echo(evaluate_run(run, games=names, actions=kinds[stochastic], stages=stages or None, **options))
 
 
 @cli.command("list")

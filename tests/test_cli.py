@@ -138,7 +138,10 @@ def test_bad_input_is_one_message_and_code_2(arguments, parts, trained, tmp_path
 def test_evaluate_passes_its_options_on(evaluated, tmp_path):
     (tmp_path / "run").mkdir()
     result = invoke(
-        "evaluate", "run", *["--games", "a,b", "--episodes", "3", "--stochastic", "--zero-shot", "--seed", "5"]
+        "evaluate",
+        "run",
+        *["--games", "a,b", "--episodes", "3", "--stochastic", "--zero-shot", "--seed", "5"],
+        *["--stage", "2", "--workers", "3"],
     )
     assert (result.exit_code, result.output) == (0, "the scores\n")
     assert str(evaluated[0][0]) == "run"
@@ -148,6 +151,8 @@ def test_evaluate_passes_its_options_on(evaluated, tmp_path):
         "actions": "stochastic",
         "zero_shot": True,
         "seed": 5,
+        "stages": (2,),
+        "workers": 3,
     }
 
 
@@ -155,7 +160,8 @@ def test_evaluate_passes_its_options_on(evaluated, tmp_path):
 def test_evaluate_keeps_the_runs_choice_of_actions(flags, actions, evaluated, tmp_path):
     (tmp_path / "run").mkdir()
     assert invoke("evaluate", "run", *flags).exit_code == 0
-    assert evaluated[0][1] == {"games": None, "episodes": None, "actions": actions, "zero_shot": False, "seed": None}
+    unset = dict.fromkeys(["games", "episodes", "seed", "stages", "workers"])
+    assert evaluated[0][1] == {**unset, "actions": actions, "zero_shot": False}
 
 
 @pytest.mark.parametrize(

@@ -39,18 +39,17 @@ class TaskMonitor(BaseCallback):
         self._bar: tqdm[Any] | None = None
 
     def _on_training_start(self) -> None:
-        task, total = self._config.tasks[self._stage - 1], len(self._config.tasks)
         self._start_steps = self.num_timesteps
         self._next_evaluation = self.num_timesteps + self._config.evaluation.every_steps
-        self._end_steps = self.num_timesteps + task.steps
+        self._end_steps = self.num_timesteps + self._steps
         # Bits change only at boundaries, and a mean over millions of them is not free.
         frozen = self._method.frozen_bits()
         self._layer_bits = mean_frozen_bits(frozen)
         self._mean_bits = overall_mean(frozen) if frozen else None
         self._clock = time.perf_counter()
         self._bar = tqdm(
-            total=task.steps,
-            desc=f"{task.name} ({self._stage}/{total})",
+            total=self._steps,
+            desc=self._title,
             unit="step",
             unit_scale=True,
             dynamic_ncols=True,
@@ -87,6 +86,16 @@ class TaskMonitor(BaseCallback):
             self._bar.close()
 
     @property
+    def _title(self) -> str:
+        """What is being learned."""
+        return f"{self._config.tasks[self._stage - 1].name} ({self._stage}/{len(self._config.tasks)})"
+
+    @property
+    def _steps(self) -> int:
+        """Steps that it will take."""
+        return self._config.tasks[self._stage - 1].steps
+
+    @property
     def _agent(self) -> ContinualPPO:
         return cast(ContinualPPO, self.model)
 
@@ -95,19 +104,23 @@ class TaskMonitor(BaseCallback):
         seconds = self._learning_seconds + time.perf_counter() - self._clock
         rate = (self.num_timesteps - self._start_steps) / seconds
         self.logger.record("time/steps_per_second", rate)
-        if self._stage == 1 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
+        if self._start_steps == 0 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
             self._say_estimate(rate)
 
     def _advance_bar(self) -> None:
         bar = cast("tqdm[Any]", self._bar)
         done = min(self.num_timesteps - self._start_steps, bar.total)
+        bar.set_postfix(self._shown(), refresh=False)
+        bar.update(done - bar.n)
+
+    def _shown(self) -> dict[str, str]:
+        """What the bar says of the learning itself."""
         shown = {}
         if self.model.ep_info_buffer:
             shown["return"] = f"{np.mean([info['r'] for info in self.model.ep_info_buffer]):.1f}"
         if self._mean_bits is not None:
             shown["bits frozen"] = f"{self._mean_bits:.2f}"
-        bar.set_postfix(shown, refresh=False)
-        bar.update(done - bar.n)
+        return shown
 
     def _say_estimate(self, rate: float) -> None:
         total = sum(task.steps for task in self._config.tasks)
@@ -122,7 +135,8 @@ class TaskMonitor(BaseCallback):
     def _disk_bytes(self) -> int:
         """What the stage checkpoints of the whole run will take."""
         tensors = [*self._agent.policy.trunk.state_dict().values(), *self._method.state().tensors.values()]
-        return len(self._config.tasks) * sum(int(tensor.nbytes) for tensor in tensors)
+        checkpoints = 1 if self._method.interleaved else len(self._config.tasks)
+        return checkpoints * sum(int(tensor.nbytes) for tensor in tensors)
 
 
 def peak_memory_bytes() -> int:

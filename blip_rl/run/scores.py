@@ -29,9 +29,7 @@ class ScoreBook:
         latest: Newest normalised score of each task; NaN where unknown.
     """
 
-    def __init__(
-        self, config: RunConfig, folder: RunFolder, logger: Logger, console: Console, method: Method
-    ) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, logger: Logger, console: Console, method: Method) -> None:
         self._config, self._folder, self._logger, self._console = config, folder, logger, console
         self._method = method
         tasks = len(config.tasks)
@@ -112,7 +110,7 @@ class ScoreBook:
                 self._logger.record(f"rounding_loss/{task.name}", lost)
 
     def summary(self, stage: int) -> dict[str, float]:
-        """Metrics over the first ``stage`` tasks: ``acc``, ``bwt``, ``accumulated``; NaN where undefined."""
+        """Metrics over the first ``stage`` tasks, normalised: ``acc`` and ``bwt``; NaN where undefined."""
         matrix = self.normalised(self.after)[:stage, :stage]
         return {"acc": metrics.average_performance(matrix), "bwt": metrics.backward_transfer(matrix)}
 

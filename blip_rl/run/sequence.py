@@ -1,16 +1,17 @@
-"""The scheduler: for each task of the sequence start, learn, score, consolidate, score again, save."""
+"""The scheduler: for each task of the sequence start, learn, score, consolidate, score again, save.
+
+A method that learns all tasks at once has one such stage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import RunConfig
@@ -23,26 +24,12 @@ from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
+from blip_rl.run.interleaved import learned_together
 from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits
+from blip_rl.run.parts import RunParts, training_seed
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.tasks.make import make_training_env
-
-_TRAINING_SEEDS = 2**30 - 2**16  # below every evaluation seed, with room for one seed per environment
-
-
-@dataclass
-class _Run:
-    """What the parts of one run share."""
-
-    config: RunConfig
-    folder: RunFolder
-    device: str
-    method: Method
-    logger: Logger
-    scores: ScoreBook
-    console: Console
-    agent: ContinualPPO | None = None
 
 
 def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet: bool = False) -> Path:
@@ -69,8 +56,11 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     run = _open(config, folder, device, method, Console(quiet))
     run.console.say(opening_text(config, folder.path, device))
     try:
-        for stage in range(1, len(config.tasks) + 1):
-            _learn_stage(run, stage)
+        if method.interleaved:
+            _learn_at_once(run)
+        else:
+            for stage in range(1, len(config.tasks) + 1):
+                _learn_stage(run, stage)
     except FloatingPointError as error:
         raise RunError(f"{error}; finished stages and all scores so far are in {folder.path}") from error
     except KeyboardInterrupt:
@@ -80,11 +70,6 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
         run.logger.close()
     run.console.say(closing_text(config, run.scores, folder.path))
     return folder.path
-
-
-def training_seed(run_seed: int, stage: int) -> int:
-    """Seed of the first training environment of a stage; the others follow it."""
-    return int(np.random.SeedSequence([run_seed, stage]).generate_state(1)[0]) % _TRAINING_SEEDS
 
 
 def resolve_device(device: str) -> str:
@@ -113,7 +98,7 @@ def _check_tasks(config: RunConfig, method: Method) -> None:
     check_trunk(cast(VecEnv, first).observation_space, config.agent.trunk)
 
 
-def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> _Run:
+def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunParts:
     from blip_rl.recipes import dump_run_config
 
     stages = range(1, len(config.tasks) + 1)
@@ -124,11 +109,11 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
     }
     folder.create(dump_run_config(config), device, seeds)
     logger = configure(str(folder.path), ["tensorboard"])
-    return _Run(config, folder, device, method, logger, ScoreBook(config, folder, logger, console, method), console)
+    return RunParts(config, folder, device, method, logger, ScoreBook(config, folder, logger, console, method), console)
 
 
 @contextmanager
-def _environments(run: _Run, stage: int) -> Iterator[VecEnv]:
+def _environments(run: RunParts, stage: int) -> Iterator[VecEnv]:
     """The task's training games, seeded by run and stage."""
     task = run.config.tasks[stage - 1]
     seed = training_seed(run.config.seed, stage)
@@ -145,7 +130,7 @@ def _environments(run: _Run, stage: int) -> Iterator[VecEnv]:
         env.close()
 
 
-def _learn_stage(run: _Run, stage: int) -> None:
+def _learn_stage(run: RunParts, stage: int) -> None:
     task = run.config.tasks[stage - 1]
     with _environments(run, stage):
         agent = cast(ContinualPPO, run.agent)
@@ -160,7 +145,15 @@ def _learn_stage(run: _Run, stage: int) -> None:
     run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
 
 
-def _consolidate(run: _Run, agent: ContinualPPO, stage: int) -> None:
+def _learn_at_once(run: RunParts) -> None:
+    """All tasks in one stage, whose number is that of the tasks: the last row of the score matrix is all there is."""
+    stage = len(run.config.tasks)
+    with learned_together(run) as agent:
+        _consolidate(run, agent, stage)
+    save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+
+
+def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
     """Score, let the method consolidate the task, score again."""
     steps, trunk = agent.num_timesteps, agent.policy.trunk
     played = run.scores.evaluate(agent.policy, stage, "before", steps)

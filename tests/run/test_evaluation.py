@@ -1,5 +1,7 @@
 """Evaluation plays whole games, each environment its own, and leaves training alone."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,66 @@ def test_every_task_is_played_in_its_own_game(monkeypatch, policy, config):
     for task in config.tasks:
         evaluate_task(policy, Method(), task, config, EvaluationConfig(episodes=1), None)
     assert made == ["cartpole-a", "cartpole-b"]
+
+
+class Recording(ScriptedGames):
+    """Writes down which actions were played in whose game."""
+
+    def __init__(self, num_envs, seed, lengths, task, played):
+        super().__init__(num_envs, seed, lengths)
+        self._task, self._played = task, played
+
+    def step_async(self, actions):
+        self._played.append((self._task, {int(action) for action in actions}))
+
+
+class Swapping(Method):
+    """Plays each task with a trunk of its own, as a method that keeps weights per task does."""
+
+    def __init__(self, trunks):
+        super().__init__()
+        self.trunks, self.asked = trunks, []
+
+    @contextmanager
+    def playing(self, trunk, task):
+        self.asked.append(task)
+        before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
+        trunk.load_state_dict(self.trunks[task])
+        try:
+            yield
+        finally:
+            trunk.load_state_dict(before)
+
+
+def test_each_task_gets_its_head_its_game_and_its_trunk_at_once(monkeypatch, policy, config):
+    """Each action tells which head and which trunk were there: heads read unit ``index``, trunks light it up or not."""
+    weights = policy.trunk.state_dict()
+    last = max(name for name in weights if name.endswith("bias"))
+    trunks = {}
+    for task, lit in ((1, 5.0), (2, -5.0)):
+        trunks[task] = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+        trunks[task][last] = torch.full_like(weights[last], lit)
+    for module_, sign in zip(policy.tasks, (1.0, -1.0), strict=True):
+        torch.nn.init.zeros_(module_.actor.bias)
+        module_.actor.weight.data = torch.stack([torch.zeros(16), torch.full((16,), sign)])
+    played = []
+    monkeypatch.setattr(
+        module, "make_evaluation_env", lambda task, atari, n, seed: Recording(n, seed, [3], task.name, played)
+    )
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+
+    def actions(method):
+        played.clear()
+        for task in config.tasks:
+            evaluate_task(policy, method, task, config, EvaluationConfig(episodes=2), None)
+        return {(name, *actions) for name, actions in played}
+
+    method = Swapping(trunks)
+    assert actions(method) == {("cartpole-a", 1), ("cartpole-b", 1)}
+    assert method.asked == [1, 2]
+    assert actions(Swapping({1: trunks[2], 2: trunks[1]})) == {("cartpole-a", 0), ("cartpole-b", 0)}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.trunk.state_dict().items())
+    assert policy.current is policy.tasks[1]
 
 
 def test_real_games_give_raw_whole_returns(policy, config):

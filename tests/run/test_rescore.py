@@ -1,12 +1,20 @@
 """``blip-rl evaluate``: scores from checkpoints equal the run's own, and replace instead of doubling."""
 
 import csv
+import os
 import shutil
 
 import pytest
+import torch
+from click.testing import CliRunner
 
-from blip_rl.errors import UserError
+from blip_rl import cli
+from blip_rl.errors import RunError, UserError
+from blip_rl.recipes import load_run_config
+from blip_rl.run import cells, checkpoint, evaluation
+from blip_rl.run.cells import Cell, CellPlayer, play_here
 from blip_rl.run.rescore import evaluate_run
+from blip_rl.run.workers import play_in_workers
 
 
 @pytest.fixture
@@ -86,3 +94,157 @@ def test_damaged_scores_are_not_overwritten(run):
     with pytest.raises(UserError, match="scores"):
         evaluate_run(run)
     assert (run / "scores.csv").read_text() == "nonsense\n1\n"
+
+
+def test_the_table_has_raw_and_normalised_means_of_what_was_played(run):
+    table = evaluate_run(run, episodes=4, zero_shot=True).splitlines()
+    played = [r for r in rows(run) if r["phase"] == "after" and int(r["seed"]) - 1_000_003 < 4]
+
+    def mean(stage, task, column):
+        values = [float(r[column]) for r in played if (r["stage"], r["task"]) == (stage, task)]
+        assert len(values) == 4
+        return sum(values) / 4
+
+    for first_line, column, style in ((0, "return", ".1f"), (4, "normalised", ".3f")):
+        assert table[first_line].split()[-2:] == ["cartpole-a", "cartpole-b"]
+        for stage, name in (("1", "cartpole-a"), ("2", "cartpole-b")):
+            means = [format(mean(stage, task, column), style) for task in ("cartpole-a", "cartpole-b")]
+            assert table[first_line + int(stage)].split() == ["learned", name, "stage", stage, *means]
+
+
+def test_one_stage_alone_can_be_scored(run, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(cells, "load_stage", lambda path, config: loaded.append(path.name) or load(path, config))
+    load = checkpoint.load_stage
+    table = evaluate_run(run, stages=[2], episodes=4)
+    assert loaded == ["stage-02"]
+    assert "stage 2" in table
+    assert "stage 1" not in table
+    assert {stage for stage, _, episode, _ in after(run) if episode == 3} == {"2"}
+
+
+def test_each_stage_is_loaded_once_for_all_its_games(run, monkeypatch):
+    loaded, load = [], checkpoint.load_stage
+    monkeypatch.setattr(cells, "load_stage", lambda path, config: loaded.append(path.name) or load(path, config))
+    evaluate_run(run, zero_shot=True)
+    assert loaded == ["stage-01", "stage-02"]
+
+
+def test_evaluation_goes_through_the_methods_playing(run, monkeypatch):
+    """A method that keeps a trunk for each task is asked for the number of each task it plays, at every stage."""
+    from blip_rl.methods.blip import Blip
+
+    asked = []
+    playing = Blip.playing
+    monkeypatch.setattr(Blip, "playing", lambda self, trunk, task: asked.append(task) or playing(self, trunk, task))
+    evaluate_run(run)
+    assert asked == [1, 1, 2]
+
+
+def test_each_game_is_played_in_itself_with_its_own_saved_head(run, monkeypatch):
+    """Heads in the checkpoint are rigged: the first game's always goes left, the second's always right."""
+    config = load_run_config(run)
+    stage = checkpoint.load_stage(run / "checkpoints" / "stage-02", config)
+    for head, action in zip(stage.policy.tasks, (0, 1), strict=True):
+        torch.nn.init.zeros_(head.actor.weight)
+        head.actor.bias.data = torch.eye(2)[action] * 100.0
+    shutil.rmtree(run / "checkpoints" / "stage-02")
+    method = cells.make_method(config.agent.method)
+    method.load_state(stage.method_state)
+    checkpoint.save_stage(run / "checkpoints" / "stage-02", 2, stage.env_steps, stage.policy, method)
+    played, make = set(), evaluation.make_evaluation_env
+
+    def watched(task, atari, count, seed):
+        env = make(task, atari, count, seed)
+        step = env.step
+        env.step = lambda actions: played.update((task.name, int(action)) for action in actions) or step(actions)
+        return env
+
+    monkeypatch.setattr(evaluation, "make_evaluation_env", watched)
+    evaluate_run(run, stages=[2])
+    assert played == {("cartpole-a", 0), ("cartpole-b", 1)}
+
+
+def test_workers_give_the_scores_of_one_process(run, tmp_path):
+    """Stochastic actions and an untrained head: everything that is drawn must be drawn alike."""
+    alone = shutil.copytree(run, tmp_path / "alone")
+    threads = torch.get_num_threads()
+    options = {"actions": "stochastic", "zero_shot": True, "episodes": 4, "seed": 5}
+    table = evaluate_run(alone, workers=1, **options)
+    assert evaluate_run(run, workers=2, **options) == table
+    assert sorted(map(str, rows(run))) == sorted(map(str, rows(alone)))
+    assert torch.get_num_threads() == threads
+
+
+class Dying(CellPlayer):
+    """A player whose process is killed by one cell, and that fails at another."""
+
+    def __init__(self, *args, deadly=None, failing=None):
+        super().__init__(*args)
+        self._deadly, self._failing = deadly, failing
+
+    def play(self, cell, on_games_over):
+        if cell == self._deadly:
+            os._exit(9)
+        if cell == self._failing:
+            raise ZeroDivisionError("a bug")
+        return super().play(cell, on_games_over)
+
+
+ALL = [Cell(1, "cartpole-a"), Cell(2, "cartpole-a"), Cell(2, "cartpole-b")]
+
+
+def play(run, cells, on_games_over=lambda count: None, **faults):
+    config = load_run_config(run)
+    return play_in_workers(Dying(run, config, config.evaluation, **faults), cells, 1, on_games_over)
+
+
+def test_a_worker_that_dies_names_its_cell_after_giving_what_was_done(run):
+    games, done = [], []
+    results = play(run, ALL, games.append, deadly=ALL[2])
+    with pytest.raises(RunError, match=r"cartpole-b after stage 2 died \(exit code 9\)"):
+        done.extend(Cell(found[0].stage, found[0].task) for found in results)
+    assert done == ALL[:2]
+    assert sum(games) == 6
+
+
+def test_a_worker_that_fails_names_its_cell_and_the_error(run):
+    with pytest.raises(RunError, match=r"playing cartpole-a after stage 1 failed: ZeroDivisionError: a bug"):
+        list(play(run, ALL[:1], failing=ALL[0]))
+
+
+def test_a_damaged_checkpoint_is_refused_alike_by_workers_and_here(run):
+    (run / "checkpoints" / "stage-02" / "method.safetensors").write_bytes(b"rubbish")
+    config = load_run_config(run)
+    player = CellPlayer(run, config, config.evaluation)
+    for play_them in (lambda: play(run, ALL[1:2]), lambda: play_here(player, ALL[1:], lambda count: None)):
+        with pytest.raises(UserError, match=r"stage-02.*cannot be read"):
+            list(play_them())
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--stage", "3"], ["stage 3", "1, 2"]),
+        (["--stage", "0"], ["--stage", "0", "x>=1"]),
+        (["--games", "cartpole-b", "--stage", "1"], ["cartpole-b", "stage 1", "--zero-shot"]),
+        (["--games", "cartpole-z"], ["never saw 'cartpole-z'", "did you mean cartpole-", "cartpole-b"]),
+        (["--workers", "0"], ["--workers", "0"]),
+    ],
+)
+def test_bad_input_is_one_message(run, options, wanted):
+    before = (run / "scores.csv").read_bytes()
+    result = CliRunner().invoke(cli.cli, ["evaluate", str(run), *options])
+    assert result.exit_code == 2
+    assert all(part in result.stderr for part in wanted), result.stderr
+    assert (run / "scores.csv").read_bytes() == before
+
+
+def test_the_command_takes_its_options(run):
+    options = "--stage 1 --stage 2 --games cartpole-a --episodes 2 --seed 9 --stochastic --workers 1"
+    result = CliRunner().invoke(cli.cli, ["evaluate", str(run), *options.split()])
+    assert result.exit_code == 0, result.output
+    assert "2 stochastic episodes for each cell" in result.output
+    assert [(stage, seed + 1_000_003) for stage, _, seed, _ in after(run, "stochastic")] == [
+        ("1", 9), ("1", 10), ("2", 9), ("2", 10)
+    ]  # fmt: skip

@@ -1,0 +1,272 @@
+"""The inputs a task gives to each layer span a subspace; what a layer does to it changes only by steps inside it.
+
+A layer y = x Wᵀ answers an input x as before if x ΔWᵀ = 0. With the inputs of earlier tasks as rows of R, and
+orthonormal columns M that span most of them, a step is cleared of what would change those answers:
+
+    ΔW ← ΔW − (ΔW M) Λ Mᵀ                      Λ = 1: GPM, Eq. 6 and 7; Λ = diag(λ), 0 ≤ λ ≤ 1: SGP
+
+How many columns a task adds. R̂ = R − R M Mᵀ is what M misses of its inputs; the right singular vectors of R̂ are added,
+largest singular value σ first, as few as reach the threshold ε:
+
+    ‖R M Mᵀ‖² + Σ σ² ≥ ε ‖R‖²                  GPM, Eq. 5 and 9
+
+How important a column m is to a task, α ≥ 0, with σ_m = ‖R m‖, which for a new column is its singular value:
+
+    λ_m = (α + 1) σ_m / (α σ_m + max σ)        SGP; a column's importances add up over the tasks, to 1 at most
+
+GPM: Saha, Garg & Roy, ICLR 2021 (arXiv 2103.09762). SGP: Saha & Roy, AAAI 2023 (arXiv 2302.01386).
+A convolution's inputs are the patches under its kernel. Everything is computed in float64 and kept in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Layer = nn.Linear | nn.Conv2d
+Projected = Literal["gradient", "step", "both"]
+
+
+def protected_layers(trunk: nn.Module) -> dict[str, Layer]:
+    """The trunk's layers by the name of their weight.
+
+    Raises:
+        TypeError: the trunk has parameters of any other kind of layer, or none.
+    """
+    layers = {
+        f"{name}.weight" if name else "weight": module
+        for name, module in trunk.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    known = {parameter for layer in layers.values() for parameter in layer.parameters(recurse=False)}
+    missing = [name for name, parameter in trunk.named_parameters() if parameter not in known]
+    if missing or not layers:
+        what = f"parameter {missing[0]!r}" if missing else "a trunk without parameters"
+        raise TypeError(f"{what}: only inputs of nn.Linear and nn.Conv2d are known; keep the rest out of the trunk")
+    return layers
+
+
+@torch.no_grad()
+def layer_inputs(
+    trunk: nn.Module, observations: Tensor, preprocess: Callable[[Tensor], Tensor], chunk_samples: int = 32
+) -> dict[str, Tensor]:
+    """What every layer takes in when the trunk sees these observations.
+
+    No patch is left out: where a layer takes more inputs than they have numbers, only Σ x xᵀ is kept of them.
+
+    Args:
+        trunk: Linear and convolution layers.
+        observations: (samples, ...), on any device.
+        preprocess: Applied to each chunk of observations first.
+        chunk_samples: Samples per pass: memory against speed.
+
+    Returns:
+        Name of the layer's weight → R, float64 (at most d, d), d the numbers in one input: RᵀR = Σ x xᵀ over all.
+
+    Raises:
+        ValueError: no observations.
+        TypeError: the trunk has parameters of any other kind of layer.
+        FloatingPointError: an input is not finite.
+    """
+    if len(observations) == 0:
+        raise ValueError("0 observations: a task's inputs cannot be told from none")
+    layers = protected_layers(trunk)
+    device = next(trunk.parameters()).device
+    with _collecting(layers) as collected:
+        for chunk in torch.split(observations, chunk_samples):
+            trunk(preprocess(chunk.to(device)))
+    return {name: inputs.matrix(name) for name, inputs in collected.items()}
+
+
+class _Inputs:
+    """Rows x of one layer's inputs; from the d-th row on only their sum Σ x xᵀ."""
+
+    def __init__(self) -> None:
+        self.rows: list[Tensor] = []
+        self.gram: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        """Take (n, d) more inputs."""
+        self.rows.append(rows)
+        if self.gram is not None or sum(map(len, self.rows)) > rows.shape[1]:
+            for kept in self.rows:
+                wide = kept.double()
+                self.gram = wide.T @ wide if self.gram is None else self.gram.addmm_(wide.T, wide)
+            self.rows = []
+
+    def matrix(self, name: str) -> Tensor:
+        """R with RᵀR = Σ x xᵀ: the rows themselves, or the root of the sum."""
+        found = torch.cat(self.rows).double() if self.gram is None else self.gram
+        if not torch.isfinite(found).all():
+            raise FloatingPointError(f"an input of the layer of {name!r} is not finite: the trunk blew up")
+        if self.gram is None:
+            return found
+        energy, directions = torch.linalg.eigh(found)
+        root: Tensor = energy.clamp_(min=0.0).sqrt_().unsqueeze(1) * directions.T
+        return root
+
+
+@contextmanager
+def _collecting(layers: dict[str, Layer]) -> Iterator[dict[str, _Inputs]]:
+    """Forward hooks, not pre-hooks: a trunk may go around a layer that has none."""
+    collected = {name: _Inputs() for name in layers}
+    handles = [
+        layer.register_forward_hook(lambda module, args, _, name=name: collected[name].add(_rows(module, args[0])))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rows(layer: nn.Module, x: Tensor) -> Tensor:
+    """One row for every time a row of the layer's weight meets an input; copies, since x may be overwritten later."""
+    if isinstance(layer, nn.Linear):
+        return x.detach().reshape(-1, layer.in_features).clone()
+    conv = cast(nn.Conv2d, layer)
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    padded = F.pad(x.detach(), conv._reversed_padding_repeated_twice, mode=mode)  # also right for padding='same'
+    patches = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
+    grouped = patches.view(len(patches), conv.groups, -1, patches.shape[2])
+    return grouped.transpose(2, 3).flatten(0, 2)
+
+
+def empty_basis(weight: Tensor) -> Tensor:
+    """M of a layer before the first task: (d, 0)."""
+    return weight.new_zeros((weight[0].numel(), 0), dtype=torch.float32, requires_grad=False)
+
+
+def new_directions(inputs: Tensor, basis: Tensor, threshold: float) -> Tensor:
+    """The fewest directions that, with those the basis holds, carry a share ``threshold`` of the inputs' energy.
+
+    Args:
+        inputs: R, float64 (n, d).
+        basis: M, (d, k), orthonormal columns.
+        threshold: ε, above 0 and below 1.
+
+    Returns:
+        float32 (d, new), orthonormal and orthogonal to the basis, the most energetic first.
+    """
+    held = basis.double()
+    missed = torch.addmm(inputs, inputs @ held, held.T, alpha=-1)
+    # R̂R̂ᵀ is the smaller product, n ≤ d; its eigenvectors u give the directions R̂ᵀu.
+    squares, mixtures = (part.flip(-1) for part in torch.linalg.eigh(missed @ missed.T))
+    gained = squares.clamp_(min=0.0).cumsum(0)
+    energy = inputs.square().sum()
+    reached = energy - gained[-1] + F.pad(gained, (1, 0))
+    enough = (reached >= threshold * energy).nonzero()
+    count = min(int(enough[0]) if len(enough) else len(squares), held.shape[0] - held.shape[1])
+    fresh = missed.T @ mixtures[:, :count]
+    # Weak directions carry what rounding left of the basis: take it out again before they count as orthogonal.
+    orthonormal: Tensor = torch.linalg.qr(fresh - held @ (held.T @ fresh)).Q
+    return orthonormal.float()
+
+
+def extended(basis: Tensor, fresh: Tensor) -> Tensor:
+    """M with more columns, contiguous."""
+    return torch.cat([basis, fresh], dim=1).contiguous()
+
+
+def importance(inputs: Tensor, basis: Tensor, scale: float) -> Tensor:
+    """λ of every column of the basis for one task: 1 for the column with most energy, 0 for one with none.
+
+    Args:
+        inputs: R, float64 (n, d).
+        basis: M, (d, k).
+        scale: α. At 0, λ = σ / max σ; the larger it is, the nearer is every λ to 1.
+
+    Returns:
+        float32 (k,).
+    """
+    sigma = (inputs @ basis.double()).norm(dim=0)
+    largest = sigma.max() if len(sigma) else sigma.sum()
+    task: Tensor = (scale + 1) * sigma / (scale * sigma + largest).clamp(min=torch.finfo(sigma.dtype).tiny)
+    return task.float()
+
+
+def accumulated(earlier: Tensor, task: Tensor) -> Tensor:
+    """λ over all tasks so far: the earlier sum, padded with 0 for columns that are new, plus the task's; at most 1."""
+    return (F.pad(earlier, (0, len(task) - len(earlier))) + task).clamp(max=1.0)
+
+
+def remove_(change: Tensor, basis: Tensor, scales: Tensor | None = None) -> None:
+    """ΔW ← ΔW − (ΔW M) Λ Mᵀ, in place, whatever the memory layout.
+
+    Args:
+        change: ΔW, shaped like the layer's weight: (outputs, ...).
+        basis: M, float32 (d, k), d the product of the other dimensions.
+        scales: λ, (k,); None for ones.
+    """
+    flat = change.reshape(len(change), -1)  # a view if it can be: else a copy, whose result must go back
+    coefficients = flat @ basis
+    flat.addmm_(coefficients if scales is None else coefficients.mul_(scales), basis.T, alpha=-1)
+    if flat.data_ptr() != change.data_ptr():
+        change.copy_(flat.view(change.shape))
+
+
+class Guard:
+    """Keeps one task's training out of the subspaces of earlier tasks; biases stand still.
+
+    Args:
+        trunk: The layers being trained.
+        bases: M by weight name.
+        scales: λ by weight name; empty for ones.
+        projected: Clear the gradient, the optimizer's step, or both. Only the last two keep an optimizer that divides
+            each coordinate by its own scale, as Adam does, out of the subspaces.
+
+    Raises:
+        ValueError: the bases are another trunk's.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, bases: dict[str, Tensor], scales: dict[str, Tensor], projected: Projected
+    ) -> None:
+        weights = {name: layer.weight for name, layer in protected_layers(trunk).items()}
+        _check_fit(bases, scales, weights)
+        self._parameters = dict(trunk.named_parameters())
+        self._bases = {name: basis.to(weights[name].device) for name, basis in bases.items()}
+        self._scales = {name: scale.to(weights[name].device) for name, scale in scales.items()}
+        self._clear_gradient = projected != "step"
+        watched = [name for name in self._parameters if projected != "gradient" or name not in weights]
+        self._before = {name: self._parameters[name].detach().clone() for name in watched}
+
+    @torch.no_grad()
+    def gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Clear one parameter's gradient."""
+        if parameter.grad is None:
+            return
+        if name not in self._bases:
+            parameter.grad.zero_()
+        elif self._clear_gradient:
+            remove_(parameter.grad, self._bases[name], self._scales.get(name))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Clear what the optimizer has just done: θ ← θ_before + cleared(θ − θ_before)."""
+        for name, before in self._before.items():
+            parameter = self._parameters[name]
+            if name in self._bases:
+                change = parameter - before
+                remove_(change, self._bases[name], self._scales.get(name))
+                before.add_(change)
+            parameter.copy_(before)
+
+
+def _check_fit(bases: dict[str, Tensor], scales: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    if unknown := [name for name in [*bases, *scales] if name not in weights]:
+        raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
+    for name, weight in weights.items():
+        if name not in bases:
+            raise ValueError(f"the saved state has no '{name}.basis': it belongs to another network")
+        basis, inputs = bases[name], weight[0].numel()
+        if basis.dim() != 2 or len(basis) != inputs:
+            raise ValueError(f"'{name}.basis' is {tuple(basis.shape)}, expected ({inputs}, …): another network's state")
+        if name in scales and scales[name].shape != basis.shape[1:]:
+            raise ValueError(f"'{name}.importance' is {tuple(scales[name].shape)}, expected ({basis.shape[1]},)")

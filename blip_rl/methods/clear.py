@@ -1,0 +1,264 @@
+"""CLEAR: replay frames of earlier tasks, and hold the policy and the values to what they were there.
+
+Rolnick, Ahuja, Schwarz, Lillicrap, Wayne, "Experience Replay for Continual Learning", NeurIPS 2019 (arXiv 1811.11682).
+With μ and V_μ the policy and values stored with a frame s, π and V those of today, each minibatch's loss gains
+
+    L = mean over replayed s of  policy_cloning · KL(μ(·|s) ‖ π(·|s)) + value_cloning · (V(s) − V_μ(s))²
+
+Only the cloning half is kept: PPO cannot learn from games as old as these, as CLEAR's V-trace term does, and the frames
+are those that the finished policy sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Normal, kl_divergence
+
+from blip_rl.config import NonNegativeFloat, PositiveFloat, PositiveInt, Settings
+from blip_rl.errors import UserError
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Outputs
+
+_CHUNK = 256  # frames that pass the network at once when targets are taken
+_USUAL_FRAME_BYTES = 4 * 84 * 84  # a stack of Atari frames: assumed until the first task shows its own
+_KINDS: dict[frozenset[str], type[Distribution]] = {
+    frozenset({"logits"}): Categorical,
+    frozenset({"loc", "scale"}): Normal,
+}
+
+
+class ClearSettings(Settings):
+    """How much is kept, how much of it is replayed, and how hard it pulls."""
+
+    policy_cloning: NonNegativeFloat = 10.0
+    """Weight of KL(stored ‖ current), in units of PPO's policy loss."""
+    value_cloning: NonNegativeFloat = 0.5
+    """Weight of the squared error of the values, in units of PPO's policy loss."""
+    batch: Annotated[PositiveInt, Field(le=65_536)] = 64
+    """Frames replayed with every minibatch; each costs what a training sample costs."""
+    capacity_frames: PositiveInt = 10_000
+    """Frames kept of all earlier tasks together."""
+    capacity_mb: PositiveFloat = 300.0
+    """Megabytes they may take; the smaller of the two limits counts."""
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Frames of one task and what its policy made of them; every tensor has one row for each frame, on the CPU.
+
+    Attributes:
+        observations: Raw, as the environment gave them: (frames, ...).
+        policy: Parameters of the action distribution: ``logits``, or ``loc`` and ``scale``.
+        values: (frames,); None where the task had no critic.
+    """
+
+    observations: Tensor
+    policy: dict[str, Tensor]
+    values: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def rows(self, chosen: Tensor) -> _Memory:
+        values = None if self.values is None else self.values[chosen]
+        return _Memory(self.observations[chosen], {key: t[chosen] for key, t in self.policy.items()}, values)
+
+    def tensors(self) -> dict[str, Tensor]:
+        values = {} if self.values is None else {"values": self.values}
+        return {"observations": self.observations, **self.policy, **values}
+
+
+class Clear(Method):
+    """Adds the cloning loss over a bounded memory of earlier tasks."""
+
+    Settings = ClearSettings
+    settings: ClearSettings
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the fields of :class:`ClearSettings` as keywords: ``Clear(policy_cloning=0.1)``."""
+        super().__init__(**settings)
+        self._memories: list[_Memory] = []
+        self._seed = 0
+        self._draws = torch.Generator()
+
+    @property
+    def samples_wanted(self) -> int:
+        """The new task's share of the memory."""
+        return self._capacity() // (len(self._memories) + 1)
+
+    def start_task(self, trunk: nn.Module) -> None:
+        """Start the draws of this task: the same after a restart from a checkpoint.
+
+        Raises:
+            ValueError: the frames do not fit the trunk: the state of another network.
+        """
+        for number, memory in enumerate(self._memories, start=1):
+            _check_fit(f"task{number}.observations", memory.observations, trunk)
+        self._draws = torch.Generator().manual_seed(self._seed)
+
+    def loss(self, outputs: Outputs) -> Tensor | None:
+        """The cloning loss over ``batch`` frames drawn evenly from the earlier tasks; None while there is none.
+
+        Raises:
+            ValueError: a task's stored policy has another shape than its head: the state of another network.
+        """
+        if not self._memories:
+            return None
+        terms = []
+        for number, count in enumerate(self._shares(), start=1):
+            if count:
+                memory = self._memories[number - 1]
+                replayed = memory.rows(torch.randint(len(memory), (count,), generator=self._draws))
+                terms.append(self._cloning(number, replayed, outputs).sum())
+        return torch.stack(terms).sum() / self.settings.batch
+
+    def end_task(self, finished: FinishedTask) -> dict[str, float]:
+        """Keep frames of the task with their targets, and thin the earlier tasks to their new share.
+
+        Raises:
+            UserError: the capacity has no room for a frame of each task.
+        """
+        frame_bytes = _row_bytes(finished.observations)
+        capacity = self._capacity(frame_bytes)
+        share = capacity // (len(self._memories) + 1)
+        if share < 1:
+            raise UserError(
+                f"method.capacity_frames = {self.settings.capacity_frames} and method.capacity_mb = "
+                f"{self.settings.capacity_mb:g} hold {capacity} frames of {frame_bytes:,} bytes: expected at least one "
+                f"for each of {len(self._memories) + 1} tasks (raise them)"
+            )
+        observations = _subset(finished.observations, share, finished.generator)
+        kept = [_thinned(memory, share, finished.generator) for memory in self._memories]
+        self._memories = [*kept, _remember(finished, observations)]
+        self._seed = int(torch.randint(2**31, (), generator=finished.generator))
+        return {"replay_frames": float(sum(map(len, self._memories))), "replay_mb": self.memory_bytes() / 1e6}
+
+    def memory_bytes(self) -> int:
+        """What the frames kept take, without the few bytes of targets that each has."""
+        return sum(memory.observations.nbytes for memory in self._memories)
+
+    def state(self) -> MethodState:
+        """Every task's frames and targets, and the seed of the next task's draws."""
+        tensors = {
+            f"task{number}.{key}": tensor
+            for number, memory in enumerate(self._memories, start=1)
+            for key, tensor in memory.tensors().items()
+        }
+        return MethodState(tensors, {"tasks_seen": len(self._memories), "seed": self._seed})
+
+    def load_state(self, state: MethodState) -> None:
+        """Take a saved state.
+
+        Raises:
+            ValueError: a tensor is missing, too many, or not of one row for each frame: another method's state.
+        """
+        left = dict(state.tensors)
+        tasks = state.values.get("tasks_seen", 0)
+        memories = [_taken_from(left, f"task{number}") for number in range(1, tasks + 1)]
+        if left:
+            raise ValueError(f"state for {min(left)!r}, which CLEAR does not keep: it belongs to another method")
+        self._memories, self._seed = memories, int(state.values.get("seed", 0))
+
+    def _capacity(self, frame_bytes: int | None = None) -> int:
+        """Frames that fit; the first task's frames tell how large one is."""
+        if self._memories:
+            frame_bytes = _row_bytes(self._memories[0].observations)
+        within = int(self.settings.capacity_mb * 1e6 / (frame_bytes or _USUAL_FRAME_BYTES))
+        return min(self.settings.capacity_frames, within)
+
+    def _shares(self) -> list[int]:
+        """How many of the batch's frames each earlier task gives: the same, odd ones to tasks drawn by chance."""
+        tasks = len(self._memories)
+        odd = set(torch.randperm(tasks, generator=self._draws)[: self.settings.batch % tasks].tolist())
+        return [self.settings.batch // tasks + (index in odd) for index in range(tasks)]
+
+    def _cloning(self, number: int, replayed: _Memory, outputs: Outputs) -> Tensor:
+        """Weighted divergence and squared error of each replayed frame of one task, shape (frames,)."""
+        policy, values = outputs(number, replayed.observations)
+        current = _parameters(policy)
+        for key, stored in replayed.policy.items():
+            if key not in current or current[key].shape != stored.shape:
+                raise ValueError(f"'task{number}.{key}' does not fit task {number}'s head: another network's state")
+        stored_policy = _distribution({key: tensor.to(values.device) for key, tensor in replayed.policy.items()})
+        divergence = kl_divergence(stored_policy, _distribution(current))
+        cloning = self.settings.policy_cloning * divergence.reshape(len(replayed), -1).sum(1)
+        if replayed.values is None:
+            return cloning
+        return cloning + self.settings.value_cloning * (values - replayed.values.to(values.device)).square()
+
+
+@torch.no_grad()
+def _remember(finished: FinishedTask, observations: Tensor) -> _Memory:
+    """Frames with the finished task's distribution and values, in chunks."""
+    device = next(finished.trunk.parameters()).device
+    policies, values = [], []
+    for chunk in torch.split(observations, _CHUNK):
+        features = finished.trunk(finished.preprocess(chunk.to(device)))
+        policies.append({key: tensor.cpu() for key, tensor in _parameters(finished.head(features)).items()})
+        if finished.critic is not None:
+            values.append(finished.critic(features).cpu())
+    policy = {key: torch.cat([part[key] for part in policies]) for key in policies[0]}
+    return _Memory(observations, policy, torch.cat(values) if values else None)
+
+
+def _parameters(policy: Any) -> dict[str, Tensor]:
+    """What describes a distribution over actions; a plain tensor is taken as logits."""
+    if isinstance(policy, Tensor):
+        policy = Categorical(logits=policy)
+    if isinstance(policy, Categorical):
+        return {"logits": policy.logits}
+    if isinstance(policy, Normal):
+        return {"loc": policy.loc, "scale": policy.scale}
+    raise TypeError(f"a policy of {type(policy).__name__}: CLEAR replays Categorical and Normal ones")
+
+
+def _distribution(parameters: dict[str, Tensor]) -> Distribution:
+    # Validation would look at every entry of every minibatch, and wait for a GPU.
+    return _KINDS[frozenset(parameters)](**parameters, validate_args=False)  # type: ignore[arg-type]
+
+
+def _check_fit(name: str, observations: Tensor, trunk: nn.Module) -> None:
+    """Refuse frames that the trunk's first layer could not take, where that can be told without running it."""
+    first = next((layer for layer in trunk.modules() if isinstance(layer, nn.Linear | nn.Conv2d)), None)
+    if first is None or observations.dim() != first.weight.dim():
+        return
+    takes, given = first.weight.shape[1], observations.shape[1]
+    if takes != given:
+        raise ValueError(
+            f"{name!r} has frames of {tuple(observations.shape[1:])}, but the trunk takes {takes} "
+            f"{'channels' if isinstance(first, nn.Conv2d) else 'numbers'}: another network's state"
+        )
+
+
+def _row_bytes(observations: Tensor) -> int:
+    return max(1, observations[:1].nbytes)
+
+
+def _subset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` rows drawn without replacement, or a copy of all there are."""
+    return rows[torch.randperm(len(rows), generator=generator)[:count]].cpu()
+
+
+def _thinned(memory: _Memory, count: int, generator: torch.Generator) -> _Memory:
+    if len(memory) <= count:
+        return memory
+    return memory.rows(torch.randperm(len(memory), generator=generator)[:count])
+
+
+def _taken_from(tensors: dict[str, Tensor], prefix: str) -> _Memory:
+    """One task's memory, removed from what was loaded."""
+    mine = {key.removeprefix(f"{prefix}."): key for key in tensors if key.startswith(f"{prefix}.")}
+    parts = {key: tensors.pop(name) for key, name in mine.items()}
+    if "observations" not in parts:
+        raise ValueError(f"the saved state has no '{prefix}.observations': it belongs to another method")
+    observations, values = parts.pop("observations"), parts.pop("values", None)
+    if frozenset(parts) not in _KINDS:
+        raise ValueError(f"the saved state has {', '.join(sorted(parts)) or 'no policy'} as the policy of '{prefix}'")
+    for key, tensor in {**parts, **({} if values is None else {"values": values})}.items():
+        if len(tensor) != len(observations):
+            raise ValueError(f"'{prefix}.{key}' has {len(tensor)} rows, expected {len(observations)}: a damaged state")
+    return _Memory(observations, parts, values)

@@ -1,0 +1,181 @@
+"""PackNet: every task owns some of the weights: those of earlier tasks stand still, those of later ones are hidden.
+
+Mallya & Lazebnik, CVPR 2018 (arXiv 1711.05769); in reinforcement learning Wołczyk et al., "Continual World", NeurIPS
+2021 (arXiv 2105.10919). A task trains every weight that is still free; towards its end each layer keeps the largest of
+them and sets the others to 0; what was kept trains on for the rest of the task and then belongs to it.
+The owners are all that is remembered: 1 byte per trunk weight, whatever the number of tasks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from blip_rl.config import Fraction, PositiveInt, Settings
+from blip_rl.methods.base import FinishedTask, Method, MethodState
+
+_FREE = 0
+
+
+class PacknetSettings(Settings):
+    """How the weights are shared out."""
+
+    tasks: Annotated[PositiveInt, Field(le=255)] = 6
+    """Tasks that the trunk must hold: each gets an equal share of every layer. Later ones train their head alone."""
+    retrain_share: Annotated[Fraction, Field(lt=1.0)] = 0.2
+    """Share of a task's steps, its last, that are trained with the pruned weights at 0."""
+
+
+class Packnet(Method):
+    """Shares the weights of every layer out among the tasks."""
+
+    Settings = PacknetSettings
+    settings: PacknetSettings
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the fields of :class:`PacknetSettings` as keywords: ``Packnet(tasks=6)``."""
+        super().__init__(**settings)
+        self.tasks_seen = 0
+        self._owners: dict[str, Tensor] = {}  # number of the task each weight belongs to, 0 where it is free
+        self._weights: dict[str, nn.Parameter] = {}  # while a task is learned
+        self._still: dict[str, Tensor] = {}  # weights that the task must not move: of earlier tasks, or just pruned
+        self._kept: dict[str, Tensor] = {}  # once pruned: the weights the task will own
+
+    @torch.no_grad()
+    def start_task(self, trunk: nn.Module) -> None:
+        """Hold the weights of earlier tasks still.
+
+        Raises:
+            ValueError: the owners are those of another network's weights.
+        """
+        weights = _weights(trunk)
+        if self.tasks_seen:
+            _check_fit(self._owners, weights)
+        owners = {name: _like(weight, torch.uint8) for name, weight in weights.items()}
+        for name, saved in self._owners.items():
+            owners[name].copy_(saved)
+        self._owners, self._weights, self._kept = owners, weights, {}
+        self._still = {name: owner != _FREE for name, owner in owners.items()}
+        if self.tasks_seen >= self.settings.tasks:
+            warnings.warn(
+                f"task {self.tasks_seen + 1} finds no free weight: the trunk was shared out among method.tasks = "
+                f"{self.settings.tasks}, so only the task's own head is trained (say how many tasks there will be)",
+                stacklevel=3,
+            )
+
+    def at_progress(self, done: float) -> None:
+        """Prune once the task's last ``retrain_share`` begins."""
+        if self.settings.retrain_share and done >= 1 - self.settings.retrain_share and not self._kept:
+            self._prune()
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """No gradient for weights that must not move; after the first task none for biases."""
+        if parameter.grad is None:
+            return
+        if name in self._still:
+            parameter.grad.masked_fill_(self._still[name], 0.0)
+        elif self.tasks_seen:
+            parameter.grad.zero_()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Hold pruned weights at 0 against what momentum is left in the optimizer."""
+        for name, kept in self._kept.items():
+            self._weights[name].masked_fill_((self._owners[name] == _FREE) & ~kept, 0.0)
+
+    @torch.no_grad()
+    def end_task(self, finished: FinishedTask) -> dict[str, float]:
+        """Give the task the weights it kept; if no progress was ever reported, prune only now."""
+        if not self._weights:
+            raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
+        if not self._kept:
+            self._prune()
+        self.tasks_seen += 1
+        for name, kept in self._kept.items():
+            self._owners[name].masked_fill_(kept, min(self.tasks_seen, 255))
+        self._weights, self._still, self._kept = {}, {}, {}
+        free = sum(int((owner == _FREE).sum()) for owner in self._owners.values())
+        return {"free_weights": free / sum(owner.numel() for owner in self._owners.values())}
+
+    @contextmanager
+    def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:
+        """Within the block a finished task finds only its own and earlier tasks' weights; all others are 0.
+
+        Raises:
+            ValueError: the owners are those of another network's weights.
+        """
+        if task > self.tasks_seen:
+            yield
+            return
+        weights = _weights(trunk)
+        _check_fit(self._owners, weights)
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        with torch.no_grad():
+            for name, weight in weights.items():
+                owner = self._owners[name].to(weight.device)
+                weight.masked_fill_((owner == _FREE) | (owner > task), 0.0)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(before[name])
+
+    def state(self) -> MethodState:
+        """The owners, and the number of tasks seen."""
+        owners = {f"{name}.owner": owner.clone() for name, owner in self._owners.items()}
+        return MethodState(owners, {"tasks_seen": self.tasks_seen})
+
+    def load_state(self, state: MethodState) -> None:
+        """Take a saved state; it is checked against the trunk when it meets one."""
+        self._owners = {key.removesuffix(".owner"): owner for key, owner in state.tensors.items()}
+        self._weights, self._still, self._kept = {}, {}, {}
+        self.tasks_seen = int(state.values["tasks_seen"])
+
+    @torch.no_grad()
+    def _prune(self) -> None:
+        """Of each layer's n free weights keep the ⌈n / tasks left⌉ largest in size, so that shares come out equal."""
+        tasks_left = max(1, self.settings.tasks - self.tasks_seen)
+        for name, weight in self._weights.items():
+            free = self._owners[name] == _FREE
+            self._kept[name] = _largest(weight, free, -(-int(free.sum()) // tasks_left))
+            self._still[name] = ~self._kept[name]
+        self.after_step()
+
+
+def _weights(trunk: nn.Module) -> dict[str, nn.Parameter]:
+    """The trunk's parameters that are shared out: all but biases and other vectors."""
+    return {name: parameter for name, parameter in trunk.named_parameters() if parameter.dim() > 1}
+
+
+def _like(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros in the weight's shape and memory layout."""
+    return torch.zeros_like(weight, dtype=dtype, requires_grad=False)
+
+
+def _largest(weight: Tensor, among: Tensor, count: int) -> Tensor:
+    """Mask of the ``count`` entries of ``weight`` that are largest in absolute value where ``among`` is true."""
+    sizes = weight.abs().masked_fill_(~among, -1.0).flatten()
+    chosen = torch.zeros_like(sizes, dtype=torch.bool)
+    chosen[sizes.topk(count).indices] = True
+    return _like(weight, torch.bool).copy_(chosen.view(weight.shape))
+
+
+def _check_fit(owners: dict[str, Tensor], weights: dict[str, nn.Parameter]) -> None:
+    if unknown := [name for name in owners if name not in weights]:
+        raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
+    for name, weight in weights.items():
+        if name not in owners:
+            raise ValueError(f"the saved state has no '{name}.owner': it belongs to another network")
+        if owners[name].shape != weight.shape:
+            raise ValueError(
+                f"'{name}.owner' is {tuple(owners[name].shape)}, expected {tuple(weight.shape)}: another network's "
+                "state"
+            )

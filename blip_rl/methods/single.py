@@ -1,0 +1,96 @@
+"""Single: a fresh agent for every task, kept for ever. What transfer and the loss of plasticity are measured against.
+
+Each task starts from the same initial trunk and nothing is shared, so nothing can be forgotten and nothing transferred.
+Every finished task keeps its own copy of the trunk: 4 bytes per trunk parameter and task, and once more for the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blip_rl.methods.base import FinishedTask, Method, MethodState
+
+_START = 0  # number of the copy that every task starts from; a finished task's copy has the task's number
+
+
+class Single(Method):
+    """Puts the trunk back to its start before each task, and swaps each task's own trunk in when it is played."""
+
+    def __init__(self, **settings: Any) -> None:
+        """There is nothing to set."""
+        super().__init__(**settings)
+        self._copies: list[dict[str, Tensor]] = []  # by number
+
+    def start_task(self, trunk: nn.Module) -> None:
+        """Remember the very first weights; give them to every later task.
+
+        Raises:
+            ValueError: the copies are another network's.
+        """
+        if self._copies:
+            _put(self._copies[_START], trunk, f"{_START}.")
+        else:
+            self._copies.append(_copy(trunk))
+
+    def end_task(self, finished: FinishedTask) -> dict[str, float]:
+        """Keep the trunk as this task leaves it."""
+        if not self._copies:
+            raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
+        self._copies.append(_copy(finished.trunk))
+        return {}
+
+    @contextmanager
+    def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:
+        """Within the block a finished task has its own trunk back.
+
+        Raises:
+            ValueError: the copies are another network's.
+        """
+        if task >= len(self._copies):
+            yield
+            return
+        before = _copy(trunk)
+        _put(self._copies[task], trunk, f"{task}.")
+        try:
+            yield
+        finally:
+            _put(before, trunk)
+
+    def state(self) -> MethodState:
+        """All copies, named by their number and parameter."""
+        tensors = {f"{n}.{name}": tensor for n, copy in enumerate(self._copies) for name, tensor in copy.items()}
+        return MethodState(tensors, {"copies": len(self._copies)})
+
+    def load_state(self, state: MethodState) -> None:
+        """Take saved copies; they are checked against the trunk when they meet one."""
+        self._copies = [{} for _ in range(int(state.values["copies"]))]
+        for key, tensor in state.tensors.items():
+            number, name = key.split(".", 1)
+            self._copies[int(number)][name] = tensor
+
+
+def _copy(trunk: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trunk.named_parameters()}
+
+
+@torch.no_grad()
+def _put(copy: dict[str, Tensor], trunk: nn.Module, prefix: str = "") -> None:
+    """Set the trunk's parameters, all or none. ``prefix`` goes before their names in an error."""
+    parameters = dict(trunk.named_parameters())
+    if unknown := [name for name in copy if name not in parameters]:
+        raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
+    for name, parameter in parameters.items():
+        if name not in copy:
+            raise ValueError(f"the saved state has no '{prefix}{name}': it belongs to another network")
+        if copy[name].shape != parameter.shape:
+            raise ValueError(
+                f"'{prefix}{name}' is {tuple(copy[name].shape)}, expected {tuple(parameter.shape)}: another network's "
+                "state"
+            )
+    for name, parameter in parameters.items():
+        parameter.copy_(copy[name])

@@ -1,0 +1,130 @@
+"""Cells of the score matrix, played in several processes at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Generator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from blip_rl.errors import RunError, UserError
+from blip_rl.run.cells import Cell, CellPlayer
+from blip_rl.run.folder import ScoreRow
+
+_GAMES_OVER, _PLAYED, _REFUSED, _FAILED = "games over", "played", "refused", "failed"
+
+
+def play_in_workers(
+    player: CellPlayer, cells: Sequence[Cell], workers: int, on_games_over: Callable[[int], object]
+) -> Generator[list[ScoreRow], None, None]:
+    """Play cells in new processes, each one's rows as soon as it is done; the processes end with the iteration.
+
+    Args:
+        player: Goes to every process; each loads the stages it needs.
+        cells: What to play, handed out one by one in this order, but a process goes on with its stage while it can.
+        workers: Processes.
+        on_games_over: Called here with the number of games that have just ended in some process.
+
+    Raises:
+        UserError: a checkpoint is damaged or not this run's.
+        RunError: a process died, or what it ran raised an error; names the cell.
+    """
+    waiting, staff = list(cells), [_Worker(player) for _ in range(min(workers, len(cells)))]
+    try:
+        for worker in staff:
+            worker.give(_next(waiting, None))
+        while busy := {worker.connection: worker for worker in staff if worker.cell is not None}:
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]
+                kind, content = worker.answer()
+                if kind == _GAMES_OVER:
+                    on_games_over(content)
+                    continue
+                yield content
+                worker.give(_next(waiting, worker.cell) if waiting else None)
+    finally:
+        for worker in staff:
+            worker.stop()
+
+
+def _next(waiting: list[Cell], before: Cell | None) -> Cell:
+    """Take the first cell of the stage that is loaded already, else the first of all."""
+    same = [cell for cell in waiting if before is not None and cell.stage == before.stage]
+    chosen = (same or waiting)[0]
+    waiting.remove(chosen)
+    return chosen
+
+
+class _Worker:
+    """One process and what it is playing."""
+
+    def __init__(self, player: CellPlayer) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the emulator's
+        self.connection, theirs = context.Pipe()
+        self.cell: Cell | None = None
+        self._process = context.Process(target=_serve, args=(theirs, player), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the connection ends with the process
+
+    def give(self, cell: Cell | None) -> None:
+        """Let the process play a cell; None leaves it idle."""
+        self.cell = cell
+        if cell is not None:
+            try:
+                self.connection.send(cell)
+            except OSError as error:
+                raise self._death() from error
+
+    def answer(self) -> tuple[str, Any]:
+        """What the process says next.
+
+        Raises:
+            UserError: it refuses the checkpoint.
+            RunError: it has died, or failed.
+        """
+        try:
+            kind, content = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._death() from error
+        if kind == _REFUSED:
+            raise UserError(content)
+        if kind == _FAILED:
+            raise RunError(f"playing {self.cell} failed: {content}; cells that were done are in scores.csv")
+        return kind, content
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.terminate()
+        self._process.join()
+        self.connection.close()
+
+    def _death(self) -> RunError:
+        self._process.join(timeout=10)
+        code = self._process.exitcode
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return RunError(
+            f"the process that played {self.cell} died ({how}): is there enough memory? Cells that were done are in "
+            "scores.csv (fewer --workers need less)"
+        )
+
+
+def _serve(connection: Connection, player: CellPlayer) -> None:
+    """A worker's life: play what is asked for until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its workers
+    torch.set_num_threads(1)
+    while True:
+        try:
+            cell: Cell = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            rows = player.play(cell, lambda count: connection.send((_GAMES_OVER, count)))
+        except UserError as error:
+            connection.send((_REFUSED, str(error)))
+        except Exception as error:
+            connection.send((_FAILED, f"{type(error).__name__}: {error}"))
+        else:
+            connection.send((_PLAYED, rows))
