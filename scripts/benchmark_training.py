@@ -1,11 +1,13 @@
-"""Measure training speed (rollouts and updates) and memory: stock stable-baselines3 PPO, fine-tuning and BLIP.
+"""Measure training speed (rollouts and updates) and memory: stock stable-baselines3 PPO, fine-tuning, BLIP and others.
 
     python scripts/benchmark_training.py --out training.json
     python scripts/benchmark_training.py --subproc --profile --game kung_fu_master
+    python scripts/benchmark_training.py --agents finetune blip ewc clear --repeats 3 --updates 1
 
 All contestants train the same layers with the same PPO numbers on the same game, and take turns, so that a machine
-that slows down slows all of them. blip-rl's agents are those of the recipes finetune and blip, which may have a scale
-and shift per task on top (--set trunk.task_modulation=false: without). A step is one decision of one environment. Run
+that slows down slows all of them. blip-rl's agents are those of the recipes in --agents, which may have a scale
+and shift per task on top (--set trunk.task_modulation=false: without); each is measured in its second task, after a
+first of one iteration. A step is one decision of one environment. Run
 it on an idle machine: torch gets --threads, but emulators take the cores they find (taskset limits both).
 """
 
@@ -41,19 +43,17 @@ from torch import nn
 from blip_rl.config import ImageTrunkConfig, PpoConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.methods import load_method
-from blip_rl.methods.base import Method, attached
+from blip_rl.methods import make_method
+from blip_rl.methods.base import Method
 from blip_rl.recipes import resolve
 from blip_rl.tasks.games import is_gymnasium_id, rom_name
 from blip_rl.tasks.make import make_training_env
 
-TITLES = {
+STOCK = {
     "stock": "stable-baselines3 PPO, DummyVecEnv",
     "stock-subproc": "stable-baselines3 PPO, SubprocVecEnv",
-    "finetune": "blip-rl fine-tune, second task",
-    "blip": "blip-rl BLIP, second task",
 }
-PARTS = ("emulator", "inference", "update: forward and backward", "optimizer", "BLIP projection", "rest")
+PARTS = ("emulator", "inference", "update: forward and backward", "optimizer", "method, after each step", "rest")
 
 
 class StockTrunk(BaseFeaturesExtractor):
@@ -75,6 +75,11 @@ class StockTrunk(BaseFeaturesExtractor):
         return self.layers(observations)
 
 
+def title(name: str) -> str:
+    """How a table calls a contestant."""
+    return STOCK.get(name, f"blip-rl {name}, second task")
+
+
 @dataclass
 class Contestant:
     """One agent, warm and ready to be timed."""
@@ -83,6 +88,14 @@ class Contestant:
     method: Method | None = None
     consolidation: dict[str, float] = field(default_factory=dict)
     """What the method reported at the end of the first task."""
+    consolidation_seconds: float | None = None
+
+    def state_bytes_per_parameter(self) -> float | None:
+        """What the method remembers, over the parameters of the trunk."""
+        if self.method is None:
+            return None
+        held = sum(tensor.nbytes for tensor in self.method.state().tensors.values())
+        return held / sum(parameter.numel() for parameter in self.agent.policy.trunk.parameters())
 
     def learn(self, updates: int) -> float:
         """Run whole PPO iterations; return steps per second."""
@@ -103,7 +116,8 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     options = _options()
     torch.set_num_threads(options.threads)
-    names = [options.only] if options.only else [n for n in TITLES if n != "stock-subproc" or options.subproc]
+    stock = ["stock", "stock-subproc"] if options.subproc else ["stock"]
+    names = [options.only] if options.only else [*stock, *options.agents]
     results = {**provenance(), "settings": {key: value for key, value in vars(options).items() if key != "out"}}
     alone = {} if options.only else {name: _peak_alone(name) for name in names}
     with ExitStack() as stack:
@@ -117,7 +131,11 @@ def main() -> None:
             results["profile"] = {name: _profile(c, options.repeats * options.updates) for name, c in ours.items()}
         results |= _summary(speeds, alone)
         for name, contestant in contestants.items():
-            results["contestants"][name]["consolidation"] = contestant.consolidation
+            results["contestants"][name] |= {
+                "consolidation": contestant.consolidation,
+                "consolidation_seconds": contestant.consolidation_seconds,
+                "state_bytes_per_parameter": contestant.state_bytes_per_parameter(),
+            }
     show(results, _report(results), options.out)
 
 
@@ -127,15 +145,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--updates", type=positive_int, default=2, help="PPO iterations timed at once (%(default)s)")
     parser.add_argument("--rollout-steps", type=positive_int, help="steps of each environment (the recipe's: 125)")
     parser.add_argument("--subproc", action="store_true", help="also measure stable-baselines3 with SubprocVecEnv")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
-    parser.add_argument("--only", choices=TITLES, help="measure one contestant alone, and its memory")
+    parser.add_argument("--agents", nargs="+", default=["finetune", "blip"], metavar="NAME", help="recipes to measure")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change all recipes")
+    parser.add_argument("--only", metavar="NAME", help="measure one contestant alone, and its memory")
     parser.add_argument(
         "--profile", action=argparse.BooleanOptionalAction, help="also show where blip-rl spends its time"
     )
     add_common_options(parser, repeats=5)
     options = parser.parse_args()
     try:
-        configs = [_config(agent, options) for agent in ("finetune", "blip")]
+        configs = [_config(agent, options) for agent in ("finetune", *options.agents)]
     except UserError as error:
         parser.error(str(error))
     game = rom_name(configs[0].tasks[0].game)
@@ -167,6 +186,7 @@ def _config(agent: str, options: argparse.Namespace) -> RunConfig:
     changes = [f"ppo.rollout_steps={options.rollout_steps}"] if options.rollout_steps else []
     config = resolve(options.game, agent, device="cpu", overrides=[*options.set, *changes])
     samples = config.agent.ppo.rollout_steps * config.agent.ppo.environments
+    # A first task of one iteration would leave nothing to project onto.
     frozen = {"fisher_samples": samples, "first_task_bits": 4} if agent == "blip" else {}
     method = config.agent.method | frozen
     return config.model_copy(update={"agent": config.agent.model_copy(update={"method": method})})
@@ -176,16 +196,17 @@ def _build_ours(config: RunConfig, stack: ExitStack) -> Contestant:
     """A blip-rl agent in its second task: the first one was a single iteration, then consolidated."""
     env = make_training_env(config.tasks[0], config.atari, config.agent.ppo.environments, seed=0)
     stack.callback(env.close)
-    settings = dict(config.agent.method)
-    method = load_method(settings.pop("name"))(**settings)
+    method = make_method(config.agent.method)
     agent = ContinualPPO(config.agent, "first", env, seed=0, device=config.device)
     contestant = Contestant(agent, method)
-    with attached(method, agent.policy.trunk, agent.policy.optimizer):
+    with agent.protected_by(method):
         contestant.learn(1)
+    begun = time.perf_counter()
     finished = agent.finished_task(method.samples_wanted, torch.Generator().manual_seed(0))
     contestant.consolidation = method.end_task(finished)
+    contestant.consolidation_seconds = time.perf_counter() - begun
     agent.switch_task("second", env)
-    stack.enter_context(attached(method, agent.policy.trunk, agent.policy.optimizer))
+    stack.enter_context(agent.protected_by(method))
     contestant.learn(1)
     return contestant
 
@@ -260,7 +281,7 @@ def _summary(speeds: dict[str, list[float]], peaks: dict[str, float | None]) -> 
     """Medians; contestants are compared round by round, within which the machine was the same."""
     contestants = {
         name: {
-            "title": TITLES[name],
+            "title": title(name),
             "steps_per_second": statistics.median(values),
             "steps_per_second_all": values,
             "ratio_to_stock": _median_ratio(values, speeds.get("stock")),
@@ -268,11 +289,10 @@ def _summary(speeds: dict[str, list[float]], peaks: dict[str, float | None]) -> 
         }
         for name, values in speeds.items()
     }
-    slowdown = _median_ratio(speeds.get("finetune"), speeds.get("blip"))
-    return {
-        "contestants": contestants,
-        "blip_slowdown_percent": None if slowdown is None else 100 * (slowdown - 1),
-    }
+    for name, values in speeds.items():
+        slowdown = None if name in STOCK else _median_ratio(speeds.get("finetune"), values)
+        contestants[name]["slowdown_percent"] = None if slowdown is None else 100 * (slowdown - 1)
+    return {"contestants": contestants}
 
 
 def _median_ratio(above: list[float] | None, below: list[float] | None) -> float | None:
@@ -310,18 +330,21 @@ def _report(results: dict[str, Any]) -> str:
             cell(c["steps_per_second"]),
             " ".join(cell(value) for value in c["steps_per_second_all"]),
             cell(c["ratio_to_stock"], ".2f"),
+            cell(c["slowdown_percent"], "+.1f"),
             cell(c["peak_rss_mb"]),
+            cell(c["state_bytes_per_parameter"], ".1f"),
+            cell(c["consolidation_seconds"], ".1f"),
         ]
         for c in results["contestants"].values()
     ]
-    header = ["agent", "steps/s, median", "steps/s, each round", "× stock", "peak memory, MB"]
+    header = [
+        *["agent", "steps/s, median", "steps/s, each round", "× stock", "slower than fine-tune, %"],
+        *["peak memory, MB", "bytes kept per trunk parameter", "end of a task, s"],
+    ]
     text = markdown_table(header, rows)
-    if (slowdown := results["blip_slowdown_percent"]) is not None:
-        ratio = 1 + slowdown / 100
-        text += f"\n\nA step of BLIP takes {ratio:.3f} times as long as one of fine-tuning ({slowdown:+.1f} %)."
     if profile := results.get("profile"):
         shares = [[part, *(f"{100 * profile[name][part]:.1f} %" for name in profile)] for part in PARTS]
-        text += "\n\n" + markdown_table(["share of training time", *(TITLES[name] for name in profile)], shares)
+        text += "\n\n" + markdown_table(["share of training time", *(title(name) for name in profile)], shares)
     return text
 
 

@@ -37,9 +37,10 @@ def tiny():
 
 
 def test_benchmark_training(tiny, tmp_path):
-    results, printed = run("benchmark_training.py", "--profile", *tiny, cwd=tmp_path)
+    agents = ["--agents", "finetune", "blip", "ewc"]
+    results, printed = run("benchmark_training.py", "--profile", *agents, *tiny, cwd=tmp_path)
     contestants = results["contestants"]
-    assert list(contestants) == ["stock", "finetune", "blip"]
+    assert list(contestants) == ["stock", "finetune", "blip", "ewc"]
     for contestant in contestants.values():
         assert f"| {contestant['title']} | {contestant['steps_per_second']:.0f} |" in printed
         assert len(contestant["steps_per_second_all"]) == 2
@@ -47,6 +48,10 @@ def test_benchmark_training(tiny, tmp_path):
         assert contestant["steps_per_second"] == statistics.median(contestant["steps_per_second_all"])
         assert contestant["peak_rss_mb"] > 50 if MEMORY_IS_KNOWN else contestant["peak_rss_mb"] is None
     assert contestants["blip"]["consolidation"]["mean_frozen_bits"] == pytest.approx(4, abs=0.1)
+    kept = {name: contestant["state_bytes_per_parameter"] for name, contestant in contestants.items()}
+    # BLIP: frozen bits 1, centre 4, Fisher 4, remainder 4; EWC: Fisher, anchor and slope.
+    assert kept == {"stock": None, "finetune": 0, "blip": 13, "ewc": 12}
+    assert contestants["ewc"]["consolidation_seconds"] > 0
     _check_comparisons(results)
     _check_profile(results["profile"])
 
@@ -57,22 +62,23 @@ def _check_comparisons(results):
         ratios = [a / b for a, b in zip(speeds[name], speeds["stock"], strict=True)]
         assert contestant["ratio_to_stock"] == pytest.approx(statistics.mean(ratios))  # of two, the median too
     longer = [a / b for a, b in zip(speeds["finetune"], speeds["blip"], strict=True)]
-    assert results["blip_slowdown_percent"] == pytest.approx(100 * (statistics.mean(longer) - 1))
+    assert results["contestants"]["blip"]["slowdown_percent"] == pytest.approx(100 * (statistics.mean(longer) - 1))
+    assert results["contestants"]["stock"]["slowdown_percent"] is None
 
 
 def _check_profile(profile):
-    assert list(profile) == ["finetune", "blip"]
+    assert list(profile) == ["finetune", "blip", "ewc"]
     for shares in profile.values():
         assert sum(shares.values()) == pytest.approx(1)
         assert min(shares.values()) >= 0
-    assert profile["blip"]["BLIP projection"] > 10 * profile["finetune"]["BLIP projection"]
+    assert profile["blip"]["method, after each step"] > 10 * profile["finetune"]["method, after each step"]
 
 
 def test_benchmark_training_alone_with_worker_processes(tiny, tmp_path):
     results, _ = run("benchmark_training.py", "--only", "stock-subproc", *tiny, cwd=tmp_path)
     (contestant,) = results["contestants"].values()
     assert contestant["ratio_to_stock"] is None
-    assert results["blip_slowdown_percent"] is None
+    assert contestant["slowdown_percent"] is None
     if MEMORY_IS_KNOWN:  # three processes, each with torch in it
         assert contestant["peak_rss_mb"] > 300
 

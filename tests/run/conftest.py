@@ -19,7 +19,7 @@ SMALL = (
 
 def small_config(agent: str = "blip", games: str = "cartpole-a,cartpole-b", **options) -> RunConfig:
     extra = options.pop("overrides", ())
-    samples = ("method.fisher_samples=64",) if agent != "finetune" else ()
+    samples = ("method.fisher_samples=64",) if agent.startswith(("blip", "ewc")) else ()
     return resolve(games, agent, steps=options.pop("steps", "1024"), overrides=(*SMALL, *samples, *extra), **options)
 
 
