@@ -1,13 +1,27 @@
-"""Heatmaps of frozen bits: blue few, red many (BLIP Fig. 2)."""
+"""Heatmaps: frozen bits of a layer, blue few and red many (BLIP Fig. 2), and the score matrix."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from PIL import Image
+
+from blip_rl.report.style import Theme, dress, figure_width, name_ticks, plain
+
+Array = npt.NDArray[np.float64]
 
 _COLOURS = "RdYlBu_r"
+_WIDEST = 640
+_LEVELS = 256
+_ROW_NAMES_INCHES = 1.5
+_DARKEST_FOR_DARK_TEXT = 0.21
 
 
 def draw_frozen_bits(ax: Axes, frozen_bits: npt.NDArray[np.uint8], total_bits: int, title: str) -> Axes:
@@ -38,3 +52,127 @@ def frozen_bits_figure(frozen_bits: npt.NDArray[np.uint8], total_bits: int, titl
     figure = Figure(figsize=(7, 3.2), dpi=110, layout="constrained")
     draw_frozen_bits(figure.add_subplot(), frozen_bits, total_bits, title)
     return figure
+
+
+def draw_layer(
+    axes: Sequence[Axes], maps: Sequence[npt.NDArray[np.generic]], total_bits: int, names: Sequence[str], theme: Theme
+) -> Sequence[Axes]:
+    """Draw one layer after task after task, side by side on one scale.
+
+    Args:
+        axes: (tasks,) where to draw.
+        maps: (tasks,) (units, weights of a unit) frozen bits, or means of neighbouring ones.
+        total_bits: N, the upper end of the scale.
+        names: (tasks,) what was learned.
+        theme: Colours.
+
+    Returns:
+        ``axes``.
+    """
+    for ax, bits, name in zip(axes, maps, names, strict=True):
+        image = ax.imshow(bits, cmap=_COLOURS, vmin=0, vmax=total_bits, aspect="auto", interpolation="nearest")
+        ax.set_title(
+            f"{plain(name, 20)}\nmean {float(np.mean(np.asarray(bits, np.float64))):.1f}", fontsize=10, color=theme.text
+        )
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+    bar = axes[-1].figure.colorbar(image, ax=list(axes), shrink=0.9, pad=0.02)
+    bar.set_label("frozen bits", color=theme.muted, fontsize=9)
+    bar.ax.tick_params(labelsize=8, colors=theme.muted, length=0)
+    bar.outline.set_visible(False)
+    return axes
+
+
+def block_mean(
+    frozen_bits: npt.NDArray[np.uint8], highest: int = 128, widest: int = _WIDEST
+) -> npt.NDArray[np.float32]:
+    """Mean over blocks of neighbouring weights, so that no side is longer than asked; small layers stay as they are.
+
+    Args:
+        frozen_bits: (units, weights of a unit).
+        highest: Most rows of the result.
+        widest: Most columns of the result.
+
+    Returns:
+        (rows, columns); the last block of a side may be smaller than the others.
+    """
+    rows, columns = frozen_bits.shape
+    tall, wide = -(-rows // highest), -(-columns // widest)
+    row_starts, column_starts = np.arange(0, rows, tall), np.arange(0, columns, wide)
+    sums = np.add.reduceat(frozen_bits, row_starts, axis=0, dtype=np.uint32)
+    sums = np.add.reduceat(sums, column_starts, axis=1, dtype=np.uint32)
+    heights = np.diff(np.append(row_starts, rows))
+    widths = np.diff(np.append(column_starts, columns))
+    return np.asarray(sums / np.outer(heights, widths), dtype=np.float32)
+
+
+def bits_png(bits: npt.NDArray[np.generic], total_bits: int) -> bytes:
+    """A PNG with a pixel for each number, blue 0 to red ``total_bits``."""
+    levels = np.clip(np.round(np.asarray(bits, dtype=np.float32) * ((_LEVELS - 1) / total_bits)), 0, _LEVELS - 1)
+    image = Image.fromarray(levels.astype(np.uint8))
+    image.putpalette(_palette().tobytes(), "RGB")
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _palette() -> npt.NDArray[np.uint8]:
+    """(256, 3) the colours of the scale."""
+    colours = matplotlib.colormaps[_COLOURS](np.linspace(0, 1, _LEVELS))[:, :3]
+    return np.asarray(np.round(colours * 255), dtype=np.uint8)
+
+
+def scale_css() -> str:
+    """The scale as a CSS gradient, few to many."""
+    chosen = _palette()[:: _LEVELS // 8]
+    return "linear-gradient(90deg, " + ", ".join(f"rgb({r} {g} {b})" for r, g, b in chosen.tolist()) + ")"
+
+
+def draw_matrix(
+    ax: Axes,
+    texts: Sequence[Sequence[str]],
+    shades: Array,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    theme: Theme,
+) -> Axes:
+    """Draw a score matrix: a labelled cell for each stage and game, darker for more, empty where not measured.
+
+    Args:
+        ax: Where to draw.
+        texts: (stages, games) what each cell says.
+        shades: (stages, games) 0 to 1, how strong its colour is; NaN for an empty cell.
+        rows: (stages,) what was learned last.
+        columns: (games,) what was played.
+        theme: Colours.
+
+    Returns:
+        ``ax``.
+    """
+    dress(ax, theme)
+    ax.grid(visible=False)
+    colours = theme.heat
+    ax.imshow(shades, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    size = 10 if len(columns) <= 6 else 8
+    for (row, column), shade in np.ndenumerate(shades):
+        if np.isfinite(shade):
+            colour = _ink(colours, float(shade))
+            ax.text(column, row, texts[row][column], ha="center", va="center", fontsize=size, color=colour)
+    ax.xaxis.tick_top()
+    name_ticks(ax, columns, theme, figure_width(ax) - _ROW_NAMES_INCHES)
+    ax.set_yticks(range(len(rows)), [plain(name, 20) for name in rows], color=theme.text, fontsize=9)
+    ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color=theme.paper, linewidth=2.5)
+    ax.tick_params(which="minor", length=0)
+    ax.spines["bottom"].set_visible(False)
+    return ax
+
+
+def _ink(colours: Colormap, shade: float) -> str:
+    """Dark text on a light cell, light text on a dark one."""
+    red, green, blue, _ = colours(Normalize(0, 1)(np.clip(shade, 0, 1)))
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2  # WCAG 2, relative luminance
+    return "#10151c" if luminance > _DARKEST_FOR_DARK_TEXT else "#ffffff"

@@ -19,6 +19,7 @@ Steps = npt.NDArray[np.int64]
 
 _COLUMNS = ("env_steps", "stage", "phase", "task", "return", "normalised", "actions")
 _PHASES = ("periodic", "before", "after")
+_MOST_STEPS = 10**15
 _ACTIONS = ("greedy", "stochastic")
 
 
@@ -104,7 +105,7 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
         tasks = tuple(str(task["name"]) for task in config["tasks"])
         agent, seed = str(config["agent_name"]), int(config["seed"])
         actions = str(config.get("evaluation", {}).get("actions", "greedy"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"'{run / 'config.toml'}' is no resolved recipe ({error!r}): expected the file that blip-rl train wrote; "
             "put it back, or train again"
@@ -198,6 +199,8 @@ def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episod
         )
     except ValueError as error:
         raise UserError(f"{where}: {error}; correct or delete this line") from error
+    if not 0 <= episode.env_steps <= _MOST_STEPS:
+        raise UserError(f"{where}: {episode.env_steps} steps; correct or delete this line")
     if not 0 <= episode.stage <= len(tasks):
         raise UserError(f"{where}: stage {episode.stage} of a run over {len(tasks)} tasks; correct or delete this line")
     return episode

@@ -1,0 +1,144 @@
+"""Pictures as files and inside the page: each is drawn in both themes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from blip_rl.report.style import DARK, LIGHT, THEMES, Theme
+
+Draw = Callable[[Figure, Theme], object]
+
+SMALL = (4.8, 2.8)
+"""Inches of a picture that is read on a phone and two to a row on a screen."""
+WIDE = (9.4, 3.9)
+NARROW = (4.8, 3.6)
+_PNG_DPI = 200
+_PIXELS_PER_INCH = 96
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture in the page.
+
+    Attributes:
+        name: Stem of the file names.
+        title: Its heading.
+        alt: What it shows, with the numbers, for those who cannot see it.
+        caption: A line below; may be empty.
+        light: Address of the picture on light paper.
+        dark: Address on dark paper.
+        width: In CSS pixels, as drawn.
+        height: In CSS pixels.
+        narrow: The same picture for a phone; None where the wide one can be read there.
+    """
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    light: str
+    dark: str
+    width: int
+    height: int
+    narrow: Picture | None = None
+
+
+class Album:
+    """Draws pictures, saves each as PNG and SVG in one folder, and returns it for the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: set[str] = set()
+
+    def add(
+        self,
+        name: str,
+        draw: Draw,
+        *,
+        title: str,
+        alt: str,
+        caption: str = "",
+        size: tuple[float, float] = SMALL,
+        draw_narrow: Draw | None = None,
+    ) -> Picture:
+        """Draw a picture in both themes.
+
+        Args:
+            name: Stem of the file names; what cannot be in one is left out.
+            draw: Draws into an empty figure in the given theme.
+            title: Heading.
+            alt: Alternative text.
+            caption: Line below.
+            size: (width, height) in inches.
+            draw_narrow: Draws the same at the width of a phone, for a picture wider than ``SMALL``.
+        """
+        stem = self._stem(name)
+        light_svg, png = self._render(draw, size, LIGHT, png=True)
+        dark_svg, _ = self._render(draw, size, DARK, png=False)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{stem}.svg").write_bytes(light_svg)
+        (self.folder / f"{stem}.png").write_bytes(png)
+        picture = _picture(stem, title, alt, caption, light_svg, dark_svg, size)
+        if draw_narrow is None:
+            return picture
+        svgs = [self._render(draw_narrow, NARROW, theme, png=False)[0] for theme in THEMES]
+        return replace(picture, narrow=_picture(stem, title, alt, caption, svgs[0], svgs[1], NARROW))
+
+    def keep(self, name: str, draw: Draw, size: tuple[float, float]) -> None:
+        """Save a picture as files only, for one that the page shows in another form."""
+        stem = self._stem(name)
+        svg, png = self._render(draw, size, LIGHT, png=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{stem}.svg").write_bytes(svg)
+        (self.folder / f"{stem}.png").write_bytes(png)
+
+    def _stem(self, name: str) -> str:
+        """A file name that no other picture has, from letters, digits and hyphens."""
+        letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
+        stem = "-".join(part for part in letters.split("-") if part)[:60] or "picture"
+        number = 2
+        chosen = stem
+        while chosen in self._names:
+            chosen, number = f"{stem}-{number}", number + 1
+        self._names.add(chosen)
+        return chosen
+
+    @staticmethod
+    def _render(draw: Draw, size: tuple[float, float], theme: Theme, *, png: bool) -> tuple[bytes, bytes]:
+        """The SVG, and the PNG or nothing. The same data gives the same bytes."""
+        figure = Figure(figsize=size, layout="constrained", facecolor=theme.paper)
+        FigureCanvasAgg(figure)
+        draw(figure, theme)
+        svg_file, png_file = io.BytesIO(), io.BytesIO()
+        with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "blip-rl"}):
+            # A title may hold letters that the font lacks, and a run of one point has no width.
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)
+            warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, not again for each file
+            figure.savefig(svg_file, format="svg", metadata={"Date": None})
+            if png:
+                figure.savefig(png_file, format="png", dpi=_PNG_DPI, metadata={"Software": None})
+        return svg_file.getvalue(), png_file.getvalue()
+
+
+def _picture(
+    name: str, title: str, alt: str, caption: str, light: bytes, dark: bytes, size: tuple[float, float]
+) -> Picture:
+    width, height = (round(side * _PIXELS_PER_INCH) for side in size)
+    kind = "image/svg+xml"
+    return Picture(name, title, alt, caption, data_uri(kind, light), data_uri(kind, dark), width, height)
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """An address that holds the content itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

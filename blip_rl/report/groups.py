@@ -1,0 +1,221 @@
+"""Runs that differ in nothing but the seed make a group; several groups are compared."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blip_rl.core import metrics
+from blip_rl.core.intervals import FEWEST_RUNS, interquartile_mean, interquartile_mean_interval
+from blip_rl.report.load import Array, RunScores, Steps, TaskCurve
+from blip_rl.report.load_run import RunRecord
+
+_CURVE_RESAMPLES = 1_000
+_DIFFERENCES_NAMED = 3
+
+VERDICT: dict[str, tuple[str, Callable[[npt.ArrayLike], float], bool]] = {
+    "ACC": ("mean score over the games at the end", metrics.average_performance, True),
+    "BWT": ("mean change of the earlier games since they were learned", metrics.backward_transfer, True),
+    "Accumulated reward": (
+        "sum of the games' scores at the end",
+        lambda matrix: metrics.accumulated(np.asarray(matrix)[-1]),
+        True,
+    ),
+    "Forgetting": ("mean loss of the earlier games since they were best", metrics.mean_forgetting, False),
+}
+"""Name → what it says, its definition on a score matrix, whether more is better."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one agent with one set of settings over the same games, by seed."""
+
+    label: str
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def first(self) -> RunRecord:
+        """The run with the lowest seed, which stands for the group where only one can be shown."""
+        return self.runs[0]
+
+    @property
+    def learned(self) -> int:
+        """Tasks that every run which has learned any has learned."""
+        return min((run.learned for run in self.runs if run.learned), default=0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number over the seeds: the values, their interquartile mean, and its 95 % interval from three seeds on."""
+
+    values: tuple[float, ...]
+    centre: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Curves of the seeds of one group.
+
+    Attributes:
+        label: What the legend says.
+        index: Which colour.
+        lines: (steps, values) of each run.
+        steps: Where every run has a value.
+        centre: Interquartile mean there; the one run's values for a single run; empty for two.
+        low: Lower end of the interval; empty with fewer than three runs.
+        high: Upper end.
+    """
+
+    label: str
+    index: int
+    lines: tuple[tuple[Array, Array], ...]
+    steps: Array
+    centre: Array
+    low: Array
+    high: Array
+
+
+def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
+    """Group by agent, its settings and the games, in the order given; labels tell the groups apart."""
+    found: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        games = json.dumps([(task.name, task.steps) for task in run.tasks])
+        found[run.agent, json.dumps(run.settings, sort_keys=True, default=str), games].append(run)
+    members = [sorted(group, key=lambda run: (run.seed is None, run.seed or 0)) for group in found.values()]
+    return [Group(_label(group[0], [m[0] for m in members]), tuple(group)) for group in members]
+
+
+def _label(run: RunRecord, firsts: Sequence[RunRecord]) -> str:
+    """The agent's name, and where other groups have the same one, the settings that differ."""
+    others = [other for other in firsts if other is not run and other.agent == run.agent]
+    if not others:
+        return run.agent
+    own = _flat(run.settings)
+    keys = {key for other in others for key, value in {**own, **_flat(other.settings)}.items() if own.get(key) != value}
+    keys |= {key for other in others for key in own if key not in _flat(other.settings)}
+    parts = [f"{key.rpartition('.')[2]}={own.get(key, 'none')}" for key in sorted(keys - {"description"})]
+    more = ["…"] if len(parts) > _DIFFERENCES_NAMED else []
+    return ", ".join([run.agent, *(parts[:_DIFFERENCES_NAMED] + more or [run.path.name])])
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
+
+
+def normalised_by_recipe(runs: Sequence[RunRecord]) -> bool:
+    """Whether every game of every run has a random and a reference score."""
+    return all(task.random_score is not None and task.reference_score is not None for r in runs for task in r.tasks)
+
+
+def rescale_observed(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Replace normalised scores: 0 is the lowest mean return seen on a game in any of the runs, 1 the highest.
+
+    A game on which every score was the same counts 0. Source: BLIP Fig. 4 rescales by the rewards seen.
+    """
+    seen: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        for index, name in enumerate(run.scores.tasks if run.scores else ()):
+            seen[name].extend(_returns(run.scores, index))
+    spans = {name: (min(values), max(values)) for name, values in seen.items() if values}
+    return [replace(run, scores=_rescaled(run.scores, spans)) if run.scores else run for run in runs]
+
+
+def _returns(scores: RunScores | None, task: int) -> list[float]:
+    if scores is None:
+        return []
+    found = np.concatenate([scores.curves[task].mean_return, scores.after[:, task], scores.before[:, task]])
+    return [float(value) for value in found[np.isfinite(found)]]
+
+
+def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunScores:
+    def column(values: Array, task: int) -> Array:
+        low, high = spans.get(scores.tasks[task], (np.nan, np.nan))
+        return np.where(np.isfinite(values), 0.0, np.nan) if low == high else metrics.normalise(values, low, high)
+
+    def matrix(values: Array) -> Array:
+        return np.stack([column(values[:, task], task) for task in range(len(scores.tasks))], axis=1)
+
+    return replace(
+        scores,
+        after_normalised=matrix(scores.after),
+        before_normalised=matrix(scores.before),
+        curves=tuple(
+            TaskCurve(curve.env_steps, curve.stages, curve.mean_return, column(curve.mean_return, task))
+            for task, curve in enumerate(scores.curves)
+        ),
+    )
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Interquartile mean over seeds, with an interval from three seeds on."""
+    if not values:
+        return Estimate((), float("nan"), None)
+    return Estimate(tuple(values), interquartile_mean(values), interquartile_mean_interval(values))
+
+
+def verdict(group: Group, metric: str) -> Estimate:
+    """One of the verdict's metrics over the games that all the group's runs have learned so far."""
+    _, compute, _ = VERDICT[metric]
+    stages = group.learned
+    if not stages:
+        return estimate([])
+    found = [r.scores.after_normalised for r in group.runs if r.scores is not None and r.learned]
+    return estimate([compute(matrix[:stages, :stages]) for matrix in found])
+
+
+def mean_matrix(group: Group, name: str) -> Array:
+    """Mean over the runs of ``after``, ``before`` or their normalised forms; NaN where a run has no value.
+
+    Runs that have learned nothing yet do not count.
+    """
+    found = [getattr(run.scores, name) for run in group.runs if run.scores is not None and run.learned]
+    return np.mean(found, axis=0) if found else np.full((len(group.first.tasks),) * 2, np.nan)
+
+
+def accumulated_series(group: Group, index: int) -> Series:
+    """Accumulated normalised reward against steps, for the group's colour number ``index``."""
+    lines = []
+    for run in group.runs:
+        if run.scores is not None:
+            own = [curve.since(task + 1) for task, curve in enumerate(run.scores.curves)]
+            lines.append(metrics.accumulated_curve([(curve.env_steps, curve.normalised) for curve in own]))
+    return over_seeds(group.label, index, lines)
+
+
+def return_series(group: Group, index: int, task: str) -> Series:
+    """Mean raw return on a task from the moment its training starts to the end of the run."""
+    lines = []
+    for run in group.runs:
+        if run.scores is not None and task in run.scores.tasks:
+            at = run.scores.tasks.index(task)
+            curve = run.scores.curves[at].since(at + 1)
+            lines.append((curve.env_steps, curve.mean_return))
+    return over_seeds(group.label, index, lines)
+
+
+def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:
+    """Join the curves of several runs: the interval is taken where all of them have a value."""
+    lines = tuple((np.asarray(steps, np.float64), values) for steps, values in curves if len(steps))
+    none = np.empty(0)
+    if len(lines) == 1:
+        return Series(label, index, lines, *lines[0], none, none)
+    if len(lines) < FEWEST_RUNS:
+        return Series(label, index, lines, none, none, none, none)
+    shared = lines[0][0]
+    for steps, _ in lines[1:]:
+        shared = np.intersect1d(shared, steps)
+    table = np.array([values[np.searchsorted(steps, shared)] for steps, values in lines])
+    centre = np.array([interquartile_mean(column) for column in table.T])
+    found = [interquartile_mean_interval(column, resamples=_CURVE_RESAMPLES) for column in table.T]
+    ends = np.array([(np.nan, np.nan) if pair is None else pair for pair in found]).reshape(-1, 2)
+    return Series(label, index, lines, shared, centre, ends[:, 0], ends[:, 1])

@@ -1,0 +1,244 @@
+"""Everything a page shows of one run, and what of it is missing."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blip_rl.errors import UserError
+from blip_rl.report.load import RunScores, load_scores
+from blip_rl.report.load_bits import BitBudget, load_budget
+from blip_rl.report.load_logs import load_plasticity, load_speed
+from blip_rl.report.table import Table
+
+_SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
+_BLIP_TOTAL_BITS = 20
+_DAMAGES_NAMED = 3
+_LONGEST_IN_CHART = 14
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task as the recipe has it; scores are None where the recipe gives none."""
+
+    name: str
+    title: str
+    steps: int
+    random_score: float | None
+    reference_score: float | None
+
+    @property
+    def short(self) -> str:
+        """The title, or the name where the title is too long for a chart."""
+        return self.title if len(self.title) <= _LONGEST_IN_CHART else self.name
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder, read as far as it can be.
+
+    Attributes:
+        path: The folder.
+        config: ``config.toml``, empty where it cannot be read.
+        tasks: In the order they are learned.
+        scores: None where they cannot be read.
+        budget: None where no bits were frozen.
+        plasticity: None where it was not recorded.
+        speed: None where it was not recorded.
+        command: What was typed; empty where unknown.
+        environment: Versions, machine, commit; empty where unknown.
+        changed: When the folder was last written to.
+        problems: What is missing or damaged, for a person.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tasks: tuple[Task, ...]
+    scores: RunScores | None
+    budget: BitBudget | None
+    plasticity: Table | None
+    speed: Table | None
+    command: str
+    environment: dict[str, Any]
+    changed: datetime
+    problems: tuple[str, ...]
+
+    @property
+    def agent(self) -> str:
+        """Name of the agent recipe."""
+        return str(self.config.get("agent_name", "unknown agent"))
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The agent's settings, nested as in the recipe."""
+        return _table(self.config, "agent")
+
+    @property
+    def total_bits(self) -> int:
+        """N of the method, the upper end of every scale of bits."""
+        total = _table(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
+        return total if isinstance(total, int) and total > 0 else _BLIP_TOTAL_BITS
+
+    @cached_property
+    def learned(self) -> int:
+        """Tasks whose stage is over: the last stage with a score after its consolidation."""
+        if self.scores is None:
+            return 0
+        rows = np.flatnonzero(np.isfinite(self.scores.after).any(axis=1))
+        return int(rows[-1]) + 1 if rows.size else 0
+
+    @cached_property
+    def boundaries(self) -> dict[int, int]:
+        """Stage → training steps of the whole run at its end, for the stages that are over."""
+        ends: dict[int, int] = {}
+        for curve in self.scores.curves if self.scores else ():
+            for stage in range(1, self.learned + 1):
+                steps = curve.env_steps[curve.stages == stage]
+                if steps.size:
+                    ends[stage] = max(int(steps[-1]), ends.get(stage, 0))
+        return ends
+
+    @property
+    def env_steps(self) -> int:
+        """Training steps of which there is evidence."""
+        ends = [int(curve.env_steps[-1]) for curve in (self.scores.curves if self.scores else ()) if curve.stages.size]
+        logged = [table.numbers["env_steps"] for table in (self.speed, self.plasticity) if table is not None]
+        return max([0, *ends, *(int(np.nanmax(steps)) for steps in logged if np.isfinite(steps).any())])
+
+    @property
+    def planned_steps(self) -> int:
+        """Steps of all tasks."""
+        return sum(task.steps for task in self.tasks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last task was learned and scored."""
+        return bool(self.tasks) and self.learned == len(self.tasks)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds anything that a run writes."""
+    return any((path / name).exists() for name in _SIGNS)
+
+
+def load_run(path: Path) -> RunRecord:
+    """Read a run folder; what cannot be read becomes one of its problems.
+
+    Raises:
+        UserError: the folder is none of a run.
+    """
+    if not is_run(path):
+        raise UserError(
+            f"'{path}' is not a run folder: it has none of {', '.join(_SIGNS)} (blip-rl train creates run folders)"
+        )
+    problems: list[str] = []
+    config = _read_config(path / "config.toml", problems)
+    scores = _read_scores(path, problems) if config else None
+    return RunRecord(
+        path=path,
+        config=config,
+        tasks=_tasks(config, problems),
+        scores=scores,
+        budget=load_budget(path, problems),
+        plasticity=load_plasticity(path, problems),
+        speed=load_speed(path, problems),
+        command=_read_text(path / "command.txt", problems).strip(),
+        environment=_read_environment(path / "environment.json", problems),
+        changed=_last_change(path),
+        problems=tuple(problems),
+    )
+
+
+def _read_config(path: Path, problems: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        problems.append("config.toml is missing: without it neither the games nor their scores can be told")
+        return {}
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        if not config:
+            problems.append("config.toml is empty: without it neither the games nor their scores can be told")
+        return config
+    except (OSError, ValueError) as error:
+        problems.append(f"config.toml cannot be read ({error}): without it the scores cannot be told")
+        return {}
+
+
+def _read_scores(run: Path, problems: list[str]) -> RunScores | None:
+    damages: list[str] = []
+    try:
+        scores = load_scores(run, damages)
+    except UserError as error:
+        problems.append(_without_folder(str(error), run))
+        return None
+    problems.extend(_without_folder(damage, run) for damage in damages[:_DAMAGES_NAMED])
+    if len(damages) > _DAMAGES_NAMED:
+        problems.append(f"scores.csv: {len(damages) - _DAMAGES_NAMED} more damaged lines left out")
+    return scores
+
+
+def _without_folder(message: str, run: Path) -> str:
+    return message.replace(f"{run}/", "")
+
+
+def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
+    try:
+        return tuple(
+            Task(
+                name=str(task["name"]),
+                title=str(task.get("title") or task["name"]),
+                steps=int(task.get("steps", 0)),
+                random_score=_number(task.get("random_score")),
+                reference_score=_number(task.get("reference_score")),
+            )
+            for task in config.get("tasks", ())
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        problems.append(f"config.toml: its tasks cannot be told ({error!r})")
+        return ()
+
+
+def _read_text(path: Path, problems: list[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        problems.append(f"{path.name} is missing or cannot be read")
+        return ""
+
+
+def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
+    text = _read_text(path, problems)
+    if not text:
+        return {}
+    try:
+        facts = json.loads(text)
+    except ValueError as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _last_change(run: Path) -> datetime:
+    times = [path.stat().st_mtime for name in _SIGNS if (path := run / name).exists()]
+    return datetime.fromtimestamp(max(times), UTC)
+
+
+def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

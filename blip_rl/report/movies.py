@@ -1,0 +1,166 @@
+"""Moving pictures → one file: GIF and WebP with Pillow alone, MP4 with the package av."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from blip_rl.errors import UserError
+
+Picture = npt.NDArray[np.uint8]
+"""uint8, shape (height, width, 3), red, green and blue."""
+
+FORMATS = ("gif", "mp4", "webp")
+_MOST_COLOURS = 255  # of a GIF's 256: one is kept to say that a pixel stays as it was
+_COUNTED_PICTURES = 24
+_GIF_CLOCK, _WEBP_CLOCK = 100, 1000  # ticks a second
+
+
+class Movie(Protocol):
+    """What can be written: pictures of one size, equal distances in time apart."""
+
+    fps: float
+
+    def __len__(self) -> int:
+        """Pictures."""
+        ...
+
+    def frame(self, number: int) -> Picture:
+        """Picture ``number``, counted from 0."""
+        ...
+
+
+def check_format(file_format: str) -> None:
+    """Make sure that files of this format can be written here.
+
+    Raises:
+        UserError: no such format, or its package is not installed.
+    """
+    if file_format not in FORMATS:
+        raise UserError(f"format {file_format!r}: expected one of {', '.join(FORMATS)}")
+    if file_format == "mp4" and importlib.util.find_spec("av") is None:
+        raise UserError("format 'mp4' needs a package: pip install 'blip-rl[video]' (gif and webp need none)")
+
+
+def save(movie: Movie, path: Path) -> None:
+    """Write a movie that loops for ever; the same movie gives the same bytes.
+
+    The file is written beside and renamed, so that it exists whole or not at all; one that was there is replaced.
+
+    Args:
+        movie: At least one picture.
+        path: Its suffix says the format. Folders are made.
+
+    Raises:
+        UserError: as :func:`check_format`.
+    """
+    file_format = path.suffix.removeprefix(".")
+    check_format(file_format)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.writing")
+    try:
+        {"gif": _save_gif, "webp": _save_webp, "mp4": _save_mp4}[file_format](movie, beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _frames(movie: Movie) -> Iterator[Picture]:
+    return (movie.frame(number) for number in range(len(movie)))
+
+
+def _durations(movie: Movie, clock: int) -> list[int]:
+    """Ticks for which each picture is shown; they add up to the movie's length, however the clock ticks."""
+    ends = [round(clock * number / movie.fps) for number in range(len(movie) + 1)]
+    return [end - begin for begin, end in itertools.pairwise(ends)]
+
+
+def _save_gif(movie: Movie, path: Path) -> None:
+    """One palette for the whole movie, so that colours do not flicker; Pillow keeps only what moves."""
+    palette, index_of = _palette(movie)
+    images = (_indexed(index_of[_codes(frame)], palette) for frame in _frames(movie))
+    milliseconds = [1000 // _GIF_CLOCK * ticks for ticks in _durations(movie, _GIF_CLOCK)]
+    next(images).save(
+        path, "GIF", save_all=True, append_images=images, duration=milliseconds, loop=0, optimize=True, disposal=1
+    )
+
+
+def _indexed(indices: npt.NDArray[np.uint8], palette: bytes) -> Image.Image:
+    image = Image.frombytes("P", (indices.shape[1], indices.shape[0]), indices.tobytes())
+    image.putpalette(palette)
+    return image
+
+
+def _codes(picture: Picture) -> npt.NDArray[np.int32]:
+    """Each colour as one number below 2²⁴."""
+    wide = picture.astype(np.int32)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def _palette(movie: Movie) -> tuple[bytes, npt.NDArray[np.uint8]]:
+    """The movie's colours, exact if a GIF can hold them all; of more, the most frequent ones.
+
+    Returns:
+        Palette, three bytes for each entry; for each of the 2²⁴ colours the entry it becomes.
+    """
+    seen = np.zeros(2**24, dtype=np.bool_)
+    for frame in _frames(movie):
+        seen[_codes(frame)] = True
+    used = np.flatnonzero(seen)
+    kept = used if used.size <= _MOST_COLOURS else _most_frequent(movie, used)
+    index_of = np.zeros(2**24, dtype=np.uint8)
+    colours = _channels(kept)
+    for some in np.array_split(used, 1 + used.size // 4096):
+        distances = ((_channels(some)[:, None] - colours[None]) ** 2).sum(axis=2)
+        index_of[some] = distances.argmin(axis=1)
+    return colours.astype(np.uint8).tobytes(), index_of
+
+
+def _most_frequent(movie: Movie, used: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The colours that fill most of some pictures, evenly spread over the movie; as many as a GIF can hold."""
+    counts = np.zeros(2**24, dtype=np.int64)
+    for number in np.unique(np.linspace(0, len(movie) - 1, _COUNTED_PICTURES).astype(int)).tolist():
+        codes, found = np.unique(_codes(movie.frame(number)), return_counts=True)
+        counts[codes] += found
+    return np.sort(used[np.argsort(-counts[used], kind="stable")[:_MOST_COLOURS]])
+
+
+def _channels(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.stack([codes >> 16, (codes >> 8) & 255, codes & 255], axis=1)
+
+
+def _save_webp(movie: Movie, path: Path) -> None:
+    images = (Image.fromarray(frame) for frame in _frames(movie))
+    next(images).save(
+        path,
+        "WEBP",
+        save_all=True,
+        append_images=images,
+        duration=_durations(movie, _WEBP_CLOCK),
+        loop=0,
+        lossless=True,
+    )
+
+
+def _save_mp4(movie: Movie, path: Path) -> None:
+    """H.264 in the layout that every browser plays, which needs even sides."""
+    import av
+
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        # One thread: how many there are must not change the bytes.
+        options = {"crf": "18", "preset": "medium", "threads": "1"}
+        stream = container.add_stream("libx264", rate=Fraction(movie.fps).limit_denominator(1000), options=options)
+        height, width = (side + side % 2 for side in movie.frame(0).shape[:2])
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in _frames(movie):
+            padded = np.pad(frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
+        container.mux(stream.encode())

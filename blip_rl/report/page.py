@@ -1,0 +1,154 @@
+"""Assemble ``report.html``: one page that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from blip_rl.errors import UserError
+from blip_rl.report import sections, sections_network, words
+from blip_rl.report.album import Album
+from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed
+from blip_rl.report.heatmaps import scale_css
+from blip_rl.report.load_run import RunRecord, is_run, load_run
+
+Normalize = Literal["recipe", "observed"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was made.
+
+    Attributes:
+        page: The HTML file.
+        pictures: Folder of PNG and SVG files.
+        problems: What is missing or damaged, by run, for a person; also in the page.
+    """
+
+    page: Path
+    pictures: Path
+    problems: tuple[tuple[str, str], ...]
+
+
+def write_report(
+    paths: Sequence[Path], *, out: Path | None = None, normalize: Normalize = "recipe", title: str | None = None
+) -> Written:
+    """Write the page and its pictures.
+
+    Args:
+        paths: Run folders, or folders of run folders.
+        out: Where to; by default the run's own folder for one run, a new one below ``runs/`` for several.
+        normalize: 0..1 by the recipe's scores, or by the returns seen in these runs.
+        title: Heading; by default agents and games.
+
+    Raises:
+        UserError: a folder is none of a run, or ``out`` is no folder.
+        OSError: the page cannot be written.
+    """
+    runs = [load_run(path) for path in run_folders(paths)]
+    folder = _folder(runs, out)
+    problems = [(run.path.name, problem) for run in runs for problem in run.problems]
+    notes = []
+    if normalize == "observed" or not normalised_by_recipe(runs):
+        runs = rescale_observed(runs)
+        notes.append(_observed_note(normalize))
+    album = Album(folder / "pictures")
+    groups = group_runs(runs)
+    found: list[str] = []
+    parts = _sections(groups, album, folder, found)
+    problems += [("pictures", problem) for problem in found]
+    html = _render(groups, parts, problems, notes, title)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "report.html"
+    beside = folder / ".report.html.writing"
+    beside.write_text(html, encoding="utf-8")
+    beside.replace(page)
+    return Written(page, album.folder, tuple(problems))
+
+
+def run_folders(paths: Sequence[Path]) -> list[Path]:
+    """The run folders meant: each once, and those inside a folder that is none itself.
+
+    Raises:
+        UserError: neither a run folder nor a folder of some.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        inside = [path] if is_run(path) else sorted(one for one in path.iterdir() if one.is_dir() and is_run(one))
+        if not inside:
+            raise UserError(
+                f"'{path}' is not a run folder and holds none: expected a folder that blip-rl train created, "
+                "with config.toml and scores.csv"
+            )
+        found.update({one.resolve(): one for one in inside})
+    return list(found)
+
+
+def _folder(runs: Sequence[RunRecord], out: Path | None) -> Path:
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out '{out}' is a file: expected a folder to write report.html into")
+        return out
+    if len(runs) == 1:
+        return runs[0].path
+    return Path("runs") / f"report-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+
+
+def _observed_note(asked: Normalize) -> str:
+    meaning = (
+        "Scores are rescaled by the returns seen in these runs: 0 is the lowest mean return on a game, 1 the highest."
+    )
+    if asked == "observed":
+        return meaning
+    return f"{meaning} The recipe has no random and reference scores for every game."
+
+
+def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[str]) -> list[sections.Section]:
+    """In the order in which a person asks."""
+    return [
+        sections.verdict_section(groups, album),
+        sections.accumulated_section(groups, album),
+        sections.games_section(groups, album),
+        sections.matrix_section(groups, album),
+        sections_network.bits_section(groups, album, problems),
+        sections.rounding_section(groups, album),
+        sections_network.plasticity_section(groups, album),
+        sections_network.gifs_section(groups, out, problems),
+        sections_network.speed_section(groups, album),
+    ]
+
+
+def _render(
+    groups: Sequence[Group],
+    parts: Sequence[sections.Section],
+    problems: Sequence[tuple[str, str]],
+    notes: Sequence[str],
+    title: str | None,
+) -> str:
+    """Fill the template. Every text from a file is escaped; only our own style sheet goes in as it is."""
+    environment = Environment(
+        loader=PackageLoader("blip_rl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    style = (resources.files("blip_rl.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    runs = [run for group in groups for run in group.runs]
+    return environment.get_template("report.html").render(
+        title=title or words.title_of(groups),
+        style=Markup(style.replace("$scale", scale_css())),
+        overviews=[words.overview(group) for group in groups],
+        statuses=[words.status(run) for run in runs],
+        verdicts=[(group.label, group.learned, len(group.first.tasks), words.tiles(group)) for group in groups],
+        sections=parts,
+        problems=problems,
+        notes=notes,
+        runs=[(run.path.name, run.command, words.facts(run)) for run in runs],
+        version=version("blip-rl"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )

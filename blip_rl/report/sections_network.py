@@ -1,0 +1,227 @@
+"""The sections about the network and the machine: frozen bits, plasticity, speed; and the moving pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from blip_rl.report import heatmaps, plots
+from blip_rl.report.album import SMALL, Album, Picture, data_uri
+from blip_rl.report.groups import Group, Series, over_seeds
+from blip_rl.report.load_bits import BitBudget, BitMap, load_bit_maps
+from blip_rl.report.load_logs import PLASTICITY
+from blip_rl.report.load_run import RunRecord
+from blip_rl.report.sections import Gif, MapCell, MapGroup, Section
+from blip_rl.report.style import Theme, short_number
+from blip_rl.report.table import Array, Table
+from blip_rl.report.words import listed
+
+_INLINE_GIF_BYTES = 4_000_000
+_ENLARGED_BELOW = 200
+
+
+def bits_section(groups: Sequence[Group], album: Album, problems: list[str]) -> Section:
+    """Heatmaps of frozen bits for each layer and task (BLIP Fig. 2), and the budget."""
+    lead = (
+        "How many bits of every weight are frozen after each game, on one scale: blue few, red many. A row is a unit, "
+        "a column one of its weights."
+    )
+    maps: list[MapGroup] = []
+    pictures: list[Picture] = []
+    for group in groups:
+        run = group.first
+        if run.budget is not None:
+            pictures.append(_budget_picture(group, run.budget, len(groups) > 1, album))
+        if found := load_bit_maps(run.path, problems):
+            maps.append(_map_group(group, found, album))
+    if not maps and not pictures:
+        return Section(
+            "bits", "Frozen bits", lead, note="No frozen bits were recorded: this method freezes none, or none yet."
+        )
+    several = any(len(group.runs) > 1 for group in groups)
+    note = "Shown for the lowest seed of each agent that freezes bits." if several else ""
+    return Section("bits", "Frozen bits", lead, tuple(pictures), note, "pair", tuple(maps))
+
+
+def _title(run: RunRecord, stage: int) -> str:
+    return run.tasks[stage - 1].short if 0 < stage <= len(run.tasks) else f"stage {stage}"
+
+
+def _map_group(group: Group, found: Sequence[BitMap], album: Album) -> MapGroup:
+    run = group.first
+    layers = list(dict.fromkeys(one.layer for one in found))
+    stages = sorted({one.stage for one in found})
+    names = [f"after {_title(run, stage)}" for stage in stages]
+    rows = []
+    for layer in layers:
+        own = {one.stage: one for one in found if one.layer == layer}
+        small = {stage: heatmaps.block_mean(one.frozen_bits) for stage, one in own.items()}
+        cells = tuple(_cell(own[s], small[s], run, group.label) if s in own else None for s in stages)
+        units, weights = next(iter(own.values())).frozen_bits.shape
+        rows.append((layer, f"{units:,} × {weights:,}", cells))
+        _keep_layer(group, layer, small, album)
+    return MapGroup(group.label, tuple(names), tuple(rows), run.total_bits)
+
+
+def _cell(one: BitMap, small: np.ndarray, run: RunRecord, label: str) -> MapCell:
+    bits = one.frozen_bits
+    mean, share = float(bits.mean()), float((bits > 0).mean())
+    alt = (
+        f"Frozen bits of {one.layer} after {_title(run, one.stage)}, {label}: mean {mean:.2f} of {run.total_bits}, "
+        f"from {int(bits.min())} to {int(bits.max())}, {share:.0%} of the weights have any"
+    )
+    source = data_uri("image/png", heatmaps.bits_png(small, run.total_bits))
+    return MapCell(source, f"{mean:.1f}", alt, small.shape[1] < _ENLARGED_BELOW)
+
+
+def _keep_layer(group: Group, layer: str, maps: dict[int, np.ndarray], album: Album) -> None:
+    run = group.first
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.subplots(1, len(maps), squeeze=False)[0]
+        names = [f"{layer} after {_title(run, stage)}" for stage in maps]
+        heatmaps.draw_layer(list(axes), list(maps.values()), run.total_bits, names, theme)
+
+    album.keep(f"bits-{layer}-{group.label}", draw, (1.4 + 2.2 * len(maps), 2.6))
+
+
+def _budget_picture(group: Group, budget: BitBudget, named: bool, album: Album) -> Picture:
+    run = group.first
+    layers = [*budget.layers, "all weights"]
+    frozen = np.column_stack([budget.mean_frozen, budget.overall()])
+    names = [_title(run, stage) for stage in budget.stages]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        plots.draw_budget(figure.add_subplot(), layers, frozen, run.total_bits, names, theme)
+
+    spoken = [
+        f"after {name}: " + ", ".join(f"{layer} {value:.2f}" for layer, value in zip(layers, row, strict=True))
+        for name, row in zip(names, frozen, strict=True)
+    ]
+    return album.add(
+        f"bit-budget-{group.label}",
+        draw,
+        title=f"{group.label}: bit budget" if named else "Bit budget",
+        alt=f"Mean frozen bits of {run.total_bits} in each layer. {listed(spoken)}",
+        caption="What each game took of a layer's bits, and what is left.",
+        size=(SMALL[0], 1.3 + 0.38 * len(layers)),
+    )
+
+
+def plasticity_section(groups: Sequence[Group], album: Album) -> Section:
+    """Dormant units, effective rank, gradient norm and free bits against steps."""
+    lead = "Whether the network can still learn, measured at each evaluation on a fixed batch of states."
+    having = [group for group in groups if any(run.plasticity is not None for run in group.runs)]
+    if not having:
+        return Section("plasticity", "Plasticity", lead, note="Not recorded in this run: it has no plasticity.csv.")
+    found = [_plasticity_picture(column, title, having, groups, album) for column, title in PLASTICITY.items()]
+    pictures = tuple(picture for picture in found if picture is not None)
+    note = "Mean over the layers." if len(groups) > 1 else ""
+    return Section("plasticity", "Plasticity", lead, pictures, note, "pair")
+
+
+def _plasticity_picture(
+    column: str, title: str, having: Sequence[Group], groups: Sequence[Group], album: Album
+) -> Picture | None:
+    if len(groups) == 1 and len(having[0].runs) == 1:
+        series = _layer_series(having[0].first.plasticity, column)
+    else:
+        series = [
+            over_seeds(group.label, index, [_over_layers(r.plasticity, column) for r in group.runs if r.plasticity])
+            for index, group in enumerate(groups)
+        ]
+    series = [one for one in series if any(np.isfinite(values).any() for _, values in one.lines)]
+    return _series_picture(f"plasticity-{column}", title, series, album) if series else None
+
+
+def _layer_series(table: Table | None, column: str) -> list[Series]:
+    if table is None:
+        return []
+    layers = list(dict.fromkeys(table.words["layer"]))
+    rows = [table.where("layer", layer) for layer in layers]
+    lines = [_by_steps(one.numbers["env_steps"], one.numbers[column]) for one in rows]
+    return [over_seeds(layer, index, [line]) for index, (layer, line) in enumerate(zip(layers, lines, strict=True))]
+
+
+def _over_layers(table: Table, column: str) -> tuple[Array, Array]:
+    return _by_steps(table.numbers["env_steps"], table.numbers[column])
+
+
+def _by_steps(steps: Array, values: Array) -> tuple[Array, Array]:
+    """(steps, mean of the finite values at each), rising: several layers, or before and after a boundary."""
+    known = np.isfinite(steps) & np.isfinite(values)
+    at, place = np.unique(steps[known], return_inverse=True)
+    return at, np.bincount(place, values[known], len(at)) / np.bincount(place, minlength=len(at)).clip(1)
+
+
+def _series_picture(
+    name: str, title: str, series: Sequence[Series], album: Album, *, from_zero: bool = False
+) -> Picture:
+    def draw(figure: Figure, theme: Theme) -> None:
+        ax = plots.draw_curves(figure.add_subplot(), series, theme, title[0].lower() + title[1:])
+        if from_zero:
+            ax.set_ylim(0, 1.2 * max(1.0, ax.dataLim.ymax))
+
+    ends = [
+        f"{one.label} " + ", ".join(short_number(float(values[-1])) for _, values in one.lines if len(values))
+        for one in series
+    ]
+    return album.add(name, draw, title=title, alt=f"{title} against steps; at the end: {listed(ends)}")
+
+
+def speed_section(groups: Sequence[Group], album: Album) -> Section:
+    """Steps per second and peak memory."""
+    lead = "Training steps per second, evaluations left out, and the most memory held."
+    pictures = []
+    for column, title in (("steps_per_second", "Steps per second"), ("peak_memory_mb", "Peak memory, MB")):
+        series = [
+            over_seeds(
+                group.label,
+                index,
+                [_by_steps(r.speed.numbers["env_steps"], r.speed.numbers[column]) for r in group.runs if r.speed],
+            )
+            for index, group in enumerate(groups)
+        ]
+        shown = [one for one in series if one.lines]
+        if shown:
+            pictures.append(_series_picture(f"speed-{column}", title, shown, album, from_zero=True))
+    note = "" if pictures else "Not recorded in this run: it has no speed.csv."
+    return Section("speed", "Speed and memory", lead, tuple(pictures), note, "pair")
+
+
+def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Section:
+    """The grid of moving pictures of each run that has one: in the page if small, else linked."""
+    lead = "Every game after every stage, as the agent plays it."
+    gifs = []
+    for group in groups:
+        for run in group.runs:
+            path = run.path / "gifs" / "grid.gif"
+            if path.is_file():
+                gifs.append(_gif(path, group, run, out, problems))
+    found = tuple(gif for gif in gifs if gif is not None)
+    command = "blip-rl render RUN"
+    note = "" if found else f"Not rendered yet: {command} makes it, and the next report shows it."
+    return Section("play", "How it plays", lead, note=note, gifs=found)
+
+
+def _gif(path: Path, group: Group, run: RunRecord, out: Path, problems: list[str]) -> Gif | None:
+    label = group.label if len(group.runs) == 1 else f"{group.label}, seed {run.seed}"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            whole = file.read(6) in (b"GIF87a", b"GIF89a")
+        if not whole:
+            problems.append(f"{path.parent.name}/{path.name} is no GIF: left out")
+            return None
+        if size < _INLINE_GIF_BYTES:
+            return Gif(label, data_uri("image/gif", path.read_bytes()), True, f"{size / 1e6:.1f} MB")
+    except OSError as error:
+        problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}")
+        return None
+    relative = os.path.relpath(path.resolve(), out.resolve())
+    return Gif(label, quote(Path(relative).as_posix()), False, f"{size / 1e6:.1f} MB")

@@ -1,0 +1,148 @@
+"""How every picture looks: two themes, colours that colour-blind eyes tell apart, labels that cannot do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_WIDTH_OF_LETTER = 0.6  # of its height, in the mean
+_POINTS_PER_INCH = 72
+_LINES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one theme.
+
+    Attributes:
+        name: ``light`` or ``dark``.
+        paper: Behind everything.
+        text: Titles and numbers.
+        muted: Axis labels, ticks and annotations.
+        grid: Lines that guide the eye.
+        shade: The span in which a game is trained.
+        series: One for each agent, layer or task: Okabe and Ito's, made lighter or darker to stand out from the paper.
+    """
+
+    name: str
+    paper: str
+    text: str
+    muted: str
+    grid: str
+    shade: str
+    series: tuple[str, ...]
+
+    def colour(self, index: int) -> str:
+        """The colour of series number ``index``, again from the start after the last."""
+        return self.series[index % len(self.series)]
+
+    def line(self, index: int) -> str:
+        """A dash pattern that changes when the colours start again."""
+        return _LINES[index // len(self.series) % len(_LINES)]
+
+    @property
+    def heat(self) -> Colormap:
+        """From the paper to the accent: few to many."""
+        return LinearSegmentedColormap.from_list(f"heat-{self.name}", [self.shade, self.series[0]])
+
+
+LIGHT = Theme(
+    name="light",
+    paper="#ffffff",
+    text="#1c2330",
+    muted="#5b6575",
+    grid="#e4e8ee",
+    shade="#eef4f9",
+    series=("#0072b2", "#d55e00", "#009e73", "#b8558f", "#b37a00", "#3b9fd6", "#5f6672"),
+)
+DARK = Theme(
+    name="dark",
+    paper="#151a22",
+    text="#e8ebf1",
+    muted="#a3adbc",
+    grid="#2b3340",
+    shade="#1c2a38",
+    series=("#5bb5ea", "#f28a4b", "#2fc79b", "#e39cc6", "#f0b429", "#9ad3f5", "#b4bcc8"),
+)
+THEMES = (LIGHT, DARK)
+
+
+def plain(text: str, longest: int = 40) -> str:
+    """A label from a file as matplotlib may show it: no mathematics, no control characters, not endless."""
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    # A legend leaves out labels that begin with an underscore.
+    return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")
+
+
+def haloed(theme: Theme) -> list[withStroke]:
+    """An outline in the paper's colour: small text stays legible where lines run through it."""
+    return [withStroke(linewidth=2.5, foreground=theme.paper)]
+
+
+def short_steps(steps: float, _position: int | None = None) -> str:
+    """Steps as a person says them: ``0``, ``50k``, ``1.5M``."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(steps) >= size:
+            return f"{steps / size:.4g}{unit}"
+    return f"{steps:.4g}"
+
+
+def short_number(value: float, _position: int | None = None) -> str:
+    """A return with three figures at most, large ones in thousands: ``−2.5``, ``366``, ``23.3k``."""
+    if abs(value) >= 10_000:
+        text = short_steps(float(f"{value:.3g}"))
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def dress(ax: Axes, theme: Theme) -> Axes:
+    """Give an axis the calm look of all pictures: no box, horizontal guides, muted ticks."""
+    ax.set_facecolor("none")
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    ax.spines["bottom"].set_color(theme.grid)
+    ax.tick_params(colors=theme.muted, length=0, labelsize=10, pad=5)
+    ax.xaxis.label.set_color(theme.muted)
+    ax.yaxis.label.set_color(theme.muted)
+    ax.title.set_color(theme.text)
+    ax.grid(axis="y", color=theme.grid, linewidth=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def name_ticks(ax: Axes, names: Sequence[str], theme: Theme, inches: float) -> None:
+    """Name the columns 0, 1, … of a chart whose columns share ``inches``: in two lines, aslant where still too wide."""
+    size = 8.5
+    labels = [plain(name, 20).replace(" ", "\n", 1) for name in names]
+    ax.set_xticks(range(len(names)), labels, color=theme.text, fontsize=size)
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    if longest * size * _WIDTH_OF_LETTER / _POINTS_PER_INCH > inches / max(1, len(names)):
+        top = ax.xaxis.get_ticks_position() == "top"
+        for label in ax.get_xticklabels():
+            label.set(text=label.get_text().replace("\n", " "))
+            label.set(rotation=40, ha="left" if top else "right", rotation_mode="anchor")
+
+
+def figure_width(ax: Axes) -> float:
+    """Inches of the whole picture that the axis is part of."""
+    figure = ax.get_figure(root=True)
+    return float(figure.get_size_inches()[0]) if figure is not None else 0.0
+
+
+def steps_axis(ax: Axes) -> None:
+    """Ticks in thousands and millions of steps."""
+    ax.xaxis.set_major_locator(few_ticks())
+    ax.xaxis.set_major_formatter(FuncFormatter(short_steps))
+
+
+def few_ticks() -> MaxNLocator:
+    """At most six ticks at round numbers."""
+    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])

@@ -1,0 +1,85 @@
+"""Tables that a run writes row by row, read even where writing was cut off."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+_LARGEST = 1e15  # no count or measurement comes near, and whole numbers are exact up to here
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The whole rows of a file.
+
+    Attributes:
+        numbers: Column → (rows,) values; NaN where a cell is empty.
+        words: Column → its cells.
+    """
+
+    numbers: dict[str, Array]
+    words: dict[str, tuple[str, ...]]
+
+    def where(self, column: str, word: str) -> Table:
+        """The rows with this word in a column."""
+        chosen = np.array([cell == word for cell in self.words[column]], dtype=bool)
+        return Table(
+            {name: values[chosen] for name, values in self.numbers.items()},
+            {
+                name: tuple(cell for cell, keep in zip(cells, chosen, strict=True) if keep)
+                for name, cells in self.words.items()
+            },
+        )
+
+
+def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problems: list[str]) -> Table | None:
+    """Read the named columns of a CSV file; what cannot be read is said in ``problems``.
+
+    Args:
+        path: The file.
+        numbers: Columns of numbers. An empty cell is NaN.
+        words: Columns of text.
+        problems: Extended by what is missing or damaged.
+
+    Returns:
+        The rows that are whole; None where the file is missing, unreadable or without one of the columns.
+    """
+    if not path.is_file():
+        problems.append(f"{path.name} is missing")
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, csv.Error) as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return None
+    if absent := [name for name in (*numbers, *words) if name not in (reader.fieldnames or ())]:
+        problems.append(f"{path.name} has no column {', '.join(absent)}")
+        return None
+    whole = [(values, row) for row in rows if (values := _numbers(row, numbers)) is not None]
+    if damaged := len(rows) - len(whole):
+        problems.append(f"{path.name}: {damaged} of {len(rows)} rows left out, cut off or damaged")
+    return Table(
+        {name: np.array([values[at] for values, _ in whole], dtype=np.float64) for at, name in enumerate(numbers)},
+        {name: tuple(row[name] for _, row in whole) for name in words},
+    )
+
+
+def _numbers(row: dict[str, str], names: Sequence[str]) -> list[float] | None:
+    """The row's numbers; None where it has too few or too many cells or one is no number that can be meant."""
+    if None in row or None in row.values():  # csv's marks for too many and too few cells
+        return None
+    try:
+        values = [float(row[name]) if row[name] else math.nan for name in names]
+    except ValueError:
+        return None
+    return None if any(abs(value) > _LARGEST for value in values) else values

@@ -1,0 +1,185 @@
+"""What the page says of a run in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from blip_rl.report.groups import VERDICT, Estimate, Group, verdict
+from blip_rl.report.load_run import RunRecord
+from blip_rl.report.style import short_number, short_steps
+
+_DASH = "–"
+_FEW = 4
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is: a sentence, and the share of its steps that is done."""
+
+    run: str
+    text: str
+    share: float
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What was run, a row for each group."""
+
+    label: str
+    description: str
+    method: str
+    games: str
+    steps: str
+    seeds: str
+    device: str
+    started: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the verdict, for one group."""
+
+    metric: str
+    meaning: str
+    value: str
+    spread: str
+
+
+def number(value: float, signed: bool = False) -> str:
+    """A normalised score: two decimals, a real minus, a dash where there is none."""
+    if not math.isfinite(value):
+        return _DASH
+    text = format(value, "+.2f" if signed else ".2f")
+    text = text if float(text) else "0.00"
+    return text.replace("-", "−")
+
+
+def raw_number(value: float) -> str:
+    """A raw return, short; a dash where there is none."""
+    if not math.isfinite(value):
+        return _DASH
+    return number(value) if 0 < abs(value) < 1 else short_number(value)
+
+
+def spread(one: Estimate, signed: bool = False) -> str:
+    """The interval, or the points themselves where they are too few for one."""
+    if one.interval is not None:
+        low, high = one.interval
+        return f"{number(low, signed)} to {number(high, signed)} (95 %), {len(one.values)} seeds"
+    if len(one.values) > 1:
+        return "seeds " + " · ".join(number(value, signed) for value in one.values)
+    return "one seed" if one.values else "no game learned yet"
+
+
+def tiles(group: Group) -> list[Tile]:
+    """The verdict of a group."""
+    found = []
+    for metric, (meaning, _, _) in VERDICT.items():
+        one = verdict(group, metric)
+        signed = metric == "BWT"
+        undefined = group.learned and not math.isfinite(one.centre)
+        note = _why_undefined(group) if undefined else spread(one, signed)
+        found.append(Tile(metric, meaning, number(one.centre, signed), note))
+    return found
+
+
+def _why_undefined(group: Group) -> str:
+    if group.learned == 1:
+        return "needs a second game"
+    scores = group.first.scores
+    together = scores is not None and bool((scores.after[:-1] != scores.after[:-1]).all())
+    return "the games were learned together" if together else "a score is missing"
+
+
+def status(run: RunRecord) -> Status:
+    """How far a run is."""
+    name = run.path.name or str(run.path)
+    total, games = run.planned_steps, len(run.tasks)
+    if run.complete:
+        return Status(
+            name, f"complete: all {games} games, {run.env_steps:,} steps" if games > 1 else _alone(run), 1, True
+        )
+    if not run.tasks:
+        return Status(name, "cannot be told without config.toml", 0, False)
+    share = min(1.0, run.env_steps / total) if total else 0.0
+    text = (
+        f"{run.env_steps:,} of {total:,} steps seen, {run.learned} of {games} games learned; "
+        f"still running or stopped, last written {_when(run.changed)}"
+    )
+    return Status(name, text, share, False)
+
+
+def _alone(run: RunRecord) -> str:
+    return f"complete: one game, {run.env_steps:,} steps"
+
+
+def _when(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def overview(group: Group) -> Overview:
+    """What was run."""
+    first = group.first
+    settings = first.settings
+    method = settings.get("method")
+    return Overview(
+        label=group.label,
+        description=str(settings.get("description", "")),
+        method=str(method.get("name", _DASH)) if isinstance(method, dict) else _DASH,
+        games=" → ".join(task.title for task in first.tasks) or _DASH,
+        steps=_steps_each(first),
+        seeds=_seeds(group.runs),
+        device=", ".join(dict.fromkeys(str(run.environment.get("device", _DASH)) for run in group.runs)),
+        started=min((str(run.environment.get("started", "")) for run in group.runs), default="")[:10] or _DASH,
+    )
+
+
+def _steps_each(run: RunRecord) -> str:
+    each = list(dict.fromkeys(task.steps for task in run.tasks))
+    if not each:
+        return _DASH
+    return f"{short_steps(each[0])} a game" if len(each) == 1 else ", ".join(short_steps(t.steps) for t in run.tasks)
+
+
+def _seeds(runs: Sequence[RunRecord]) -> str:
+    return ", ".join(_DASH if run.seed is None else str(run.seed) for run in runs)
+
+
+def facts(run: RunRecord) -> list[tuple[str, str]]:
+    """The environment, flat."""
+    return [(key, text) for key, text in _flatten(run.environment) if text]
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, one in value.items():
+        if isinstance(one, dict):
+            pairs += _flatten(one, f"{prefix}{key} ")
+        else:
+            pairs.append((f"{prefix}{key}", "" if one is None else str(one)))
+    return pairs
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a; b; c``."""
+    return "; ".join(parts)
+
+
+def title_of(groups: Sequence[Group]) -> str:
+    """A heading from agents and games."""
+    agents = list(dict.fromkeys(group.label for group in groups))
+    games = list(dict.fromkeys(task.title for group in groups for task in group.first.tasks))
+    who = " and ".join(agents) if len(agents) <= 2 else f"{len(agents)} agents"
+    return f"{who} on {_listed_games(games, groups[0].first)}" if games else f"A run of {who}"
+
+
+def _listed_games(games: Sequence[str], run: RunRecord) -> str:
+    """A few games by title, many by the name of their sequence."""
+    if len(games) <= _FEW and not any("," in game for game in games):
+        return games[0] if len(games) == 1 else f"{', '.join(games[:-1])} and {games[-1]}"
+    return str(run.config.get("sequence_name") or f"{len(games)} games")

@@ -1,0 +1,249 @@
+"""Pictures of what a run's agents can do: every game after every stage, from the stage checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import cast
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.methods import load_method
+from blip_rl.report.gifs import Cell as SheetCell
+from blip_rl.report.gifs import Labels, Sheet
+from blip_rl.report.movies import save
+from blip_rl.run.cells import Cell, play_here
+from blip_rl.run.console import Console
+from blip_rl.run.filming import FilmingPlayer, Look, Take
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.rescore import _chosen_games, _chosen_stages, _cores
+from blip_rl.run.workers import play_in_workers
+from blip_rl.tasks.games import rom_name
+from blip_rl.tasks.pictures import check_pictures
+
+_CELL_SCALE, _SHEET_SCALE = 2.0, 1.0
+
+
+def render_run(
+    run: Path,
+    look: Look | None = None,
+    *,
+    games: Sequence[str] | None = None,
+    stages: Sequence[int] | None = None,
+    workers: int | None = None,
+    out: Path | None = None,
+) -> list[Path]:
+    """Film every game after every stage that had learned it, and lay all films out on one sheet.
+
+    The files do not depend on the number of workers; those that are there are replaced.
+
+    Args:
+        run: A run folder.
+        look: What of it to show, and how.
+        games: Names of the run's tasks; None takes all.
+        stages: Stages; None takes all that are finished.
+        workers: Processes to play in; None takes one for each core if an Atari game is played, and else none.
+        out: Folder for the files; None takes ``gifs`` in the run folder.
+
+    Returns:
+        ``stage-<stage>-<game>.<format>`` for every cell and, if there are several, ``grid.<format>``.
+
+    Raises:
+        UserError: not a run folder, no stage finished yet, a stage or game the run never saw, a damaged file, a game
+            that cannot be drawn.
+        RunError: a worker died or failed.
+    """
+    look = look or Look()
+    source = _Source(run)
+    names = _chosen_games(source.config, games)
+    cells = source.cells(_chosen_stages(source.folder, source.config, stages), names)
+    folder = out or run / "gifs"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output '{folder}' is a file: expected a folder for the pictures of one run")
+    paths, takes = [], []
+    with (
+        Console(quiet=False).counter(f"playing {len(cells)} cells", len(cells) * look.episodes) as bar,
+        closing(source.film(cells, look, workers, bar.update)) as results,
+    ):
+        for take in results:
+            takes.append(take)
+            paths.append(folder / f"stage-{take.cell.stage:02d}-{take.cell.task}.{look.file_format}")
+            save(_single(source, take, look), paths[-1])
+    if len(takes) > 1:
+        paths.append(folder / f"grid.{look.file_format}")
+        save(_triangle(source, takes, look), paths[-1])
+    return sorted(paths)
+
+
+def render_versus(
+    run: Path,
+    other: Path,
+    look: Look | None = None,
+    *,
+    games: Sequence[str] | None = None,
+    workers: int | None = None,
+    out: Path | None = None,
+) -> Path:
+    """Film the games that two runs share, each run's agent after its last stage, one run below the other.
+
+    Arguments and errors are those of :func:`render_run`, but ``out`` is the file; None takes
+    ``gifs/versus-<other agent>`` in the first run's folder. The format is that of ``look``.
+
+    Returns:
+        The file.
+    """
+    look = look or Look()
+    sources = [_Source(run), _Source(other)]
+    names = _shared_games(sources, games)
+    path = out or run / "gifs" / f"versus-{sources[1].config.agent_name}.{look.file_format}"
+    if path.suffix != f".{look.file_format}":
+        raise UserError(f"output file '{path}': expected a name that ends in .{look.file_format} (see --format)")
+    cells = [source.cells([source.last_stage()], names) for source in sources]
+    played: list[list[Take]] = []
+    with Console(quiet=False).counter(f"playing {2 * len(names)} cells", 2 * len(names) * look.episodes) as bar:
+        for source, its_cells in zip(sources, cells, strict=True):
+            with closing(source.film(its_cells, look, workers, bar.update)) as results:
+                played.append(list(results))
+    save(_versus(sources, names, played, look), path)
+    return path
+
+
+class _Source:
+    """A run to film."""
+
+    def __init__(self, run: Path) -> None:
+        from blip_rl.recipes import load_run_config
+
+        self.folder = RunFolder.existing(run)
+        self.config = load_run_config(self.folder.config)
+        self.tasks = {task.name: task for task in self.config.tasks}
+        self.together = load_method(str(self.config.agent.method["name"])).interleaved
+
+    def last_stage(self) -> int:
+        """Number of the stage in which the agent has learned the most."""
+        return _chosen_stages(self.folder, self.config, None)[-1]
+
+    def cells(self, stages: Sequence[int], games: Sequence[str]) -> list[Cell]:
+        """Every game after every stage that had learned it; all can be drawn."""
+        order = list(self.tasks)
+        cells = [Cell(stage, game) for stage in stages for game in games if order.index(game) < stage]
+        if not cells:
+            raise UserError(
+                f"nothing to show: '{self.folder.path}' had not learned {', '.join(games)} by stage "
+                f"{', '.join(map(str, stages))}"
+            )
+        for game in dict.fromkeys(cell.task for cell in cells):
+            check_pictures(self.tasks[game], self.config.atari)
+        return cells
+
+    def film(
+        self, cells: list[Cell], look: Look, workers: int | None, on_games_over: Callable[[int], object]
+    ) -> Generator[Take, None, None]:
+        """Play the cells, each one's film as soon as it is done."""
+        if workers is None:
+            workers = _cores() if any(rom_name(self.tasks[cell.task].game) for cell in cells) else 1
+        player = FilmingPlayer(self.folder.path, self.config, look)
+        if workers == 1 or len(cells) == 1:
+            results = play_here(player, cells, on_games_over)
+        else:
+            results = play_in_workers(player, cells, workers, on_games_over)
+        with closing(results):
+            for takes in results:
+                yield from cast(list[Take], takes)
+
+    def title(self, game: str) -> str:
+        """What the game is called."""
+        return self.tasks[game].title or game
+
+    def learned(self, stage: int) -> tuple[str, str]:
+        """What a stage's agent had learned, in two lines."""
+        if self.together:
+            return "after learning", "all at once"
+        return "after learning", self.title(list(self.tasks)[stage - 1])
+
+
+def _score(score: float) -> str:
+    text = f"{score:,.0f}" if score == round(score) else f"{score:,.1f}"
+    return text.replace("-", "−")
+
+
+def _single(source: _Source, take: Take, look: Look) -> Sheet:
+    """One film with the game's name above it."""
+    stage = take.cell.stage
+    games = f"after {stage} game{'s' * (stage > 1)}"
+    cell = SheetCell(take.film, "all at once" if source.together else games, _score(take.score))
+    return Sheet((cell,), Labels(columns=(source.title(take.cell.task),)), look.fps, look.scale or _CELL_SCALE)
+
+
+def _triangle(source: _Source, takes: Sequence[Take], look: Look) -> Sheet:
+    """A row for each stage, a column for each game, in the order in which they were learned."""
+    stages = sorted({take.cell.stage for take in takes})
+    games = [name for name in source.tasks if any(take.cell.task == name for take in takes)]
+    cells = [
+        SheetCell(take.film, "score", _score(take.score), stages.index(take.cell.stage), games.index(take.cell.task))
+        for take in sorted(takes, key=lambda take: (take.cell.stage, games.index(take.cell.task)))
+    ]
+    labels = Labels(
+        columns=tuple(source.title(game) for game in games),
+        rows=tuple(source.learned(stage) for stage in stages),
+        corner=(source.config.agent_name,),
+        footer=_footer(look),
+    )
+    return Sheet(tuple(cells), labels, look.fps, look.scale or _SHEET_SCALE)
+
+
+def _versus(sources: Sequence[_Source], games: Sequence[str], played: list[list[Take]], look: Look) -> Sheet:
+    """A row for each run, a column for each game; the higher score of each game stands out."""
+    names = _agent_names([source.config for source in sources])
+    scores = {(row, take.cell.task): take.score for row, takes in enumerate(played) for take in takes}
+    cells = [
+        SheetCell(
+            take.film, names[row], _score(take.score), row, games.index(take.cell.task),
+            bright=take.score > scores[1 - row, take.cell.task],
+        )
+        for row, takes in enumerate(played)
+        for take in sorted(takes, key=lambda take: games.index(take.cell.task))
+    ]  # fmt: skip
+    labels = Labels(
+        columns=tuple(sources[0].title(game) for game in games),
+        rows=tuple((_all_learned(source), name) for source, name in zip(sources, names, strict=True)),
+        footer=_footer(look),
+    )
+    return Sheet(tuple(cells), labels, look.fps, look.scale or _SHEET_SCALE)
+
+
+def _all_learned(source: _Source) -> str:
+    stage = source.last_stage()
+    return "all at once" if source.together else f"after {stage} game{'s' * (stage > 1)}"
+
+
+def _agent_names(configs: Sequence[RunConfig]) -> list[str]:
+    """The agents' names; with the seed, or at last a letter, where they are the same."""
+    names = [config.agent_name for config in configs]
+    if len(set(names)) < len(names):
+        names = [f"{config.agent_name} seed {config.seed}" for config in configs]
+    if len(set(names)) < len(names):
+        names = [f"{config.agent_name} {letter}" for config, letter in zip(configs, "AB", strict=True)]
+    return names
+
+
+def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> list[str]:
+    """Games that both runs have learned by their last stages, in the first run's order."""
+    learned = [list(source.tasks.values())[: source.last_stage()] for source in sources]
+    theirs = {task.name: task.game for task in learned[1]}
+    chosen = _chosen_games(sources[0].config, games)
+    shared = [task.name for task in learned[0] if task.name in chosen and theirs.get(task.name) == task.game]
+    if not shared or (games is not None and len(shared) < len(chosen)):
+        missing = [name for name in chosen if name not in shared]
+        raise UserError(
+            f"'{sources[0].folder.path}' and '{sources[1].folder.path}' have not both learned {', '.join(missing)}: "
+            "expected two runs with games in common (--games chooses among them)"
+        )
+    return shared
+
+
+def _footer(look: Look) -> str:
+    which = {"median": f"median of {look.episodes} games", "best": f"best of {look.episodes} games"}
+    shown = which.get(look.episode, f"game with seed {look.episode}")
+    return f"{shown}, first {look.seconds:g} s"

@@ -1,0 +1,93 @@
+"""How a run presents itself in TensorBoard, beside its scalars: charts that hold all games, and its settings.
+
+Everything goes through stable-baselines3's logger into the one event file of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
+
+from blip_rl.config import RunConfig, TaskConfig
+
+_EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
+
+
+def describe_run(logger: Logger, config: RunConfig) -> None:
+    """Write the layout of the Custom Scalars page, and the settings and metrics of the HParams page.
+
+    Metrics are named, not given: TensorBoard shows the newest value of each scalar, at the end of a run its final one.
+    """
+    for output in logger.output_formats:
+        if isinstance(output, TensorBoardOutputFormat):
+            output.writer.add_custom_scalars(layout(config))
+    logger.record("settings", HParam(settings(config), dict.fromkeys(metrics(config), 0.0)), exclude=_EVERYWHERE_ELSE)
+    logger.dump(0)
+
+
+def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
+    """Page → chart → kind and tags: every chart holds all games, or all layers. Tags are regular expressions."""
+    charts = {
+        "games": {
+            "normalised score": [
+                f"eval/{_escaped(task)}/normalised" for task in config.tasks if _has_normalisers(task)
+            ],
+            "mean return": [f"eval/{_escaped(task)}/return" for task in config.tasks],
+        },
+        "continual learning": {
+            "accumulated normalised reward": ["continual/accumulated_normalised_reward"],
+            "ACC and BWT": ["continual/(acc|bwt)"],
+            "rounding loss": ["rounding_loss/.*"],
+        },
+        "bits": {"mean frozen bits of each layer": ["bits/.*/mean_frozen"]},
+        "plasticity": {
+            "share of dormant units": ["plasticity/.*/dormant_share"],
+            "effective rank": ["plasticity/.*/effective_rank"],
+            "gradient norm": ["plasticity/.*/gradient_norm"],
+            "free bits": ["plasticity/.*/free_bits"],
+        },
+    }
+    # An expression matches every tag that begins with it: continual/acc would also be accumulated_normalised_reward.
+    return {
+        page: {chart: ["Multiline", [f"{tag}$" for tag in tags]] for chart, tags in of_page.items() if tags}
+        for page, of_page in charts.items()
+    }
+
+
+def settings(config: RunConfig) -> dict[str, bool | str | float | None]:
+    """Everything of the recipe that a person compares runs by, flat: ``ppo.learning_rate``, ``method.gain``."""
+    agent = config.agent.model_dump(exclude={"description"})
+    return {
+        "agent": config.agent_name,
+        "sequence": config.sequence_name,
+        "seed": config.seed,
+        "steps": sum(task.steps for task in config.tasks),
+        **dict(_flat(agent)),
+    }
+
+
+def metrics(config: RunConfig) -> list[str]:
+    """Tags of the scores that stand for the whole run, and of each game's latest."""
+    run = ["continual/acc", "continual/bwt", "continual/accumulated_normalised_reward"]
+    normalised = any(_has_normalisers(task) for task in config.tasks)
+    games = [f"eval/{task.name}/{'normalised' if _has_normalisers(task) else 'return'}" for task in config.tasks]
+    return [*(run if normalised else []), *games]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | str | float]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _has_normalisers(task: TaskConfig) -> bool:
+    return task.random_score is not None and task.reference_score is not None
+
+
+def _escaped(task: TaskConfig) -> str:
+    """The name as a regular expression: of what a name may hold, only the dot means something else."""
+    return task.name.replace(".", r"\.")

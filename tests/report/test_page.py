@@ -1,0 +1,432 @@
+"""The page: what it says of whole, running, crashed and damaged runs, and that nothing in a file becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import report_runs as made
+from click.testing import CliRunner
+from matplotlib.figure import Figure
+
+from blip_rl.cli import cli
+from blip_rl.core import metrics
+from blip_rl.errors import UserError
+from blip_rl.report import plots
+from blip_rl.report.album import Album
+from blip_rl.report.groups import estimate, group_runs, over_seeds, rescale_observed, verdict
+from blip_rl.report.load_bits import load_bit_maps, load_budget
+from blip_rl.report.load_run import load_run
+from blip_rl.report.page import run_folders, write_report
+from blip_rl.report.sections import Section
+
+
+@pytest.fixture(autouse=True)
+def sketches(request, monkeypatch):
+    """Draw every picture without laying it out and writing it, which takes most of the time.
+
+    Tests that need real files ask for ``real_pictures``.
+    """
+    if "real_pictures" not in request.fixturenames:
+
+        def sketch(draw, size, theme, *, png):
+            draw(Figure(figsize=size), theme)
+            return b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"png"
+
+        monkeypatch.setattr(Album, "_render", staticmethod(sketch))
+
+
+@pytest.fixture
+def real_pictures():
+    """Pictures as a person gets them."""
+
+
+SECTIONS = [
+    "run",
+    "verdict",
+    "accumulated",
+    "games",
+    "matrix",
+    "bits",
+    "rounding",
+    "plasticity",
+    "play",
+    "speed",
+    "command",
+]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def alts(self):
+        return [image["alt"] or "" for image in self.all("img")]
+
+
+def read(run, **options):
+    written = write_report([run] if isinstance(run, Path) else run, **options)
+    return Page(written.page.read_text(encoding="utf-8")), written
+
+
+def test_the_page_has_every_section_in_order_and_says_the_numbers(new_run):
+    run = new_run("blip0")
+    page, written = read(run)
+    assert written.page == run / "report.html"
+    assert written.problems == ()
+    assert [one["id"] for one in page.all("section")] == SECTIONS
+    matrix = np.full((3, 3), np.nan)
+    for stage in range(3):
+        for task in range(stage + 1):
+            matrix[stage, task] = made.score(stage + 1, task, 0) / made.REFERENCE
+    for value in (
+        metrics.average_performance(matrix),
+        metrics.accumulated(matrix[-1]),
+        metrics.mean_forgetting(matrix),
+    ):
+        assert f"{value:.2f}" in page.text
+    assert f"−{-metrics.backward_transfer(matrix):.2f}" in page.text
+    assert "complete: all 3 games, 3,000 steps" in page.text
+    assert "blip-rl train --games kungfu,boxing,krull" in page.text
+
+
+def test_alternative_texts_carry_the_numbers(new_run):
+    page, _ = read(new_run("blip0"))
+    assert all(len(alt) > 20 for alt in page.alts)
+    whole = "\n".join(page.alts)
+    assert "after Krull: Kung-Fu Master 0.44, Boxing 0.67, Krull 1.00" in whole
+    assert "Frozen bits of conv1 after Boxing, blip: mean 4.50 of 20, from 4 to 5" in whole
+    assert "Mean return on Boxing against steps. blip: 6.67 at 3,000 steps" in whole
+    assert "Rounding loss. blip: after Kung-Fu Master +0.05" in whole
+
+
+def test_every_picture_is_in_the_page_and_a_png_and_an_svg_beside_it(new_run, real_pictures):
+    run = new_run("blip0")
+    page, written = read(run)
+    names = {path.stem for path in written.pictures.glob("*.svg")}
+    assert names == {path.stem for path in written.pictures.glob("*.png")}
+    assert {"accumulated-reward", "game-1-kungfu", "matrix-raw-blip", "bit-budget-blip", "bits-conv1-blip"} <= names
+    assert {"rounding-loss", "plasticity-effective_rank".replace("_", "-"), "speed-steps-per-second"} <= names
+    shown = [image["src"] for image in page.all("img")] + [source["srcset"] for source in page.all("source")]
+    assert all(address.startswith(("data:image/svg+xml;base64,", "data:image/png;base64,")) for address in shown)
+    assert not page.all("script")
+    inline = base64.b64decode(page.all("img")[0]["src"].partition(",")[2])
+    assert inline == (written.pictures / "accumulated-reward.svg").read_bytes()
+
+
+def test_the_same_folder_gives_the_same_pictures(new_run, real_pictures):
+    """One game without logs: the fewest pictures."""
+    run = new_run("blip0", games=("boxing",), logs=False, bits=False)
+    first = {p.name: p.read_bytes() for p in write_report([run]).pictures.iterdir()}
+    assert first == {p.name: p.read_bytes() for p in write_report([run]).pictures.iterdir()}
+
+
+def test_several_runs_are_grouped_by_agent_with_an_interval_from_three_seeds(new_run, tmp_path):
+    runs = [new_run(f"blip{seed}", seed=seed) for seed in range(3)]
+    runs += [new_run(f"finetune{seed}", agent="finetune", seed=seed, bits=False) for seed in range(2)]
+    groups = group_runs([load_run(run) for run in reversed(runs)])
+    assert [(group.label, [run.seed for run in group.runs]) for group in groups] == [
+        ("finetune", [0, 1]),
+        ("blip", [0, 1, 2]),
+    ]
+    page, written = read(runs, out=tmp_path / "out", title="Two agents")
+    assert written.page == tmp_path / "out" / "report.html"
+    assert "<h1>Two agents</h1>" in written.page.read_text(encoding="utf-8")
+    found = [verdict(group, "ACC") for group in groups]
+    assert len(found[0].values) == 2
+    assert found[0].interval is None
+    low, high = found[1].interval
+    assert f"{low:.2f} to {high:.2f} (95 %), 3 seeds" in page.text
+    assert "seeds 0.70 · 0.71" in page.text
+
+
+def test_one_agent_with_two_settings_is_two_groups_named_by_the_difference(new_run):
+    runs = [new_run(f"r{bits}", settings={"method": {"name": "blip", "first_task_bits": bits}}) for bits in (1, 2)]
+    labels = [group.label for group in group_runs([load_run(run) for run in runs])]
+    assert labels == ["blip, first_task_bits=1", "blip, first_task_bits=2"]
+
+
+def test_a_folder_of_runs_means_the_runs_inside_and_each_run_counts_once(new_run, tmp_path):
+    runs = [new_run(f"r{seed}", seed=seed) for seed in range(2)]
+    (tmp_path / "notes").mkdir()
+    assert run_folders([tmp_path, runs[0]]) == runs
+
+
+def test_curves_are_joined_where_every_seed_has_a_value():
+    long = (np.array([10, 20, 30]), np.array([1.0, 2.0, 3.0]))
+    short = (np.array([10, 20]), np.array([3.0, 4.0]))
+    series = over_seeds("blip", 0, [long, long, short])
+    np.testing.assert_array_equal(series.steps, [10, 20])
+    np.testing.assert_allclose(series.centre, [5 / 3, 8 / 3])
+    assert estimate([]).interval is None
+
+
+def test_observed_normalisation_spans_the_returns_seen_in_all_runs(new_run):
+    runs = [load_run(new_run(f"r{seed}", seed=seed, normalisers=False)) for seed in (0, 5)]
+    rescaled = rescale_observed(runs)
+    raw = np.concatenate([np.stack([run.scores.after, run.scores.before]).ravel() for run in runs])
+    boxing = [run.scores.after[:, 1] for run in runs] + [run.scores.before[:, 1] for run in runs]
+    low, high = np.nanmin(boxing), np.nanmax(boxing)
+    np.testing.assert_allclose(
+        rescaled[0].scores.after_normalised[:, 1], (runs[0].scores.after[:, 1] - low) / (high - low)
+    )
+    found = np.concatenate(
+        [np.stack([r.scores.after_normalised, r.scores.before_normalised]).ravel() for r in rescaled]
+    )
+    assert np.nanmin(found) == 0
+    assert np.nanmax(found) == 1
+    assert np.isnan(found).sum() == np.isnan(raw).sum()
+
+
+def test_a_recipe_without_reference_scores_is_rescaled_and_says_so(new_run):
+    page, _ = read(new_run("bare", normalisers=False))
+    assert "The recipe has no random and reference scores for every game" in page.text
+
+
+def test_a_game_that_always_scored_the_same_counts_nothing(new_run):
+    run = load_run(new_run("one", games=("kungfu",), normalisers=False))
+    flat = np.full((1, 1), 3.0)
+    curve = type(run.scores.curves[0])(np.array([1]), np.array([1]), np.array([3.0]), np.array([np.nan]))
+    scores = type(run.scores)("a", 0, ("kungfu",), flat, flat, flat * np.nan, flat * np.nan, (curve,))
+    (rescaled,) = rescale_observed([type(run)(**{**vars_of(run), "scores": scores})])
+    assert rescaled.scores.after_normalised.tolist() == [[0.0]]
+
+
+def vars_of(run):
+    return {name: getattr(run, name) for name in type(run).__dataclass_fields__}
+
+
+@pytest.mark.parametrize("first", ["whole", "half"])
+def test_boundaries_are_those_of_the_run_that_came_furthest(new_run, tmp_path, monkeypatch, first):
+    shaded: dict[str, list[tuple[float, float]]] = {}
+    spans = []
+
+    def note(ax, start, end, theme):
+        shaded.setdefault(theme.name, []).append((start, end))
+
+    monkeypatch.setattr(plots, "draw_own_training", note)
+    monkeypatch.setattr(plots, "draw_spans", lambda ax, found, theme: spans.append(found))
+    runs = [new_run("whole"), new_run("half", agent="other", stages=1)]
+    write_report(runs if first == "whole" else runs[::-1], out=tmp_path / "out")
+    assert shaded["light"] == [(0, 1000), (1000, 2000), (2000, 3000)]
+    assert spans[0] == [(0, 1000, "Kung-Fu Master"), (1000, 2000, "Boxing"), (2000, 3000, "Krull")]
+
+
+# Runs that are not whole
+
+
+def test_a_run_in_the_middle_says_how_far_it_is(new_run):
+    page, written = read(new_run("half", stages=2))
+    assert written.problems == ()
+    assert "2,000 of 3,000 steps seen, 2 of 3 games learned" in page.text
+    assert "So far: after 2 of 3 games" in page.text
+    (bar,) = page.all("progress")
+    assert float(bar["value"]) == pytest.approx(2 / 3)
+
+
+def test_a_run_that_has_just_begun_has_a_page(new_run):
+    page, _ = read(new_run("new", stages=0))
+    assert "0 of 3,000 steps seen" in page.text
+    assert "No score yet." in page.text
+    assert [one["id"] for one in page.all("section")] == SECTIONS
+
+
+def test_one_game_has_an_acc_and_no_bwt(new_run):
+    page, _ = read(new_run("one", games=("boxing",)))
+    assert "needs a second game" in page.text
+    assert "complete: one game, 1,000 steps" in page.text
+
+
+def test_games_learned_together_have_one_row_and_no_bwt(new_run):
+    page, _ = read(new_run("multi", agent="multitask", together=True, bits=False))
+    assert "the games were learned together" in page.text
+    assert "all together: Kung-Fu Master 0.44, Boxing 0.67, Krull 1.00" in "\n".join(page.alts)
+    assert "this method freezes none, or none yet" in page.text
+
+
+def test_a_line_cut_off_is_left_out_and_named(new_run):
+    run = new_run("cut")
+    with (run / "scores.csv").open("a") as file:
+        file.write("3000,3,after,kru")
+    with (run / "bits.csv").open("a") as file:
+        file.write("3,fc1,we")
+    page, written = read(run)
+    assert "scores.csv', line 38: not a whole score" in page.text.replace("'scores.csv'", "scores.csv'")
+    assert "bits.csv: 1 of" in page.text
+    assert len(written.problems) == 2
+    assert "complete: all 3 games" in page.text
+
+
+BROKEN = {
+    "no bits.csv": (lambda run: (run / "bits.csv").unlink(), "bits.csv is missing"),
+    "no scores.csv": (lambda run: (run / "scores.csv").unlink(), "scores.csv"),
+    "no config.toml": (lambda run: (run / "config.toml").unlink(), "config.toml is missing"),
+    "half a config.toml": (
+        lambda run: (run / "config.toml").write_text('agent_name = "bl'),
+        "config.toml cannot be read",
+    ),
+    "an empty config.toml": (lambda run: (run / "config.toml").write_text(""), "config.toml is empty"),
+    "binary scores": (lambda run: (run / "scores.csv").write_bytes(b"\xff\x00\x9c" * 50), "scores.csv"),
+    "no command.txt": (lambda run: (run / "command.txt").unlink(), "command.txt is missing"),
+    "half an environment.json": (
+        lambda run: (run / "environment.json").write_text("{"),
+        "environment.json cannot be read",
+    ),
+    "a damaged checkpoint": (
+        lambda run: (run / "checkpoints/stage-02/method.safetensors").write_bytes(b"\x08" + b"\0" * 40),
+        "checkpoints/stage-02/method.safetensors cannot be read",
+    ),
+    "a truncated checkpoint": (
+        lambda run: (run / "checkpoints/stage-03/method.safetensors").write_bytes(
+            (run / "checkpoints/stage-03/method.safetensors").read_bytes()[:-30]
+        ),
+        "checkpoints/stage-03/method.safetensors cannot be read",
+    ),
+    "a foreign plasticity.csv": (
+        lambda run: (run / "plasticity.csv").write_text("a,b\n1,2\n"),
+        "has no column env_steps",
+    ),
+    "endless steps": (
+        lambda run: (run / "speed.csv").write_text("env_steps,stage,steps_per_second,peak_memory_mb\ninf,1,3,2\n"),
+        "speed.csv: 1 of 1 rows left out",
+    ),
+    "more steps than there can be": (
+        lambda run: (run / "scores.csv").write_text(
+            (run / "scores.csv").read_text() + f"{10**20},3,after,krull,0,1.0,9,0,0.1,greedy\n"
+        ),
+        f"{10**20} steps",
+    ),
+    "words for numbers": (
+        lambda run: (run / "speed.csv").write_text("env_steps,stage,steps_per_second,peak_memory_mb\n1,1,fast,2\n"),
+        "speed.csv: 1 of 1 rows left out",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_damaged_run_has_a_page_that_says_what_is_missing(new_run, damage):
+    run = new_run("broken")
+    spoil, message = BROKEN[damage]
+    spoil(run)
+    result = CliRunner().invoke(cli, ["report", str(run)])
+    assert result.exit_code == 0, result.output
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert message in page.text
+    assert "missing" in [one["id"] for one in page.all("section")]
+
+
+def test_the_command_warns_of_what_is_missing(new_run):
+    run = new_run("broken", games=("boxing",), logs=False)
+    (run / "bits.csv").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "blip_rl", "report", str(run)], capture_output=True, text=True, check=True
+    )
+    assert "Warning: broken: bits.csv is missing" in done.stderr
+    assert str(run / "report.html") in done.stdout
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is not a run folder and holds none"):
+        write_report([tmp_path / "empty"])
+    assert CliRunner().invoke(cli, ["report", str(tmp_path / "empty")], standalone_mode=True).exit_code == 2
+    assert not (tmp_path / "empty" / "report.html").exists()
+
+
+# What a file says stays text
+
+
+HOSTILE = '</title><script>alert(1)</script>"><img src=x onerror=alert(2)>$\\frac{&'
+
+
+def test_no_text_from_a_file_becomes_markup(new_run, real_pictures):
+    run = new_run(
+        "hostile",
+        agent=HOSTILE,
+        games=("kungfu", HOSTILE),
+        titles={"kungfu": HOSTILE},
+        command=HOSTILE,
+        shapes={"</td><script>": (3, 3)},
+        settings={"description": HOSTILE},
+    )
+    (run / "environment.json").write_text('{"device": "<script>x</script>", "</tr>": "<b>"}')
+    page, written = read(run, title=HOSTILE)
+    html = written.page.read_text(encoding="utf-8")
+    assert not page.all("script")
+    assert "<script" not in html
+    assert "onerror" not in re.sub(r"&#34;&gt;&lt;img src=x onerror=alert\(2\)&gt;", "", html)
+    assert all(image["src"].startswith("data:") for image in page.all("img"))
+    assert HOSTILE in page.text
+    assert all(re.fullmatch(r"[A-Za-z0-9-]+\.(png|svg)", path.name) for path in written.pictures.iterdir())
+
+
+# Frozen bits
+
+
+def test_the_budget_is_the_mean_over_a_layers_weights(new_run):
+    run = new_run("blip0")
+    budget = load_budget(run, [])
+    assert (budget.layers, budget.stages) == (("conv1", "fc1"), (1, 2, 3))
+    expected = [[made.frozen(s, shape).mean() for shape in ((4, 2, 3, 3), (8, 6))] for s in (1, 2, 3)]
+    np.testing.assert_allclose(budget.mean_frozen, expected)
+    assert budget.weights.tolist() == [72, 48]
+
+
+def test_maps_are_the_frozen_bits_of_the_checkpoints(new_run):
+    maps = load_bit_maps(new_run("blip0"), [])
+    assert [(one.stage, one.layer) for one in maps] == [(s, layer) for s in (1, 2, 3) for layer in ("conv1", "fc1")]
+    np.testing.assert_array_equal(maps[2].frozen_bits, made.frozen(2, (4, 2, 3, 3)).reshape(4, 18))
+
+
+# Moving pictures
+
+
+def test_a_small_grid_is_in_the_page_and_a_large_one_is_linked(new_run, tmp_path):
+    runs = [new_run("small"), new_run("large", agent="other")]
+    for run, size in zip(runs, (10, 4_000_001), strict=True):
+        (run / "gifs").mkdir()
+        (run / "gifs" / "grid.gif").write_bytes(b"GIF89a" + b"\0" * size)
+    page, _ = read(runs, out=tmp_path / "out")
+    assert len([image for image in page.all("img") if image["src"].startswith("data:image/gif")]) == 1
+    assert [link["href"] for link in page.all("a")] == ["../large/gifs/grid.gif"]
+
+
+def test_a_file_that_is_no_gif_is_left_out(new_run):
+    run = new_run("blip0")
+    (run / "gifs").mkdir()
+    (run / "gifs" / "grid.gif").write_bytes(b"<svg onload=alert(1)>")
+    page, written = read(run)
+    assert written.problems == (("pictures", "gifs/grid.gif is no GIF: left out"),)
+    assert "image/gif" not in "".join(image["src"] for image in page.all("img"))
+
+
+def test_reports_never_load_torch(new_run):
+    run = new_run("blip0", games=("boxing",), logs=False)
+    code = f"import sys; from blip_rl.cli import cli; cli(['report', {str(run)!r}], standalone_mode=False); "
+    code += "sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sections_need_no_picture():
+    assert Section("speed", "Speed", "").pictures == ()

@@ -1,0 +1,138 @@
+"""What TensorBoard is told of a run: one event file, charts for all games, settings with their metrics, pictures."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+from stable_baselines3.common.logger import configure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from blip_rl.run.boundary_gifs import log_boundary_gifs
+from blip_rl.run.tensorboard import layout, metrics, settings
+from tests.run.conftest import small_config
+
+
+@pytest.fixture(scope="module")
+def events(finished_run):
+    accumulator = EventAccumulator(str(finished_run), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def matching(expressions, tags):
+    return [tag for tag in tags if any(re.match(expression, tag) for expression in expressions)]
+
+
+def shown_layout(events):
+    (message,) = events.Tensors("custom_scalars__config__")
+    shown = layout_pb2.Layout()
+    shown.ParseFromString(message.tensor_proto.string_val[0])
+    return {(page.title, chart.title): list(chart.multiline.tag) for page in shown.category for chart in page.chart}
+
+
+def test_one_event_file_and_no_folder_of_its_own(finished_run):
+    assert len(list(finished_run.glob("events.out.tfevents.*"))) == 1
+    assert [path.name for path in finished_run.iterdir() if path.is_dir()] == ["checkpoints"]
+
+
+def test_all_games_share_a_chart_in_their_order(events):
+    charts, tags = shown_layout(events), events.Tags()["scalars"]
+    games = ["cartpole-a", "cartpole-b"]
+    assert matching(charts["games", "normalised score"], tags) == [f"eval/{game}/normalised" for game in games]
+    assert matching(charts["games", "mean return"], tags) == [f"eval/{game}/return" for game in games]
+
+
+def test_every_chart_finds_what_its_title_says_and_no_more(events):
+    charts, tags = shown_layout(events), events.Tags()["scalars"]
+    assert matching(charts["continual learning", "ACC and BWT"], tags) == ["continual/acc", "continual/bwt"]
+    assert matching(charts["continual learning", "accumulated normalised reward"], tags) == [
+        "continual/accumulated_normalised_reward"
+    ]
+    assert matching(charts["bits", "mean frozen bits of each layer"], tags) == [
+        "bits/fc1/mean_frozen",
+        "bits/fc2/mean_frozen",
+    ]
+    assert matching(charts["plasticity", "effective rank"], tags) == [
+        f"plasticity/fc{i}/effective_rank" for i in (1, 2)
+    ]
+    assert all(matching(expressions, tags) for expressions in charts.values())
+
+
+def test_games_without_normalisers_have_no_chart_of_normalised_scores():
+    config = small_config(games="Acrobot-v1,cartpole-a")
+    charts = layout(config)["games"]
+    assert charts["normalised score"] == ["Multiline", ["eval/cartpole-a/normalised$"]]
+    assert len(charts["mean return"][1]) == 2
+    assert "normalised score" not in layout(small_config(games="Acrobot-v1"))["games"]
+
+
+def test_settings_are_those_of_the_recipe(events):
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert shown["agent"].string_value == "blip"
+    assert shown["seed"].number_value == 0
+    assert shown["ppo.environments"].number_value == 4
+    assert shown["method.nested"].number_value == 1
+    assert shown["trunk.vector.hidden"].string_value == "(16, 16)"
+    assert shown["steps"].number_value == 2048
+    assert set(shown) == set(settings(small_config()))
+
+
+def test_metrics_are_scalars_that_the_run_writes(events):
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    named = [info.name.tag for info in experiment.metric_infos]
+    assert named == metrics(small_config())
+    assert set(named) <= set(events.Tags()["scalars"])
+    assert "continual/acc" in named
+
+
+def test_metrics_of_games_without_normalisers_are_returns():
+    assert metrics(small_config(games="Acrobot-v1")) == ["eval/Acrobot-v1/return"]
+
+
+def test_the_step_axis_goes_on_across_games(events):
+    for tag in ("eval/cartpole-a/return", "plasticity/fc1/free_bits", "time/steps_per_second", "train/loss"):
+        steps = [point.step for point in events.Scalars(tag)]
+        assert steps == sorted(set(steps))
+        assert steps[-1] > 1024
+    assert [point.step for point in events.Scalars("eval/cartpole-b/return")] == [1536, 2048]
+
+
+@pytest.mark.parametrize("layer", ["fc1", "fc2"])
+def test_every_layer_has_a_heatmap_and_a_histogram_after_each_task(events, layer):
+    pictures = events.Images(f"bits/{layer}/heatmap")
+    assert [picture.step for picture in pictures] == [1024, 2048]
+    image = Image.open(io.BytesIO(pictures[-1].encoded_image_string)).convert("RGB")
+    assert len(image.getcolors(2**24)) > 50
+    assert pictures[0].encoded_image_string != pictures[1].encoded_image_string
+    assert [point.step for point in events.Histograms(f"bits/{layer}/histogram")] == [1024, 2048]
+
+
+def test_each_game_moves_at_a_boundary(finished_run, tmp_path):
+    logger = configure(str(tmp_path), ["tensorboard"])
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    log_boundary_gifs(logger, finished_run, small_config(), 1, 1024)
+    log_boundary_gifs(logger, finished_run, small_config(), 2, 2048)
+    logger.close()
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    written = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    written.Reload()
+    assert {tag: [image.step for image in written.Images(tag)] for tag in written.Tags()["images"]} == {
+        "games/cartpole-a": [1024, 2048],
+        "games/cartpole-b": [2048],
+    }
+    for shown in written.Images("games/cartpole-a"):
+        with Image.open(io.BytesIO(shown.encoded_image_string)) as gif:
+            pictures = [frame.convert("RGB").tobytes() for frame in ImageSequence.Iterator(gif)]
+            assert gif.format == "GIF"
+            assert gif.size == (shown.width, shown.height)
+        assert len(set(pictures)) > 3
+        assert shown.width < 120
+        assert len(shown.encoded_image_string) < 100_000
