@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from blip_rl import __version__
-from blip_rl.errors import RunError, UserError, did_you_mean
+from blip_rl.errors import InterruptedRunError, RunError, UserError, did_you_mean
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _LARGEST_SEED = 2**30 - 1
@@ -107,6 +107,14 @@ def cli() -> None:
     metavar="KEY=VALUE",
     help="Change a recipe's setting, as in ppo.learning_rate=1e-4; none removes it. Any number of times.",
 )
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="RUN",
+    help="Go on with a run that was stopped: takes no other option but the next, --threads and --quiet.",
+)
+@click.option("--accept-changes", is_flag=True, help="With --resume: although versions or device have changed.")
 @click.option("--threads", default=0, type=click.IntRange(0, 1024), metavar="N", help="CPU threads; 0: all cores.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def train(
@@ -119,14 +127,33 @@ def train(
     overrides: tuple[str, ...],
     threads: int,
     quiet: bool,
+    resumed: Path | None,
+    accept_changes: bool,
 ) -> None:
     """Learn games one after another with one agent."""
+    if resumed is not None:
+        _resume(resumed, accept_changes, threads, quiet)
+        return
+    if accept_changes:
+        raise UserError("--accept-changes goes with --resume RUN alone")
     from blip_rl.recipes import resolve
 
     config = resolve(games, agent, steps=steps, seed=seed, device=device, overrides=overrides)
     from blip_rl.run.sequence import train as train_sequence
 
     train_sequence(config, out=out, threads=threads, quiet=quiet)
+
+
+def _resume(run: Path, accept_changes: bool, threads: int, quiet: bool) -> None:
+    context = click.get_current_context()
+    mine = {"resumed", "accept_changes", "threads", "quiet"}
+    for name in context.params:
+        if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = {"overrides": "set"}.get(name, name)
+            raise UserError(f"--{option} with --resume: a run goes on with its own recipe (leave it out)")
+    from blip_rl.run.sequence import resume
+
+    resume(run, accept_changes=accept_changes, threads=threads, quiet=quiet)
 
 
 @cli.command()
@@ -161,6 +188,114 @@ def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tupl
     from blip_rl.run.rescore import evaluate_run
 
     click.echo(evaluate_run(run, games=names, actions=kinds[stochastic], stages=stages or None, **options))
+
+
+@cli.command("inspect")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect_folder(run: Path, as_json: bool) -> None:
+    """Show the bits frozen and free in the run in folder RUN, what still fits, and whether a frozen bit flipped."""
+    from blip_rl.report.inspect import inspect_run
+    from blip_rl.report.inspect_text import inspection_text
+
+    found = inspect_run(run)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        click.echo(inspection_text(found))
+
+
+@cli.command(epilog="Works on a run that is still going, or that was broken off: the page says what is missing.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where report.html and pictures/ go.  [default: the run's folder; for several, a new one below runs/]",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(["recipe", "observed"]),
+    default="recipe",
+    help="0 to 1 by the recipe's random and reference scores, or by the returns seen in these runs.",
+)
+@click.option("--title", metavar="TEXT", help="Heading of the page.  [default: agents and games]")
+def report(
+    runs: tuple[Path, ...], out: Path | None, normalize: Literal["recipe", "observed"], title: str | None
+) -> None:
+    """Make a page with pictures of the runs in folders RUNS, grouped by agent."""
+    from blip_rl.report.page import write_report
+
+    written = write_report(runs, out=out, normalize=normalize, title=title)
+    for name, problem in written.problems:
+        click.echo(f"Warning: {name}: {problem}", err=True)
+    click.echo(f"report    {written.page}\npictures  {written.pictures}")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("other", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--games", metavar="LIST", help="Games of the run, separated by commas.  [default: all]")
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only this stage; any number of times.  [default: all; with OTHER, each run's last]",
+)
+@click.option("--episodes", default=5, metavar="N", help="Games played for each picture, at most 32; one is shown.")
+@click.option("--episode", default="median", metavar="median|best|SEED", help="The one shown.")
+@click.option("--seconds", default=10.0, metavar="S", help="Shown of each game, from its beginning; at most 60.")
+@click.option("--fps", default=15.0, metavar="N", help="Pictures a second, at most 50; Atari agents act 15 times.")
+@click.option("--scale", type=float, metavar="X", help="Size: 1 is a game's native 160 pixels.  [default: 2; sheets 1]")
+@click.option("--format", "file_format", default="gif", metavar="gif|webp|mp4", help="Kind of file.")
+@click.option("--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes; the pictures do not depend on it.  [default: all cores for Atari, else 1]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder, or with OTHER the file.  [default: RUN/gifs, RUN/gifs/versus-AGENT]",
+)
+def render(
+    run: Path,
+    other: Path | None,
+    games: str | None,
+    stages: tuple[int, ...],
+    stochastic: bool | None,
+    workers: int | None,
+    out: Path | None,
+    **look: Any,
+) -> None:
+    """Make moving pictures of the run in folder RUN.
+
+    One of every game after every stage that had learned it, and all of them on a grid. With a second run, OTHER: one
+    sheet of the games that both have learned, each played by both agents as they are in the end.
+    """
+    if other is not None and stages:
+        raise UserError("--stage with two runs: both are shown as they are in the end (leave --stage out)")
+    from blip_rl.recipes import split_names
+
+    names = None if games is None else split_names(games)
+    kinds: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
+    from blip_rl.run.filming import Look
+    from blip_rl.run.render import render_run, render_versus
+
+    chosen = Look(actions=kinds[stochastic], **look)
+    if other is None:
+        paths = render_run(run, chosen, games=names, stages=stages or None, workers=workers, out=out)
+    else:
+        paths = [render_versus(run, other, chosen, games=names, workers=workers, out=out)]
+    for path in paths:
+        click.echo(f"{path}  {path.stat().st_size / 1024:,.0f} KB")
 
 
 @cli.command("list")
@@ -252,6 +387,9 @@ def main() -> NoReturn:
         code = _INTERRUPTED
     except BrokenPipeError:
         code = _leave_broken_pipe()
+    except InterruptedRunError as error:
+        click.echo(str(error), err=True)
+        code = 128 + error.signal_number
     except (RunError, OSError) as error:
         # A full disk or a folder that may not be written: the system's message says it all.
         click.echo(f"Error: {error}", err=True)

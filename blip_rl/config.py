@@ -189,6 +189,15 @@ class EvaluationConfig(Settings):
     """Episode k is played with seed 2³⁰ + this + k; training seeds stay below 2³⁰."""
     unseen_tasks: bool = False
     """Also score tasks not learned yet (zero-shot)."""
+    gifs: bool = False
+    """Film each game at each boundary for TensorBoard: some seconds for each."""
+
+
+class CheckpointConfig(Settings):
+    """When a run is saved in the middle of a task; at the end of each it always is."""
+
+    every_steps: Steps = 200_000
+    """Steps of a task; at these steps all games start anew, so it is part of what decides a run."""
 
 
 class SequenceConfig(Settings):
@@ -198,6 +207,7 @@ class SequenceConfig(Settings):
     tasks: Tasks
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     agent: dict[str, Any] = {}
     """Settings these tasks need, laid over the agent recipe (``--set`` beats both)."""
 
@@ -213,3 +223,4 @@ class RunConfig(Settings):
     tasks: Tasks
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()

@@ -1,4 +1,4 @@
-"""What goes wrong because of what a person typed."""
+"""What goes wrong, by whose doing."""
 
 
 class UserError(ValueError):
@@ -13,6 +13,17 @@ class RunError(RuntimeError):
 
     The command line prints it without a traceback and exits with code 1.
     """
+
+
+class InterruptedRunError(RuntimeError):
+    """A run that was asked to stop and did: the message says how to go on.
+
+    The command line prints it without a traceback and exits with code 128 + signal number, as shells count.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 def did_you_mean(value: str, allowed: "list[str]") -> str:

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blip_rl.core import saved
+
 Layer = nn.Linear | nn.Conv2d
 Projected = Literal["gradient", "step", "both"]
 
@@ -260,13 +262,12 @@ class Guard:
 
 
 def _check_fit(bases: dict[str, Tensor], scales: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
-    if unknown := [name for name in [*bases, *scales] if name not in weights]:
-        raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
+    saved.check_names(bases, weights, "{}.basis")
+    if scales:
+        saved.check_names(scales, weights, "{}.importance")
     for name, weight in weights.items():
-        if name not in bases:
-            raise ValueError(f"the saved state has no '{name}.basis': it belongs to another network")
         basis, inputs = bases[name], weight[0].numel()
         if basis.dim() != 2 or len(basis) != inputs:
             raise ValueError(f"'{name}.basis' is {tuple(basis.shape)}, expected ({inputs}, …): another network's state")
-        if name in scales and scales[name].shape != basis.shape[1:]:
+        if scales and scales[name].shape != basis.shape[1:]:
             raise ValueError(f"'{name}.importance' is {tuple(scales[name].shape)}, expected ({basis.shape[1]},)")

@@ -151,6 +151,27 @@ class ContinualPolicy(ActorCriticPolicy):
         options = {"fused": True, **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(parameters, lr=learning_rate, **options)  # type: ignore[call-arg]
 
+    def task_state(self) -> dict[str, Tensor]:
+        """Trunk and every task's module by name, each once: stable-baselines3 lists the trunk thrice in its own."""
+        return {
+            f"{prefix}.{name}": tensor
+            for prefix, module in self._parts().items()
+            for name, tensor in module.state_dict().items()
+        }
+
+    def load_task_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take what :meth:`task_state` returned.
+
+        Raises:
+            RuntimeError: a tensor is missing, too many or of another shape.
+        """
+        for prefix, module in self._parts().items():
+            mine = {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+            module.load_state_dict(mine, strict=True)
+
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"trunk": self.trunk, "tasks": self.tasks}
+
     def preprocess(self, observations: Tensor) -> Tensor:
         """Raw observations → what the trunk takes: float, images divided by 255 and laid out with channels last."""
         if observations.dim() == 4:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -34,9 +34,28 @@ class ContinualPPO(PPO):
 
     policy: ContinualPolicy
 
-    def __init__(self, config: AgentConfig, task: str, env: VecEnv, *, seed: int, device: str) -> None:
-        """Build the agent around its first task."""
+    def __init__(
+        self,
+        config: AgentConfig,
+        task: str,
+        env: VecEnv,
+        *,
+        seed: int,
+        device: str,
+        known_tasks: Sequence[tuple[str, spaces.Space[Any]]] = (),
+    ) -> None:
+        """Build the agent around its first task, or around any task once others are known to it.
+
+        Args:
+            config: How to learn.
+            task: Name of the task to learn.
+            env: Its environments.
+            seed: Of every random draw.
+            device: Where the network is.
+            known_tasks: Names and action spaces of tasks that get a head first, in their order.
+        """
         self.method = Method()
+        self.task_began_at = 0
         numbers = config.ppo
         self._learning_rate_start = numbers.learning_rate
         linear = numbers.learning_rate_schedule == "linear"
@@ -59,7 +78,10 @@ class ContinualPPO(PPO):
             device=device,
             rollout_buffer_class=cast(Any, Rollout),
         )
-        self._first_task, self._first_observations = task, self.observation_space
+        for name, action_space in known_tasks:
+            self.policy.add_task(name, action_space)
+        first = known_tasks[0][0] if known_tasks else task
+        self._first_task, self._first_observations = first, self.observation_space
         self.switch_task(task, env)
 
     def switch_task(self, task: str, env: VecEnv) -> None:
@@ -88,10 +110,47 @@ class ContinualPPO(PPO):
             n_envs=self.n_envs,
         )
 
+    def learn_task(self, steps: int, callback: BaseCallback, began_at: int | None = None) -> None:
+        """Learn until the task in use has had ``steps`` steps.
+
+        Args:
+            steps: Of the whole task.
+            callback: Told of everything.
+            began_at: Step count of the run at which the task began, for one that goes on; None begins it now.
+        """
+        self.task_began_at = self.num_timesteps if began_at is None else began_at
+        self.learn(self.task_began_at + steps - self.num_timesteps, callback, reset_num_timesteps=False)
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **options: Any) -> tuple[int, BaseCallback]:
+        """Schedules count from the task's first step, also where learning goes on in the middle of it."""
+        result = super()._setup_learn(total_timesteps, *args, **options)
+        self._num_timesteps_at_start = min(self.task_began_at, self._num_timesteps_at_start)
+        return result
+
+    def just_passed(self, every_steps: int) -> bool:
+        """Whether the last rollout took the task past a multiple of ``every_steps``; asked between two updates."""
+        done = self.num_timesteps - self.task_began_at
+        return done // every_steps > max(0, done - self.n_steps * self.n_envs) // every_steps
+
+    def restart_games(self, seed: int) -> None:
+        """Begin new games from a seed: a point that a run can come back to."""
+        env = cast(VecEnv, self.env)
+        env.seed(seed)
+        self._last_obs = cast(np.ndarray, env.reset())
+        self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+
+    def replay_games(self, seed: int, actions: np.ndarray) -> None:
+        """Bring the games to where these actions led from a seed; see :mod:`blip_rl.tasks.recorded`."""
+        self.restart_games(seed)
+        env = cast(VecEnv, self.env)
+        for step in actions:
+            observations, _, dones, _ = env.step(step.astype(np.int64) if step.dtype.kind == "u" else step)
+            self._last_obs, self._last_episode_starts = cast(np.ndarray, observations), dones
+
     @contextmanager
-    def protected_by(self, method: Method) -> Iterator[None]:
-        """Learn the task in use with a method attached; it is detached again also after an error."""
-        with attached(method, self.policy.trunk, self.policy.optimizer):
+    def protected_by(self, method: Method, *, resume: bool = False) -> Iterator[None]:
+        """Learn the task in use, or go on in its middle, with a method attached; it is detached also after an error."""
+        with attached(method, self.policy.trunk, self.policy.optimizer, resume=resume):
             self.method = method
             try:
                 yield
@@ -109,7 +168,7 @@ class ContinualPPO(PPO):
         rollout = cast(Rollout, rollout_buffer)
         self.policy.set_training_mode(False)
         rollout.reset()
-        callback.on_rollout_start()
+        callback.on_rollout_start()  # may restart the games
         dones = cast(np.ndarray, self._last_episode_starts)
         for _ in range(n_rollout_steps):
             with torch.no_grad():

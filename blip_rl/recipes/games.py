@@ -87,7 +87,7 @@ def _read_sequence(path: Path) -> Games:
     ]
     if lines:
         raise RecipeError(lines)
-    sections: dict[str, Any] = {key: values[key] for key in ("atari", "evaluation") if key in values}
+    sections: dict[str, Any] = {key: values[key] for key in ("atari", "evaluation", "checkpoint") if key in values}
     return Games(path.stem, sequence.tasks, source, sections, sequence.agent)
 
 

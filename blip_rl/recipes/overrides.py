@@ -19,6 +19,7 @@ _SECTIONS: dict[str, Literal["agent", "sequence"]] = {
     "method": "agent",
     "atari": "sequence",
     "evaluation": "sequence",
+    "checkpoint": "sequence",
 }
 _OWN_OPTIONS = {"steps": "--steps", "seed": "--seed", "device": "--device", "games": "--games", "agent": "--agent"}
 
@@ -116,13 +117,14 @@ def _parse_value(text: str) -> Any:
 
 def _known_keys() -> list[str]:
     """Return every key of a recipe's sections that has a fixed name."""
-    from blip_rl.config import AtariConfig, EvaluationConfig, PpoConfig, TrunkConfig
+    from blip_rl.config import AtariConfig, CheckpointConfig, EvaluationConfig, PpoConfig, TrunkConfig
 
     sections: dict[str, type[BaseModel]] = {
         "ppo": PpoConfig,
         "trunk": TrunkConfig,
         "atari": AtariConfig,
         "evaluation": EvaluationConfig,
+        "checkpoint": CheckpointConfig,
     }
     return [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
 

@@ -14,6 +14,7 @@ import tomli_w
 from blip_rl.config import (
     AgentConfig,
     AtariConfig,
+    CheckpointConfig,
     Device,
     EvaluationConfig,
     RunConfig,
@@ -44,6 +45,7 @@ class _Sections(Settings):
 
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
 
 def resolve(
@@ -87,6 +89,7 @@ def resolve(
         tasks=tuple(task.model_copy(update=changes) for task in chosen.tasks),
         atari=sections.atari,
         evaluation=sections.evaluation,
+        checkpoint=sections.checkpoint,
     )
 
 

@@ -1,13 +1,12 @@
 """Stage checkpoints: tensors in safetensors, the rest in JSON, nothing pickled.
 
 A stage folder holds ``policy.safetensors`` (trunk and every task's module), ``method.safetensors`` (what the method
-remembers) and ``stage.json``. It is written beside and renamed, so that a stage either exists whole or not at all.
+remembers) and ``stage.json``; :mod:`blip_rl.run.durable` sees to it that a stage exists whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method, MethodState
+from blip_rl.run import durable
 
 _FORMAT = 1
 
@@ -38,25 +38,34 @@ class Stage:
 
 def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, method: Method) -> None:
     """Write the checkpoint of a stage to the folder ``path``, all or nothing."""
-    beside = path.with_name(f".{path.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     state = method.state()
-    save_file(_contiguous(_policy_tensors(policy)), beside / "policy.safetensors")
-    save_file(_contiguous(state.tensors), beside / "method.safetensors")
     facts = {
         "format": _FORMAT,
         "stage": stage,
         "env_steps": env_steps,
+        **describe_tasks(policy),
+        "method": state.values,
+    }
+    with durable.writing(path) as folder:
+        save_file(on_cpu(policy.task_state()), folder / "policy.safetensors")
+        save_file(on_cpu(state.tensors), folder / "method.safetensors")
+        (folder / "stage.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def describe_tasks(policy: ContinualPolicy) -> dict[str, Any]:
+    """Spaces and names, in JSON's terms: what a policy is built from again."""
+    return {
         "observation_space": _describe_space(policy.observation_space),
         "tasks": [
             {"name": name, "action_space": _describe_space(cast(Any, module).action_space)}
             for name, module in zip(policy.task_names, policy.tasks, strict=True)
         ],
-        "method": state.values,
     }
-    (beside / "stage.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    beside.rename(path)
+
+
+def known_tasks(facts: dict[str, Any]) -> list[tuple[str, spaces.Space[Any]]]:
+    """Names and action spaces of what :func:`describe_tasks` returned."""
+    return [(str(task["name"]), _space(task["action_space"])) for task in facts["tasks"]]
 
 
 def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
@@ -66,11 +75,12 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         UserError: a file is missing, damaged, or does not fit the run's recipe.
     """
     try:
+        durable.check(path, required=False)
         facts = json.loads((path / "stage.json").read_text(encoding="utf-8"))
         if facts["format"] != _FORMAT:
             raise UserError(f"'{path}' has format {facts['format']}: this version reads format {_FORMAT}")
         policy = _build_policy(facts, config)
-        _fill(policy, load_file(path / "policy.safetensors"))
+        policy.load_task_state(load_file(path / "policy.safetensors"))
         memory = MethodState(load_file(path / "method.safetensors"), facts["method"])
         return Stage(int(facts["stage"]), int(facts["env_steps"]), policy.to(device), memory)
     except UserError:
@@ -80,36 +90,16 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
 
 
 def _build_policy(facts: dict[str, Any], config: RunConfig) -> ContinualPolicy:
-    action_spaces = [_space(task["action_space"]) for task in facts["tasks"]]
-    policy = ContinualPolicy(
-        _space(facts["observation_space"]), action_spaces[0], lambda _: 0.0, trunk=config.agent.trunk
-    )
-    for task, action_space in zip(facts["tasks"], action_spaces, strict=True):
-        policy.add_task(task["name"], action_space)
+    tasks = known_tasks(facts)
+    policy = ContinualPolicy(_space(facts["observation_space"]), tasks[0][1], lambda _: 0.0, trunk=config.agent.trunk)
+    for name, action_space in tasks:
+        policy.add_task(name, action_space)
     policy.use_task(policy.task_names[-1])
     return policy
 
 
-def _policy_modules(policy: ContinualPolicy) -> dict[str, nn.Module]:
-    """What is saved, under which name: stable-baselines3 lists the trunk thrice in its own state."""
-    return {"trunk": policy.trunk, "tasks": policy.tasks}
-
-
-def _policy_tensors(policy: ContinualPolicy) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}": tensor
-        for prefix, module in _policy_modules(policy).items()
-        for name, tensor in module.state_dict().items()
-    }
-
-
-def _fill(policy: ContinualPolicy, tensors: dict[str, Tensor]) -> None:
-    for prefix, module in _policy_modules(policy).items():
-        mine = {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
-        module.load_state_dict(mine, strict=True)
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

@@ -1,7 +1,7 @@
 """The run folder: where a run's evidence is written, and how it is read back.
 
 Everything a report needs is here as text: ``config.toml``, ``command.txt``, ``environment.json``, ``scores.csv``,
-``bits.csv``, TensorBoard event files and ``checkpoints/``.
+``bits.csv``, ``plasticity.csv``, ``speed.csv``, TensorBoard event files and ``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
@@ -66,8 +71,45 @@ class BitsRow:
     count: int
 
 
+@dataclass(frozen=True)
+class PlasticityRow:
+    """How able to learn a layer was at an evaluation; a row of ``plasticity.csv``.
+
+    Attributes:
+        env_steps: Training steps of the whole run.
+        stage: Tasks learned so far, counting the one being learned or just learned.
+        phase: During learning, or before or after the consolidation that ends the stage.
+        layer: Name of the trunk's layer.
+        dormant_share: Share of units that hardly ever respond.
+        effective_rank: Directions that the layer's outputs spread over.
+        gradient_norm: Root mean square of the norm of log π's gradient.
+        free_bits: Mean bits of a weight that may still change; empty for a method that freezes none.
+    """
+
+    env_steps: int
+    stage: int
+    phase: Phase
+    layer: str
+    dormant_share: float
+    effective_rank: float
+    gradient_norm: float
+    free_bits: float | None
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """How fast a stage had been learned by then, evaluations left out; a row of ``speed.csv``."""
+
+    env_steps: int
+    stage: int
+    steps_per_second: float
+    peak_memory_mb: float
+
+
 _SCORE_COLUMNS = [{"score": "return"}.get(f.name, f.name) for f in fields(ScoreRow)]
 _BITS_COLUMNS = [f.name for f in fields(BitsRow)]
+_PLASTICITY_COLUMNS = [f.name for f in fields(PlasticityRow)]
+_SPEED_COLUMNS = [f.name for f in fields(SpeedRow)]
 
 
 class RunFolder:
@@ -77,6 +119,8 @@ class RunFolder:
         self.path = path
         self.scores = path / "scores.csv"
         self.bits = path / "bits.csv"
+        self.plasticity = path / "plasticity.csv"
+        self.speed = path / "speed.csv"
         self.config = path / "config.toml"
 
     @staticmethod
@@ -112,8 +156,7 @@ class RunFolder:
         (self.path / "command.txt").write_text(_command() + "\n", encoding="utf-8")
         text = json.dumps({**_environment(device), "seeds": seeds}, indent=2) + "\n"
         (self.path / "environment.json").write_text(text, encoding="utf-8")
-        _append(self.scores, [_SCORE_COLUMNS])
-        _append(self.bits, [_BITS_COLUMNS])
+        self._begin_tables()
 
     def stage_path(self, stage: int) -> Path:
         """Where the checkpoint after a stage is kept."""
@@ -123,6 +166,107 @@ class RunFolder:
         """Stages that have a checkpoint, in order."""
         found = (self.path / "checkpoints").glob("stage-*")
         return sorted(int(path.name[6:]) for path in found if path.name[6:].isdigit())
+
+    def snapshot_path(self, env_steps: int) -> Path:
+        """Where the snapshot at a step is kept."""
+        return self.path / "checkpoints" / f"step-{env_steps:012d}"
+
+    def snapshots(self) -> list[Path]:
+        """Folders of the snapshots there are, the oldest first."""
+        found = (self.path / "checkpoints").glob("step-*")
+        return sorted(path for path in found if path.name[5:].isdigit() and path.is_dir() and not path.is_symlink())
+
+    def forget_snapshots(self, after: int = -1) -> None:
+        """Remove the snapshots of later steps; by default all of them."""
+        for path in self.snapshots():
+            if int(path.name[5:]) > after:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that writes this folder.
+
+        Raises:
+            UserError: another process does.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def threads(self) -> int:
+        """CPU threads that the run was begun with."""
+        return max(1, int(self._environment().get("threads", torch.get_num_threads())))
+
+    def check_conditions(self, device: str, accept_changes: bool) -> None:
+        """Compare what decides a run's numbers beside its recipe with what the run was begun with.
+
+        Raises:
+            UserError: something differs, and that was not accepted; the message says what.
+        """
+        begun, now = self._environment(), _environment(device)
+        pairs = {name: (begun.get("versions", {}).get(name), here) for name, here in now["versions"].items()}
+        pairs |= {name: (begun.get(name), now[name]) for name in ("device", "machine", "threads")}
+        differences = [f"{name} {then} → {here}" for name, (then, here) in pairs.items() if then != here]
+        if differences and not accept_changes:
+            raise UserError(
+                f"the run in '{self.path}' was begun under other conditions: {'; '.join(differences)}. It would not "
+                "end as if it had never stopped (restore them, or go on with --accept-changes)"
+            )
+
+    def _environment(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            return dict(found)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"'{self.path / 'environment.json'}' cannot be read: {error}") from error
+
+    def evidence(self) -> list[Path]:
+        """Files that only ever grow: tables and TensorBoard events."""
+        tables = (self.scores, self.bits, self.plasticity, self.speed)
+        return [*(path for path in tables if path.exists()), *sorted(self.path.glob("events.out.tfevents.*"))]
+
+    def evidence_sizes(self) -> dict[str, int]:
+        """Bytes of each file of evidence, by name."""
+        return {path.name: path.stat().st_size for path in self.evidence()}
+
+    def cut_back(self, sizes: dict[str, int]) -> None:
+        """Remove what was written after the moment of which ``sizes`` tells: rows, events, whole files of events.
+
+        Raises:
+            UserError: a file is shorter than it was then, or gone: the folder was changed by someone else.
+        """
+        for path in self.evidence():
+            if path.is_symlink():
+                raise UserError(f"'{path}' is a link: expected a file of the run")
+            if path.name not in sizes:
+                path.unlink()
+        for name, size in sizes.items():
+            path = self.path / name
+            if path.name != name or path not in self.evidence() or path.stat().st_size < size:
+                raise UserError(f"'{path}' is shorter than when the run was saved, or gone: expected {size:,} bytes")
+            os.truncate(path, size)
+
+    def empty_evidence(self) -> None:
+        """Begin the evidence anew, for a run that was stopped before its first snapshot."""
+        for path in self.evidence():
+            path.unlink()
+        self._begin_tables()
+
+    def _begin_tables(self) -> None:
+        tables = {
+            self.scores: _SCORE_COLUMNS,
+            self.bits: _BITS_COLUMNS,
+            self.plasticity: _PLASTICITY_COLUMNS,
+            self.speed: _SPEED_COLUMNS,
+        }
+        for path, columns in tables.items():
+            _append(path, [columns])
 
     def add_scores(self, rows: Iterable[ScoreRow]) -> None:
         """Append to ``scores.csv``."""
@@ -156,6 +300,14 @@ class RunFolder:
         """Append to ``bits.csv``."""
         _append(self.bits, [_cells(row) for row in rows])
 
+    def add_plasticity(self, rows: Iterable[PlasticityRow]) -> None:
+        """Append to ``plasticity.csv``."""
+        _append(self.plasticity, [_cells(row) for row in rows])
+
+    def add_speed(self, row: SpeedRow) -> None:
+        """Append to ``speed.csv``."""
+        _append(self.speed, [_cells(row)])
+
 
 def default_path(config: RunConfig) -> Path:
     """``runs/<sequence>-<agent>-seed<seed>-<time>``: a name no other run has."""
@@ -169,7 +321,7 @@ def _identity(row: ScoreRow) -> tuple[int, str, str, int, str]:
     return row.stage, row.phase, row.task, row.seed, row.actions
 
 
-def _cells(row: ScoreRow | BitsRow) -> list[str]:
+def _cells(row: ScoreRow | BitsRow | PlasticityRow | SpeedRow) -> list[str]:
     return [_cell(value) for value in asdict(row).values()]
 
 
@@ -214,6 +366,7 @@ def _environment(device: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "commit": _commit(),
         "device": device,
+        "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "system": platform.platform(),
         "cores": os.cpu_count(),

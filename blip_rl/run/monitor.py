@@ -15,11 +15,15 @@ from tqdm import tqdm
 
 from blip_rl.config import RunConfig
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
-from blip_rl.report.heatmaps import frozen_bits_figure
+from blip_rl.report.heatmaps import block_mean, frozen_bits_figure
 from blip_rl.run.console import Console
 from blip_rl.run.folder import BitsRow
+from blip_rl.run.keeper import Keeper
 from blip_rl.run.scores import ScoreBook
+from blip_rl.run.stop import StopRequestError
+from blip_rl.run.tensorboard import describe_run
 
 _ROLLOUTS_BEFORE_ESTIMATE = 3
 _LONG_RUN_SECONDS = 120
@@ -28,10 +32,18 @@ _LONG_RUN_SECONDS = 120
 class TaskMonitor(BaseCallback):
     """Watches one task being learned: scores it now and then, and shows rate, time left, return and bits."""
 
-    def __init__(self, config: RunConfig, stage: int, scores: ScoreBook, method: Method, console: Console) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        stage: int,
+        scores: ScoreBook,
+        method: Method,
+        console: Console,
+        keeper: Keeper | None = None,
+    ) -> None:
         super().__init__()
         self._config, self._stage, self._scores, self._method = config, stage, scores, method
-        self._console = console
+        self._console, self._keeper = console, keeper
         self._learning_seconds = 0.0
         self._rollouts = 0
         self._layer_bits: dict[str, float] = {}
@@ -39,9 +51,13 @@ class TaskMonitor(BaseCallback):
         self._bar: tqdm[Any] | None = None
 
     def _on_training_start(self) -> None:
-        self._start_steps = self.num_timesteps
-        self._next_evaluation = self.num_timesteps + self._config.evaluation.every_steps
-        self._end_steps = self.num_timesteps + self._steps
+        goes_on = self._keeper is not None and self._keeper.goes_on
+        if self.num_timesteps == 0 and not goes_on:
+            describe_run(self.logger, self._config)
+        self._start_steps, self._timed_from = self._agent.task_began_at, self.num_timesteps
+        self._end_steps = self._start_steps + self._steps
+        task = self._config.tasks[self._stage - 1].name
+        self._watching = goes_on and self._scores.panel.states_of(task) is not None
         # Bits change only at boundaries, and a mean over millions of them is not free.
         frozen = self._method.frozen_bits()
         self._layer_bits = mean_frozen_bits(frozen)
@@ -55,28 +71,50 @@ class TaskMonitor(BaseCallback):
             dynamic_ncols=True,
             disable=not self._console.bars,
         )
+        if self._keeper is not None and not goes_on:
+            self._keeper.begin()
 
     def _on_rollout_start(self) -> None:
         """Between two updates: the weights belong to exactly this number of steps."""
         if self._rollouts:
             self._measure_rate()
-        if self._next_evaluation <= self.num_timesteps < self._end_steps:
-            self._learning_seconds += time.perf_counter() - self._clock
+            # What the update recorded is written at the update's own step, not with the next rollout's.
+            self.logger.dump(self.num_timesteps)
+        if self._keeper is not None and self.num_timesteps < self._end_steps:
+            self._keeper.between_updates()
+        every = self._config.evaluation.every_steps
+        if self.num_timesteps < self._end_steps and self._agent.just_passed(every):
+            self._score()
+
+    def _score(self) -> None:
+        """Score all tasks seen; asked to stop meanwhile, leave as if it had not begun."""
+        self._learning_seconds += time.perf_counter() - self._clock
+        self._clock = time.perf_counter()
+        try:
             self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
-            self._clock = time.perf_counter()
-            every = self._config.evaluation.every_steps
-            self._next_evaluation += every * (1 + (self.num_timesteps - self._next_evaluation) // every)
+        except StopRequestError:
+            if self._keeper is not None:
+                self._keeper.now()
+            raise
+        self._clock = time.perf_counter()
+        self._add_speed()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
         self._rollouts += 1
+        if not self._watching:
+            self._watching = True
+            # States of the task that are the same at every evaluation, and cost no game and no random draw.
+            rollout = cast(Rollout, self._agent.rollout_buffer)
+            self._scores.panel.watch(self._agent.policy, rollout.all_observations())
         for layer, mean in self._layer_bits.items():
             self.logger.record(f"bits/{layer}/mean_frozen", mean)
         self._advance_bar()
 
     def _on_training_end(self) -> None:
+        self._add_speed()
         if self._bar is not None:
             self._bar.close()
 
@@ -99,12 +137,18 @@ class TaskMonitor(BaseCallback):
     def _agent(self) -> ContinualPPO:
         return cast(ContinualPPO, self.model)
 
-    def _measure_rate(self) -> None:
+    def _rate(self) -> float:
         """Steps per second of whole iterations, rollout and update, without the evaluations."""
         seconds = self._learning_seconds + time.perf_counter() - self._clock
-        rate = (self.num_timesteps - self._start_steps) / seconds
+        return (self.num_timesteps - self._timed_from) / seconds
+
+    def _add_speed(self) -> None:
+        self._scores.add_speed(self._stage, self.num_timesteps, self._rate(), peak_memory_bytes())
+
+    def _measure_rate(self) -> None:
+        rate = self._rate()
         self.logger.record("time/steps_per_second", rate)
-        if self._start_steps == 0 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
+        if self._timed_from == 0 and self._rollouts == _ROLLOUTS_BEFORE_ESTIMATE:
             self._say_estimate(rate)
 
     def _advance_bar(self) -> None:
@@ -161,14 +205,14 @@ def overall_mean(frozen: dict[str, Tensor]) -> float:
 
 
 def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:
-    """Write means, histograms and the heatmap of every convolution to TensorBoard."""
+    """Write the mean, the histogram and the heatmap of every layer to TensorBoard."""
     for layer, mean in mean_frozen_bits(frozen).items():
         weights = frozen[f"{layer}.weight"]
         logger.record(f"bits/{layer}/mean_frozen", mean)
         logger.record(f"bits/{layer}/histogram", weights.float())
-        if weights.dim() == 4:
-            figure = frozen_bits_figure(weights.cpu().numpy(), total_bits, f"{layer} after {after}")
-            logger.record(f"bits/{layer}/heatmap", Figure(figure, close=False))
+        picture: Any = block_mean(weights.flatten(1).cpu().numpy())  # millions of weights do not fit on a screen
+        figure = frozen_bits_figure(picture, total_bits, f"{layer} after {after}")
+        logger.record(f"bits/{layer}/heatmap", Figure(figure, close=False))
     logger.dump(env_steps)
 
 

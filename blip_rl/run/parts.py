@@ -13,6 +13,7 @@ from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.scores import ScoreBook
+from blip_rl.run.stop import StopRequest
 
 _TRAINING_SEEDS = 2**30 - 2**16  # below every evaluation seed, with room for one seed per environment
 
@@ -28,9 +29,20 @@ class RunParts:
     logger: Logger
     scores: ScoreBook
     console: Console
+    stop: StopRequest
     agent: ContinualPPO | None = None
 
 
 def training_seed(run_seed: int, stage: int) -> int:
     """Seed of the first training environment of a stage; the others follow it."""
     return int(np.random.SeedSequence([run_seed, stage]).generate_state(1)[0]) % _TRAINING_SEEDS
+
+
+def games_seed(run_seed: int, stage: int, env_steps: int) -> int:
+    """Seed of the first training environment where games start anew in the middle of a stage."""
+    return int(np.random.SeedSequence([run_seed, stage, env_steps]).generate_state(1)[0]) % _TRAINING_SEEDS
+
+
+def stage_seed(run_seed: int, stage: int) -> int:
+    """Seed of the network's and the learner's random draws in a stage: the same whether or not a run was stopped."""
+    return int(np.random.SeedSequence([run_seed, stage, 0, 1]).generate_state(1)[0]) % _TRAINING_SEEDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import Episode, evaluate_task, mean_score, normalised, score_rows
-from blip_rl.run.folder import Phase, RunFolder
+from blip_rl.run.folder import Phase, RunFolder, ScoreRow, SpeedRow
+from blip_rl.run.plasticity import PlasticityPanel
+from blip_rl.run.stop import StopRequest
 from blip_rl.tasks.make import make_evaluation_env
 
 
@@ -27,15 +30,31 @@ class ScoreBook:
         before: Raw mean return (stages, tasks) before consolidation; NaN where not measured.
         after: The same after consolidation: the score matrix R.
         latest: Newest normalised score of each task; NaN where unknown.
+        panel: Measures plasticity at every evaluation, once it is told on which states.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, logger: Logger, console: Console, method: Method) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        logger: Logger,
+        console: Console,
+        method: Method,
+        stop: StopRequest,
+    ) -> None:
         self._config, self._folder, self._logger, self._console = config, folder, logger, console
-        self._method = method
+        self._method, self._stop = method, stop
+        self.panel = PlasticityPanel(folder, logger, method)
         tasks = len(config.tasks)
         self.before = np.full((tasks, tasks), np.nan)
         self.after = np.full((tasks, tasks), np.nan)
         self.latest = np.full(tasks, np.nan)
+
+    def take_up(self, rows: Sequence[ScoreRow]) -> None:
+        """Know what a run that goes on has scored before it was stopped."""
+        names = [task.name for task in self._config.tasks]
+        for (stage, phase, task, _), episodes in groupby(rows, key=lambda r: (r.stage, r.phase, r.task, r.env_steps)):
+            self._keep(names.index(task), float(np.mean([row.score for row in episodes])), stage, phase)
 
     def evaluate(self, policy: ContinualPolicy, stage: int, phase: Phase, env_steps: int) -> list[list[Episode]]:
         """Play every task seen (and, where the recipe asks, the others), and record the scores at ``env_steps``."""
@@ -49,10 +68,15 @@ class ScoreBook:
         evaluation = self._config.evaluation
         able = able_to_play(policy, task, self._config)
         with self._console.counter(f"scoring {task.name}", evaluation.episodes) as bar:
-            return evaluate_task(able, self._method, task, self._config, evaluation, budget, bar.update)
+
+            def games_over(count: int) -> None:
+                self._stop.check()
+                bar.update(count)
+
+            return evaluate_task(able, self._method, task, self._config, evaluation, budget, games_over)
 
     def record(self, played: Sequence[list[Episode]], stage: int, phase: Phase, env_steps: int) -> None:
-        """Write episodes of tasks 0, 1, … into ``scores.csv``, TensorBoard and the matrix."""
+        """Write episodes of tasks 0, 1, … into ``scores.csv``, TensorBoard and the matrix; measure plasticity."""
         for index, episodes in enumerate(played):
             task = self._config.tasks[index]
             rows = score_rows(episodes, task, self._config.evaluation, env_steps, stage, phase)
@@ -62,7 +86,12 @@ class ScoreBook:
                 self._log_task(task, episodes)
         if phase != "before":
             self._log_run(stage, phase)
+        self.panel.record(stage, phase, env_steps)
         self._logger.dump(env_steps)
+
+    def add_speed(self, stage: int, env_steps: int, steps_per_second: float, peak_memory_bytes: int) -> None:
+        """Write down how fast learning went, next to what it led to."""
+        self._folder.add_speed(SpeedRow(env_steps, stage, steps_per_second, peak_memory_bytes / 1e6))
 
     def normalised(self, matrix: np.ndarray) -> np.ndarray:
         """The raw matrix, normalised column by column; NaN where a task has no normalisers."""

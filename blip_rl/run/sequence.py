@@ -5,31 +5,40 @@ A method that learns all tasks at once has one such stage.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import RunError, UserError
+from blip_rl.errors import InterruptedRunError, RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
+from blip_rl.recipes import dump_run_config, load_run_config
+from blip_rl.run import snapshots
+from blip_rl.run.boundary_gifs import log_boundary_gifs
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
 from blip_rl.run.interleaved import learned_together
+from blip_rl.run.keeper import Keeper, go_on
 from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits
-from blip_rl.run.parts import RunParts, training_seed
+from blip_rl.run.parts import RunParts, stage_seed, training_seed
 from blip_rl.run.scores import ScoreBook
+from blip_rl.run.snapshots import RunSnapshot
+from blip_rl.run.stop import StopRequest, StopRequestError
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.tasks.make import make_training_env
+from blip_rl.tasks.recorded import RecordedVecEnv
 
 
 def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet: bool = False) -> Path:
@@ -46,6 +55,8 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
 
     Raises:
         UserError: something about the request cannot work; nothing has been written then.
+        RunError: training diverged.
+        InterruptedRunError: a signal asked the run to stop; it is saved.
     """
     folder = RunFolder.planned(out if out is not None else default_path(config))
     device = resolve_device(config.device)
@@ -53,23 +64,88 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
         torch.set_num_threads(threads)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
     method = make_method(config.agent.method)
     _check_tasks(config, method)
-    run = _open(config, folder, device, method, Console(quiet))
-    run.console.say(opening_text(config, folder.path, device))
-    try:
+    folder.create(dump_run_config(config), device, _seeds(config))
+    with folder.locked():
+        run = _open(config, folder, device, method, Console(quiet))
+        run.console.say(opening_text(config, folder.path, device))
+        _learn(run, None)
+    return folder.path
+
+
+def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet: bool = False) -> Path:
+    """Go on with a run that was stopped or killed: it ends as if it had never been.
+
+    Args:
+        path: The run folder.
+        accept_changes: Go on although versions, device or threads differ from the run's, which may change its numbers.
+        threads: CPU threads; 0 takes as many as before.
+        quiet: Print nothing.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: not a run folder, a finished run, one that another process writes, or one begun under other
+            conditions.
+        RunError: no snapshot can be read; or training diverged.
+        InterruptedRunError: a signal asked the run to stop; it is saved.
+    """
+    folder = RunFolder.existing(path)
+    config = load_run_config(folder.config)
+    device = resolve_device(config.device)
+    with folder.locked():
+        if len(config.tasks) in folder.stages() and not folder.snapshots():
+            raise UserError(f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)")
+        torch.set_num_threads(threads or folder.threads())
+        folder.check_conditions(device, accept_changes)
+        method = make_method(config.agent.method)
         if method.interleaved:
-            _learn_at_once(run)
+            raise UserError(
+                f"the run in '{path}' learns all tasks at once: such a run cannot be resumed, start a new one"
+            )
+        saved = snapshots.newest(folder)
+        if saved is None:
+            folder.empty_evidence()
         else:
-            for stage in range(1, len(config.tasks) + 1):
-                _learn_stage(run, stage)
+            folder.cut_back(saved.sizes)
+            folder.forget_snapshots(after=saved.steps)
+        run = _open(config, folder, device, method, Console(quiet))
+        run.scores.take_up(folder.read_scores())
+        run.console.say(f"resuming {path} at step {saved.steps if saved else 0:,}")
+        _learn(run, saved)
+    return folder.path
+
+
+def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
+    """All stages, from the beginning or from a snapshot on, with an answer for every way they can end."""
+    path = run.folder.path
+    try:
+        with run.stop.listening():
+            if run.method.interleaved:
+                _learn_at_once(run)
+            else:
+                for stage in range(saved.stage if saved else 1, len(run.config.tasks) + 1):
+                    _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
     except FloatingPointError as error:
-        raise RunError(f"{error}; finished stages and all scores so far are in {folder.path}") from error
+        raise RunError(f"{error}; {_to_go_on(run)}") from error
+    except StopRequestError:
+        raise InterruptedRunError(f"stopped: {_to_go_on(run)}", run.stop.signal_number or 0) from None
     except KeyboardInterrupt:
-        run.console.say(f"\nstopped; finished stages and all scores so far are in {folder.path}")
+        run.console.say(f"\nstopped at once: {_to_go_on(run)}")
         raise
     finally:
         run.logger.close()
-    run.console.say(closing_text(config, run.scores, folder.path))
-    return folder.path
+    run.folder.forget_snapshots()
+    run.console.say(closing_text(run.config, run.scores, path))
+
+
+def _to_go_on(run: RunParts) -> str:
+    """Where the last good state is, and the command that goes on from it."""
+    path, saved = run.folder.path, run.folder.snapshots()
+    if not saved:
+        return f"all scores so far are in '{path}'"
+    command = shlex.join(["blip-rl", "train", "--resume", str(path)])
+    return f"saved at step {int(saved[-1].name[5:]):,}; go on with: {command}"
 
 
 def resolve_device(device: str) -> str:
@@ -98,31 +174,37 @@ def _check_tasks(config: RunConfig, method: Method) -> None:
     check_trunk(cast(VecEnv, first).observation_space, config.agent.trunk)
 
 
-def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunParts:
-    from blip_rl.recipes import dump_run_config
-
+def _seeds(config: RunConfig) -> dict[str, Any]:
     stages = range(1, len(config.tasks) + 1)
-    seeds = {
+    return {
         "run": config.seed,
         "first_training_seed_of_each_stage": [training_seed(config.seed, stage) for stage in stages],
         "first_evaluation_seed": FIRST_EVALUATION_SEED + config.evaluation.seed,
     }
-    folder.create(dump_run_config(config), device, seeds)
+
+
+def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunParts:
     logger = configure(str(folder.path), ["tensorboard"])
-    return RunParts(config, folder, device, method, logger, ScoreBook(config, folder, logger, console, method), console)
+    stop = StopRequest(console.say)
+    scores = ScoreBook(config, folder, logger, console, method, stop)
+    return RunParts(config, folder, device, method, logger, scores, console, stop)
 
 
 @contextmanager
-def _environments(run: RunParts, stage: int) -> Iterator[VecEnv]:
+def _environments(run: RunParts, stage: int, saved: RunSnapshot | None) -> Iterator[VecEnv]:
     """The task's training games, seeded by run and stage."""
-    task = run.config.tasks[stage - 1]
-    seed = training_seed(run.config.seed, stage)
-    env = make_training_env(task, run.config.atari, run.config.agent.ppo.environments, seed)
+    config, task = run.config, run.config.tasks[stage - 1]
+    seed = training_seed(config.seed, stage)
+    env = RecordedVecEnv(make_training_env(task, config.atari, config.agent.ppo.environments, seed))
     try:
         if run.agent is None:
-            run.agent = ContinualPPO(run.config.agent, task.name, env, seed=run.config.seed, device=run.device)
+            known = saved.known_tasks if saved else ()
+            run.agent = ContinualPPO(
+                config.agent, task.name, env, seed=config.seed, device=run.device, known_tasks=known
+            )
             run.agent.set_logger(run.logger)
         else:
+            set_random_seed(stage_seed(config.seed, stage))
             run.agent.switch_task(task.name, env)
         env.seed(seed)  # building the agent has reseeded its environments
         yield env
@@ -130,19 +212,34 @@ def _environments(run: RunParts, stage: int) -> Iterator[VecEnv]:
         env.close()
 
 
-def _learn_stage(run: RunParts, stage: int) -> None:
-    task = run.config.tasks[stage - 1]
-    with _environments(run, stage):
+def _learn_stage(run: RunParts, stage: int, saved: RunSnapshot | None) -> None:
+    """One task from its beginning, or from a snapshot on."""
+    with _environments(run, stage, saved):
         agent = cast(ContinualPPO, run.agent)
-        monitor = TaskMonitor(run.config, stage, run.scores, run.method, run.console)
-        with agent.protected_by(run.method):
-            try:
-                agent.learn(task.steps, callback=monitor, reset_num_timesteps=False)
-            finally:
-                monitor.close()
+        keeper = go_on(run, saved) if saved else Keeper(run, stage, training_seed(run.config.seed, stage))
+        if saved is None or saved.phase == "learning":
+            _learn_task(run, stage, keeper)
+            keeper.learned()
+        else:
+            # What the method binds to when a task begins is needed at its end too.
+            with agent.protected_by(run.method, resume=True):
+                pass
         _consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    if run.config.evaluation.gifs:
+        log_boundary_gifs(run.logger, run.folder.path, run.config, stage, agent.num_timesteps)
     run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
+
+
+def _learn_task(run: RunParts, stage: int, keeper: Keeper) -> None:
+    agent = cast(ContinualPPO, run.agent)
+    monitor = TaskMonitor(run.config, stage, run.scores, run.method, run.console, keeper)
+    with agent.protected_by(run.method, resume=keeper.goes_on):
+        try:
+            began_at = agent.task_began_at if keeper.goes_on else None
+            agent.learn_task(run.config.tasks[stage - 1].steps, monitor, began_at)
+        finally:
+            monitor.close()
 
 
 def _learn_at_once(run: RunParts) -> None:
@@ -151,6 +248,8 @@ def _learn_at_once(run: RunParts) -> None:
     with learned_together(run) as agent:
         _consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    if run.config.evaluation.gifs:
+        log_boundary_gifs(run.logger, run.folder.path, run.config, stage, agent.num_timesteps)
 
 
 def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:

@@ -102,7 +102,7 @@ def test_the_learning_rate_starts_anew_with_each_task(events):
     rates = {event.step: event.value for event in events.Scalars("train/learning_rate")}
     full = pytest.approx(small_config().agent.ppo.learning_rate)
     assert max(rates.values()) == full
-    assert [step for step, rate in rates.items() if rate == full] == [256, 1280]
+    assert [step for step, rate in rates.items() if rate == full] == [128, 1152]
     assert min(rates.values()) > 0
 
 

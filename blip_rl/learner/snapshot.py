@@ -1,0 +1,109 @@
+"""All that a learning agent is between two updates, as tensors and plain values, and back: to the bit.
+
+What is left out are the games, which cannot be saved (see :mod:`blip_rl.tasks.recorded`), the rollout, which is empty
+between updates, and the method, which has a state of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blip_rl.learner.ppo import ContinualPPO
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of each parameter
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Tensors by name, on the CPU, and values that JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def take(agent: ContinualPPO) -> Snapshot:
+    """Copy the agent's state: weights, optimizer, counters and random generators."""
+    numpy_state = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002  stable-baselines3 draws from it
+    tensors = {
+        **{f"policy.{name}": tensor for name, tensor in agent.policy.task_state().items()},
+        **_optimizer_tensors(agent.policy.optimizer),
+        "random.torch": torch.get_rng_state(),
+        "random.numpy": torch.from_numpy(numpy_state[1].astype(np.int64)),
+    }
+    if agent.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(agent.device)
+    values = {
+        "steps": agent.num_timesteps,
+        "task_began_at": agent.task_began_at,
+        "updates": agent._n_updates,
+        "episodes": [[info["r"], info["l"]] for info in agent.ep_info_buffer or ()],
+        "random_numpy": [numpy_state[0], *numpy_state[2:]],
+    }
+    return Snapshot({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, values)
+
+
+def put(agent: ContinualPPO, snapshot: Snapshot) -> None:
+    """Make an agent of the same recipe, with the same tasks and the same one in use, what it was at the snapshot.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape: the snapshot is another agent's.
+    """
+    tensors, values = snapshot.tensors, snapshot.values
+    agent.policy.load_task_state({name[7:]: t for name, t in tensors.items() if name.startswith("policy.")})
+    _fill_optimizer(agent.policy.optimizer, tensors)
+    agent.num_timesteps, agent._n_updates = int(values["steps"]), int(values["updates"])
+    agent.task_began_at = int(values["task_began_at"])
+    episodes = [{"r": float(score), "l": int(length)} for score, length in values["episodes"]]
+    agent.ep_info_buffer = deque(episodes, maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+    put_random(agent, snapshot)
+
+
+def put_random(agent: ContinualPPO, snapshot: Snapshot) -> None:
+    """Set the random generators alone: once more after something has drawn from them."""
+    torch.set_rng_state(snapshot.tensors["random.torch"])
+    kind, *rest = snapshot.values["random_numpy"]
+    keys = snapshot.tensors["random.numpy"].numpy().astype(np.uint32)
+    np.random.set_state((kind, keys, *rest))  # noqa: NPY002
+    if agent.device.type == "cuda":
+        torch.cuda.set_rng_state(snapshot.tensors["random.cuda"], agent.device)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"optimizer.{index}.{moment}": optimizer.state[parameter][moment]
+        for index, parameter in enumerate(_parameters(optimizer))
+        for moment in _MOMENTS
+        if optimizer.state[parameter]
+    }
+
+
+def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    optimizer.state.clear()
+    for index, parameter in enumerate(_parameters(optimizer)):
+        found = {moment: tensors.get(f"optimizer.{index}.{moment}") for moment in _MOMENTS}
+        if found["step"] is None:
+            continue  # never had a gradient
+        optimizer.state[parameter] = {
+            moment: _like(parameter, f"optimizer.{index}.{moment}", tensor) for moment, tensor in found.items()
+        }
+
+
+def _like(parameter: Tensor, name: str, saved: Tensor | None) -> Tensor:
+    """A saved tensor on the parameter's device and in its memory layout; single numbers as they are."""
+    if saved is None or (saved.dim() and saved.shape != parameter.shape):
+        shape = "missing" if saved is None else str(tuple(saved.shape))
+        raise ValueError(f"{name!r} is {shape}, expected {tuple(parameter.shape)}: another agent's snapshot")
+    if saved.dim() == 0:
+        return saved.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(saved)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,98 @@
+"""When a run is saved: at fixed steps, at the end of each task, and when it is asked to stop.
+
+At the fixed steps all games start anew from a seed of that step, interrupted or not: from there a run that goes on
+plays the same games, to the bit, as one that never stopped. A stop at any other update is saved with the actions played
+since, which bring the games to the same place.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+from blip_rl.learner import snapshot
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.run import snapshots
+from blip_rl.run.parts import RunParts, games_seed
+from blip_rl.tasks.recorded import RecordedVecEnv
+
+
+class Keeper:
+    """Saves one task of a run while it is being learned.
+
+    Attributes:
+        games_seed: What the games were last started with.
+        goes_on: Whether the task was begun by an earlier process.
+    """
+
+    def __init__(self, run: RunParts, stage: int, first_seed: int, *, goes_on: bool = False) -> None:
+        self._run, self._stage = run, stage
+        self.games_seed, self.goes_on = first_seed, goes_on
+
+    def begin(self) -> None:
+        """Save the beginning of the task, so that there is always something to go on from."""
+        self._save("learning")
+
+    def between_updates(self) -> None:
+        """Start games anew and save, if it is time to; save and leave, if the run has been asked to stop.
+
+        Raises:
+            StopRequestError: it has been, and is saved.
+        """
+        agent = self._agent
+        if agent.just_passed(self._run.config.checkpoint.every_steps):
+            self.games_seed = games_seed(self._run.config.seed, self._stage, agent.num_timesteps)
+            agent.restart_games(self.games_seed)
+            self._save("learning")
+        elif self._run.stop.signal_number is not None:
+            self.now()
+        self._run.stop.check()
+
+    def now(self) -> None:
+        """Save this moment between two updates."""
+        self._save("learning")
+
+    def learned(self) -> None:
+        """Save the end of learning, before the task is scored and consolidated."""
+        self._save("learned")
+
+    @property
+    def _agent(self) -> ContinualPPO:
+        return cast(ContinualPPO, self._run.agent)
+
+    def _save(self, phase: snapshots.Phase) -> None:
+        for output in self._run.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.flush()
+        snapshots.save(
+            self._run.folder,
+            self._agent,
+            self._run.method,
+            stage=self._stage,
+            phase=phase,
+            games_seed=self.games_seed,
+            actions=recorded_games(self._agent).played(),
+            watched=self._run.scores.panel.states_of(self._run.config.tasks[self._stage - 1].name),
+        )
+
+
+def recorded_games(agent: ContinualPPO) -> RecordedVecEnv:
+    """The wrapper that remembers what was played, below the ones stable-baselines3 adds."""
+    env = agent.env
+    while env is not None and not isinstance(env, RecordedVecEnv):
+        env = getattr(env, "venv", None)
+    assert env is not None, "training environments are recorded"
+    return env
+
+
+def go_on(run: RunParts, saved: snapshots.RunSnapshot) -> Keeper:
+    """Put the run's agent, with its task in use, and its method where a snapshot has them."""
+    agent = cast(ContinualPPO, run.agent)
+    snapshot.put(agent, saved.agent)
+    run.method.load_state(saved.method)
+    agent.replay_games(saved.games_seed, saved.actions)
+    snapshot.put_random(agent, saved.agent)
+    if saved.watched is not None:
+        run.scores.panel.watch(agent.policy, saved.watched)
+    return Keeper(run, saved.stage, saved.games_seed, goes_on=True)

@@ -1,0 +1,57 @@
+"""Asked to stop: by Ctrl-C, or by a scheduler that wants its machine back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SIGUSR1 is what batch schedulers send some time before they kill
+
+
+class StopRequestError(BaseException):
+    """Leave what is being done, back to where the run can be saved; no error handler should catch it."""
+
+
+class StopRequest:
+    """Whether, and by which signal, the run has been asked to stop.
+
+    Attributes:
+        signal_number: Of the first request; None while there is none.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        self._say = say
+        self.signal_number: int | None = None
+
+    def check(self) -> None:
+        """Leave if a request has come.
+
+        Raises:
+            StopRequestError: it has.
+        """
+        if self.signal_number is not None:
+            raise StopRequestError
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals within the block; only the main thread can. A second Ctrl-C leaves at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+        before = {number: signal.signal(number, self._take) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal_number is None:
+            self.signal_number = number
+            self._say(f"{signal.Signals(number).name}: saving after this update (Ctrl-C again leaves at once)")
