@@ -22,7 +22,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from blip_rl.config import Settings
+from blip_rl.config import PositiveInt, Settings
+from blip_rl.core.fisher import Expectation, diagonal_fisher
+from blip_rl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,32 @@ class FinishedTask:
     preprocess: Callable[[Tensor], Tensor]
     generator: torch.Generator
     critic: Callable[[Tensor], Tensor] | None = None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trunk's parameters by name, as they are now, without gradients: the tensors themselves, no copies."""
+        return {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
+
+    def fisher(self, expectation: Expectation) -> dict[str, Tensor]:
+        """The diagonal Fisher over the observations, by parameter name: :func:`blip_rl.core.fisher.diagonal_fisher`.
+
+        Raises:
+            ValueError, TypeError: as there.
+            FloatingPointError: it is not finite.
+        """
+        fisher = diagonal_fisher(
+            self.trunk,
+            self.head,
+            self.observations,
+            expectation=expectation,
+            preprocess=self.preprocess,
+            generator=self.generator,
+        )
+        for name, value in fisher.items():
+            if not torch.isfinite(value).all():
+                raise FloatingPointError(
+                    f"the Fisher of {name!r} is not finite: the policy's log-probabilities blew up"
+                )
+        return fisher
 
 
 Outputs = Callable[[int, Tensor], tuple[Any, Tensor]]
@@ -94,6 +122,10 @@ class Method:
     def start_task(self, trunk: nn.Module) -> None:
         """Prepare for training: called before the first optimizer step of a task."""
 
+    def resume_task(self, trunk: nn.Module) -> None:
+        """Prepare for training in the middle of a task, after :meth:`load_state`: as if it had never been left."""
+        self.start_task(trunk)
+
     def at_progress(self, done: float) -> None:
         """Act at a point within the task: called before each update with the share of its steps taken, up to 1."""
 
@@ -141,10 +173,51 @@ class Method:
             raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds some of it")
 
 
+class FisherSettings(Settings):
+    """How a method measures a task's Fisher."""
+
+    fisher_samples: PositiveInt = 2_000
+    fisher_expectation: Expectation = "sampled"
+
+
+class FisherMethod(Method):
+    """A method that calls :meth:`FinishedTask.fisher` at the end of a task, with what its settings say."""
+
+    Settings = FisherSettings
+    settings: FisherSettings
+
+    @property
+    def samples_wanted(self) -> int:
+        """How many on-policy observations the Fisher is taken over."""
+        return self.settings.fisher_samples
+
+    def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
+        """Refuse an exact expectation over actions that cannot be enumerated."""
+        if self.settings.fisher_expectation == "exact" and not isinstance(action_space, spaces.Discrete):
+            raise UserError(
+                f"task {name!r} has {type(action_space).__name__} actions: method.fisher_expectation = 'exact' needs a "
+                "Discrete action space (use 'sampled')"
+            )
+
+
+def mean_entry(tensors: dict[str, Tensor]) -> float:
+    """Mean over all entries of all tensors."""
+    return torch.cat([tensor.flatten() for tensor in tensors.values()]).mean().item()
+
+
 @contextmanager
-def attached(method: Method, trunk: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Method]:
-    """Attach a method to a trunk and its optimizer for the length of one task; always detach, also after an error."""
-    method.start_task(trunk)
+def attached(
+    method: Method, trunk: nn.Module, optimizer: torch.optim.Optimizer, *, resume: bool = False
+) -> Iterator[Method]:
+    """Attach a method to a trunk and its optimizer for the length of one task; always detach, also after an error.
+
+    Args:
+        method: What protects the trunk.
+        trunk: The shared layers.
+        optimizer: Steps the trunk's parameters.
+        resume: Whether the task goes on in its middle, from a state that was loaded.
+    """
+    (method.resume_task if resume else method.start_task)(trunk)
     handles: list[Any] = [optimizer.register_step_post_hook(lambda *_: method.after_step())]
     if type(method).add_gradient is not Method.add_gradient:
         # Post-accumulate hooks fire inside backward(): before the norm is clipped, with any training loop.

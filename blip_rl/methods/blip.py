@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
-from gymnasium import spaces
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from blip_rl.config import PositiveFloat, PositiveInt, Settings
-from blip_rl.core import bits
-from blip_rl.core.fisher import diagonal_fisher
+from blip_rl.config import PositiveFloat
+from blip_rl.core import bits, saved
 from blip_rl.core.prior import solve_prior
-from blip_rl.errors import UserError
-from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState
 
 _SAVED = ("frozen_bits", "centre", "fisher_mean", "remainder")
 
 
-class BlipSettings(Settings):
+class BlipSettings(FisherSettings):
     """BLIP's switches; the paper's and the reference's rules can be mixed. Units of priors: the TRUE Fisher."""
 
     total_bits: Annotated[int, Field(ge=1, le=22)] = bits.TOTAL_BITS
@@ -43,8 +40,6 @@ class BlipSettings(Settings):
     """F₀ times the layer's fan (the reference) or the same everywhere (the paper)."""
     fisher_prior: PositiveFloat | None = None
     first_task_bits: PositiveFloat | None = None
-    fisher_samples: PositiveInt = 2_000
-    fisher_expectation: Literal["sampled", "exact"] = "sampled"
 
     @model_validator(mode="after")
     def _one_prior(self) -> Self:
@@ -76,7 +71,7 @@ class _Parameter:
     high: Tensor
 
 
-class Blip(Method):
+class Blip(FisherMethod):
     """Freezes the bits that earlier tasks made certain, bit by bit of every trunk parameter."""
 
     Settings = BlipSettings
@@ -91,31 +86,19 @@ class Blip(Method):
         self._loaded: dict[str, Tensor] = {}
 
     @property
-    def samples_wanted(self) -> int:
-        """How many on-policy observations the Fisher is taken over."""
-        return self.settings.fisher_samples
-
-    @property
     def total_bits(self) -> int:
         """N, bits of each weight."""
         return self.settings.total_bits
 
-    def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
-        """Refuse an exact expectation over actions that cannot be enumerated."""
-        if self.settings.fisher_expectation == "exact" and not isinstance(action_space, spaces.Discrete):
-            raise UserError(
-                f"task {name!r} has {type(action_space).__name__} actions: method.fisher_expectation = 'exact' needs a "
-                "Discrete action space (use 'sampled')"
-            )
-
     @torch.no_grad()
     def start_task(self, trunk: nn.Module) -> None:
         """Bind to the trunk's parameters and put each into its interval and onto the grid."""
-        self._parameters = {
-            name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in _trunk_parameters(trunk)
-        }
-        if unknown := [key for key in self._loaded if key.rsplit(".", 1)[0] not in self._parameters]:
-            raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
+        found = _trunk_parameters(trunk)
+        if self._loaded:
+            parameters = {name: parameter for name, parameter, _ in found}
+            for kind, tensors in zip(_SAVED, saved.split(self._loaded, *_SAVED), strict=True):
+                saved.check_fit(tensors, parameters, f"{{}}.{kind}")
+        self._parameters = {name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in found}
         self._loaded = {}
         self._warn_of_clipping()
         for state in self._parameters.values():
@@ -135,15 +118,7 @@ class Blip(Method):
         """Fisher → gain → frozen bits → centre → (round) → running Fisher."""
         if not self._parameters:
             raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
-        fisher = diagonal_fisher(
-            finished.trunk,
-            finished.head,
-            finished.observations,
-            expectation=self.settings.fisher_expectation,
-            preprocess=finished.preprocess,
-            generator=finished.generator,
-        )
-        _check_finite(fisher)
+        fisher = finished.fisher(self.settings.fisher_expectation)
         self.tasks_seen += 1
         if self.tasks_seen == 1:
             self._set_prior(fisher)
@@ -185,9 +160,9 @@ class Blip(Method):
         Raises:
             ValueError: it was saved with another number of bits.
         """
-        saved, mine = state.values["total_bits"], self.settings.total_bits
-        if saved != mine:
-            raise ValueError(f"a state of total_bits = {saved}, but this method has {mine}: expected the same")
+        its, mine = state.values["total_bits"], self.settings.total_bits
+        if its != mine:
+            raise ValueError(f"a state of total_bits = {its}, but this method has {mine}: expected the same")
         self._loaded = dict(state.tensors)
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
@@ -210,7 +185,7 @@ class Blip(Method):
             if known is not None:
                 getattr(state, kind).copy_(getattr(known, kind))
             elif self._loaded:
-                _copy_checked(getattr(state, kind), self._loaded, f"{name}.{kind}")
+                getattr(state, kind).copy_(self._loaded[f"{name}.{kind}"])
         return state
 
     def _warn_of_clipping(self) -> None:
@@ -273,19 +248,3 @@ def _trunk_parameters(trunk: nn.Module) -> list[tuple[str, nn.Parameter, int]]:
         what = f"parameter {min(missing)!r}" if missing else "a trunk without parameters"
         raise TypeError(f"{what}: BLIP protects nn.Linear and nn.Conv2d layers; keep other parameters out of the trunk")
     return found
-
-
-def _copy_checked(target: Tensor, source: dict[str, Tensor], key: str) -> None:
-    if key not in source:
-        raise ValueError(f"the saved state has no {key!r}: it belongs to another network")
-    if source[key].shape != target.shape:
-        raise ValueError(
-            f"{key!r} is {tuple(source[key].shape)}, expected {tuple(target.shape)}: another network's state"
-        )
-    target.copy_(source[key])
-
-
-def _check_finite(fisher: dict[str, Tensor]) -> None:
-    for name, value in fisher.items():
-        if not torch.isfinite(value).all():
-            raise FloatingPointError(f"the Fisher of {name!r} is not finite: the policy's log-probabilities blew up")

@@ -8,31 +8,67 @@ with which older tasks pull at the newest weights: here they agree to stay where
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
 
-from blip_rl.config import Fraction
-from blip_rl.methods.ewc import Ewc, EwcSettings
+import torch
+from torch import nn
+
+from blip_rl.config import Fraction, NonNegativeFloat
+from blip_rl.core.penalty import Parabola
+from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, mean_entry
+
+_KINDS = ("fisher", "anchor")
 
 
-class EwcOnlineSettings(EwcSettings):
-    """EWC's settings, and how much of the earlier Fishers is kept at the end of each task."""
+class EwcOnlineSettings(FisherSettings):
+    """How hard the pull is, with the TRUE Fisher, and how much of the earlier Fishers each task's end keeps."""
 
+    strength: NonNegativeFloat = 80.6
     gamma: Fraction = 1.0
 
 
-class EwcOnline(Ewc):
+class EwcOnline(FisherMethod):
     """A quadratic penalty around the weights of the newest task."""
 
     Settings = EwcOnlineSettings
     settings: EwcOnlineSettings
-    kinds = ("fisher", "anchor")
 
-    def _remember(self, weights: dict[str, Tensor], fisher: dict[str, Tensor], penalty: float) -> None:
+    def __init__(self, **settings: Any) -> None:
+        """Take the fields of :class:`EwcOnlineSettings` as keywords: ``EwcOnline(strength=80.6, gamma=0.9)``."""
+        super().__init__(**settings)
+        self.tasks_seen = 0
+        self._penalty = Parabola()  # over strength
+
+    def start_task(self, trunk: nn.Module) -> None:
+        """Bring the Fisher and the anchor to the trunk's device and layout.
+
+        Raises:
+            ValueError: they belong to another network.
+        """
+        if self.tasks_seen:
+            self._penalty = self._penalty.fitted(dict(trunk.named_parameters()))
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """∂penalty/∂θ = strength · F · (θ − θ*)."""
+        if self.tasks_seen and parameter.grad is not None:
+            parameter.grad.add_(self._penalty.pull(name, parameter), alpha=self.settings.strength)
+
+    @torch.no_grad()
+    def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """F ← gamma · F + F_k and θ* ← θ*_k, where the penalty is 0."""
-        for name, weight in weights.items():
-            self._kept["fisher"][name].mul_(self.settings.gamma).add_(fisher[name])
-            self._kept["anchor"][name].copy_(weight)
+        fisher, weights = finished.fisher(self.settings.fisher_expectation), finished.weights()
+        earlier = self._penalty if self.tasks_seen else Parabola.flat(weights, *_KINDS)
+        self._penalty = earlier.centred(weights).plus(fisher, keep=self.settings.gamma)
+        self.tasks_seen += 1
+        return {"penalty": self.settings.strength * earlier.at(weights), "mean_fisher": mean_entry(fisher)}
 
-    def _pull(self, name: str, weight: Tensor) -> Tensor:
-        """Gradient of penalty / strength: F d."""
-        return (weight - self._kept["anchor"][name]).mul_(self._kept["fisher"][name])
+    def state(self) -> MethodState:
+        """The Fisher, the anchor, the penalty's height there, which is 0, and the number of tasks seen."""
+        values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height}
+        return MethodState(self._penalty.tensors(), values)
+
+    def load_state(self, state: MethodState) -> None:
+        """Take a saved state; the next ``start_task`` checks it against the trunk."""
+        self._penalty = Parabola.from_saved(state.tensors, *_KINDS)
+        self.tasks_seen = int(state.values["tasks_seen"])

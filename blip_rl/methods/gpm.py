@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip_rl.config import Fraction, PositiveInt, Settings
-from blip_rl.core import subspace
+from blip_rl.core import saved, subspace
 from blip_rl.methods.base import FinishedTask, Method, MethodState
 
 
@@ -81,9 +81,9 @@ class Gpm(Method):
 
     def state(self) -> MethodState:
         """The directions of every layer."""
-        return MethodState({f"{name}.basis": basis.clone() for name, basis in self._bases.items()})
+        return MethodState(saved.named(self._bases, "basis"))
 
     def load_state(self, state: MethodState) -> None:
         """Take saved directions; the next ``start_task`` checks them against the trunk."""
-        self._bases = {key.removesuffix(".basis"): tensor for key, tensor in state.tensors.items()}
+        (self._bases,) = saved.split(state.tensors, "basis")
         self._guard = None

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from blip_rl.config import NonNegativeFloat, Settings
+from blip_rl.core.penalty import Parabola
 from blip_rl.methods.base import FinishedTask, Method, MethodState
-
-_KIND = ".anchor"
 
 
 class L2Settings(Settings):
@@ -32,7 +31,7 @@ class L2(Method):
     def __init__(self, **settings: Any) -> None:
         """Take the fields of :class:`L2Settings` as keywords: ``L2(strength=10)``."""
         super().__init__(**settings)
-        self._anchor: dict[str, Tensor] = {}
+        self._penalty = Parabola()  # over strength; without an anchor before the first task has ended
 
     def start_task(self, trunk: nn.Module) -> None:
         """Bring the anchor to the trunk's device and layout.
@@ -40,44 +39,26 @@ class L2(Method):
         Raises:
             ValueError: it belongs to another network.
         """
-        if self._anchor:
-            parameters = dict(trunk.named_parameters())
-            _check(self._anchor, parameters)
-            self._anchor = {
-                name: torch.empty_like(p, requires_grad=False).copy_(self._anchor[name])
-                for name, p in parameters.items()
-            }
+        if self._penalty.anchor:
+            self._penalty = self._penalty.fitted(dict(trunk.named_parameters()))
 
     @torch.no_grad()
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """∂penalty/∂θ = strength · (θ − θ*)."""
-        if self._anchor and parameter.grad is not None:
-            parameter.grad.add_(parameter - self._anchor[name], alpha=self.settings.strength)
+        if self._penalty.anchor and parameter.grad is not None:
+            parameter.grad.add_(self._penalty.pull(name, parameter), alpha=self.settings.strength)
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Remember the weights as they are."""
-        weights = {name: p.detach() for name, p in finished.trunk.named_parameters()}
-        squares = [(weights[name] - anchor).square().sum().item() for name, anchor in self._anchor.items()]
-        self._anchor = {name: weight.clone() for name, weight in weights.items()}
-        return {"penalty": 0.5 * self.settings.strength * sum(squares)}
+        weights = finished.weights()
+        penalty = self._penalty.at(weights) if self._penalty.anchor else 0.0
+        self._penalty = self._penalty.centred(weights)
+        return {"penalty": self.settings.strength * penalty}
 
     def state(self) -> MethodState:
         """The anchor; nothing before the first task has ended."""
-        return MethodState({f"{name}{_KIND}": anchor.clone() for name, anchor in self._anchor.items()})
+        return MethodState(self._penalty.tensors())
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""
-        self._anchor = {key.removesuffix(_KIND): tensor for key, tensor in state.tensors.items()}
-
-
-def _check(anchor: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
-    if unknown := [name for name in anchor if name not in parameters]:
-        raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
-    for name, parameter in parameters.items():
-        if name not in anchor:
-            raise ValueError(f"the saved state has no '{name}{_KIND}': it belongs to another network")
-        if anchor[name].shape != parameter.shape:
-            raise ValueError(
-                f"'{name}{_KIND}' is {tuple(anchor[name].shape)}, expected {tuple(parameter.shape)}: another network's "
-                "state"
-            )
+        self._penalty = Parabola.from_saved(state.tensors, "anchor")

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip_rl.config import Fraction, PositiveInt, Settings
+from blip_rl.core import saved
 from blip_rl.methods.base import FinishedTask, Method, MethodState
 
 _FREE = 0
@@ -56,10 +57,9 @@ class Packnet(Method):
         """
         weights = _weights(trunk)
         if self.tasks_seen:
-            _check_fit(self._owners, weights)
-        owners = {name: _like(weight, torch.uint8) for name, weight in weights.items()}
-        for name, saved in self._owners.items():
-            owners[name].copy_(saved)
+            owners = saved.fitted(self._owners, weights, "owner", torch.uint8)
+        else:
+            owners = {name: _like(weight, torch.uint8) for name, weight in weights.items()}
         self._owners, self._weights, self._kept = owners, weights, {}
         self._still = {name: owner != _FREE for name, owner in owners.items()}
         if self.tasks_seen >= self.settings.tasks:
@@ -115,7 +115,7 @@ class Packnet(Method):
             yield
             return
         weights = _weights(trunk)
-        _check_fit(self._owners, weights)
+        saved.check_fit(self._owners, weights, "{}.owner")
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         with torch.no_grad():
             for name, weight in weights.items():
@@ -130,12 +130,11 @@ class Packnet(Method):
 
     def state(self) -> MethodState:
         """The owners, and the number of tasks seen."""
-        owners = {f"{name}.owner": owner.clone() for name, owner in self._owners.items()}
-        return MethodState(owners, {"tasks_seen": self.tasks_seen})
+        return MethodState(saved.named(self._owners, "owner"), {"tasks_seen": self.tasks_seen})
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; it is checked against the trunk when it meets one."""
-        self._owners = {key.removesuffix(".owner"): owner for key, owner in state.tensors.items()}
+        (self._owners,) = saved.split(state.tensors, "owner")
         self._weights, self._still, self._kept = {}, {}, {}
         self.tasks_seen = int(state.values["tasks_seen"])
 
@@ -166,16 +165,3 @@ def _largest(weight: Tensor, among: Tensor, count: int) -> Tensor:
     chosen = torch.zeros_like(sizes, dtype=torch.bool)
     chosen[sizes.topk(count).indices] = True
     return _like(weight, torch.bool).copy_(chosen.view(weight.shape))
-
-
-def _check_fit(owners: dict[str, Tensor], weights: dict[str, nn.Parameter]) -> None:
-    if unknown := [name for name in owners if name not in weights]:
-        raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
-    for name, weight in weights.items():
-        if name not in owners:
-            raise ValueError(f"the saved state has no '{name}.owner': it belongs to another network")
-        if owners[name].shape != weight.shape:
-            raise ValueError(
-                f"'{name}.owner' is {tuple(owners[name].shape)}, expected {tuple(weight.shape)}: another network's "
-                "state"
-            )

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip_rl.config import Fraction, NonNegativeFloat, PositiveInt, Settings
-from blip_rl.core import subspace
+from blip_rl.core import saved, subspace
 from blip_rl.methods.base import FinishedTask, Method, MethodState
 
 
@@ -91,16 +91,9 @@ class Sgp(Method):
 
     def state(self) -> MethodState:
         """The directions of every layer and their importances."""
-        bases = {f"{name}.basis": basis.clone() for name, basis in self._bases.items()}
-        return MethodState(bases | {f"{name}.importance": scale.clone() for name, scale in self._importance.items()})
+        return MethodState(saved.named(self._bases, "basis") | saved.named(self._importance, "importance"))
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""
-        self._bases = _of_kind(state, "basis")
-        self._importance = _of_kind(state, "importance")
+        self._bases, self._importance = saved.split(state.tensors, "basis", "importance")
         self._guard = None
-
-
-def _of_kind(state: MethodState, kind: str) -> dict[str, Tensor]:
-    """One kind of saved tensor by weight name."""
-    return {k.removesuffix(f".{kind}"): tensor for k, tensor in state.tensors.items() if k.endswith(f".{kind}")}

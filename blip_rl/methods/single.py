@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blip_rl.core import saved
 from blip_rl.methods.base import FinishedTask, Method, MethodState
 
 _START = 0  # number of the copy that every task starts from; a finished task's copy has the task's number
@@ -33,7 +34,7 @@ class Single(Method):
             ValueError: the copies are another network's.
         """
         if self._copies:
-            _put(self._copies[_START], trunk, f"{_START}.")
+            self._put(_START, trunk)
         else:
             self._copies.append(_copy(trunk))
 
@@ -55,11 +56,11 @@ class Single(Method):
             yield
             return
         before = _copy(trunk)
-        _put(self._copies[task], trunk, f"{task}.")
+        self._put(task, trunk)
         try:
             yield
         finally:
-            _put(before, trunk)
+            _set(trunk, before)
 
     def state(self) -> MethodState:
         """All copies, named by their number and parameter."""
@@ -73,24 +74,18 @@ class Single(Method):
             number, name = key.split(".", 1)
             self._copies[int(number)][name] = tensor
 
+    def _put(self, number: int, trunk: nn.Module) -> None:
+        """Set the trunk to a copy, checked to be its own."""
+        copy = self._copies[number]
+        saved.check_fit(copy, dict(trunk.named_parameters()), f"{number}.{{}}")
+        _set(trunk, copy)
+
 
 def _copy(trunk: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in trunk.named_parameters()}
 
 
 @torch.no_grad()
-def _put(copy: dict[str, Tensor], trunk: nn.Module, prefix: str = "") -> None:
-    """Set the trunk's parameters, all or none. ``prefix`` goes before their names in an error."""
-    parameters = dict(trunk.named_parameters())
-    if unknown := [name for name in copy if name not in parameters]:
-        raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
-    for name, parameter in parameters.items():
-        if name not in copy:
-            raise ValueError(f"the saved state has no '{prefix}{name}': it belongs to another network")
-        if copy[name].shape != parameter.shape:
-            raise ValueError(
-                f"'{prefix}{name}' is {tuple(copy[name].shape)}, expected {tuple(parameter.shape)}: another network's "
-                "state"
-            )
-    for name, parameter in parameters.items():
+def _set(trunk: nn.Module, copy: dict[str, Tensor]) -> None:
+    for name, parameter in trunk.named_parameters():
         parameter.copy_(copy[name])

@@ -62,7 +62,7 @@ def added_gradients(method, trunk):
 def remember(method, trunk, fisher):
     """End a task whose Fisher is given."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blip_rl.methods.ewc.diagonal_fisher", lambda *_, **__: {n: f.clone() for n, f in fisher.items()})
+        patch.setattr(FinishedTask, "fisher", lambda *_: {name: value.clone() for name, value in fisher.items()})
         nothing = torch.empty(0)
         method.end_task(FinishedTask(trunk, nn.Identity(), nothing, nn.Identity(), torch.Generator()))
 

@@ -253,6 +253,20 @@ def test_a_state_of_another_network_is_refused(method, trunk, message):
             loaded.start_task(trunk)
 
 
+def test_a_damaged_state_is_refused():
+    """One layer's importances gone, or a column's."""
+    made, trunk = Sgp(), mlp()
+    learn(made, trunk, narrow_tasks("mlp", 1)[0], steps=2)
+    tensors = made.state().tensors
+    key = "2.weight.importance"
+    short = {key: tensors[key][1:]}
+    for damaged, message in (({}, f"no '{key}'"), (short, f"'{key}' is .*, expected")):
+        loaded = Sgp()
+        loaded.load_state(MethodState({name: t for name, t in tensors.items() if name != key} | damaged))
+        with pytest.raises(ValueError, match=message):
+            loaded.start_task(trunk)
+
+
 @methods
 @pytest.mark.parametrize(
     "settings",
