@@ -119,7 +119,7 @@ def main() -> None:
     stock = ["stock", "stock-subproc"] if options.subproc else ["stock"]
     names = [options.only] if options.only else [*stock, *options.agents]
     results = {**provenance(), "settings": {key: value for key, value in vars(options).items() if key != "out"}}
-    alone = {} if options.only else {name: _peak_alone(name) for name in names}
+    alone = {} if options.only or not options.memory else {name: _peak_alone(name) for name in names}
     with ExitStack() as stack:
         contestants = {name: _build(name, options, stack) for name in names}
         _check_alike(contestants)
@@ -129,7 +129,7 @@ def main() -> None:
         if options.profile:
             ours = {name: c for name, c in contestants.items() if c.method}
             results["profile"] = {name: _profile(c, options.repeats * options.updates) for name, c in ours.items()}
-        results |= _summary(speeds, alone)
+        results |= _summary(speeds, alone or dict.fromkeys(names))
         for name, contestant in contestants.items():
             results["contestants"][name] |= {
                 "consolidation": contestant.consolidation,
@@ -150,6 +150,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAME", help="measure one contestant alone, and its memory")
     parser.add_argument(
         "--profile", action=argparse.BooleanOptionalAction, help="also show where blip-rl spends its time"
+    )
+    parser.add_argument(
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run each contestant once more, in a process of its own, for its peak memory",
     )
     add_common_options(parser, repeats=5)
     options = parser.parse_args()
