@@ -1,4 +1,4 @@
-# make demo    train BLIP on two Atari games for a few minutes
+# make demo    train BLIP on two Atari games for a few minutes, and write a report
 # make test    everything that CI runs
 # Both create .venv with the versions of constraints.txt on first use; a stamp makes the next time quick.
 
@@ -14,7 +14,7 @@ DEVELOPMENT := $(VENV)/.installed-dev
 WHEEL := $(VENV)/.wheel-checked
 # A folder of its own for each demo: an earlier one is never touched.
 DEMO_OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml')
+SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml' -o -name '*.html' -o -name '*.css')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types imports unit wheel format hooks clean
@@ -22,9 +22,11 @@ SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml')
 help:  ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
-demo: $(RUNTIME)  ## Train BLIP on two Atari games for a few minutes
+demo: $(RUNTIME)  ## Train BLIP on two Atari games for a few minutes, film it and write a report
 	$(BIN)/blip-rl train --games atari2 --steps $(DEMO_STEPS) --out $(DEMO_OUT)
-	@echo "The demo's run folder: $(DEMO_OUT)"
+	$(BIN)/blip-rl render $(DEMO_OUT) --episodes 1 --seconds 5
+	$(BIN)/blip-rl report $(DEMO_OUT)
+	@echo "Open $(DEMO_OUT)/report.html in a browser."
 
 test: check unit wheel  ## Everything that CI runs
 

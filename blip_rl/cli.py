@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -16,6 +17,8 @@ from blip_rl.errors import InterruptedRunError, RunError, UserError, did_you_mea
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _LARGEST_SEED = 2**30 - 1
+_MOST_WARNINGS = 8
+_ACTIONS: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
 
 _EXAMPLES = """\b
 Examples:
@@ -76,7 +79,10 @@ def cli() -> None:
     """Continual reinforcement learning on Atari: one PPO agent learns game after game, BLIP keeps what it knows."""
 
 
-@cli.command(epilog="A step is one decision of one environment: 4 frames in Atari. Ctrl-C exits with code 130.")
+@cli.command(
+    epilog="A step is one decision of one environment: 4 frames in Atari. Ctrl-C saves and prints the command that "
+    "goes on from there; a second one leaves at once."
+)
 @click.option(
     "--games",
     default="atari6",
@@ -156,7 +162,7 @@ def _resume(run: Path, accept_changes: bool, threads: int, quiet: bool) -> None:
     resume(run, accept_changes=accept_changes, threads=threads, quiet=quiet)
 
 
-@cli.command()
+@cli.command(short_help="Score every stage of a run again.")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--games", metavar="LIST", help="Games of the run, separated by commas.  [default: all]")
 @click.option("--episodes", type=click.IntRange(min=1), metavar="N", help="For each game.  [default: the run's]")
@@ -184,13 +190,12 @@ def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tupl
     from blip_rl.recipes import split_names
 
     names = None if games is None else split_names(games)
-    kinds: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
     from blip_rl.run.rescore import evaluate_run
 
-    click.echo(evaluate_run(run, games=names, actions=kinds[stochastic], stages=stages or None, **options))
+    click.echo(evaluate_run(run, games=names, actions=_ACTIONS[stochastic], stages=stages or None, **options))
 
 
-@cli.command("inspect")
+@cli.command("inspect", short_help="Show which bits are frozen, and check them.")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_folder(run: Path, as_json: bool) -> None:
@@ -207,7 +212,10 @@ def inspect_folder(run: Path, as_json: bool) -> None:
         click.echo(inspection_text(found))
 
 
-@cli.command(epilog="Works on a run that is still going, or that was broken off: the page says what is missing.")
+@cli.command(
+    short_help="Make a page with pictures of some runs.",
+    epilog="Works on a run that is still going, or that was broken off: the page says what is missing.",
+)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--out",
@@ -225,16 +233,21 @@ def inspect_folder(run: Path, as_json: bool) -> None:
 def report(
     runs: tuple[Path, ...], out: Path | None, normalize: Literal["recipe", "observed"], title: str | None
 ) -> None:
-    """Make a page with pictures of the runs in folders RUNS, grouped by agent."""
+    """Make a page with pictures of the runs in folders RUNS, grouped by agent.
+
+    A folder that holds run folders stands for all of them.
+    """
     from blip_rl.report.page import write_report
 
     written = write_report(runs, out=out, normalize=normalize, title=title)
-    for name, problem in written.problems:
+    for name, problem in written.problems[:_MOST_WARNINGS]:
         click.echo(f"Warning: {name}: {problem}", err=True)
+    if len(written.problems) > _MOST_WARNINGS:
+        click.echo(f"Warning: and {len(written.problems) - _MOST_WARNINGS} more, all in the report", err=True)
     click.echo(f"report    {written.page}\npictures  {written.pictures}")
 
 
-@cli.command()
+@cli.command(short_help="Make moving pictures of a run, or of two.")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("other", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--games", metavar="LIST", help="Games of the run, separated by commas.  [default: all]")
@@ -285,11 +298,10 @@ def render(
     from blip_rl.recipes import split_names
 
     names = None if games is None else split_names(games)
-    kinds: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
     from blip_rl.run.filming import Look
     from blip_rl.run.render import render_run, render_versus
 
-    chosen = Look(actions=kinds[stochastic], **look)
+    chosen = Look(actions=_ACTIONS[stochastic], **look)
     if other is None:
         paths = render_run(run, chosen, games=names, stages=stages or None, workers=workers, out=out)
     else:
@@ -377,6 +389,7 @@ def main() -> NoReturn:
     # slow training several times (docs/performance.md). Read when torch loads, so it must be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.showwarning = _show_warning
+    threading.excepthook = _end_thread
     try:
         code = cli.main(prog_name="blip-rl", standalone_mode=False)
         sys.stdout.flush()
@@ -400,6 +413,12 @@ def main() -> NoReturn:
 def _show_warning(message: Warning | str, *_where: Any, **_more: Any) -> None:
     """Print what a warning says, without the line of code that raised it."""
     click.echo(f"Warning: {message}", err=True)
+
+
+def _end_thread(ended: threading.ExceptHookArgs) -> None:
+    """A full disk met by the thread that writes TensorBoard's events: the run hears of it at its next write."""
+    if not isinstance(ended.exc_value, OSError):
+        threading.__excepthook__(ended)
 
 
 def _leave_broken_pipe() -> int:

@@ -1,7 +1,7 @@
 """Build the wheel, install it into an environment of its own, and use it from outside the checkout.
 
-Finds what an editable install hides: a recipe that the wheel does not carry, and an import that only a development
-dependency satisfies. Usage: ``python scripts/check_wheel.py``
+Finds what an editable install hides: a recipe or a page template that the wheel does not carry, and an import that only
+a development dependency satisfies. Usage: ``python scripts/check_wheel.py``
 """
 
 from __future__ import annotations
@@ -13,6 +13,20 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+CONFIG = """agent_name = "blip"
+seed = 0
+[agent.method]
+name = "blip"
+[[tasks]]
+name = "pong"
+steps = 1000
+random_score = 0.0
+reference_score = 1.0
+"""
+SCORES = """env_steps,stage,phase,task,seed,return,length_steps,truncated,normalised,actions
+1000,1,after,pong,1000003,0.5,9,0,0.5,greedy
+"""
 
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, blip_rl
@@ -56,12 +70,27 @@ def check_lists(programs: Path, folder: Path) -> None:
     print(f"the wheel lists {len(listed['agents'])} agents and {len(listed['sequences'])} sequences")
 
 
+def check_report(programs: Path, folder: Path) -> None:
+    """Check that a run of one score becomes a page with its style."""
+    recorded = folder / "run"
+    recorded.mkdir()
+    (recorded / "config.toml").write_text(CONFIG, encoding="utf-8")
+    (recorded / "scores.csv").write_text(SCORES, encoding="utf-8")
+    run(programs / "blip-rl", "report", recorded, cwd=folder)
+    page = (recorded / "report.html").read_text(encoding="utf-8")
+    missing = [part for part in ("</html>", "<style>", "@media", "data:image/svg+xml", "0.50") if part not in page]
+    if missing:
+        sys.exit(f"the installed wheel writes a report without {', '.join(missing)}")
+    print(f"the wheel writes a report of {len(page) // 1024} KB")
+
+
 def main() -> None:
-    """Build, install, list, import."""
+    """Build, install, list, report, import."""
     with tempfile.TemporaryDirectory(prefix="blip-rl-wheel-") as name:
         folder = Path(name)
         programs = install(folder)
         check_lists(programs, folder)
+        check_report(programs, folder)
         run(programs / "python", "-c", IMPORT_EVERYTHING, cwd=folder)
         print("every module of the wheel imports without development dependencies")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,32 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.rollout import Minibatch, Rollout
 from blip_rl.learner.trunk import check_observations
 from blip_rl.methods.base import FinishedTask, Method, attached
+
+
+class UpdateFigures(NamedTuple):
+    """What one optimizer step leaves to be looked at.
+
+    Attributes:
+        losses: PPO's.
+        method_loss: What the method added; None for nothing.
+        gradient_scale: What the gradients were divided by, a scalar; as finite as their norm.
+    """
+
+    losses: LossFigures
+    method_loss: Tensor | None
+    gradient_scale: Tensor
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Scalars by what a person calls them, in the order they are computed."""
+        losses = self.losses  # an infinite approx_kl alone does no harm: the ratios behind it are clipped
+        named = {
+            "entropy loss": losses.entropy_loss,
+            "policy gradient loss": losses.policy_gradient_loss,
+            "value loss": losses.value_loss,
+            "loss": losses.loss,
+        }
+        added = {} if self.method_loss is None else {"method's loss": self.method_loss}
+        return {**named, **added, "gradient's norm": self.gradient_scale}
 
 
 class ContinualPPO(PPO):
@@ -55,7 +81,6 @@ class ContinualPPO(PPO):
             known_tasks: Names and action spaces of tasks that get a head first, in their order.
         """
         self.method = Method()
-        self.task_began_at = 0
         numbers = config.ppo
         self._learning_rate_start = numbers.learning_rate
         linear = numbers.learning_rate_schedule == "linear"
@@ -95,6 +120,7 @@ class ContinualPPO(PPO):
         if task not in self.policy.task_names:
             self.policy.add_task(task, env.action_space)
         self.policy.use_task(task)
+        self.task_began_at = self.num_timesteps
         self.policy.new_optimizer(self._learning_rate_start)
         # Bounds may differ from task to task; set_env would refuse them.
         self.observation_space, self.action_space = env.observation_space, env.action_space
@@ -208,19 +234,20 @@ class ContinualPPO(PPO):
         self.method.at_progress(self._progress())
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        rollout, figures = cast(Rollout, self.rollout_buffer), []
+        rollout, figures = cast(Rollout, self.rollout_buffer), list[UpdateFigures]()
         try:
             for _ in range(self.n_epochs):
-                figures += [self._update(batch) for batch in rollout.minibatches(self.batch_size)]
+                for batch in rollout.minibatches(self.batch_size):
+                    figures.append(self._update(batch))  # one by one: those before an error tell its cause
                 self._n_updates += 1
         except ValueError:  # what torch's distributions say of logits that are not numbers
-            self._check_weights()
+            self._check_finite(figures)
             raise
-        self._check_weights()
+        self._check_finite(figures)
         self._log_update(figures, rollout)
 
-    def _update(self, batch: Minibatch) -> LossFigures:
-        """One optimizer step."""
+    def _update(self, batch: Minibatch) -> UpdateFigures:
+        """One optimizer step; no figure is looked at here, which would wait for a GPU."""
         values, log_probs, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
         clip_value = self.clip_range_vf
         loss, figures = ppo_loss(
@@ -237,10 +264,12 @@ class ContinualPPO(PPO):
         self.policy.optimizer.zero_grad()
         (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         self.policy.step(self.max_grad_norm)
-        return figures
+        # What gradients are divided by is finite exactly where their norm is.
+        scale = cast(Any, self.policy.optimizer).grad_scale
+        return UpdateFigures(figures, None if extra is None else extra.detach(), scale)
 
-    def _log_update(self, figures: list[LossFigures], rollout: Rollout) -> None:
-        means = torch.stack([torch.stack(scalars) for scalars in figures]).mean(0).tolist()
+    def _log_update(self, figures: list[UpdateFigures], rollout: Rollout) -> None:
+        means = torch.stack([torch.stack(update.losses) for update in figures]).mean(0).tolist()
         for name, value in zip(LossFigures._fields, means, strict=True):
             self.logger.record(f"train/{name}", value)
         explained = explained_variance(rollout.values.flatten().cpu().numpy(), rollout.returns.flatten().cpu().numpy())
@@ -254,13 +283,25 @@ class ContinualPPO(PPO):
         start = self._num_timesteps_at_start
         return min(1.0, (self.num_timesteps - start) / (self._total_timesteps - start))
 
-    def _check_weights(self) -> None:
-        """Stop a training that has diverged: it would only go on writing rubbish."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.policy.parameters()):
-            raise FloatingPointError(
-                f"training diverged: a weight is not a finite number after step {self.num_timesteps:,} "
-                "(a lower ppo.learning_rate may help)"
-            )
+    def _check_finite(self, updates: list[UpdateFigures]) -> None:
+        """Stop a training that has diverged: it would only go on writing rubbish.
+
+        Raises:
+            FloatingPointError: with what came first, the task and the step.
+        """
+        values = [value for update in updates for value in update.by_name().values()]
+        weights = dict(self.policy.named_parameters())
+        # Asked once for all: each answer waits for a GPU.
+        finite = torch.stack([torch.isfinite(tensor).all() for tensor in (*values, *weights.values())])
+        if bool(finite.all()):
+            return
+        names = [name for update in updates for name in update.by_name()] + [f"weight {name!r}" for name in weights]
+        first = names[finite.tolist().index(False)]
+        task = self.policy.task_names[list(self.policy.tasks).index(self.policy.current)]
+        raise FloatingPointError(
+            f"training diverged: the {first} is not a finite number, learning {task} at step {self.num_timesteps:,} "
+            "(a lower ppo.learning_rate may help)"
+        )
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Progress within this call of ``learn``: schedules run once per task while the step count goes on.

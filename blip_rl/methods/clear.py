@@ -83,7 +83,7 @@ class Clear(Method):
         super().__init__(**settings)
         self._memories: list[_Memory] = []
         self._seed = 0
-        self._draws = torch.Generator()
+        self._draws: torch.Generator | None = None  # while a task is learned
 
     @property
     def samples_wanted(self) -> int:
@@ -96,9 +96,19 @@ class Clear(Method):
         Raises:
             ValueError: the frames do not fit the trunk: the state of another network.
         """
-        for number, memory in enumerate(self._memories, start=1):
-            _check_fit(f"task{number}.observations", memory.observations, trunk)
+        self._check_memories(trunk)
         self._draws = torch.Generator().manual_seed(self._seed)
+
+    def resume_task(self, trunk: nn.Module) -> None:
+        """Go on with the draws where the task was left.
+
+        Raises:
+            ValueError: the frames do not fit the trunk: the state of another network.
+        """
+        if self._draws is None:
+            self.start_task(trunk)
+        else:
+            self._check_memories(trunk)
 
     def loss(self, outputs: Outputs) -> Tensor | None:
         """The cloning loss over ``batch`` frames drawn evenly from the earlier tasks; None while there is none.
@@ -135,6 +145,7 @@ class Clear(Method):
         kept = [_thinned(memory, share, finished.generator) for memory in self._memories]
         self._memories = [*kept, _remember(finished, observations)]
         self._seed = int(torch.randint(2**31, (), generator=finished.generator))
+        self._draws = None
         return {"replay_frames": float(sum(map(len, self._memories))), "replay_mb": self.memory_bytes() / 1e6}
 
     def memory_bytes(self) -> int:
@@ -142,12 +153,14 @@ class Clear(Method):
         return sum(memory.observations.nbytes for memory in self._memories)
 
     def state(self) -> MethodState:
-        """Every task's frames and targets, and the seed of the next task's draws."""
+        """Every task's frames and targets, the seed of the next task's draws and, while it is learned, their state."""
         tensors = {
             f"task{number}.{key}": tensor
             for number, memory in enumerate(self._memories, start=1)
             for key, tensor in memory.tensors().items()
         }
+        if self._draws is not None and self._memories:  # nothing is drawn while there is no memory
+            tensors["draws"] = self._draws.get_state()
         return MethodState(tensors, {"tasks_seen": len(self._memories), "seed": self._seed})
 
     def load_state(self, state: MethodState) -> None:
@@ -157,11 +170,16 @@ class Clear(Method):
             ValueError: a tensor is missing, too many, or not of one row for each frame: another method's state.
         """
         left = dict(state.tensors)
+        draws = _generator(left.pop("draws", None))
         tasks = state.values.get("tasks_seen", 0)
         memories = [_taken_from(left, f"task{number}") for number in range(1, tasks + 1)]
         if left:
             raise ValueError(f"state for {min(left)!r}, which CLEAR does not keep: it belongs to another method")
-        self._memories, self._seed = memories, int(state.values.get("seed", 0))
+        self._memories, self._seed, self._draws = memories, int(state.values.get("seed", 0)), draws
+
+    def _check_memories(self, trunk: nn.Module) -> None:
+        for number, memory in enumerate(self._memories, start=1):
+            _check_fit(f"task{number}.observations", memory.observations, trunk)
 
     def _capacity(self, frame_bytes: int | None = None) -> int:
         """Frames that fit; the first task's frames tell how large one is."""
@@ -232,6 +250,17 @@ def _check_fit(name: str, observations: Tensor, trunk: nn.Module) -> None:
             f"{name!r} has frames of {tuple(observations.shape[1:])}, but the trunk takes {takes} "
             f"{'channels' if isinstance(first, nn.Conv2d) else 'numbers'}: another network's state"
         )
+
+
+def _generator(state: Tensor | None) -> torch.Generator | None:
+    """A generator in a saved state; None for none."""
+    if state is None:
+        return None
+    generator = torch.Generator()
+    try:
+        return generator.set_state(state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"'draws' is not the state of a generator: a damaged state ({error})") from error
 
 
 def _row_bytes(observations: Tensor) -> int:

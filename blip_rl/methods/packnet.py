@@ -69,6 +69,19 @@ class Packnet(Method):
                 stacklevel=3,
             )
 
+    @torch.no_grad()
+    def resume_task(self, trunk: nn.Module) -> None:
+        """Hold the same weights still as when the task was left: after its pruning, all but those it kept.
+
+        Raises:
+            ValueError: the owners, or the weights kept, are those of another network.
+        """
+        kept = self._kept
+        self.start_task(trunk)
+        if kept:
+            self._kept = saved.fitted(kept, self._weights, "kept", torch.bool)
+            self._still = {name: ~mask for name, mask in self._kept.items()}
+
     def at_progress(self, done: float) -> None:
         """Prune once the task's last ``retrain_share`` begins."""
         if self.settings.retrain_share and done >= 1 - self.settings.retrain_share and not self._kept:
@@ -129,13 +142,14 @@ class Packnet(Method):
                     weight.copy_(before[name])
 
     def state(self) -> MethodState:
-        """The owners, and the number of tasks seen."""
-        return MethodState(saved.named(self._owners, "owner"), {"tasks_seen": self.tasks_seen})
+        """The owners, the number of tasks seen and, between a task's pruning and its end, the weights it kept."""
+        tensors = saved.named(self._owners, "owner") | saved.named(self._kept, "kept")
+        return MethodState(tensors, {"tasks_seen": self.tasks_seen})
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; it is checked against the trunk when it meets one."""
-        (self._owners,) = saved.split(state.tensors, "owner")
-        self._weights, self._still, self._kept = {}, {}, {}
+        self._owners, self._kept = saved.split(state.tensors, "owner", "kept")
+        self._weights, self._still = {}, {}
         self.tasks_seen = int(state.values["tasks_seen"])
 
     @torch.no_grad()

@@ -38,6 +38,9 @@ class Single(Method):
         else:
             self._copies.append(_copy(trunk))
 
+    def resume_task(self, trunk: nn.Module) -> None:
+        """The trunk is where the task got to, and stays there."""
+
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Keep the trunk as this task leaves it."""
         if not self._copies:

@@ -8,8 +8,9 @@ its interval is inside here too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,21 @@ class Flips:
     furthest: float
 
 
+@dataclass(frozen=True)
+class Audit:
+    """Whether frozen bits flipped.
+
+    Attributes:
+        stages: Numbers of the stages that were compared.
+        parameters: Weights and biases compared.
+        flips: One entry for each two stages.
+    """
+
+    stages: tuple[int, ...]
+    parameters: int
+    flips: tuple[Flips, ...]
+
+
 def interval(centre: Array, frozen_bits: Bits, bound: float, total_bits: int) -> Intervals:
     """[c − 2^−S·b, c + 2^−S·b] inside ±(1 − 2^−N)·b; the centre alone where S = N."""
     grid = np.float32(2.0**total_bits)
@@ -83,23 +99,47 @@ def compare(intervals: Intervals, weights: Array) -> tuple[int, int, float]:
     return int(outside.sum()), int(flipped.sum()), float(radii.max())
 
 
-def audit(checkpoints: Sequence[Checkpoint], bound: Callable[[str], float], total_bits: int) -> list[Flips]:
-    """Compare every two stages.
+def audit_run(
+    checkpoints: Sequence[Checkpoint], method: dict[str, Any], total_bits: int, problems: list[str]
+) -> Audit | None:
+    """Compare every two stages of a run whose method freezes bits.
 
     Args:
-        checkpoints: Of one run, in the order of their stages; all with centres.
-        bound: Name of a parameter → b.
+        checkpoints: Of one run, in the order of their stages.
+        method: The method's settings.
         total_bits: N.
+        problems: Extended by what cannot be audited.
 
     Returns:
-        One entry for each pair, the earlier stage first.
+        What was found; None where there are no intervals to compare.
     """
+    usable = []
+    for checkpoint in checkpoints:
+        wrong = _wrong_intervals(checkpoint, total_bits)
+        if wrong is None:
+            usable.append(checkpoint)
+        else:
+            problems.append(f"checkpoint of stage {checkpoint.stage}: {wrong}; left out of the audit")
+    if not usable:
+        return None
+    fan_bounds = method.get("weight_bound", "fan") == "fan"
+    parameters = sum(math.prod(shape) for shape in usable[0].shapes.values())
+    return Audit(
+        tuple(checkpoint.stage for checkpoint in usable),
+        parameters,
+        tuple(_compare_all(usable, fan_bounds, total_bits)),
+    )
+
+
+def _compare_all(checkpoints: Sequence[Checkpoint], fan_bounds: bool, total_bits: int) -> list[Flips]:
+    """One entry for each two stages, the earlier one first; one parameter in memory at a time."""
     pairs = [(i, j) for i in range(len(checkpoints)) for j in range(i + 1, len(checkpoints))]
     found: dict[tuple[int, int], list[tuple[int, int, float]]] = {pair: [] for pair in pairs}
-    for name in checkpoints[0].shapes if checkpoints else ():
+    for name, shape in checkpoints[0].shapes.items():
+        bound = _bound(shape, fan_bounds)
         for i, earlier in enumerate(checkpoints[:-1]):
             centre, frozen_bits = earlier.memory(f"{name}.centre"), earlier.memory(f"{name}.frozen_bits")
-            intervals = interval(centre, frozen_bits, bound(name), total_bits)
+            intervals = interval(centre, frozen_bits, bound, total_bits)
             for j in range(i + 1, len(checkpoints)):
                 found[i, j].append(compare(intervals, checkpoints[j].weights(name)))
     return [_total(checkpoints[i].stage, checkpoints[j].stage, results) for (i, j), results in found.items()]
@@ -108,3 +148,21 @@ def audit(checkpoints: Sequence[Checkpoint], bound: Callable[[str], float], tota
 def _total(earlier: int, later: int, results: list[tuple[int, int, float]]) -> Flips:
     weights, bits, furthest = zip(*results, strict=True)
     return Flips(earlier, later, sum(weights), sum(bits), max(furthest))
+
+
+def _wrong_intervals(checkpoint: Checkpoint, total_bits: int) -> str | None:
+    """Why a checkpoint cannot be audited; None if it can."""
+    if not checkpoint.has_intervals:
+        return "a weight has no centre and frozen bits of its shape"
+    for name in checkpoint.shapes:
+        frozen_bits = checkpoint.memory(f"{name}.frozen_bits")
+        if frozen_bits.dtype != np.uint8 or frozen_bits.max(initial=0) > total_bits:
+            return f"{name} has frozen bits that are no numbers from 0 to {total_bits}"
+    return None
+
+
+def _bound(shape: tuple[int, ...], fan_bounds: bool) -> float:
+    """b: of weights 6/√max(outputs, inputs·kernel height·kernel width), or 1; of biases 1."""
+    if len(shape) < 2 or not fan_bounds:
+        return 1.0
+    return 6.0 / math.sqrt(max(shape[0], math.prod(shape[1:])))

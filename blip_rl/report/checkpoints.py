@@ -70,7 +70,7 @@ def open_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
     """Every stage of a run that can be read, in order, and what is wrong with the others."""
     found: list[Checkpoint] = []
     problems: list[str] = []
-    for path in sorted((run / "checkpoints").glob("stage-*"), key=lambda path: (len(path.name), path.name)):
+    for path in stage_folders(run).values():
         try:
             checkpoint = Checkpoint(path)
             if found and checkpoint.shapes != found[0].shapes:
@@ -80,6 +80,12 @@ def open_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
         else:
             found.append(checkpoint)
     return found, problems
+
+
+def stage_folders(run: Path) -> dict[int, Path]:
+    """Number of each stage that has a checkpoint, rising → its folder."""
+    named = {path: path.name.removeprefix("stage-") for path in (run / "checkpoints").glob("stage-*")}
+    return dict(sorted((int(number), path) for path, number in named.items() if number.isdecimal()))
 
 
 def _shapes(file: Any) -> dict[str, tuple[int, ...]]:

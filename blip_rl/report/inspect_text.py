@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
-from blip_rl.report.audit import Flips
-from blip_rl.report.inspect import FORECAST_RULE, Audit, Forecast, Inspection, LayerBits
+from blip_rl.report.audit import Audit, Flips
+from blip_rl.report.forecast import FORECAST_RULE, Forecast
+from blip_rl.report.inspect import Inspection, LayerBits
 
 
 def inspection_text(found: Inspection) -> str:
@@ -73,11 +74,10 @@ def _plasticity(found: Inspection) -> str:
     when = {"periodic": "while learning", "before": "before consolidating", "after": "after consolidating"}
     rows = [["layer", "dormant units", "effective rank", "gradient norm"]]
     for row in found.plasticity:
-        rank, norm = f"{row['effective_rank']:.1f}", f"{row['gradient_norm']:.3g}"
-        rows.append([row["layer"], f"{row['dormant_share']:.1%}", rank, norm])
+        rank, norm = f"{row.effective_rank:.1f}", f"{row.gradient_norm:.3g}"
+        rows.append([row.layer, f"{row.dormant_share:.1%}", rank, norm])
     title = (
-        f"plasticity at step {newest['env_steps']:,}, {when.get(newest['phase'], newest['phase'])} "
-        f"{_task(found, newest['stage'])}"
+        f"plasticity at step {newest.env_steps:,}, {when.get(newest.phase, newest.phase)} {_task(found, newest.stage)}"
     )
     return "\n".join([title, *_aligned(rows)])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blip_rl.errors import UserError
+from blip_rl.report.load_config import load_config, no_recipe
 
 Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
@@ -100,16 +100,13 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
     Raises:
         UserError: a file is missing or damaged, or the two are not of one run.
     """
-    config = _read_config(run)
+    config = load_config(run)
     try:
         tasks = tuple(str(task["name"]) for task in config["tasks"])
         agent, seed = str(config["agent_name"]), int(config["seed"])
         actions = str(config.get("evaluation", {}).get("actions", "greedy"))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(
-            f"'{run / 'config.toml'}' is no resolved recipe ({error!r}): expected the file that blip-rl train wrote; "
-            "put it back, or train again"
-        ) from error
+        raise no_recipe(run, error) from error
     episodes = _read_episodes(run / "scores.csv", tasks, actions, damages)
     matrices = {
         (phase, column): _matrix([episode for episode in episodes if episode.phase == phase], len(tasks), column)
@@ -126,16 +123,6 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
         before_normalised=matrices["before", "normalised"],
         curves=tuple(_curve([e for e in episodes if e.task == index]) for index in range(len(tasks))),
     )
-
-
-def _read_config(run: Path) -> dict[str, Any]:
-    path = run / "config.toml"
-    if not path.is_file():
-        raise UserError(f"'{run}' is not a run folder: it has no config.toml (blip-rl train creates run folders)")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}; put back the file that blip-rl train wrote") from error
 
 
 def _read_episodes(path: Path, tasks: tuple[str, ...], actions: str, damages: list[str] | None) -> list[_Episode]:

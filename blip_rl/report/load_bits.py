@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from blip_rl.report.checkpoints import stage_folders
 from blip_rl.report.table import Array, Table, read_table
 
 _SUFFIX = ".weight.frozen_bits"
@@ -21,7 +22,7 @@ class BitBudget:
     Attributes:
         layers: Names, from the input on.
         stages: Numbers of the tasks after which bits were counted.
-        mean_frozen: (stages, layers) mean over a layer's weights; NaN where a layer was not counted.
+        mean_frozen: (stages, layers) mean over a layer's weights; NaN where not all of them were counted.
         weights: (layers,) how many weights a layer has.
     """
 
@@ -33,6 +34,12 @@ class BitBudget:
     def overall(self) -> Array:
         """(stages,) mean over all weights of the trunk."""
         return np.asarray(self.mean_frozen @ self.weights / self.weights.sum())
+
+    def whole(self) -> BitBudget:
+        """The stages at which every layer was counted."""
+        known = np.atleast_1d(np.isfinite(self.mean_frozen).all(axis=1))
+        stages = tuple(stage for stage, counted in zip(self.stages, known, strict=True) if counted)
+        return BitBudget(self.layers, stages, self.mean_frozen[known], self.weights)
 
 
 @dataclass(frozen=True)
@@ -55,21 +62,21 @@ def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
     stages = tuple(sorted({int(stage) for stage in table.numbers["stage"] if np.isfinite(stage)}))
     if not layers or not stages:
         return None
-    counted = [_layer(table.where("layer", layer), stages) for layer in layers]
-    means = np.array([means for means, _ in counted]).T
-    return BitBudget(layers, stages, means, np.array([count for _, count in counted], dtype=np.int64))
+    frozen, counted = np.stack([_layer(table.where("layer", layer), stages) for layer in layers], axis=2)
+    weights = counted.max(axis=0)
+    whole = np.where((counted == weights) & (weights > 0), counted, np.nan)
+    return BitBudget(layers, stages, frozen / whole, weights.astype(np.int64))
 
 
-def _layer(rows: Table, stages: tuple[int, ...]) -> tuple[list[float], int]:
-    """Mean frozen bits after each stage, and the number of weights."""
-    means, weights = [], 0
-    for stage in stages:
-        chosen = rows.numbers["stage"] == stage
-        count, bits = rows.numbers["count"][chosen], rows.numbers["frozen_bits"][chosen]
-        total = float(count.sum())
-        means.append(float((count * bits).sum() / total) if total > 0 else float("nan"))
-        weights = max(weights, int(total) if np.isfinite(total) else 0)
-    return means, weights
+def _layer(rows: Table, stages: tuple[int, ...]) -> Array:
+    """(2, stages) frozen bits of all weights together, and how many weights; of rows written twice the later stands."""
+    counts: dict[float, dict[float, float]] = {stage: {} for stage in stages}
+    for row in zip(*(rows.numbers[name] for name in ("stage", "frozen_bits", "count")), strict=True):
+        if np.isfinite(row).all():
+            stage, bits, count = row
+            counts[stage][bits] = count
+    frozen = [sum(bits * count for bits, count in counts[stage].items()) for stage in stages]
+    return np.array([frozen, [sum(counts[stage].values()) for stage in stages]])
 
 
 def load_bit_maps(run: Path, problems: list[str]) -> list[BitMap]:
@@ -78,12 +85,10 @@ def load_bit_maps(run: Path, problems: list[str]) -> list[BitMap]:
     One layer of one stage is read at a time, and nothing else of a checkpoint, which may hold hundreds of megabytes.
     """
     maps: list[BitMap] = []
-    for folder in sorted((run / "checkpoints").glob("stage-*")):
-        if not folder.name[6:].isdigit():
-            continue
+    for stage, folder in stage_folders(run).items():
         path = folder / "method.safetensors"
         try:
-            maps.extend(_stage_maps(path, int(folder.name[6:])))
+            maps.extend(_stage_maps(path, stage))
         except (OSError, SafetensorError, ValueError, TypeError) as error:
             problems.append(f"checkpoints/{folder.name}/{path.name} cannot be read: {error}")
     return maps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 from blip_rl.errors import UserError
 from blip_rl.report.load import RunScores, load_scores
 from blip_rl.report.load_bits import BitBudget, load_budget
+from blip_rl.report.load_config import load_config
 from blip_rl.report.load_logs import load_plasticity, load_speed
 from blip_rl.report.table import Table
 
@@ -145,7 +145,7 @@ def load_run(path: Path) -> RunRecord:
             f"'{path}' is not a run folder: it has none of {', '.join(_SIGNS)} (blip-rl train creates run folders)"
         )
     problems: list[str] = []
-    config = _read_config(path / "config.toml", problems)
+    config = _read_config(path, problems)
     scores = _read_scores(path, problems) if config else None
     return RunRecord(
         path=path,
@@ -162,18 +162,19 @@ def load_run(path: Path) -> RunRecord:
     )
 
 
-def _read_config(path: Path, problems: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        problems.append("config.toml is missing: without it neither the games nor their scores can be told")
+def _read_config(run: Path, problems: list[str]) -> dict[str, Any]:
+    without = "without it neither the games nor their scores can be told"
+    if not (run / "config.toml").is_file():
+        problems.append(f"config.toml is missing: {without}")
         return {}
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-        if not config:
-            problems.append("config.toml is empty: without it neither the games nor their scores can be told")
-        return config
-    except (OSError, ValueError) as error:
-        problems.append(f"config.toml cannot be read ({error}): without it the scores cannot be told")
+        config = load_config(run)
+    except UserError as error:
+        problems.append(_without_folder(f"{error}; {without}", run))
         return {}
+    if not config:
+        problems.append(f"config.toml is empty: {without}")
+    return config
 
 
 def _read_scores(run: Path, problems: list[str]) -> RunScores | None:

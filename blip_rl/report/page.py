@@ -19,6 +19,7 @@ from blip_rl.report.album import Album
 from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed
 from blip_rl.report.heatmaps import scale_css
 from blip_rl.report.load_run import RunRecord, is_run, load_run
+from blip_rl.report.section import Section
 
 Normalize = Literal["recipe", "observed"]
 
@@ -111,7 +112,7 @@ def _observed_note(asked: Normalize) -> str:
     return f"{meaning} The recipe has no random and reference scores for every game."
 
 
-def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[str]) -> list[sections.Section]:
+def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[str]) -> list[Section]:
     """In the order in which a person asks."""
     return [
         sections.verdict_section(groups, album),
@@ -128,7 +129,7 @@ def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[s
 
 def _render(
     groups: Sequence[Group],
-    parts: Sequence[sections.Section],
+    parts: Sequence[Section],
     problems: Sequence[tuple[str, str]],
     notes: Sequence[str],
     title: str | None,

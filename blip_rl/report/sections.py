@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blip_rl.core import metrics
-from blip_rl.report import heatmaps, plots
+from blip_rl.report import bars, curves, heatmaps
 from blip_rl.report.album import SMALL, WIDE, Album, Picture
 from blip_rl.report.groups import (
     VERDICT,
@@ -23,63 +22,9 @@ from blip_rl.report.groups import (
 )
 from blip_rl.report.load import Array
 from blip_rl.report.load_run import RunRecord, Task
+from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
 from blip_rl.report.words import listed, number, raw_number, spread
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        anchor: Its address inside the page.
-        title: Heading.
-        lead: What is to be seen.
-        pictures: In order.
-        note: Why there is nothing to see, or what was left out; may be empty.
-        layout: ``wide`` for one picture a row, ``pair`` for two.
-        maps: Rows of heatmaps of frozen bits.
-        gifs: Moving pictures.
-    """
-
-    anchor: str
-    title: str
-    lead: str
-    pictures: tuple[Picture, ...] = ()
-    note: str = ""
-    layout: str = "wide"
-    maps: tuple[MapGroup, ...] = ()
-    gifs: tuple[Gif, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class MapCell:
-    """One heatmap of frozen bits: its address, the mean below it, what it shows in words."""
-
-    source: str
-    mean: str
-    alt: str
-    small: bool
-
-
-@dataclass(frozen=True)
-class MapGroup:
-    """The heatmaps of one run: a row for each layer, a column for each task."""
-
-    label: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[MapCell | None, ...]], ...]
-    total_bits: int
-
-
-@dataclass(frozen=True)
-class Gif:
-    """A moving picture, in the page or linked."""
-
-    label: str
-    source: str
-    inline: bool
-    size: str
 
 
 def verdict_section(groups: Sequence[Group], album: Album) -> Section:
@@ -105,7 +50,7 @@ def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: A
     meaning, _, more_is_better = VERDICT[metric]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        plots.draw_estimates(figure.add_subplot(), [group.label for group in groups], colours, found, theme)
+        bars.draw_estimates(figure.add_subplot(), [group.label for group in groups], colours, found, theme)
 
     texts = [f"{g.label} {number(one.centre)} ({spread(one)})" for g, one in zip(groups, found, strict=True)]
     return album.add(
@@ -131,15 +76,15 @@ def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
     clock = _furthest(groups, groups[0].first.tasks)
 
     def draw_chart(figure: Figure, theme: Theme) -> Axes:
-        ax = plots.draw_curves(figure.add_subplot(), shown, theme, "accumulated normalised reward")
+        ax = curves.draw_curves(figure.add_subplot(), shown, theme, "accumulated normalised reward")
         ax.set_xlim(left=0)
         return ax
 
     def draw(figure: Figure, theme: Theme) -> None:
-        plots.draw_spans(draw_chart(figure, theme), _spans(clock), theme)
+        curves.draw_spans(draw_chart(figure, theme), _spans(clock), theme)
 
     def draw_narrow(figure: Figure, theme: Theme) -> None:
-        plots.draw_boundaries(draw_chart(figure, theme), _boundaries(clock), theme)
+        curves.draw_boundaries(draw_chart(figure, theme), _boundaries(clock), theme)
 
     alt = f"Accumulated normalised reward against steps. {_ends(shown, number)}"
     picture = album.add(
@@ -213,14 +158,14 @@ def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album
     later = [(steps, title) for steps, title in _boundaries(run) if steps > start]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        ax = plots.draw_curves(figure.add_subplot(), series, theme, "mean return")
+        ax = curves.draw_curves(figure.add_subplot(), series, theme, "mean return")
         if end > start:
-            plots.draw_own_training(ax, start, end, theme)
+            curves.draw_own_training(ax, start, end, theme)
             ax.set_xlim(left=min(start, ax.get_xlim()[0]))
-        plots.draw_boundaries(ax, later, theme)
+        curves.draw_boundaries(ax, later, theme)
         for value, level in ((task.random_score, "random play"), (task.reference_score, "reference")):
             if value is not None:
-                plots.draw_level(ax, value, level, theme)
+                curves.draw_level(ax, value, level, theme)
 
     alt = f"Mean return on {task.title} against steps. {_ends(series, raw_number)}"
     return album.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt)
@@ -307,7 +252,7 @@ def rounding_section(groups: Sequence[Group], album: Album) -> Section:
         return Section("rounding", "Rounding loss", lead, note="None: every score was the same before and after.")
 
     def draw(figure: Figure, theme: Theme) -> None:
-        plots.draw_rounding(figure.add_subplot(), names, shown, theme, "normalised score lost")
+        bars.draw_rounding(figure.add_subplot(), names, shown, theme, "normalised score lost")
 
     spoken = [
         f"{label}: after " + ", ".join(_mean_loss(n, r) for n, r in zip(names, losses, strict=True))

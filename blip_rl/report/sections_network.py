@@ -10,13 +10,13 @@ from urllib.parse import quote
 import numpy as np
 from matplotlib.figure import Figure
 
-from blip_rl.report import heatmaps, plots
+from blip_rl.report import bars, curves, heatmaps
 from blip_rl.report.album import SMALL, Album, Picture, data_uri
 from blip_rl.report.groups import Group, Series, over_seeds
 from blip_rl.report.load_bits import BitBudget, BitMap, load_bit_maps
 from blip_rl.report.load_logs import PLASTICITY
 from blip_rl.report.load_run import RunRecord
-from blip_rl.report.sections import Gif, MapCell, MapGroup, Section
+from blip_rl.report.section import Gif, MapCell, MapGroup, Section
 from blip_rl.report.style import Theme, short_number
 from blip_rl.report.table import Array, Table
 from blip_rl.report.words import listed
@@ -97,7 +97,7 @@ def _budget_picture(group: Group, budget: BitBudget, named: bool, album: Album) 
     names = [_title(run, stage) for stage in budget.stages]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        plots.draw_budget(figure.add_subplot(), layers, frozen, run.total_bits, names, theme)
+        bars.draw_budget(figure.add_subplot(), layers, frozen, run.total_bits, names, theme)
 
     spoken = [
         f"after {name}: " + ", ".join(f"{layer} {value:.2f}" for layer, value in zip(layers, row, strict=True))
@@ -163,7 +163,7 @@ def _series_picture(
     name: str, title: str, series: Sequence[Series], album: Album, *, from_zero: bool = False
 ) -> Picture:
     def draw(figure: Figure, theme: Theme) -> None:
-        ax = plots.draw_curves(figure.add_subplot(), series, theme, title[0].lower() + title[1:])
+        ax = curves.draw_curves(figure.add_subplot(), series, theme, title[0].lower() + title[1:])
         if from_zero:
             ax.set_ylim(0, 1.2 * max(1.0, ax.dataLim.ymax))
 

@@ -13,6 +13,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _WIDTH_OF_LETTER = 0.6  # of its height, in the mean
 _POINTS_PER_INCH = 72
+BESIDE_LEGEND_INCHES = 0.9
+"""Of a picture's width, what is no chart."""
+_HANDLE_INCHES, _LETTER_INCHES = 0.5, 0.075
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -135,6 +138,27 @@ def figure_width(ax: Axes) -> float:
     """Inches of the whole picture that the axis is part of."""
     figure = ax.get_figure(root=True)
     return float(figure.get_size_inches()[0]) if figure is not None else 0.0
+
+
+def add_legend(ax: Axes, theme: Theme, above: float = 1.0) -> None:
+    """Name the series above the chart, where no line can run through the names; ``above`` in heights of the axis."""
+    handles, labels = ax.get_legend_handles_labels()
+    longest = max((len(label) for label in labels), default=0)
+    room = figure_width(ax) - BESIDE_LEGEND_INCHES
+    columns = max(1, min(len(labels), int(room / (_HANDLE_INCHES + _LETTER_INCHES * longest))))
+    ax.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, above),
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        labelcolor=theme.text,
+        borderaxespad=0.4,
+        handlelength=1.8,
+        columnspacing=1.2,
+    )
 
 
 def steps_axis(ax: Axes) -> None:

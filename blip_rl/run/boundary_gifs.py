@@ -45,7 +45,7 @@ def log_boundary_gifs(logger: Logger, run: Path, config: RunConfig, stage: int, 
 
 
 def _film(player: FilmingPlayer, cell: Cell) -> gifs.Sheet:
-    (take,) = player.play(cell, lambda count: None)
+    take = player.play(cell, lambda count: None)
     caption = f"after task {cell.stage}"
     return gifs.Sheet((gifs.Cell(take.film, caption, ""),), gifs.Labels(), _LOOK.fps, _LOOK.scale or 1.0)
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 
-from blip_rl.config import EvaluationConfig, RunConfig
+from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.errors import UserError
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.run.checkpoint import Stage, load_stage
-from blip_rl.run.evaluation import evaluate_task, score_rows
-from blip_rl.run.folder import RunFolder, ScoreRow
+from blip_rl.run.evaluation import Episode, OnActions, evaluate_task
+from blip_rl.run.folder import RunFolder
 from blip_rl.run.scores import able_to_play
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -29,33 +33,49 @@ class Cell:
         return f"{self.task} after stage {self.stage}"
 
 
-class CellPlayer:
-    """Plays cells of one run; keeps the last stage it loaded. Goes to other processes as it is, before it has any."""
+class CellPlayer(ABC, Generic[Result]):
+    """Makes something of cells of one run; keeps the last stage it loaded.
+
+    Goes to other processes as it is, before it has loaded any.
+    """
 
     def __init__(self, run: Path, config: RunConfig, evaluation: EvaluationConfig) -> None:
-        self._run, self._config, self._evaluation = run, config, evaluation
+        self.config, self.evaluation = config, evaluation
+        self._run = run
         self._loaded: tuple[Stage, Method] | None = None
 
-    def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> list[ScoreRow]:
-        """Play a cell's episodes.
+    @abstractmethod
+    def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> Result:
+        """Play a cell's episodes, and return what was asked for of them.
 
         Raises:
             UserError: the stage's checkpoint is damaged or not this run's.
         """
+
+    def task(self, cell: Cell) -> TaskConfig:
+        """The game of a cell."""
+        (task,) = [task for task in self.config.tasks if task.name == cell.task]
+        return task
+
+    def _episodes(
+        self,
+        cell: Cell,
+        on_games_over: Callable[[int], object],
+        on_actions: OnActions = lambda playing, actions: None,
+    ) -> list[Episode]:
         stage, method = self._stage(cell.stage)
-        (task,) = [task for task in self._config.tasks if task.name == cell.task]
-        policy = able_to_play(stage.policy, task, self._config)
-        episodes = evaluate_task(policy, method, task, self._config, self._evaluation, None, on_games_over)
-        return score_rows(episodes, task, self._evaluation, stage.env_steps, cell.stage, "after")
+        task = self.task(cell)
+        policy = able_to_play(stage.policy, task, self.config)
+        return evaluate_task(policy, method, task, self.config, self.evaluation, None, on_games_over, on_actions)
 
     def _stage(self, number: int) -> tuple[Stage, Method]:
         if self._loaded is None or self._loaded[0].number != number:
             self._loaded = None  # before the next one is read: a stage can be hundreds of megabytes
             path = RunFolder(self._run).stage_path(number)
-            stage = load_stage(path, self._config)
+            stage = load_stage(path, self.config)
             if stage.number != number:
                 raise UserError(f"'{path}' holds stage {stage.number}: not this run's")
-            method = make_method(self._config.agent.method)
+            method = make_method(self.config.agent.method)
             try:
                 method.load_state(stage.method_state)
             except (ValueError, LookupError, TypeError) as error:
@@ -65,9 +85,9 @@ class CellPlayer:
 
 
 def play_here(
-    player: CellPlayer, cells: Sequence[Cell], on_games_over: Callable[[int], object]
-) -> Generator[list[ScoreRow], None, None]:
-    """Play cells one after another in this process, each one's rows as soon as it is done.
+    player: CellPlayer[Result], cells: Sequence[Cell], on_games_over: Callable[[int], object]
+) -> Generator[Result, None, None]:
+    """Play cells one after another in this process, each one's result as soon as it is done.
 
     One torch thread, as every worker has: sums of another order could tip a greedy choice.
     """

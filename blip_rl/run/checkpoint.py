@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from gymnasium import spaces
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from blip_rl.config import RunConfig
@@ -47,8 +47,8 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
         "method": state.values,
     }
     with durable.writing(path) as folder:
-        save_file(on_cpu(policy.task_state()), folder / "policy.safetensors")
-        save_file(on_cpu(state.tensors), folder / "method.safetensors")
+        durable.save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
+        durable.save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
         (folder / "stage.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

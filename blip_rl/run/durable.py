@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
 _DIGESTS = "digests.json"
 _CHUNK_BYTES = 1 << 20
 
@@ -31,7 +35,7 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or may not be written; ``path`` is as it was.
     """
-    beside = path.with_name(f".{path.name}.writing")
+    beside = _beside(path, "writing")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
@@ -39,14 +43,44 @@ def writing(path: Path) -> Iterator[Path]:
         digests = {file.name: _digest(file) for file in sorted(beside.iterdir())}
         (beside / _DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
         for file in beside.iterdir():
-            _flush(file)
-        _flush(beside)
-        if path.exists():
-            shutil.rmtree(path)
+            flush(file)
+        flush(beside)
+        remove(path)
         beside.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder if it is there: all of it goes at one moment, so that no part of it is taken for the whole."""
+    aside = _beside(path, "removing")
+    shutil.rmtree(aside, ignore_errors=True)
+    if path.exists():
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what a killed process left half written or half removed in a folder."""
+    for ending in ("writing", "removing"):
+        for left in folder.glob(f".*.{ending}"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written; safetensors has an error of its own for that, which does not name the file.
+    """
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"'{path}' cannot be written: {error}") from error
 
 
 def check(path: Path, *, required: bool = True) -> None:
@@ -74,10 +108,24 @@ def check(path: Path, *, required: bool = True) -> None:
 
 def flush_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    beside = path.with_name(f".{path.name}.writing")
+    beside = _beside(path, "writing")
     beside.write_text(text, encoding="utf-8")
-    _flush(beside)
+    flush(beside)
     beside.replace(path)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
 
 
 def _digest(file: Path) -> str:
@@ -86,12 +134,3 @@ def _digest(file: Path) -> str:
         while chunk := stream.read(_CHUNK_BYTES):
             state.update(chunk)
     return state.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -20,6 +21,9 @@ from blip_rl.tasks.make import make_evaluation_env
 FIRST_EVALUATION_SEED = 2**30
 """Evaluation seeds start here; training seeds stay below."""
 _MOST_ENVIRONMENTS = 32
+
+OnActions = Callable[[npt.NDArray[np.int64], npt.NDArray[Any]], object]
+"""Takes the numbers of the episodes that are being played, shape (playing,), and what each does, (playing, …)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def evaluate_task(
     evaluation: EvaluationConfig,
     budget_steps: int | None = None,
     on_games_over: Callable[[int], object] = lambda count: None,
+    on_actions: OnActions = lambda playing, actions: None,
 ) -> list[Episode]:
     """Play a task's episodes with the task's own head; training's random state and current task stay untouched.
 
@@ -50,6 +55,7 @@ def evaluate_task(
         evaluation: Episodes, choice of actions, caps and seeds.
         budget_steps: Decisions that all episodes together may take; None sets no limit beyond the cap per episode.
         on_games_over: Called with the number of games that have just ended, to show progress.
+        on_actions: Called at every decision, before it is taken.
 
     Returns:
         Episode k for k = 0, 1, …: the first game of the environment with seed k. Every environment plays exactly its
@@ -66,14 +72,13 @@ def evaluate_task(
     ):
         torch.manual_seed(FIRST_EVALUATION_SEED + evaluation.seed)
         while len(episodes) < evaluation.episodes:
-            count = min(_MOST_ENVIRONMENTS, evaluation.episodes - len(episodes))
-            env = make_evaluation_env(
-                task, config.atari, count, FIRST_EVALUATION_SEED + evaluation.seed + len(episodes)
-            )
+            first = len(episodes)
+            count = min(_MOST_ENVIRONMENTS, evaluation.episodes - first)
+            env = make_evaluation_env(task, config.atari, count, FIRST_EVALUATION_SEED + evaluation.seed + first)
             spent = sum(episode.length_steps for episode in episodes)
             left = None if budget_steps is None else max(0, budget_steps - spent)
             try:
-                episodes += _play_one_each(env, policy, evaluation, left, on_games_over)
+                episodes += _play_one_each(env, policy, evaluation, left, on_games_over, on_actions, first)
             finally:
                 env.close()
     policy.set_training_mode(training_mode)
@@ -90,8 +95,10 @@ def _play_one_each(
     evaluation: EvaluationConfig,
     budget_steps: int | None,
     on_games_over: Callable[[int], object],
+    on_actions: OnActions,
+    first: int,
 ) -> list[Episode]:
-    """Each environment plays one game; those that are done wait for the others."""
+    """Each environment plays one game, numbered from ``first``; those that are done wait for the others."""
     games = env.num_envs
     scores, lengths = np.zeros(games), np.zeros(games, dtype=np.int64)
     ended, truncated = np.zeros(games, dtype=bool), np.zeros(games, dtype=bool)
@@ -99,7 +106,9 @@ def _play_one_each(
     actions = policy.act(observations, greedy=True)
     while not ended.all():
         playing = np.flatnonzero(~ended)
-        actions[playing] = policy.act(observations[playing], greedy=evaluation.actions == "greedy")
+        chosen = policy.act(observations[playing], greedy=evaluation.actions == "greedy")
+        on_actions(first + playing, chosen)
+        actions[playing] = chosen
         observations, rewards, dones, infos = env.step(actions)
         scores[playing] += rewards[playing]
         lengths[playing] += 1

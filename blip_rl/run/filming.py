@@ -5,21 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.report.gifs import Film
 from blip_rl.report.movies import check_format
 from blip_rl.run.cells import Cell, CellPlayer
-from blip_rl.run.evaluation import FIRST_EVALUATION_SEED, Episode, evaluate_task
+from blip_rl.run.evaluation import FIRST_EVALUATION_SEED, Episode
 from blip_rl.tasks.pictures import make_screen, replay
 
 _MOST_EPISODES = 32  # played side by side, which is what makes them the episodes of an evaluation
@@ -98,30 +98,28 @@ class Take:
     score: float
 
 
-class FilmingPlayer(CellPlayer):
+class FilmingPlayer(CellPlayer[Take]):
     """Plays a cell's episodes, then plays the chosen one again where it can be seen."""
 
     def __init__(self, run: Path, config: RunConfig, look: Look) -> None:
-        self._look, self._episodes = look, look.evaluation(config)
-        super().__init__(run, config, self._episodes)
+        super().__init__(run, config, look.evaluation(config))
+        self._look = look
 
-    def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> list[Take]:  # type: ignore[override]
-        """Play and film.
+    def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> Take:
+        """Play and film."""
+        actions: list[list[Any]] = [[] for _ in range(self.evaluation.episodes)]
 
-        Raises:
-            UserError: the stage's checkpoint is damaged or not this run's.
-        """
-        stage, method = self._stage(cell.stage)
-        (task,) = [task for task in self._config.tasks if task.name == cell.task]
-        with _recorded(stage.policy) as batches:
-            episodes = evaluate_task(stage.policy, method, task, self._config, self._episodes, None, on_games_over)
-        chosen = self._look.choose(episodes, self._episodes.seed)
-        actions = _actions_of(chosen, episodes, batches)
-        film = self._film(task, self._episodes.seed + chosen, actions, episodes[chosen])
-        return [Take(cell, film, episodes[chosen].score)]
+        def note(playing: npt.NDArray[np.int64], taken: npt.NDArray[Any]) -> None:
+            for number, action in zip(playing, taken, strict=True):
+                actions[number].append(action)
+
+        episodes = self._episodes(cell, on_games_over, note)
+        chosen = self._look.choose(episodes, self.evaluation.seed)
+        film = self._film(self.task(cell), self.evaluation.seed + chosen, actions[chosen], episodes[chosen])
+        return Take(cell, film, episodes[chosen].score)
 
     def _film(self, task: TaskConfig, seed: int, actions: list[Any], episode: Episode) -> Film:
-        screen = make_screen(task, self._config.atari, FIRST_EVALUATION_SEED + seed)
+        screen = make_screen(task, self.config.atari, FIRST_EVALUATION_SEED + seed)
         shown = shown_moments(len(actions), screen.decisions_per_second, self._look.fps, self._look.seconds)
         whole = shown[-1] == len(actions)
         wanted = Counter(shown)  # a picture shown twice is wanted twice
@@ -144,33 +142,3 @@ def shown_moments(decisions: int, decisions_per_second: float, fps: float, secon
     if shown[-1] < decisions:
         return shown
     return [*itertools.takewhile(lambda moment: moment < decisions, shown), decisions]
-
-
-@contextmanager
-def _recorded(policy: ContinualPolicy) -> Iterator[list[np.ndarray]]:
-    """Within the block, keep every batch of actions that the policy chooses."""
-    batches: list[np.ndarray] = []
-    act = policy.act
-
-    def recording(observations: np.ndarray, greedy: bool) -> np.ndarray:
-        actions = act(observations, greedy)
-        batches.append(actions.copy())
-        return actions
-
-    vars(policy)["act"] = recording
-    try:
-        yield batches
-    finally:
-        del vars(policy)["act"]
-
-
-def _actions_of(chosen: int, episodes: Sequence[Episode], batches: Sequence[np.ndarray]) -> list[Any]:
-    """One episode's actions, from the batches of all.
-
-    An evaluation asks the policy once for the form of the actions, and then at each decision for those of the games
-    that are not over, in their order.
-    """
-    lengths = [episode.length_steps for episode in episodes]
-    return [
-        batches[1 + moment][sum(length > moment for length in lengths[:chosen])] for moment in range(lengths[chosen])
-    ]

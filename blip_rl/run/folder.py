@@ -9,24 +9,18 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from filelock import FileLock, Timeout
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
+from blip_rl.run import conditions, durable
 
 Phase = Literal["periodic", "before", "after"]
 
@@ -152,11 +146,11 @@ class RunFolder:
     def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
         """Make the folder and write down what the run is."""
         self.path.mkdir(parents=True)
-        self.config.write_text(config_toml, encoding="utf-8")
-        (self.path / "command.txt").write_text(_command() + "\n", encoding="utf-8")
-        text = json.dumps({**_environment(device), "seeds": seeds}, indent=2) + "\n"
+        (self.path / "command.txt").write_text(conditions.command() + "\n", encoding="utf-8")
+        text = json.dumps({**conditions.here(device), "seeds": seeds}, indent=2) + "\n"
         (self.path / "environment.json").write_text(text, encoding="utf-8")
         self._begin_tables()
+        durable.flush_text(self.config, config_toml)  # last: what has a recipe is a run, and can go on
 
     def stage_path(self, stage: int) -> Path:
         """Where the checkpoint after a stage is kept."""
@@ -180,7 +174,11 @@ class RunFolder:
         """Remove the snapshots of later steps; by default all of them."""
         for path in self.snapshots():
             if int(path.name[5:]) > after:
-                shutil.rmtree(path, ignore_errors=True)
+                durable.remove(path)
+
+    def finished(self, stages: int) -> bool:
+        """Whether the last stage is saved and nothing is left to be done."""
+        return stages in self.stages() and not self.snapshots()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -195,41 +193,25 @@ class RunFolder:
         except Timeout as error:
             raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
         try:
+            for folder in (self.path, self.path / "checkpoints"):
+                durable.sweep(folder)
             yield
         finally:
             lock.release()
 
-    def threads(self) -> int:
-        """CPU threads that the run was begun with."""
-        return max(1, int(self._environment().get("threads", torch.get_num_threads())))
-
-    def check_conditions(self, device: str, accept_changes: bool) -> None:
-        """Compare what decides a run's numbers beside its recipe with what the run was begun with.
-
-        Raises:
-            UserError: something differs, and that was not accepted; the message says what.
-        """
-        begun, now = self._environment(), _environment(device)
-        pairs = {name: (begun.get("versions", {}).get(name), here) for name, here in now["versions"].items()}
-        pairs |= {name: (begun.get(name), now[name]) for name in ("device", "machine", "threads")}
-        differences = [f"{name} {then} → {here}" for name, (then, here) in pairs.items() if then != here]
-        if differences and not accept_changes:
-            raise UserError(
-                f"the run in '{self.path}' was begun under other conditions: {'; '.join(differences)}. It would not "
-                "end as if it had never stopped (restore them, or go on with --accept-changes)"
-            )
-
-    def _environment(self) -> dict[str, Any]:
-        try:
-            found = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-            return dict(found)
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"'{self.path / 'environment.json'}' cannot be read: {error}") from error
+    def recipe(self) -> str:
+        """The text of ``config.toml``."""
+        return self.config.read_text(encoding="utf-8")
 
     def evidence(self) -> list[Path]:
         """Files that only ever grow: tables and TensorBoard events."""
         tables = (self.scores, self.bits, self.plasticity, self.speed)
         return [*(path for path in tables if path.exists()), *sorted(self.path.glob("events.out.tfevents.*"))]
+
+    def flush_evidence(self) -> None:
+        """Wait until all evidence is on the disk: a snapshot must not tell of rows that a power cut takes away."""
+        for path in self.evidence():
+            durable.flush(path)
 
     def evidence_sizes(self) -> dict[str, int]:
         """Bytes of each file of evidence, by name."""
@@ -349,37 +331,3 @@ def _score_row(cells: dict[str, str]) -> ScoreRow:
 def _append(path: Path, rows: Iterable[Sequence[str]]) -> None:
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def _command() -> str:
-    """The command as a shell would take it again."""
-    program = Path(sys.argv[0])
-    ours = program.name in ("blip-rl", "__main__.py")
-    return shlex.join([*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:]])
-
-
-def _environment(device: str) -> dict[str, Any]:
-    """What must be known to run this again: versions, commit, machine."""
-    packages = ("blip-rl", "torch", "numpy", "stable-baselines3", "gymnasium", "ale-py")
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "commit": _commit(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with ``-dirty`` where files differ from it; None for an installed package."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None

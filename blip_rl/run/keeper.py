@@ -11,6 +11,7 @@ from typing import cast
 
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
+from blip_rl.errors import UserError
 from blip_rl.learner import snapshot
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run import snapshots
@@ -87,11 +88,18 @@ def recorded_games(agent: ContinualPPO) -> RecordedVecEnv:
 
 
 def go_on(run: RunParts, saved: snapshots.RunSnapshot) -> Keeper:
-    """Put the run's agent, with its task in use, and its method where a snapshot has them."""
+    """Put the run's agent, with its task in use, and its method where a snapshot has them.
+
+    Raises:
+        UserError: the snapshot is of another network, other games or another method than the recipe's.
+    """
     agent = cast(ContinualPPO, run.agent)
-    snapshot.put(agent, saved.agent)
-    run.method.load_state(saved.method)
-    agent.replay_games(saved.games_seed, saved.actions)
+    try:
+        snapshot.put(agent, saved.agent)
+        run.method.load_state(saved.method)
+        agent.replay_games(saved.games_seed, saved.actions)
+    except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
     snapshot.put_random(agent, saved.agent)
     if saved.watched is not None:
         run.scores.panel.watch(agent.policy, saved.watched)

@@ -115,6 +115,8 @@ class TaskMonitor(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._add_speed()
+        # The last update's figures, before the end is saved: a run that goes on from there has them behind it.
+        self.logger.dump(self.num_timesteps)
         if self._bar is not None:
             self._bar.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import cast
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
@@ -13,13 +12,12 @@ from blip_rl.methods import load_method
 from blip_rl.report.gifs import Cell as SheetCell
 from blip_rl.report.gifs import Labels, Sheet
 from blip_rl.report.movies import save
-from blip_rl.run.cells import Cell, play_here
+from blip_rl.run.cells import Cell
 from blip_rl.run.console import Console
 from blip_rl.run.filming import FilmingPlayer, Look, Take
 from blip_rl.run.folder import RunFolder
-from blip_rl.run.rescore import _chosen_games, _chosen_stages, _cores
-from blip_rl.run.workers import play_in_workers
-from blip_rl.tasks.games import rom_name
+from blip_rl.run.selection import chosen_games, chosen_stages
+from blip_rl.run.workers import play_cells
 from blip_rl.tasks.pictures import check_pictures
 
 _CELL_SCALE, _SHEET_SCALE = 2.0, 1.0
@@ -43,7 +41,7 @@ def render_run(
         look: What of it to show, and how.
         games: Names of the run's tasks; None takes all.
         stages: Stages; None takes all that are finished.
-        workers: Processes to play in; None takes one for each core if an Atari game is played, and else none.
+        workers: Processes to play in; None as in :func:`~blip_rl.run.workers.play_cells`.
         out: Folder for the files; None takes ``gifs`` in the run folder.
 
     Returns:
@@ -56,15 +54,17 @@ def render_run(
     """
     look = look or Look()
     source = _Source(run)
-    names = _chosen_games(source.config, games)
-    cells = source.cells(_chosen_stages(source.folder, source.config, stages), names)
+    names = chosen_games(source.config, games)
+    cells = source.cells(chosen_stages(source.folder, source.config, stages), names)
     folder = out or run / "gifs"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output '{folder}' is a file: expected a folder for the pictures of one run")
     paths, takes = [], []
     with (
         Console(quiet=False).counter(f"playing {len(cells)} cells", len(cells) * look.episodes) as bar,
-        closing(source.film(cells, look, workers, bar.update)) as results,
+        closing(
+            source.film(cells, look, workers, bar.update, f"films of cells that were done are in '{folder}'")
+        ) as results,
     ):
         for take in results:
             takes.append(take)
@@ -103,7 +103,7 @@ def render_versus(
     played: list[list[Take]] = []
     with Console(quiet=False).counter(f"playing {2 * len(names)} cells", 2 * len(names) * look.episodes) as bar:
         for source, its_cells in zip(sources, cells, strict=True):
-            with closing(source.film(its_cells, look, workers, bar.update)) as results:
+            with closing(source.film(its_cells, look, workers, bar.update, "nothing was written")) as results:
                 played.append(list(results))
     save(_versus(sources, names, played, look), path)
     return path
@@ -122,7 +122,7 @@ class _Source:
 
     def last_stage(self) -> int:
         """Number of the stage in which the agent has learned the most."""
-        return _chosen_stages(self.folder, self.config, None)[-1]
+        return chosen_stages(self.folder, self.config, None)[-1]
 
     def cells(self, stages: Sequence[int], games: Sequence[str]) -> list[Cell]:
         """Every game after every stage that had learned it; all can be drawn."""
@@ -138,19 +138,11 @@ class _Source:
         return cells
 
     def film(
-        self, cells: list[Cell], look: Look, workers: int | None, on_games_over: Callable[[int], object]
+        self, cells: list[Cell], look: Look, workers: int | None, on_games_over: Callable[[int], object], kept: str
     ) -> Generator[Take, None, None]:
-        """Play the cells, each one's film as soon as it is done."""
-        if workers is None:
-            workers = _cores() if any(rom_name(self.tasks[cell.task].game) for cell in cells) else 1
+        """Play the cells, each one's film as soon as it is done; ``kept`` says what is left of them if one fails."""
         player = FilmingPlayer(self.folder.path, self.config, look)
-        if workers == 1 or len(cells) == 1:
-            results = play_here(player, cells, on_games_over)
-        else:
-            results = play_in_workers(player, cells, workers, on_games_over)
-        with closing(results):
-            for takes in results:
-                yield from cast(list[Take], takes)
+        return play_cells(player, cells, workers, on_games_over, kept)
 
     def title(self, game: str) -> str:
         """What the game is called."""
@@ -232,7 +224,7 @@ def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> li
     """Games that both runs have learned by their last stages, in the first run's order."""
     learned = [list(source.tasks.values())[: source.last_stage()] for source in sources]
     theirs = {task.name: task.game for task in learned[1]}
-    chosen = _chosen_games(sources[0].config, games)
+    chosen = chosen_games(sources[0].config, games)
     shared = [task.name for task in learned[0] if task.name in chosen and theirs.get(task.name) == task.game]
     if not shared or (games is not None and len(shared) < len(chosen)):
         missing = [name for name in chosen if name not in shared]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -11,14 +10,25 @@ from typing import Literal
 import numpy as np
 
 from blip_rl.config import EvaluationConfig, RunConfig
-from blip_rl.errors import UserError, did_you_mean
+from blip_rl.errors import UserError
 from blip_rl.methods import load_method
-from blip_rl.run.cells import Cell, CellPlayer, play_here
+from blip_rl.run.cells import Cell, CellPlayer
 from blip_rl.run.console import Console
+from blip_rl.run.evaluation import score_rows
 from blip_rl.run.folder import RunFolder, ScoreRow
+from blip_rl.run.selection import chosen_games, chosen_stages
 from blip_rl.run.summary import aligned
-from blip_rl.run.workers import play_in_workers
-from blip_rl.tasks.games import rom_name
+from blip_rl.run.workers import play_cells
+
+
+class ScoringPlayer(CellPlayer[list[ScoreRow]]):
+    """Plays a cell's episodes for their scores."""
+
+    def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> list[ScoreRow]:
+        """Play, and return a row for each episode."""
+        episodes = self._episodes(cell, on_games_over)
+        stage, _ = self._stage(cell.stage)
+        return score_rows(episodes, self.task(cell), self.evaluation, stage.env_steps, cell.stage, "after")
 
 
 def evaluate_run(
@@ -34,6 +44,7 @@ def evaluate_run(
 ) -> str:
     """Play every stage's agent on the games it has learned, and write the scores into ``scores.csv``.
 
+    Those of a run that is not finished are only returned: its table belongs to the process that trains, now or later.
     The scores do not depend on the number of workers. Each cell of the matrix is written as soon as it has been played.
 
     Args:
@@ -44,8 +55,7 @@ def evaluate_run(
         zero_shot: Also play games the stage has not learned yet, with an untrained head.
         seed: First evaluation seed.
         stages: Stages to play; None plays all that are finished.
-        workers: Processes to play in; None takes one for each core if an Atari game is played, and else none: games of
-            a few milliseconds are over before a process has started.
+        workers: Processes to play in; None as in :func:`~blip_rl.run.workers.play_cells`.
 
     Returns:
         The score matrix as text, raw and, where the recipe has the scores for it, normalised.
@@ -59,40 +69,16 @@ def evaluate_run(
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)
     folder.read_scores()  # a damaged file is found before hours of playing
-    chosen = _chosen_games(config, games)
-    cells = _cells(config, _chosen_stages(folder, config, stages), chosen, zero_shot)
+    chosen = chosen_games(config, games)
+    cells = _cells(config, chosen_stages(folder, config, stages), chosen, zero_shot)
     given = {"episodes": episodes, "actions": actions, "seed": seed}
     evaluation = EvaluationConfig(
         **{**config.evaluation.model_dump(), **{k: v for k, v in given.items() if v is not None}}
     )
-    if workers is None:
-        workers = _cores() if any(rom_name(t.game) for t in config.tasks if t.name in chosen) else 1
-    rows = _play(folder, CellPlayer(run, config, evaluation), cells, workers, evaluation.episodes)
-    return _table(config, chosen, rows, evaluation)
-
-
-def _chosen_games(config: RunConfig, games: Sequence[str] | None) -> list[str]:
-    names = [task.name for task in config.tasks]
-    for game in games or ():
-        if game not in names:
-            hint = did_you_mean(game, names)
-            raise UserError(f"this run never saw {game!r}{hint} (its games: {', '.join(names)})")
-    return [name for name in names if games is None or name in games]
-
-
-def _chosen_stages(folder: RunFolder, config: RunConfig, stages: Sequence[int] | None) -> list[int]:
-    finished = folder.stages()
-    if not finished:
-        raise UserError(f"'{folder.path}' has no stage checkpoint: one is written when the first game has been learned")
-    for stage in stages or ():
-        if stage not in finished:
-            raise UserError(
-                f"stage {stage} has no checkpoint in '{folder.path}': expected one of {', '.join(map(str, finished))}"
-            )
-    chosen = [stage for stage in finished if stages is None or stage in stages]
-    if chosen[-1] > len(config.tasks):
-        raise UserError(f"'{folder.stage_path(chosen[-1])}' is one of {len(config.tasks)} stages: not this run's")
-    return chosen
+    finished = folder.finished(len(config.tasks))
+    rows = _play(folder, ScoringPlayer(run, config, evaluation), cells, workers, write=finished)
+    note = "" if finished else f"\nnot written into scores.csv: the run in '{run}' is not finished"
+    return _table(config, chosen, rows, evaluation) + note
 
 
 def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bool) -> list[Cell]:
@@ -106,21 +92,21 @@ def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bo
     return cells
 
 
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _play(folder: RunFolder, player: CellPlayer, cells: list[Cell], workers: int, episodes: int) -> list[ScoreRow]:
-    """Play the cells and write each one down as it comes; the files are this process's alone."""
+def _play(
+    folder: RunFolder, player: ScoringPlayer, cells: list[Cell], workers: int | None, *, write: bool
+) -> list[ScoreRow]:
+    """Play the cells and, if asked to, write each one down as it comes; the files are this process's alone."""
     played: list[ScoreRow] = []
-    alone = workers == 1 or len(cells) == 1
-    with Console(quiet=False).counter(f"playing {len(cells)} cells", len(cells) * episodes) as bar:
-        results = play_here(player, cells, bar.update) if alone else play_in_workers(player, cells, workers, bar.update)
-        with closing(results):  # ends the workers, whatever happens here
-            for rows in results:
+    total = len(cells) * player.evaluation.episodes
+    kept = f"cells that were done are {'in scores.csv' if write else 'not kept: the run is not finished'}"
+    with (
+        Console(quiet=False).counter(f"playing {len(cells)} cells", total) as bar,
+        closing(play_cells(player, cells, workers, bar.update, kept)) as results,  # ends the workers, come what may
+    ):
+        for rows in results:
+            if write:
                 folder.replace_scores(rows)
-                played += rows
+            played += rows
     return played
 
 

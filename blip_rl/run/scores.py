@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import Logger
 
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.core import metrics
+from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
@@ -51,8 +52,15 @@ class ScoreBook:
         self.latest = np.full(tasks, np.nan)
 
     def take_up(self, rows: Sequence[ScoreRow]) -> None:
-        """Know what a run that goes on has scored before it was stopped."""
+        """Know what a run that goes on has scored before it was stopped.
+
+        Raises:
+            UserError: a row is of another run.
+        """
         names = [task.name for task in self._config.tasks]
+        for row in rows:
+            if row.task not in names or not 1 <= row.stage <= len(names):
+                raise UserError(f"'{self._folder.scores}' has stage {row.stage} of {row.task!r}: not one of this run")
         for (stage, phase, task, _), episodes in groupby(rows, key=lambda r: (r.stage, r.phase, r.task, r.env_steps)):
             self._keep(names.index(task), float(np.mean([row.score for row in episodes])), stage, phase)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
-from blip_rl.run import snapshots
+from blip_rl.run import conditions, snapshots
 from blip_rl.run.boundary_gifs import log_boundary_gifs
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
@@ -94,10 +94,10 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
     config = load_run_config(folder.config)
     device = resolve_device(config.device)
     with folder.locked():
-        if len(config.tasks) in folder.stages() and not folder.snapshots():
+        if folder.finished(len(config.tasks)):
             raise UserError(f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)")
-        torch.set_num_threads(threads or folder.threads())
-        folder.check_conditions(device, accept_changes)
+        torch.set_num_threads(threads or conditions.threads(path))
+        conditions.check(path, device, accept_changes)
         method = make_method(config.agent.method)
         if method.interleaved:
             raise UserError(
@@ -107,6 +107,9 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
         if saved is None:
             folder.empty_evidence()
         else:
+            conditions.check_recipe(folder.config, saved.recipe, accept_changes)
+            if saved.stage > len(config.tasks):
+                raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
             folder.cut_back(saved.sizes)
             folder.forget_snapshots(after=saved.steps)
         run = _open(config, folder, device, method, Console(quiet))
@@ -128,13 +131,16 @@ def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
                     _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
     except FloatingPointError as error:
         raise RunError(f"{error}; {_to_go_on(run)}") from error
+    except OSError as error:
+        raise RunError(f"{error}; {_to_go_on(run)}") from error
     except StopRequestError:
         raise InterruptedRunError(f"stopped: {_to_go_on(run)}", run.stop.signal_number or 0) from None
     except KeyboardInterrupt:
         run.console.say(f"\nstopped at once: {_to_go_on(run)}")
         raise
     finally:
-        run.logger.close()
+        with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
+            run.logger.close()
     run.folder.forget_snapshots()
     run.console.say(closing_text(run.config, run.scores, path))
 
@@ -258,7 +264,11 @@ def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
     played = run.scores.evaluate(agent.policy, stage, "before", steps)
     weights_before = trunk_bytes(trunk)
     generator = torch.Generator().manual_seed(run.config.seed * 1_000 + stage)
-    figures = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
+    try:
+        figures = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
+    except FloatingPointError as error:
+        name = run.config.tasks[stage - 1].name
+        raise FloatingPointError(f"{error} (consolidating {name} after step {steps:,})") from error
     for name, value in figures.items():
         run.logger.record(f"method/{name}", value)
     frozen = run.method.frozen_bits()

@@ -7,7 +7,6 @@ are, and how long each file of evidence was. The two newest are kept: if one is 
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, from_numpy
 
 from blip_rl.errors import RunError
@@ -46,6 +45,7 @@ class RunSnapshot:
         actions: What was played in them since, (steps, environments, ...).
         watched: Observations that plasticity is measured on; None before there are any.
         sizes: Bytes of each file of evidence by name.
+        recipe: What ``config.toml`` held.
     """
 
     stage: int
@@ -57,6 +57,7 @@ class RunSnapshot:
     actions: np.ndarray
     watched: Tensor | None
     sizes: dict[str, int]
+    recipe: str
 
     @property
     def steps(self) -> int:
@@ -81,24 +82,26 @@ def save(
         OSError: the disk is full or may not be written; earlier snapshots are as they were.
     """
     taken, memory = snapshot.take(agent), method.state()
+    folder.flush_evidence()
     facts = {
         "format": _FORMAT,
         "stage": stage,
         "phase": phase,
         "games_seed": games_seed,
         "sizes": folder.evidence_sizes(),
+        "recipe": folder.recipe(),
         "agent": taken.values,
         "method": memory.values,
         **describe_tasks(agent.policy),
     }
     games = {"actions": from_numpy(actions)} | ({} if watched is None else {"watched": watched})
     with durable.writing(folder.snapshot_path(agent.num_timesteps)) as beside:
-        save_file(on_cpu(taken.tensors), beside / "agent.safetensors")
-        save_file(on_cpu(memory.tensors), beside / "method.safetensors")
-        save_file(on_cpu(games), beside / "games.safetensors")
+        durable.save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
+        durable.save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
+        durable.save_tensors(on_cpu(games), beside / "games.safetensors")
         (beside / "snapshot.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for old in folder.snapshots()[:-_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        durable.remove(old)
 
 
 def newest(folder: RunFolder) -> RunSnapshot | None:
@@ -140,6 +143,7 @@ def load(path: Path) -> RunSnapshot:
             actions=games["actions"].numpy(),
             watched=games.get("watched"),
             sizes={str(name): int(size) for name, size in facts["sizes"].items()},
+            recipe=str(facts["recipe"]),
         )
     except (OSError, LookupError, AttributeError, TypeError, ValueError, SafetensorError) as error:
         raise durable.DamagedError(f"'{path}' cannot be read: {error!r}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SIGUSR1 is what batch schedulers send some time before they kill
@@ -54,4 +54,5 @@ class StopRequest:
             raise KeyboardInterrupt
         if self.signal_number is None:
             self.signal_number = number
-            self._say(f"{signal.Signals(number).name}: saving after this update (Ctrl-C again leaves at once)")
+            with suppress(RuntimeError):  # Python forbids to print within a print that the signal broke into
+                self._say(f"{signal.Signals(number).name}: saving after this update (Ctrl-C again leaves at once)")

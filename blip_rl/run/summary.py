@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
     return (
         f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
-        f"run folder {path} (live: tensorboard --logdir {path})"
+        f"run folder {path} (live: tensorboard --logdir {shlex.quote(str(path))})"
     )
 
 
@@ -42,6 +43,7 @@ def boundary_line(config: RunConfig, scores: ScoreBook, stage: int, frozen: dict
 
 def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
     """The score matrix with both sides of each boundary, the metrics, and where to look next."""
+    typed = shlex.quote(str(path))
     return "\n".join(
         [
             "",
@@ -49,9 +51,12 @@ def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
             "",
             *_metric_lines(config, scores),
             "",
-            f"watch      tensorboard --logdir {path}",
-            f"re-score   blip-rl evaluate {path}",
-            f"files      {path}/scores.csv, bits.csv, config.toml, checkpoints/",
+            f"watch      tensorboard --logdir {typed}",
+            f"report     blip-rl report {typed}",
+            f"pictures   blip-rl render {typed}",
+            f"bits       blip-rl inspect {typed}",
+            f"re-score   blip-rl evaluate {typed}",
+            f"files      {path}/scores.csv, bits.csv, plasticity.csv, config.toml, checkpoints/",
         ]
     )
 

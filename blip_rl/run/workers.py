@@ -3,36 +3,75 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
 from blip_rl.errors import RunError, UserError
-from blip_rl.run.cells import Cell, CellPlayer
-from blip_rl.run.folder import ScoreRow
+from blip_rl.run.cells import Cell, CellPlayer, Result, play_here
+from blip_rl.tasks.games import rom_name
 
 _GAMES_OVER, _PLAYED, _REFUSED, _FAILED = "games over", "played", "refused", "failed"
 
 
+def play_cells(
+    player: CellPlayer[Result],
+    cells: Sequence[Cell],
+    workers: int | None,
+    on_games_over: Callable[[int], object],
+    kept: str,
+) -> Generator[Result, None, None]:
+    """Play cells here or in several processes, each one's result as soon as it is done.
+
+    Args:
+        player: What to make of a cell.
+        cells: What to play.
+        workers: Processes; None takes one for each core if an Atari game is played, and else none: games of a few
+            milliseconds are over before a process has started.
+        on_games_over: Called with the number of games that have just ended.
+        kept: As for :func:`play_in_workers`.
+
+    Raises:
+        UserError: a checkpoint is damaged or not this run's.
+        RunError: a worker died or failed.
+    """
+    if workers is None:
+        workers = _cores() if any(rom_name(player.task(cell).game) for cell in cells) else 1
+    if min(workers, len(cells)) == 1:
+        return play_here(player, cells, on_games_over)
+    return play_in_workers(player, cells, workers, on_games_over, kept)
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def play_in_workers(
-    player: CellPlayer, cells: Sequence[Cell], workers: int, on_games_over: Callable[[int], object]
-) -> Generator[list[ScoreRow], None, None]:
-    """Play cells in new processes, each one's rows as soon as it is done; the processes end with the iteration.
+    player: CellPlayer[Result],
+    cells: Sequence[Cell],
+    workers: int,
+    on_games_over: Callable[[int], object],
+    kept: str,
+) -> Generator[Result, None, None]:
+    """Play cells in new processes, each one's result as soon as it is done; the processes end with the iteration.
 
     Args:
         player: Goes to every process; each loads the stages it needs.
         cells: What to play, handed out one by one in this order, but a process goes on with its stage while it can.
         workers: Processes.
         on_games_over: Called here with the number of games that have just ended in some process.
+        kept: What is left of the cells that were done if one fails, for the error's message.
 
     Raises:
         UserError: a checkpoint is damaged or not this run's.
         RunError: a process died, or what it ran raised an error; names the cell.
     """
-    waiting, staff = list(cells), [_Worker(player) for _ in range(min(workers, len(cells)))]
+    waiting, staff = list(cells), [_Worker(player, kept) for _ in range(min(workers, len(cells)))]
     try:
         for worker in staff:
             worker.give(_next(waiting, None))
@@ -58,10 +97,11 @@ def _next(waiting: list[Cell], before: Cell | None) -> Cell:
     return chosen
 
 
-class _Worker:
+class _Worker(Generic[Result]):
     """One process and what it is playing."""
 
-    def __init__(self, player: CellPlayer) -> None:
+    def __init__(self, player: CellPlayer[Result], kept: str) -> None:
+        self._kept = kept
         context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the emulator's
         self.connection, theirs = context.Pipe()
         self.cell: Cell | None = None
@@ -92,7 +132,7 @@ class _Worker:
         if kind == _REFUSED:
             raise UserError(content)
         if kind == _FAILED:
-            raise RunError(f"playing {self.cell} failed: {content}; cells that were done are in scores.csv")
+            raise RunError(f"playing {self.cell} failed: {content} ({self._kept})")
         return kind, content
 
     def stop(self) -> None:
@@ -106,12 +146,12 @@ class _Worker:
         code = self._process.exitcode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return RunError(
-            f"the process that played {self.cell} died ({how}): is there enough memory? Cells that were done are in "
-            "scores.csv (fewer --workers need less)"
+            f"the process that played {self.cell} died ({how}): is there enough memory? Fewer --workers need less "
+            f"({self._kept})"
         )
 
 
-def _serve(connection: Connection, player: CellPlayer) -> None:
+def _serve(connection: Connection, player: CellPlayer[Result]) -> None:
     """A worker's life: play what is asked for until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its workers
     torch.set_num_threads(1)
@@ -121,10 +161,10 @@ def _serve(connection: Connection, player: CellPlayer) -> None:
         except (EOFError, OSError):
             return
         try:
-            rows = player.play(cell, lambda count: connection.send((_GAMES_OVER, count)))
+            result = player.play(cell, lambda count: connection.send((_GAMES_OVER, count)))
         except UserError as error:
             connection.send((_REFUSED, str(error)))
         except Exception as error:
             connection.send((_FAILED, f"{type(error).__name__}: {error}"))
         else:
-            connection.send((_PLAYED, rows))
+            connection.send((_PLAYED, result))

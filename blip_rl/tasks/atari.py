@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
+from blip_rl.tasks.emulator import load_emulator
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.seeds import check_seed
 
@@ -197,30 +198,16 @@ def _load(game: str, num_envs: int, config: AtariConfig, training: bool, num_thr
     rom = rom_name(game)
     if rom is None:
         raise UserError(f"game {check_game(game)!r} is no Atari game: expected an ALE ROM name such as kung_fu_master")
-    try:
-        return AtariVectorEnv(
-            rom,
-            num_envs,
-            num_threads=num_threads,
-            max_num_frames_per_episode=config.max_episode_frames,
-            repeat_action_probability=config.sticky_action_probability,
-            full_action_space=config.full_action_space,
-            autoreset_mode="SameStep",
-            img_height=config.frame_size,
-            img_width=config.frame_size,
-            stack_num=config.frame_stack,
-            frameskip=config.frame_skip,
-            noop_max=config.noop_max,
-            use_fire_reset=config.fire_on_reset,
-            # episodic_life would restart the game at every lost life; life_loss_info only reports it.
-            episodic_life=False,
-            life_loss_info=training and config.lost_life_ends_episode,
-            reward_clipping=False,
-        )
-    except OSError as error:  # ALE_ROMS_DIR points to a folder without this ROM, or with another version of it
-        raise UserError(
-            f"game {rom!r}: cannot read its ROM: {error} (unset ALE_ROMS_DIR to use ale-py's own)"
-        ) from error
+    return load_emulator(
+        rom,
+        num_envs,
+        config,
+        num_threads=num_threads,
+        img_height=config.frame_size,
+        img_width=config.frame_size,
+        stack_num=config.frame_stack,
+        life_loss_info=training and config.lost_life_ends_episode,
+    )
 
 
 def _first_frames(info: Info) -> npt.NDArray[np.int32]:

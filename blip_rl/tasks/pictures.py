@@ -1,7 +1,7 @@
 """The pictures of a game while it is played: native size and colours, not what the agent sees.
 
 A game is shown by playing it a second time: same seed, same actions, same game. Atari games run in an emulator set up
-as the agent's, but for the picture; Gymnasium environments draw themselves.
+as the agent's (:mod:`blip_rl.tasks.emulator`), but for the picture; Gymnasium environments draw themselves.
 """
 
 from __future__ import annotations
@@ -114,28 +114,11 @@ class AtariScreen:
     """
 
     def __init__(self, rom: str, seed: int, config: AtariConfig) -> None:
-        from ale_py import AtariVectorEnv
+        from blip_rl.tasks.emulator import load_emulator
 
         self._seed = seed
-        self._emulator = AtariVectorEnv(
-            rom,
-            1,
-            num_threads=1,
-            img_height=_HEIGHT,
-            img_width=_WIDTH,
-            grayscale=False,
-            stack_num=1,
-            # All below decides the game, and is as in blip_rl.tasks.atari.
-            max_num_frames_per_episode=config.max_episode_frames,
-            repeat_action_probability=config.sticky_action_probability,
-            full_action_space=config.full_action_space,
-            autoreset_mode="SameStep",
-            frameskip=config.frame_skip,
-            noop_max=config.noop_max,
-            use_fire_reset=config.fire_on_reset,
-            episodic_life=False,
-            life_loss_info=False,
-            reward_clipping=False,
+        self._emulator = load_emulator(
+            rom, 1, config, num_threads=1, img_height=_HEIGHT, img_width=_WIDTH, grayscale=False, stack_num=1
         )
         self.decisions_per_second = _ATARI_FRAMES_PER_SECOND / config.frame_skip
 

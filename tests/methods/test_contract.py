@@ -254,6 +254,43 @@ def test_training_after_a_round_trip_equals_training_without(name, kind):
 
 
 @methods
+@trunks
+@pytest.mark.parametrize("left_after", [0, 4, UPDATES - 1, UPDATES])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_task_left_in_its_middle_goes_on_as_if_it_had_not_been(name, kind, number, left_after):
+    """At its beginning, before and after PackNet's pruning, and between learning and consolidation."""
+    world, method = World(kind), from_recipe(name)
+    if number == 2:
+        world.learn(method, 1)
+    optimizer, kept = world.optimizer(number), None
+    torch.manual_seed(7)
+    with attached(method, world.trunk, optimizer):
+        for step in range(UPDATES + 1):
+            if step == left_after:
+                kept = world.copy(), copy.deepcopy(optimizer.state_dict()), method.state(), torch.get_rng_state()
+            if step < UPDATES:
+                method.at_progress((step + 1) / UPDATES)
+                world.update(method, number, optimizer)
+    figures = world.consolidate(method, number)
+
+    other, moments, state, random = kept
+    gone_on, again = from_recipe(name), other.optimizer(number)
+    again.load_state_dict(moments)
+    gone_on.load_state(through_a_file(state))
+    assert gone_on.state().values == state.values
+    assert same(gone_on.state().tensors, state.tensors)
+    torch.set_rng_state(random)
+    with attached(gone_on, other.trunk, again, resume=True):
+        for step in range(left_after, UPDATES):
+            gone_on.at_progress((step + 1) / UPDATES)
+            other.update(gone_on, number, again)
+    assert other.consolidate(gone_on, number) == figures
+    assert same(other.weights(), world.weights())
+    assert gone_on.state().values == method.state().values
+    assert same(gone_on.state().tensors, method.state().tensors)
+
+
+@methods
 def test_a_state_of_another_network_is_refused(name):
     world, method = World("mlp"), from_recipe(name)
     world.learn(method, 1)

@@ -260,3 +260,21 @@ def test_settings_out_of_range_are_refused(settings):
 def test_the_end_of_a_task_that_never_started_is_refused():
     with pytest.raises(RuntimeError, match="end_task before start_task"):
         Packnet().end_task(three_tasks("mlp")[0].finished(mlp()))
+
+
+def test_what_a_task_kept_is_not_chosen_anew_when_it_is_resumed():
+    """Also where a weight that it kept has come to 0 since, which a new choice would pass over."""
+    trunk, task, packnet = mlp(), three_tasks("mlp")[0], Packnet(tasks=2)
+    packnet.start_task(trunk)
+    packnet.at_progress(0.85)
+    kept = {key: mask for key, mask in packnet.state().tensors.items() if key.endswith(".kept")}
+    assert set(kept) == {"0.weight.kept", "2.weight.kept"}
+    with torch.no_grad():
+        trunk[0].weight.view(-1)[kept["0.weight.kept"].flatten().nonzero()[:5].flatten()] = 0.0
+    resumed = Packnet(tasks=2)
+    resumed.load_state(packnet.state())
+    resumed.resume_task(trunk)
+    resumed.at_progress(0.9)
+    resumed.end_task(task.finished(trunk))
+    assert all(torch.equal(owners(resumed)[key.removesuffix(".kept")] == 1, mask) for key, mask in kept.items())
+    assert not [key for key in resumed.state().tensors if key.endswith(".kept")]

@@ -16,7 +16,8 @@ from blip_rl.core import bits
 from blip_rl.errors import UserError
 from blip_rl.report import audit as audits
 from blip_rl.report.checkpoints import Checkpoint
-from blip_rl.report.inspect import forecast, inspect_run
+from blip_rl.report.forecast import forecast
+from blip_rl.report.inspect import inspect_run
 from blip_rl.report.inspect_text import inspection_text
 
 N = 20
@@ -239,9 +240,9 @@ def test_the_newest_plasticity_of_every_layer(run_of_two):
     run, _ = run_of_two
     columns = "env_steps,stage,phase,layer,dormant_share,effective_rank,gradient_norm,free_bits\n"
     rows = "100,1,after,conv1,0.5,3.0,0.1,9\n200,2,periodic,conv1,0.25,4.5,0.2,9\n200,2,periodic,fc1,0.0,9.5,0.3,\n"
-    (run / "plasticity.csv").write_text(columns + rows + "300,2,per")  # still being written
+    (run / "plasticity.csv").write_text(columns + rows + ",2,after,fc1,0,1,1,9\n300,2,per")  # still being written
     found = inspect_run(run)
-    assert [(p["layer"], p["env_steps"], p["dormant_share"]) for p in found.plasticity] == [
+    assert [(p.layer, p.env_steps, p.dormant_share) for p in found.plasticity] == [
         ("conv1", 200, 0.25),
         ("fc1", 200, 0),
     ]
@@ -310,6 +311,22 @@ def test_a_stage_written_in_part_is_not_counted(run_of_two):
     with (run / "bits.csv").open("a") as file:
         file.write("3,conv1,weight,15,2\n")
     assert inspect_run(run).stages == (1, 2)
+    with (run / "bits.csv").open("a") as file:
+        file.write("3,fc1,weight,15,3\n")  # of four weights
+    assert inspect_run(run).stages == (1, 2)
+    with (run / "bits.csv").open("a") as file:
+        file.write("3,fc1,weight,19,1\n")
+    found = inspect_run(run)
+    assert found.stages == (1, 2, 3)
+    assert [bits_.frozen[-1] for bits_ in found.layers] == [15, 16, 94 / 6]
+
+
+def test_rows_written_twice_count_once(run_of_two):
+    run, _ = run_of_two
+    once = inspect_run(run)
+    rows = (run / "bits.csv").read_text().splitlines()
+    (run / "bits.csv").write_text("\n".join([*rows, *rows[1:]]) + "\n")
+    assert inspect_run(run).layers == once.layers
 
 
 def test_packnet_says_who_owns_what(tmp_path):

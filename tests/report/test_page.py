@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from blip_rl.cli import cli
 from blip_rl.core import metrics
 from blip_rl.errors import UserError
-from blip_rl.report import plots
+from blip_rl.report import curves
 from blip_rl.report.album import Album
 from blip_rl.report.groups import estimate, group_runs, over_seeds, rescale_observed, verdict
 from blip_rl.report.load_bits import load_bit_maps, load_budget
 from blip_rl.report.load_run import load_run
 from blip_rl.report.page import run_folders, write_report
-from blip_rl.report.sections import Section
+from blip_rl.report.section import Section
 
 
 @pytest.fixture(autouse=True)
@@ -225,8 +225,8 @@ def test_boundaries_are_those_of_the_run_that_came_furthest(new_run, tmp_path, m
     def note(ax, start, end, theme):
         shaded.setdefault(theme.name, []).append((start, end))
 
-    monkeypatch.setattr(plots, "draw_own_training", note)
-    monkeypatch.setattr(plots, "draw_spans", lambda ax, found, theme: spans.append(found))
+    monkeypatch.setattr(curves, "draw_own_training", note)
+    monkeypatch.setattr(curves, "draw_spans", lambda ax, found, theme: spans.append(found))
     runs = [new_run("whole"), new_run("half", agent="other", stages=1)]
     write_report(runs if first == "whole" else runs[::-1], out=tmp_path / "out")
     assert shaded["light"] == [(0, 1000), (1000, 2000), (2000, 3000)]
@@ -284,7 +284,7 @@ BROKEN = {
     "no config.toml": (lambda run: (run / "config.toml").unlink(), "config.toml is missing"),
     "half a config.toml": (
         lambda run: (run / "config.toml").write_text('agent_name = "bl'),
-        "config.toml cannot be read",
+        "config.toml' cannot be read",
     ),
     "an empty config.toml": (lambda run: (run / "config.toml").write_text(""), "config.toml is empty"),
     "binary scores": (lambda run: (run / "scores.csv").write_bytes(b"\xff\x00\x9c" * 50), "scores.csv"),

@@ -27,6 +27,7 @@ class ScriptedGames(VecEnv):
         self.first_seed = seed
         self.lengths = np.array([lengths[(seed + k) % len(lengths)] for k in range(num_envs)])
         self.render_mode = None
+        self.taken: list[np.ndarray] = []
         super().__init__(num_envs, OBSERVATIONS, spaces.Discrete(2))
         ScriptedGames.made.append(self)
 
@@ -36,7 +37,7 @@ class ScriptedGames(VecEnv):
         return np.zeros((self.num_envs, 4), np.float32)
 
     def step_async(self, actions):
-        pass
+        self.taken.append(actions.copy())
 
     def step_wait(self):
         self.clock += 1
@@ -72,13 +73,15 @@ def policy(config):
     return policy
 
 
-def play(monkeypatch, policy, config, lengths, budget=None, **settings):
+def play(monkeypatch, policy, config, lengths, budget=None, hooks=None, **settings):
     ScriptedGames.made = []
     settings.setdefault("seed", 0)
     monkeypatch.setattr(
         module, "make_evaluation_env", lambda task, atari, count, seed: ScriptedGames(count, seed, lengths)
     )
-    return evaluate_task(policy, Method(), config.tasks[0], config, EvaluationConfig(**settings), budget)
+    return evaluate_task(
+        policy, Method(), config.tasks[0], config, EvaluationConfig(**settings), budget, **(hooks or {})
+    )
 
 
 def test_short_games_are_not_counted_more_often_than_long_ones(monkeypatch, policy, config):
@@ -94,6 +97,23 @@ def test_more_episodes_than_environments_use_new_seeds(monkeypatch, policy, conf
     assert len(played) == 40
     assert [(env.first_seed - 2**30, env.num_envs) for env in ScriptedGames.made] == [(5, 32), (37, 8)]
     assert all(env.closed for env in ScriptedGames.made)
+
+
+def test_every_decision_of_every_episode_is_told(monkeypatch, policy, config):
+    """Of 34 games in two sets of environments, some over sooner: what is told is what each environment was given."""
+    told: list[list[int]] = [[] for _ in range(34)]
+
+    def note(playing, actions):
+        for number, action in zip(playing, actions, strict=True):
+            told[number].append(int(action))
+
+    hooks = {"on_actions": note}
+    played = play(monkeypatch, policy, config, [3, 8, 5], hooks=hooks, episodes=34, actions="stochastic")
+    assert [len(actions) for actions in told] == [episode.length_steps for episode in played]
+    environments = [(env, index) for env in ScriptedGames.made for index in range(env.num_envs)]
+    for actions, (env, index) in zip(told, environments, strict=True):
+        assert actions == [int(given[index]) for given in env.taken[: len(actions)]]
+    assert len({tuple(actions) for actions in told}) > 10
 
 
 def test_a_game_past_the_cap_is_cut_and_says_so(monkeypatch, policy, config):

@@ -259,9 +259,8 @@ def test_every_head_learned_in_a_run(run):
 
 def agent_of_the_run_before_training():
     from blip_rl.learner.ppo import ContinualPPO
-    from blip_rl.run.checkpoint import _policy_tensors
 
     config = multitask_config()
     model = ContinualPPO(config.agent, "cartpole-a", cartpole(environments=4), seed=0, device="cpu")
     model.switch_task("cartpole-b", cartpole(mix=2, environments=4))
-    return _policy_tensors(model.policy)
+    return model.policy.task_state()

@@ -16,7 +16,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods import make_method
 from blip_rl.recipes import dump_run_config, load_run_config
 from blip_rl.report.gifs import Sheet
-from blip_rl.run import filming, render
+from blip_rl.run import render
 from blip_rl.run.cells import Cell
 from blip_rl.run.checkpoint import save_stage
 from blip_rl.run.evaluation import Episode
@@ -61,8 +61,7 @@ def decoded(path):
 
 def cell(run, stage, task, **look):
     config = load_run_config(run)
-    (take,) = FilmingPlayer(run, config, Look(**look)).play(Cell(stage, task), lambda count: None)
-    return take
+    return FilmingPlayer(run, config, Look(**look)).play(Cell(stage, task), lambda count: None)
 
 
 def evaluated(run, stage, task):
@@ -129,16 +128,6 @@ def test_which_episode_is_chosen(scores, episode, chosen):
         assert index == chosen
 
 
-def test_actions_of_each_game_are_found_in_the_batches_of_all():
-    lengths = [3, 1, 4, 2]
-    batches = [np.zeros(4)] + [
-        np.array([10 * game + moment for game in range(4) if lengths[game] > moment]) for moment in range(4)
-    ]
-    episodes = [Episode(0.0, length, False) for length in lengths]
-    for game, length in enumerate(lengths):
-        assert filming._actions_of(game, episodes, batches) == [10 * game + moment for moment in range(length)]
-
-
 @pytest.mark.parametrize(("per_second", "fps", "seconds"), [(15, 15, 10), (15, 10, 10), (50, 15, 2), (15, 30, 3)])
 def test_a_long_game_is_cut_and_keeps_its_own_speed(per_second, fps, seconds):
     shown = shown_moments(10_000, per_second, fps, seconds)
@@ -176,14 +165,6 @@ def test_playing_goes_through_the_methods_playing(run, monkeypatch):
     monkeypatch.setattr(Blip, "playing", lambda self, trunk, task: asked.append(task) or playing(self, trunk, task))
     render_run(run, SHORT)
     assert asked == [1, 1, 2]
-
-
-def test_a_policy_that_was_recorded_is_as_before(run):
-    stage, _ = FilmingPlayer(run, load_run_config(run), Look())._stage(1)
-    with filming._recorded(stage.policy) as batches:
-        stage.policy.act(np.zeros((2, 4), np.float32), greedy=True)
-    assert len(batches) == 1
-    assert "act" not in vars(stage.policy)
 
 
 @pytest.fixture

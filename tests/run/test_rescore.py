@@ -12,8 +12,8 @@ from blip_rl import cli
 from blip_rl.errors import RunError, UserError
 from blip_rl.recipes import load_run_config
 from blip_rl.run import cells, checkpoint, evaluation
-from blip_rl.run.cells import Cell, CellPlayer, play_here
-from blip_rl.run.rescore import evaluate_run
+from blip_rl.run.cells import Cell, play_here
+from blip_rl.run.rescore import ScoringPlayer, evaluate_run
 from blip_rl.run.workers import play_in_workers
 
 
@@ -176,7 +176,7 @@ def test_workers_give_the_scores_of_one_process(run, tmp_path):
     assert torch.get_num_threads() == threads
 
 
-class Dying(CellPlayer):
+class Dying(ScoringPlayer):
     """A player whose process is killed by one cell, and that fails at another."""
 
     def __init__(self, *args, deadly=None, failing=None):
@@ -196,27 +196,31 @@ ALL = [Cell(1, "cartpole-a"), Cell(2, "cartpole-a"), Cell(2, "cartpole-b")]
 
 def play(run, cells, on_games_over=lambda count: None, **faults):
     config = load_run_config(run)
-    return play_in_workers(Dying(run, config, config.evaluation, **faults), cells, 1, on_games_over)
+    return play_in_workers(
+        Dying(run, config, config.evaluation, **faults), cells, 1, on_games_over, "what was done is kept"
+    )
 
 
 def test_a_worker_that_dies_names_its_cell_after_giving_what_was_done(run):
     games, done = [], []
     results = play(run, ALL, games.append, deadly=ALL[2])
-    with pytest.raises(RunError, match=r"cartpole-b after stage 2 died \(exit code 9\)"):
+    with pytest.raises(RunError, match=r"cartpole-b after stage 2 died \(exit code 9\).*what was done is kept"):
         done.extend(Cell(found[0].stage, found[0].task) for found in results)
     assert done == ALL[:2]
     assert sum(games) == 6
 
 
 def test_a_worker_that_fails_names_its_cell_and_the_error(run):
-    with pytest.raises(RunError, match=r"playing cartpole-a after stage 1 failed: ZeroDivisionError: a bug"):
+    with pytest.raises(
+        RunError, match=r"playing cartpole-a after stage 1 failed: ZeroDivisionError: a bug \(what was done is kept\)"
+    ):
         list(play(run, ALL[:1], failing=ALL[0]))
 
 
 def test_a_damaged_checkpoint_is_refused_alike_by_workers_and_here(run):
     (run / "checkpoints" / "stage-02" / "method.safetensors").write_bytes(b"rubbish")
     config = load_run_config(run)
-    player = CellPlayer(run, config, config.evaluation)
+    player = ScoringPlayer(run, config, config.evaluation)
     for play_them in (lambda: play(run, ALL[1:2]), lambda: play_here(player, ALL[1:], lambda count: None)):
         with pytest.raises(UserError, match=r"stage-02.*cannot be read"):
             list(play_them())

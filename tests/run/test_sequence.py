@@ -112,7 +112,7 @@ def test_bits_are_frozen_from_the_first_boundary_on(events):
     assert all(value > 1 for step, value in values.items() if step >= 1024)
 
 
-def test_a_run_of_convolutions_draws_heatmaps(tmp_path):
+def test_every_layer_is_drawn_as_a_heatmap(tmp_path):
     overrides = ("trunk.image.conv=[[4, 8, 8], [4, 3, 2]]", "trunk.image.hidden=[8]", "evaluation.episodes=1")
     config = small_config(
         games="boxing", steps="128", overrides=(*overrides, "evaluation.max_episode_steps=5", "method.fisher_samples=8")
@@ -120,7 +120,7 @@ def test_a_run_of_convolutions_draws_heatmaps(tmp_path):
     events = EventAccumulator(str(train(config, out=tmp_path / "run", threads=1, quiet=True)))
     events.Reload()
     images = {tag for tag in events.Tags()["images"] if "heatmap" in tag}
-    assert images == {"bits/conv1/heatmap", "bits/conv2/heatmap"}
+    assert images == {"bits/conv1/heatmap", "bits/conv2/heatmap", "bits/fc1/heatmap"}
 
 
 def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):

@@ -1,10 +1,14 @@
 """The closing text of runs whose scores are known: numbers by hand, why one is missing, tables that line up."""
 
+import shlex
+
 import numpy as np
 import pytest
 
+from blip_rl.cli import cli
 from blip_rl.config import RunConfig
 from blip_rl.run.scores import ScoreBook
+from blip_rl.run.stop import StopRequest
 from blip_rl.run.summary import closing_text
 from tests.run.conftest import small_config
 
@@ -27,7 +31,7 @@ def make_config(tasks) -> RunConfig:
 
 def closing(tasks, after, before=None, path="runs/x") -> list[str]:
     config = make_config(tasks)
-    scores = ScoreBook(config, None, None, None, None)  # only its matrices are read
+    scores = ScoreBook(config, None, None, None, None, StopRequest())  # only its matrices are read
     scores.after = np.array(after, dtype=float)
     scores.before = np.array(after if before is None else before, dtype=float)
     return closing_text(config, scores, path).splitlines()
@@ -116,6 +120,14 @@ def test_a_missing_cell_says_so():
 def test_a_change_too_small_to_show_has_no_minus():
     lines = closing({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [49.99, 50]])
     assert metric(lines, "BWT") == ["+0.0", "+0.000"]
+
+
+def test_the_commands_at_the_end_exist_and_can_be_pasted():
+    lines = closing({"a": (0, 100)}, [[40]], path="runs/my run")
+    commands = [shlex.split(line)[1:] for line in lines if "blip-rl " in line]
+    assert [verb for _, verb, _ in commands] == ["report", "render", "inspect", "evaluate"]
+    assert all(program == "blip-rl" and verb in cli.commands for program, verb, _ in commands)
+    assert {path for *_, path in commands} == {"runs/my run"}
 
 
 @pytest.mark.parametrize(

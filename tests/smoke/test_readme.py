@@ -7,7 +7,9 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
+from blip_rl.cli import cli
 from blip_rl.config import TaskConfig
+from blip_rl.recipes.files import recipe_names
 from blip_rl.tasks.control import make_control_env
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -37,10 +39,24 @@ def test_the_two_commands_are_there(command):
     )
 
 
+def test_every_command_is_one_with_its_options_and_arguments():
+    commands = re.findall(r"^blip-rl (\w+)(.*?)(?:#.*)?$", README, flags=re.MULTILINE)
+    assert {verb for verb, _ in commands} == set(cli.commands)
+    for verb, rest in commands:
+        words = ["." if word.startswith("runs/") else word for word in rest.split()]  # a folder that is there
+        cli.commands[verb].make_context(verb, words)
+
+
+def test_every_shipped_agent_is_in_the_table():
+    (table,) = re.findall(r"^\| agent \|.*?\n\n", README, flags=re.MULTILINE | re.DOTALL)
+    first_column = "".join(row.split("|")[1] for row in table.strip().splitlines())
+    assert sorted(re.findall(r"`([a-z0-9-]+)`", first_column)) == sorted(recipe_names("agents"))
+
+
 def test_every_train_command_resolves():
     from blip_rl.recipes import resolve
 
-    commands = re.findall(r"^blip-rl train(.*?)(?:#.*)?$", README, flags=re.MULTILINE)
+    commands = re.findall(r"^blip-rl train(?! --resume)(.*?)(?:#.*)?$", README, flags=re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
         words = command.split()

@@ -1,4 +1,4 @@
-"""Charts hold the data they were given: lines, bands, bars and labels, never pixels."""
+"""Charts against steps hold the data they were given: lines, bands and labels, never pixels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blip_rl.report import plots
-from blip_rl.report.groups import Estimate, estimate, over_seeds
+from blip_rl.report import curves
+from blip_rl.report.groups import over_seeds
 from blip_rl.report.style import DARK, LIGHT, THEMES, plain, short_number, short_steps
 
 
@@ -17,7 +17,7 @@ def ax() -> Axes:
     return Figure(figsize=(4.8, 2.8)).add_subplot()
 
 
-def curves(*ends):
+def rising(*ends):
     """A run for each number given, from 0 at step 10 to it at step 30."""
     return [(np.array([10, 20, 30]), np.array([0.0, end / 2, end])) for end in ends]
 
@@ -26,8 +26,14 @@ def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
+def _luminance(colour: str) -> float:
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def test_one_run_is_one_line_through_its_points(ax):
-    assert plots.draw_curves(ax, [over_seeds("blip", 0, curves(4.0))], LIGHT, "return") is ax
+    assert curves.draw_curves(ax, [over_seeds("blip", 0, rising(4.0))], LIGHT, "return") is ax
     (line,) = ax.lines
     np.testing.assert_array_equal(line.get_xydata(), [[10, 0], [20, 2], [30, 4]])
     assert line.get_color() == LIGHT.series[0]
@@ -37,13 +43,13 @@ def test_one_run_is_one_line_through_its_points(ax):
 
 
 def test_two_runs_are_two_lines_and_no_band(ax):
-    plots.draw_curves(ax, [over_seeds("blip", 0, curves(4.0, 8.0))], LIGHT, "return")
+    curves.draw_curves(ax, [over_seeds("blip", 0, rising(4.0, 8.0))], LIGHT, "return")
     assert [line.get_ydata()[-1] for line in ax.lines] == [4.0, 8.0]
     assert not ax.collections
 
 
 def test_three_runs_are_a_mean_a_band_and_the_runs_faintly(ax):
-    plots.draw_curves(ax, [over_seeds("blip", 0, curves(3.0, 6.0, 9.0))], LIGHT, "return")
+    curves.draw_curves(ax, [over_seeds("blip", 0, rising(3.0, 6.0, 9.0))], LIGHT, "return")
     *single, mean = ax.lines
     assert [line.get_ydata()[-1] for line in single] == [3.0, 6.0, 9.0]
     np.testing.assert_allclose(mean.get_ydata(), [0, 3, 6])
@@ -55,83 +61,49 @@ def test_three_runs_are_a_mean_a_band_and_the_runs_faintly(ax):
 
 
 def test_several_groups_have_a_legend_and_colours_of_their_own(ax):
-    series = [over_seeds(name, index, curves(1.0, 2.0, 3.0)) for index, name in enumerate(("blip", "finetune"))]
-    plots.draw_curves(ax, series, DARK, "return")
+    series = [over_seeds(name, index, rising(1.0, 2.0, 3.0)) for index, name in enumerate(("blip", "finetune"))]
+    curves.draw_curves(ax, series, DARK, "return")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["blip", "finetune"]
     assert [line.get_color() for line in ax.lines] == list(DARK.series[:2])
     assert len({line.get_marker() for line in ax.lines}) == 2, "colour must not be the only difference"
 
 
 def test_a_curve_that_never_changes_is_not_spread_over_decimals(ax):
-    plots.draw_curves(ax, [over_seeds("blip", 0, [(np.array([1, 2]), np.zeros(2))])], LIGHT, "return")
+    curves.draw_curves(ax, [over_seeds("blip", 0, [(np.array([1, 2]), np.zeros(2))])], LIGHT, "return")
     assert ax.get_ylim() == (-0.05, 1)
 
 
 def test_boundaries_are_lines_with_the_next_games_name(ax):
-    plots.draw_boundaries(ax, [(100.0, "Boxing"), (200.0, "Krull")], LIGHT)
+    curves.draw_boundaries(ax, [(100.0, "Boxing"), (200.0, "Krull")], LIGHT)
     assert [line.get_xdata()[0] for line in ax.lines] == [100.0, 200.0]
     assert texts(ax) == ["Boxing", "Krull"]
 
 
 def test_spans_name_every_game_above_the_axis(ax):
-    plots.draw_spans(ax, [(0, 100, "Kung-Fu"), (100, 200, "Boxing")], LIGHT)
+    curves.draw_spans(ax, [(0, 100, "Kung-Fu"), (100, 200, "Boxing")], LIGHT)
     assert [line.get_xdata()[0] for line in ax.lines] == [100]
     assert [(text.get_text(), text.xy) for text in ax.texts] == [("Kung-Fu", (50, 1)), ("Boxing", (150, 1))]
 
 
 def test_a_level_outside_the_axis_is_left_out(ax):
     ax.set_ylim(0, 10)
-    plots.draw_level(ax, 5, "random play", LIGHT)
-    plots.draw_level(ax, 23_000, "reference", LIGHT)
+    curves.draw_level(ax, 5, "random play", LIGHT)
+    curves.draw_level(ax, 23_000, "reference", LIGHT)
     assert texts(ax) == ["random play"]
     assert ax.get_ylim() == (0, 10)
 
 
 def test_own_training_is_shaded(ax):
-    plots.draw_own_training(ax, 100, 200, LIGHT)
+    curves.draw_own_training(ax, 100, 200, LIGHT)
     (shade,) = ax.patches
     assert (shade.get_x(), shade.get_width()) == (100, 100)
 
 
-def test_estimates_show_seeds_mean_and_interval(ax):
-    three, one = estimate([0.1, 0.2, 0.6]), estimate([0.4])
-    plots.draw_estimates(ax, ["blip", "finetune"], [0, 3], [three, one], LIGHT)
-    points, bar, mean, single = ax.lines
-    assert list(points.get_xdata()) == [0.1, 0.2, 0.6]
-    assert tuple(bar.get_xdata()) == three.interval
-    assert list(mean.get_xdata()) == [three.centre]
-    assert (list(single.get_xdata()), list(single.get_ydata())) == ([0.4], [1])
-    assert single.get_color() == LIGHT.series[3]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["blip", "finetune"]
-
-
-def test_an_estimate_of_nothing_draws_nothing(ax):
-    plots.draw_estimates(ax, ["blip"], [0], [Estimate((), float("nan"), None)], LIGHT)
-    assert not any(line.get_xdata().size for line in ax.lines if hasattr(line.get_xdata(), "size"))
-
-
-def test_the_budget_stacks_what_each_task_took_and_says_what_is_free(ax):
-    frozen = np.array([[2.0, 4.0], [5.0, 4.5]])
-    plots.draw_budget(ax, ["conv1", "fc1"], frozen, 20, ["Boxing", "Krull"], LIGHT)
-    pieces = [(bar.get_x(), bar.get_width()) for bar in ax.patches[2:]]  # after the two whole bars
-    assert pieces == [(0, 2.0), (0, 4.0), (2.0, 3.0), (4.0, 0.5)]
-    assert texts(ax) == ["15.0 free", "15.5 free"]
-    assert ax.get_xlim() == (0, 20)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Boxing", "Krull"]
-
-
-def test_rounding_loss_is_a_bar_for_the_mean_and_a_point_for_each_game(ax):
-    losses = np.array([[0.1, np.nan], [0.3, -0.1]])
-    plots.draw_rounding(ax, ["Boxing", "Krull"], [("blip", losses)], LIGHT, "lost")
-    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [0.1, 0.1])
-    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.1], [0.3, -0.1]]
-
-
 @pytest.mark.parametrize("hostile", ["$\\frac{", "a$b$c", "_hidden", "a\x00b\nc", "<b>&amp;", "x" * 500])
 def test_a_name_from_a_file_can_neither_break_nor_vanish_from_a_chart(ax, hostile):
-    series = [over_seeds(hostile, 0, curves(1.0)), over_seeds("other", 1, curves(2.0))]
-    plots.draw_curves(ax, series, LIGHT, "return")
-    plots.draw_boundaries(ax, [(15.0, hostile)], LIGHT)
+    series = [over_seeds(hostile, 0, rising(1.0)), over_seeds("other", 1, rising(2.0))]
+    curves.draw_curves(ax, series, LIGHT, "return")
+    curves.draw_boundaries(ax, [(15.0, hostile)], LIGHT)
     ax.figure.draw_without_rendering()
     assert len(ax.get_legend().get_texts()) == 2
     assert len(plain(hostile)) <= 44
@@ -147,12 +119,6 @@ def test_steps_are_short(value, text):
 @pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (-2.5, "−2.5"), (366.4, "366"), (23_310, "23.3k")])
 def test_numbers_are_short(value, text):
     assert short_number(value) == text
-
-
-def _luminance(colour: str) -> float:
-    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)

@@ -1,0 +1,174 @@
+"""Charts against steps: each function takes data and an axis, draws, and returns the axis; nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from blip_rl.report.groups import Series
+from blip_rl.report.style import (
+    MARKERS,
+    Theme,
+    add_legend,
+    dress,
+    few_ticks,
+    haloed,
+    plain,
+    short_number,
+    steps_axis,
+)
+from blip_rl.report.table import Array
+
+_FEW_POINTS = 40
+
+
+def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -> Axes:
+    """Draw a line for each series against steps and its 95 % interval as a band.
+
+    The single runs are drawn too: faintly beside the one series, strongly where a series has no mean, not at all
+    where several bands would hide behind them.
+
+    Args:
+        ax: Where to draw.
+        series: What to draw; without a centre, as with two seeds, every run is a line with points.
+        theme: Colours.
+        ylabel: What is measured.
+
+    Returns:
+        ``ax``.
+    """
+    dress(ax, theme)
+    for one in series:
+        colour, dashes = theme.colour(one.index), theme.line(one.index)
+        alone = not one.centre.size
+        for number, (steps, values) in enumerate(one.lines):
+            if alone or (len(one.lines) > 1 and len(series) == 1):
+                ax.plot(
+                    steps,
+                    values,
+                    dashes,
+                    color=colour,
+                    linewidth=1.4 if alone else 0.8,
+                    alpha=0.9 if alone else 0.3,
+                    label=plain(one.label) if alone and number == 0 else None,
+                    **_points(steps, one.index, alone),
+                )
+        if one.low.size:
+            ax.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
+        if one.centre.size:
+            ax.plot(
+                one.steps,
+                one.centre,
+                dashes,
+                color=colour,
+                linewidth=2.2,
+                label=plain(one.label),
+                solid_capstyle="round",
+                **_points(one.steps, one.index, True),
+            )
+    steps_axis(ax)
+    ax.set_xlabel("steps of the whole run", fontsize=10)
+    ax.set_ylabel(ylabel, fontsize=10)
+    ax.yaxis.set_major_formatter(FuncFormatter(short_number))
+    ax.yaxis.set_major_locator(few_ticks())
+    ax.margins(x=0.02, y=0.12)
+    low, high = ax.dataLim.intervaly
+    if low == high:
+        # One value shall not be spread over a whole axis of decimals.
+        ax.set_ylim(*((-0.05, 1) if low == 0 else sorted((low * 0.5, low * 1.5))))
+    if len(series) > 1:
+        add_legend(ax, theme)
+    return ax
+
+
+def _points(steps: Array, index: int, wanted: bool) -> dict[str, Any]:
+    """Marks where something was measured, unless they would hide the line."""
+    if not wanted or len(steps) > _FEW_POINTS:
+        return {}
+    return {"marker": MARKERS[index % len(MARKERS)], "markersize": 4.5}
+
+
+def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Theme) -> Axes:
+    """Mark where a game ends and the next begins, with the next one's name at the top of the line.
+
+    Args:
+        ax: Where to draw, after the curves: the names stay inside the axis.
+        boundaries: (steps, name of what begins there), rising.
+        theme: Colours.
+    """
+    for steps, name in boundaries:
+        _mark(ax, steps, theme)
+        ax.annotate(
+            plain(name, 18),
+            (steps, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -4),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=theme.muted,
+            rotation=90,
+            va="top",
+            ha="left",
+            path_effects=haloed(theme),
+        )
+    return ax
+
+
+def draw_spans(ax: Axes, spans: Sequence[tuple[float, float, str]], theme: Theme) -> Axes:
+    """Mark what is learned when: a line at each boundary, the name of each span above the axis.
+
+    Args:
+        ax: Where to draw, after the curves.
+        spans: (first step, last step, name), rising.
+        theme: Colours.
+    """
+    for start, end, name in spans:
+        if start > 0:
+            _mark(ax, start, theme)
+        ax.annotate(
+            plain(name, 18),
+            ((start + end) / 2, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=9,
+            color=theme.muted,
+            ha="center",
+            va="bottom",
+        )
+    if ax.get_legend() is not None:
+        add_legend(ax, theme, above=1.07)
+    return ax
+
+
+def _mark(ax: Axes, steps: float, theme: Theme) -> None:
+    ax.axvline(steps, color=theme.muted, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0.5)
+
+
+def draw_own_training(ax: Axes, start: float, end: float, theme: Theme) -> Axes:
+    """Shade the span in which the game itself is trained."""
+    ax.axvspan(start, end, color=theme.shade, linewidth=0, zorder=0)
+    return ax
+
+
+def draw_level(ax: Axes, value: float, name: str, theme: Theme) -> Axes:
+    """A horizontal line to compare with, such as random play; the axis does not stretch for it."""
+    low, high = ax.get_ylim()
+    if low <= value <= high:
+        ax.axhline(value, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))
+        ax.annotate(
+            plain(name),
+            (0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 2),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=theme.muted,
+            ha="left",
+            va="bottom",
+            path_effects=haloed(theme),
+        )
+    return ax

@@ -1,0 +1,123 @@
+"""What decides a run's numbers beside its recipe: versions, machine, device, threads; and whether any has changed.
+
+``environment.json`` in the run folder holds what a run was begun with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blip_rl.errors import UserError
+
+
+def threads(run: Path) -> int:
+    """CPU threads that the run was begun with."""
+    found = _begun(run).get("threads")
+    return found if isinstance(found, int) and found >= 1 else torch.get_num_threads()
+
+
+def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
+    """Compare the recipe with what it was when the run was saved.
+
+    Args:
+        config: ``config.toml`` as it is.
+        begun: What it held then.
+        accept_changes: Whether any will do.
+
+    Raises:
+        UserError: something differs, and that was not accepted; the message says what.
+    """
+    then, now = (dict(_flat(tomllib.loads(text))) for text in (begun, config.read_text(encoding="utf-8")))
+    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if changed and not accept_changes:
+        differences = "; ".join(f"{key} {then.get(key)!r} → {now.get(key)!r}" for key in changed)
+        raise UserError(
+            f"'{config}' has changed since the run was saved: {differences}. It would not end as if it had "
+            "never stopped (take it back, or go on with --accept-changes)"
+        )
+
+
+def check(run: Path, device: str, accept_changes: bool) -> None:
+    """Compare the conditions of a run that goes on with what the run was begun with.
+
+    Raises:
+        UserError: something differs, and that was not accepted; the message says what.
+    """
+    begun, now = _begun(run), here(device)
+    versions = begun.get("versions")
+    before = versions if isinstance(versions, dict) else {}
+    pairs = {name: (before.get(name), newer) for name, newer in now["versions"].items()}
+    pairs |= {name: (begun.get(name), now[name]) for name in ("device", "machine", "threads")}
+    differences = [f"{name} {then} → {newer}" for name, (then, newer) in pairs.items() if then != newer]
+    if differences and not accept_changes:
+        raise UserError(
+            f"the run in '{run}' was begun under other conditions: {'; '.join(differences)}. It would not "
+            "end as if it had never stopped (restore them, or go on with --accept-changes)"
+        )
+
+
+def _begun(run: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        return dict(found)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"'{run / 'environment.json'}' cannot be read: {error}") from error
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings of nested tables by dotted name; those of an array of tables by their number, from 1."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, table in enumerate(value, start=1):
+                yield from _flat(table, f"{prefix}{key}[{number}].")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def command() -> str:
+    """The command as a shell would take it again."""
+    program = Path(sys.argv[0])
+    ours = program.name in ("blip-rl", "__main__.py")
+    return shlex.join([*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:]])
+
+
+def here(device: str) -> dict[str, Any]:
+    """What must be known to run this again: versions, commit, machine."""
+    packages = ("blip-rl", "torch", "numpy", "stable-baselines3", "gymnasium", "ale-py")
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "commit": _commit(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with ``-dirty`` where files differ from it; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,62 @@
+"""Charts of rows and bars hold the data they were given: bars, points and labels, never pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from blip_rl.report import bars
+from blip_rl.report.groups import Estimate, estimate
+from blip_rl.report.style import LIGHT
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure(figsize=(4.8, 2.8)).add_subplot()
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_estimates_show_seeds_mean_and_interval(ax):
+    three, one = estimate([0.1, 0.2, 0.6]), estimate([0.4])
+    bars.draw_estimates(ax, ["blip", "finetune"], [0, 3], [three, one], LIGHT)
+    points, bar, mean, single = ax.lines
+    assert list(points.get_xdata()) == [0.1, 0.2, 0.6]
+    assert tuple(bar.get_xdata()) == three.interval
+    assert list(mean.get_xdata()) == [three.centre]
+    assert (list(single.get_xdata()), list(single.get_ydata())) == ([0.4], [1])
+    assert single.get_color() == LIGHT.series[3]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["blip", "finetune"]
+
+
+def test_an_estimate_of_nothing_draws_nothing(ax):
+    bars.draw_estimates(ax, ["blip"], [0], [Estimate((), float("nan"), None)], LIGHT)
+    assert not any(line.get_xdata().size for line in ax.lines if hasattr(line.get_xdata(), "size"))
+
+
+def test_the_budget_stacks_what_each_task_took_and_says_what_is_free(ax):
+    frozen = np.array([[2.0, 4.0], [5.0, 4.5]])
+    bars.draw_budget(ax, ["conv1", "fc1"], frozen, 20, ["Boxing", "Krull"], LIGHT)
+    pieces = [(bar.get_x(), bar.get_width()) for bar in ax.patches[2:]]  # after the two whole bars
+    assert pieces == [(0, 2.0), (0, 4.0), (2.0, 3.0), (4.0, 0.5)]
+    assert texts(ax) == ["15.0 free", "15.5 free"]
+    assert ax.get_xlim() == (0, 20)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Boxing", "Krull"]
+
+
+def test_a_layer_that_was_not_counted_keeps_its_bar(ax):
+    frozen = np.array([[2.0, 4.0], [np.nan, 4.5]])
+    bars.draw_budget(ax, ["conv1", "fc1"], frozen, 20, ["Boxing", "Krull"], LIGHT)
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches[4:]] == [(2.0, 0.0), (4.0, 0.5)]
+    assert texts(ax) == ["18.0 free", "15.5 free"]
+
+
+def test_rounding_loss_is_a_bar_for_the_mean_and_a_point_for_each_game(ax):
+    losses = np.array([[0.1, np.nan], [0.3, -0.1]])
+    bars.draw_rounding(ax, ["Boxing", "Krull"], [("blip", losses)], LIGHT, "lost")
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [0.1, 0.1])
+    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.1], [0.3, -0.1]]

@@ -1,0 +1,118 @@
+"""Runs that are broken off at chosen points, and what must be equal once they have gone on to their end."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from blip_rl.recipes import resolve
+
+CARTPOLES = (
+    "ppo.environments=4",
+    "ppo.rollout_steps=32",
+    "ppo.minibatches=4",
+    "ppo.epochs=2",
+    "trunk.vector.hidden=[16, 16]",
+    "evaluation.episodes=2",
+    "evaluation.every_steps=384",
+    "checkpoint.every_steps=256",
+)
+ATARI = (
+    "ppo.environments=2",
+    "ppo.rollout_steps=16",
+    "ppo.minibatches=2",
+    "trunk.image.conv=[[4, 8, 8], [4, 3, 2]]",
+    "trunk.image.hidden=[8]",
+    "evaluation.episodes=1",
+    "evaluation.every_steps=96",
+    "evaluation.max_episode_steps=20",
+    "checkpoint.every_steps=64",
+)
+METHOD = {"blip": ("method.fisher_samples=32",), "clear": ("method.capacity_frames=64", "method.batch=8")}
+TABLES = ("scores.csv", "bits.csv", "plasticity.csv")
+
+
+def settings(agent, games=CARTPOLES):
+    return (*games, *METHOD.get(agent, ()))
+
+
+def small_run(agent="blip", games="cartpole-a,cartpole-b", steps="512", overrides=None):
+    return resolve(games, agent, steps=steps, overrides=overrides or settings(agent))
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+@contextlib.contextmanager
+def killed_at(owner, name, call=1, after=False):
+    """The ``call``-th call of a function ends the block, before or after it has done its work, as if by a kill."""
+    function, calls = getattr(owner, name), []
+
+    def deadly(*args, **options):
+        calls.append(None)
+        if len(calls) == call and not after:
+            raise KilledError
+        result = function(*args, **options)
+        if len(calls) == call:
+            raise KilledError
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, deadly)
+        with pytest.raises(KilledError):
+            yield
+
+
+def evidence(run):
+    """Digests of every table and of every file of every checkpoint."""
+    files = [*(run / name for name in TABLES), *sorted(run.glob("checkpoints/**/*"))]
+    return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() if f.is_file() else "" for f in files}
+
+
+def curves(run):
+    """Every scalar of TensorBoard but speeds, in the order of its steps: (step, value)."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # several event files in one folder, which is what a resumed run has
+        events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
+    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in tags}
+
+
+def command(agent, out, overrides, *more, games="cartpole-a,cartpole-b", steps="512"):
+    """A run in a process of its own, of the same recipe as :func:`small_run` makes."""
+    changes = [part for setting in overrides for part in ("--set", setting)]
+    asked = ["train", "--games", games, "--agent", agent, "--steps", steps, "--threads", "1", "--out", str(out)]
+    return [sys.executable, "-m", "blip_rl", *asked, *changes, *more]
+
+
+@contextlib.contextmanager
+def process(arguments):
+    """A process that does not outlive the test."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+        child.communicate()
+
+
+def wait_for(child, condition, seconds=120):
+    """Wait until something is so; fails when the process ends before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.002)

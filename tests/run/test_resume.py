@@ -1,0 +1,382 @@
+"""A run that is broken off at any moment and resumed ends, to the byte, as one that never was."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+
+import pytest
+from click.testing import CliRunner
+from matplotlib.figure import Figure
+
+from blip_rl import cli
+from blip_rl.errors import RunError, UserError
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.methods import load_method
+from blip_rl.run import durable, monitor, sequence, snapshots
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.rescore import evaluate_run
+from blip_rl.run.scores import ScoreBook
+from blip_rl.run.sequence import resume, train
+from tests.run.broken_off import (
+    ATARI,
+    command,
+    curves,
+    evidence,
+    killed_at,
+    process,
+    settings,
+    small_run,
+    wait_for,
+)
+
+AGENTS = ("blip", "packnet", "clear", "single", "finetune")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _blank_heatmaps():
+    """Drawing them takes longer than all the rest, and no curve is of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitor, "frozen_bits_figure", lambda *_: Figure(figsize=(1, 1)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Runs that were never broken off, each made when it is first asked for."""
+    made = {}
+
+    def run(agent, **options):
+        key = (agent, *options.values())
+        if key not in made:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            made[key] = train(small_run(agent, **options), out=out, threads=1, quiet=True)
+        return made[key]
+
+    return run
+
+
+def broken_off(out, owner, name, call=1, after=False, agent="blip", **options):
+    with killed_at(owner, name, call, after):
+        train(small_run(agent, **options), out=out, threads=1, quiet=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def left_in_the_middle(tmp_path_factory):
+    """A run broken off in its second task, with two snapshots there."""
+    out = tmp_path_factory.mktemp("left") / "run"
+    with killed_at(ContinualPPO, "train", 7):
+        train(small_run(), out=out, threads=1, quiet=True)
+    assert [path.name for path in RunFolder(out).snapshots()] == ["step-000000000512", "step-000000000768"]
+    return out
+
+
+@pytest.fixture
+def left(left_in_the_middle, tmp_path):
+    return shutil.copytree(left_in_the_middle, tmp_path / "run")
+
+
+def go_on(run, **options):
+    return resume(run, threads=1, quiet=True, **options)
+
+
+def assert_equal(run, other):
+    assert evidence(run) == evidence(other)
+    assert curves(run) == curves(other)
+
+
+# --- where a run can end
+
+# (what ends it, its name, at which call, whether the call still does its work)
+POINTS = {
+    "before the first snapshot": (snapshots, "save", 1, False),
+    "right after the first snapshot": (snapshots, "save", 1, True),
+    "in an update": (ContinualPPO, "_update", 21, False),
+    "after the games have started anew": (ContinualPPO, "restart_games", 1, True),
+    "right after a snapshot": (snapshots, "save", 2, True),
+    "in a periodic evaluation": (ScoreBook, "_play", 1, True),
+    "with half of an evaluation's rows written": (RunFolder, "add_scores", 1, True),
+    "after learning, before it is saved": (snapshots, "save", 3, False),
+    "after learning": (sequence, "_consolidate", 1, False),
+    "after the first scores of the end": (ScoreBook, "evaluate", 2, True),
+    "after consolidation": (sequence, "save_stage", 1, False),
+    "between two stages": (sequence, "save_stage", 1, True),
+    "at the second task's first snapshot": (snapshots, "save", 4, False),
+    "in the second task": (ContinualPPO, "train", 7, True),
+    "before the last stage is saved": (sequence, "save_stage", 2, False),
+    "after the last stage": (sequence, "save_stage", 2, True),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
+    run = broken_off(tmp_path / "run", *POINTS[point])
+    assert evidence(run) != evidence(whole("blip"))
+    assert_equal(go_on(run), whole("blip"))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_run_killed_five_times_shows_no_seam(agent, whole, tmp_path):
+    """In the first task's middle, at its end, between the tasks, and before and after PackNet's pruning."""
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 4, agent=agent)
+    method = load_method(agent)
+    later = [(method, "end_task", 1, True), (sequence, "save_stage", 1, True), (ContinualPPO, "train", 2, True)]
+    for point in [*later, (ContinualPPO, "train", 2, True)]:
+        with killed_at(*point):
+            go_on(run)
+    assert_equal(go_on(run), whole(agent))
+    steps = [step for step, _ in curves(run)["train/learning_rate"]]
+    assert steps == list(range(128, 1025, 128))
+
+
+@pytest.mark.parametrize("agent", ["blip", pytest.param("packnet", marks=pytest.mark.slow)])
+def test_an_atari_run_killed_in_the_middle_of_its_games(agent, whole, tmp_path):
+    options = {"games": "pong,boxing", "steps": "128", "overrides": settings(agent, ATARI)}
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 4, agent=agent, **options)
+    with killed_at(ContinualPPO, "train", 4):
+        go_on(run)
+    assert_equal(go_on(run), whole(agent, **options))
+
+
+def test_a_real_kill_leaves_nothing_that_stays(whole, tmp_path):
+    """SIGKILL in the middle of learning; another process, this one, goes on."""
+    run = tmp_path / "run"
+    with process(command("blip", run, settings("blip"), "--quiet")) as child:
+        wait_for(child, lambda: (run / "checkpoints" / "step-000000000256").is_dir())
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    half_written = run / "checkpoints" / ".step-000000000999.writing"
+    half_written.mkdir()
+    (half_written / "agent.safetensors").write_bytes(b"half")
+    assert_equal(go_on(run), whole("blip"))
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"stage-01", "stage-02"}
+
+
+def test_a_run_killed_before_it_has_a_recipe_is_no_run(tmp_path):
+    run = broken_off(tmp_path / "run", durable, "flush_text")
+    with pytest.raises(UserError, match="not a run folder"):
+        go_on(run)
+
+
+def test_the_command_resumes(left, whole):
+    result = CliRunner().invoke(cli.cli, ["train", "--resume", str(left)])
+    assert result.exit_code == 0, result.output
+    assert "resuming" in result.output
+    assert "at step 768" in result.output
+    assert_equal(left, whole("blip"))
+
+
+# --- damage
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGE = {"a bit flipped": flip, "cut off": cut, "emptied": lambda path: os.truncate(path, 0), "gone": os.unlink}
+FILES = ("agent.safetensors", "method.safetensors", "games.safetensors", "snapshot.json", "digests.json")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_snapshot_gives_way_to_the_one_before(file, damage, left):
+    folder = RunFolder(left)
+    DAMAGE[damage](folder.snapshots()[-1] / file)
+    with pytest.warns(UserWarning, match=r"step-000000000768.*going on from the snapshot before"):
+        assert snapshots.newest(folder).steps == 512
+
+
+def test_a_run_goes_on_from_the_snapshot_before_a_damaged_one(left, whole):
+    flip(RunFolder(left).snapshots()[-1] / "agent.safetensors")
+    with pytest.warns(UserWarning, match="going on from the snapshot before"):
+        go_on(left)
+    assert_equal(left, whole("blip"))
+
+
+def test_nothing_is_made_up_where_all_snapshots_are_damaged(left):
+    for path in RunFolder(left).snapshots():
+        cut(path / "agent.safetensors")
+    before = evidence(left)
+    with pytest.warns(UserWarning, match="snapshot"), pytest.raises(RunError, match="none of the 2 snapshots"):
+        go_on(left)
+    assert evidence(left) == before
+
+
+@pytest.mark.parametrize("table", ["scores.csv", "plasticity.csv", "events"])
+def test_evidence_that_someone_shortened_is_not_added_to(table, left):
+    path = next(left.glob("events*")) if table == "events" else left / table
+    cut(path)
+    before = evidence(left)
+    with pytest.raises(UserError, match=r"shorter than when the run was saved.*expected [\d,]+ bytes"):
+        go_on(left)
+    assert evidence(left) == before
+
+
+# --- what is refused
+
+
+def test_a_finished_run_is_not_resumed(whole):
+    before = evidence(whole("blip"))
+    with pytest.raises(UserError, match="finished"):
+        go_on(whole("blip"))
+    assert evidence(whole("blip")) == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        go_on(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--seed", "3"], "--seed with --resume"),
+        (["--games", "pong"], "--games with --resume"),
+        (["--set", "ppo.epochs=1"], "--set with --resume"),
+        (["--out", "x"], "--out with --resume"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_recipe(options, wanted, left):
+    result = CliRunner().invoke(cli.cli, ["train", "--resume", str(left), *options])
+    assert result.exit_code == 2
+    assert wanted in result.stderr
+
+
+def test_changes_cannot_be_accepted_in_a_new_run():
+    result = CliRunner().invoke(cli.cli, ["train", "--accept-changes"])
+    assert result.exit_code == 2
+    assert "--resume" in result.stderr
+
+
+def test_a_second_process_is_refused(left):
+    with RunFolder(left).locked(), pytest.raises(UserError, match="another process"):
+        go_on(left)
+
+
+def test_a_run_of_all_tasks_at_once_says_that_it_cannot_go_on(tmp_path):
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 3, agent="multitask")
+    with pytest.raises(UserError, match="all tasks at once"):
+        go_on(run)
+
+
+def change_environment(run, **changes):
+    path = run / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"versions": {"torch": "0.1"}}, r"torch 0\.1 → "),
+        ({"versions": "rubbish"}, "torch None → "),
+        ({"device": "cuda:7"}, "device cuda:7 → cpu"),
+        ({"threads": 3}, "threads 3 → 1"),
+        ({"threads": "many"}, "threads many → 1"),
+        ({"machine": "vax"}, "machine vax → "),
+    ],
+)
+def test_other_conditions_are_refused_with_the_difference(changes, wanted, left):
+    change_environment(left, **changes)
+    before = evidence(left)
+    with pytest.raises(UserError, match=rf"begun under other conditions.*{wanted}.*--accept-changes"):
+        go_on(left)
+    assert evidence(left) == before
+
+
+def test_other_conditions_can_be_accepted(left, whole):
+    change_environment(left, versions={"torch": "0.1"})
+    assert_equal(go_on(left, accept_changes=True), whole("blip"))
+
+
+def edit_recipe(run, old, new):
+    path = run / "config.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_recipe_that_someone_changed_is_refused_with_the_difference(left):
+    edit_recipe(left, "value_coefficient = 0.5", "value_coefficient = 0.25")
+    before = evidence(left)
+    with pytest.raises(UserError, match=r"has changed.*agent\.ppo\.value_coefficient 0\.5 → 0\.25.*--accept-changes"):
+        go_on(left)
+    assert evidence(left) == before
+    go_on(left, accept_changes=True)
+    assert len(RunFolder(left).stages()) == 2
+
+
+def test_a_recipe_of_another_network_is_refused_even_when_changes_are_accepted(left):
+    edit_recipe(left, "hidden = [\n    16,\n    16,\n]", "hidden = [16, 17]")
+    with pytest.raises(UserError, match="does not fit"):
+        go_on(left, accept_changes=True)
+
+
+# --- a disk that is full
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("save_file", durable.SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("_digest", OSError(errno.ENOSPC, "No space left on device")),
+        ("flush", OSError(errno.EIO, "No space left on device")),
+    ],
+)
+def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(name, error, whole, tmp_path, monkeypatch):
+    run, saves = tmp_path / "run", []
+
+    def full(*args):
+        if len(RunFolder(run).snapshots()) < 2:
+            return saves.append(name) or work(*args)
+        raise error
+
+    work = getattr(durable, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, name, full)
+        with pytest.raises(RunError, match=r"No space left on device.*saved at step 256; go on with: .*--resume"):
+            train(small_run(), out=run, threads=1, quiet=True)
+    assert saves
+    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000000", "step-000000000256"]
+    assert_equal(go_on(run), whole("blip"))
+
+
+def test_a_limit_of_the_system_is_met_like_a_full_disk(whole, tmp_path):
+    """Real failing writes: from the first snapshot on no file of the process may grow beyond a kilobyte."""
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("no prlimit here")
+    run = tmp_path / "run"
+    with process(command("blip", run, settings("blip"), "--quiet")) as child:
+        wait_for(child, lambda: (run / "checkpoints" / "step-000000000000").is_dir())
+        _, most = resource.prlimit(child.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (1_000, most))
+        _, stderr = child.communicate()
+        assert child.returncode == 1, stderr
+    assert "File too large" in stderr
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    assert_equal(go_on(run), whole("blip"))
+
+
+# --- scoring again
+
+
+def test_scoring_an_unfinished_run_leaves_its_table_to_the_training(left, whole):
+    before = evidence(left)
+    table = evaluate_run(left, episodes=3)
+    assert "learned cartpole-a" in table
+    assert "not written into scores.csv" in table
+    assert evidence(left) == before
+    with RunFolder(left).locked():
+        assert "not written into scores.csv" in evaluate_run(left, episodes=1)
+    assert_equal(go_on(left), whole("blip"))
+    assert "not written" not in evaluate_run(left, episodes=3)
+    assert evidence(left)["scores.csv"] != evidence(whole("blip"))["scores.csv"]

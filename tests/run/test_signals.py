@@ -1,0 +1,142 @@
+"""Asked to stop by a signal: the update is finished, the run saved, the command that resumes it printed."""
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+
+import pytest
+
+from blip_rl.errors import InterruptedRunError
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.scores import ScoreBook
+from blip_rl.run.sequence import resume, train
+from blip_rl.run.stop import StopRequest, StopRequestError
+from tests.run.broken_off import CARTPOLES, command, curves, evidence, process, settings, small_run, wait_for
+
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
+FINETUNE = settings("finetune")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(small_run("finetune"), out=tmp_path_factory.mktemp("whole") / "run", threads=1, quiet=True)
+
+
+def command_to_go_on(text, run):
+    """The command that a message ends with, as a shell takes it."""
+    words = shlex.split(text[text.index("go on with: ") :].splitlines()[0])
+    assert words[3:] == ["blip-rl", "train", "--resume", str(run)]
+    return words[3:]
+
+
+def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
+    """All three signals, each to a process of its own, with a space in the run's name."""
+    runs = {name: tmp_path / f"run {name}" for name in SIGNALS}
+    with contextlib.ExitStack() as opened:
+        children = {n: opened.enter_context(process(command("finetune", runs[n], FINETUNE))) for n in SIGNALS}
+        for name, child in children.items():
+            wait_for(child, lambda name=name: any(runs[name].glob("checkpoints/step-*")))
+            child.send_signal(getattr(signal, name))
+        for name, child in children.items():
+            out, err = child.communicate(timeout=60)
+            assert child.returncode == SIGNALS[name], err
+            assert f"{name}: saving after this update" in out
+            assert "Traceback" not in err
+            command_to_go_on(err, runs[name])
+            saved = int(RunFolder(runs[name]).snapshots()[-1].name[5:])
+            assert f"saved at step {saved:,}" in err
+    for run in runs.values():
+        resume(run, quiet=True)
+        assert evidence(run) == evidence(whole)
+        assert curves(run) == curves(whole)
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path):
+    """In the middle of an update that would go on for seconds."""
+    long_updates = (*CARTPOLES, "ppo.epochs=300")
+    run = tmp_path / "run"
+    with process(command("finetune", run, long_updates, games="cartpole-a", steps="128")) as child:
+        wait_for(child, lambda: any(run.glob("checkpoints/step-*")))
+        before = evidence(run)
+        child.send_signal(signal.SIGINT)
+        for line in child.stdout:
+            if "saving after this update" in line:
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 130, err
+    assert "stopped at once" in out
+    assert "Traceback" not in err
+    command_to_go_on(out, run)
+    assert {k: v for k, v in evidence(run).items() if "checkpoints" in k} == {
+        k: v for k, v in before.items() if "checkpoints" in k
+    }
+    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000000"]
+
+
+def signalled(monkeypatch, owner, name, call, number=signal.SIGTERM):
+    """Send this process a signal at the ``call``-th call of a function, before it does its work."""
+    function, calls = getattr(owner, name), []
+
+    def signalling(*args, **options):
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return function(*args, **options)
+
+    monkeypatch.setattr(owner, name, signalling)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "steps"),
+    [
+        (ContinualPPO, "_update", 10, 256),
+        (ContinualPPO, "collect_rollouts", 2, 128),
+        (ScoreBook, "_play", 1, 384),
+        (ScoreBook, "_play", 2, 512),
+        (ScoreBook, "_play", 4, 896),
+    ],
+    ids=["update", "rollout", "periodic scores", "scores at the end", "later periodic scores"],
+)
+def test_a_run_asked_to_stop_goes_on_from_the_very_update(owner, name, call, steps, whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    changed = small_run("finetune")
+    with monkeypatch.context() as patch:
+        signalled(patch, owner, name, call)
+        with pytest.raises(InterruptedRunError, match=f"saved at step {steps}; go on with") as caught:
+            train(changed, out=run, threads=1, quiet=True)
+    assert caught.value.signal_number == signal.SIGTERM
+    resume(run, quiet=True)
+    assert evidence(run) == evidence(whole)
+    assert curves(run) == curves(whole)
+
+
+def test_a_second_ctrl_c_is_not_swallowed():
+    said = []
+    stop = StopRequest(said.append)
+    before = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
+    with stop.listening():
+        stop.check()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)  # a second request that is not Ctrl-C changes nothing
+        assert stop.signal_number == signal.SIGUSR1
+        with pytest.raises(StopRequestError):
+            stop.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert len(said) == 1
+    assert re.match("SIGUSR1: saving after this update", said[0])
+    assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS} == before
+
+
+def test_a_print_that_the_signal_broke_into_does_no_harm():
+    def reentrant(_text):
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    stop = StopRequest(reentrant)
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signal_number == signal.SIGTERM

@@ -1,0 +1,96 @@
+"""Games brought back to where they were, from their seed and the actions taken."""
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from blip_rl.config import AtariConfig, TaskConfig
+from blip_rl.tasks.make import make_training_env
+from blip_rl.tasks.recorded import RecordedVecEnv
+from tests.learner.small_agents import Lines
+
+GAMES = {"cartpole": ("CartPole-v1", 120), "pendulum": ("Pendulum-v1", 230), "atari": ("pong", 90)}
+
+
+def play(env, actions):
+    """Everything that is seen while these actions are taken."""
+    seen = []
+    for step in actions:
+        observations, rewards, dones, infos = env.step(step)
+        ends = [info.get("terminal_observation") for info in infos]
+        seen.append((observations.copy(), rewards.copy(), dones.copy(), [e for e in ends if e is not None]))
+    return seen
+
+
+def same(one, other):
+    return all(
+        np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) and np.array_equal(a[2], b[2])
+        and len(a[3]) == len(b[3]) and all(np.array_equal(x, y) for x, y in zip(a[3], b[3], strict=True))
+        for a, b in zip(one, other, strict=True)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GAMES)
+def test_what_was_played_leads_to_the_same_place(kind):
+    """Other games first; then from the same seed in another process's place; then on with the same actions."""
+    game, steps = GAMES[kind]
+    task = TaskConfig(name="task", game=game, steps=1000)
+    envs = [RecordedVecEnv(make_training_env(task, AtariConfig(), 2, seed)) for seed in (5, 77)]
+    try:
+        generator = envs[0].action_space
+        generator.seed(3)
+        actions = [np.stack([generator.sample() for _ in range(2)]) for _ in range(steps)]
+        envs[0].seed(9)
+        envs[0].reset()
+        play(envs[0], actions[:7])
+        envs[0].seed(11)
+        first = envs[0].reset()
+        seen = play(envs[0], actions)
+        recorded = envs[0].played()
+        assert len(recorded) == steps
+        envs[1].seed(11)
+        assert np.array_equal(envs[1].reset(), first)
+        replayed = recorded.astype(np.int64) if recorded.dtype == np.uint8 else recorded
+        assert same(play(envs[1], replayed), seen)
+        assert np.array_equal(envs[1].played(), recorded)
+        assert same(play(envs[1], actions[:20]), play(envs[0], actions[:20]))
+        if kind != "atari":
+            assert any(dones.any() for _, _, dones, _ in seen), "an episode should have ended within these steps"
+    finally:
+        for env in envs:
+            env.close()
+
+
+def recorded(space):
+    return RecordedVecEnv(DummyVecEnv([lambda: Lines(space)] * 2))
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "dtype"),
+    [
+        (spaces.Discrete(4), [[0, 3], [2, 2]], np.uint8),
+        (spaces.Discrete(300), [[0, 299], [1, 1]], np.int64),
+        (spaces.Box(-1, 1, (2,), np.float32), [[[0.5, -1], [0, 0]], [[1, 1], [0, 0.25]]], np.float32),
+    ],
+)
+def test_actions_come_back_as_they_were(space, actions, dtype):
+    env = recorded(space)
+    env.reset()
+    assert env.played().shape[0] == 0
+    for step in actions:
+        env.step(np.array(step, dtype=np.int64 if isinstance(space, spaces.Discrete) else np.float32))
+    assert np.array_equal(env.played(), np.array(actions))
+    if dtype == np.uint8:
+        assert env.played().dtype == np.uint8
+    env.reset()
+    assert len(env.played()) == 0
+
+
+def test_what_was_noted_down_does_not_change_afterwards():
+    env = recorded(spaces.Discrete(4))
+    env.reset()
+    actions = np.array([1, 2])
+    env.step(actions)
+    actions[:] = 3
+    assert env.played().tolist() == [[1, 2]]
