@@ -123,6 +123,14 @@ def test_every_layer_is_drawn_as_a_heatmap(tmp_path):
     assert images == {"bits/conv1/heatmap", "bits/conv2/heatmap", "bits/fc1/heatmap"}
 
 
+def test_games_are_filmed_at_each_boundary_where_asked(tmp_path):
+    config = small_config(steps="256", overrides=("evaluation.gifs=true", "evaluation.episodes=1"))
+    events = EventAccumulator(str(train(config, out=tmp_path / "run", threads=1, quiet=True)))
+    events.Reload()
+    films = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"] if "games/" in tag}
+    assert films == {"games/cartpole-a": [256, 512], "games/cartpole-b": [512]}
+
+
 def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
     happened = []
     book, blip = sequence.ScoreBook, Blip
