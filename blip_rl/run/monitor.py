@@ -82,6 +82,8 @@ class TaskMonitor(BaseCallback):
             self.logger.dump(self.num_timesteps)
         if self._keeper is not None and self.num_timesteps < self._end_steps:
             self._keeper.between_updates()
+        if self._keeper is None:
+            self._scores.leave_if_asked()
         every = self._config.evaluation.every_steps
         if self.num_timesteps < self._end_steps and self._agent.just_passed(every):
             self._score()

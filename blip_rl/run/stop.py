@@ -55,4 +55,4 @@ class StopRequest:
         if self.signal_number is None:
             self.signal_number = number
             with suppress(RuntimeError):  # Python forbids to print within a print that the signal broke into
-                self._say(f"{signal.Signals(number).name}: saving after this update (Ctrl-C again leaves at once)")
+                self._say(f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again leaves at once)")

@@ -43,7 +43,7 @@ def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
         for name, child in children.items():
             out, err = child.communicate(timeout=60)
             assert child.returncode == SIGNALS[name], err
-            assert f"{name}: saving after this update" in out
+            assert f"{name}: stopping after this update" in out
             assert "Traceback" not in err
             command_to_go_on(err, runs[name])
             saved = int(RunFolder(runs[name]).snapshots()[-1].name[5:])
@@ -63,7 +63,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path
         before = evidence(run)
         child.send_signal(signal.SIGINT)
         for line in child.stdout:
-            if "saving after this update" in line:
+            if "stopping after this update" in line:
                 break
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
@@ -128,7 +128,7 @@ def test_a_second_ctrl_c_is_not_swallowed():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert len(said) == 1
-    assert re.match("SIGUSR1: saving after this update", said[0])
+    assert re.match("SIGUSR1: stopping after this update", said[0])
     assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS} == before
 
 
@@ -140,3 +140,19 @@ def test_a_print_that_the_signal_broke_into_does_no_harm():
     with stop.listening():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.signal_number == signal.SIGTERM
+
+
+def test_learning_all_at_once_stops_after_the_update_too(tmp_path, monkeypatch):
+    """It cannot be saved in its middle, but a signal must not wait for the next evaluation."""
+    updates, train_once = [], ContinualPPO.train
+
+    def interrupted(agent):
+        updates.append(agent.num_timesteps)
+        os.kill(os.getpid(), signal.SIGTERM)
+        train_once(agent)
+
+    monkeypatch.setattr(ContinualPPO, "train", interrupted)
+    with pytest.raises(InterruptedRunError, match="all scores so far are in") as stopped:
+        train(small_run("multitask"), out=tmp_path / "run", threads=1, quiet=True)
+    assert stopped.value.signal_number == signal.SIGTERM
+    assert len(updates) == 1
