@@ -20,6 +20,13 @@ _LARGEST_SEED = 2**30 - 1
 _MOST_WARNINGS = 8
 _ACTIONS: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
 
+# What several verbs take alike.
+_RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+_GAMES = click.option("--games", metavar="LIST", help="Games of the run, separated by commas.  [default: all]")
+_ACTIONS_CHOICE = click.option(
+    "--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]"
+)
+
 _EXAMPLES = """\b
 Examples:
   blip-rl train                                     the paper's six games with BLIP
@@ -163,10 +170,10 @@ def _resume(run: Path, accept_changes: bool, threads: int, quiet: bool) -> None:
 
 
 @cli.command(short_help="Score every stage of a run again.")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--games", metavar="LIST", help="Games of the run, separated by commas.  [default: all]")
+@_RUN
+@_GAMES
 @click.option("--episodes", type=click.IntRange(min=1), metavar="N", help="For each game.  [default: the run's]")
-@click.option("--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]")
+@_ACTIONS_CHOICE
 @click.option("--zero-shot", is_flag=True, help="Also play games that a stage had not learned yet.")
 @click.option(
     "--stage",
@@ -196,7 +203,7 @@ def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tupl
 
 
 @cli.command("inspect", short_help="Show which bits are frozen, and check them.")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_folder(run: Path, as_json: bool) -> None:
     """Show the bits frozen and free in the run in folder RUN, what still fits, and whether a frozen bit flipped."""
@@ -248,9 +255,9 @@ def report(
 
 
 @cli.command(short_help="Make moving pictures of a run, or of two.")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_RUN
 @click.argument("other", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--games", metavar="LIST", help="Games of the run, separated by commas.  [default: all]")
+@_GAMES
 @click.option(
     "--stage",
     "stages",
@@ -265,7 +272,7 @@ def report(
 @click.option("--fps", default=15.0, metavar="N", help="Pictures a second, at most 50; Atari agents act 15 times.")
 @click.option("--scale", type=float, metavar="X", help="Size: 1 is a game's native 160 pixels.  [default: 2; sheets 1]")
 @click.option("--format", "file_format", default="gif", metavar="gif|webp|mp4", help="Kind of file.")
-@click.option("--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]")
+@_ACTIONS_CHOICE
 @click.option(
     "--workers",
     type=click.IntRange(1, 1024),
@@ -315,72 +322,9 @@ def render(
 @click.option("--all", "every", is_flag=True, help="With games: every ALE ROM too.")
 def list_names(kind: str | None, every: bool) -> None:
     """List the names that the other commands know, a line each."""
-    tables = {
-        "games": lambda: _games_table(every),
-        "agents": _agents_table,
-        "sequences": _sequences_table,
-        "methods": _methods_table,
-    }
-    if kind is not None:
-        _print_table(tables[kind]())
-    else:
-        for number, (name, table) in enumerate(tables.items()):
-            click.echo(f"{'' if number == 0 else chr(10)}{name}:")
-            _print_table(table(), indent="  ")
-    if kind in {None, "games"} and not every:
-        _note_on_games()
+    from blip_rl.listing import print_names
 
-
-def _games_table(every: bool) -> list[tuple[str, ...]]:
-    from blip_rl.recipes.files import list_games
-
-    rows: list[tuple[str, ...]] = [(g.name, g.title, g.game, ", ".join(g.sequences)) for g in list_games()]
-    if every:
-        from blip_rl.tasks.games import atari_roms
-
-        rows += [(rom, rom.replace("_", " "), rom, "") for rom in atari_roms() if rom not in {row[0] for row in rows}]
-    return rows
-
-
-def _note_on_games() -> None:
-    """Say on stderr, where it disturbs no pipe, what else ``--games`` takes."""
-    from blip_rl.tasks.games import atari_roms
-
-    click.echo(
-        f"\n--games also takes {len(atari_roms())} ALE ROM names such as pong (blip-rl list games --all prints them), "
-        "Gymnasium ids such as CartPole-v1, and paths of .toml files.",
-        err=True,
-    )
-
-
-def _agents_table() -> list[tuple[str, ...]]:
-    from blip_rl.recipes.files import list_agents
-
-    return [(recipe.name, recipe.description) for recipe in list_agents()]
-
-
-def _sequences_table() -> list[tuple[str, ...]]:
-    from blip_rl.recipes.files import list_sequences
-
-    return [(recipe.name, recipe.description) for recipe in list_sequences()]
-
-
-def _methods_table() -> list[tuple[str, ...]]:
-    """Name the methods without importing them: torch would take seconds."""
-    import ast
-
-    import blip_rl.methods
-
-    folder = Path(blip_rl.methods.__file__).parent
-    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in blip_rl.methods.method_names()}
-    return [(name, (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]) for name, text in sources.items()]
-
-
-def _print_table(rows: list[tuple[str, ...]], indent: str = "") -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo((indent + "  ".join(cells)).rstrip())
+    print_names(kind, every)
 
 
 def main() -> NoReturn:

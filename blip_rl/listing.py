@@ -1,0 +1,82 @@
+"""The tables of ``blip-rl list``: what games, agents, sequences and methods are called. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+def print_names(kind: str | None, every: bool) -> None:
+    """Print one table, or all of them.
+
+    Args:
+        kind: ``games``, ``agents``, ``sequences`` or ``methods``; None for all.
+        every: Every ALE ROM among the games.
+    """
+    tables = {
+        "games": lambda: _games_table(every),
+        "agents": _agents_table,
+        "sequences": _sequences_table,
+        "methods": _methods_table,
+    }
+    if kind is not None:
+        _print_table(tables[kind]())
+    else:
+        for number, (name, table) in enumerate(tables.items()):
+            click.echo(f"{'' if number == 0 else chr(10)}{name}:")
+            _print_table(table(), indent="  ")
+    if kind in {None, "games"} and not every:
+        _note_on_games()
+
+
+def _games_table(every: bool) -> list[tuple[str, ...]]:
+    from blip_rl.recipes.files import list_games
+
+    rows: list[tuple[str, ...]] = [(g.name, g.title, g.game, ", ".join(g.sequences)) for g in list_games()]
+    if every:
+        from blip_rl.tasks.games import atari_roms
+
+        rows += [(rom, rom.replace("_", " "), rom, "") for rom in atari_roms() if rom not in {row[0] for row in rows}]
+    return rows
+
+
+def _note_on_games() -> None:
+    """Say on stderr, where it disturbs no pipe, what else ``--games`` takes."""
+    from blip_rl.tasks.games import atari_roms
+
+    click.echo(
+        f"\n--games also takes {len(atari_roms())} ALE ROM names such as pong (blip-rl list games --all prints them), "
+        "Gymnasium ids such as CartPole-v1, and paths of .toml files.",
+        err=True,
+    )
+
+
+def _agents_table() -> list[tuple[str, ...]]:
+    from blip_rl.recipes.files import list_agents
+
+    return [(recipe.name, recipe.description) for recipe in list_agents()]
+
+
+def _sequences_table() -> list[tuple[str, ...]]:
+    from blip_rl.recipes.files import list_sequences
+
+    return [(recipe.name, recipe.description) for recipe in list_sequences()]
+
+
+def _methods_table() -> list[tuple[str, ...]]:
+    """Name the methods without importing them: torch would take seconds."""
+    import ast
+
+    import blip_rl.methods
+
+    folder = Path(blip_rl.methods.__file__).parent
+    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in blip_rl.methods.method_names()}
+    return [(name, (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]) for name, text in sources.items()]
+
+
+def _print_table(rows: list[tuple[str, ...]], indent: str = "") -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo((indent + "  ".join(cells)).rstrip())
