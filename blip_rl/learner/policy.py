@@ -212,8 +212,8 @@ class ContinualPolicy(ActorCriticPolicy):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions
 
-    def step(self, max_gradient_norm: float) -> None:
-        """Clip the norm of all gradients together and let the optimizer take its step.
+    def step(self, max_gradient_norm: float) -> Tensor:
+        """Clip the norm of all gradients together and let the optimizer take its step; return the norm before.
 
         The fused optimizer divides gradients by ``grad_scale`` as it reads them: no pass over the weights for it.
         """
@@ -221,3 +221,4 @@ class ContinualPolicy(ActorCriticPolicy):
         norm = nn.utils.get_total_norm(gradients)
         self.optimizer.grad_scale = ((norm + 1e-6) / max_gradient_norm).clamp_(min=1.0)  # type: ignore[attr-defined]
         self.optimizer.step()
+        return norm

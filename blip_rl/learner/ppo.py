@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,37 +18,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from blip_rl.config import AgentConfig
+from blip_rl.learner.diverged import UpdateFigures, check_finite
 from blip_rl.learner.loss import LossFigures, ppo_loss
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.rollout import Minibatch, Rollout
 from blip_rl.learner.trunk import check_observations
 from blip_rl.methods.base import FinishedTask, Method, attached
-
-
-class UpdateFigures(NamedTuple):
-    """What one optimizer step leaves to be looked at.
-
-    Attributes:
-        losses: PPO's.
-        method_loss: What the method added; None for nothing.
-        gradient_scale: What the gradients were divided by, a scalar; as finite as their norm.
-    """
-
-    losses: LossFigures
-    method_loss: Tensor | None
-    gradient_scale: Tensor
-
-    def by_name(self) -> dict[str, Tensor]:
-        """Scalars by what a person calls them, in the order they are computed."""
-        losses = self.losses  # an infinite approx_kl alone does no harm: the ratios behind it are clipped
-        named = {
-            "entropy loss": losses.entropy_loss,
-            "policy gradient loss": losses.policy_gradient_loss,
-            "value loss": losses.value_loss,
-            "loss": losses.loss,
-        }
-        added = {} if self.method_loss is None else {"method's loss": self.method_loss}
-        return {**named, **added, "gradient's norm": self.gradient_scale}
 
 
 class ContinualPPO(PPO):
@@ -263,10 +238,8 @@ class ContinualPPO(PPO):
         extra = self.method.loss(self.policy.outputs_of)
         self.policy.optimizer.zero_grad()
         (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
-        self.policy.step(self.max_grad_norm)
-        # What gradients are divided by is finite exactly where their norm is.
-        scale = cast(Any, self.policy.optimizer).grad_scale
-        return UpdateFigures(figures, None if extra is None else extra.detach(), scale)
+        norm = self.policy.step(self.max_grad_norm)
+        return UpdateFigures(figures, None if extra is None else extra.detach(), norm)
 
     def _log_update(self, figures: list[UpdateFigures], rollout: Rollout) -> None:
         means = torch.stack([torch.stack(update.losses) for update in figures]).mean(0).tolist()
@@ -284,24 +257,8 @@ class ContinualPPO(PPO):
         return min(1.0, (self.num_timesteps - start) / (self._total_timesteps - start))
 
     def _check_finite(self, updates: list[UpdateFigures]) -> None:
-        """Stop a training that has diverged: it would only go on writing rubbish.
-
-        Raises:
-            FloatingPointError: with what came first, the task and the step.
-        """
-        values = [value for update in updates for value in update.by_name().values()]
-        weights = dict(self.policy.named_parameters())
-        # Asked once for all: each answer waits for a GPU.
-        finite = torch.stack([torch.isfinite(tensor).all() for tensor in (*values, *weights.values())])
-        if bool(finite.all()):
-            return
-        names = [name for update in updates for name in update.by_name()] + [f"weight {name!r}" for name in weights]
-        first = names[finite.tolist().index(False)]
         task = self.policy.task_names[list(self.policy.tasks).index(self.policy.current)]
-        raise FloatingPointError(
-            f"training diverged: the {first} is not a finite number, learning {task} at step {self.num_timesteps:,} "
-            "(a lower ppo.learning_rate may help)"
-        )
+        check_finite(updates, dict(self.policy.named_parameters()), f"learning {task} at step {self.num_timesteps:,}")
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Progress within this call of ``learn``: schedules run once per task while the step count goes on.
