@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from blip_rl.errors import UserError
 from blip_rl.report.load_config import load_config, no_recipe
+from blip_rl.untrusted.files import table_rows
 
 Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
@@ -144,15 +144,13 @@ def _read_episodes(path: Path, tasks: tuple[str, ...], actions: str, damages: li
 
 def _read_lines(path: Path, damages: list[str] | None) -> list[tuple[int, dict[str, Any]]]:
     """The file's rows with their line numbers; with ``damages``, those before what cannot be read."""
-    numbered = []
+    numbered: list[tuple[int, dict[str, Any]]] = []
     try:
-        with path.open(newline="", encoding="utf-8", errors="strict" if damages is None else "replace") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = reader.fieldnames or ()
-            for row in reader:
-                numbered.append((reader.line_num, row))  # noqa: PERF401 - what was read before an error is kept
-    except (OSError, ValueError, csv.Error) as error:
-        message = f"'{path}' cannot be read: {error}; put it back, or train again"
+        names, rows = table_rows(path, errors="strict" if damages is None else "replace", strict=True)
+        for numbered_row in rows:
+            numbered.append(numbered_row)  # noqa: PERF402 - what was read before an error is kept
+    except UserError as error:
+        message = f"{error}; put it back, or train again"
         if damages is None or not numbered:
             raise UserError(message) from error
         damages.append(message)

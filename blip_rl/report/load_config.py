@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from blip_rl.errors import UserError
+from blip_rl.untrusted.files import MOST_TASKS, read_toml
 
 
 def load_config(run: Path) -> dict[str, Any]:
     """Read ``config.toml``, whatever it holds.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: it is missing or damaged, or names more tasks than a run can have.
     """
     path = run / "config.toml"
     if not path.is_file():
         raise UserError(f"'{run}' is not a run folder: it has no config.toml (blip-rl train creates run folders)")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}; put back the file that blip-rl train wrote") from error
+        config = read_toml(path)
+    except UserError as error:
+        raise UserError(f"{error}; put back the file that blip-rl train wrote") from error
+    tasks = config.get("tasks")
+    if isinstance(tasks, list) and len(tasks) > MOST_TASKS:
+        raise UserError(f"'{path}' has {len(tasks):,} tasks: expected at most {MOST_TASKS}")
+    return config
 
 
 def no_recipe(run: Path, error: Exception) -> UserError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blip_rl.report.table import Table, read_table
+from blip_rl.report.table import MOST_LAYERS, Table, read_table
 
 PLASTICITY = {
     "dormant_share": "Dormant units",
@@ -17,7 +17,11 @@ PLASTICITY = {
 
 def load_plasticity(run: Path, problems: list[str]) -> Table | None:
     """Read ``plasticity.csv``; None where the run wrote none."""
-    return _optional(run / "plasticity.csv", ("env_steps", "stage", *PLASTICITY), ("phase", "layer"), problems)
+    table = _optional(run / "plasticity.csv", ("env_steps", "stage", *PLASTICITY), ("phase", "layer"), problems)
+    if table is not None and (layers := len(set(table.words["layer"]))) > MOST_LAYERS:
+        problems.append(f"plasticity.csv names {layers:,} layers: expected at most {MOST_LAYERS}; left out")
+        return None
+    return table
 
 
 def load_speed(run: Path, problems: list[str]) -> Table | None:

@@ -140,8 +140,10 @@ def _render(
     )
     style = (resources.files("blip_rl.report") / "templates" / "report.css").read_text(encoding="utf-8")
     runs = [run for group in groups for run in group.runs]
+    title = title or words.title_of(groups)
     return environment.get_template("report.html").render(
-        title=title or words.title_of(groups),
+        title=title,
+        heading=title.replace("-", "\N{NON-BREAKING HYPHEN}"),  # or browsers break lines within Kung-Fu
         style=Markup(style.replace("$scale", scale_css())),
         overviews=[words.overview(group) for group in groups],
         statuses=[words.status(run) for run in runs],

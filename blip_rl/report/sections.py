@@ -33,7 +33,8 @@ def verdict_section(groups: Sequence[Group], album: Album) -> Section:
     pictures: list[Picture] = []
     learned = [(index, group) for index, group in enumerate(groups) if group.learned]
     if len(learned) > 1:
-        pictures = [_verdict_picture(learned, metric, album) for metric in VERDICT]
+        found = [_verdict_picture(learned, metric, album) for metric in VERDICT]
+        pictures = [picture for picture in found if picture is not None]
     return Section("verdict", "Verdict", lead, tuple(pictures), _unequal([g for _, g in learned]), "pair")
 
 
@@ -44,9 +45,11 @@ def _unequal(groups: Sequence[Group]) -> str:
     return "Not the same number of games: " + listed([f"{g.label} after {g.learned}" for g in groups]) + "."
 
 
-def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: Album) -> Picture:
+def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: Album) -> Picture | None:
     colours, groups = [index for index, _ in learned], [group for _, group in learned]
     found = [verdict(group, metric) for group in groups]
+    if not any(np.isfinite(one.centre) for one in found):  # BWT of a first game, say; the table tells why
+        return None
     meaning, _, more_is_better = VERDICT[metric]
 
     def draw(figure: Figure, theme: Theme) -> None:

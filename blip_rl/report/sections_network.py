@@ -164,6 +164,7 @@ def _series_picture(
 ) -> Picture:
     def draw(figure: Figure, theme: Theme) -> None:
         ax = curves.draw_curves(figure.add_subplot(), series, theme, title[0].lower() + title[1:])
+        ax.set_xlim(left=0)
         if from_zero:
             ax.set_ylim(0, 1.2 * max(1.0, ax.dataLim.ymax))
 

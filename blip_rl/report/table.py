@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from blip_rl.errors import UserError
+from blip_rl.untrusted.files import table_rows
+
+MOST_LAYERS = 64
+"""Of a trunk, as recipes allow it."""
 _LARGEST = 1e15  # no count or measurement comes near, and whole numbers are exact up to here
 
 Array = npt.NDArray[np.float64]
@@ -56,13 +61,12 @@ def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problem
         problems.append(f"{path.name} is missing")
         return None
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, csv.Error) as error:
-        problems.append(f"{path.name} cannot be read: {error}")
+        columns, numbered = table_rows(path, errors="replace")
+        rows = [row for _, row in numbered]
+    except UserError as error:
+        problems.append(str(error).replace(f"{path.parent}{os.sep}", ""))
         return None
-    if absent := [name for name in (*numbers, *words) if name not in (reader.fieldnames or ())]:
+    if absent := [name for name in (*numbers, *words) if name not in columns]:
         problems.append(f"{path.name} has no column {', '.join(absent)}")
         return None
     whole = [(values, row) for row in rows if (values := _numbers(row, numbers)) is not None]

@@ -24,13 +24,16 @@ def texts(ax):
 def test_estimates_show_seeds_mean_and_interval(ax):
     three, one = estimate([0.1, 0.2, 0.6]), estimate([0.4])
     bars.draw_estimates(ax, ["blip", "finetune"], [0, 3], [three, one], LIGHT)
-    points, bar, mean, single = ax.lines
+    points, bar, mean, single, zero = ax.lines
     assert list(points.get_xdata()) == [0.1, 0.2, 0.6]
     assert tuple(bar.get_xdata()) == three.interval
     assert list(mean.get_xdata()) == [three.centre]
     assert (list(single.get_xdata()), list(single.get_ydata())) == ([0.4], [1])
     assert single.get_color() == LIGHT.series[3]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["blip", "finetune"]
+    low, high = ax.get_xlim()
+    assert low < 0 < 0.6 < high
+    assert list(zero.get_xdata()) == [0, 0]
 
 
 def test_an_estimate_of_nothing_draws_nothing(ax):

@@ -258,6 +258,15 @@ def test_one_game_has_an_acc_and_no_bwt(new_run):
     assert "complete: one game, 1,000 steps" in page.text
 
 
+def test_a_comparison_after_one_game_draws_no_empty_chart(new_run, tmp_path):
+    runs = [new_run(agent, agent=agent, stages=1) for agent in ("blip", "finetune")]
+    page, written = read(runs, out=tmp_path / "out")
+    drawn = {one["alt"].split(",")[0] for one in page.all("img")}
+    assert "ACC" in drawn
+    assert not drawn & {"BWT", "Forgetting"}
+    assert "<h1>blip and finetune on Kung\N{NON-BREAKING HYPHEN}Fu" in written.page.read_text(encoding="utf-8")
+
+
 def test_games_learned_together_have_one_row_and_no_bwt(new_run):
     page, _ = read(new_run("multi", agent="multitask", together=True, bits=False))
     assert "the games were learned together" in page.text
