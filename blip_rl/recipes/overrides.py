@@ -100,7 +100,8 @@ def parse_override(text: str) -> Override:
         raise UserError(f"--set {shown}: {key[0]!r} is not a recipe's setting: use {_OWN_OPTIONS[key[0]]}")
     if key[0] not in _SECTIONS or len(key) < 2:
         hint = did_you_mean(dotted(key), _known_keys())
-        raise UserError(f"--set {shown}: expected a key of {', '.join(_SECTIONS)}, for example ppo.learning_rate{hint}")
+        rule = f"expected a key of {', '.join(_SECTIONS)}, for example ppo.learning_rate"
+        raise UserError(f"--set {shown}{hint} ({rule})" if hint else f"--set {shown}: {rule}")
     return Override(_SECTIONS[key[0]], key, _parse_value(value_text.strip()), shown)
 
 

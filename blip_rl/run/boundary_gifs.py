@@ -14,7 +14,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from blip_rl.config import RunConfig
 from blip_rl.report import gifs, movies
 from blip_rl.run.cells import Cell
-from blip_rl.run.filming import FilmingPlayer, Look
+from blip_rl.run.filming import FilmingPlayer
+from blip_rl.run.look import Look
 
 _LOOK = Look(episodes=1, seconds=5.0, fps=10.0, scale=0.5)
 """Half of Atari's own size: 80 pixels wide, some tens of kilobytes."""

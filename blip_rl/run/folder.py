@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.run import conditions, durable
+from blip_rl.run.places import check_new_folder, check_run
 
 Phase = Literal["periodic", "before", "after"]
 
@@ -124,11 +125,7 @@ class RunFolder:
         Raises:
             UserError: something is there already, or it cannot be created there.
         """
-        if os.path.lexists(path):
-            raise UserError(f"output folder '{path}' exists: a run never writes into another; choose a new --out")
-        parent = next(p for p in path.absolute().parents if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"output folder '{path}' cannot be created: '{parent}' is not a writable folder")
+        check_new_folder(path)
         return RunFolder(path)
 
     @staticmethod
@@ -138,10 +135,8 @@ class RunFolder:
         Raises:
             UserError: it is not one.
         """
-        folder = RunFolder(path)
-        if not folder.config.is_file():
-            raise UserError(f"'{path}' is not a run folder: it has no config.toml (blip-rl train creates run folders)")
-        return folder
+        check_run(path)
+        return RunFolder(path)
 
     def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
         """Make the folder and write down what the run is."""

@@ -14,8 +14,9 @@ from blip_rl.report.gifs import Labels, Sheet
 from blip_rl.report.movies import save
 from blip_rl.run.cells import Cell
 from blip_rl.run.console import Console
-from blip_rl.run.filming import FilmingPlayer, Look, Take
+from blip_rl.run.filming import FilmingPlayer, Take
 from blip_rl.run.folder import RunFolder
+from blip_rl.run.look import Look
 from blip_rl.run.selection import chosen_games, chosen_stages
 from blip_rl.run.workers import play_cells
 from blip_rl.tasks.pictures import check_pictures

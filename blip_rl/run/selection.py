@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import UserError, did_you_mean
+from blip_rl.errors import UserError
 from blip_rl.run.folder import RunFolder
+from blip_rl.run.places import check_games
 
 
 def chosen_games(config: RunConfig, games: Sequence[str] | None) -> list[str]:
@@ -16,10 +17,7 @@ def chosen_games(config: RunConfig, games: Sequence[str] | None) -> list[str]:
         UserError: a game the run never saw.
     """
     names = [task.name for task in config.tasks]
-    for game in games or ():
-        if game not in names:
-            hint = did_you_mean(game, names)
-            raise UserError(f"this run never saw {game!r}{hint} (its games: {', '.join(names)})")
+    check_games(games or (), names)
     return [name for name in names if games is None or name in games]
 
 

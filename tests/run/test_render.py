@@ -20,8 +20,9 @@ from blip_rl.run import render
 from blip_rl.run.cells import Cell
 from blip_rl.run.checkpoint import save_stage
 from blip_rl.run.evaluation import Episode
-from blip_rl.run.filming import FilmingPlayer, Look, shown_moments
+from blip_rl.run.filming import FilmingPlayer, shown_moments
 from blip_rl.run.folder import RunFolder
+from blip_rl.run.look import Look
 from blip_rl.run.render import render_run, render_versus
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.pictures import make_screen

@@ -1,0 +1,44 @@
+"""The group of verbs: mistakes become messages, and a verb that does not exist gets the one that was meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from blip_rl.errors import UserError, did_you_mean
+
+
+class BadInput(click.ClickException):
+    """A person's mistake: one message, no traceback."""
+
+    exit_code = 2
+
+
+class Verbs(click.Group):
+    """A group that turns mistakes into messages and suggests the verb that was meant."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb.
+
+        Raises:
+            BadInput: the person made a mistake.
+        """
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise BadInput(str(error)) from error
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb.
+
+        Raises:
+            click.UsageError: there is none of this name.
+        """
+        verbs = self.list_commands(ctx)
+        if args and args[0] not in verbs and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], verbs) or f": expected one of {', '.join(verbs)}"
+            raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)

@@ -1,0 +1,72 @@
+"""What each verb imports before it answers: time is not measured here, scripts/benchmark_startup.py does that."""
+
+import subprocess
+import sys
+
+import pytest
+
+from blip_rl.cli import cli
+
+HEAVY = ("torch", "numpy", "pydantic", "matplotlib", "stable_baselines3", "gymnasium", "ale_py", "tensorboard")
+LEARNING = ("torch", "stable_baselines3", "tensorboard")
+
+
+def imported(arguments, modules, cwd):
+    """Exit code, and which of the modules a command has imported when it is over."""
+    code = (
+        "import sys; from blip_rl.cli import cli\n"
+        f"try: cli.main({[str(a) for a in arguments]!r})\n"
+        "except SystemExit as end: code = end.code\n"
+        f"print('IMPORTED', code or 0, *(name for name in {modules!r} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
+    _, end, *found = done.stdout.splitlines()[-1].split()
+    return int(end), found
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that learned one game, as its text files tell of it."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.toml").write_text(
+        'agent_name = "blip"\nseed = 0\n[agent.method]\nname = "blip"\n'
+        '[[tasks]]\nname = "pong"\nsteps = 1000\nrandom_score = 0.0\nreference_score = 1.0\n',
+        encoding="utf-8",
+    )
+    (path / "scores.csv").write_text(
+        "env_steps,stage,phase,task,seed,return,length_steps,truncated,normalised,actions\n"
+        "1000,1,after,pong,1000003,0.5,9,0,0.5,greedy\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "-h"] for verb in sorted(cli.commands))])
+def test_help_imports_nothing_heavy(arguments, tmp_path):
+    assert imported(arguments, HEAVY, tmp_path) == (0, [])
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["report", "run"], ["inspect", "run"]])
+def test_what_only_reads_imports_no_torch(arguments, run):
+    assert imported(arguments, LEARNING, run.parent) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--out", "run"],
+        ["train", "--resume", "nowhere"],
+        ["evaluate", "."],
+        ["evaluate", "run", "--games", "pnog"],
+        ["render", "."],
+        ["render", "run", "nowhere"],
+        ["render", "run", "--format", "png"],
+        ["render", "run", "--episodes", "0"],
+        ["render", "run", "--out", "run/config.toml"],
+        ["report", "nowhere"],
+        ["inspect", "."],
+    ],
+)
+def test_what_is_wrong_with_a_command_is_said_before_torch_is_imported(arguments, run):
+    assert imported(arguments, LEARNING, run.parent) == (2, [])
