@@ -7,7 +7,7 @@
 from blip_rl.recipes.files import GameInfo, RecipeInfo, list_agents, list_games, list_sequences
 from blip_rl.recipes.games import split_names
 from blip_rl.recipes.problems import RecipeError
-from blip_rl.recipes.resolve import dump_run_config, load_run_config, resolve
+from blip_rl.recipes.resolve import dump_run_config, load_run_config, parse_run_config, resolve
 
 __all__ = [
     "GameInfo",
@@ -18,6 +18,7 @@ __all__ = [
     "list_games",
     "list_sequences",
     "load_run_config",
+    "parse_run_config",
     "resolve",
     "split_names",
 ]

@@ -6,13 +6,13 @@ reading one runs no code and follows no include.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.untrusted.files import parse_toml
 
 Kind = Literal["agents", "envs"]
 
@@ -74,7 +74,7 @@ def find_recipe(kind: Kind, name: str) -> Path:
         return recipe_folder(kind) / f"{name}.toml"
     noun = _NOUNS[kind]
     hint = did_you_mean(name, recipe_names(kind)) or f": expected one of {', '.join(recipe_names(kind))}"
-    raise UserError(f"unknown {noun} {name!r}{hint}, or a path that ends in .toml (blip-rl list {noun}s)")
+    raise UserError(f"unknown {noun} {name[:80]!r}{hint} (blip-rl list {noun}s; a file's name must end in .toml)")
 
 
 def shown(path: Path) -> str:
@@ -93,13 +93,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         UserError: no readable file of TOML text of at most 1 MB.
     """
     name = shown(path)
-    text = _read_text(path, name)
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise UserError(f"{name}: nested too deeply: expected tables and lists as in the shipped recipes") from None
-    except ValueError as error:  # TOMLDecodeError, and an integer of thousands of digits
-        raise UserError(f"{name}: not valid TOML: {error}") from None
+    return parse_toml(_read_text(path, name), name)
 
 
 def _read_text(path: Path, name: str) -> str:

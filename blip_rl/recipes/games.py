@@ -11,6 +11,8 @@ from blip_rl.config import SequenceConfig, TaskConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_recipe, is_path, list_games, read_recipe, recipe_names, sequence_with, shown
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
+from blip_rl.recipes.trust import import_problem
+from blip_rl.untrusted.files import MOST_TASKS
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,18 @@ def split_names(text: str, option: str = "--games") -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise UserError(f"{option} {show(text)}: expected names separated by single commas, for example kungfu,boxing")
+    check_task_count(len(names), option)
     return names
+
+
+def check_task_count(tasks: int, source: str) -> None:
+    """Refuse more tasks than a run can be about.
+
+    Raises:
+        UserError: there are more.
+    """
+    if tasks > MOST_TASKS:
+        raise UserError(f"{source}: {tasks:,} tasks: expected at most {MOST_TASKS}")
 
 
 def choose_games(text: str) -> Games:
@@ -50,6 +63,7 @@ def choose_games(text: str) -> Games:
     if lines:
         raise RecipeError(lines)
     names = [task.name for part in parts for task in part.tasks]
+    check_task_count(len(names), "--games")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise UserError(
             f"--games {show(text)}: game {twice[0]!r} is given twice: a run learns each task once "
@@ -79,6 +93,7 @@ def _games_of(name: str) -> Games:
 def _read_sequence(path: Path) -> Games:
     """Read and check a whole sequence file."""
     values, source = read_recipe(path), shown(path)
+    check_tasks_of(values, source)
     sequence = validated(SequenceConfig, values, source)
     lines = [
         f"{source}: tasks[{index}].game = {show(task.game)}: {problem}"
@@ -91,12 +106,21 @@ def _read_sequence(path: Path) -> Games:
     return Games(path.stem, sequence.tasks, source, sections, sequence.agent)
 
 
+def check_tasks_of(values: dict[str, Any], source: str) -> None:
+    """Refuse a file of too many tasks before each of them is looked at.
+
+    Raises:
+        UserError: there are too many.
+    """
+    tasks = values.get("tasks")
+    check_task_count(len(tasks) if isinstance(tasks, list) else 0, source)
+
+
 def _game_problem(game: str) -> str:
     from blip_rl.tasks.games import check_game
 
-    if ":" in game:
-        # Gymnasium imports the package before the colon: code that a recipe's author chose, not the person who runs it.
-        return f"a recipe may not import a package: expected a ROM or a registered id (--games {game} may)"
+    if problem := import_problem(game):
+        return problem
     try:
         check_game(game)
     except UserError as error:

@@ -5,6 +5,7 @@ Later beats earlier: agent recipe ← the sequence's ``[agent]`` ← each ``--se
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from blip_rl.config import (
 )
 from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_recipe, is_path, read_recipe, shown
-from blip_rl.recipes.games import Games, choose_games
+from blip_rl.recipes.games import Games, check_tasks_of, choose_games
 from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
 from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, show, validated
+from blip_rl.recipes.trust import import_problem
+from blip_rl.untrusted.files import check_folder, parse_toml
 
 _CONFIG_FILE = "config.toml"
 _REMOVAL_HINT = "; --set method.KEY=none removes a key that the recipe gives"
@@ -97,17 +100,53 @@ def load_run_config(path: Path) -> RunConfig:
     """Read the configuration of a run from its folder, or from the ``config.toml`` in it.
 
     Raises:
-        UserError: no such file, or everything that is wrong with it.
+        UserError: no such file, everything that is wrong with it, or something in the folder leads out of it.
     """
     file = path / _CONFIG_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise UserError(f"{shown(path)}: no {_CONFIG_FILE} in it: expected a run's folder (blip-rl train makes one)")
-    values = read_recipe(file)
-    config = validated(RunConfig, values, shown(file))
+    if file.name == _CONFIG_FILE:
+        check_folder(file.parent)
+    return _run_config(read_recipe(file), shown(file))
+
+
+def parse_run_config(text: str, source: str) -> RunConfig:
+    """Read the configuration of a run from the text of a ``config.toml``.
+
+    Args:
+        text: TOML.
+        source: What messages call it.
+
+    Raises:
+        UserError: everything that is wrong with it.
+    """
+    return _run_config(parse_toml(text, source), source)
+
+
+def _run_config(values: dict[str, Any], source: str) -> RunConfig:
+    check_tasks_of(values, source)
+    config = validated(RunConfig, values, source)
     _, problems = _method_settings(config.agent.method)
-    if problems:
-        raise RecipeError([Layer(shown(file), values).line(problem.under("agent")) for problem in problems])
+    lines = [Layer(source, values).line(problem.under("agent")) for problem in problems]
+    lines += [f"{source}: {problem}" for problem in _foreign_problems(config)]
+    if lines:
+        raise RecipeError(lines)
     return config
+
+
+def _foreign_problems(config: RunConfig) -> list[str]:
+    """What a run folder's recipe may not say, because a stranger may have written it."""
+    # Files are named after the agent and the sequence.
+    names = {"agent_name": config.agent_name, "sequence_name": config.sequence_name}
+    problems = [
+        f"{key} = {show(name)}: expected the name that blip-rl train wrote, without slashes and control characters"
+        for key, name in names.items()
+        if {"/", os.sep} & set(name) or not name.isprintable()
+    ]
+    for index, task in enumerate(config.tasks):
+        if problem := import_problem(task.game):
+            problems.append(f"tasks[{index}].game = {show(task.game)}: {problem}")
+    return problems
 
 
 def dump_run_config(config: RunConfig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from blip_rl.errors import UserError
+from blip_rl.untrusted.files import MOST_TASKS, read_json
+from blip_rl.untrusted.machine import check_memory
+from blip_rl.untrusted.tensors import TensorFacts, read_header
+
+MOST_BITS = 22
+"""Of one weight: what a float32 holds exactly between its bounds; more than any recipe may ask for."""
+_COPIES = 8  # of one parameter while it is compared
 
 
 class Checkpoint:
@@ -30,30 +36,38 @@ class Checkpoint:
             UserError: a file is missing, cut off, or belongs elsewhere.
         """
         try:
-            facts = json.loads((path / "stage.json").read_text(encoding="utf-8"))
-            self.stage: int = int(facts["stage"])
+            facts = read_json(path / "stage.json")
+            self.stage = _stage_number(facts["stage"])
             self.values: dict[str, Any] = dict(facts["method"])
+            policy, self._kept = (_header(path / f"{name}.safetensors") for name in ("policy", "method"))
             # Memory-mapped: a tensor's bytes are read when it is asked for.
             self._policy: Any = safe_open(path / "policy.safetensors", framework="np")
             self._method: Any = safe_open(path / "method.safetensors", framework="np")
-            shapes = _shapes(self._policy)
-            self.memory_shapes = _shapes(self._method)
+            trunk = {name: facts for name, facts in policy.items() if name.startswith("trunk.")}
+            if not trunk or any(facts.dtype != "F32" or not facts.size for facts in trunk.values()):
+                raise ValueError("it holds no trunk of float32 weights")
         except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
-        self.shapes = {
-            name.removeprefix("trunk."): shape for name, shape in shapes.items() if name.startswith("trunk.")
-        }
-        if not self.shapes:
-            raise UserError(f"checkpoint '{path}' cannot be read: it holds no trunk")
+        self.shapes = {name.removeprefix("trunk."): facts.shape for name, facts in trunk.items()}
+        self.memory_shapes = {name: facts.shape for name, facts in self._kept.items()}
 
     @property
     def has_intervals(self) -> bool:
-        """Whether every trunk parameter has frozen bits and a centre of its own shape."""
+        """Whether every trunk parameter has frozen bits, in a byte each, and a float32 centre of its own shape."""
         return all(
-            self.memory_shapes.get(f"{name}.{kind}") == shape
+            self._kept.get(f"{name}.{kind}") == TensorFacts(dtype, shape)
             for name, shape in self.shapes.items()
-            for kind in ("frozen_bits", "centre")
+            for kind, dtype in (("frozen_bits", "U8"), ("centre", "F32"))
         )
+
+    def owners(self) -> list[str]:
+        """Names of the tensors that say, in a byte each, which task a weight belongs to."""
+        return [name for name, facts in self._kept.items() if name.endswith(".owner") and facts.dtype == "U8"]
+
+    def bases(self) -> dict[str, tuple[int, int]]:
+        """Name of each tensor of directions → (numbers in one, directions)."""
+        named = {name: facts.shape for name, facts in self._kept.items() if name.endswith(".basis")}
+        return {name: (shape[0], shape[1]) for name, shape in named.items() if len(shape) == 2}
 
     def weights(self, name: str) -> npt.NDArray[np.float32]:
         """One trunk parameter."""
@@ -85,8 +99,19 @@ def open_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
 def stage_folders(run: Path) -> dict[int, Path]:
     """Number of each stage that has a checkpoint, rising → its folder."""
     named = {path: path.name.removeprefix("stage-") for path in (run / "checkpoints").glob("stage-*")}
-    return dict(sorted((int(number), path) for path, number in named.items() if number.isdecimal()))
+    numbered = {int(number): path for path, number in named.items() if number.isascii() and number.isdecimal()}
+    return {number: numbered[number] for number in sorted(numbered)[:MOST_TASKS]}
 
 
-def _shapes(file: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  not a mapping
+def _stage_number(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_TASKS:
+        raise ValueError(f"stage {number!r}: expected 1 to {MOST_TASKS}")
+    return number
+
+
+def _header(path: Path) -> dict[str, TensorFacts]:
+    """What a file holds, none of it too large to be looked at: its largest tensor is the most that is ever read."""
+    header = read_header(path)
+    largest = max((facts.size for facts in header.values()), default=0)
+    check_memory(f"'{path}'", {"its largest tensor": _COPIES * largest}, "it is not what blip-rl writes")
+    return header

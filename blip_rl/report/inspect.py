@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from blip_rl.report.audit import Audit, audit_run
-from blip_rl.report.checkpoints import Checkpoint, open_checkpoints
+from blip_rl.report.checkpoints import MOST_BITS, Checkpoint, open_checkpoints
 from blip_rl.report.forecast import FORECAST_RULE, Forecast, forecast
 from blip_rl.report.load_bits import BitBudget, load_budget
 from blip_rl.report.load_config import load_config, no_recipe
 from blip_rl.report.load_logs import load_plasticity
 from blip_rl.report.table import Array, Table
+from blip_rl.untrusted.files import check_folder
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def inspect_run(run: Path) -> Inspection:
 
 def _config(run: Path) -> dict[str, Any]:
     """``config.toml``, which names an agent, its method and tasks."""
+    check_folder(run)
     config = load_config(run)
     try:
         if not (config["agent_name"] and config["agent"]["method"]["name"] and config["tasks"][0]["name"]):
@@ -137,7 +139,7 @@ def _config(run: Path) -> dict[str, Any]:
 def _total_bits(method: dict[str, Any], checkpoints: list[Checkpoint]) -> int | None:
     """N as the recipe has it, or else a checkpoint; None for a method that has no bits."""
     known = [method.get("total_bits"), *(checkpoint.values.get("total_bits") for checkpoint in checkpoints)]
-    return next((int(bits) for bits in known if isinstance(bits, int)), None)
+    return next((bits for bits in known if isinstance(bits, int) and 1 <= bits <= MOST_BITS), None)
 
 
 def _newest(table: Table | None) -> list[LayerPlasticity]:
@@ -173,17 +175,16 @@ def _layer(name: str, weights: int, frozen: Array, stages: Sequence[int], total_
 
 def _holdings(checkpoint: Checkpoint) -> list[str]:
     """What packnet and gpm hold, in words; empty for methods that hold nothing of the kind."""
-    owners = [name for name in checkpoint.memory_shapes if name.endswith(".owner")]
-    lines = []
+    owners, lines = checkpoint.owners(), []
     if owners:
         counts = np.sum([np.bincount(checkpoint.memory(name).ravel(), minlength=256) for name in owners], axis=0)
+        counts = counts if counts.sum() else np.ones_like(counts[:1])
         shares = [f"task {task} {count / counts.sum():.1%}" for task, count in enumerate(counts) if task and count]
         shares.append(f"free {counts[0] / counts.sum():.1%}")
         lines.append(f"weights owned after stage {checkpoint.stage}: {', '.join(shares)}")
-    for name, shape in checkpoint.memory_shapes.items():
-        if name.endswith(".basis"):
-            layer = name.removesuffix(".basis").removesuffix(".weight")
-            lines.append(f"{layer}: {shape[1]:,} of {shape[0]:,} input directions held after stage {checkpoint.stage}")
+    for name, (numbers, directions) in checkpoint.bases().items():
+        layer = name.removesuffix(".basis").removesuffix(".weight")
+        lines.append(f"{layer}: {directions:,} of {numbers:,} input directions held after stage {checkpoint.stage}")
     return lines
 
 

@@ -9,8 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from blip_rl.report.checkpoints import stage_folders
-from blip_rl.report.table import Array, Table, read_table
+from blip_rl.errors import UserError
+from blip_rl.report.checkpoints import MOST_BITS, stage_folders
+from blip_rl.report.table import MOST_LAYERS, Array, Table, read_table
+from blip_rl.untrusted.files import MOST_TASKS
+from blip_rl.untrusted.machine import in_words, memory_bytes
+from blip_rl.untrusted.tensors import TensorFacts, read_header
 
 _SUFFIX = ".weight.frozen_bits"
 
@@ -57,10 +61,13 @@ def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
     table = read_table(run / "bits.csv", columns, ("layer", "parameter"), problems)
     if table is None:
         return None
-    table = table.where("parameter", "weight")
+    table = _plausible(table.where("parameter", "weight"), problems)
     layers = tuple(dict.fromkeys(table.words["layer"]))
-    stages = tuple(sorted({int(stage) for stage in table.numbers["stage"] if np.isfinite(stage)}))
-    if not layers or not stages:
+    stages = tuple(sorted({int(stage) for stage in table.numbers["stage"]}))
+    if not layers:
+        return None
+    if len(layers) > MOST_LAYERS:
+        problems.append(f"bits.csv names {len(layers):,} layers: expected at most {MOST_LAYERS}; left out")
         return None
     frozen, counted = np.stack([_layer(table.where("layer", layer), stages) for layer in layers], axis=2)
     weights = counted.max(axis=0)
@@ -68,13 +75,21 @@ def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
     return BitBudget(layers, stages, frozen / whole, weights.astype(np.int64))
 
 
+def _plausible(table: Table, problems: list[str]) -> Table:
+    """The rows whose numbers can be meant: a stage of a run, bits that a weight can have, some weights."""
+    stage, bits, count = (table.numbers[name] for name in ("stage", "frozen_bits", "count"))
+    meant = (stage >= 1) & (stage <= MOST_TASKS) & (bits >= 0) & (bits <= MOST_BITS) & (count >= 1)
+    meant &= np.floor(stage) == stage
+    if wrong := int((~meant).sum()):
+        problems.append(f"bits.csv: {wrong} rows left out, whose numbers are out of range")
+    return table.chosen(meant)
+
+
 def _layer(rows: Table, stages: tuple[int, ...]) -> Array:
     """(2, stages) frozen bits of all weights together, and how many weights; of rows written twice the later stands."""
     counts: dict[float, dict[float, float]] = {stage: {} for stage in stages}
-    for row in zip(*(rows.numbers[name] for name in ("stage", "frozen_bits", "count")), strict=True):
-        if np.isfinite(row).all():
-            stage, bits, count = row
-            counts[stage][bits] = count
+    for stage, bits, count in zip(*(rows.numbers[name] for name in ("stage", "frozen_bits", "count")), strict=True):
+        counts[stage][bits] = count
     frozen = [sum(bits * count for bits, count in counts[stage].items()) for stage in stages]
     return np.array([frozen, [sum(counts[stage].values()) for stage in stages]])
 
@@ -85,21 +100,31 @@ def load_bit_maps(run: Path, problems: list[str]) -> list[BitMap]:
     One layer of one stage is read at a time, and nothing else of a checkpoint, which may hold hundreds of megabytes.
     """
     maps: list[BitMap] = []
+    left = memory_bytes() // 8
     for stage, folder in stage_folders(run).items():
         path = folder / "method.safetensors"
         try:
-            maps.extend(_stage_maps(path, stage))
+            maps.extend(_stage_maps(path, stage, left))
         except (OSError, SafetensorError, ValueError, TypeError) as error:
             problems.append(f"checkpoints/{folder.name}/{path.name} cannot be read: {error}")
+        left = memory_bytes() // 8 - sum(one.frozen_bits.nbytes for one in maps)
     return maps
 
 
-def _stage_maps(path: Path, stage: int) -> list[BitMap]:
+def _stage_maps(path: Path, stage: int, most_bytes: int) -> list[BitMap]:
+    """The maps of one stage.
+
+    Raises:
+        UserError: no safetensors file, one of more layers than a trunk has, or maps of more than ``most_bytes``.
+    """
+    maps = {name: facts for name, facts in read_header(path).items() if _is_map(name, facts)}
+    size = sum(facts.size for facts in maps.values())
+    if len(maps) > MOST_LAYERS or size > most_bytes:
+        raise UserError(f"{len(maps):,} maps of {in_words(size)}: expected at most {MOST_LAYERS} that fit into memory")
     with safe_open(path, framework="numpy") as file:
-        layers = sorted(name.removesuffix(_SUFFIX) for name in file.keys() if name.endswith(_SUFFIX))  # noqa: SIM118
-        tensors = [(layer, file.get_tensor(layer + _SUFFIX)) for layer in layers]
-    return [
-        BitMap(layer, stage, np.asarray(bits).reshape(len(bits), -1))
-        for layer, bits in tensors
-        if bits.ndim > 1 and bits.size and bits.dtype == np.uint8
-    ]
+        tensors = {name.removesuffix(_SUFFIX): np.asarray(file.get_tensor(name)) for name in sorted(maps)}
+    return [BitMap(layer, stage, bits.reshape(len(bits), -1)) for layer, bits in tensors.items()]
+
+
+def _is_map(name: str, facts: TensorFacts) -> bool:
+    return name.endswith(_SUFFIX) and facts.dtype == "U8" and len(facts.shape) > 1 and facts.size > 0

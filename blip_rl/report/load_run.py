@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from blip_rl.errors import UserError
+from blip_rl.report.checkpoints import MOST_BITS
 from blip_rl.report.load import RunScores, load_scores
 from blip_rl.report.load_bits import BitBudget, load_budget
 from blip_rl.report.load_config import load_config
 from blip_rl.report.load_logs import load_plasticity, load_speed
 from blip_rl.report.table import Table
+from blip_rl.untrusted.files import check_folder, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
 _BLIP_TOTAL_BITS = 20
@@ -90,7 +92,7 @@ class RunRecord:
     def total_bits(self) -> int:
         """N of the method, the upper end of every scale of bits."""
         total = _table(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
-        return total if isinstance(total, int) and total > 0 else _BLIP_TOTAL_BITS
+        return total if isinstance(total, int) and 1 <= total <= MOST_BITS else _BLIP_TOTAL_BITS
 
     @cached_property
     def learned(self) -> int:
@@ -138,12 +140,13 @@ def load_run(path: Path) -> RunRecord:
     """Read a run folder; what cannot be read becomes one of its problems.
 
     Raises:
-        UserError: the folder is none of a run.
+        UserError: the folder is none of a run, or something in it leads out of it.
     """
     if not is_run(path):
         raise UserError(
             f"'{path}' is not a run folder: it has none of {', '.join(_SIGNS)} (blip-rl train creates run folders)"
         )
+    check_folder(path)
     problems: list[str] = []
     config = _read_config(path, problems)
     scores = _read_scores(path, problems) if config else None
@@ -213,27 +216,27 @@ def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
 
 def _read_text(path: Path, problems: list[str]) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return read_text(path, errors="replace")
+    except UserError:
         problems.append(f"{path.name} is missing or cannot be read")
         return ""
 
 
 def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
-    text = _read_text(path, problems)
-    if not text:
-        return {}
     try:
-        facts = json.loads(text)
-    except ValueError as error:
-        problems.append(f"{path.name} cannot be read: {error}")
+        facts = read_json(path)
+    except UserError as error:
+        problems.append(str(error).replace(f"{path.parent}{os.sep}", ""))
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
 def _last_change(run: Path) -> datetime:
     times = [path.stat().st_mtime for name in _SIGNS if (path := run / name).exists()]
-    return datetime.fromtimestamp(max(times), UTC)
+    try:
+        return datetime.fromtimestamp(max(times), UTC)
+    except (ValueError, OverflowError, OSError):  # a file's date may be any number
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _table(config: dict[str, Any], key: str) -> dict[str, Any]:

@@ -35,7 +35,10 @@ class Table:
 
     def where(self, column: str, word: str) -> Table:
         """The rows with this word in a column."""
-        chosen = np.array([cell == word for cell in self.words[column]], dtype=bool)
+        return self.chosen(np.array([cell == word for cell in self.words[column]], dtype=bool))
+
+    def chosen(self, chosen: npt.NDArray[np.bool_]) -> Table:
+        """The rows where this is true."""
         return Table(
             {name: values[chosen] for name, values in self.numbers.items()},
             {

@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError
+from gymnasium import spaces
 from safetensors.torch import load_file
 from torch import Tensor, from_numpy
 
+from blip_rl.config import RunConfig
 from blip_rl.errors import RunError
 from blip_rl.learner import snapshot
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.base import Method, MethodState
-from blip_rl.run import durable
-from blip_rl.run.checkpoint import describe_tasks, known_tasks, on_cpu
+from blip_rl.recipes import parse_run_config
+from blip_rl.run import durable, fit
+from blip_rl.run.checkpoint import UNREADABLE, on_cpu
+from blip_rl.run.described import describe_tasks, known_tasks, space, whole
 from blip_rl.run.folder import RunFolder
+from blip_rl.untrusted.files import MOST_TASKS, read_json
 
 _FORMAT = 1
 _KEPT = 2
+_NUMPY_KEYS = 624  # of its generator; where it is in them is read without a check
 
 Phase = Literal["learning", "learned"]
 
@@ -124,26 +129,98 @@ def newest(folder: RunFolder) -> RunSnapshot | None:
 def load(path: Path) -> RunSnapshot:
     """Read one snapshot.
 
+    Everything is compared with the snapshot's own recipe first: a file that asks for more memory than there is takes
+    none. Whether that recipe is still the run's is for the caller to see.
+
     Raises:
-        DamagedError: a file of it is missing, cut off or changed.
+        DamagedError: a file of it is missing, cut off, changed, or not of its recipe's network and method.
     """
     durable.check(path)
     try:
-        facts = json.loads((path / "snapshot.json").read_text(encoding="utf-8"))
+        facts = read_json(path / "snapshot.json")
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']}: this version reads format {_FORMAT}")
+        recipe = str(facts["recipe"])
+        config = parse_run_config(recipe, "its recipe")
+        tasks, stage = known_tasks(facts, len(config.tasks)), whole(facts["stage"], 1, MOST_TASKS)
+        _check_files(path, facts, tasks, config)
         games = load_file(path / "games.safetensors")
+        values = _checked_values(facts["agent"])
         return RunSnapshot(
-            stage=int(facts["stage"]),
-            phase=facts["phase"],
-            agent=snapshot.Snapshot(load_file(path / "agent.safetensors"), facts["agent"]),
-            method=MethodState(load_file(path / "method.safetensors"), facts["method"]),
-            known_tasks=known_tasks(facts),
-            games_seed=int(facts["games_seed"]),
-            actions=games["actions"].numpy(),
+            stage=stage,
+            phase=_phase(facts["phase"]),
+            agent=snapshot.Snapshot(_tensors(path, "agent"), values),
+            method=MethodState(_tensors(path, "method"), dict(facts["method"])),
+            known_tasks=tasks,
+            games_seed=whole(facts["games_seed"], 0, 2**31),
+            actions=_checked_actions(games["actions"].numpy(), tasks, config, stage),
             watched=games.get("watched"),
-            sizes={str(name): int(size) for name, size in facts["sizes"].items()},
-            recipe=str(facts["recipe"]),
+            sizes={str(name): whole(size, 0) for name, size in facts["sizes"].items()},
+            recipe=recipe,
         )
-    except (OSError, LookupError, AttributeError, TypeError, ValueError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise durable.DamagedError(f"'{path}' cannot be read: {error!r}") from error
+
+
+def _check_files(path: Path, facts: dict[str, Any], tasks: fit.Tasks, config: RunConfig) -> None:
+    """Refuse files that are not of this recipe's network and method, or that need more memory than there is.
+
+    Raises:
+        ValueError: they are not, or do.
+    """
+    agent, memory, games = fit.headers(path, "agent", "method", "games")
+    observations = space(facts["observation_space"])
+    outline = fit.skeleton(observations, tasks, config.agent.trunk)
+    files = {"weights and optimizer": agent, "what the method keeps": memory, "the actions played": games}
+    fit.check_room(f"snapshot '{path}'", outline, files)
+    fit.check_policy(agent, outline, "policy.")
+    fit.check_optimizer(agent, outline)
+    fit.check_method(memory, outline, config)
+    watched = games.get("watched")
+    if watched is not None and watched.shape[1:] != observations.shape:
+        raise ValueError(f"'watched' is {watched}: expected observations of {observations.shape}")
+
+
+def _tensors(path: Path, name: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(path / f"{name}.safetensors")
+    fit.check_finite(f"'{path}'", tensors)
+    return tensors
+
+
+def _phase(text: object) -> Phase:
+    if text not in ("learning", "learned"):
+        raise ValueError(f"phase {str(text)[:80]!r}: expected learning or learned")
+    return text
+
+
+def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The agent's counters and the state of numpy's generator, which numpy itself takes unseen."""
+    for name in ("steps", "task_began_at", "updates"):
+        whole(values[name], 0)
+    for score, length in values["episodes"]:
+        float(score), whole(length, 0)
+    kind, place, has_gauss, _ = values["random_numpy"]
+    if kind != "MT19937" or whole(place, 0, _NUMPY_KEYS) > _NUMPY_KEYS or has_gauss not in (0, 1):
+        raise ValueError("the state of numpy's generator is none")
+    return values
+
+
+def _checked_actions(actions: np.ndarray, tasks: fit.Tasks, config: RunConfig, stage: int) -> np.ndarray:
+    """Actions that the games of the task in use can take, no more than are ever played between two snapshots.
+
+    Raises:
+        ValueError: they are not, or more.
+    """
+    ppo = config.agent.ppo
+    most = config.checkpoint.every_steps // ppo.environments + ppo.rollout_steps + 1
+    if actions.ndim < 2 or actions.shape[1] != ppo.environments or len(actions) > most:
+        raise ValueError(f"'actions' is {actions.shape}: expected at most {most:,} for {ppo.environments} games")
+    names = [task.name for task in config.tasks]
+    action_space = dict(tasks).get(names[stage - 1]) if stage <= len(names) else None
+    if len(actions) and isinstance(action_space, spaces.Discrete):
+        valid = actions.ndim == 2 and actions.dtype.kind in "iu" and bool((actions < action_space.n).all())
+        if not (valid and bool((actions >= 0).all())):
+            raise ValueError(f"'actions' has some that are none of {action_space}")
+    elif len(actions) and action_space is not None and actions.shape[2:] != action_space.shape:
+        raise ValueError(f"'actions' is {actions.shape}: expected {action_space}")
+    return actions

@@ -77,7 +77,7 @@ def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
         return rom
     if is_gymnasium_id(game):
         return game
-    raise UserError(f"unknown game {game!r}{_fix(game, known_short_names)} {_HINT}")
+    raise UserError(f"unknown game {game[:80]!r}{_fix(game, known_short_names)} {_HINT}")
 
 
 def _fix(game: str, known_short_names: Iterable[str]) -> str:

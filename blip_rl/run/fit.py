@@ -1,0 +1,182 @@
+"""Are a checkpoint's files those of the network and the method that a recipe describes? Told before any is allocated.
+
+A checkpoint may come from a stranger. The network is first built without memory, on torch's meta device; names, kinds
+and shapes of tensors are read from the files' headers, and both are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from blip_rl.config import RunConfig, TrunkConfig
+from blip_rl.errors import UserError
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.untrusted.machine import check_memory
+from blip_rl.untrusted.tensors import TensorFacts, read_header
+
+_KINDS = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_MOMENTS = {"exp_avg", "exp_avg_sq"}
+_MOST_GENERATOR_BYTES = 100_000
+_COPIES = 2  # in the network, and as they come from the file
+_FIX = "make the layers of the recipe smaller, or use a machine with more memory"
+
+Tasks = Sequence[tuple[str, spaces.Space[Any]]]
+
+
+def skeleton(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfig) -> ContinualPolicy:
+    """The policy of these tasks without memory for its weights; the last task is in use.
+
+    Raises:
+        UserError: no such network can be built.
+    """
+    with torch.device("meta"):
+        # Adam's fused kernel refuses weights that are nowhere.
+        policy = ContinualPolicy(
+            observations, tasks[0][1], lambda _: 0.0, trunk=trunk, optimizer_kwargs={"fused": False}
+        )
+        for name, action_space in tasks:
+            policy.add_task(name, action_space)
+        policy.use_task(tasks[-1][0])
+    return policy
+
+
+def check_policy(found: Mapping[str, TensorFacts], policy: ContinualPolicy, prefix: str = "") -> None:
+    """Compare saved weights with a network; tensors of other prefixes are left alone.
+
+    Raises:
+        ValueError: one is missing, too many, or of another kind or shape.
+    """
+    expected = {f"{prefix}{name}": _facts(tensor) for name, tensor in policy.task_state().items()}
+    mine = {name: facts for name, facts in found.items() if name.startswith(prefix)}
+    for name in {**expected, **mine}:
+        if mine.get(name) != expected.get(name):
+            raise ValueError(
+                f"size mismatch: {name!r} is {_shown(mine.get(name))}, expected {_shown(expected.get(name))}: "
+                "another network's weights"
+            )
+
+
+def check_optimizer(found: Mapping[str, TensorFacts], policy: ContinualPolicy) -> None:
+    """Compare ``optimizer.<number>.<moment>`` with the parameters of the task in use.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    policy.new_optimizer(1.0)
+    parameters = [parameter for group in policy.optimizer.param_groups for parameter in group["params"]]
+    for name, facts in found.items():
+        kind, _, rest = name.partition(".")
+        number, _, moment = rest.partition(".")
+        if kind != "optimizer":
+            continue
+        if not number.isdecimal() or int(number) >= len(parameters) or moment not in {"step", *_MOMENTS}:
+            raise ValueError(f"{name!r} is no state of this network's optimizer")
+        expected = TensorFacts("F32", ()) if moment == "step" else _facts(parameters[int(number)])
+        if facts != expected:
+            raise ValueError(f"size mismatch: {name!r} is {facts}, expected {expected}: another agent's snapshot")
+
+
+def check_method(found: Mapping[str, TensorFacts], policy: ContinualPolicy, config: RunConfig) -> None:
+    """Compare what a method remembers with the network, as far as names tell what a tensor belongs to.
+
+    ``<parameter>.<kind>`` and ``<number>.<parameter>`` have the parameter's shape, bases and their importances one that
+    fits its inputs; frames of ``task<number>`` are no more than the method keeps. A method of somebody else's may keep
+    other tensors: of those only the memory they need is looked at, with all the others.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in policy.trunk.named_parameters()}
+    for name, facts in found.items():
+        before, _, kind = name.rpartition(".")
+        number, _, after = name.partition(".")
+        if before in shapes:
+            wrong = not _fits_kind(kind, facts.shape, shapes[before])
+        elif number.isdecimal() and after in shapes:
+            wrong = facts.shape != shapes[after]
+        else:
+            wrong = name == "draws" and facts.size > _MOST_GENERATOR_BYTES
+        if wrong:
+            raise ValueError(f"{name!r} is {facts}: it does not fit this network")
+    _check_frames(found, policy, config)
+
+
+def _fits_kind(kind: str, shape: tuple[int, ...], parameter: tuple[int, ...]) -> bool:
+    inputs = math.prod(parameter[1:])
+    if kind == "basis":
+        return len(shape) == 2 and shape[0] == inputs and shape[1] <= inputs
+    if kind == "importance":
+        return len(shape) == 1 and shape[0] <= inputs
+    return shape == parameter
+
+
+def _check_frames(found: Mapping[str, TensorFacts], policy: ContinualPolicy, config: RunConfig) -> None:
+    """Refuse more frames than the recipe lets the method keep, or frames of another shape."""
+    most = config.agent.method.get("capacity_frames")
+    frames = {name: facts for name, facts in found.items() if name.endswith(".observations")}
+    for name, facts in frames.items():
+        shape = policy.observation_space.shape
+        if facts.shape[1:] != shape or (isinstance(most, int) and facts.shape[0] > most):
+            raise ValueError(f"{name!r} is {facts}: expected at most {most} frames of {shape}")
+
+
+def check_room(what: str, policy: ContinualPolicy, files: Mapping[str, Mapping[str, TensorFacts]]) -> None:
+    """Make sure that a network and what is read from files fit into memory together.
+
+    Args:
+        what: What is read.
+        policy: Without memory.
+        files: Headers by what they hold.
+
+    Raises:
+        UserError: they do not; the message names the memory needed.
+    """
+    parts: dict[str, float] = {"the network": weight_bytes(policy) * _COPIES}
+    parts |= {name: sum(facts.size for facts in header.values()) for name, header in files.items()}
+    check_memory(what, parts, _FIX)
+
+
+def weight_bytes(policy: ContinualPolicy) -> int:
+    """Memory of all weights, trunk and heads."""
+    return sum(tensor.nbytes for tensor in policy.task_state().values())
+
+
+def headers(folder: Path, *names: str) -> list[dict[str, TensorFacts]]:
+    """Of ``<name>.safetensors`` for each name.
+
+    Raises:
+        UserError: a file is missing or no safetensors file.
+    """
+    return [read_header(folder / f"{name}.safetensors") for name in names]
+
+
+def check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no numbers, which no run saves.
+
+    Raises:
+        UserError: there are some; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{what} holds numbers that are not finite, in {name!r}: damaged or changed")
+
+
+def _facts(tensor: Tensor) -> TensorFacts:
+    return TensorFacts(_KINDS[tensor.dtype], tuple(tensor.shape))
+
+
+def _shown(facts: TensorFacts | None) -> str:
+    return "not there" if facts is None else str(facts)

@@ -1,0 +1,230 @@
+"""Text, JSON, TOML and tables of a bounded size; folders without links that lead out of them, pipes or devices."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from blip_rl.errors import UserError
+
+MOST_TASKS = 250
+"""Of one run. Pictures and matrices grow with its square; all ROMs of ale-py are about a hundred."""
+MOST_ROWS = 300_000
+"""Of one table; a run over six games writes some twenty thousand."""
+
+_MOST_TEXT_BYTES = 1_000_000
+_MOST_JSON_BYTES = 4_000_000
+_MOST_TABLE_BYTES = 64_000_000
+_MOST_FILES = 100_000
+_DEEPEST = 32
+_MOST_DOTS = 100  # in a line of TOML: tomllib's time grows with the square of a dotted key's parts
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        UserError: it is missing, larger than ``most`` bytes, or no file: a pipe would be waited for, a device may never
+            end.
+    """
+    try:
+        # Without O_NONBLOCK opening a pipe waits for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"'{path}' is not a file: expected one, not a folder, a pipe or a device")
+            content = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > most:
+        raise UserError(f"'{path}' is larger than {most:,} bytes: not what blip-rl writes")
+    return content
+
+
+def read_text(path: Path, most: int = _MOST_TEXT_BYTES, *, errors: str = "strict") -> str:
+    """Read a file of UTF-8 text, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        most: Bytes.
+        errors: What to do with other bytes, as for :meth:`bytes.decode`.
+
+    Raises:
+        UserError: as :func:`read_bytes`, or not UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8-sig", errors)
+    except UnicodeDecodeError:
+        raise UserError(f"'{path}' cannot be read: not UTF-8 text") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: as :func:`read_text`, or it is no JSON, or nested too deeply.
+    """
+    return parsed(f"'{path}'", "JSON", json.loads, read_text(path, _MOST_JSON_BYTES))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: as :func:`read_text` and :func:`parse_toml`.
+    """
+    return parse_toml(read_text(path), f"'{path}'")
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Args:
+        text: At most a megabyte.
+        name: What messages call it.
+
+    Raises:
+        UserError: no TOML, nested too deeply, or a whole number of more than 64 bits.
+    """
+    if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise UserError(f"{name}: a line with more than {_MOST_DOTS} dots: expected tables and lists of a few")
+    found: dict[str, Any] = parsed(name, "TOML", tomllib.loads, text)
+    return found
+
+
+def parsed(name: str, kind: str, parse: Callable[[str], Any], text: str) -> Any:
+    """Parse a text, and make sure that what comes out can be walked and shown.
+
+    Args:
+        name: What messages call the text.
+        kind: What it should be.
+        parse: The parser.
+        text: What to parse.
+
+    Raises:
+        UserError: it is not what it should be, is nested too deeply, or holds a whole number of more than 64 bits.
+    """
+    try:
+        found = parse(text)
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply: expected at most {_DEEPEST} tables in each other") from None
+    except ValueError as error:
+        raise UserError(f"{name}: not valid {kind}: {error}") from None
+    check_plain(found, name)
+    return found
+
+
+def check_plain(values: Any, name: str) -> None:
+    """Make sure that values can be walked, shown and counted: neither deep nor with numbers of thousands of digits.
+
+    Raises:
+        UserError: they cannot.
+    """
+    level, depth = [values], 0
+    while level:
+        if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
+            raise UserError(f"{name}: a whole number of more than 64 bits: expected a smaller one")
+        if depth > _DEEPEST:
+            raise UserError(f"{name}: nested too deeply: expected at most {_DEEPEST} tables in each other")
+        level, depth = [inner for value in level for inner in _inside(value)], depth + 1
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def table_rows(path: Path, *, errors: str = "strict", strict: bool = False) -> tuple[list[str], Iterator[Any]]:
+    """Open a CSV file with a line of column names.
+
+    Args:
+        path: The file.
+        errors: What to do with bytes that are not UTF-8.
+        strict: Whether quotes that do not match are an error.
+
+    Returns:
+        The names, and an iterator over (line number, row by column), which may raise what this function raises.
+
+    Raises:
+        UserError: as :func:`read_text`; no CSV; more than ``MOST_ROWS`` rows.
+    """
+    text = read_text(path, _MOST_TABLE_BYTES, errors=errors)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=strict)
+    try:
+        return list(reader.fieldnames or ()), _rows(path, reader)
+    except csv.Error as error:
+        raise UserError(f"'{path}' cannot be read: {error}") from error
+
+
+def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        for row in itertools.islice(reader, MOST_ROWS):
+            yield reader.line_num, row
+        if next(reader, None) is not None:
+            raise UserError(f"'{path}' has more than {MOST_ROWS:,} rows: not what blip-rl writes")
+    except csv.Error as error:
+        raise UserError(f"'{path}' cannot be read: line {reader.line_num}: {error}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that nothing in a run's folder leads out of it or stands for anything but files and folders.
+
+    The folder itself may be a link: a person typed it.
+
+    Raises:
+        UserError: a link leads out, or something is a pipe, a socket or a device; or there are too many files.
+    """
+    root, waiting, seen = os.path.realpath(folder), [str(folder)], 0
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            seen += 1
+            if seen > _MOST_FILES:
+                raise UserError(f"'{folder}' holds more than {_MOST_FILES:,} files: expected a run's folder")
+            if entry.is_symlink():
+                _check_link(entry, root)
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            else:
+                _check_kind(entry)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # gone since, as in a run that goes on, or not to be read: whoever needs it will say so
+        return []
+
+
+def _check_link(entry: os.DirEntry[str], root: str) -> None:
+    target = os.path.realpath(entry.path)
+    if target != root and not target.startswith(root.rstrip(os.sep) + os.sep):
+        raise UserError(
+            f"'{entry.path}' is a link that leads out of the run's folder: what a run reads and writes stays inside it "
+            "(put what the link points to in its place)"
+        )
+
+
+def _check_kind(entry: os.DirEntry[str]) -> None:
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise UserError(f"'{entry.path}' is a pipe, a socket or a device: expected only files in a run's folder")
+
+
+def printable(text: str) -> str:
+    """Text from a file as a terminal may show it: control characters and half characters are spelt out."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter).strip("'\"") for letter in text)

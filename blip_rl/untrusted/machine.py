@@ -1,0 +1,58 @@
+"""How much memory there is, and whether something fits into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from blip_rl.errors import UserError
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_NAMED_FROM = 0.05  # of the whole: smaller parts are no help to the reader
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+_UNKNOWN = 2**40  # where no system call tells
+
+
+def memory_bytes() -> int:
+    """Memory that this process may hold: the machine's, or less where a container or a limit allows less."""
+    found = [_UNKNOWN]
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in _CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            found.append(int(Path(limit).read_text(encoding="ascii")))
+    with contextlib.suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        found += [soft] if soft != resource.RLIM_INFINITY else []
+    return max(1, min(found))
+
+
+def check_memory(what: str, parts: Mapping[str, float], advice: str) -> None:
+    """Make sure that something fits into memory, before any of it is there.
+
+    Args:
+        what: What needs the memory.
+        parts: Bytes of each part of it.
+        advice: What makes it smaller.
+
+    Raises:
+        UserError: it does not; the message names the memory needed and its largest parts.
+    """
+    total, limit = sum(parts.values()), memory_bytes()
+    if total <= limit:
+        return
+    largest = sorted(((size, name) for name, size in parts.items() if size > _NAMED_FROM * total), reverse=True)
+    named = ", ".join(f"{name} {in_words(size)}" for size, name in largest)
+    raise UserError(f"{what} needs {in_words(total)} of memory ({named}), and {in_words(limit)} are there: {advice}")
+
+
+def in_words(size: float) -> str:
+    """Bytes in the unit that suits them: ``4.3 TB``."""
+    unit = 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:,.3g} {_UNITS[unit]}" if size < 1000 else f"{size:,.0f} {_UNITS[unit]}"

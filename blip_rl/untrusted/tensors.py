@@ -1,0 +1,106 @@
+"""What a safetensors file holds, told from its header: nothing is allocated for the tensors themselves.
+
+The format: eight bytes with the header's length, the header in JSON, and the tensors' bytes without gaps
+(https://huggingface.co/docs/safetensors).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blip_rl.errors import UserError
+from blip_rl.untrusted.files import parsed
+
+_LENGTH_BYTES = 8
+_MOST_HEADER_BYTES = 4_000_000
+_MOST_TENSORS = 20_000
+_MOST_DIMENSIONS = 8
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor: ``F32``, ``U8``, … and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return _BYTES[self.dtype] * math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
+
+def read_header(path: Path) -> dict[str, TensorFacts]:
+    """Each tensor's kind and shape by name.
+
+    Raises:
+        UserError: no safetensors file, one whose parts do not add up to its length, or one with a header of more than
+            4 MB.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"'{path}' is not a file: expected a safetensors file")
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            if not 2 <= length <= min(_MOST_HEADER_BYTES, found.st_size - _LENGTH_BYTES):
+                raise UserError(f"'{path}' is no safetensors file: it says that its header has {length:,} bytes")
+            text = file.read(length)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from error
+    return _facts(path, text, found.st_size - _LENGTH_BYTES - length)
+
+
+def _facts(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorFacts]:
+    try:
+        header = parsed(f"'{path}'", "safetensors", json.loads, text.decode("utf-8"))
+        entries = {str(name): entry for name, entry in header.items() if name != "__metadata__"}
+        if len(entries) > _MOST_TENSORS:
+            raise ValueError(f"{len(entries):,} tensors")
+        places = sorted(_place(name, entry) for name, entry in entries.items())
+        end = 0
+        for start, stop, name in places:
+            if start != end:
+                raise ValueError(f"{name!r} does not begin where the tensor before it ends")
+            end = stop
+        if end != data_bytes:
+            raise ValueError(f"its tensors take {end:,} bytes, and {data_bytes:,} are there")
+        return {name: _tensor(entry) for name, entry in entries.items()}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"'{path}' is no safetensors file: {error}") from error
+
+
+def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
+    """Where a tensor lies, checked to be as long as it must be."""
+    start, stop = (_whole(number) for number in entry["data_offsets"])
+    size = _tensor(entry).size
+    if stop - start != size:
+        raise ValueError(f"{name!r} takes {stop - start:,} bytes, expected {size:,}")
+    return start, stop, name
+
+
+def _tensor(entry: dict[str, Any]) -> TensorFacts:
+    shape = tuple(_whole(side) for side in entry["shape"])
+    if entry["dtype"] not in _BYTES or len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"a tensor of {entry['dtype']!r} with {len(shape)} dimensions")
+    return TensorFacts(entry["dtype"], shape)
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ValueError(f"{number!r} where a count belongs")
+    return number
