@@ -70,3 +70,27 @@ def test_what_only_reads_imports_no_torch(arguments, run):
 )
 def test_what_is_wrong_with_a_command_is_said_before_torch_is_imported(arguments, run):
     assert imported(arguments, LEARNING, run.parent) == (2, [])
+
+
+def test_a_training_gets_to_its_second_update_without_compiler_and_plots(tmp_path):
+    """Both take seconds to import; plots are drawn at the end of a task."""
+    code = """
+import sys
+from blip_rl.cli import cli
+from blip_rl.learner.ppo import ContinualPPO
+class Enough(Exception): pass
+learn = ContinualPPO.train
+def train(agent):
+    if agent._n_updates:
+        raise Enough
+    learn(agent)
+ContinualPPO.train = train
+small = ["ppo.environments=2", "ppo.rollout_steps=8", "ppo.minibatches=2", "ppo.epochs=1"]
+settings = [part for text in small for part in ("--set", text)]
+try:
+    cli.main(["train", "--games", "CartPole-v1", "--steps", "100", "--threads", "1", *settings], standalone_mode=False)
+except Enough:
+    print("IMPORTED", *(name for name in ("torch._dynamo", "sympy", "matplotlib") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "IMPORTED"

@@ -19,6 +19,7 @@ from torch.distributions import Distribution
 
 from blip_rl.config import TrunkConfig
 from blip_rl.errors import UserError
+from blip_rl.learner.optimizer import Adam
 from blip_rl.learner.trunk import Modulation, Trunk
 
 
@@ -52,6 +53,7 @@ class ContinualPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         *,
         trunk: TrunkConfig,
+        optimizer_class: type[torch.optim.Optimizer] = Adam,
         **kwargs: Any,
     ) -> None:
         self._modulated = trunk.task_modulation
@@ -64,6 +66,7 @@ class ContinualPolicy(ActorCriticPolicy):
             net_arch=[],
             features_extractor_class=Trunk,
             features_extractor_kwargs={"config": trunk},
+            optimizer_class=optimizer_class,
             **kwargs,
         )
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
@@ -242,6 +241,8 @@ def _game_over(picture: Picture, text: int) -> Picture:
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: there on every machine, and with more than the Latin letters."""
+    import matplotlib  # half a second of every start, and only text needs it
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     # Without the layout engine of the machine's own libraries texts are drawn alike everywhere.
     return ImageFont.truetype(

@@ -17,7 +17,6 @@ from blip_rl.config import RunConfig
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
-from blip_rl.report.heatmaps import block_mean, frozen_bits_figure
 from blip_rl.run.console import Console
 from blip_rl.run.folder import BitsRow
 from blip_rl.run.keeper import Keeper
@@ -210,6 +209,8 @@ def overall_mean(frozen: dict[str, Tensor]) -> float:
 
 def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:
     """Write the mean, the histogram and the heatmap of every layer to TensorBoard."""
+    from blip_rl.report.heatmaps import block_mean, frozen_bits_figure  # matplotlib: half a second of a run's start
+
     for layer, mean in mean_frozen_bits(frozen).items():
         weights = frozen[f"{layer}.weight"]
         logger.record(f"bits/{layer}/mean_frozen", mean)
