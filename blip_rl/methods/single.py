@@ -71,8 +71,15 @@ class Single(Method):
         return MethodState(tensors, {"copies": len(self._copies)})
 
     def load_state(self, state: MethodState) -> None:
-        """Take saved copies; they are checked against the trunk when they meet one."""
-        self._copies = [{} for _ in range(int(state.values["copies"]))]
+        """Take saved copies; they are checked against the trunk when they meet one.
+
+        Raises:
+            ValueError: fewer are there than the state says.
+        """
+        count = int(state.values["copies"])
+        if count > len(state.tensors):  # each has a tensor at least
+            raise ValueError(f"{count:,} copies in {len(state.tensors)} tensors: a damaged state")
+        self._copies = [{} for _ in range(count)]
         for key, tensor in state.tensors.items():
             number, name = key.split(".", 1)
             self._copies[int(number)][name] = tensor

@@ -14,7 +14,7 @@ from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.errors import UserError
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
-from blip_rl.run.checkpoint import Stage, load_stage
+from blip_rl.run.checkpoint import UNREADABLE, Stage, load_stage
 from blip_rl.run.evaluation import Episode, OnActions, evaluate_task
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.scores import able_to_play
@@ -66,7 +66,12 @@ class CellPlayer(ABC, Generic[Result]):
         stage, method = self._stage(cell.stage)
         task = self.task(cell)
         policy = able_to_play(stage.policy, task, self.config)
-        return evaluate_task(policy, method, task, self.config, self.evaluation, None, on_games_over, on_actions)
+        try:
+            return evaluate_task(policy, method, task, self.config, self.evaluation, None, on_games_over, on_actions)
+        except UserError:
+            raise
+        except ValueError as error:  # weights so large that the network gives no numbers, or another network's memory
+            raise UserError(f"the agent of stage {cell.stage} cannot play {task.name}: {error}") from error
 
     def _stage(self, number: int) -> tuple[Stage, Method]:
         if self._loaded is None or self._loaded[0].number != number:
@@ -78,7 +83,7 @@ class CellPlayer(ABC, Generic[Result]):
             method = make_method(self.config.agent.method)
             try:
                 method.load_state(stage.method_state)
-            except (ValueError, LookupError, TypeError) as error:
+            except UNREADABLE as error:
                 raise UserError(f"checkpoint '{path}' does not fit the run's method: {error}") from error
             self._loaded = stage, method
         return self._loaded

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,12 +19,15 @@ from typing import Any
 import torch
 
 from blip_rl.errors import UserError
+from blip_rl.untrusted.files import parse_toml, read_json, read_toml
+
+_MOST_THREADS = 1024
 
 
 def threads(run: Path) -> int:
     """CPU threads that the run was begun with."""
     found = _begun(run).get("threads")
-    return found if isinstance(found, int) and found >= 1 else torch.get_num_threads()
+    return found if isinstance(found, int) and 1 <= found <= _MOST_THREADS else torch.get_num_threads()
 
 
 def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
@@ -40,7 +41,7 @@ def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
     Raises:
         UserError: something differs, and that was not accepted; the message says what.
     """
-    then, now = (dict(_flat(tomllib.loads(text))) for text in (begun, config.read_text(encoding="utf-8")))
+    then, now = dict(_flat(parse_toml(begun, "the saved recipe"))), dict(_flat(read_toml(config)))
     changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed and not accept_changes:
         differences = "; ".join(f"{key} {then.get(key)!r} → {now.get(key)!r}" for key in changed)
@@ -70,11 +71,11 @@ def check(run: Path, device: str, accept_changes: bool) -> None:
 
 
 def _begun(run: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        return dict(found)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"'{run / 'environment.json'}' cannot be read: {error}") from error
+    path = run / "environment.json"
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"'{path}' cannot be read: expected a table of versions, device and threads")
+    return found
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from blip_rl.untrusted.files import read_json
+
 _DIGESTS = "digests.json"
 _CHUNK_BYTES = 1 << 20
 
@@ -96,7 +98,7 @@ def check(path: Path, *, required: bool = True) -> None:
     if not required and not (path / _DIGESTS).exists():
         return
     try:
-        digests = json.loads((path / _DIGESTS).read_text(encoding="utf-8"))
+        digests = read_json(path / _DIGESTS)
         for name, digest in digests.items():
             if Path(name).name != name or (path / name).is_symlink():
                 raise DamagedError(f"'{path / _DIGESTS}' names {name!r}, which is not a file of this folder")

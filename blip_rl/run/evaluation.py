@@ -15,6 +15,7 @@ from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.core.metrics import normalise
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
+from blip_rl.run import fit
 from blip_rl.run.folder import Phase, ScoreRow
 from blip_rl.tasks.make import make_evaluation_env
 
@@ -78,6 +79,8 @@ def evaluate_task(
             spent = sum(episode.length_steps for episode in episodes)
             left = None if budget_steps is None else max(0, budget_steps - spent)
             try:
+                fit.check_observations(policy, task.name, env.observation_space)
+                fit.check_actions([(task.name, policy.current.action_space)], [(task.name, env.action_space)])
                 episodes += _play_one_each(env, policy, evaluation, left, on_games_over, on_actions, first)
             finally:
                 env.close()

@@ -133,6 +133,39 @@ def _check_frames(found: Mapping[str, TensorFacts], policy: ContinualPolicy, con
             raise ValueError(f"{name!r} is {facts}: expected at most {most} frames of {shape}")
 
 
+def check_actions(known: Tasks, tasks: Tasks) -> None:
+    """Compare the actions that an agent's heads choose with those that its games take.
+
+    Args:
+        known: Names and action spaces of the agent's tasks.
+        tasks: The games'.
+
+    Raises:
+        UserError: a head belongs to another game.
+    """
+    games = dict(tasks)
+    for name, actions in known:
+        if name in games and games[name] != actions:
+            raise UserError(
+                f"the agent's head for {name!r} chooses among {actions}, but the game takes {games[name]}: "
+                "another run's checkpoint"
+            )
+
+
+def check_observations(policy: ContinualPolicy, task: str, observations: spaces.Space[Any]) -> None:
+    """Compare what an agent looks at with what a game shows.
+
+    Raises:
+        UserError: they differ.
+    """
+    mine = policy.observation_space
+    if observations.shape != mine.shape or observations.dtype != mine.dtype:
+        raise UserError(
+            f"the agent observes {mine.dtype} {mine.shape}, but {task!r} shows {observations.dtype} "
+            f"{observations.shape}: another run's checkpoint"
+        )
+
+
 def check_room(what: str, policy: ContinualPolicy, files: Mapping[str, Mapping[str, TensorFacts]]) -> None:
     """Make sure that a network and what is read from files fit into memory together.
 

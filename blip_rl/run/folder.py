@@ -22,6 +22,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.run import conditions, durable
 from blip_rl.run.places import check_new_folder, check_run
+from blip_rl.untrusted.files import read_text, table_rows
 
 Phase = Literal["periodic", "before", "after"]
 
@@ -154,7 +155,7 @@ class RunFolder:
     def stages(self) -> list[int]:
         """Stages that have a checkpoint, in order."""
         found = (self.path / "checkpoints").glob("stage-*")
-        return sorted(int(path.name[6:]) for path in found if path.name[6:].isdigit())
+        return sorted(int(path.name[6:]) for path in found if _is_number(path.name[6:]))
 
     def snapshot_path(self, env_steps: int) -> Path:
         """Where the snapshot at a step is kept."""
@@ -163,7 +164,7 @@ class RunFolder:
     def snapshots(self) -> list[Path]:
         """Folders of the snapshots there are, the oldest first."""
         found = (self.path / "checkpoints").glob("step-*")
-        return sorted(path for path in found if path.name[5:].isdigit() and path.is_dir() and not path.is_symlink())
+        return sorted(path for path in found if _is_number(path.name[5:]) and path.is_dir() and not path.is_symlink())
 
     def forget_snapshots(self, after: int = -1) -> None:
         """Remove the snapshots of later steps; by default all of them."""
@@ -196,7 +197,7 @@ class RunFolder:
 
     def recipe(self) -> str:
         """The text of ``config.toml``."""
-        return self.config.read_text(encoding="utf-8")
+        return read_text(self.config)
 
     def evidence(self) -> list[Path]:
         """Files that only ever grow: tables and TensorBoard events."""
@@ -268,9 +269,9 @@ class RunFolder:
             UserError: the file is missing or damaged.
         """
         try:
-            with self.scores.open(newline="", encoding="utf-8") as file:
-                return [_score_row(cells) for cells in csv.DictReader(file)]
-        except (OSError, KeyError, ValueError, TypeError) as error:
+            _, rows = table_rows(self.scores)
+            return [_score_row(cells) for _, cells in rows]
+        except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"'{self.scores}' cannot be read as scores: {error!r}") from error
 
     def add_bits(self, rows: Iterable[BitsRow]) -> None:
@@ -292,6 +293,11 @@ def default_path(config: RunConfig) -> Path:
     stem = f"{config.sequence_name[:80]}-{config.agent_name[:40]}-seed{config.seed}-{stamp}"
     path = Path("runs") / stem
     return next(p for p in (path, *(path.with_name(f"{stem}-{n}") for n in range(2, 1000))) if not p.exists())
+
+
+def _is_number(text: str) -> bool:
+    """Whether int() takes it; not every digit of every script is one for it."""
+    return text.isascii() and text.isdecimal()
 
 
 def _identity(row: ScoreRow) -> tuple[int, str, str, int, str]:

@@ -23,6 +23,8 @@ from blip_rl.run.plasticity import PlasticityPanel
 from blip_rl.run.stop import StopRequest
 from blip_rl.tasks.make import make_evaluation_env
 
+_NO_LIMIT = 1e15  # decisions: no evaluation takes as many, and a larger share may be infinite
+
 
 class ScoreBook:
     """Scores of one run so far.
@@ -122,7 +124,8 @@ class ScoreBook:
         The limit is in decisions and not in seconds, so that a run is the same on a slow machine as on a fast one.
         """
         evaluation = self._config.evaluation
-        return max(evaluation.episodes, math.ceil(evaluation.periodic_share * evaluation.every_steps / tasks))
+        share = min(evaluation.periodic_share * evaluation.every_steps / tasks, _NO_LIMIT)
+        return max(evaluation.episodes, math.ceil(share))
 
     def _keep(self, index: int, score: float, stage: int, phase: Phase) -> None:
         if phase == "before":

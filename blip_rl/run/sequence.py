@@ -23,7 +23,7 @@ from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
-from blip_rl.run import conditions, snapshots
+from blip_rl.run import conditions, fit, snapshots
 from blip_rl.run.boundary_gifs import log_boundary_gifs
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
@@ -31,6 +31,7 @@ from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
 from blip_rl.run.interleaved import learned_together
 from blip_rl.run.keeper import Keeper, go_on
+from blip_rl.run.memory import check_training
 from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits
 from blip_rl.run.parts import RunParts, stage_seed, training_seed
 from blip_rl.run.scores import ScoreBook
@@ -103,13 +104,14 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             raise UserError(
                 f"the run in '{path}' learns all tasks at once: such a run cannot be resumed, start a new one"
             )
-        saved = snapshots.newest(folder)
+        tasks, saved = _check_tasks(config, method), snapshots.newest(folder)
         if saved is None:
             folder.empty_evidence()
         else:
             conditions.check_recipe(folder.config, saved.recipe, accept_changes)
             if saved.stage > len(config.tasks):
                 raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
+            fit.check_actions(saved.known_tasks, tasks)
             folder.cut_back(saved.sizes)
             folder.forget_snapshots(after=saved.steps)
         run = _open(config, folder, device, method, Console(quiet))
@@ -168,16 +170,20 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _check_tasks(config: RunConfig, method: Method) -> None:
-    """Open every task once, so that a task that cannot work is found before anything is written."""
+def _check_tasks(config: RunConfig, method: Method) -> fit.Tasks:
+    """Open every task once, so that what cannot work is found before anything is written; return names and actions."""
     first: VecEnv | None = None
+    tasks = []
     for task in config.tasks:
         env = make_training_env(task, config.atari, 1, 0)
         env.close()
         first = first or env
         check_observations(task.name, env.observation_space, config.tasks[0].name, first.observation_space)
         method.check_task(task.name, env.action_space)
+        tasks.append((task.name, env.action_space))
     check_trunk(cast(VecEnv, first).observation_space, config.agent.trunk)
+    check_training(config, method, cast(VecEnv, first).observation_space, tasks)
+    return tasks
 
 
 def _seeds(config: RunConfig) -> dict[str, Any]:

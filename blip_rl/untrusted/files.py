@@ -17,12 +17,12 @@ from blip_rl.errors import UserError
 
 MOST_TASKS = 250
 """Of one run. Pictures and matrices grow with its square; all ROMs of ale-py are about a hundred."""
-MOST_ROWS = 300_000
-"""Of one table; a run over six games writes some twenty thousand."""
+MOST_ROWS = 1_000_000
+"""Of one table; a run over six games writes some twenty thousand, one with 1,000 episodes less than this."""
 
 _MOST_TEXT_BYTES = 1_000_000
 _MOST_JSON_BYTES = 4_000_000
-_MOST_TABLE_BYTES = 64_000_000
+_MOST_TABLE_BYTES = 128_000_000
 _MOST_FILES = 100_000
 _DEEPEST = 32
 _MOST_DOTS = 100  # in a line of TOML: tomllib's time grows with the square of a dotted key's parts
