@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +60,11 @@ def rss_mb() -> float | None:
     return _status_mb("self", "VmRSS")
 
 
+def cpu_seconds(processes: Sequence[int] = ()) -> float:
+    """Processor time that this process and others, named by their numbers, have used so far, in all their threads."""
+    return time.process_time() + sum(map(_cpu_seconds_of, processes))
+
+
 def peak_rss_mb(process: int | str = "self") -> float | None:
     """Most memory a process has held, in MB; None where there is no /proc.
 
@@ -88,22 +93,37 @@ def run_alone(*options: object) -> dict[str, Any]:
 
 
 @contextmanager
-def timed(owner: Any, function: str, seconds: dict[str, float], key: str = "") -> Iterator[None]:
-    """Add up the time that one object's function takes, while the block lasts."""
-    original = getattr(owner, function)
+def timed(
+    owner: Any, function: str, seconds: dict[str, float], key: str = "", wait: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """Add up the time that one object's function takes, while the block lasts.
+
+    Args:
+        owner: Whose function.
+        function: Its name.
+        seconds: Where to add up.
+        key: Under which name; empty: the function's.
+        wait: Called before each look at the clock: waits until a GPU has done what it was given.
+    """
+    original, nested = getattr(owner, function), function in vars(owner)
 
     def measured(*args: Any, **kwargs: Any) -> Any:
+        wait()
         begun = time.perf_counter()
         try:
             return original(*args, **kwargs)
         finally:
+            wait()
             seconds[key or function] += time.perf_counter() - begun
 
     setattr(owner, function, measured)  # hides the class's function, for this object alone
     try:
         yield
     finally:
-        delattr(owner, function)
+        if nested:
+            setattr(owner, function, original)
+        else:
+            delattr(owner, function)
 
 
 def show(results: dict[str, Any], text: str, out: Path | None) -> None:
@@ -138,6 +158,16 @@ def _status_mb(process: int | str, key: str) -> float | None:
         return None
     match = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
     return int(match[1]) * 1024 / 1e6 if match else None
+
+
+def _cpu_seconds_of(process: int) -> float:
+    """0 where there is no /proc, or no longer that process."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    user, system = text.rpartition(")")[2].split()[11:13]  # the name before it may hold spaces
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _cpu_model() -> str:
