@@ -51,6 +51,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", descripti
 Units = Annotated[int, Field(ge=1, le=65_536), BeforeValidator(_no_bool)]
 Kernel = Annotated[int, Field(ge=1, le=210), BeforeValidator(_no_bool)]
 Activation = Literal["relu", "tanh", "elu", "silu"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Settings(BaseModel):
@@ -200,6 +201,25 @@ class CheckpointConfig(Settings):
     """Steps of a task; at these steps all games start anew, so it is part of what decides a run."""
 
 
+class ComputeConfig(Settings):
+    """How the machine is used. Nothing here changes what PPO computes; ``precision`` rounds more coarsely."""
+
+    environment_groups: Annotated[Literal[1, 2, "auto"], BeforeValidator(_no_bool)] = "auto"
+    """Groups of environments that take turns: one plays while actions are chosen for the other. ``auto``: 2 on CUDA."""
+    capture: Literal["auto", "off"] = "auto"
+    """Record inference and update once as CUDA graphs and replay them, where there is CUDA and the method allows it."""
+    compile: bool = False
+    """Let ``torch.compile`` make one piece of the trunk's many operations; needs a compiler for the machine."""
+    precision: Precision = "float32"
+    """Of the trunk's products in collection, update and evaluation; weights, optimizer and Fisher stay float32."""
+
+    def groups(self, device: str, environments: int) -> int:
+        """How many groups the environments of a task are in, on a device that is not ``auto`` any more."""
+        if self.environment_groups == "auto":
+            return min(2 if device.startswith("cuda") else 1, environments)
+        return min(self.environment_groups, environments)
+
+
 class SequenceConfig(Settings):
     """What to learn, in what order: ``envs/*.toml``."""
 
@@ -224,3 +244,4 @@ class RunConfig(Settings):
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    compute: ComputeConfig = ComputeConfig()

@@ -23,6 +23,8 @@ _OF_A_TASK = (
     "_last_episode_starts",
     "ep_info_buffer",
     "ep_success_buffer",
+    "_lanes",
+    "_captured",
 )
 """What an agent holds of the task in use alone; the rest, its optimizer too, serves all tasks."""
 

@@ -17,9 +17,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from blip_rl.config import TrunkConfig
+from blip_rl.config import Precision, TrunkConfig
 from blip_rl.errors import UserError
+from blip_rl.learner.compiled import Compiled
 from blip_rl.learner.optimizer import Adam
+from blip_rl.learner.precision import products, rounded
 from blip_rl.learner.trunk import Modulation, Trunk
 
 
@@ -54,9 +56,11 @@ class ContinualPolicy(ActorCriticPolicy):
         *,
         trunk: TrunkConfig,
         optimizer_class: type[torch.optim.Optimizer] = Adam,
+        precision: Precision = "float32",
+        compiled: bool = False,
         **kwargs: Any,
     ) -> None:
-        self._modulated = trunk.task_modulation
+        self._modulated, self._precision = trunk.task_modulation, precision
         self.task_names: list[str] = []
         self._current = -1
         super().__init__(
@@ -69,6 +73,8 @@ class ContinualPolicy(ActorCriticPolicy):
             optimizer_class=optimizer_class,
             **kwargs,
         )
+        run = self._preprocessed_trunk
+        self._run_trunk = Compiled(run, list(self.trunk.parameters())) if compiled else run
 
     def _build(self, lr_schedule: Schedule) -> None:
         """No head is built here: tasks add their own."""
@@ -183,8 +189,22 @@ class ContinualPolicy(ActorCriticPolicy):
         return observations.to(torch.float32)
 
     def extract_features(self, obs: Any, features_extractor: Any = None) -> Tensor:
-        """Observations as the environment gives them → trunk features."""
-        return cast(Tensor, self.trunk(self.preprocess(obs)))
+        """Observations as the environment gives them → trunk features, float32 whatever the precision of the trunk.
+
+        Heads are always float32: a logit of 8 bits would move the ratio of two policies by a part of the clip range.
+        """
+        with rounded(self._precision, self.device):
+            features = self._run_trunk(obs)
+        return features.float()
+
+    def _preprocessed_trunk(self, observations: Tensor) -> Tensor:
+        return cast(Tensor, self.trunk(self.preprocess(observations)))
+
+    @contextmanager
+    def precisely(self) -> Iterator[None]:
+        """A block in which products are as exact as this policy's precision says, forward and backward."""
+        with products(self._precision, self.device):
+            yield
 
     def head(self, features: Tensor) -> Distribution:
         """Trunk features → the current task's distribution over actions."""
@@ -197,14 +217,14 @@ class ContinualPolicy(ActorCriticPolicy):
     def outputs_of(self, task: int, observations: Tensor) -> tuple[Distribution, Tensor]:
         """Policy and values of task number ``task`` (from 1) for its raw observations, whatever task is in use."""
         with self.using_task(self.task_names[task - 1]):
-            features = self.trunk(self.preprocess(observations.to(self.device)))
+            features = self.extract_features(observations.to(self.device))
             return self.head(features), self.critic(features)
 
     def act(self, observations: np.ndarray, greedy: bool) -> np.ndarray:
         """Choose actions of the task in use, clipped to its bounds where it has some; no gradients."""
-        with torch.no_grad():
+        with torch.no_grad(), self.precisely():
             tensor = torch.as_tensor(observations, device=self.device)
-            distribution = self._get_action_dist_from_latent(self.trunk(self.preprocess(tensor)))
+            distribution = self._get_action_dist_from_latent(self.extract_features(tensor))
             actions: np.ndarray = distribution.get_actions(deterministic=greedy).cpu().numpy()
         return self.within_bounds(actions)
 

@@ -13,16 +13,22 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from blip_rl.config import AgentConfig
-from blip_rl.learner.diverged import UpdateFigures, check_finite
-from blip_rl.learner.loss import LossFigures, ppo_loss
+from blip_rl.config import AgentConfig, ComputeConfig
+from blip_rl.learner.captured import CapturedUpdate
+from blip_rl.learner.diverged import check_finite
+from blip_rl.learner.figures import UpdateFigures, means
+from blip_rl.learner.lanes import Lanes
+from blip_rl.learner.loss import ppo_loss
+from blip_rl.learner.numbers import stable_baselines_numbers
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.precision import be_exact
+from blip_rl.learner.recording import can_record
 from blip_rl.learner.rollout import Minibatch, Rollout
 from blip_rl.learner.trunk import check_observations
+from blip_rl.learner.unchecked import judge
 from blip_rl.methods.base import FinishedTask, Method, attached
 
 
@@ -44,6 +50,7 @@ class ContinualPPO(PPO):
         seed: int,
         device: str,
         known_tasks: Sequence[tuple[str, spaces.Space[Any]]] = (),
+        compute: ComputeConfig | None = None,
     ) -> None:
         """Build the agent around its first task, or around any task once others are known to it.
 
@@ -54,30 +61,28 @@ class ContinualPPO(PPO):
             seed: Of every random draw.
             device: Where the network is.
             known_tasks: Names and action spaces of tasks that get a head first, in their order.
+            compute: How the device is used; None for the defaults.
         """
         self.method = Method()
-        numbers = config.ppo
-        self._learning_rate_start = numbers.learning_rate
-        linear = numbers.learning_rate_schedule == "linear"
+        self._compute = compute or ComputeConfig()
+        self._lanes: Lanes | None = None
+        self._captured: CapturedUpdate | None = None
+        self._learning_rate_start = config.ppo.learning_rate
         super().__init__(
             ContinualPolicy,
             env,
-            learning_rate=(lambda left: left * numbers.learning_rate) if linear else numbers.learning_rate,
-            n_steps=numbers.rollout_steps,
-            batch_size=numbers.rollout_steps * numbers.environments // numbers.minibatches,
-            n_epochs=numbers.epochs,
-            gamma=numbers.discount,
-            gae_lambda=numbers.gae_lambda,
-            clip_range=numbers.clip_range,
-            clip_range_vf=numbers.clip_range_value,
-            ent_coef=numbers.entropy_coefficient,
-            vf_coef=numbers.value_coefficient,
-            max_grad_norm=numbers.max_gradient_norm,
-            policy_kwargs={"trunk": config.trunk, "optimizer_kwargs": {"eps": numbers.adam_epsilon}},
+            **stable_baselines_numbers(config.ppo),
+            policy_kwargs={
+                "trunk": config.trunk,
+                "optimizer_kwargs": {"eps": config.ppo.adam_epsilon},
+                "precision": self._compute.precision,
+                "compiled": self._compute.compile,
+            },
             seed=seed,
             device=device,
             rollout_buffer_class=cast(Any, Rollout),
         )
+        be_exact(self.device)
         for name, action_space in known_tasks:
             self.policy.add_task(name, action_space)
         first = known_tasks[0][0] if known_tasks else task
@@ -95,6 +100,7 @@ class ContinualPPO(PPO):
         if task not in self.policy.task_names:
             self.policy.add_task(task, env.action_space)
         self.policy.use_task(task)
+        self.forget_recordings()
         self.task_began_at = self.num_timesteps
         self.policy.new_optimizer(self._learning_rate_start)
         # Bounds may differ from task to task; set_env would refuse them.
@@ -153,10 +159,16 @@ class ContinualPPO(PPO):
         """Learn the task in use, or go on in its middle, with a method attached; it is detached also after an error."""
         with attached(method, self.policy.trunk, self.policy.optimizer, resume=resume):
             self.method = method
+            self.forget_recordings()
             try:
                 yield
             finally:
                 self.method = Method()
+                self.forget_recordings()
+
+    def forget_recordings(self) -> None:
+        """Record inference and update anew when they are next needed: tensors that they use are no longer the same."""
+        self._lanes, self._captured = None, None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -166,27 +178,33 @@ class ContinualPPO(PPO):
         Returns:
             False if a callback asked to stop.
         """
-        rollout = cast(Rollout, rollout_buffer)
+        rollout, lanes = cast(Rollout, rollout_buffer), self._lanes_of(env)
         self.policy.set_training_mode(False)
         rollout.reset()
         callback.on_rollout_start()  # may restart the games
         dones = cast(np.ndarray, self._last_episode_starts)
-        for _ in range(n_rollout_steps):
-            with torch.no_grad():
-                actions, values, log_probs = self.policy(rollout.observe(cast(np.ndarray, self._last_obs)))
-            observations, rewards, dones, infos = env.step(self.policy.within_bounds(actions.cpu().numpy()))
-            self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-            self._update_info_buffer(infos, dones)
-            self._bootstrap_truncated(rewards, dones, infos)
-            rollout.add(actions, values, log_probs, rewards, cast(np.ndarray, self._last_episode_starts))
-            self._last_obs, self._last_episode_starts = cast(np.ndarray, observations), dones
-        rollout.finish(self._values(cast(np.ndarray, self._last_obs)), dones)
+        with self.policy.precisely():
+            for rewards, dones, infos in lanes.play(rollout, cast(np.ndarray, self._last_obs)):
+                self.num_timesteps += env.num_envs
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    lanes.leave(rollout)
+                    self._last_obs = lanes.observations
+                    return False
+                self._update_info_buffer(infos, dones)
+                self._bootstrap_truncated(rewards, dones, infos)
+                rollout.add(rewards, cast(np.ndarray, self._last_episode_starts))
+                self._last_episode_starts = dones
+            self._last_obs = lanes.observations
+            rollout.finish(self._values(self._last_obs), dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _lanes_of(self, env: VecEnv) -> Lanes:
+        if self._lanes is None or self._lanes.env is not env:
+            self._lanes = Lanes(env, self.policy, record=self._records)
+        return self._lanes
 
     def _bootstrap_truncated(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """Where a limit cut an episode off, add what the rest would have been worth to the last reward."""
@@ -210,45 +228,64 @@ class ContinualPPO(PPO):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout, figures = cast(Rollout, self.rollout_buffer), list[UpdateFigures]()
+        captured = self._captured_update(rollout)
+        update, into = (self._update, None) if captured is None else (captured, captured.batch)
         try:
             for _ in range(self.n_epochs):
-                for batch in rollout.minibatches(self.batch_size):
-                    figures.append(self._update(batch))  # one by one: those before an error tell its cause
+                for batch in rollout.minibatches(self.batch_size, into):
+                    figures.append(update(batch))  # one by one: those before an error tell its cause
                 self._n_updates += 1
-        except ValueError:  # what torch's distributions say of logits that are not numbers
+        except ValueError:  # what torch's distributions say, in a method's loss, of logits that are not numbers
             self._check_finite(figures)
             raise
         self._check_finite(figures)
         self._log_update(figures, rollout)
 
+    def _captured_update(self, rollout: Rollout) -> CapturedUpdate | None:
+        """The update as one recorded piece, made when it is first needed; None where it cannot be one."""
+        whole = rollout.buffer_size * rollout.n_envs % self.batch_size == 0
+        if not (self._records and self.method.capturable and whole):
+            return None
+        fixed = (self.policy.optimizer, self.batch_size, *self._clip_ranges())
+        if self._captured is None or self._captured.fixed != fixed:
+            batch = rollout.empty_minibatch(self.batch_size)
+            self._captured = CapturedUpdate(self._update, self.policy.optimizer, batch, fixed)
+        return self._captured
+
+    @property
+    def _records(self) -> bool:
+        return self._compute.capture == "auto" and can_record(self.device)
+
+    def _clip_ranges(self) -> tuple[float, float | None]:
+        """Of the ratio, and of the values where theirs is limited."""
+        left, of_values = self._current_progress_remaining, self.clip_range_vf
+        return cast(Schedule, self.clip_range)(left), of_values(left) if callable(of_values) else None
+
     def _update(self, batch: Minibatch) -> UpdateFigures:
         """One optimizer step; no figure is looked at here, which would wait for a GPU."""
-        values, log_probs, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
-        clip_value = self.clip_range_vf
-        loss, figures = ppo_loss(
-            log_probs,
-            cast(Tensor, entropy),
-            values.flatten(),
-            batch,
-            clip_range=cast(Schedule, self.clip_range)(self._current_progress_remaining),
-            clip_range_value=clip_value(self._current_progress_remaining) if callable(clip_value) else None,
-            entropy_coefficient=self.ent_coef,
-            value_coefficient=self.vf_coef,
-        )
-        extra = self.method.loss(self.policy.outputs_of)
-        self.policy.optimizer.zero_grad()
-        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
+        clip_range, clip_range_value = self._clip_ranges()
+        with self.policy.precisely():
+            values, log_probs, entropy = judge(self.policy, batch.observations, batch.actions)
+            loss, figures = ppo_loss(
+                log_probs,
+                entropy,
+                values,
+                batch,
+                clip_range=clip_range,
+                clip_range_value=clip_range_value,
+                entropy_coefficient=self.ent_coef,
+                value_coefficient=self.vf_coef,
+            )
+            extra = self.method.loss(self.policy.outputs_of)
+            self.policy.optimizer.zero_grad()
+            (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         norm = self.policy.step(self.max_grad_norm)
         return UpdateFigures(figures, None if extra is None else extra.detach(), norm)
 
     def _log_update(self, figures: list[UpdateFigures], rollout: Rollout) -> None:
-        means = torch.stack([torch.stack(update.losses) for update in figures]).mean(0).tolist()
-        for name, value in zip(LossFigures._fields, means, strict=True):
+        std = self.policy.log_std if isinstance(self.action_space, spaces.Box) else None
+        for name, value in means(figures, rollout, std).items():
             self.logger.record(f"train/{name}", value)
-        explained = explained_variance(rollout.values.flatten().cpu().numpy(), rollout.returns.flatten().cpu().numpy())
-        self.logger.record("train/explained_variance", explained)
-        if isinstance(self.action_space, spaces.Box):
-            self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _progress(self) -> float:

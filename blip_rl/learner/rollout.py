@@ -12,6 +12,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from blip_rl.learner.advantages import by_doubling, step_by_step
+
 Array = npt.NDArray[np.float32]
 
 
@@ -34,6 +36,10 @@ class Minibatch:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in this order."""
+        return self.observations, self.actions, self.log_probs, self.values, self.advantages, self.returns
 
 
 class Rollout:
@@ -71,54 +77,70 @@ class Rollout:
         """Begin a new rollout over the old one."""
         self.pos, self.full = 0, False
 
-    def observe(self, observations: np.ndarray) -> Tensor:
-        """Keep the next step's observations, (n_envs, ...), and return them as the network takes them."""
-        self._slot(self.pos).copy_(torch.from_numpy(observations))
-        return self._slot(self.pos)
-
-    def add(self, actions: Tensor, values: Tensor, log_probs: Tensor, rewards: Array, episode_starts: Array) -> None:
-        """Complete the step whose observations were given to :meth:`observe`.
+    def observe(self, step: int, where: slice, observations: Tensor) -> Tensor:
+        """Keep what some of the environments show before a step, and return it as the network takes it.
 
         Args:
-            actions: (n_envs,) or (n_envs, dimensions).
-            values: V(s), (n_envs,) or (n_envs, 1).
-            log_probs: log π(a|s), (n_envs,).
+            step: Number of the step within the rollout.
+            where: Which environments.
+            observations: (environments, ...), from any device.
+        """
+        return _channels_second(self._observations[step, where]).copy_(observations)
+
+    def keep(self, step: int, where: slice, actions: Tensor, values: Tensor, log_probs: Tensor) -> None:
+        """Keep what was chosen for some of the environments.
+
+        Args:
+            step: Number of the step within the rollout.
+            where: Which environments.
+            actions: (environments,) or (environments, dimensions).
+            values: V(s), (environments,) or (environments, 1).
+            log_probs: log π(a|s), (environments,).
+        """
+        self.actions[step, where] = actions
+        self.values[step, where] = values.flatten()
+        self.log_probs[step, where] = log_probs
+
+    def add(self, rewards: Array, episode_starts: Array) -> None:
+        """Complete the next step of all environments, which was observed and chosen for before.
+
+        Args:
             rewards: (n_envs,).
             episode_starts: Whether each observation was the first of its episode, (n_envs,).
         """
-        self.actions[self.pos] = actions
-        self.values[self.pos] = values.flatten()
-        self.log_probs[self.pos] = log_probs
         self.rewards[self.pos] = rewards
         self.episode_starts[self.pos] = episode_starts
         self.pos += 1
         self.full = self.pos == self.buffer_size
 
     def finish(self, last_values: Tensor, dones: npt.NDArray[np.bool_]) -> None:
-        """Estimate advantages and returns once all steps are there.
-
-        Â_t = δ_t + γλ·(1 − d_{t+1})·Â_{t+1} with δ_t = r_t + γ·(1 − d_{t+1})·V(s_{t+1}) − V(s_t), d_{t+1} = 1 where
-        s_{t+1} begins a new episode. Source: Schulman et al. 2016, "High-dimensional continuous control using
-        generalized advantage estimation", Eq. 16.
+        """Estimate advantages and returns once all steps are there: :mod:`blip_rl.learner.advantages`.
 
         Args:
             last_values: V of the observations after the last step, (n_envs,) or (n_envs, 1).
             dones: Whether the last step ended an episode, (n_envs,).
         """
-        values = self.values.cpu().numpy()
-        following = np.concatenate([values[1:], last_values.cpu().numpy().reshape(1, -1)])
         goes_on = 1 - np.concatenate([self.episode_starts[1:], dones.astype(np.float32)[None]])
-        deltas = self.rewards + np.float32(self.gamma) * following * goes_on - values
-        advantages, carried = np.empty_like(deltas), np.zeros(self.n_envs, dtype=np.float32)
-        decay = np.float32(self.gamma * self.gae_lambda) * goes_on
-        for step in reversed(range(self.buffer_size)):
-            carried = deltas[step] + decay[step] * carried
-            advantages[step] = carried
-        self.advantages = torch.from_numpy(advantages).to(self.device)
+        if self.device.type == "cpu":
+            values, last = self.values.numpy(), last_values.numpy()
+            estimate = step_by_step(self.rewards, values, last, goes_on, self.gamma, self.gae_lambda)
+            self.advantages = torch.from_numpy(estimate)
+        else:
+            # The estimates stay where the network is; rewards and ends cross once, together.
+            rewards, going = torch.from_numpy(np.stack([self.rewards, goes_on])).to(self.device)
+            self.advantages = by_doubling(rewards, self.values, last_values, going, self.gamma, self.gae_lambda)
         self.returns = self.advantages + self.values
 
-    def minibatches(self, size: int) -> Iterator[Minibatch]:
+    def empty_minibatch(self, size: int) -> Minibatch:
+        """Memory for a minibatch of this rollout."""
+        return Minibatch(*(_channels_second(t.new_zeros((size, *t.shape[2:]))) for t in self._tensors()))
+
+    def minibatches(self, size: int, into: Minibatch | None = None) -> Iterator[Minibatch]:
         """Every step once, in a random order drawn from numpy's global generator, ``size`` at a time.
+
+        Args:
+            size: Steps of each minibatch.
+            into: Memory that every minibatch is written into, one over the other; None takes new memory for each.
 
         Raises:
             RuntimeError: the rollout is not full.
@@ -129,7 +151,12 @@ class Rollout:
         # The order counts step by step within an environment, the storage environment by environment within a step.
         rows = torch.from_numpy(order % self.buffer_size * self.n_envs + order // self.buffer_size).to(self.device)
         for chosen in torch.split(rows, size):
-            yield Minibatch(*(_rows(tensor, chosen) for tensor in self._tensors()))
+            if into is None:
+                yield Minibatch(*(_rows(tensor, chosen) for tensor in self._tensors()))
+            else:
+                for tensor, place in zip(self._tensors(), into.tensors(), strict=True):
+                    torch.index_select(tensor.flatten(0, 1), 0, chosen, out=_channels_last(place))
+                yield into
 
     def all_observations(self) -> Tensor:
         """Every observation collected so far, (steps · n_envs, ...)."""
@@ -137,9 +164,6 @@ class Rollout:
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return self._observations, self.actions, self.log_probs, self.values, self.advantages, self.returns
-
-    def _slot(self, step: int) -> Tensor:
-        return _channels_second(self._observations[step])
 
 
 def _empty_observations(size: tuple[int, int], space: spaces.Space[Any], device: torch.device) -> Tensor:
@@ -154,6 +178,11 @@ def _empty_observations(size: tuple[int, int], space: spaces.Space[Any], device:
 def _channels_second(observations: Tensor) -> Tensor:
     """(batch, height, width, channels) seen as (batch, channels, height, width); vectors as they are."""
     return observations.permute(0, 3, 1, 2) if observations.dim() == 4 else observations
+
+
+def _channels_last(observations: Tensor) -> Tensor:
+    """The way back."""
+    return observations.permute(0, 2, 3, 1) if observations.dim() == 4 else observations
 
 
 def _rows(tensor: Tensor, rows: Tensor) -> Tensor:

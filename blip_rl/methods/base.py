@@ -93,10 +93,14 @@ class Method:
     Class attributes:
         Settings: The pydantic model of the method's section in an agent recipe.
         interleaved: Whether all tasks are learned at once, a rollout of each in turn, instead of one after another.
+        capturable: Whether, from ``start_task`` to ``end_task``, the hooks of every optimizer step (``loss``,
+            ``add_gradient``, ``after_step``) do the same device operations on the same tensors, look into none of them
+            and draw no random numbers. Such steps may be recorded once and replayed, without asking the hooks again.
     """
 
     Settings: ClassVar[type[Settings]] = Settings
     interleaved: ClassVar[bool] = False
+    capturable: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         """Validate the settings; a wrong one is a ``pydantic.ValidationError``, which is a ``ValueError``."""

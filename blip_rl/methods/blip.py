@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -74,6 +74,7 @@ class _Parameter:
 class Blip(FisherMethod):
     """Freezes the bits that earlier tasks made certain, bit by bit of every trunk parameter."""
 
+    capturable: ClassVar[bool] = True
     Settings = BlipSettings
     settings: BlipSettings
 

@@ -11,7 +11,7 @@ newest anchor θ*_K,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ class EwcSettings(FisherSettings):
 class Ewc(FisherMethod):
     """A quadratic penalty around the weights of every earlier task."""
 
+    capturable: ClassVar[bool] = True
     Settings = EwcSettings
     settings: EwcSettings
 

@@ -8,7 +8,7 @@ with which older tasks pull at the newest weights: here they agree to stay where
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ class EwcOnlineSettings(FisherSettings):
 class EwcOnline(FisherMethod):
     """A quadratic penalty around the weights of the newest task."""
 
+    capturable: ClassVar[bool] = True
     Settings = EwcOnlineSettings
     settings: EwcOnlineSettings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -11,6 +11,8 @@ from blip_rl.methods.base import FinishedTask, Method, MethodState
 
 class Freeze(Method):
     """Keeps the trunk as the first task left it, to the bit."""
+
+    capturable: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
         """Take no settings: there are none."""

@@ -8,7 +8,7 @@ while a later task is trained, also a copy of the weights.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -34,6 +34,7 @@ class GpmSettings(Settings):
 class Gpm(Method):
     """Learns at right angles to the inputs of earlier tasks."""
 
+    capturable: ClassVar[bool] = True
     Settings = GpmSettings
     settings: GpmSettings
 

@@ -6,7 +6,7 @@ Kirkpatrick et al., PNAS 2017 (arXiv 1612.00796), figure 2. 4 bytes per trunk pa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ class L2Settings(Settings):
 class L2(Method):
     """A quadratic penalty around the weights of the newest task, the same for every weight."""
 
+    capturable: ClassVar[bool] = True
     Settings = L2Settings
     settings: L2Settings
 

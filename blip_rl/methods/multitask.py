@@ -8,4 +8,5 @@ from blip_rl.methods.base import Method
 class Multitask(Method):
     """The empty method, on all tasks interleaved: nothing is forgotten because nothing is ever left."""
 
+    capturable: ClassVar[bool] = True
     interleaved: ClassVar[bool] = True

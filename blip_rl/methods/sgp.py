@@ -8,7 +8,7 @@ with d inputs and k directions, at most d; while a later task is trained, also a
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -36,6 +36,7 @@ class SgpSettings(Settings):
 class Sgp(Method):
     """Learns little along the directions that matter much to earlier tasks."""
 
+    capturable: ClassVar[bool] = True
     Settings = SgpSettings
     settings: SgpSettings
 

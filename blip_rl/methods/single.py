@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ _START = 0  # number of the copy that every task starts from; a finished task's 
 
 class Single(Method):
     """Puts the trunk back to its start before each task, and swaps each task's own trunk in when it is played."""
+
+    capturable: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
         """There is nothing to set."""

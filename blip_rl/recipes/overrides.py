@@ -20,6 +20,7 @@ _SECTIONS: dict[str, Literal["agent", "sequence"]] = {
     "atari": "sequence",
     "evaluation": "sequence",
     "checkpoint": "sequence",
+    "compute": "sequence",
 }
 _OWN_OPTIONS = {"steps": "--steps", "seed": "--seed", "device": "--device", "games": "--games", "agent": "--agent"}
 
@@ -118,7 +119,7 @@ def _parse_value(text: str) -> Any:
 
 def _known_keys() -> list[str]:
     """Return every key of a recipe's sections that has a fixed name."""
-    from blip_rl.config import AtariConfig, CheckpointConfig, EvaluationConfig, PpoConfig, TrunkConfig
+    from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, PpoConfig, TrunkConfig
 
     sections: dict[str, type[BaseModel]] = {
         "ppo": PpoConfig,
@@ -126,6 +127,7 @@ def _known_keys() -> list[str]:
         "atari": AtariConfig,
         "evaluation": EvaluationConfig,
         "checkpoint": CheckpointConfig,
+        "compute": ComputeConfig,
     }
     return [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
 

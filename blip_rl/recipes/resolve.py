@@ -16,6 +16,7 @@ from blip_rl.config import (
     AgentConfig,
     AtariConfig,
     CheckpointConfig,
+    ComputeConfig,
     Device,
     EvaluationConfig,
     RunConfig,
@@ -44,11 +45,12 @@ class _Options(Settings):
 
 
 class _Sections(Settings):
-    """What of a sequence recipe ``--set`` can change."""
+    """What ``--set`` can change beside the agent: sections of a sequence recipe, and how the machine is used."""
 
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    compute: ComputeConfig = ComputeConfig()
 
 
 def resolve(
@@ -93,6 +95,7 @@ def resolve(
         atari=sections.atari,
         evaluation=sections.evaluation,
         checkpoint=sections.checkpoint,
+        compute=sections.compute,
     )
 
 

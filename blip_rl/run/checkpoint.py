@@ -101,7 +101,13 @@ def _tensors(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def _build_policy(observations: spaces.Space[Any], tasks: fit.Tasks, config: RunConfig) -> ContinualPolicy:
-    policy = ContinualPolicy(observations, tasks[0][1], lambda _: 0.0, trunk=config.agent.trunk)
+    policy = ContinualPolicy(
+        observations,
+        tasks[0][1],
+        lambda _: 0.0,
+        trunk=config.agent.trunk,
+        precision=config.compute.precision,
+    )
     for name, action_space in tasks:
         policy.add_task(name, action_space)
     policy.use_task(policy.task_names[-1])

@@ -36,15 +36,21 @@ def learned_together(run: RunParts) -> Iterator[ContinualPPO]:
 
     Every task has its own environments (``ppo.environments`` of each), seeded as when it is learned alone.
     """
-    numbers = run.config.agent.ppo
+    numbers, compute = run.config.agent.ppo, run.config.compute
+    groups = compute.groups(run.device, numbers.environments)
     with ExitStack() as opened:
         envs: list[VecEnv] = []
         for stage, task in enumerate(run.config.tasks, start=1):
             seed = training_seed(run.config.seed, stage)
-            envs.append(make_training_env(task, run.config.atari, numbers.environments, seed))
+            envs.append(make_training_env(task, run.config.atari, numbers.environments, seed, groups))
             opened.callback(envs[-1].close)
         agent = ContinualPPO(
-            run.config.agent, run.config.tasks[0].name, envs[0], seed=run.config.seed, device=run.device
+            run.config.agent,
+            run.config.tasks[0].name,
+            envs[0],
+            seed=run.config.seed,
+            device=run.device,
+            compute=compute,
         )
         agent.set_logger(run.logger)
         envs[0].seed(training_seed(run.config.seed, 1))  # building the agent has reseeded them

@@ -207,12 +207,20 @@ def _environments(run: RunParts, stage: int, saved: RunSnapshot | None) -> Itera
     """The task's training games, seeded by run and stage."""
     config, task = run.config, run.config.tasks[stage - 1]
     seed = training_seed(config.seed, stage)
-    env = RecordedVecEnv(make_training_env(task, config.atari, config.agent.ppo.environments, seed))
+    environments = config.agent.ppo.environments
+    groups = config.compute.groups(run.device, environments)
+    env = RecordedVecEnv(make_training_env(task, config.atari, environments, seed, groups))
     try:
         if run.agent is None:
             known = saved.known_tasks if saved else ()
             run.agent = ContinualPPO(
-                config.agent, task.name, env, seed=config.seed, device=run.device, known_tasks=known
+                config.agent,
+                task.name,
+                env,
+                seed=config.seed,
+                device=run.device,
+                known_tasks=known,
+                compute=config.compute,
             )
             run.agent.set_logger(run.logger)
         else:

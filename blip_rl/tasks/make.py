@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
 
-def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int) -> VecEnv:
+def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, groups: int = 1) -> VecEnv:
     """Return ``num_envs`` copies of the task's game with the learner's view of rewards and episode ends.
 
     Args:
@@ -20,17 +20,26 @@ def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed:
         atari: Preprocessing; applies to Atari games only.
         num_envs: Copies stepped together.
         seed: Copy ``i`` is seeded with ``seed + i`` at the first reset.
+        groups: In how many groups the copies are, each of which can be stepped on its own.
 
     Raises:
         UserError: the game is unknown, cannot be made, or does not fit the task's settings; or a seed out of range.
     """
-    return _make(task, atari, num_envs, seed, training=True)
+    if groups == 1:
+        return _make(task, atari, num_envs, seed, training=True)
+    from blip_rl.tasks.groups import GroupedVecEnv, group_sizes
+
+    members, first = [], seed
+    for size in group_sizes(num_envs, groups):
+        members.append(_make(task, atari, size, first, training=True))
+        first += size
+    return GroupedVecEnv(members)
 
 
 def make_evaluation_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int) -> VecEnv:
     """Return ``num_envs`` copies of the task's game with raw rewards, whose episodes are whole games.
 
-    Arguments and errors are those of :func:`make_training_env`.
+    Arguments and errors are those of :func:`make_training_env`; there are no groups.
     """
     return _make(task, atari, num_envs, seed, training=False)
 

@@ -5,7 +5,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from blip_rl.config import AgentConfig, TrunkConfig
+from blip_rl.config import AgentConfig, ComputeConfig, TrunkConfig
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.tasks.control import make_control_env
 
@@ -84,8 +84,9 @@ def cartpole(mix=1, seed=0, environments=2):
     return make_control_env("CartPole-v1", environments, seed, mix)
 
 
-def agent(task="a", env=None, seed=0, **settings):
-    return ContinualPPO(agent_config(**settings), task, env or cartpole(), seed=seed, device="cpu")
+def agent(task="a", env=None, seed=0, compute=None, device="cpu", **settings):
+    compute = ComputeConfig(**(compute or {}))
+    return ContinualPPO(agent_config(**settings), task, env or cartpole(), seed=seed, device=device, compute=compute)
 
 
 def learn(model, rollouts=2):

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from blip_rl.learner import ppo
+from blip_rl.learner.figures import UpdateFigures
+from blip_rl.learner.loss import LossFigures
 from blip_rl.methods.base import Method
 from tests.learner.small_agents import ROLLOUT, agent, cartpole, learn
 
@@ -77,8 +79,8 @@ def test_a_bad_weight_is_named(monkeypatch):
 
 def test_a_bad_reward_shows_in_the_losses():
     model = agent(env=cartpole())
-    step = model.env.step
-    model.env.step = lambda actions: (lambda o, r, d, i: (o, r * math.nan, d, i))(*step(actions))
+    step = model.env.step_wait
+    model.env.step_wait = lambda: (lambda o, r, d, i: (o, r * math.nan, d, i))(*step())
     with pytest.raises(FloatingPointError, match="the policy gradient loss is not a finite number, learning a at step"):
         learn(model, 2)
 
@@ -87,7 +89,7 @@ def test_an_infinite_divergence_alone_is_no_reason_to_stop():
     """approx_kl of a ratio that is clipped: only a figure to look at."""
     model = agent(env=cartpole())
     zero, endless = torch.zeros(()), torch.tensor(math.inf)
-    losses = ppo.LossFigures(zero, zero, zero, endless, zero, zero)
-    model._check_finite([ppo.UpdateFigures(losses, None, torch.ones(()))])
+    losses = LossFigures(zero, zero, zero, endless, zero, zero)
+    model._check_finite([UpdateFigures(losses, None, torch.ones(()))])
     with pytest.raises(FloatingPointError, match="gradient's norm"):
-        model._check_finite([ppo.UpdateFigures(losses, None, endless)])
+        model._check_finite([UpdateFigures(losses, None, endless)])

@@ -107,10 +107,10 @@ def test_another_agents_snapshot_is_refused(damage):
 def test_games_are_replayed_to_where_they_were(rollouts):
     model = fresh("vector")
     model.restart_games(3)
-    actions, step = [], model.env.step
-    model.env.step = lambda a: actions.append(a.copy()) or step(a)
+    actions, step = [], model.env.step_async
+    model.env.step_async = lambda a: actions.append(a.copy()) or step(a)
     learn(model, rollouts)
-    model.env.step = step
+    model.env.step_async = step
     other = fresh("vector", seed=4)
     other.replay_games(3, np.stack(actions).astype(np.uint8))
     assert np.array_equal(other._last_obs, model._last_obs)

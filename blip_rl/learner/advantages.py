@@ -1,0 +1,57 @@
+"""Generalised advantage estimates: step by step on the CPU, all steps at once on a GPU.
+
+Â_t = δ_t + γλ·(1 − d_{t+1})·Â_{t+1} with δ_t = r_t + γ·(1 − d_{t+1})·V(s_{t+1}) − V(s_t), d_{t+1} = 1 where s_{t+1}
+begins a new episode. Source: Schulman et al. 2016, "High-dimensional continuous control using generalized advantage
+estimation", Eq. 16.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[np.float32]
+
+
+def step_by_step(rewards: Array, values: Array, last_values: Array, goes_on: Array, gamma: float, lam: float) -> Array:
+    """Estimate from the last step to the first.
+
+    Args:
+        rewards: r_t, (steps, environments).
+        values: V(s_t), likewise.
+        last_values: V of the observations after the last step, (environments,).
+        goes_on: 1 − d_{t+1}, (steps, environments).
+        gamma: γ.
+        lam: λ.
+
+    Returns:
+        Â_t, (steps, environments).
+    """
+    following = np.concatenate([values[1:], last_values.reshape(1, -1)])
+    deltas = rewards + np.float32(gamma) * following * goes_on - values
+    advantages, carried = np.empty_like(deltas), np.zeros(deltas.shape[1], dtype=np.float32)
+    decay = np.float32(gamma * lam) * goes_on
+    for step in reversed(range(len(deltas))):
+        carried = deltas[step] + decay[step] * carried
+        advantages[step] = carried
+    return advantages
+
+
+def by_doubling(
+    rewards: Tensor, values: Tensor, last_values: Tensor, goes_on: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """The same of tensors, in ⌈log₂ steps⌉ rounds instead of one round for each step.
+
+    After k rounds an entry holds the sum of its next 2ᵏ terms and the product of their decays; the next round adds the
+    sum that begins where its own ends, decayed by that product.
+    """
+    following = torch.cat([values[1:], last_values.reshape(1, -1)])
+    sums = rewards + gamma * following * goes_on - values
+    decays, reach = gamma * lam * goes_on, 1
+    while reach < len(sums):
+        sums = torch.cat([sums[:-reach] + decays[:-reach] * sums[reach:], sums[-reach:]])
+        decays = torch.cat([decays[:-reach] * decays[reach:], decays[-reach:]])
+        reach *= 2
+    return sums

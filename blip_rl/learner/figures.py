@@ -1,0 +1,77 @@
+"""What an update leaves to be looked at: kept on the device, brought over once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from stable_baselines3.common.utils import explained_variance
+from torch import Tensor
+
+from blip_rl.learner.loss import LossFigures
+from blip_rl.learner.rollout import Rollout
+
+
+class UpdateFigures(NamedTuple):
+    """What one optimizer step leaves to be looked at.
+
+    Attributes:
+        losses: PPO's.
+        method_loss: What the method added; None for nothing.
+        gradient_norm: Of all gradients together, before it was clipped, a scalar.
+    """
+
+    losses: LossFigures
+    method_loss: Tensor | None
+    gradient_norm: Tensor
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Scalars by what a person calls them, in the order they are computed."""
+        losses = self.losses  # an infinite approx_kl alone does no harm: the ratios behind it are clipped
+        named = {
+            "entropy loss": losses.entropy_loss,
+            "policy gradient loss": losses.policy_gradient_loss,
+            "value loss": losses.value_loss,
+            "loss": losses.loss,
+        }
+        added = {} if self.method_loss is None else {"method's loss": self.method_loss}
+        return {**named, **added, "gradient's norm": self.gradient_norm}
+
+    def row(self) -> Tensor:
+        """All figures as one tensor, (figures,)."""
+        added = () if self.method_loss is None else (self.method_loss.reshape(()),)
+        return torch.stack([*self.losses, self.gradient_norm, *added])
+
+    @classmethod
+    def from_row(cls, row: Tensor) -> UpdateFigures:
+        """The figures of :meth:`row` again."""
+        *losses, norm = row[: len(LossFigures._fields) + 1]
+        return cls(LossFigures(*losses), row[-1] if len(row) > len(losses) + 1 else None, norm)
+
+
+def means(updates: Sequence[UpdateFigures], rollout: Rollout, log_std: Tensor | None) -> dict[str, float]:
+    """Means over an update's minibatches, and what the rollout and the policy say, by the names they are logged under.
+
+    Args:
+        updates: Figures of every minibatch.
+        rollout: What was learned from.
+        log_std: Of continuous actions.
+    """
+    names, parts = list(LossFigures._fields), [torch.stack([torch.stack(update.losses) for update in updates]).mean(0)]
+    if rollout.device.type == "cpu":
+        values, returns = rollout.values.flatten().numpy(), rollout.returns.flatten().numpy()
+        explained = torch.tensor([explained_variance(values, returns)], dtype=torch.float64)
+    else:
+        explained = _explained_variance(rollout.values, rollout.returns)
+    names, parts = [*names, "explained_variance"], [*parts, explained]
+    if log_std is not None:
+        names, parts = [*names, "std"], [*parts, log_std.detach().exp().mean().reshape(1)]
+    return dict(zip(names, torch.cat(parts).tolist(), strict=True))
+
+
+def _explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+    """1 − Var[return − V] / Var[return], (1,); NaN where all returns are the same."""
+    spread = returns.double().var(correction=0)
+    share = 1 - (returns.double() - values.double()).var(correction=0) / spread
+    return torch.where(spread == 0, torch.nan, share).reshape(1)

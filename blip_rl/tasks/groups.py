@@ -1,0 +1,133 @@
+"""Environments in groups that are stepped on their own: while one group's games are played, another's wait for actions.
+
+To everyone who calls ``step`` the groups are one set of environments, the same as without groups: environment ``i`` has
+the seed ``seed + i`` and its place in every array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+Array = npt.NDArray[Any]
+
+
+class GroupedVecEnv(VecEnv):
+    """Several ``VecEnv`` of one game as one, each of which can also be stepped alone.
+
+    Attributes:
+        groups: Which of the environments are in each group, in their order.
+    """
+
+    def __init__(self, members: Sequence[VecEnv]) -> None:
+        """Take the members' environments over, in their order.
+
+        Args:
+            members: One for each group; all of the same spaces.
+        """
+        self._members = list(members)
+        ends = np.cumsum([member.num_envs for member in self._members]).tolist()
+        self.groups = [slice(end - m.num_envs, end) for end, m in zip(ends, self._members, strict=True)]
+        first = self._members[0]
+        super().__init__(ends[-1], first.observation_space, first.action_space)
+
+    def step_group_async(self, group: int, actions: Array) -> None:
+        """Start one decision in every environment of a group, ``actions`` having a row for each."""
+        self._members[group].step_async(actions)
+
+    def step_group_wait(self, group: int) -> VecEnvStepReturn:
+        """Return what the group's decision led to."""
+        return self._members[group].step_wait()
+
+    def step_async(self, actions: Array) -> None:
+        """Start one decision in all environments."""
+        for group, where in enumerate(self.groups):
+            self.step_group_async(group, actions[where])
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Return what the decision led to in all environments."""
+        return joined([self.step_group_wait(group) for group in range(len(self.groups))])
+
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        """Give environment ``i`` the seed ``seed + i`` from the next reset on; ``None`` draws them at random."""
+        given = []
+        for where, member in zip(self.groups, self._members, strict=True):
+            given += list(member.seed(None if seed is None else seed + where.start))
+        return given
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Give every environment its options for the next reset."""
+        for where, member in zip(self.groups, self._members, strict=True):
+            member.set_options(options[where] if isinstance(options, list) else options)
+
+    def reset(self) -> VecEnvObs:
+        """Begin new games everywhere."""
+        observations = np.concatenate([cast(Array, member.reset()) for member in self._members])
+        self.reset_infos = [info for member in self._members for info in member.reset_infos]
+        return observations
+
+    def close(self) -> None:
+        """Close every group."""
+        for member in self._members:
+            member.close()
+
+    def get_images(self) -> Sequence[Array | None]:
+        """One picture of every environment."""
+        return [image for member in self._members for image in member.get_images()]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The attribute of each environment asked about."""
+        return [member.get_attr(attr_name, place)[0] for member, place in self._places(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of the environments named; of all of them where none is."""
+        if indices is None:
+            for member in self._members:
+                member.set_attr(attr_name, value)
+            return
+        for member, place in self._places(indices):
+            member.set_attr(attr_name, value, place)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of each environment asked for."""
+        return [
+            member.env_method(method_name, *method_args, indices=place, **method_kwargs)[0]
+            for member, place in self._places(indices)
+        ]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Whether each environment asked about is wrapped so."""
+        return [member.env_is_wrapped(wrapper_class, place)[0] for member, place in self._places(indices)]
+
+    def _places(self, indices: VecEnvIndices) -> list[tuple[VecEnv, int]]:
+        """Member and place within it of every environment asked about."""
+        everyone = [(member, place) for member in self._members for place in range(member.num_envs)]
+        return [everyone[index] for index in self._get_indices(indices)]
+
+
+def joined(parts: Sequence[VecEnvStepReturn]) -> VecEnvStepReturn:
+    """What every group returned, as one step of all environments; of a single group nothing is copied."""
+    if len(parts) == 1:
+        return parts[0]
+    observations, rewards, dones, infos = zip(*parts, strict=True)
+    return (
+        np.concatenate(cast("tuple[Array, ...]", observations)),
+        np.concatenate(rewards),
+        np.concatenate(dones),
+        [info for group in infos for info in group],
+    )
+
+
+def group_sizes(environments: int, groups: int) -> list[int]:
+    """How many environments each group has: as equal as can be, the larger ones first."""
+    return [environments // groups + (index < environments % groups) for index in range(groups)]

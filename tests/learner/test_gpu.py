@@ -1,0 +1,140 @@
+"""The fast path on a GPU against the plain one there, and against the CPU. Run with ``pytest -m gpu``."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from small_agents import PAPER_IMAGE, ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
+from stable_baselines3.common.callbacks import CallbackList
+
+from blip_rl.learner.precision import products
+from blip_rl.learner.staging import Staging
+from blip_rl.learner.unchecked import judge
+from blip_rl.methods.blip import Blip
+from blip_rl.methods.ewc import Ewc
+from blip_rl.methods.finetune import Finetune
+from blip_rl.tasks.groups import GroupedVecEnv
+
+pytestmark = pytest.mark.gpu
+
+NUMBERS = spaces.Box(-1, 1, (3,), np.float32)
+ENVIRONMENTS = {
+    "vectors": cartpole,
+    "frames": lambda: vectorised(lambda: Pixels((4, 84, 84), actions=6)),
+    "box actions": lambda: vectorised(lambda: Lines(spaces.Box(-0.5, 2, (2,), np.float32), NUMBERS)),
+}
+METHODS = {
+    "finetune": Finetune,
+    "blip": lambda: Blip(first_task_bits=4, fisher_samples=32),
+    "ewc": lambda: Ewc(fisher_samples=32),
+}
+
+
+def gpu_agent(kind, **compute):
+    """The paper's trunk over frames."""
+    return agent(env=ENVIRONMENTS[kind](), compute=compute, modulation=True, image=PAPER_IMAGE, device="cuda")
+
+
+def learned(model, method, rollouts=4):
+    with model.protected_by(method):
+        model.learn_task(rollouts * ROLLOUT, CallbackList([]))
+        method.end_task(model.finished_task(method.samples_wanted, torch.Generator().manual_seed(0)))
+    return model
+
+
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_updates_are_the_plain_ones(kind, method):
+    """On the same rollout, given to both: random numbers of a replay need not be those of a plain step."""
+    rollout_from = gpu_agent(kind, capture="off")
+    rollout_from.train = lambda: None
+    rollout_from.learn_task(ROLLOUT, CallbackList([]))
+    after = []
+    for capture in ("off", "auto"):
+        model, protection = gpu_agent(kind, capture=capture), METHODS[method]()
+        model.policy.load_task_state(rollout_from.policy.task_state())
+        model.rollout_buffer, model.num_timesteps = rollout_from.rollout_buffer, ROLLOUT
+        model._setup_learn(8 * ROLLOUT, CallbackList([]), reset_num_timesteps=False)
+        start = weights(model.policy)
+        with model.protected_by(protection):
+            for _ in range(3):
+                np.random.seed(1)  # noqa: NPY002
+                model.train()
+            assert (model._captured is not None) == (capture == "auto")
+            if capture == "auto":
+                assert model._captured._recording._graph is not None, "nothing was recorded"
+        after.append(weights(model.policy))
+    for name, value in after[0].items():
+        moved = (value - start[name]).abs().max()
+        assert (after[1][name] - value).abs().max() <= 1e-4 * moved + 1e-7, name
+
+
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, groups):
+    parts = [ENVIRONMENTS[kind]() for _ in range(groups)]
+    env = GroupedVecEnv(parts)
+    model = agent(env=env, environments=env.num_envs, image=PAPER_IMAGE, device="cuda")
+    with model.protected_by(Finetune()):
+        model.learn_task(3 * 16 * env.num_envs, CallbackList([]))
+        model.train = lambda: None
+        model.learn_task(16 * env.num_envs, CallbackList([]))
+        assert all(lane._recording._graph is not None for lane in model._lanes._lanes)
+    rollout = model.rollout_buffer
+    with torch.no_grad(), model.policy.precisely():
+        values, log_probs, _ = judge(model.policy, rollout.all_observations(), rollout.actions.flatten(0, 1))
+    torch.testing.assert_close(rollout.values.flatten(), values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-4, atol=1e-5)
+    assert len(rollout.actions.flatten(0, 1).unique(dim=0)) > 1
+    assert len({tuple(row.flatten().tolist()) for row in rollout.actions}) > 1, "replays draw anew"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_tasks_are_learned_the_same_at_every_run(method):
+    def run():
+        model, protection = gpu_agent("frames"), METHODS[method]()
+        learned(model, protection)
+        model.switch_task("b", ENVIRONMENTS["frames"]())
+        return weights(learned(model, protection).policy)
+
+    torch.backends.cudnn.deterministic = True
+    assert same(run(), run())
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_coarser_products_come_close(precision):
+    model = gpu_agent("frames", precision=precision)
+    frames = torch.randint(0, 256, (8, 4, 84, 84), dtype=torch.uint8, device="cuda")
+    with torch.no_grad(), model.policy.precisely():
+        coarse = model.policy.extract_features(frames)
+    with torch.no_grad(), products("float32", model.device):
+        exact = model.policy.trunk(model.policy.preprocess(frames))
+    torch.testing.assert_close(coarse, exact, rtol=0.03, atol=0.03)
+    learned(model, Finetune())
+
+
+def test_staged_frames_arrive_whole():
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    staging = Staging(16, space, torch.device("cuda"))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        frames = rng.integers(0, 256, (16, *space.shape), dtype=np.uint8)
+        np.testing.assert_array_equal(staging.put(frames).cpu().numpy(), frames)
+
+
+def test_an_update_waits_for_the_device_only_at_its_end():
+    model = gpu_agent("frames")
+    learned(model, Finetune())
+    with model.protected_by(Finetune()):
+        model.learn_task(2 * ROLLOUT, CallbackList([]))
+        batch = next(model.rollout_buffer.minibatches(model.batch_size, model._captured.batch))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model._captured(batch)
+            model._update(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_compiled_trunk_learns():
+    learned(gpu_agent("frames", compile=True), Blip(first_task_bits=4, fisher_samples=32))

@@ -1,0 +1,44 @@
+"""Runs whose environments are in two groups: broken off and resumed, they too end as if they had never been."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.report import heatmaps
+from blip_rl.run import snapshots
+from blip_rl.run.sequence import resume, train
+from blip_rl.tasks.groups import GroupedVecEnv
+from tests.run.broken_off import ATARI, curves, evidence, killed_at, settings, small_run
+
+GROUPS = ("compute.environment_groups=2",)
+RUNS = {
+    "cartpole": {"overrides": settings("blip") + GROUPS},
+    "atari": {"overrides": settings("blip", ATARI) + GROUPS, "games": "pong,boxing", "steps": "128"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _blank_heatmaps(monkeypatch):
+    """Drawing them takes longer than all the rest, and no curve is of them."""
+    monkeypatch.setattr(heatmaps, "frozen_bits_figure", lambda *_: Figure(figsize=(1, 1)))
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_killed_twice_ends_as_one_that_never_was(kind, tmp_path, monkeypatch):
+    begun, begin = [], GroupedVecEnv.step_group_async
+    monkeypatch.setattr(
+        GroupedVecEnv,
+        "step_group_async",
+        lambda self, group, actions: begun.append(group) or begin(self, group, actions),
+    )
+    whole = train(small_run(**RUNS[kind]), out=tmp_path / "whole", threads=1, quiet=True)
+    assert set(begun) == {0, 1}
+    run = tmp_path / "run"
+    with killed_at(ContinualPPO, "train", 4):
+        train(small_run(**RUNS[kind]), out=run, threads=1, quiet=True)
+    with killed_at(snapshots, "save", 2, True):
+        resume(run, threads=1, quiet=True)
+    assert evidence(run) != evidence(whole)
+    resume(run, threads=1, quiet=True)
+    assert evidence(run) == evidence(whole)
+    assert curves(run) == curves(whole)
