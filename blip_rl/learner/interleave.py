@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ class Turn:
 
     Attributes:
         name: The task's name.
-        rollouts_left: Whole rollouts that the task has still to learn from.
+        rollouts: Whole rollouts that the task learns from.
     """
 
     def __init__(self, agent: ContinualPPO, name: str, env: VecEnv, steps: int) -> None:
@@ -44,14 +43,13 @@ class Turn:
             UserError: the task's observations do not fit the trunk.
         """
         self.name = name
-        self._agent = agent
         agent.switch_task(name, env)
-        self.rollouts_left = -(-steps // (agent.n_steps * agent.n_envs))
+        self.rollouts = -(-steps // (agent.n_steps * agent.n_envs))
         agent._last_obs = agent.env.reset()  # type: ignore[union-attr, assignment]
         agent._last_episode_starts = np.ones((agent.n_envs,), dtype=bool)
         agent.ep_info_buffer = deque(maxlen=agent._stats_window_size)
         agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
-        self._kept = self._held_by_agent()
+        self.keep(agent)
 
     def share_rollout(self, other: Turn) -> None:
         """Use another task's storage if it fits: a rollout has been learned from before the next one begins."""
@@ -59,53 +57,82 @@ class Turn:
         if type(mine) is type(theirs) and mine.shape == theirs.shape:
             self._kept["rollout_buffer"] = other._kept["rollout_buffer"]
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Put the agent before this task; afterwards keep where it got to."""
-        self._agent.policy.use_task(self.name)
+    def keep(self, agent: ContinualPPO) -> None:
+        """Take from the agent where the task has got to."""
+        self._kept: dict[str, Any] = {name: getattr(agent, name) for name in _OF_A_TASK}
+
+    def put(self, agent: ContinualPPO) -> None:
+        """Put the agent before this task, where it was left."""
+        agent.policy.use_task(self.name)
         for name, value in self._kept.items():
-            setattr(self._agent, name, value)
-        try:
-            yield
-        finally:
-            self._kept = self._held_by_agent()
-
-    def _held_by_agent(self) -> dict[str, Any]:
-        return {name: getattr(self._agent, name) for name in _OF_A_TASK}
+            setattr(agent, name, value)
 
 
-def take_turns(agent: ContinualPPO, tasks: Sequence[tuple[str, VecEnv, int]]) -> list[Turn]:
-    """Make all tasks known to the agent, with one optimizer over the trunk and every task's module.
+class Turns:
+    """All tasks of an agent that learns them at once; it is before one of them at a time."""
 
-    Args:
-        agent: Built around the first task.
-        tasks: (name, environments, steps) of each.
+    def __init__(self, agent: ContinualPPO, tasks: Sequence[tuple[str, VecEnv, int]]) -> None:
+        """Make all tasks known to the agent, with one optimizer over the trunk and every task's module.
 
-    Raises:
-        UserError: a task's observations do not fit the trunk.
-    """
-    turns = [Turn(agent, name, env, steps) for name, env, steps in tasks]
-    for turn in turns[1:]:
-        turn.share_rollout(turns[0])
-    agent.policy.new_optimizer(agent.lr_schedule(1.0), agent.policy.task_names)
-    return turns
+        Args:
+            agent: Built around the first task.
+            tasks: (name, environments, steps) of each.
+
+        Raises:
+            UserError: a task's observations do not fit the trunk.
+        """
+        self._agent = agent
+        self._turns = [Turn(agent, name, env, steps) for name, env, steps in tasks]
+        for turn in self._turns[1:]:
+            turn.share_rollout(self._turns[0])
+        self._in_use = self._turns[-1]
+        self._in_use.put(agent)
+        agent.policy.new_optimizer(agent.lr_schedule(1.0), agent.policy.task_names)
+        self.order = [turn for n in range(self._most_rollouts) for turn in self._turns if n < turn.rollouts]
+        self.use(self.order[0])
+
+    @property
+    def _most_rollouts(self) -> int:
+        return max(turn.rollouts for turn in self._turns)
+
+    @property
+    def done(self) -> int:
+        """Rollouts learned from so far, of all tasks: the place in ``order``."""
+        return self._agent.num_timesteps // (self._agent.n_steps * self._agent.n_envs)
+
+    def use(self, turn: Turn) -> None:
+        """Put the agent before a task; where it got to with the last one is kept."""
+        self._in_use.keep(self._agent)
+        turn.put(self._agent)
+        self._in_use = turn
+
+    def each(self) -> Iterator[str]:
+        """Put the agent before one task after the other, in the recipe's order, and then back; yields their names."""
+        before = self._in_use
+        for turn in self._turns:
+            self.use(turn)
+            yield turn.name
+        self.use(before)
+
+    def take_up(self) -> None:
+        """Put the agent before the task whose turn it is; at the end before the one that was last."""
+        self.use(self.order[min(self.done, len(self.order) - 1)])
 
 
-def learn_in_turns(agent: ContinualPPO, turns: Sequence[Turn], callback: BaseCallback) -> None:
+def learn_in_turns(agent: ContinualPPO, turns: Turns, callback: BaseCallback) -> None:
     """stable-baselines3's ``learn`` with the tasks in turn, a rollout and an update each, until all have had theirs.
 
-    Schedules run once over the whole. A callback sees one training, as if there were one task.
+    Schedules run once over the whole. A callback sees one training, as if there were one task. An agent that has taken
+    some of the turns goes on with the next one.
     """
-    rollout = agent.n_steps * agent.n_envs
-    steps = rollout * sum(turn.rollouts_left for turn in turns)
-    total, callback = agent._setup_learn(steps, callback, reset_num_timesteps=False)
+    turns.take_up()
+    waiting = turns.order[turns.done :]
+    total, callback = agent._setup_learn(agent.n_steps * agent.n_envs * len(waiting), callback, False)
     callback.on_training_start(locals(), globals())
-    while waiting := [turn for turn in turns if turn.rollouts_left]:
-        for turn in waiting:
-            with turn.in_use():
-                if not _learn_from_one_rollout(agent, callback, turn.name, total):
-                    return
-            turn.rollouts_left -= 1
+    for turn in waiting:
+        turns.use(turn)
+        if not _learn_from_one_rollout(agent, callback, turn.name, total):
+            return
     callback.on_training_end()
 
 

@@ -7,6 +7,7 @@ between updates, and the method, which has a state of its own.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -42,7 +43,7 @@ def take(agent: ContinualPPO) -> Snapshot:
         "steps": agent.num_timesteps,
         "task_began_at": agent.task_began_at,
         "updates": agent._n_updates,
-        "episodes": [[info["r"], info["l"]] for info in agent.ep_info_buffer or ()],
+        "episodes": episodes(agent),
         "random_numpy": [numpy_state[0], *numpy_state[2:]],
     }
     return Snapshot({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, values)
@@ -60,10 +61,20 @@ def put(agent: ContinualPPO, snapshot: Snapshot) -> None:
     agent.forget_recordings()  # the optimizer's state is in other tensors now
     agent.num_timesteps, agent._n_updates = int(values["steps"]), int(values["updates"])
     agent.task_began_at = int(values["task_began_at"])
-    episodes = [{"r": float(score), "l": int(length)} for score, length in values["episodes"]]
-    agent.ep_info_buffer = deque(episodes, maxlen=agent._stats_window_size)
-    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+    put_episodes(agent, values["episodes"])
     put_random(agent, snapshot)
+
+
+def episodes(agent: ContinualPPO) -> list[Any]:
+    """Return and length of the newest episodes of the task in use, which its averages are of."""
+    return [[info["r"], info["l"]] for info in agent.ep_info_buffer or ()]
+
+
+def put_episodes(agent: ContinualPPO, newest: Sequence[Any]) -> None:
+    """Take back what :func:`episodes` returned."""
+    infos = [{"r": float(score), "l": int(length)} for score, length in newest]
+    agent.ep_info_buffer = deque(infos, maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
 
 
 def put_random(agent: ContinualPPO, snapshot: Snapshot) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -48,6 +49,25 @@ def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
         raise UserError(
             f"'{config}' has changed since the run was saved: {differences}. It would not end as if it had "
             "never stopped (take it back, or go on with --accept-changes)"
+        )
+
+
+def sealed(recipe: str) -> dict[str, str]:
+    """What :func:`check_begun_recipe` knows a recipe by, as a part of ``environment.json``."""
+    return {"recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest()}
+
+
+def check_begun_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
+    """Compare the recipe of a run that was never saved with the one it was begun with.
+
+    Raises:
+        UserError: it is another, and that was not accepted.
+    """
+    begun = _begun(run).get("recipe_sha256")
+    if not accept_changes and begun is not None and sealed(recipe)["recipe_sha256"] != begun:
+        raise UserError(
+            f"'{run / 'config.toml'}' has changed since the run was begun (take its changes back, or go on with "
+            "--accept-changes)"
         )
 
 

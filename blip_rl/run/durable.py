@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blip_rl.untrusted.files import read_json
+from blip_rl.untrusted.machine import memory_bytes
 
 _DIGESTS = "digests.json"
 _CHUNK_BYTES = 1 << 20
@@ -42,7 +43,7 @@ def writing(path: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
-        digests = {file.name: _digest(file) for file in sorted(beside.iterdir())}
+        digests = {file.name: digest(file) for file in sorted(beside.iterdir())}
         (beside / _DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
         for file in beside.iterdir():
             flush(file)
@@ -99,13 +100,30 @@ def check(path: Path, *, required: bool = True) -> None:
         return
     try:
         digests = read_json(path / _DIGESTS)
-        for name, digest in digests.items():
+        for name, expected in digests.items():
             if Path(name).name != name or (path / name).is_symlink():
                 raise DamagedError(f"'{path / _DIGESTS}' names {name!r}, which is not a file of this folder")
-            if not isinstance(digest, str) or _digest(path / name) != digest:
+            if (path / name).stat().st_size > memory_bytes():
+                raise DamagedError(f"'{path / name}' is larger than this machine's memory: no part of a checkpoint")
+            if not isinstance(expected, str) or digest(path / name) != expected:
                 raise DamagedError(f"'{path / name}' is not as it was written: cut off or changed")
     except (OSError, ValueError, AttributeError) as error:
         raise DamagedError(f"'{path}' is damaged: {error}") from error
+
+
+def seal(path: Path) -> str:
+    """One digest for a whole folder that :func:`writing` has written, if :func:`check` finds nothing."""
+    return digest(path / _DIGESTS)
+
+
+def digest(file: Path, size: int | None = None) -> str:
+    """SHA-256 of a file, or of its first ``size`` bytes."""
+    state, left = hashlib.sha256(), file.stat().st_size if size is None else size
+    with file.open("rb") as stream:
+        while left > 0 and (chunk := stream.read(min(left, _CHUNK_BYTES))):
+            state.update(chunk)
+            left -= len(chunk)
+    return state.hexdigest()
 
 
 def flush_text(path: Path, text: str) -> None:
@@ -128,11 +146,3 @@ def flush(path: Path) -> None:
 
 def _beside(path: Path, what: str) -> Path:
     return path.with_name(f".{path.name}.{what}")
-
-
-def _digest(file: Path) -> str:
-    state = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            state.update(chunk)
-    return state.hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from blip_rl.config import RunConfig, TrunkConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.policy import ContinualPolicy, TaskModule
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.tensors import TensorFacts, read_header
 
@@ -69,13 +69,20 @@ def check_policy(found: Mapping[str, TensorFacts], policy: ContinualPolicy, pref
             )
 
 
-def check_optimizer(found: Mapping[str, TensorFacts], policy: ContinualPolicy) -> None:
-    """Compare ``optimizer.<number>.<moment>`` with the parameters of the task in use.
+def check_optimizer(
+    found: Mapping[str, TensorFacts], policy: ContinualPolicy, learned: Sequence[str] | None = None
+) -> None:
+    """Compare ``optimizer.<number>.<moment>`` with the parameters that are learned.
+
+    Args:
+        found: Tensors by name.
+        policy: The network.
+        learned: Names of the tasks that are; None means the one in use.
 
     Raises:
         ValueError: one does not fit.
     """
-    policy.new_optimizer(1.0)
+    policy.new_optimizer(1.0, learned)
     parameters = [parameter for group in policy.optimizer.param_groups for parameter in group["params"]]
     for name, facts in found.items():
         kind, _, rest = name.partition(".")
@@ -131,6 +138,20 @@ def _check_frames(found: Mapping[str, TensorFacts], policy: ContinualPolicy, con
         shape = policy.observation_space.shape
         if facts.shape[1:] != shape or (isinstance(most, int) and facts.shape[0] > most):
             raise ValueError(f"{name!r} is {facts}: expected at most {most} frames of {shape}")
+        _check_targets(found, policy, name.removesuffix(".observations"), facts.shape[0])
+
+
+def _check_targets(found: Mapping[str, TensorFacts], policy: ContinualPolicy, task: str, frames: int) -> None:
+    """Refuse stored policies of another shape than their task's head, which replaying would find out much later."""
+    number = task.removeprefix("task")
+    if not number.isdecimal() or not 1 <= int(number) <= len(policy.tasks):
+        raise ValueError(f"frames of {task!r}: expected task1 to task{len(policy.tasks)}")
+    outputs = cast(TaskModule, policy.tasks[int(number) - 1]).actor.out_features
+    expected = {"logits": (frames, outputs), "loc": (frames, outputs), "scale": (frames, outputs), "values": (frames,)}
+    for kind, shape in expected.items():
+        facts = found.get(f"{task}.{kind}")
+        if facts is not None and facts != TensorFacts("F32", shape):
+            raise ValueError(f"'{task}.{kind}' is {facts}: expected {shape}, as the task's head gives it")
 
 
 def check_actions(known: Tasks, tasks: Tasks) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.run import conditions, durable
+from blip_rl.run import conditions, durable, evidence
 from blip_rl.run.places import check_new_folder, check_run
 from blip_rl.untrusted.files import read_text, table_rows
 
@@ -140,13 +140,21 @@ class RunFolder:
         return RunFolder(path)
 
     def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
-        """Make the folder and write down what the run is."""
+        """Make the folder and write down what the run is.
+
+        Raises:
+            OSError: the disk is full or may not be written; nothing is left of it then.
+        """
         self.path.mkdir(parents=True)
-        (self.path / "command.txt").write_text(conditions.command() + "\n", encoding="utf-8")
-        text = json.dumps({**conditions.here(device), "seeds": seeds}, indent=2) + "\n"
-        (self.path / "environment.json").write_text(text, encoding="utf-8")
-        self._begin_tables()
-        durable.flush_text(self.config, config_toml)  # last: what has a recipe is a run, and can go on
+        try:
+            (self.path / "command.txt").write_text(conditions.command() + "\n", encoding="utf-8")
+            facts = {**conditions.here(device), "seeds": seeds, **conditions.sealed(config_toml)}
+            (self.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            self._begin_tables()
+            durable.flush_text(self.config, config_toml)  # last: what has a recipe is a run, and can go on
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def stage_path(self, stage: int) -> Path:
         """Where the checkpoint after a stage is kept."""
@@ -199,41 +207,9 @@ class RunFolder:
         """The text of ``config.toml``."""
         return read_text(self.config)
 
-    def evidence(self) -> list[Path]:
-        """Files that only ever grow: tables and TensorBoard events."""
-        tables = (self.scores, self.bits, self.plasticity, self.speed)
-        return [*(path for path in tables if path.exists()), *sorted(self.path.glob("events.out.tfevents.*"))]
-
-    def flush_evidence(self) -> None:
-        """Wait until all evidence is on the disk: a snapshot must not tell of rows that a power cut takes away."""
-        for path in self.evidence():
-            durable.flush(path)
-
-    def evidence_sizes(self) -> dict[str, int]:
-        """Bytes of each file of evidence, by name."""
-        return {path.name: path.stat().st_size for path in self.evidence()}
-
-    def cut_back(self, sizes: dict[str, int]) -> None:
-        """Remove what was written after the moment of which ``sizes`` tells: rows, events, whole files of events.
-
-        Raises:
-            UserError: a file is shorter than it was then, or gone: the folder was changed by someone else.
-        """
-        for path in self.evidence():
-            if path.is_symlink():
-                raise UserError(f"'{path}' is a link: expected a file of the run")
-            if path.name not in sizes:
-                path.unlink()
-        for name, size in sizes.items():
-            path = self.path / name
-            if path.name != name or path not in self.evidence() or path.stat().st_size < size:
-                raise UserError(f"'{path}' is shorter than when the run was saved, or gone: expected {size:,} bytes")
-            os.truncate(path, size)
-
     def empty_evidence(self) -> None:
         """Begin the evidence anew, for a run that was stopped before its first snapshot."""
-        for path in self.evidence():
-            path.unlink()
+        evidence.clear(self.path)
         self._begin_tables()
 
     def _begin_tables(self) -> None:

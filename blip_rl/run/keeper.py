@@ -7,6 +7,8 @@ since, which bring the games to the same place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from stable_baselines3.common.logger import TensorBoardOutputFormat
@@ -16,6 +18,7 @@ from blip_rl.learner import snapshot
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run import snapshots
 from blip_rl.run.parts import RunParts, games_seed
+from blip_rl.run.snapshots import PlayedGames
 from blip_rl.tasks.recorded import RecordedVecEnv
 
 
@@ -23,13 +26,12 @@ class Keeper:
     """Saves one task of a run while it is being learned.
 
     Attributes:
-        games_seed: What the games were last started with.
         goes_on: Whether the task was begun by an earlier process.
     """
 
     def __init__(self, run: RunParts, stage: int, first_seed: int, *, goes_on: bool = False) -> None:
         self._run, self._stage = run, stage
-        self.games_seed, self.goes_on = first_seed, goes_on
+        self._games_seed, self.goes_on = first_seed, goes_on
 
     def begin(self) -> None:
         """Save the beginning of the task, so that there is always something to go on from."""
@@ -41,10 +43,8 @@ class Keeper:
         Raises:
             StopRequestError: it has been, and is saved.
         """
-        agent = self._agent
-        if agent.just_passed(self._run.config.checkpoint.every_steps):
-            self.games_seed = games_seed(self._run.config.seed, self._stage, agent.num_timesteps)
-            agent.restart_games(self.games_seed)
+        if self._agent.just_passed(self._run.config.checkpoint.every_steps):
+            self._restart_games()
             self._save("learning")
         elif self._run.stop.signal_number is not None:
             self.now()
@@ -59,8 +59,22 @@ class Keeper:
         self._save("learned")
 
     @property
+    def watched_task(self) -> str:
+        """The task on whose states plasticity is measured."""
+        return self._run.config.tasks[self._stage - 1].name
+
+    @property
     def _agent(self) -> ContinualPPO:
         return cast(ContinualPPO, self._run.agent)
+
+    def _restart_games(self) -> None:
+        """Begin new games, from a seed of this step."""
+        self._games_seed = games_seed(self._run.config.seed, self._stage, self._agent.num_timesteps)
+        self._agent.restart_games(self._games_seed)
+
+    def _played(self) -> list[PlayedGames]:
+        """What leads the games to where they are: of every task that is being learned."""
+        return [played_games(self._agent, self._games_seed)]
 
     def _save(self, phase: snapshots.Phase) -> None:
         for output in self._run.logger.output_formats:
@@ -72,19 +86,18 @@ class Keeper:
             self._run.method,
             stage=self._stage,
             phase=phase,
-            games_seed=self.games_seed,
-            actions=recorded_games(self._agent).played(),
-            watched=self._run.scores.panel.states_of(self._run.config.tasks[self._stage - 1].name),
+            games=self._played(),
+            watched=self._run.scores.panel.states_of(self.watched_task),
         )
 
 
-def recorded_games(agent: ContinualPPO) -> RecordedVecEnv:
-    """The wrapper that remembers what was played, below the ones stable-baselines3 adds."""
+def played_games(agent: ContinualPPO, seed: int) -> PlayedGames:
+    """What leads the games of the task in use to where they are from the seed they were started with."""
     env = agent.env
-    while env is not None and not isinstance(env, RecordedVecEnv):
+    while env is not None and not isinstance(env, RecordedVecEnv):  # below what stable-baselines3 puts around it
         env = getattr(env, "venv", None)
     assert env is not None, "training environments are recorded"
-    return env
+    return PlayedGames(seed, env.played(), snapshot.episodes(agent))
 
 
 def go_on(run: RunParts, saved: snapshots.RunSnapshot) -> Keeper:
@@ -94,13 +107,32 @@ def go_on(run: RunParts, saved: snapshots.RunSnapshot) -> Keeper:
         UserError: the snapshot is of another network, other games or another method than the recipe's.
     """
     agent = cast(ContinualPPO, run.agent)
+    with taken_up(run, saved, run.config.tasks[saved.stage - 1].name):
+        (played,) = saved.games
+        agent.replay_games(played.seed, played.actions)
+    return Keeper(run, saved.stage, played.seed, goes_on=True)
+
+
+@contextmanager
+def taken_up(run: RunParts, saved: snapshots.RunSnapshot, watched_task: str) -> Iterator[None]:
+    """Put agent and method where a snapshot has them; the block replays the games.
+
+    Args:
+        run: Its agent has the same tasks as the snapshot's.
+        saved: The snapshot.
+        watched_task: The task on whose states plasticity is measured.
+
+    Raises:
+        UserError: the snapshot is of another network, other games or another method than the recipe's.
+    """
+    agent = cast(ContinualPPO, run.agent)
     try:
         snapshot.put(agent, saved.agent)
         run.method.load_state(saved.method)
-        agent.replay_games(saved.games_seed, saved.actions)
+        yield
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
     snapshot.put_random(agent, saved.agent)
     if saved.watched is not None:
-        run.scores.panel.watch(agent.policy, saved.watched)
-    return Keeper(run, saved.stage, saved.games_seed, goes_on=True)
+        with agent.policy.using_task(watched_task):
+            run.scores.panel.watch(agent.policy, saved.watched)

@@ -38,7 +38,7 @@ class TaskMonitor(BaseCallback):
         scores: ScoreBook,
         method: Method,
         console: Console,
-        keeper: Keeper | None = None,
+        keeper: Keeper,
     ) -> None:
         super().__init__()
         self._config, self._stage, self._scores, self._method = config, stage, scores, method
@@ -50,13 +50,12 @@ class TaskMonitor(BaseCallback):
         self._bar: tqdm[Any] | None = None
 
     def _on_training_start(self) -> None:
-        goes_on = self._keeper is not None and self._keeper.goes_on
+        goes_on = self._keeper.goes_on
         if self.num_timesteps == 0 and not goes_on:
             describe_run(self.logger, self._config)
         self._start_steps, self._timed_from = self._agent.task_began_at, self.num_timesteps
         self._end_steps = self._start_steps + self._steps
-        task = self._config.tasks[self._stage - 1].name
-        self._watching = goes_on and self._scores.panel.states_of(task) is not None
+        self._watching = goes_on and self._scores.panel.states_of(self._keeper.watched_task) is not None
         # Bits change only at boundaries, and a mean over millions of them is not free.
         frozen = self._method.frozen_bits()
         self._layer_bits = mean_frozen_bits(frozen)
@@ -70,7 +69,7 @@ class TaskMonitor(BaseCallback):
             dynamic_ncols=True,
             disable=not self._console.bars,
         )
-        if self._keeper is not None and not goes_on:
+        if not goes_on:
             self._keeper.begin()
 
     def _on_rollout_start(self) -> None:
@@ -79,10 +78,8 @@ class TaskMonitor(BaseCallback):
             self._measure_rate()
             # What the update recorded is written at the update's own step, not with the next rollout's.
             self.logger.dump(self.num_timesteps)
-        if self._keeper is not None and self.num_timesteps < self._end_steps:
+        if self.num_timesteps < self._end_steps:
             self._keeper.between_updates()
-        if self._keeper is None:
-            self._scores.leave_if_asked()
         every = self._config.evaluation.every_steps
         if self.num_timesteps < self._end_steps and self._agent.just_passed(every):
             self._score()
@@ -94,8 +91,7 @@ class TaskMonitor(BaseCallback):
         try:
             self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
         except StopRequestError:
-            if self._keeper is not None:
-                self._keeper.now()
+            self._keeper.now()
             raise
         self._clock = time.perf_counter()
         self._add_speed()

@@ -53,14 +53,6 @@ class ScoreBook:
         self.after = np.full((tasks, tasks), np.nan)
         self.latest = np.full(tasks, np.nan)
 
-    def leave_if_asked(self) -> None:
-        """Leave a training that cannot be saved in its middle, if it has been asked to stop.
-
-        Raises:
-            StopRequestError: it has been.
-        """
-        self._stop.check()
-
     def take_up(self, rows: Sequence[ScoreRow]) -> None:
         """Know what a run that goes on has scored before it was stopped.
 

@@ -23,12 +23,13 @@ from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
-from blip_rl.run import conditions, fit, snapshots
+from blip_rl.run import conditions, evidence, fit
 from blip_rl.run.boundary_gifs import log_boundary_gifs
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
+from blip_rl.run.going_on import newest_snapshot
 from blip_rl.run.interleaved import learned_together
 from blip_rl.run.keeper import Keeper, go_on
 from blip_rl.run.memory import check_training
@@ -100,19 +101,16 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
         torch.set_num_threads(threads or conditions.threads(path))
         conditions.check(path, device, accept_changes)
         method = make_method(config.agent.method)
-        if method.interleaved:
-            raise UserError(
-                f"the run in '{path}' learns all tasks at once: such a run cannot be resumed, start a new one"
-            )
-        tasks, saved = _check_tasks(config, method), snapshots.newest(folder)
+        tasks, saved = _check_tasks(config, method), newest_snapshot(folder, accept_changes)
         if saved is None:
+            conditions.check_begun_recipe(path, folder.recipe(), accept_changes)
             folder.empty_evidence()
         else:
             conditions.check_recipe(folder.config, saved.recipe, accept_changes)
             if saved.stage > len(config.tasks):
                 raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
             fit.check_actions(saved.known_tasks, tasks)
-            folder.cut_back(saved.sizes)
+            evidence.cut_back(path, saved.evidence)
             folder.forget_snapshots(after=saved.steps)
         run = _open(config, folder, device, method, Console(quiet))
         run.scores.take_up(folder.read_scores())
@@ -127,7 +125,7 @@ def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
     try:
         with run.stop.listening():
             if run.method.interleaved:
-                _learn_at_once(run)
+                _learn_at_once(run, saved)
             else:
                 for stage in range(saved.stage if saved else 1, len(run.config.tasks) + 1):
                     _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
@@ -262,10 +260,10 @@ def _learn_task(run: RunParts, stage: int, keeper: Keeper) -> None:
             monitor.close()
 
 
-def _learn_at_once(run: RunParts) -> None:
+def _learn_at_once(run: RunParts, saved: RunSnapshot | None) -> None:
     """All tasks in one stage, whose number is that of the tasks: the last row of the score matrix is all there is."""
     stage = len(run.config.tasks)
-    with learned_together(run) as agent:
+    with learned_together(run, saved) as agent:
         _consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
     if run.config.evaluation.gifs:

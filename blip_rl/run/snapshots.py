@@ -7,8 +7,9 @@ are, and how long each file of evidence was. The two newest are kept: if one is 
 from __future__ import annotations
 
 import json
-import warnings
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,22 +19,38 @@ from safetensors.torch import load_file
 from torch import Tensor, from_numpy
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import RunError
 from blip_rl.learner import snapshot
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
-from blip_rl.run import durable, fit
+from blip_rl.run import durable, evidence, fit
 from blip_rl.run.checkpoint import UNREADABLE, on_cpu
 from blip_rl.run.described import describe_tasks, known_tasks, space, whole
+from blip_rl.run.evidence import Evidence, Mark
 from blip_rl.run.folder import RunFolder
 from blip_rl.untrusted.files import MOST_TASKS, read_json
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 2
 _NUMPY_KEYS = 624  # of its generator; where it is in them is read without a check
 
 Phase = Literal["learning", "learned"]
+
+
+@dataclass(frozen=True)
+class PlayedGames:
+    """What leads the games of one task to where they are.
+
+    Attributes:
+        seed: What they were last started with.
+        actions: What was played since, (steps, environments, ...).
+        episodes: Return and length of the newest that ended.
+    """
+
+    seed: int
+    actions: np.ndarray
+    episodes: list[Any]
 
 
 @dataclass(frozen=True)
@@ -46,10 +63,9 @@ class RunSnapshot:
         agent: Weights, optimizer, counters and random generators.
         method: What the method remembers.
         known_tasks: Names and action spaces of the tasks that have a head.
-        games_seed: What the games were last started with.
-        actions: What was played in them since, (steps, environments, ...).
+        games: Of the task in use; of every task where all are learned at once.
         watched: Observations that plasticity is measured on; None before there are any.
-        sizes: Bytes of each file of evidence by name.
+        evidence: What had been written.
         recipe: What ``config.toml`` held.
     """
 
@@ -58,10 +74,9 @@ class RunSnapshot:
     agent: snapshot.Snapshot
     method: MethodState
     known_tasks: list[tuple[str, Any]]
-    games_seed: int
-    actions: np.ndarray
+    games: list[PlayedGames]
     watched: Tensor | None
-    sizes: dict[str, int]
+    evidence: Evidence
     recipe: str
 
     @property
@@ -77,8 +92,7 @@ def save(
     *,
     stage: int,
     phase: Phase,
-    games_seed: int,
-    actions: np.ndarray,
+    games: Sequence[PlayedGames],
     watched: Tensor | None,
 ) -> None:
     """Write a snapshot and let go of all but the newest two.
@@ -87,43 +101,27 @@ def save(
         OSError: the disk is full or may not be written; earlier snapshots are as they were.
     """
     taken, memory = snapshot.take(agent), method.state()
-    folder.flush_evidence()
+    written = evidence.take(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
     facts = {
         "format": _FORMAT,
         "stage": stage,
         "phase": phase,
-        "games_seed": games_seed,
-        "sizes": folder.evidence_sizes(),
+        "games": [{"seed": played.seed, "episodes": played.episodes} for played in games],
+        "evidence": asdict(written),
         "recipe": folder.recipe(),
         "agent": taken.values,
         "method": memory.values,
         **describe_tasks(agent.policy),
     }
-    games = {"actions": from_numpy(actions)} | ({} if watched is None else {"watched": watched})
+    tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
+    tensors |= {} if watched is None else {"watched": watched}
     with durable.writing(folder.snapshot_path(agent.num_timesteps)) as beside:
         durable.save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
         durable.save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
-        durable.save_tensors(on_cpu(games), beside / "games.safetensors")
+        durable.save_tensors(on_cpu(tensors), beside / "games.safetensors")
         (beside / "snapshot.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for old in folder.snapshots()[:-_KEPT]:
         durable.remove(old)
-
-
-def newest(folder: RunFolder) -> RunSnapshot | None:
-    """The newest snapshot that can be read; None where there has been none yet. A damaged one is warned of.
-
-    Raises:
-        RunError: there are some, and none can be read.
-    """
-    found = folder.snapshots()
-    for path in reversed(found):
-        try:
-            return load(path)
-        except durable.DamagedError as error:
-            warnings.warn(f"{error}; going on from the snapshot before it", stacklevel=2)
-    if found:
-        raise RunError(f"none of the {len(found)} snapshots in '{folder.path}' can be read: start a new run")
-    return None
 
 
 def load(path: Path) -> RunSnapshot:
@@ -135,16 +133,15 @@ def load(path: Path) -> RunSnapshot:
     Raises:
         DamagedError: a file of it is missing, cut off, changed, or not of its recipe's network and method.
     """
-    durable.check(path)
     try:
-        facts = read_json(path / "snapshot.json")
-        if facts["format"] != _FORMAT:
-            raise ValueError(f"format {facts['format']}: this version reads format {_FORMAT}")
+        facts = _in_this_format(read_json(path / "snapshot.json"))
         recipe = str(facts["recipe"])
         config = parse_run_config(recipe, "its recipe")
         tasks, stage = known_tasks(facts, len(config.tasks)), whole(facts["stage"], 1, MOST_TASKS)
         _check_files(path, facts, tasks, config)
+        durable.check(path)  # only now: it reads every byte, and there may be any number of them
         games = load_file(path / "games.safetensors")
+        games |= {"actions.0": games["actions"]} if "actions" in games else {}
         values = _checked_values(facts["agent"])
         return RunSnapshot(
             stage=stage,
@@ -152,12 +149,13 @@ def load(path: Path) -> RunSnapshot:
             agent=snapshot.Snapshot(_tensors(path, "agent"), values),
             method=MethodState(_tensors(path, "method"), dict(facts["method"])),
             known_tasks=tasks,
-            games_seed=whole(facts["games_seed"], 0, 2**31),
-            actions=_checked_actions(games["actions"].numpy(), tasks, config, stage),
+            games=_games(facts["games"], games, tasks, _learned_now(config, stage), config),
             watched=games.get("watched"),
-            sizes={str(name): whole(size, 0) for name, size in facts["sizes"].items()},
+            evidence=_evidence(facts["evidence"]),
             recipe=recipe,
         )
+    except durable.DamagedError:
+        raise
     except UNREADABLE as error:
         raise durable.DamagedError(f"'{path}' cannot be read: {error!r}") from error
 
@@ -174,7 +172,7 @@ def _check_files(path: Path, facts: dict[str, Any], tasks: fit.Tasks, config: Ru
     files = {"weights and optimizer": agent, "what the method keeps": memory, "the actions played": games}
     fit.check_room(f"snapshot '{path}'", outline, files)
     fit.check_policy(agent, outline, "policy.")
-    fit.check_optimizer(agent, outline)
+    fit.check_optimizer(agent, outline, outline.task_names if _at_once(config) else None)
     fit.check_method(memory, outline, config)
     watched = games.get("watched")
     if watched is not None and watched.shape[1:] != observations.shape:
@@ -197,16 +195,72 @@ def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
     """The agent's counters and the state of numpy's generator, which numpy itself takes unseen."""
     for name in ("steps", "task_began_at", "updates"):
         whole(values[name], 0)
-    for score, length in values["episodes"]:
-        float(score), whole(length, 0)
+    _checked_episodes(values["episodes"])
     kind, place, has_gauss, _ = values["random_numpy"]
     if kind != "MT19937" or whole(place, 0, _NUMPY_KEYS) > _NUMPY_KEYS or has_gauss not in (0, 1):
         raise ValueError("the state of numpy's generator is none")
     return values
 
 
-def _checked_actions(actions: np.ndarray, tasks: fit.Tasks, config: RunConfig, stage: int) -> np.ndarray:
-    """Actions that the games of the task in use can take, no more than are ever played between two snapshots.
+def _checked_episodes(episodes: list[Any]) -> list[Any]:
+    for score, length in episodes:
+        float(score), whole(length, 0)
+    return episodes
+
+
+def _at_once(config: RunConfig) -> bool:
+    """Whether all tasks are learned at the same time."""
+    return load_method(str(config.agent.method["name"])).interleaved
+
+
+def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
+    """Names of the tasks whose games are open in a stage; None for one that the recipe does not have."""
+    names = [task.name for task in config.tasks]
+    if _at_once(config):
+        return [*names]
+    return [names[stage - 1] if stage <= len(names) else None]
+
+
+def _games(
+    described: list[Any], tensors: dict[str, Tensor], tasks: fit.Tasks, learned: list[str | None], config: RunConfig
+) -> list[PlayedGames]:
+    """What leads the games of every task learned now to where they are.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is of other games.
+    """
+    actions_of: dict[str | None, spaces.Space[Any]] = dict(tasks)
+    return [
+        PlayedGames(
+            whole(of_task["seed"], 0, 2**31),
+            _checked_actions(tensors[f"actions.{number}"].numpy(), actions_of.get(name), config),
+            _checked_episodes(of_task["episodes"]),
+        )
+        for number, (of_task, name) in enumerate(zip(described, learned, strict=True))
+    ]
+
+
+def _evidence(described: dict[str, Any]) -> Evidence:
+    files = {str(name): Mark(whole(mark["size"], 0), mark["digest"]) for name, mark in described["files"].items()}
+    stages = {str(name): str(seal) for name, seal in described["stages"].items()}
+    if not all(re.fullmatch(r"stage-[0-9]+", name) for name in stages):
+        raise ValueError(f"stages {list(stages)}: expected names of checkpoints")
+    return Evidence(files, stages)
+
+
+def _in_this_format(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of this format; the first one knew the games of one task alone, and of evidence how long it was."""
+    if facts["format"] not in (1, _FORMAT):
+        raise ValueError(f"format {facts['format']}: this version reads formats 1 and {_FORMAT}")
+    if facts["format"] == _FORMAT:
+        return facts
+    files = {name: {"size": size, "digest": None} for name, size in facts["sizes"].items()}
+    games = [{"seed": facts["games_seed"], "episodes": facts["agent"]["episodes"]}]
+    return {**facts, "games": games, "evidence": {"files": files, "stages": {}}}
+
+
+def _checked_actions(actions: np.ndarray, action_space: spaces.Space[Any] | None, config: RunConfig) -> np.ndarray:
+    """Actions that the games of a task can take, no more than are ever played between two snapshots.
 
     Raises:
         ValueError: they are not, or more.
@@ -215,8 +269,6 @@ def _checked_actions(actions: np.ndarray, tasks: fit.Tasks, config: RunConfig, s
     most = config.checkpoint.every_steps // ppo.environments + ppo.rollout_steps + 1
     if actions.ndim < 2 or actions.shape[1] != ppo.environments or len(actions) > most:
         raise ValueError(f"'actions' is {actions.shape}: expected at most {most:,} for {ppo.environments} games")
-    names = [task.name for task in config.tasks]
-    action_space = dict(tasks).get(names[stage - 1]) if stage <= len(names) else None
     if len(actions) and isinstance(action_space, spaces.Discrete):
         valid = actions.ndim == 2 and actions.dtype.kind in "iu" and bool((actions < action_space.n).all())
         if not (valid and bool((actions >= 0).all())):

@@ -13,6 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blip_rl.recipes import resolve
+from blip_rl.run.sequence import resume, train
 
 CARTPOLES = (
     "ppo.environments=4",
@@ -69,6 +70,22 @@ def killed_at(owner, name, call=1, after=False):
         patch.setattr(owner, name, deadly)
         with pytest.raises(KilledError):
             yield
+
+
+def broken_off(out, owner, name, call=1, after=False, agent="blip", **options):
+    """A new run that ends at a call, as :func:`killed_at` says."""
+    with killed_at(owner, name, call, after):
+        train(small_run(agent, **options), out=out, threads=1, quiet=True)
+    return out
+
+
+def go_on(run, **options):
+    return resume(run, threads=1, quiet=True, **options)
+
+
+def assert_equal(run, other):
+    assert evidence(run) == evidence(other)
+    assert curves(run) == curves(other)
 
 
 def evidence(run):

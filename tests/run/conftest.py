@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from blip_rl.config import RunConfig
 from blip_rl.recipes import resolve
+from blip_rl.report import heatmaps
 
 SMALL = (
     "ppo.environments=4",
@@ -21,6 +23,14 @@ def small_config(agent: str = "blip", games: str = "cartpole-a,cartpole-b", **op
     extra = options.pop("overrides", ())
     samples = ("method.fisher_samples=64",) if agent.startswith(("blip", "ewc")) else ()
     return resolve(games, agent, steps=options.pop("steps", "1024"), overrides=(*SMALL, *samples, *extra), **options)
+
+
+@pytest.fixture(scope="module")
+def _blank_heatmaps():
+    """For tests of how a run goes on: drawing heatmaps takes longer than all the rest, and no curve is of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heatmaps, "frozen_bits_figure", lambda *_: Figure(figsize=(1, 1)))
+        yield
 
 
 @pytest.fixture(scope="session")

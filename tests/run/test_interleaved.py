@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blip_rl import cli
-from blip_rl.learner.interleave import learn_in_turns, take_turns
+from blip_rl.learner.interleave import Turns, learn_in_turns
 from blip_rl.recipes import load_run_config
 from blip_rl.run.checkpoint import load_stage
 from blip_rl.run.rescore import evaluate_run
@@ -138,7 +138,7 @@ class Watch(BaseCallback):
 def test_all_tasks_improve_each_by_its_own_head():
     envs = [wanted(0), wanted(2)]
     model = quiet(agent("a", envs[0], learning_rate=1e-2, epochs=4))
-    turns = take_turns(model, [(name, env, 20 * ROLLOUT) for name, env in zip("ab", envs, strict=True)])
+    turns = Turns(model, [(name, env, 20 * ROLLOUT) for name, env in zip("ab", envs, strict=True)])
     learn_in_turns(model, turns, Watch())
     for name, pays in (("a", 0), ("b", 2)):
         model.policy.use_task(name)
@@ -151,7 +151,7 @@ def test_tasks_take_turns_until_each_has_had_its_steps():
     """Steps round up to whole rollouts; the task with more goes on alone."""
     envs = [cartpole(), cartpole(mix=2)]
     model, watch = quiet(agent("a", envs[0])), Watch()
-    turns = take_turns(model, [("a", envs[0], ROLLOUT + 1), ("b", envs[1], 4 * ROLLOUT)])
+    turns = Turns(model, [("a", envs[0], ROLLOUT + 1), ("b", envs[1], 4 * ROLLOUT)])
     learn_in_turns(model, turns, watch)
     assert watch.seen == [(name, (k + 1) * ROLLOUT) for k, name in enumerate("ababbb")]
     assert (watch.begun, watch.ended) == (1, 1)
@@ -162,7 +162,7 @@ def test_each_task_goes_on_where_it_was():
     """No environment is reset between turns, and each sees its own observations and actions."""
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0]))
-    turns = take_turns(model, [("a", envs[0], 3 * ROLLOUT), ("b", envs[1], 3 * ROLLOUT)])
+    turns = Turns(model, [("a", envs[0], 3 * ROLLOUT), ("b", envs[1], 3 * ROLLOUT)])
     resets, played, met = [], [], []
     for name, env in zip("ab", envs, strict=True):
         reset, step = env.reset, env.step
@@ -192,7 +192,7 @@ def test_a_turn_moves_its_own_head_and_the_trunk_but_no_other_head():
     """Also not by the momentum that an optimizer over all heads might keep pushing with."""
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0], modulation=True))
-    turns = take_turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
+    turns = Turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
     parts = {"trunk": model.policy.trunk, "a": model.policy.tasks[0], "b": model.policy.tasks[1]}
     update, moved = model.train, []
 
@@ -209,7 +209,7 @@ def test_a_turn_moves_its_own_head_and_the_trunk_but_no_other_head():
 def test_one_optimizer_holds_every_parameter_for_the_whole_run():
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0]))
-    turns = take_turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
+    turns = Turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
     optimizer = model.policy.optimizer
     learn_in_turns(model, turns, Watch())
     assert model.policy.optimizer is optimizer
@@ -223,7 +223,7 @@ def test_kinds_of_actions_may_differ():
     box = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32)
     envs = [vectorised(lambda: Lines(gymnasium.spaces.Discrete(4))), vectorised(lambda: Lines(box))]
     model = quiet(agent("a", envs[0]))
-    turns = take_turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
+    turns = Turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
     before = weights(model.policy.tasks[1])
     learn_in_turns(model, turns, Watch())
     assert not same(before, weights(model.policy.tasks[1]))
@@ -236,7 +236,7 @@ def test_a_callback_can_stop_it():
 
     envs = [cartpole(), cartpole(mix=2)]
     model, stop = quiet(agent("a", envs[0])), Stop()
-    learn_in_turns(model, take_turns(model, [("a", envs[0], 9999), ("b", envs[1], 9999)]), stop)
+    learn_in_turns(model, Turns(model, [("a", envs[0], 9999), ("b", envs[1], 9999)]), stop)
     assert model.num_timesteps == ROLLOUT
 
 

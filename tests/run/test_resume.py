@@ -8,22 +8,25 @@ import signal
 
 import pytest
 from click.testing import CliRunner
-from matplotlib.figure import Figure
 
 from blip_rl import cli
 from blip_rl.errors import RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
-from blip_rl.run import durable, monitor, sequence, snapshots
+from blip_rl.run import durable, sequence, snapshots
 from blip_rl.run.folder import RunFolder
+from blip_rl.run.going_on import newest_snapshot
 from blip_rl.run.rescore import evaluate_run
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.sequence import resume, train
+from blip_rl.run.sequence import train
 from tests.run.broken_off import (
     ATARI,
+    assert_equal,
+    broken_off,
     command,
     curves,
     evidence,
+    go_on,
     killed_at,
     process,
     settings,
@@ -34,12 +37,7 @@ from tests.run.broken_off import (
 AGENTS = ("blip", "packnet", "clear", "single", "finetune")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _blank_heatmaps():
-    """Drawing them takes longer than all the rest, and no curve is of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitor, "frozen_bits_figure", lambda *_: Figure(figsize=(1, 1)))
-        yield
+pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +55,6 @@ def whole(tmp_path_factory):
     return run
 
 
-def broken_off(out, owner, name, call=1, after=False, agent="blip", **options):
-    with killed_at(owner, name, call, after):
-        train(small_run(agent, **options), out=out, threads=1, quiet=True)
-    return out
-
-
 @pytest.fixture(scope="module")
 def left_in_the_middle(tmp_path_factory):
     """A run broken off in its second task, with two snapshots there."""
@@ -76,15 +68,6 @@ def left_in_the_middle(tmp_path_factory):
 @pytest.fixture
 def left(left_in_the_middle, tmp_path):
     return shutil.copytree(left_in_the_middle, tmp_path / "run")
-
-
-def go_on(run, **options):
-    return resume(run, threads=1, quiet=True, **options)
-
-
-def assert_equal(run, other):
-    assert evidence(run) == evidence(other)
-    assert curves(run) == curves(other)
 
 
 # --- where a run can end
@@ -171,10 +154,14 @@ def test_the_command_resumes(left, whole):
 # --- damage
 
 
-def flip(path):
+def flip_at(path, offset):
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[offset] ^= 1
     path.write_bytes(bytes(data))
+
+
+def flip(path):
+    flip_at(path, path.stat().st_size // 2)
 
 
 def cut(path):
@@ -191,7 +178,7 @@ def test_a_damaged_snapshot_gives_way_to_the_one_before(file, damage, left):
     folder = RunFolder(left)
     DAMAGE[damage](folder.snapshots()[-1] / file)
     with pytest.warns(UserWarning, match=r"step-000000000768.*going on from the snapshot before"):
-        assert snapshots.newest(folder).steps == 512
+        assert newest_snapshot(folder).steps == 512
 
 
 def test_a_run_goes_on_from_the_snapshot_before_a_damaged_one(left, whole):
@@ -205,19 +192,80 @@ def test_nothing_is_made_up_where_all_snapshots_are_damaged(left):
     for path in RunFolder(left).snapshots():
         cut(path / "agent.safetensors")
     before = evidence(left)
-    with pytest.warns(UserWarning, match="snapshot"), pytest.raises(RunError, match="none of the 2 snapshots"):
+    with pytest.raises(RunError, match=r"none of the 2 snapshots.*step-000000000768.*step-000000000512"):
         go_on(left)
     assert evidence(left) == before
 
 
-@pytest.mark.parametrize("table", ["scores.csv", "plasticity.csv", "events"])
-def test_evidence_that_someone_shortened_is_not_added_to(table, left):
-    path = next(left.glob("events*")) if table == "events" else left / table
-    cut(path)
+def evidence_file(run, name):
+    return next(run.glob("events*")) if name == "events" else run / name
+
+
+EVIDENCE = ("scores.csv", "plasticity.csv", "events")
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_evidence_that_someone_shortened_is_not_added_to(name, left):
+    os.truncate(evidence_file(left, name), 10)
     before = evidence(left)
     with pytest.raises(UserError, match=r"shorter than when the run was saved.*expected [\d,]+ bytes"):
         go_on(left)
+    with pytest.raises(UserError, match="shorter than"):
+        go_on(left, accept_changes=True)
     assert evidence(left) == before
+
+
+EDITS = {  # as long as before, and still a table
+    "scores.csv": (b".0,", b".5,"),
+    "plasticity.csv": (b"0.", b"1."),
+    "events": (b"train", b"TRAIN"),
+    "command.txt": (b"p", b"q"),
+    "environment.json": (b"cores", b"seats"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_evidence_that_was_changed_in_place_is_not_added_to(name, left, whole):
+    path = evidence_file(left, name)
+    assert EDITS[name][0] in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(*EDITS[name], 1))
+    before = evidence(left)
+    with pytest.raises(UserError, match=rf"{path.name}' has changed since the run was saved.*--accept-changes"):
+        go_on(left)
+    assert evidence(left) == before
+    with pytest.warns(UserWarning, match="going on although"):
+        go_on(left, accept_changes=True)
+    assert {**evidence(left), name: ""} == {**evidence(whole("blip")), name: ""}
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_what_was_written_between_the_two_snapshots_is_written_again(name, left, whole):
+    newer, older = (snapshots.load(path).evidence.files for path in RunFolder(left).snapshots()[::-1])
+    path = evidence_file(left, name)
+    if newer[path.name].size == older[path.name].size:
+        pytest.skip("nothing was written in between")
+    flip_at(path, newer[path.name].size - 1)
+    with pytest.warns(UserWarning, match=r"has changed since the run was saved.*going on from the snapshot before"):
+        go_on(left)
+    assert_equal(left, whole("blip"))
+
+
+@pytest.mark.parametrize("file", ["policy.safetensors", "method.safetensors", "stage.json", "digests.json"])
+def test_a_damaged_checkpoint_of_an_earlier_stage_is_told_of(file, left):
+    flip(left / "checkpoints" / "stage-01" / file)
+    before = evidence(left)
+    with pytest.raises(UserError, match=r"stage-01.*--accept-changes"):
+        go_on(left)
+    assert evidence(left) == before
+
+
+def test_an_earlier_stage_is_made_again_where_there_is_a_snapshot_before_its_end(whole, tmp_path):
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 5)
+    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000256", "step-000000000512"]
+    shutil.rmtree(run / "checkpoints" / "stage-01")
+    with pytest.warns(UserWarning, match=r"stage-01.*going on from the snapshot before"):
+        go_on(run)
+    assert_equal(run, whole("blip"))
 
 
 # --- what is refused
@@ -261,12 +309,6 @@ def test_a_second_process_is_refused(left):
         go_on(left)
 
 
-def test_a_run_of_all_tasks_at_once_says_that_it_cannot_go_on(tmp_path):
-    run = broken_off(tmp_path / "run", ContinualPPO, "train", 3, agent="multitask")
-    with pytest.raises(UserError, match="all tasks at once"):
-        go_on(run)
-
-
 def change_environment(run, **changes):
     path = run / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -293,7 +335,11 @@ def test_other_conditions_are_refused_with_the_difference(changes, wanted, left)
 
 def test_other_conditions_can_be_accepted(left, whole):
     change_environment(left, versions={"torch": "0.1"})
-    assert_equal(go_on(left, accept_changes=True), whole("blip"))
+    with pytest.warns(
+        UserWarning, match=r"going on although .*environment\.json' has changed since the run was saved$"
+    ):
+        go_on(left, accept_changes=True)
+    assert_equal(left, whole("blip"))
 
 
 def edit_recipe(run, old, new):
@@ -326,7 +372,7 @@ def test_a_recipe_of_another_network_is_refused_even_when_changes_are_accepted(l
     ("name", "error"),
     [
         ("save_file", durable.SafetensorError("I/O error: No space left on device (os error 28)")),
-        ("_digest", OSError(errno.ENOSPC, "No space left on device")),
+        ("digest", OSError(errno.ENOSPC, "No space left on device")),
         ("flush", OSError(errno.EIO, "No space left on device")),
     ],
 )

@@ -140,19 +140,3 @@ def test_a_print_that_the_signal_broke_into_does_no_harm():
     with stop.listening():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.signal_number == signal.SIGTERM
-
-
-def test_learning_all_at_once_stops_after_the_update_too(tmp_path, monkeypatch):
-    """It cannot be saved in its middle, but a signal must not wait for the next evaluation."""
-    updates, train_once = [], ContinualPPO.train
-
-    def interrupted(agent):
-        updates.append(agent.num_timesteps)
-        os.kill(os.getpid(), signal.SIGTERM)
-        train_once(agent)
-
-    monkeypatch.setattr(ContinualPPO, "train", interrupted)
-    with pytest.raises(InterruptedRunError, match="all scores so far are in") as stopped:
-        train(small_run("multitask"), out=tmp_path / "run", threads=1, quiet=True)
-    assert stopped.value.signal_number == signal.SIGTERM
-    assert len(updates) == 1

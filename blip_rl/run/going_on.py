@@ -1,0 +1,55 @@
+"""Which snapshot a run goes on from: the newest that can be read, and whose evidence is still what it was."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from blip_rl.errors import RunError, UserError
+from blip_rl.run import durable, evidence, snapshots
+from blip_rl.run.evidence import ChangedError, Evidence
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.snapshots import RunSnapshot
+
+
+def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
+    """The newest snapshot that can be gone on from; None where there has been none yet. Newer ones are warned of.
+
+    Args:
+        folder: The run's.
+        accept_changes: Whether evidence that is another than when the snapshot was saved will do.
+
+    Raises:
+        RunError: there are some, and none can be read.
+        UserError: evidence has changed that all of them build on.
+    """
+    problems: list[durable.DamagedError | ChangedError] = []
+    for path in reversed(folder.snapshots()):
+        try:
+            saved = snapshots.load(path)
+            _check_evidence(folder.path, saved.evidence, accept_changes)
+        except (durable.DamagedError, ChangedError) as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}; going on from the snapshot before it", stacklevel=2)
+        return saved
+    for problem in problems:
+        if isinstance(problem, ChangedError):
+            raise UserError(f"{problem}: the run would not end as if it had never stopped ({problem.fix})")
+    if problems:
+        told = "; ".join(map(str, problems))
+        raise RunError(
+            f"none of the {len(problems)} snapshots in '{folder.path}' can be read: start a new run ({told})"
+        )
+    return None
+
+
+def _check_evidence(run: Path, then: Evidence, accept_changes: bool) -> None:
+    evidence.check_there(run, then)
+    try:
+        evidence.check_same(run, then)
+    except ChangedError as error:
+        if not accept_changes:
+            raise
+        warnings.warn(f"going on although {error}", stacklevel=3)

@@ -1,0 +1,141 @@
+"""A training of all tasks at once that is broken off and resumed ends, to the byte, as one that never was."""
+
+import os
+import signal
+
+import pytest
+
+from blip_rl.errors import InterruptedRunError, UserError
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.recipes import resolve
+from blip_rl.run import sequence, snapshots
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.going_on import newest_snapshot
+from blip_rl.run.scores import ScoreBook
+from blip_rl.run.sequence import train
+from tests.run.broken_off import (
+    ATARI,
+    CARTPOLES,
+    assert_equal,
+    broken_off,
+    curves,
+    evidence,
+    go_on,
+    killed_at,
+    small_run,
+)
+
+pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
+ATARI_GAMES = {"games": "pong,boxing", "steps": "128", "overrides": ATARI}
+DIFFERENT_LENGTHS = """
+description = "one task is longer"
+
+[[tasks]]
+name = "short"
+game = "CartPole-v1"
+steps = 200
+observation_mix_seed = 1
+
+[[tasks]]
+name = "long"
+game = "CartPole-v1"
+steps = 640
+observation_mix_seed = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never broken off: 8 updates, of two tasks in turn."""
+    return train(small_run("multitask"), out=tmp_path_factory.mktemp("whole") / "run", threads=1, quiet=True)
+
+
+POINTS = {
+    "before the first snapshot": (snapshots, "save", 1, False),
+    "right after the first snapshot": (snapshots, "save", 1, True),
+    "in the second task's first update": (ContinualPPO, "_update", 10, False),
+    "between two updates": (ContinualPPO, "train", 3, True),
+    "after the games of one task have started anew": (ContinualPPO, "restart_games", 1, True),
+    "before a snapshot": (snapshots, "save", 2, False),
+    "right after a snapshot": (snapshots, "save", 2, True),
+    "in a periodic evaluation": (ScoreBook, "_play", 1, True),
+    "with half of an evaluation's rows written": (RunFolder, "add_scores", 1, True),
+    "after learning, before it is saved": (snapshots, "save", 5, False),
+    "after learning": (sequence, "_consolidate", 1, False),
+    "after consolidation": (sequence, "save_stage", 1, False),
+    "at the end": (sequence, "save_stage", 1, True),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
+    run = broken_off(tmp_path / "run", *POINTS[point], agent="multitask")
+    assert evidence(run) != evidence(whole)
+    assert_equal(go_on(run), whole)
+
+
+def test_a_run_killed_five_times_shows_no_seam(whole, tmp_path):
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 4, agent="multitask")
+    later = [
+        (ContinualPPO, "_update", 9, True),
+        (snapshots, "save", 1, True),
+        (ContinualPPO, "train", 4, True),
+        (sequence, "_consolidate", 1, False),
+    ]
+    for point in later:
+        with killed_at(*point):
+            go_on(run)
+    assert_equal(go_on(run), whole)
+    assert [step for step, _ in curves(run)["train/learning_rate"]] == list(range(128, 1025, 128))
+
+
+@pytest.mark.parametrize("update", [1, 3, 4, 7])
+def test_a_run_asked_to_stop_goes_on_from_the_very_update(update, whole, tmp_path, monkeypatch):
+    """Also where one task has played more than the other since their games were started."""
+    updates, train_once, run = [], ContinualPPO.train, tmp_path / "run"
+
+    def interrupted(agent):
+        updates.append(agent.num_timesteps)
+        if len(updates) == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+        train_once(agent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ContinualPPO, "train", interrupted)
+        with pytest.raises(InterruptedRunError, match=f"saved at step {128 * update}; go on with") as stopped:
+            train(small_run("multitask"), out=run, threads=1, quiet=True)
+    assert stopped.value.signal_number == signal.SIGTERM
+    assert len(updates) == update
+    played = [len(games.actions) for games in newest_snapshot(RunFolder(run)).games]
+    assert sum(played) == 32 * (update % 2)  # at every second update all games start anew
+    assert_equal(go_on(run), whole)
+
+
+def test_tasks_of_different_lengths_go_on_in_their_order(tmp_path):
+    recipe = tmp_path / "lengths.toml"
+    recipe.write_text(DIFFERENT_LENGTHS)
+    config = resolve(str(recipe), "multitask", overrides=CARTPOLES)
+    never_left = train(config, out=tmp_path / "whole", threads=1, quiet=True)
+    run = tmp_path / "run"
+    with killed_at(ContinualPPO, "train", 6):
+        train(config, out=run, threads=1, quiet=True)
+    assert_equal(go_on(run), never_left)
+    assert curves(run)["train/learning_rate"][-1][0] == (2 + 5) * 128
+
+
+def test_another_number_of_tasks_does_not_fit(tmp_path):
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 3, agent="multitask")
+    text = (run / "config.toml").read_text()
+    first, *tasks = text.split("[[tasks]]")
+    (run / "config.toml").write_text("[[tasks]]".join([first, tasks[1]]))
+    with pytest.raises(UserError, match="1 tasks: the run is at task 2"):
+        go_on(run, accept_changes=True)
+
+
+@pytest.mark.slow
+def test_an_atari_run_killed_in_the_middle_of_its_games(tmp_path):
+    never_left = train(small_run("multitask", **ATARI_GAMES), out=tmp_path / "whole", threads=1, quiet=True)
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 5, agent="multitask", **ATARI_GAMES)
+    with killed_at(ContinualPPO, "train", 2):
+        go_on(run)
+    assert_equal(go_on(run), never_left)
