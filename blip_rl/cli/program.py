@@ -11,7 +11,9 @@ from typing import NoReturn
 import click
 
 from blip_rl import __version__
+from blip_rl.cli.adopt import import_zip
 from blip_rl.cli.evaluate import evaluate
+from blip_rl.cli.export import export
 from blip_rl.cli.group import Verbs
 from blip_rl.cli.inspect import inspect_folder
 from blip_rl.cli.list import list_names
@@ -42,7 +44,7 @@ def cli() -> None:
     """Continual reinforcement learning on Atari: one PPO agent learns game after game, BLIP keeps what it knows."""
 
 
-for _verb in (train, evaluate, inspect_folder, report, render, list_names):
+for _verb in (train, evaluate, inspect_folder, report, render, export, import_zip, list_names):
     cli.add_command(_verb)
 
 

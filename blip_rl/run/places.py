@@ -43,6 +43,18 @@ def check_folder(path: Path) -> None:
     raise UserError(f"folder '{path}' does not exist{hint or ': expected a folder that blip-rl train created'}")
 
 
+def check_file(path: Path) -> None:
+    """Make sure that a path is a file.
+
+    Raises:
+        UserError: it is not.
+    """
+    if path.is_dir():
+        raise UserError(f"'{path}' is a folder: expected a file")
+    if not path.exists():
+        raise UserError(f"file '{path}' does not exist")
+
+
 def check_new_folder(path: Path) -> None:
     """Make sure that a folder can be created.
 
