@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from blip_rl.errors import UserError
+
 _LIBRARIES = ("torch", "stable-baselines3", "ale-py", "gymnasium", "numpy")
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +39,18 @@ def add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
     parser.add_argument("--repeats", type=positive_int, default=repeats, help="medians are over these (%(default)s)")
     parser.add_argument("--threads", type=positive_int, default=cores, help="torch threads (all cores: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results as JSON")
+
+
+def check_device(device: str) -> None:
+    """Check that torch can compute there.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown kind, no such GPU; torch built without CUDA
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]} (cpu always works)") from error
 
 
 def provenance() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from _benchmark import fisher, operators, speed
 from _benchmark.growth import ENVIRONMENTS, TASKS, WIDTHS
-from _measure import add_common_options, provenance, show
+from _measure import add_common_options, check_device, provenance, show
 
 from blip_rl.errors import UserError
 
@@ -65,8 +65,7 @@ def _options() -> argparse.Namespace:
         add_common_options(own, repeats)
     options = parser.parse_args()
     try:
-        if options.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {options.device}: torch finds no CUDA device here (use cpu)")
+        check_device(options.device)
         VERBS[options.verb][0].check(options)
     except UserError as error:
         print(f"benchmark.py: error: {error}", file=sys.stderr)

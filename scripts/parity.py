@@ -11,10 +11,11 @@ makes the tables and the picture of what is there.
 
 blip-rl's agent is fine-tuning over one task, its network without a scale and shift per task (trunk.task_modulation).
 Both play the same game (tests/test_parity.py plays whole games in both) through their own wrappers. These differ in:
-where colours become grey, after or before the maximum of two frames (in Kung-Fu Master up to 15 of 255, in Boxing
-nothing); 1 to 30 no-ops against blip-rl's 0 to 29; fire and the next action for a decision each against fire for one
-frame, in games with a fire button; and after a lost life stable-baselines3 forgets the earlier frames, plays a no-op
-and fires again before it asks the agent. Its learning rate is that of a rollout's end, blip-rl's that of its beginning.
+where colours become grey, after or before the maximum of two frames (in Kung-Fu Master up to 15 of 255, in Space
+Invaders nothing); 1 to 30 no-ops against blip-rl's 0 to 29; in games with a fire button, fire and the next action for a
+decision each against fire for one frame; and after a lost life stable-baselines3 forgets the earlier frames, plays a
+no-op and fires again before it asks the agent. Its learning rate is that of a rollout's end, blip-rl's that of its
+beginning.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import positive_int, provenance
+from _measure import check_device, positive_int, provenance
 from _parity_report import draw, report
 from _parity_runs import CONTESTANTS, run
 from _stock import check_game
@@ -37,7 +38,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes import resolve
 
-GAMES = ("boxing", "kung_fu_master")
+GAMES = ("kung_fu_master", "space_invaders")
 """Two that PPO learns visibly within 500,000 steps; neither waits for fire."""
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     try:
+        check_device(options.device)
         configs = _configs(options)
         if not options.show:
             options.out.mkdir(parents=True, exist_ok=True)

@@ -212,12 +212,13 @@ def test_profile_names_operators(benchmark):
     assert found["operators"][0]["seconds"] >= found["operators"][1]["seconds"]
     assert f"| `{found['operators'][0]['name']}` |" in printed
     assert f"| {len(names) - 5} others |" in printed
+    assert 0 < found["total_seconds"] <= found["profiled_update_seconds"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["speed", "--device", "cuda:99"], "--device cuda:99"),
+        (["speed", "--device", "cuda:99"], "--device cuda:99: "),
         (["speed", "--game", "CartPole-v1"], "expected an Atari game that stable-baselines3 can play"),
         (["speed", "--agents", "nosuch"], "unknown agent 'nosuch'"),
         (["tasks", "--set", "ppo.rolout_steps=4"], "did you mean"),

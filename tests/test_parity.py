@@ -259,6 +259,7 @@ def test_runs_of_other_settings_and_broken_files_are_refused(parity):
         (["--games", "boxin"], "did you mean boxing?"),
         (["--set", "atari.fire_on_reset=false"], "stable-baselines3 always presses fire"),
         (["--steps", "many"], "expected a whole number of steps"),
+        (["--device", "cuda:99"], "--device cuda:99: "),
         (["--seeds", "0"], "expected a whole number of at least 1"),
     ],
 )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from contextlib import ExitStack
 from typing import Any
 
 from _measure import cell, markdown_table, positive_int
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from _benchmark.contestants import Contestant, build, recipe
+
+_LONGEST_NAME = 70
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,31 +47,39 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _profile(contestant: Contestant) -> dict[str, Any]:
-    """Self time of every operator in one update, on the device that does the work."""
+    """Self time of everything that one update runs on the device that does the work: operators, or a GPU's kernels."""
     agent, on_gpu = contestant.agent, contestant.agent.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    profiler, train = profile(activities=activities, acc_events=True), agent.train
+    with profile(activities=activities, acc_events=True):  # the first one in a process takes seconds to begin
+        pass
+    profiler, train, seconds = profile(activities=activities, acc_events=True), agent.train, []
 
     def profiled() -> None:
         contestant.wait()
         with profiler:
+            begun = time.perf_counter()
             train()
             contestant.wait()
+            seconds.append(time.perf_counter() - begun)
 
     agent.train = profiled  # type: ignore[method-assign]
     try:
-        seconds = contestant.learn(1).update_seconds
+        contestant.learn(1)
     finally:
         del agent.train
-    kind = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    events = [(event.key, event.count, getattr(event, kind) / 1e6) for event in profiler.key_averages()]
-    total = sum(time for _, _, time in events)
-    longest = sorted(events, key=lambda event: -event[2])
-    return {
-        "profiled_update_seconds": seconds,
-        "total_seconds": total,
-        "operators": [{"name": n, "calls": c, "seconds": t, "share": t / total if total else 0} for n, c, t in longest],
-    }
+    operators = _self_times(profiler, on_gpu)
+    total = sum(one["seconds"] for one in operators)
+    for one in operators:
+        one["share"] = one["seconds"] / total
+    return {"profiled_update_seconds": seconds[0], "total_seconds": total, "operators": operators}
+
+
+def _self_times(profiler: profile, on_gpu: bool) -> list[dict[str, Any]]:
+    """The longest first. A GPU's time is told by its kernels: an operator has it too, and would count it twice."""
+    where, kind = (DeviceType.CUDA, "self_device_time_total") if on_gpu else (DeviceType.CPU, "self_cpu_time_total")
+    events = [event for event in profiler.key_averages() if event.device_type == where and not event.is_user_annotation]
+    found = [{"name": event.key, "calls": event.count, "seconds": getattr(event, kind) / 1e6} for event in events]
+    return sorted((one for one in found if one["seconds"] > 0), key=lambda one: -one["seconds"])
 
 
 def report(results: dict[str, Any]) -> str:
@@ -78,7 +90,12 @@ def report(results: dict[str, Any]) -> str:
 def _table(agent: str, found: dict[str, Any], count: int) -> str:
     shown, left = found["operators"][:count], found["operators"][count:]
     rows = [
-        [f"`{one['name']}`", str(one["calls"]), cell(1e3 * one["seconds"], ".1f"), f"{100 * one['share']:.1f} %"]
+        [
+            f"`{_short(one['name'])}`",
+            str(one["calls"]),
+            cell(1e3 * one["seconds"], ".1f"),
+            f"{100 * one['share']:.1f} %",
+        ]
         for one in shown
     ]
     rest = [f"{len(left)} others", str(sum(one["calls"] for one in left))]
@@ -86,3 +103,9 @@ def _table(agent: str, found: dict[str, Any], count: int) -> str:
     head = f"One update of `{agent}`, second task: {found['update_seconds']:.2f} s, profiled "
     head += f"{found['profiled_update_seconds']:.2f} s, of which {found['total_seconds']:.2f} s in operators."
     return f"{head}\n\n" + markdown_table(["operator", "calls", "self time, ms", "share"], [*rows, rest])
+
+
+def _short(name: str) -> str:
+    """Kernels are named by their whole templates; a bar would end the cell."""
+    name = name.removeprefix("void ").replace("|", "/").replace("`", "'")
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
