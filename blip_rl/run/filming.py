@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,9 @@ from blip_rl.report.gifs import Film
 from blip_rl.run.cells import Cell, CellPlayer
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED, Episode
 from blip_rl.run.look import Look
-from blip_rl.tasks.pictures import make_screen, replay
+from blip_rl.tasks.pictures import Picture, make_screen, replay
+
+_STILL_SECONDS = 0.5  # of the still picture that Kung-Fu Master shows for four
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,34 @@ class FilmingPlayer(CellPlayer[Take]):
 
     def _film(self, task: TaskConfig, seed: int, actions: list[Any], episode: Episode) -> Film:
         screen = make_screen(task, self.config.atari, FIRST_EVALUATION_SEED + seed)
-        shown = shown_moments(len(actions), screen.decisions_per_second, self._look.fps, self._look.seconds)
+        begin = self._begin(task, seed, actions, screen.decisions_per_second)
+        shown = [
+            begin + moment
+            for moment in shown_moments(
+                len(actions) - begin, screen.decisions_per_second, self._look.fps, self._look.seconds
+            )
+        ]
         whole = shown[-1] == len(actions)
         wanted = Counter(shown)  # a picture shown twice is wanted twice
         with closing(replay(screen, actions[: shown[-1]])) as pictures:
             kept = (picture for number, picture in enumerate(pictures) for _ in range(wanted[number]))
             return Film.of(kept, over=whole and not episode.truncated)
+
+    def _begin(self, task: TaskConfig, seed: int, actions: list[Any], decisions_per_second: float) -> int:
+        """After how many decisions the film begins: a game that shows a still picture first is joined at its end."""
+        screen = make_screen(task, self.config.atari, FIRST_EVALUATION_SEED + seed)
+        with closing(replay(screen, actions)) as pictures:
+            return max(0, still_decisions(pictures) - round(_STILL_SECONDS * decisions_per_second))
+
+
+def still_decisions(pictures: Iterable[Picture]) -> int:
+    """How many decisions leave the first picture as it is; 0 if nothing ever moves."""
+    iterator = iter(pictures)
+    first = next(iterator)
+    for number, picture in enumerate(iterator):
+        if not np.array_equal(picture, first):
+            return number
+    return 0
 
 
 def shown_moments(decisions: int, decisions_per_second: float, fps: float, seconds: float) -> list[int]:

@@ -20,7 +20,7 @@ from blip_rl.run import render
 from blip_rl.run.cells import Cell
 from blip_rl.run.checkpoint import save_stage
 from blip_rl.run.evaluation import Episode
-from blip_rl.run.filming import FilmingPlayer, shown_moments
+from blip_rl.run.filming import FilmingPlayer, shown_moments, still_decisions
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.look import Look
 from blip_rl.run.render import render_run, render_versus
@@ -147,6 +147,23 @@ def test_a_short_game_ends_with_its_end():
     assert shown[-1] == 37
     assert shown.count(37) == 1
     assert len(shown) == math.ceil(37 / 50 * 15) + 1
+
+
+def test_a_still_beginning_is_counted():
+    still, moved = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
+    assert still_decisions([moved, still, still]) == 0
+    assert still_decisions([still, still, still, moved, still]) == 2
+    assert still_decisions([still, still]) == 0
+
+
+def test_a_film_of_a_game_with_a_still_beginning_begins_half_a_second_before_it_moves(tmp_path):
+    """Kung-Fu Master shows a motionless hall for four seconds."""
+    small = ("trunk.image.conv=[[4, 8, 8]]", "trunk.image.hidden=[8]", "evaluation.max_episode_steps=150")
+    run = untrained(tmp_path / "run", small_config("finetune", games="kungfu", overrides=small))
+    film = cell(run, 1, "kungfu", episodes=1, seconds=2, actions="stochastic").film
+    same = [np.array_equal(picture, film.pictures[0]) for picture in film.pictures]
+    assert len(same) == 30
+    assert 7 <= same.index(False) <= 9  # 15 pictures a second
 
 
 def test_the_same_pictures_twice_and_with_workers(run):
