@@ -165,9 +165,9 @@ def test_each_task_goes_on_where_it_was():
     turns = Turns(model, [("a", envs[0], 3 * ROLLOUT), ("b", envs[1], 3 * ROLLOUT)])
     resets, played, met = [], [], []
     for name, env in zip("ab", envs, strict=True):
-        reset, step = env.reset, env.step
+        reset, wait = env.reset, env.step_wait
         env.reset = lambda name=name, reset=reset: resets.append(name) or reset()
-        env.step = lambda actions, name=name, step=step: _noting(played, name, step(actions))
+        env.step_wait = lambda name=name, wait=wait: _noting(played, name, wait())
     collect = model.collect_rollouts
     model.collect_rollouts = lambda *arguments: met.append(model._last_obs.copy()) or collect(*arguments)
     learn_in_turns(model, turns, Watch())
