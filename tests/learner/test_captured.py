@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import configure
 from tape import Tape, acted_out, no_looks
 
 from blip_rl.learner import ppo, recording
+from blip_rl.learner.interleave import Turns, learn_in_turns
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.recording import Recording
 from blip_rl.learner.rollout import Rollout
@@ -22,6 +23,7 @@ from blip_rl.methods.finetune import Finetune
 from blip_rl.methods.freeze import Freeze
 from blip_rl.methods.gpm import Gpm
 from blip_rl.methods.l2 import L2
+from blip_rl.methods.multitask import Multitask
 from blip_rl.methods.packnet import Packnet
 from blip_rl.methods.sgp import Sgp
 
@@ -157,6 +159,23 @@ def test_without_a_recording_it_goes_on_with_one_warning(monkeypatch, records):
     assert same(weights(plain.policy), weights(failing.policy))
 
 
+def test_tasks_in_turn_are_recorded_each_for_itself(records):
+    """Their heads share an optimizer: a replay of one must not take the other's gradients along."""
+
+    def learned(capture):
+        envs = [cartpole(), cartpole(mix=2)]
+        model = agent(env=envs[0], compute={"capture": capture}, modulation=True)
+        turns = Turns(model, [("a", envs[0], 4 * ROLLOUT), ("b", envs[1], 4 * ROLLOUT)])
+        model.set_logger(configure(None, []))
+        with model.protected_by(Multitask()):
+            learn_in_turns(model, turns, CallbackList([]))
+        return weights(model.policy)
+
+    plain = learned("off")
+    assert same(learned("auto"), plain)
+    assert [tape.replays for tape in Tape.made] == [4 * 4 - 3] * 2
+
+
 # --- what is recorded
 
 
@@ -199,15 +218,16 @@ def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, monkeypatch
     model = staged(monkeypatch, ENVIRONMENTS[kind]())
     learn(model, 2)
     assert len(Tape.made) == 2, "one for choosing, one for updating"
-    train, model.train = model.train, lambda: None
+    model.train, shown = lambda: None, model._last_obs.copy()
     learn(model, 1)
     rollout = model.rollout_buffer
     states, actions = rollout.all_observations(), rollout.actions.flatten(0, 1)
+    np.testing.assert_array_equal(states[: len(shown)].numpy(), shown)
+    assert len(states.unique(dim=0)) == ROLLOUT or kind != "frames"
     values, log_probs, _ = judge(model.policy, states, actions)
     torch.testing.assert_close(rollout.values.flatten(), values, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-5, atol=1e-6)
     assert len(actions.unique(dim=0)) > 1
-    model.train = train
 
 
 def test_actions_are_drawn_as_often_as_the_policy_says():
