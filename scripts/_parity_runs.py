@@ -41,10 +41,14 @@ class Contestant:
 def ours(config: RunConfig) -> Iterator[Contestant]:
     """blip-rl's agent, of one task and with the method of the recipe."""
     task, atari = config.tasks[0], config.atari
-    env = make_training_env(task, atari, config.agent.ppo.environments, _training_seed(config))
+    games = config.agent.ppo.environments
+    groups = config.compute.groups(config.device, games)
+    env = make_training_env(task, atari, games, _training_seed(config), groups)
     with ExitStack() as stack:
         stack.callback(env.close)
-        agent = ContinualPPO(config.agent, task.name, env, seed=config.seed, device=config.device)
+        agent = ContinualPPO(
+            config.agent, task.name, env, seed=config.seed, device=config.device, compute=config.compute
+        )
         stack.enter_context(agent.protected_by(make_method(config.agent.method)))
         yield Contestant(
             agent,

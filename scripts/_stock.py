@@ -11,8 +11,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 from torch import nn
 
-from blip_rl.config import ImageTrunkConfig, PpoConfig, RunConfig
+from blip_rl.config import ImageTrunkConfig, RunConfig
 from blip_rl.errors import UserError
+from blip_rl.learner.numbers import stable_baselines_numbers
 from blip_rl.tasks.games import is_gymnasium_id, rom_name
 
 
@@ -98,7 +99,9 @@ def stock_ppo(config: RunConfig, env: VecEnv) -> PPO:
         "net_arch": [],  # unless told, stable-baselines3 puts two layers of 64 behind a custom extractor
         "optimizer_kwargs": {"eps": ppo.adam_epsilon},
     }
-    return PPO("CnnPolicy", env, policy_kwargs=policy, seed=config.seed, device=config.device, **_numbers(ppo))
+    return PPO(
+        "CnnPolicy", env, policy_kwargs=policy, seed=config.seed, device=config.device, **stable_baselines_numbers(ppo)
+    )
 
 
 def work_of(agent: PPO) -> str:
@@ -114,21 +117,3 @@ def work_of(agent: PPO) -> str:
 def _schedules(agent: PPO) -> dict[str, Any]:
     schedules = {"learning_rate": agent.lr_schedule, "clip_range": agent.clip_range}
     return schedules | ({} if agent.clip_range_vf is None else {"clip_range_vf": agent.clip_range_vf})
-
-
-def _numbers(ppo: PpoConfig) -> dict[str, Any]:
-    """A recipe's PPO section under stable-baselines3's names."""
-    linear = ppo.learning_rate_schedule == "linear"
-    return {
-        "learning_rate": (lambda left: left * ppo.learning_rate) if linear else ppo.learning_rate,
-        "n_steps": ppo.rollout_steps,
-        "batch_size": ppo.rollout_steps * ppo.environments // ppo.minibatches,
-        "n_epochs": ppo.epochs,
-        "gamma": ppo.discount,
-        "gae_lambda": ppo.gae_lambda,
-        "clip_range": ppo.clip_range,
-        "clip_range_vf": ppo.clip_range_value,
-        "ent_coef": ppo.entropy_coefficient,
-        "vf_coef": ppo.value_coefficient,
-        "max_grad_norm": ppo.max_gradient_norm,
-    }

@@ -140,7 +140,7 @@ def _read(path: Path, config: RunConfig, options: argparse.Namespace) -> dict[st
 
 def _settings(config: RunConfig, options: argparse.Namespace) -> dict[str, Any]:
     """What decides a run, as JSON gives it back."""
-    decides = config.model_dump(mode="json", include={"seed", "agent", "tasks", "atari"})
+    decides = config.model_dump(mode="json", include={"seed", "agent", "tasks", "atari", "compute"})
     return {**decides, "episodes": options.episodes, "threads": options.threads, "device": options.device}
 
 

@@ -2,13 +2,17 @@
 
 import json
 import statistics
+import subprocess
 import sys
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+
+from blip_rl.recipes import resolve
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 MEMORY_IS_KNOWN = Path("/proc/self/status").exists()
@@ -106,6 +110,25 @@ def test_limits_by_hand(parts):
     lap = contestants.Lap
     found = stages.limits(lap(100, 0.1, 0, 0), lap(50, 0.15, 0, 0), lap(10, 1.0, 0, 0.04))
     assert list(found.values()) == pytest.approx([1000, 1000 / 3, 250, 125, 250])
+
+
+def test_parts_are_found_where_groups_take_turns_and_where_inference_is_recorded(parts):
+    """Also on the CPU, where a recording runs as it is."""
+    _, contestants, _, stages = parts
+    changes = [*CHANGES, "ppo.rollout_steps=4", "ppo.minibatches=2", "compute.environment_groups=2"]
+    config = resolve("boxing", "finetune", device="cpu", overrides=changes)
+    with ExitStack() as stack:
+        plain = contestants.build_ours(config, stack, tasks=0)
+        assert [where.stop for where in plain.agent.env.groups] == [1, 2]
+        found = stages.shares(plain, 1)
+        assert min(found[name] for name in ("emulator", "inference", "update: forward and backward")) > 0
+        assert sum(found.values()) == pytest.approx(1)
+        parts_alone = stages.open_stages(config, plain, stack)
+        assert parts_alone.emulate(2).steps == parts_alone.infer(2).steps == 16
+        for choose in (stages._plain_policy(parts_alone), stages._recorded_policy(parts_alone)):
+            chosen = [choose(parts_alone.first_frames) for _ in range(40)]
+            assert {tuple(actions.shape) for actions in chosen} == {(2,)}
+            assert len({action for actions in chosen for action in actions.tolist()}) > 5  # of 18, drawn
 
 
 def test_memory_of_one_alone_counts_worker_processes(benchmark):
@@ -253,8 +276,6 @@ def test_the_clock_waits_before_each_look_and_leaves_no_trace(parts):
 
 @pytest.mark.skipif(not MEMORY_IS_KNOWN, reason="no /proc")
 def test_processor_time_of_other_processes_counts(parts):
-    import subprocess
-
     measure, *_ = parts
     burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:

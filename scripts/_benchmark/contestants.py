@@ -142,10 +142,12 @@ def build_rival(name: str, config: RunConfig, stack: ExitStack) -> Contestant:
 
 def build_ours(config: RunConfig, stack: ExitStack, tasks: int) -> Contestant:
     """A blip-rl agent that has consolidated so many tasks, of one iteration each, and begun the next."""
-    env = make_training_env(config.tasks[0], config.atari, config.agent.ppo.environments, seed=0)
+    games = config.agent.ppo.environments
+    groups = config.compute.groups(config.device, games)
+    env = make_training_env(config.tasks[0], config.atari, games, seed=0, groups=groups)
     stack.callback(env.close)
     method = make_method(config.agent.method)
-    agent = ContinualPPO(config.agent, "task-1", env, seed=0, device=config.device)
+    agent = ContinualPPO(config.agent, "task-1", env, seed=0, device=config.device, compute=config.compute)
     contestant = Contestant(agent, method)
     for number in range(2, tasks + 2):
         with agent.protected_by(method):

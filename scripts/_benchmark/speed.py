@@ -163,6 +163,10 @@ def report(results: dict[str, Any]) -> str:
     if found := results["shares"]:
         rows = [[part, *(f"{100 * found[name][part]:.1f} %" for name in found)] for part in SHARES]
         parts.append(markdown_table(["share of training time", *(_title(results, name) for name in found)], rows))
+        if results["device"] != "cpu":
+            parts.append(
+                "An update recorded as a CUDA graph is one piece: its optimizer and method are in its first part."
+            )
     parts += [f"{RIVALS[name]}: {reason}" for name, reason in results["missing"].items()]
     return "\n\n".join(parts)
 

@@ -19,6 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from _benchmark.contestants import Contestant, Lap, synchronise
 from blip_rl.config import RunConfig
+from blip_rl.learner.lanes import Lane
+from blip_rl.learner.recording import Recording, can_record
+from blip_rl.learner.staging import Staging
+from blip_rl.learner.unchecked import sample
 from blip_rl.tasks.make import make_training_env
 
 EMULATOR, INFERENCE, UPDATE = "emulator alone", "inference alone", "update alone"
@@ -46,9 +50,12 @@ class Stages:
         self.env.reset()
         self._frames = [self.env.step(self._actions[0])[0] for _ in range(_BATCHES)]
         self._device = self.plain.agent.device
-        frames = torch.from_numpy(self._frames[0])
-        # As the network takes them: with channels last, where the network is.
-        self._slot = torch.empty_like(frames, device=self._device, memory_format=torch.channels_last)
+        self._chosen = _recorded_policy(self) if can_record(self._device) else _plain_policy(self)
+
+    @property
+    def first_frames(self) -> np.ndarray:
+        """What all games show at once."""
+        return self._frames[0]
 
     def emulate(self, updates: int) -> Lap:
         """Random actions, nothing else."""
@@ -58,13 +65,8 @@ class Stages:
         """Copy a batch of frames to the network, ask the policy, bring the actions back."""
         policy = self.plain.agent.policy
         policy.set_training_mode(False)
-
-        def ask(step: int) -> None:
-            with torch.no_grad():
-                self._slot.copy_(torch.from_numpy(self._frames[step % _BATCHES]))
-                policy(self._slot)[0].cpu().numpy()
-
-        return self._lap(updates, ask)
+        with policy.precisely():
+            return self._lap(updates, lambda step: self._chosen(self._frames[step % _BATCHES]).cpu().numpy())
 
     def _lap(self, updates: int, function: Callable[[int], object]) -> Lap:
         synchronise(self._device)
@@ -77,11 +79,38 @@ class Stages:
         return Lap(steps, time.perf_counter() - begun, cpu_seconds() - cpu, 0.0)
 
 
+def _plain_policy(stages: Stages) -> Callable[[np.ndarray], torch.Tensor]:
+    """Frames → actions, the frames copied to memory that has their channels last, as the network takes them."""
+    policy, frames = stages.plain.agent.policy, torch.from_numpy(stages.first_frames)
+    slot = torch.empty_like(frames, memory_format=torch.channels_last)
+
+    def choose(observations: np.ndarray) -> torch.Tensor:
+        with torch.no_grad():
+            return policy(slot.copy_(torch.from_numpy(observations)))[0]
+
+    return choose
+
+
+def _recorded_policy(stages: Stages) -> Callable[[np.ndarray], torch.Tensor]:
+    """Frames → actions by a CUDA graph, the quickest there is."""
+    policy = stages.plain.agent.policy
+    staging = Staging(len(stages.first_frames), policy.observation_space, policy.device)
+    recording = Recording(lambda: sample(policy, staging.tensor), policy.device)
+
+    def choose(observations: np.ndarray) -> torch.Tensor:
+        staging.put(observations)
+        return recording.run()[0]
+
+    return choose
+
+
 def open_stages(config: RunConfig, plain: Contestant, stack: ExitStack) -> Stages:
     """Load the games once more; the stack closes them."""
-    env = make_training_env(config.tasks[0], config.atari, config.agent.ppo.environments, seed=10_000)
+    env = make_training_env(config.tasks[0], config.atari, config.agent.ppo.environments, seed=10_000)  # no groups
     stack.callback(env.close)
-    return Stages(env, plain)
+    stages = Stages(env, plain)
+    stages.infer(1)  # records, where it does
+    return stages
 
 
 def limits(emulator: Lap, inference: Lap, plain: Lap) -> dict[str, float]:
@@ -99,15 +128,18 @@ def limits(emulator: Lap, inference: Lap, plain: Lap) -> dict[str, float]:
 def shares(contestant: Contestant, updates: int) -> dict[str, float]:
     """Share of each part in the time of some more PPO iterations; on a GPU each part is waited for, at some cost.
 
-    Parts are told by the functions called: of games that step while the network works only the waiting is counted.
+    Parts are told by the functions called. Of games that step while the network works only the waiting is counted, and
+    an update that has been recorded as a CUDA graph is one piece: its optimizer and method are in the first part of it.
     """
     agent, wait = contestant.agent, contestant.wait
     seconds: dict[str, float] = defaultdict(float)
     method = contestant.method
+    grouped = "group_" if hasattr(agent.env, "step_group_wait") else ""
+    asked = (agent.policy, "forward") if method is None else (Lane, "choose")
     with (
-        timed(agent.env, "step_async", seconds, "emulator"),
-        timed(agent.env, "step_wait", seconds, "emulator"),
-        timed(agent.policy, "forward", seconds, "inference", wait),
+        timed(agent.env, f"step_{grouped}async", seconds, "emulator"),
+        timed(agent.env, f"step_{grouped}wait", seconds, "emulator"),
+        timed(*asked, seconds, "inference", wait),
         timed(agent, "train", seconds, "train", wait),
         timed(agent.policy.optimizer, "step", seconds, "optimizer", wait),
         timed(method, "after_step", seconds, "method", wait) if method else nullcontext(),
