@@ -185,7 +185,10 @@ class EvaluationConfig(Settings):
     every_steps: Steps = 200_000
     max_episode_steps: PositiveInt = 27_000
     periodic_share: PositiveFloat = 1.0
-    """A periodic evaluation may take at most this many decisions per training step since the last one."""
+    """Decisions that a periodic evaluation should take at most for each training step since the last one.
+
+    It plays fewer games rather than cut them off; only a game that goes on beyond four times its share ends there.
+    """
     seed: Annotated[int, Field(ge=0, lt=2**29), BeforeValidator(_no_bool)] = 1_000_003
     """Episode k is played with seed 2³⁰ + this + k; training seeds stay below 2³⁰."""
     unseen_tasks: bool = False

@@ -23,6 +23,7 @@ from blip_rl.run.plasticity import PlasticityPanel
 from blip_rl.run.stop import StopRequest
 from blip_rl.tasks.make import make_evaluation_env
 
+_CUT_OFF = 4  # times its share: a policy that has got stuck since the last evaluation
 _NO_LIMIT = 1e15  # decisions: no evaluation takes as many, and a larger share may be infinite
 
 
@@ -52,6 +53,7 @@ class ScoreBook:
         self.before = np.full((tasks, tasks), np.nan)
         self.after = np.full((tasks, tasks), np.nan)
         self.latest = np.full(tasks, np.nan)
+        self._lengths = np.full(tasks, np.nan)  # mean decisions of a game, in each task's newest evaluation
 
     def take_up(self, rows: Sequence[ScoreRow]) -> None:
         """Know what a run that goes on has scored before it was stopped.
@@ -64,18 +66,25 @@ class ScoreBook:
             if row.task not in names or not 1 <= row.stage <= len(names):
                 raise UserError(f"'{self._folder.scores}' has stage {row.stage} of {row.task!r}: not one of this run")
         for (stage, phase, task, _), episodes in groupby(rows, key=lambda r: (r.stage, r.phase, r.task, r.env_steps)):
-            self._keep(names.index(task), float(np.mean([row.score for row in episodes])), stage, phase)
+            played = list(episodes)
+            self._keep(names.index(task), float(np.mean([row.score for row in played])), stage, phase)
+            self._lengths[names.index(task)] = np.mean([row.length_steps for row in played])
 
     def evaluate(self, policy: ContinualPolicy, stage: int, phase: Phase, env_steps: int) -> list[list[Episode]]:
         """Play every task seen (and, where the recipe asks, the others), and record the scores at ``env_steps``."""
         tasks = self._config.tasks if self._config.evaluation.unseen_tasks else self._config.tasks[:stage]
-        budget = self._budget(len(tasks)) if phase == "periodic" else None
-        played = [self._play(policy, task, budget) for task in tasks]
+        share = self._share(len(tasks)) if phase == "periodic" else None
+        played = [self._play(policy, index, share) for index in range(len(tasks))]
         self.record(played, stage, phase, env_steps)
         return played
 
-    def _play(self, policy: ContinualPolicy, task: TaskConfig, budget: int | None) -> list[Episode]:
-        evaluation = self._config.evaluation
+    def _play(self, policy: ContinualPolicy, index: int, share: float | None) -> list[Episode]:
+        task, evaluation = self._config.tasks[index], self._config.evaluation
+        budget = None
+        if share is not None:
+            games = self._whole_games(index, share)
+            evaluation = evaluation.model_copy(update={"episodes": games})
+            budget = max(games, math.ceil(_CUT_OFF * share))
         able = able_to_play(policy, task, self._config)
         with self._console.counter(f"scoring {task.name}", evaluation.episodes) as bar:
 
@@ -92,6 +101,7 @@ class ScoreBook:
             rows = score_rows(episodes, task, self._config.evaluation, env_steps, stage, phase)
             self._folder.add_scores(rows)
             self._keep(index, mean_score(episodes), stage, phase)
+            self._lengths[index] = np.mean([episode.length_steps for episode in episodes])
             if phase != "before":
                 self._log_task(task, episodes)
         if phase != "before":
@@ -110,14 +120,21 @@ class ScoreBook:
     def _pairs(self, row: np.ndarray) -> list[tuple[float, TaskConfig]]:
         return list(zip(row.tolist(), self._config.tasks, strict=True))
 
-    def _budget(self, tasks: int) -> int:
-        """Decisions one task may take in a periodic evaluation.
+    def _share(self, tasks: int) -> float:
+        """Decisions one task should take in a periodic evaluation.
 
-        The limit is in decisions and not in seconds, so that a run is the same on a slow machine as on a fast one.
+        In decisions and not in seconds, so that a run is the same on a slow machine as on a fast one.
         """
         evaluation = self._config.evaluation
-        share = min(evaluation.periodic_share * evaluation.every_steps / tasks, _NO_LIMIT)
-        return max(evaluation.episodes, math.ceil(share))
+        return min(evaluation.periodic_share * evaluation.every_steps / tasks, _NO_LIMIT)
+
+    def _whole_games(self, index: int, share: float) -> int:
+        """How many games to play, going by how long they lasted last time.
+
+        Fewer whole games, and not as many that are cut off: a return that stops early is no return of the game.
+        """
+        episodes, length = self._config.evaluation.episodes, self._lengths[index]
+        return episodes if math.isnan(length) else int(np.clip(share / length, 1, episodes))
 
     def _keep(self, index: int, score: float, stage: int, phase: Phase) -> None:
         if phase == "before":
