@@ -17,7 +17,7 @@ from blip_rl.untrusted.files import table_rows
 Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
 
-_COLUMNS = ("env_steps", "stage", "phase", "task", "return", "normalised", "actions")
+_COLUMNS = ("env_steps", "stage", "phase", "task", "return", "truncated", "normalised", "actions")
 _PHASES = ("periodic", "before", "after")
 _MOST_STEPS = 10**15
 _ACTIONS = ("greedy", "stochastic")
@@ -64,6 +64,8 @@ class RunScores:
         after_normalised: ``after``, normalised.
         before_normalised: ``before``, normalised.
         curves: One for each task, without points where it was never scored.
+        games: How many games the scores are from.
+        cut_off: How many of these were ended by a cap on their steps, so that their returns are too low.
     """
 
     agent: str
@@ -74,6 +76,8 @@ class RunScores:
     after_normalised: Array
     before_normalised: Array
     curves: tuple[TaskCurve, ...]
+    games: int = 0
+    cut_off: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class _Episode:
     task: int
     score: float
     normalised: float
+    cut_off: bool
 
 
 def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
@@ -122,6 +127,8 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
         after_normalised=matrices["after", "normalised"],
         before_normalised=matrices["before", "normalised"],
         curves=tuple(_curve([e for e in episodes if e.task == index]) for index in range(len(tasks))),
+        games=len(episodes),
+        cut_off=sum(episode.cut_off for episode in episodes),
     )
 
 
@@ -181,6 +188,7 @@ def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episod
             task=tasks.index(row["task"]),
             score=float(row["return"]),
             normalised=float(row["normalised"]) if row["normalised"] else np.nan,
+            cut_off=row["truncated"] == "1",
         )
     except ValueError as error:
         raise UserError(f"{where}: {error}; correct or delete this line") from error

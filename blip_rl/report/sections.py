@@ -146,7 +146,20 @@ def games_section(groups: Sequence[Group], album: Album) -> Section:
         "Mean raw return from the moment a game's training starts to the end of the run. Shaded: its own training. "
         "Dotted: where the next game begins."
     )
-    return Section("games", "Game by game", lead, tuple(pictures), "" if pictures else "No score yet.", "pair")
+    note = _cut_off(groups) if pictures else "No score yet."
+    return Section("games", "Game by game", lead, tuple(pictures), note, "pair")
+
+
+def _cut_off(groups: Sequence[Group]) -> str:
+    """What to mind where games were not played to their end."""
+    scores = [run.scores for group in groups for run in group.runs if run.scores is not None]
+    cut_off, games = sum(one.cut_off for one in scores), sum(one.games for one in scores)
+    if not cut_off:
+        return ""
+    return (
+        f"{cut_off:,} of {games:,} games were cut off before their end by evaluation.max_episode_steps or "
+        "evaluation.periodic_share: their returns are too low."
+    )
 
 
 def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album) -> Picture | None:

@@ -258,6 +258,17 @@ def test_one_game_has_an_acc_and_no_bwt(new_run):
     assert "complete: one game, 1,000 steps" in page.text
 
 
+def test_games_that_were_cut_off_are_counted_in_words(new_run):
+    run = new_run("cut")
+    page, _ = read(run)
+    assert "cut off" not in page.text
+    lines = (run / "scores.csv").read_text(encoding="utf-8").splitlines()
+    cut = [line.replace(",9,0,", ",9,1,") if number in (2, 5) else line for number, line in enumerate(lines)]
+    (run / "scores.csv").write_text("\n".join(cut) + "\n", encoding="utf-8")
+    page, _ = read(run)
+    assert f"2 of {len(lines) - 1} games were cut off before their end" in page.text
+
+
 def test_a_comparison_after_one_game_draws_no_empty_chart(new_run, tmp_path):
     runs = [new_run(agent, agent=agent, stages=1) for agent in ("blip", "finetune")]
     page, written = read(runs, out=tmp_path / "out")
