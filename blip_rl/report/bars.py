@@ -86,12 +86,12 @@ def draw_budget(
         ax.annotate(
             f"{total_bits - used:.1f} free",
             (total_bits, row),
-            xytext=(-6, 0),
+            xytext=(6, 0),
             textcoords="offset points",
-            ha="right",
+            ha="left",  # beside the bar: on it no one colour can be read on every piece
             va="center",
             fontsize=9,
-            color=theme.text if used < 0.8 * total_bits else theme.paper,
+            color=theme.text,
         )
     ax.set_yticks(rows, [plain(layer, 16) for layer in layers], color=theme.text)
     ax.set_ylim(len(layers) - 0.4, -0.6)

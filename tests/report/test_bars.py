@@ -47,6 +47,7 @@ def test_the_budget_stacks_what_each_task_took_and_says_what_is_free(ax):
     pieces = [(bar.get_x(), bar.get_width()) for bar in ax.patches[2:]]  # after the two whole bars
     assert pieces == [(0, 2.0), (0, 4.0), (2.0, 3.0), (4.0, 0.5)]
     assert texts(ax) == ["15.0 free", "15.5 free"]
+    assert all(text.xy[0] == 20 and text.get_ha() == "left" for text in ax.texts)  # beside the bars, not on them
     assert ax.get_xlim() == (0, 20)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Boxing", "Krull"]
 
