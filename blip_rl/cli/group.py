@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from typing import Any
 
 import click
@@ -24,10 +26,18 @@ class Verbs(click.Group):
         Raises:
             BadInput: the person made a mistake.
         """
+        output: Any = sys.stdout
+        if hasattr(output, "reconfigure"):
+            output.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
         try:
             return super().invoke(ctx)
         except UserError as error:
             raise BadInput(str(error)) from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            name = str(error.filename)[:80]
+            raise BadInput(f"{name!r}…: a name too long for this system: expected a shorter path") from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -111,6 +111,7 @@ def _parse_value(text: str) -> Any:
         return REMOVE
     try:
         parsed = tomllib.loads(f"value = {text}")
+        str(parsed)  # what cannot be shown, a number of thousands of digits, cannot be told about either
     except (ValueError, RecursionError):
         return text
     # A line break could smuggle further keys in; then it is text like any other.

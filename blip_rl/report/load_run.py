@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -226,7 +225,7 @@ def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         facts = read_json(path)
     except UserError as error:
-        problems.append(str(error).replace(f"{path.parent}{os.sep}", ""))
+        problems.append(str(error).replace(f"'{path}'", path.name))
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -70,7 +70,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     beside = folder / ".report.html.writing"
-    beside.write_text(html, encoding="utf-8")
+    beside.write_bytes(html.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are no text
     beside.replace(page)
     return Written(page, album.folder, tuple(problems))
 

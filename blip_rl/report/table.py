@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problem
         columns, numbered = table_rows(path, errors="replace")
         rows = [row for _, row in numbered]
     except UserError as error:
-        problems.append(str(error).replace(f"{path.parent}{os.sep}", ""))
+        problems.append(str(error).replace(f"'{path}'", path.name))
         return None
     if absent := [name for name in (*numbers, *words) if name not in columns]:
         problems.append(f"{path.name} has no column {', '.join(absent)}")

@@ -68,13 +68,13 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         UserError: a file is missing, damaged, or does not fit the run's recipe.
     """
     try:
-        durable.check(path, required=False)
         facts = read_json(path / "stage.json")
         if facts["format"] != _FORMAT:
             raise UserError(f"'{path}' has format {show(facts['format'])}: this version reads format {_FORMAT}")
         number, env_steps = whole(facts["stage"], 1, MOST_TASKS), whole(facts["env_steps"], 0)
         observations, tasks = space(facts["observation_space"]), known_tasks(facts, len(config.tasks))
         _check_files(path, observations, tasks, config)
+        durable.check(path, required=False)  # only now: it reads every byte, and there may be any number of them
         policy = _build_policy(observations, tasks, config)
         policy.load_task_state(_tensors(path, "policy"))
         memory = MethodState(_tensors(path, "method"), dict(facts["method"]))

@@ -65,6 +65,7 @@ def evaluate_run(
         RunError: a worker died or failed.
     """
     from blip_rl.recipes import load_run_config
+    from blip_rl.recipes.problems import validated
 
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)
@@ -72,9 +73,8 @@ def evaluate_run(
     chosen = chosen_games(config, games)
     cells = _cells(config, chosen_stages(folder, config, stages), chosen, zero_shot)
     given = {"episodes": episodes, "actions": actions, "seed": seed}
-    evaluation = EvaluationConfig(
-        **{**config.evaluation.model_dump(), **{k: v for k, v in given.items() if v is not None}}
-    )
+    asked = {key: value for key, value in given.items() if value is not None}
+    evaluation = validated(EvaluationConfig, {**config.evaluation.model_dump(), **asked}, "evaluate")
     finished = folder.finished(len(config.tasks))
     rows = _play(folder, ScoringPlayer(run, config, evaluation), cells, workers, write=finished)
     note = "" if finished else f"\nnot written into scores.csv: the run in '{run}' is not finished"

@@ -74,7 +74,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: as :func:`read_text`, or it is no JSON, or nested too deeply.
     """
-    return parsed(f"'{path}'", "JSON", json.loads, read_text(path, _MOST_JSON_BYTES))
+    return parsed(f"'{path}' cannot be read", "JSON", json.loads, read_text(path, _MOST_JSON_BYTES))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: as :func:`read_text` and :func:`parse_toml`.
     """
-    return parse_toml(read_text(path), f"'{path}'")
+    return parse_toml(read_text(path), f"'{path}' cannot be read")
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The parts of ``scripts/fuzz.py``: what changes inputs, what they are given to, and who watches."""

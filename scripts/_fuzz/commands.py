@@ -1,0 +1,132 @@
+"""Command lines: every verb, option and value, through the program's own ``main``; only training is not done."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from _fuzz import change
+from _fuzz.folders import undrawn
+from _fuzz.runs import unfinished_run, write
+from _fuzz.watch import check_ending
+from blip_rl.cli import program
+from blip_rl.report.gifs import Film
+from blip_rl.run import render, rescore, sequence
+from blip_rl.run.filming import Take
+
+_WORKING_FOLDER = "a/b/c/d"
+"""Deep, so that a path such as ``..`` leads nowhere else."""
+_VALUES = (
+    "run", "runs", "run/config.toml", "nowhere", "new", "mine.toml", "cartpole-a", "cartpole-a,cartpole-b",
+    "CartPole-v1", "ppo.learning_rate=1e-4", "ppo.epochs=none", "method.name=ewc", "ppo.learning_rate", "games",
+    "agents", "sequences", "methods", "finetune", "blip", "500k", "1", "2", "5", "cpu", "auto", "gif", "webp",
+    "mp4", "median", "best", "1000003", "recipe", "observed", "-1", "0.5", "-", "--", "-h", "@", "=", "*",
+)  # fmt: skip
+
+
+class Commands:
+    """An empty working folder with one run in it, and a command."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {f"run/{name}": content for name, content in unfinished_run(folder / "seed", "blip").items()}
+        self._files["mine.toml"] = b'description = "mine"\n[[tasks]]\nname = "a"\ngame = "CartPole-v1"\n'
+        self._folder = folder / _WORKING_FOLDER
+        self._verbs = dict(program.cli.commands)
+
+    def attempt(self, draw: random.Random) -> None:
+        """One command line."""
+        arguments = self._arguments(draw)
+        write(self._files, self._folder)
+        before, output, errors = Path.cwd(), _encoding("strict"), _encoding("backslashreplace")
+        os.chdir(self._folder)
+        arguments_before, sys.argv = sys.argv, ["blip-rl", *arguments]
+        code: object = 0
+        try:
+            with _stubs(), undrawn(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+                program.main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            sys.argv = arguments_before
+            os.chdir(before)
+        for stream in (output, errors):
+            stream.flush()
+        check_ending(code, shlex.join(arguments)[:300], errors.buffer.getvalue().decode("utf-8"))
+        raise SystemExit(code)
+
+    def _arguments(self, draw: random.Random) -> list[str]:
+        name = draw.choice(sorted(self._verbs))
+        verb = self._verbs[name]
+        arguments = [name if draw.random() < 0.97 else _value(draw)]
+        places = [parameter for parameter in verb.params if isinstance(parameter, click.Argument)]
+        arguments += [
+            "run" if draw.random() < 0.8 and place.name != "kind" else _value(draw)
+            for place in places
+            if draw.random() < 0.9
+        ]
+        options = [parameter for parameter in verb.params if isinstance(parameter, click.Option)]
+        for option in draw.choices(options, k=draw.choice((0, 1, 1, 2, 3))) if options else ():
+            arguments += _option(draw, option)
+        if draw.random() < 0.1:
+            arguments.insert(draw.randrange(len(arguments) + 1), _value(draw))
+        if draw.random() < 0.05:
+            draw.shuffle(arguments)
+        return [argument.replace("\x00", "") for argument in arguments]  # no system passes one on
+
+
+def _encoding(errors: str) -> Any:
+    """A stream as a terminal's: standard output refuses what it cannot encode."""
+    return io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors)
+
+
+def _option(draw: random.Random, option: click.Option) -> list[str]:
+    name = draw.choice([*option.opts, *option.secondary_opts])
+    if draw.random() < 0.03:
+        name = name[:-1] + draw.choice(("", "x", "-"))
+    if option.is_flag and draw.random() < 0.95:
+        return [name]
+    return [f"{name}={_value(draw)}"] if draw.random() < 0.3 else [name, _value(draw)]
+
+
+def _value(draw: random.Random) -> str:
+    kind = draw.randrange(10)
+    if kind < 6:
+        return draw.choice(_VALUES)
+    if kind < 9:
+        return str(change.odd_value(draw))[:100_000]
+    return change.letters(draw, draw.choice(_VALUES).encode()).decode("utf-8", "surrogateescape")
+
+
+@contextlib.contextmanager
+def _stubs() -> Iterator[None]:
+    """No training, and instead of hours of playing one film of two pictures."""
+    owners: Sequence[tuple[Any, str, Any]] = (
+        (sequence, "train", lambda *_, **__: Path("new")),
+        (sequence, "resume", lambda path, **_: path),
+        (rescore, "play_cells", lambda *_: (rows for rows in ())),
+        (render, "play_cells", lambda player, cells, *_: (_film(cell) for cell in cells[:2])),
+    )
+    before = [getattr(owner, name) for owner, name, _ in owners]
+    for owner, name, stub in owners:
+        setattr(owner, name, stub)
+    try:
+        yield
+    finally:
+        for (owner, name, _), original in zip(owners, before, strict=True):
+            setattr(owner, name, original)
+
+
+def _film(cell: Any) -> Take:
+    picture = np.zeros((20, 30, 3), np.uint8)
+    picture[5:9, 3:20] = 200
+    return Take(cell, Film.of([picture, picture[::-1]], over=True), 1.5)

@@ -1,0 +1,124 @@
+"""What becomes of one input: accepted, refused with a message, or failed; within limits of time and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import resource
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from blip_rl.errors import InterruptedRunError, RunError, UserError
+
+_MOST_LINES = 25
+_MOST_LETTERS = 20_000
+_CLEAN_CODES = (0, 2)  # done, and bad input
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Unable to allocate")
+_PATIENCE = 4
+_LEFT_TO_INPUTS = 4 * 2**30  # bytes of address space above what libraries take
+
+
+class HangError(BaseException):
+    """An input took too long; no ``except Exception`` stops it."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an input; of a failure where and how, in a line that alike failures share."""
+
+    kind: Literal["accepted", "refused", "failed"]
+    text: str = ""
+    trace: str = ""
+
+
+def limit_memory() -> None:
+    """From now on, memory that an input should never ask for is refused by the system."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    held = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize:"))
+    resource.setrlimit(resource.RLIMIT_AS, (held + _LEFT_TO_INPUTS, resource.RLIM_INFINITY))
+
+
+def judge(attempt: Callable[[], object], seconds: float) -> Verdict:
+    """Run one attempt and look at how it ends.
+
+    Args:
+        attempt: Raises what the project would raise; returning is success.
+        seconds: Of the processor's time, after which it counts as hung; on the clock it may take some times as long,
+            for the machine may be busy with other things.
+    """
+    try:
+        with _timed(seconds), warnings.catch_warnings(), _silent():
+            warnings.simplefilter("ignore")
+            attempt()
+    except (UserError, RunError, InterruptedRunError) as error:
+        return _refusal(str(error))
+    except SystemExit as error:
+        return Verdict("accepted" if error.code == 0 else "refused")
+    except HangError as error:
+        return _failure(error, f"hung for {seconds:g} s")
+    except BaseException as error:
+        return _failure(error, f"{type(error).__name__}: {str(error)[:600]!r}")
+    return Verdict("accepted")
+
+
+def check_ending(code: object, command: str, printed: str) -> None:
+    """Look at how a command has ended.
+
+    Raises:
+        AssertionError: not as a command should: with a traceback, a code of its own, or a flood of lines.
+    """
+    assert code in _CLEAN_CODES, f"exit code {code} after {command}: {printed[:300]}"
+    assert "Traceback" not in printed, printed[-2_000:]
+    assert code == 0 or printed.strip(), "refused without a word"
+
+
+def _refusal(message: str) -> Verdict:
+    wrong = [sign for sign in _NO_MEMORY if sign in message]
+    if wrong:
+        return Verdict("failed", f"memory was asked for and refused: {message[:200]}")
+    if not message.strip() or message.count("\n") > _MOST_LINES or len(message) > _MOST_LETTERS:
+        return Verdict("failed", f"a message of {len(message):,} letters in {message.count(chr(10)) + 1} lines")
+    try:
+        message.encode("utf-8")
+    except UnicodeEncodeError:
+        return Verdict("failed", "a message that cannot be printed")
+    return Verdict("refused", message)
+
+
+def _failure(error: BaseException, what: str) -> Verdict:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "blip_rl" in frame.filename]
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].name}" if frames else "outside"
+    return Verdict("failed", f"{where}: {what}", "".join(traceback.format_exception(error))[-4_000:])
+
+
+@contextlib.contextmanager
+def _timed(seconds: float) -> Iterator[None]:
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise HangError
+
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, ring)
+    faulthandler.dump_traceback_later(_PATIENCE * 2 * seconds, exit=True, file=sys.__stderr__)  # if no signal is heard
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE * seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    output: Any = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        yield
