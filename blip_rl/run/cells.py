@@ -57,6 +57,12 @@ class CellPlayer(ABC, Generic[Result]):
         (task,) = [task for task in self.config.tasks if task.name == cell.task]
         return task
 
+    def described(self, cell: Cell) -> str:
+        """A cell and the seeds of its episodes, as ``scores.csv`` has them."""
+        first = self.evaluation.seed
+        last = first + self.evaluation.episodes - 1
+        return f"{cell} ({f'seed {first}' if first == last else f'seeds {first} to {last}'})"
+
     def _episodes(
         self,
         cell: Cell,

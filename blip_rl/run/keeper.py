@@ -13,7 +13,7 @@ from typing import cast
 
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-from blip_rl.errors import UserError
+from blip_rl.errors import RunError, UserError
 from blip_rl.learner import snapshot
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run import snapshots
@@ -130,6 +130,8 @@ def taken_up(run: RunParts, saved: snapshots.RunSnapshot, watched_task: str) -> 
         snapshot.put(agent, saved.agent)
         run.method.load_state(saved.method)
         yield
+    except RunError:  # of a game
+        raise
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
     snapshot.put_random(agent, saved.agent)

@@ -5,7 +5,6 @@ A method that learns all tasks at once has one such stage.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import InterruptedRunError, RunError, UserError
+from blip_rl.errors import InterruptedRunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import make_method
@@ -27,6 +26,7 @@ from blip_rl.run import conditions, evidence, fit
 from blip_rl.run.boundary_gifs import log_boundary_gifs
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
+from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
 from blip_rl.run.going_on import newest_snapshot
@@ -68,9 +68,11 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     _check_tasks(config, method)
     folder.create(dump_run_config(config), device, _seeds(config))
     with folder.locked():
-        run = _open(config, folder, device, method, Console(quiet))
-        run.console.say(opening_text(config, folder.path, device))
-        _learn(run, None)
+        with telling_how_to_go_on(folder):
+            run = _open(config, folder, device, method, Console(quiet))
+            run.console.say(opening_text(config, folder.path, device))
+            _learn(run, None)
+        run.console.say(closing_text(config, run.scores, folder.path))
     return folder.path
 
 
@@ -104,24 +106,32 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
         tasks, saved = _check_tasks(config, method), newest_snapshot(folder, accept_changes)
         if saved is None:
             conditions.check_begun_recipe(path, folder.recipe(), accept_changes)
-            folder.empty_evidence()
         else:
             conditions.check_recipe(folder.config, saved.recipe, accept_changes)
             if saved.stage > len(config.tasks):
                 raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
             fit.check_actions(saved.known_tasks, tasks)
-            evidence.cut_back(path, saved.evidence)
-            folder.forget_snapshots(after=saved.steps)
-        run = _open(config, folder, device, method, Console(quiet))
-        run.scores.take_up(folder.read_scores())
-        run.console.say(f"resuming {path} at step {saved.steps if saved else 0:,}")
-        _learn(run, saved)
+        with telling_how_to_go_on(folder):
+            _take_back(folder, saved)
+            run = _open(config, folder, device, method, Console(quiet))
+            run.scores.take_up(folder.read_scores())
+            run.console.say(f"resuming {path} at step {saved.steps if saved else 0:,}")
+            _learn(run, saved)
+        run.console.say(closing_text(config, run.scores, path))
     return folder.path
+
+
+def _take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
+    """Remove what was written after a snapshot."""
+    if saved is None:
+        folder.empty_evidence()
+    else:
+        evidence.cut_back(folder.path, saved.evidence)
+        folder.forget_snapshots(after=saved.steps)
 
 
 def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
     """All stages, from the beginning or from a snapshot on, with an answer for every way they can end."""
-    path = run.folder.path
     try:
         with run.stop.listening():
             if run.method.interleaved:
@@ -129,29 +139,15 @@ def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
             else:
                 for stage in range(saved.stage if saved else 1, len(run.config.tasks) + 1):
                     _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
-    except FloatingPointError as error:
-        raise RunError(f"{error}; {_to_go_on(run)}") from error
-    except OSError as error:
-        raise RunError(f"{error}; {_to_go_on(run)}") from error
     except StopRequestError:
-        raise InterruptedRunError(f"stopped: {_to_go_on(run)}", run.stop.signal_number or 0) from None
+        raise InterruptedRunError(f"stopped: {how_to_go_on(run.folder)}", run.stop.signal_number or 0) from None
     except KeyboardInterrupt:
-        run.console.say(f"\nstopped at once: {_to_go_on(run)}")
+        run.console.say(f"\nstopped at once: {how_to_go_on(run.folder)}")
         raise
     finally:
         with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
             run.logger.close()
     run.folder.forget_snapshots()
-    run.console.say(closing_text(run.config, run.scores, path))
-
-
-def _to_go_on(run: RunParts) -> str:
-    """Where the last good state is, and the command that goes on from it."""
-    path, saved = run.folder.path, run.folder.snapshots()
-    if not saved:
-        return f"all scores so far are in '{path}'"
-    command = shlex.join(["blip-rl", "train", "--resume", str(path)])
-    return f"saved at step {int(saved[-1].name[5:]):,}; go on with: {command}"
 
 
 def resolve_device(device: str) -> str:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic
 
@@ -13,8 +14,10 @@ import torch
 
 from blip_rl.errors import RunError, UserError
 from blip_rl.run.cells import Cell, CellPlayer, Result, play_here
+from blip_rl.run.conditions import command
 from blip_rl.tasks.games import rom_name
 
+_PATIENCE_SECONDS = 10
 _GAMES_OVER, _PLAYED, _REFUSED, _FAILED = "games over", "played", "refused", "failed"
 
 
@@ -33,17 +36,21 @@ def play_cells(
         workers: Processes; None takes one for each core if an Atari game is played, and else none: games of a few
             milliseconds are over before a process has started.
         on_games_over: Called with the number of games that have just ended.
-        kept: As for :func:`play_in_workers`.
+        kept: What is left of the cells that were done if one fails, for the error's message.
 
     Raises:
         UserError: a checkpoint is damaged or not this run's.
-        RunError: a worker died or failed.
+        RunError: a game or a worker died or failed; with the cell, what is kept and the command to give again.
     """
     if workers is None:
         workers = _cores() if any(rom_name(player.task(cell).game) for cell in cells) else 1
-    if min(workers, len(cells)) == 1:
-        return play_here(player, cells, on_games_over)
-    return play_in_workers(player, cells, workers, on_games_over, kept)
+    alone = min(workers, len(cells)) == 1
+    try:
+        yield from (
+            play_here(player, cells, on_games_over) if alone else play_in_workers(player, cells, workers, on_games_over)
+        )
+    except RunError as error:
+        raise RunError(f"{error} ({kept}; once more: {command()})") from error
 
 
 def _cores() -> int:
@@ -56,7 +63,6 @@ def play_in_workers(
     cells: Sequence[Cell],
     workers: int,
     on_games_over: Callable[[int], object],
-    kept: str,
 ) -> Generator[Result, None, None]:
     """Play cells in new processes, each one's result as soon as it is done; the processes end with the iteration.
 
@@ -65,16 +71,16 @@ def play_in_workers(
         cells: What to play, handed out one by one in this order, but a process goes on with its stage while it can.
         workers: Processes.
         on_games_over: Called here with the number of games that have just ended in some process.
-        kept: What is left of the cells that were done if one fails, for the error's message.
 
     Raises:
         UserError: a checkpoint is damaged or not this run's.
         RunError: a process died, or what it ran raised an error; names the cell.
     """
-    waiting, staff = list(cells), [_Worker(player, kept) for _ in range(min(workers, len(cells)))]
+    waiting, staff = list(cells), list[_Worker[Result]]()
     try:
-        for worker in staff:
-            worker.give(_next(waiting, None))
+        for _ in range(min(workers, len(cells))):
+            staff.append(_Worker(player))
+            staff[-1].give(_next(waiting, None))
         while busy := {worker.connection: worker for worker in staff if worker.cell is not None}:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
@@ -100,8 +106,8 @@ def _next(waiting: list[Cell], before: Cell | None) -> Cell:
 class _Worker(Generic[Result]):
     """One process and what it is playing."""
 
-    def __init__(self, player: CellPlayer[Result], kept: str) -> None:
-        self._kept = kept
+    def __init__(self, player: CellPlayer[Result]) -> None:
+        self._player = player
         context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the emulator's
         self.connection, theirs = context.Pipe()
         self.cell: Cell | None = None
@@ -132,22 +138,26 @@ class _Worker(Generic[Result]):
         if kind == _REFUSED:
             raise UserError(content)
         if kind == _FAILED:
-            raise RunError(f"playing {self.cell} failed: {content} ({self._kept})")
+            raise RunError(f"playing {self._playing()} failed: {content}")
         return kind, content
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         self._process.terminate()
+        self._process.join(timeout=_PATIENCE_SECONDS)
+        self._process.kill()  # one that is stopped, or deaf, would be waited for for ever
         self._process.join()
         self.connection.close()
 
+    def _playing(self) -> str:
+        return "nothing" if self.cell is None else self._player.described(self.cell)
+
     def _death(self) -> RunError:
-        self._process.join(timeout=10)
+        self._process.join(timeout=_PATIENCE_SECONDS)
         code = self._process.exitcode
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return RunError(
-            f"the process that played {self.cell} died ({how}): is there enough memory? Fewer --workers need less "
-            f"({self._kept})"
+            f"the process that played {self._playing()} died ({how}): is there enough memory? Fewer --workers need less"
         )
 
 
@@ -155,16 +165,22 @@ def _serve(connection: Connection, player: CellPlayer[Result]) -> None:
     """A worker's life: play what is asked for until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its workers
     torch.set_num_threads(1)
-    while True:
-        try:
-            cell: Cell = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            result = player.play(cell, lambda count: connection.send((_GAMES_OVER, count)))
-        except UserError as error:
-            connection.send((_REFUSED, str(error)))
-        except Exception as error:
-            connection.send((_FAILED, f"{type(error).__name__}: {error}"))
-        else:
-            connection.send((_PLAYED, result))
+    with suppress(OSError):  # the parent has gone: there is nobody left to tell
+        while True:
+            try:
+                cell: Cell = connection.recv()
+            except EOFError:
+                return
+            connection.send(_answer(player, cell, lambda count: connection.send((_GAMES_OVER, count))))
+
+
+def _answer(player: CellPlayer[Any], cell: Cell, on_games_over: Callable[[int], object]) -> tuple[str, Any]:
+    """What became of a cell."""
+    try:
+        return _PLAYED, player.play(cell, on_games_over)
+    except UserError as error:
+        return _REFUSED, str(error)
+    except RunError as error:
+        return _FAILED, str(error)
+    except Exception as error:
+        return _FAILED, f"{type(error).__name__}: {error}"

@@ -45,7 +45,14 @@ def make_evaluation_env(task: TaskConfig, atari: AtariConfig, num_envs: int, see
 
 
 def _make(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:
+    from blip_rl.tasks.failing import NamedVecEnv, naming
+
     game = check_game(task.game)
+    with naming(game, seed, num_envs):
+        return NamedVecEnv(_make_game(game, task, atari, num_envs, seed, training=training), game, seed)
+
+
+def _make_game(game: str, task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:
     if rom_name(game) is None:
         from blip_rl.tasks.control import make_control_env
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from blip_rl.config import AtariConfig, TaskConfig
 from blip_rl.errors import RunError, UserError
+from blip_rl.tasks.failing import naming
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.seeds import check_seed
 
@@ -45,6 +46,12 @@ class Moment:
 
 class Screen(Protocol):
     """One game that can be watched."""
+
+    game: str
+    """What is played."""
+
+    seed: int
+    """What it is played with."""
 
     decisions_per_second: float
     """How many decisions a second of the game holds when it is played at its own speed."""
@@ -87,9 +94,9 @@ def replay(screen: Screen, actions: Iterable[Any]) -> Generator[Picture, None, N
     """Yield the picture before each action and the one after the last; the screen is closed with the iteration.
 
     Raises:
-        RunError: the game ends before its actions do: it was not the same game.
+        RunError: the game fails, or ends before its actions do: it was not the same game.
     """
-    with closing(screen):
+    with closing(screen), naming(screen.game, screen.seed):
         yield screen.reset()
         over = False
         for number, action in enumerate(actions):
@@ -116,7 +123,7 @@ class AtariScreen:
     def __init__(self, rom: str, seed: int, config: AtariConfig) -> None:
         from blip_rl.tasks.emulator import load_emulator
 
-        self._seed = seed
+        self.game, self.seed = rom, seed
         self._emulator = load_emulator(
             rom, 1, config, num_threads=1, img_height=_HEIGHT, img_width=_WIDTH, grayscale=False, stack_num=1
         )
@@ -124,7 +131,7 @@ class AtariScreen:
 
     def reset(self) -> Picture:
         """Begin the game that the seed stands for."""
-        observations, info = self._emulator.reset(seed=np.array([self._seed]))
+        observations, info = self._emulator.reset(seed=np.array([self.seed]))
         self.lives = int(info["lives"][0])
         return _copy(observations[0, 0])
 
@@ -152,13 +159,13 @@ class ControlScreen:
             "PYGAME_HIDE_SUPPORT_PROMPT": "1",
         }.items():
             os.environ.setdefault(name, value)
-        self._game, self._seed = game, seed
+        self.game, self.seed = game, seed
         self._env = _make_drawing(game)
         self.decisions_per_second = float(self._env.metadata.get("render_fps") or 30)
 
     def reset(self) -> Picture:
         """Begin the game that the seed stands for."""
-        self._env.reset(seed=self._seed)
+        self._env.reset(seed=self.seed)
         return self._picture()
 
     def step(self, action: Any) -> Moment:
@@ -175,12 +182,12 @@ class ControlScreen:
             picture = np.asarray(self._env.render())
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(
-                f"game {self._game!r} cannot draw itself: {error} "
+                f"game {self.game!r} cannot draw itself: {error} "
                 "(classic control needs: pip install 'blip-rl[control]')"
             ) from error
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise UserError(
-                f"game {self._game!r} draws {picture.dtype} of shape {picture.shape}: expected uint8 pictures of "
+                f"game {self.game!r} draws {picture.dtype} of shape {picture.shape}: expected uint8 pictures of "
                 "height x width x 3; choose other games (--games)"
             )
         return _copy(picture)

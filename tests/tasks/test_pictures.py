@@ -93,6 +93,7 @@ def test_a_replay_has_the_first_picture_and_one_for_each_action_and_is_the_same_
 class Short:
     """A game that is over after two decisions."""
 
+    game, seed = "short", 3
     decisions_per_second = 1.0
     closed = False
     count = 0

@@ -1,0 +1,36 @@
+"""How a run ends before its time: with the cause, what is saved, and the command that goes on from there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from blip_rl.errors import RunError, UserError
+from blip_rl.run.folder import RunFolder
+
+
+@contextmanager
+def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """Add to whatever ends the block how the run goes on.
+
+    Raises:
+        RunError: the training diverged, a game failed, a file could not be written, memory was not enough.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (FloatingPointError, OSError, MemoryError, RunError) as error:
+        what = str(error) or type(error).__name__  # a MemoryError says nothing
+        raise RunError(f"{what}; {how_to_go_on(folder)}") from error
+    except Exception as error:  # a fault of the program: its traceback is wanted
+        error.add_note(how_to_go_on(folder))
+        raise
+
+
+def how_to_go_on(folder: RunFolder) -> str:
+    """Where the last good state is, and the command that goes on from it."""
+    saved = folder.snapshots()
+    where = f"saved at step {int(saved[-1].name[5:]):,}" if saved else "nothing is saved yet"
+    return f"{where}; go on with: {shlex.join(['blip-rl', 'train', '--resume', str(folder.path)])}"
