@@ -195,3 +195,20 @@ def test_study_refuses_options_that_cannot_work(stand_in, capsys, options):
     assert (code, rows) == (2, {})
     assert options[0] in errors
     assert not Path("study").exists()
+
+
+def test_the_cost_of_logging_is_told_part_by_part(tmp_path):
+    out = tmp_path / "cost.json"
+    options = ["--game", "cartpole-a", "--steps", "128", "--threads", "1", "--out", str(out)]
+    options += [part for change in (*SMALL_RUN, "method.fisher_samples=8") for part in ("--set", change)]
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "benchmark_logging.py", *options], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(out.read_text())["runs"]
+    parts = run["seconds"]
+    assert parts["scalars"] > 0
+    assert parts["heatmaps and histograms"] > 0
+    assert parts["films"] < 0.1  # asked for nothing
+    assert 0 < parts["all of it"] < run["total"]
+    assert "| heatmaps and histograms |" in done.stdout
