@@ -4,8 +4,8 @@
 
 Trains one game with BLIP in this process and adds up the time in the logger, the heatmaps and histograms of the frozen
 bits, and where ``--films`` asks for them the films at the boundary (which play the game again). Times are the process's
-own processor time, so that other work on the machine counts little. Heatmaps and films come once a task, however long it
-is: in a short run their share is large.
+own processor time, so that other work on the machine counts little. Heatmaps and films come once a task, however long
+it is: in a short run their share is large.
 """
 
 from __future__ import annotations
