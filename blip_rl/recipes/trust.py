@@ -19,7 +19,7 @@ def import_problem(game: str) -> str:
     A package that has been imported already runs no code any more.
     """
     package, colon, _ = game.rpartition(":")
-    named = [name.strip() for name in os.environ.get(TRUSTED, "").split(",")]
+    named = [name.strip() for name in os.environ.get(TRUSTED, "").split(",") if name.strip()]
     if not colon or package in sys.modules or package in named:
         return ""
     shown = package[:80] if package.isprintable() else "NAME"

@@ -1,0 +1,96 @@
+"""A file may not have a package imported; a person may."""
+
+import sys
+
+import pytest
+
+from blip_rl.errors import UserError
+from blip_rl.recipes import dump_run_config, load_run_config, resolve
+from blip_rl.recipes.trust import TRUSTED, import_problem
+from blip_rl.untrusted.files import MOST_TASKS
+
+PACKAGE = "a_package_of_a_stranger"
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    """A package that leaves a mark when it is imported."""
+    marked = tmp_path / "mark"
+    (tmp_path / f"{PACKAGE}.py").write_text(f"open({str(marked)!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield marked
+    sys.modules.pop(PACKAGE, None)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run whose recipe can be changed."""
+
+    def write(old="", new=""):
+        text = dump_run_config(resolve("cartpole-a", "finetune"))
+        assert old in text
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.toml").write_text(text.replace(old, new, 1))
+        return folder
+
+    return write
+
+
+def test_a_run_folder_cannot_run_code(run, mark):
+    folder = run('game = "CartPole-v1"', f'game = "{PACKAGE}:CartPole-v1"')
+    with pytest.raises(UserError, match=rf"tasks\[0\].game = .*may not import a package.*{TRUSTED}={PACKAGE}"):
+        load_run_config(folder)
+    assert not mark.exists()
+    assert PACKAGE not in sys.modules
+
+
+@pytest.mark.parametrize("name", [f"{PACKAGE}.deep", f"x:{PACKAGE}", "", "../x", "a b"])
+def test_no_spelling_gets_a_package_in(run, mark, name):
+    with pytest.raises(UserError, match="may not import a package"):
+        load_run_config(run('game = "CartPole-v1"', f'game = "{name}:CartPole-v1"'))
+    assert not mark.exists()
+
+
+def test_who_names_the_package_himself_is_let(run, mark, monkeypatch):
+    monkeypatch.setenv(TRUSTED, f"other, {PACKAGE}")
+    folder = run('game = "CartPole-v1"', f'game = "{PACKAGE}:CartPole-v1"')
+    assert load_run_config(folder).tasks[0].game == f"{PACKAGE}:CartPole-v1"
+
+
+def test_what_is_imported_already_runs_nothing_more():
+    assert import_problem("json:CartPole-v1") == ""
+    assert "may not import" in import_problem("json.no_such_module:CartPole-v1")
+
+
+@pytest.mark.parametrize("name", ["../../../tmp/x", "/etc/x", "a\\nb", "a\\u001b[2J", "\\u202ea"])
+def test_names_that_files_are_named_after_lead_nowhere(run, name):
+    with pytest.raises(UserError, match=r"agent_name = .*without slashes and control characters"):
+        load_run_config(run('agent_name = "finetune"', f'agent_name = "{name}"'))
+
+
+def test_more_tasks_than_a_run_can_have_are_not_looked_at(run, sequence_file):
+    tasks = "".join(f'[[tasks]]\nname = "a{n}"\ngame = "nope{n}"\n' for n in range(MOST_TASKS + 1))
+    with pytest.raises(UserError, match=f"{MOST_TASKS + 1} tasks: expected at most {MOST_TASKS}"):
+        resolve(sequence_file(tasks), "finetune")
+    with pytest.raises(UserError, match=f"expected at most {MOST_TASKS}"):
+        resolve(",".join(["kungfu"] * 40_000), "finetune")
+    folder = run()
+    with (folder / "config.toml").open("a") as file:
+        file.write(tasks)
+    with pytest.raises(UserError, match="expected at most"):
+        load_run_config(folder)
+
+
+def test_a_link_out_of_a_run_folder_is_refused(run, tmp_path):
+    folder = run()
+    (folder / "scores.csv").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="leads out"):
+        load_run_config(folder)
+
+
+@pytest.mark.parametrize("value", [f"0x{'f' * 9_000}", "{a = " * 60 + "1" + "}" * 60])
+def test_a_setting_that_cannot_be_shown_is_text(value, problems):
+    (line,) = problems("cartpole-a", "finetune", overrides=[f"ppo.epochs={value}"])
+    assert "expected a whole number" in line
+    assert len(line) < 300
