@@ -221,7 +221,10 @@ def attached(
         optimizer: Steps the trunk's parameters.
         resume: Whether the task goes on in its middle, from a state that was loaded.
     """
-    (method.resume_task if resume else method.start_task)(trunk)
+    if resume:
+        _resume(method, trunk)
+    else:
+        method.start_task(trunk)
     handles: list[Any] = [optimizer.register_step_post_hook(lambda *_: method.after_step())]
     if type(method).add_gradient is not Method.add_gradient:
         # Post-accumulate hooks fire inside backward(): before the norm is clipped, with any training loop.
@@ -236,3 +239,11 @@ def attached(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _resume(method: Method, trunk: nn.Module) -> None:
+    """Let a method go on in the middle of a task; what it was given may come from a damaged file."""
+    try:
+        method.resume_task(trunk)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the saved state of {type(method).__name__} does not fit this network: {error}") from error
