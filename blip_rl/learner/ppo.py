@@ -321,13 +321,14 @@ class ContinualPPO(PPO):
     def _fresh_observations(self, samples: int) -> Tensor:
         """Play on with the learned, stochastic policy and keep what it sees: (samples, *observation shape)."""
         env = cast(VecEnv, self.env)
-        kept: list[np.ndarray] = []
         observations = cast(np.ndarray, self._last_obs)
-        for _ in range(-(-samples // env.num_envs)):
-            kept.append(observations.copy())
+        if not samples:
+            return torch.empty((0, *observations.shape[1:]))
+        # One block: hundreds of megabytes in pieces would be there twice, and their memory hardly comes back.
+        kept = np.empty((samples, *observations.shape[1:]), dtype=observations.dtype)
+        for first in range(0, samples, env.num_envs):
+            kept[first : first + env.num_envs] = observations[: samples - first]
             result: Any = env.step(self.policy.act(observations, greedy=False))
             observations = result[0]
         self._last_obs = observations
-        if not kept:
-            return torch.empty((0, *cast(tuple[int, ...], self.observation_space.shape)))
-        return torch.from_numpy(np.concatenate(kept)[:samples])
+        return torch.from_numpy(kept)

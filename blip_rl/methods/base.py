@@ -171,6 +171,16 @@ class Method:
         """What to save with a checkpoint."""
         return MethodState()
 
+    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
+        """About how much :meth:`state` will hold, at the most: asked early in the first task, to tell what a run takes.
+
+        Args:
+            trunk: The shared layers.
+            tasks: How many will have been learned.
+            observation_bytes: Of one observation.
+        """
+        return sum(int(tensor.nbytes) for tensor in self.state().tensors.values())
+
     def load_state(self, state: MethodState) -> None:
         """Take back what :meth:`state` returned."""
         if state.tensors or state.values:
@@ -202,6 +212,11 @@ class FisherMethod(Method):
                 f"task {name!r} has {type(action_space).__name__} actions: method.fisher_expectation = 'exact' needs a "
                 "Discrete action space (use 'sampled')"
             )
+
+
+def parameter_bytes(trunk: nn.Module) -> int:
+    """Bytes of all parameters of a trunk."""
+    return sum(int(parameter.nbytes) for parameter in trunk.parameters())
 
 
 def mean_entry(tensors: dict[str, Tensor]) -> float:

@@ -163,6 +163,10 @@ class Clear(Method):
             tensors["draws"] = self._draws.get_state()
         return MethodState(tensors, {"tasks_seen": len(self._memories), "seed": self._seed})
 
+    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
+        """The memory is full from the first task's end on; the policies kept with the frames are small beside them."""
+        return self._capacity(observation_bytes) * observation_bytes
+
     def load_state(self, state: MethodState) -> None:
         """Take a saved state.
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from blip_rl.config import Fraction, NonNegativeFloat
 from blip_rl.core.penalty import Parabola
-from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, mean_entry
+from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, mean_entry, parameter_bytes
 
 _KINDS = ("fisher", "anchor")
 
@@ -68,6 +68,10 @@ class EwcOnline(FisherMethod):
         """The Fisher, the anchor, the penalty's height there, which is 0, and the number of tasks seen."""
         values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height}
         return MethodState(self._penalty.tensors(), values)
+
+    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
+        """As much from the first task's end on."""
+        return len(_KINDS) * parameter_bytes(trunk)
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""

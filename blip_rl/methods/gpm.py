@@ -84,6 +84,10 @@ class Gpm(Method):
         """The directions of every layer."""
         return MethodState(saved.named(self._bases, "basis"))
 
+    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
+        """All directions of every layer's inputs; what tasks need is usually far less."""
+        return sum(4 * layer.weight[0].numel() ** 2 for layer in subspace.protected_layers(trunk).values())
+
     def load_state(self, state: MethodState) -> None:
         """Take saved directions; the next ``start_task`` checks them against the trunk."""
         (self._bases,) = saved.split(state.tensors, "basis")

@@ -13,7 +13,7 @@ from torch import nn
 
 from blip_rl.config import NonNegativeFloat, Settings
 from blip_rl.core.penalty import Parabola
-from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.methods.base import FinishedTask, Method, MethodState, parameter_bytes
 
 
 class L2Settings(Settings):
@@ -59,6 +59,10 @@ class L2(Method):
     def state(self) -> MethodState:
         """The anchor; nothing before the first task has ended."""
         return MethodState(self._penalty.tensors())
+
+    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
+        """As much from the first task's end on."""
+        return parameter_bytes(trunk)
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""

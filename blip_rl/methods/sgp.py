@@ -94,6 +94,11 @@ class Sgp(Method):
         """The directions of every layer and their importances."""
         return MethodState(saved.named(self._bases, "basis") | saved.named(self._importance, "importance"))
 
+    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
+        """All directions of every layer's inputs, and their importances; what tasks need is usually far less."""
+        inputs = [layer.weight[0].numel() for layer in subspace.protected_layers(trunk).values()]
+        return sum(4 * size * (size + 1) for size in inputs)
+
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""
         self._bases, self._importance = saved.split(state.tensors, "basis", "importance")

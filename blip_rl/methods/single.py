@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from blip_rl.core import saved
-from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.methods.base import FinishedTask, Method, MethodState, parameter_bytes
 
 _START = 0  # number of the copy that every task starts from; a finished task's copy has the task's number
 
@@ -71,6 +71,10 @@ class Single(Method):
         """All copies, named by their number and parameter."""
         tensors = {f"{n}.{name}": tensor for n, copy in enumerate(self._copies) for name, tensor in copy.items()}
         return MethodState(tensors, {"copies": len(self._copies)})
+
+    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
+        """A copy for each task, and the start."""
+        return (tasks + 1) * parameter_bytes(trunk)
 
     def load_state(self, state: MethodState) -> None:
         """Take saved copies; they are checked against the trunk when they meet one.

@@ -18,11 +18,13 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
+from blip_rl.run.estimate import needs
 from blip_rl.run.folder import BitsRow
 from blip_rl.run.keeper import Keeper
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.stop import StopRequestError
 from blip_rl.run.tensorboard import describe_run
+from blip_rl.untrusted.machine import in_words
 
 _ROLLOUTS_BEFORE_ESTIMATE = 3
 _LONG_RUN_SECONDS = 120
@@ -169,17 +171,12 @@ class TaskMonitor(BaseCallback):
         total = sum(task.steps for task in self._config.tasks)
         seconds = total / rate
         if seconds >= _LONG_RUN_SECONDS:
-            memory, disk = peak_memory_bytes() / 1e9, self._disk_bytes() / 1e9
+            need = needs(self._config, self._agent, self._method, peak_memory_bytes())
             self._console.say(
                 f"{total:,} steps at {rate:,.0f} steps/s so far: about {duration(seconds)} of learning, and the "
-                f"evaluations; {memory:.1f} GB of memory, {disk:.2f} GB of checkpoints"
+                f"evaluations; about {in_words(need.memory)} of memory, up to {in_words(need.disk)} of disk "
+                f"({in_words(need.disk_in_the_end)} in the end)"
             )
-
-    def _disk_bytes(self) -> int:
-        """What the stage checkpoints of the whole run will take."""
-        tensors = [*self._agent.policy.trunk.state_dict().values(), *self._method.state().tensors.values()]
-        checkpoints = 1 if self._method.interleaved else len(self._config.tasks)
-        return checkpoints * sum(int(tensor.nbytes) for tensor in tensors)
 
 
 def peak_memory_bytes() -> int:

@@ -1,0 +1,25 @@
+"""What each method says that it will keep, against what it does keep."""
+
+import pytest
+from small_tasks import TRUNKS, learn, three_tasks
+from test_contract import from_recipe
+
+from blip_rl.methods import method_names
+
+SETTINGS = {"clear": {"capacity_frames": 60}, "packnet": {"tasks": 3}}
+AT_MOST = {"gpm", "sgp"}
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+@pytest.mark.parametrize("name", [name for name in method_names() if name != "multitask"])
+def test_it_is_told_at_the_beginning_what_will_be_kept(name, kind):
+    trunk, tasks, method = TRUNKS[kind][0](), three_tasks(kind), from_recipe(name, **SETTINGS.get(name, {}))
+    frame = tasks[0].observations[:1].nbytes
+    method.start_task(trunk)
+    told = [method.kept_bytes(trunk, number, frame) for number in (1, 2, 3)]
+    for expected, task in zip(told, tasks, strict=True):
+        learn(method, trunk, task, steps=3)
+        kept = sum(tensor.nbytes for tensor in method.state().tensors.values())
+        small_frames = 2.2 if name == "clear" else 1  # beside which CLEAR's policies and values are not small
+        assert kept <= small_frames * expected
+        assert name in AT_MOST or kept >= 0.9 * expected
