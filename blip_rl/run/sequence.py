@@ -6,7 +6,7 @@ A method that learns all tasks at once has one such stage.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,12 +67,11 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     method = make_method(config.agent.method)
     _check_tasks(config, method)
     folder.create(dump_run_config(config), device, _seeds(config))
-    with folder.locked():
-        with telling_how_to_go_on(folder):
-            run = _open(config, folder, device, method, Console(quiet))
-            run.console.say(opening_text(config, folder.path, device))
-            _learn(run, None)
-        run.console.say(closing_text(config, run.scores, folder.path))
+    with telling_how_to_go_on(folder), folder.locked():
+        run = _open(config, folder, device, method, Console(quiet))
+        run.console.say(opening_text(config, folder.path, device))
+        _learn(run, None)
+    run.console.say(closing_text(config, run.scores, folder.path))
     return folder.path
 
 
@@ -97,7 +96,9 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
     folder = RunFolder.existing(path)
     config = load_run_config(folder.config)
     device = resolve_device(config.device)
-    with folder.locked():
+    with ExitStack() as held:
+        with telling_how_to_go_on(folder):
+            held.enter_context(folder.locked())
         if folder.finished(len(config.tasks)):
             raise UserError(f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)")
         torch.set_num_threads(threads or conditions.threads(path))
