@@ -23,7 +23,8 @@ def check_run(path: Path) -> None:
         return
     inside = _runs_in(path)
     if inside:
-        raise UserError(f"'{path}' is not a run folder but holds {len(inside)}: expected one of them, as '{inside[0]}'")
+        others = f" or another of its {len(inside)}" if len(inside) > 1 else ""
+        raise UserError(f"'{path}' is not a run folder but holds some: did you mean '{inside[0]}'{others}?")
     raise UserError(f"'{path}' is not a run folder: it has no {_RECIPE} (blip-rl train creates run folders)")
 
 

@@ -1,0 +1,70 @@
+"""Folders that a command names: each wrong one gets the message that helps."""
+
+from pathlib import Path
+
+import pytest
+
+from blip_rl.errors import UserError
+from blip_rl.run import places
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    """``runs/`` with two runs and a folder that is none, beside a file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, "config.toml").write_text(f'[[tasks]]\nname = "{name}"\n', encoding="utf-8")
+    Path("runs/none").mkdir()
+    Path("file").touch()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("runs", "'runs' is not a run folder but holds some: did you mean 'runs/first' or another of its 2?"),
+        ("runs/none", "'runs/none' is not a run folder: it has no config.toml (blip-rl train creates run folders)"),
+        ("runs/scond", "folder 'runs/scond' does not exist: did you mean runs/second?"),
+        ("elsewhere", "folder 'elsewhere' does not exist: expected a folder that blip-rl train created"),
+        ("file", "'file' is a file: expected a folder that blip-rl train created"),
+        ("runs/first/config.toml", "'runs/first/config.toml' is a file: did you mean 'runs/first'?"),
+    ],
+)
+def test_what_is_no_run(path, message):
+    with pytest.raises(UserError) as caught:
+        places.check_run(Path(path))
+    assert str(caught.value) == message
+
+
+def test_a_run_is_one():
+    places.check_run(Path("runs/first"))
+    assert places.task_names(Path("runs/first")) == ("first",)
+
+
+@pytest.mark.parametrize("path", ["runs", "file", "file/new"])
+def test_a_new_folder_must_be_new_and_possible(path):
+    with pytest.raises(UserError, match=r"exists|not a writable folder"):
+        places.check_new_folder(Path(path))
+    places.check_new_folder(Path("deep/new"))
+    assert not Path("deep").exists()
+
+
+def test_a_folder_to_write_into_may_be_there():
+    places.check_writable_folder(Path("runs"))
+    places.check_writable_folder(Path("deep/new"))
+    for path in ("file", "file/new"):
+        with pytest.raises(UserError, match=r"is a file|not a writable folder"):
+            places.check_writable_folder(Path(path))
+
+
+def test_a_file_to_read_is_there():
+    places.check_file(Path("file"))
+    for path, message in (("runs", "is a folder"), ("nothing", "does not exist")):
+        with pytest.raises(UserError, match=message):
+            places.check_file(Path(path))
+
+
+def test_games_are_the_runs():
+    places.check_games(["b"], ["a", "b"])
+    with pytest.raises(UserError, match="never saw 'boxin': did you mean boxing"):
+        places.check_games(["boxing", "boxin"], ["boxing"])

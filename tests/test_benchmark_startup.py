@@ -1,0 +1,22 @@
+"""The start-up benchmark runs as a user would run it, on a training that starts at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark_startup.py"
+
+
+def test_every_command_is_measured(tmp_path):
+    options = ["--repeats", "1", "--threads", "1", "--games", "CartPole-v1", "--agent", "finetune", "--out", "x.json"]
+    done = subprocess.run([sys.executable, SCRIPT, *options], cwd=tmp_path, capture_output=True, text=True, check=True)
+    commands = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["commands"]
+    (first_step,) = [title for title in commands if title.endswith("to its first step")]
+    assert len(commands) == 8
+    for title, found in commands.items():
+        assert title in done.stdout
+        assert found["seconds_all"] == [found["seconds"]]
+        assert 0.01 < found["processor_seconds"] < 60
+    assert commands["blip-rl --help"]["processor_seconds"] < commands[first_step]["processor_seconds"] / 3
+    assert not (tmp_path / "runs").exists()
