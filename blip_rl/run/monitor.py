@@ -108,8 +108,9 @@ class TaskMonitor(BaseCallback):
             # States of the task that are the same at every evaluation, and cost no game and no random draw.
             rollout = cast(Rollout, self._agent.rollout_buffer)
             self._scores.panel.watch(self._agent.policy, rollout.all_observations())
-        for layer, mean in self._layer_bits.items():
-            self.logger.record(f"bits/{layer}/mean_frozen", mean)
+        if self.num_timesteps < self._end_steps:  # the task's last step has the bits that its end leaves frozen
+            for layer, mean in self._layer_bits.items():
+                self.logger.record(f"bits/{layer}/mean_frozen", mean)
         self._advance_bar()
 
     def _on_training_end(self) -> None:

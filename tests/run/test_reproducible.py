@@ -1,0 +1,58 @@
+"""The same recipe twice, in two processes with different hash seeds: every byte that tells no time is the same."""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from tests.run.broken_off import ATARI, command, settings
+
+TIMED = ("events", "speed.csv", "environment.json", "command.txt")
+RUNS = {
+    "cartpole": {"agent": "blip", "overrides": settings("blip")},
+    "atari": {"agent": "finetune", "overrides": ATARI, "games": "pong,boxing", "steps": "64"},
+}
+
+
+def files(run):
+    """Digest of every file that tells no time and not its own place."""
+    found = sorted(path for path in run.rglob("*") if path.is_file() and not path.name.startswith(TIMED))
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def events(run):
+    """Every value that TensorBoard shows, in the order of writing: numbers, histograms, pictures; speeds left out."""
+    (path,) = run.glob("events*")
+    return [
+        (event.step, value.tag, value.SerializeToString())
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if not value.tag.startswith(("time/", "_hparams_"))
+    ]
+
+
+def _words(out, agent, overrides, **options):
+    return command(agent, out, overrides, "--quiet", **options)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_two_processes_make_the_same_run(kind, tmp_path):
+    with contextlib.ExitStack() as opened:
+        children = []
+        for number in (1, 2):
+            words = _words(tmp_path / f"run-{number}", **RUNS[kind])
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(number)}
+            child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+            opened.callback(child.kill)
+            children.append(child)
+        for child in children:
+            _, stderr = child.communicate(timeout=300)
+            assert child.returncode == 0, stderr
+    first, second = (tmp_path / f"run-{number}" for number in (1, 2))
+    assert {"config.toml", "scores.csv", "bits.csv", "checkpoints/stage-02/policy.safetensors"} <= set(files(first))
+    assert files(first) == files(second)
+    assert len(events(first)) > 50
+    assert events(first) == events(second)

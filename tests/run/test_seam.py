@@ -1,0 +1,51 @@
+"""What TensorBoard shows of a run that was resumed five times: one curve, with no step twice and none left out."""
+
+import re
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.run import sequence, snapshots
+from blip_rl.run.scores import ScoreBook
+from blip_rl.run.sequence import train
+from tests.run.broken_off import broken_off, go_on, killed_at, small_run
+
+pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
+RESUMED_FROM = [
+    (ContinualPPO, "_update", 5, True),
+    (ScoreBook, "_play", 2, True),
+    (snapshots, "save", 2, False),
+    (sequence, "save_stage", 1, True),
+]
+
+
+def written(run):
+    """Tag → (step, value) of every scalar as it stands in the event files, one file after the other."""
+    found = {}
+    for path in sorted(run.glob("events*"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
+    return found
+
+
+def test_a_run_resumed_five_times_is_one_curve(tmp_path):
+    never_left = written(train(small_run(), out=tmp_path / "whole", threads=1, quiet=True))
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 2)
+    for point in RESUMED_FROM:
+        with killed_at(*point):
+            go_on(run)
+    go_on(run)
+    assert len(list(run.glob("events*"))) >= 5
+    curves = written(run)
+    assert set(curves) == set(never_left)
+    assert len(curves) > 30
+    for tag, points in curves.items():
+        steps = [step for step, _ in points]
+        assert steps == sorted(set(steps)), tag
+        if tag.startswith("time/"):
+            assert set(steps) <= {step for step, _ in never_left[tag]}, tag
+        else:
+            assert points == never_left[tag], tag
