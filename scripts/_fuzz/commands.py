@@ -81,7 +81,8 @@ class Commands:
             arguments.insert(draw.randrange(len(arguments) + 1), _value(draw))
         if draw.random() < 0.05:
             draw.shuffle(arguments)
-        return [argument.replace("\x00", "") for argument in arguments]  # no system passes one on
+        # No system passes a zero byte on; and a package that a person types is imported, as asked for.
+        return [argument.replace("\x00", "").replace(change.CANARY_PACKAGE, "no_package") for argument in arguments]
 
 
 def _encoding(errors: str) -> Any:
