@@ -27,6 +27,7 @@ from blip_rl.run.folder import RunFolder
 from blip_rl.run.rescore import evaluate_run
 from blip_rl.run.sequence import train
 from blip_rl.run.standalone import plain_ppo, standalone
+from blip_rl.tasks.control import orthogonal_matrix
 from blip_rl.tasks.make import make_evaluation_env
 from tests.run.conftest import small_config
 
@@ -200,6 +201,24 @@ def test_an_atari_game_goes_the_same_way_without_blip_rl(atari_run, game, tmp_pa
     assert (score, actions) == play_here(atari_run, 2, game)
 
 
+def check_trained(run, exported):
+    """Probabilities and values of every task, on states as the plain game shows them."""
+    config = load_run_config(run)
+    stage = load_stage(RunFolder(run).stage_path(2), config)
+    method = make_method(config.agent.method)
+    method.load_state(stage.method_state)
+    states = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    for number, (task, one) in enumerate(zip(config.tasks, exported, strict=True), start=1):
+        mix = np.eye(4) if task.observation_mix_seed is None else orthogonal_matrix(4, task.observation_mix_seed)
+        model = PPO.load(one.file, device="cpu")
+        with method.playing(stage.policy.trunk, number), torch.no_grad():
+            mine, values = stage.policy.outputs_of(number, torch.from_numpy((states @ mix.T).astype(np.float32)))
+            tensor, _ = model.policy.obs_to_tensor(states)
+            theirs = model.policy.get_distribution(tensor).distribution
+            torch.testing.assert_close(theirs.probs, mine.probs, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(model.policy.predict_values(tensor).flatten(), values, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("agent", ["blip", "packnet"])
 def test_a_trained_run_goes_the_same_way_without_blip_rl(agent, tmp_path):
     """CartPoles seen through other eyes; ``packnet`` plays each task with another trunk."""
@@ -211,6 +230,7 @@ def test_a_trained_run_goes_the_same_way_without_blip_rl(agent, tmp_path):
         ("stage-02-cartpole-b.zip", 2),
     ]
     assert play_elsewhere(exported[0].usage, tmp_path) == play_here(run, 2, "cartpole-a")
+    check_trained(run, exported)
     table = evaluate_run(run, stages=[2], episodes=1)
     assert f"{play_here(run, 2, 'cartpole-a')[0]:.1f}" in table
 
