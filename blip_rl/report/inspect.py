@@ -129,7 +129,8 @@ def _config(run: Path) -> dict[str, Any]:
     check_folder(run)
     config = load_config(run)
     try:
-        if not (config["agent_name"] and config["agent"]["method"]["name"] and config["tasks"][0]["name"]):
+        named = [config["agent_name"], config["agent"]["method"]["name"], *(task["name"] for task in config["tasks"])]
+        if not all(named) or not config["tasks"]:
             raise ValueError("no agent, method or task is named")
     except (ValueError, LookupError, TypeError) as error:
         raise no_recipe(run, error) from error

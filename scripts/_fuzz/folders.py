@@ -22,7 +22,7 @@ from blip_rl.report.page import write_report
 from blip_rl.run import sequence
 from blip_rl.run.rescore import evaluate_run
 
-NO_LONGER_WHAT_IT_WAS = (ValueError, LookupError, TypeError, struct.error, csv.Error)
+NO_LONGER_WHAT_IT_WAS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, struct.error, csv.Error)
 """What comes of changing a file for a second time."""
 _WAYS = {".toml": change.toml, ".json": change.json_text, ".csv": change.table, ".safetensors": tensors.tensor_file}
 _DRAWN = 1 / 250  # of the reports with real pictures, which take seconds
@@ -142,7 +142,7 @@ def undrawn() -> Iterator[None]:
 @contextlib.contextmanager
 def opened_only() -> Iterator[None]:
     """Resume as far as the agent, its method and its games are what they were; no update is made."""
-    learn = sequence._learn
+    learn, open_run, opened = sequence._learn, sequence._open, []
 
     def open_stage(run: Any, saved: Any) -> None:
         if saved is not None:
@@ -152,7 +152,10 @@ def opened_only() -> Iterator[None]:
                     run.method.frozen_bits()
 
     sequence._learn = open_stage
+    sequence._open = lambda *arguments: opened.append(open_run(*arguments)) or opened[-1]
     try:
         yield
     finally:
-        sequence._learn = learn
+        sequence._learn, sequence._open = learn, open_run
+        for run in opened:
+            run.logger.close()  # each has a thread, and a few thousand are more than there can be
