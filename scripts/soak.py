@@ -7,8 +7,11 @@ The games take turns, each time as a new task with a head of its own (CartPole w
 each task, at the same line of the program, come memory, open files and threads. What grows by design is counted from
 the tensors themselves and taken off: heads and what the method remembers (a head of an Atari game is 40 kB). On the
 disk checkpoints add up, of which only the newest is kept here, and the tables; in memory the score matrix grows, by a
-few bytes for each pair of tasks. Growth counts from the third switch on. Memory that was freed but that the C library
-keeps for later goes up and down by some hundred MB: it is given back before each measurement, and shown beside it.
+few bytes for each pair of tasks. Growth counts from the third switch on.
+
+Memory is what the process itself has filled: a system short of memory takes the pages of programs and libraries away
+and brings them back. What was freed but is kept for later by the C library goes up and down by some hundred MB: it is
+given back before each measurement, and shown beside it.
 Exit code 1 if memory grew by more than 1 % or if a file or a thread was left behind.
 """
 
@@ -18,6 +21,7 @@ import argparse
 import ctypes
 import gc
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -27,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import cell, markdown_table, positive_int, provenance, rss_mb, show
+from _measure import cell, markdown_table, positive_int, provenance, show
 
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
@@ -122,9 +126,9 @@ def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -
 
 def _moment(task: str, seconds: float, policy: ContinualPolicy, method: Method, checkpoint_mb: float) -> Moment:
     gc.collect()
-    before = rss_mb()
+    before = _filled_mb()
     _give_back()
-    memory = rss_mb()
+    memory = _filled_mb()
     if before is None or memory is None:
         sys.exit("soak.py reads /proc, which this system does not have")
     tensors = [*policy.task_state().values(), *method.state().tensors.values()]
@@ -138,6 +142,15 @@ def _moment(task: str, seconds: float, policy: ContinualPolicy, method: Method, 
         threads=_entries("/proc/self/task"),
         checkpoint_mb=checkpoint_mb,
     )
+
+
+def _filled_mb() -> float | None:
+    """Memory of this process that no file stands behind; None where there is no /proc."""
+    try:
+        match = re.search(r"^RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 / 1e6 if match else None
 
 
 def _give_back() -> None:
