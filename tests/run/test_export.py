@@ -3,6 +3,7 @@
 import base64
 import json
 import pickletools
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -236,11 +237,12 @@ def test_a_trained_run_goes_the_same_way_without_blip_rl(agent, tmp_path):
 
 
 def test_exports_go_to_the_runs_folder_and_an_earlier_stage_has_fewer(finished_run, tmp_path):
-    (one,) = export_run(finished_run, stage=1, out=tmp_path / "agents")
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (one,) = export_run(run, stage=1, out=tmp_path / "agents")
     assert one.file == tmp_path / "agents" / "stage-01-cartpole-a.zip"
-    assert [e.file.parent for e in export_run(finished_run)] == [finished_run / "export"] * 2
-    assert export_run(finished_run, games=["cartpole-b"])[0].task == "cartpole-b"
-    assert not list(finished_run.glob("export/.*"))
+    assert [e.file.parent for e in export_run(run)] == [run / "export"] * 2
+    assert export_run(run, games=["cartpole-b"])[0].task == "cartpole-b"
+    assert not list(run.glob("export/.*"))
 
 
 def test_a_failed_export_leaves_what_was_there(finished_run, tmp_path, monkeypatch):
