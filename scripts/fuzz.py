@@ -96,10 +96,10 @@ def _work(options: argparse.Namespace) -> None:
     from _fuzz import canary, watch
 
     from blip_rl.report import load_bits
-    from blip_rl.run import durable
+    from blip_rl.run import durable, evidence
     from blip_rl.untrusted import machine
 
-    for module in (machine, load_bits, durable):
+    for module in (machine, load_bits, durable, evidence):
         module.memory_bytes = lambda: 2**30  # what is said to fit must fit into what the system leaves
     with tempfile.TemporaryDirectory(prefix="blip-rl-fuzz-") as folder, options.worker.open("w") as log:
         canaries = canary.Canaries(Path(folder))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.untrusted.files import printable
 
 
 class BadInput(click.ClickException):
@@ -32,7 +33,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            raise BadInput(str(error)) from error
+            raise BadInput(printable(str(error))) from error
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise

@@ -21,6 +21,7 @@ from blip_rl.cli.render import render
 from blip_rl.cli.report import report
 from blip_rl.cli.train import train
 from blip_rl.errors import InterruptedRunError, RunError
+from blip_rl.untrusted.files import printable
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -70,14 +71,14 @@ def main() -> NoReturn:
         code = 128 + error.signal_number
     except (RunError, OSError) as error:
         # A full disk or a folder that may not be written: the system's message says it all.
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         code = 1
     sys.exit(code or 0)
 
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
     """Print what a warning says, without the line of code that raised it."""
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(f"Warning: {printable(str(message))}", err=True)
 
 
 def _end_thread(ended: threading.ExceptHookArgs) -> None:

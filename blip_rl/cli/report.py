@@ -45,10 +45,11 @@ def report(
     if out is not None:
         check_writable_folder(out)
     from blip_rl.report.page import write_report
+    from blip_rl.untrusted.files import printable
 
     written = write_report(runs, out=out, normalize=normalize, title=title)
     for name, problem in written.problems[:_MOST_WARNINGS]:
-        click.echo(f"Warning: {name}: {problem}", err=True)
+        click.echo(f"Warning: {printable(name)}: {printable(problem)}", err=True)
     if len(written.problems) > _MOST_WARNINGS:
         click.echo(f"Warning: and {len(written.problems) - _MOST_WARNINGS} more, all in the report", err=True)
     click.echo(f"report    {written.page}\npictures  {written.pictures}")

@@ -7,6 +7,7 @@ import textwrap
 from blip_rl.report.audit import Audit, Flips
 from blip_rl.report.forecast import FORECAST_RULE, Forecast
 from blip_rl.report.inspect import Inspection, LayerBits
+from blip_rl.untrusted.files import printable
 
 
 def inspection_text(found: Inspection) -> str:
@@ -18,7 +19,7 @@ def inspection_text(found: Inspection) -> str:
         _audit(found),
         *(["\n".join(f"problem: {problem}" for problem in found.problems)] if found.problems else []),
     ]
-    return "\n\n".join(blocks)
+    return printable("\n\n".join(blocks))
 
 
 def _heading(found: Inspection) -> str:

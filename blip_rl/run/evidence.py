@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blip_rl.errors import UserError
 from blip_rl.run import durable
+from blip_rl.untrusted.machine import memory_bytes
 
 TABLES = ("scores.csv", "bits.csv", "plasticity.csv", "speed.csv")
 _FACTS = ("command.txt", "environment.json")  # written once, when the run begins
@@ -141,7 +142,10 @@ def _own(run: Path) -> list[Path]:
 def _is(path: Path, mark: Mark) -> bool:
     """Whether a file begins as it was; one that never grows is all of it."""
     try:
-        return durable.digest(path, None if path.name in _FACTS else mark.size) == mark.digest
+        size = path.stat().st_size
+        if mark.size > memory_bytes() or (path.name in _FACTS and size != mark.size):
+            return False  # told by its length: reading it may take hours, for a hole takes no room on a disk
+        return durable.digest(path, mark.size) == mark.digest
     except OSError:
         return False
 

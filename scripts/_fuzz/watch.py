@@ -22,7 +22,7 @@ _MOST_LINES = 25
 _MOST_LETTERS = 20_000
 _CLEAN_CODES = (0, 2)  # done, and bad input
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "Unable to allocate")
-_PATIENCE = 4
+_PATIENCE = 12
 _LEFT_TO_INPUTS = 4 * 2**30  # bytes of address space above what libraries take
 
 

@@ -260,6 +260,13 @@ def test_actions_that_no_game_takes_are_damaged(unfinished, actions):
         snapshots.load(snapshot)
 
 
+def test_a_fact_with_a_hole_of_gigabytes_is_told_by_its_length(unfinished):
+    with (unfinished / "command.txt").open("r+b") as file:
+        file.truncate(10**13)
+    with pytest.raises(UserError, match=r"command\.txt' has changed"):
+        sequence.resume(unfinished, threads=1, quiet=True)
+
+
 def test_a_method_that_lacks_part_of_its_state_is_a_message(unfinished):
     for snapshot in (unfinished / "checkpoints").glob("step-*"):
         change_tensors(snapshot, "method.safetensors", lambda t: t.pop("fc2.weight.remainder"))
@@ -313,6 +320,19 @@ def test_a_folder_whose_name_is_no_text_can_be_looked_at(run, monkeypatch):
     code, text = printed(["inspect", str(odd)], monkeypatch)
     assert code == 0, text
     assert "caf\\udce9" in text
+
+
+def test_what_a_file_says_cannot_command_a_terminal(run, monkeypatch):
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace('agent_name = "blip"', 'agent_name = "\\u001b[2J\\u202e"'))
+    code, text = printed(["inspect", str(run)], monkeypatch)
+    assert code == 0
+    assert "\\x1b[2J\\u202e learns" in text
+    (run / "\x1b[2J").symlink_to("/")
+    code, text = printed(["inspect", str(run)], monkeypatch)
+    assert code == 2
+    assert "\\x1b[2J' is a link" in text
+    assert "\x1b" not in text
 
 
 def test_a_name_too_long_for_the_system_is_bad_input(monkeypatch):
