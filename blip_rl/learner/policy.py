@@ -221,10 +221,17 @@ class ContinualPolicy(ActorCriticPolicy):
             return self.head(features), self.critic(features)
 
     def act(self, observations: np.ndarray, greedy: bool) -> np.ndarray:
-        """Choose actions of the task in use, clipped to its bounds where it has some; no gradients."""
+        """Choose actions of the task in use, clipped to its bounds where it has some; no gradients.
+
+        Raises:
+            ValueError: the network gives values that are not finite.
+        """
         with torch.no_grad(), self.precisely():
-            tensor = torch.as_tensor(observations, device=self.device)
-            distribution = self._get_action_dist_from_latent(self.extract_features(tensor))
+            outputs = self.action_net(self.extract_features(torch.as_tensor(observations, device=self.device)))
+            if not outputs.isfinite().all():  # torch's distributions look too, until torch.compile ends that for good
+                raise ValueError("its network gives values that are not finite")
+            noise = () if isinstance(self.action_space, spaces.Discrete) else (self.log_std,)
+            distribution = self.action_dist.proba_distribution(outputs, *noise)
             actions: np.ndarray = distribution.get_actions(deterministic=greedy).cpu().numpy()
         return self.within_bounds(actions)
 
