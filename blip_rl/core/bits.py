@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blip_rl.core.landing import land_in_pieces_, worth_pieces
+
 GainRule = Literal["paper", "reference"]
 TOTAL_BITS = 20
 """N of the paper's experiments (Sec. 4)."""
@@ -152,7 +154,7 @@ def land_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, bound: f
 
     The forward pass must see Q(θ̂, N)·b while the step accumulates in θ (paper Eq. 3, straight through). So the weight
     tensor holds Q and a second tensor the remainder r; this is exact for every optimizer whose step does not read the
-    weight itself (Adam and SGD without weight decay). No temporaries; equal to the bit to
+    weight itself (Adam and SGD without weight decay). No temporaries, tensors of one shape; equal to the bit to
     ``quantize(project(weight + remainder, low, high), N, bound)``.
 
     Args:
@@ -164,6 +166,9 @@ def land_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, bound: f
         total_bits: N.
     """
     step = bound * 2.0**-total_bits
+    if worth_pieces(weight):
+        land_in_pieces_(weight, remainder, low, high, step)
+        return
     weight.add_(remainder)
     torch.clamp(weight, low, high, out=remainder)
     torch.div(remainder, step, out=weight)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from blip_rl.core.bits import TOTAL_BITS, GainRule, freeze, information_gain
+from blip_rl.core.blocks import row_blocks
 
 _LOG2_LOWEST, _LOG2_HIGHEST = -120.0, 60.0  # well inside float32, far outside any Fisher seen in practice
 _BITS_TOLERANCE = 1e-3
@@ -49,5 +50,9 @@ def solve_prior(
 def mean_first_bits(fisher: Tensor, prior: float, rule: GainRule, total_bits: int = TOTAL_BITS) -> float:
     """Mean of the bits that the first task freezes with prior F₀, over weights with Fisher ``fisher``."""
     mean_before = torch.full((), prior, dtype=fisher.dtype, device=fisher.device)
-    gain = information_gain(fisher, mean_before, 1, rule)
-    return freeze(gain, torch.zeros_like(gain, dtype=torch.uint8), total_bits).double().mean().item()
+    nothing = torch.zeros((), dtype=torch.uint8, device=fisher.device)
+    counts = [
+        freeze(information_gain(piece, mean_before, 1, rule), nothing, total_bits).sum()
+        for (piece,) in row_blocks(fisher)
+    ]
+    return torch.stack(counts).sum().item() / max(1, fisher.numel())

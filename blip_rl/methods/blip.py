@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from blip_rl.config import PositiveFloat
 from blip_rl.core import bits, saved
+from blip_rl.core.blocks import row_blocks
 from blip_rl.core.prior import solve_prior
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState
 
@@ -134,12 +135,12 @@ class Blip(FisherMethod):
         return sum(w.sum().item() for w in weights) / max(1, sum(w.numel() for w in weights))
 
     def frozen_bits(self) -> dict[str, Tensor]:
-        """S of every trunk parameter, uint8."""
-        return {name: state.frozen_bits for name, state in self._parameters.items()}
+        """S of every trunk parameter, uint8, as it is now."""
+        return {name: state.frozen_bits.clone() for name, state in self._parameters.items()}
 
     def intervals(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Where every trunk parameter may move now: (low, high), in the parameter's units."""
-        return {name: (state.low, state.high) for name, state in self._parameters.items()}
+        return {name: (state.low.clone(), state.high.clone()) for name, state in self._parameters.items()}
 
     def state(self) -> MethodState:
         """The four tensors of every parameter, the number of tasks seen and the prior in use."""
@@ -201,7 +202,10 @@ class Blip(FisherMethod):
                 )
 
     def _set_interval(self, p: _Parameter) -> None:
-        p.low, p.high = bits.interval(p.centre, p.frozen_bits, p.bound, self.settings.total_bits)
+        for centre, frozen, low, high in row_blocks(p.centre, p.frozen_bits, p.low, p.high):
+            ends = bits.interval(centre, frozen, p.bound, self.settings.total_bits)
+            low.copy_(ends[0])
+            high.copy_(ends[1])
 
     def _set_prior(self, fisher: dict[str, Tensor]) -> None:
         """Start the running mean at F₀ (× fan), solving for F₀ where a number of bits was asked for."""
@@ -221,14 +225,18 @@ class Blip(FisherMethod):
 
     def _consolidate(self, p: _Parameter, fisher: Tensor) -> None:
         settings = self.settings
-        gain = bits.information_gain(fisher, p.fisher_mean, self.tasks_seen, settings.gain)
-        frozen = bits.freeze(gain, p.frozen_bits, settings.total_bits)
-        if settings.nested:
-            p.centre = bits.nested_centre(p.weight, frozen, p.centre, p.frozen_bits, p.bound, settings.total_bits)
-        else:
-            p.centre = bits.quantize(p.weight, frozen, p.bound)
-        p.frozen_bits = frozen
-        p.fisher_mean = bits.running_fisher(fisher, p.fisher_mean, self.tasks_seen)
+        # In pieces: a dozen temporaries of a large layer would be the most memory that a run ever takes.
+        for f, weight, bits_before, centre, mean in row_blocks(
+            fisher, p.weight, p.frozen_bits, p.centre, p.fisher_mean
+        ):
+            gain = bits.information_gain(f, mean, self.tasks_seen, settings.gain)
+            frozen = bits.freeze(gain, bits_before, settings.total_bits)
+            if settings.nested:
+                centre.copy_(bits.nested_centre(weight, frozen, centre, bits_before, p.bound, settings.total_bits))
+            else:
+                centre.copy_(bits.quantize(weight, frozen, p.bound))
+            bits_before.copy_(frozen)
+            mean.copy_(bits.running_fisher(f, mean, self.tasks_seen))
         self._set_interval(p)
         if settings.round_after_task:
             # A centre may be ±b itself, one grid step outside the limits of Eq. 4.

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blip_rl.core import bits
+from blip_rl.core import bits, landing
 
 BOUNDS = [1.0, 0.75, 6 / math.sqrt(18), 6 / math.sqrt(577), 6 / math.sqrt(6272)]
 
@@ -162,6 +162,40 @@ def test_landing_in_place_equals_the_plain_composition_to_the_bit(shape, bound, 
         assert torch.equal(weight, plain_weight)
         assert torch.equal(remainder, plain_remainder)
     assert weight.stride() == centre.stride()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(7, 3), (12, 5, 3, 3), (2, 1000)])
+def test_landing_in_pieces_equals_landing_at_once_to_the_bit(shape, dtype, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(landing, "_PIECE", 40)
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    bound = 6 / 7
+    frozen = torch.randint(0, 4, shape)
+    centre = bits.quantize(torch.rand(shape, dtype=dtype).mul(bound).contiguous(memory_format=layout), frozen, bound)
+    low, high = bits.interval(centre, frozen, bound)
+    whole, pieces = [(centre.clone(), torch.zeros_like(centre)) for _ in range(2)]
+    for _ in range(30):
+        step = torch.randn(shape, dtype=dtype) * bound * 2.0 ** torch.randint(-23, 0, ())
+        for (weight, remainder), large in ((whole, 10**9), (pieces, 1)):
+            monkeypatch.setattr(landing, "LARGE", large)
+            assert landing.worth_pieces(weight) == (large == 1)
+            weight.add_(step)
+            bits.land_(weight, remainder, low, high, bound, bits.TOTAL_BITS)
+        assert torch.equal(whole[0], pieces[0])
+        assert torch.equal(whole[1], pieces[1])
+    assert pieces[0].stride() == centre.stride()
+    assert (pieces[1] != 0).any()
+
+
+def test_an_error_in_a_thread_is_not_lost():
+    def fail(number):
+        if number:
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        landing._at_once(fail, 2)
 
 
 def test_landing_keeps_steps_below_the_grid():
