@@ -26,4 +26,4 @@ def row_blocks(*tensors: Tensor, elements: int = CACHED) -> Iterator[tuple[Tenso
         yield tensors
         return
     rows = max(1, elements * first.shape[0] // first.numel())
-    yield from zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)  # type: ignore[no-untyped-call]
+    yield from zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
