@@ -81,3 +81,13 @@ def test_a_small_soak(tmp_path):
     assert heads * 1e6 == pytest.approx(4 * (2 * 16 + 2 + 16 + 1 + 2 * 16))  # actor, critic, a scale and shift per unit
     assert "| switch |" in done.stdout
     assert "Growth after switch 3" in done.stdout
+
+
+def test_what_a_head_and_a_game_leave_is_measured(tmp_path):
+    script = SCRIPT.with_name("soak_parts.py")
+    options = ["--heads", "40", "--games", "5", "--out", str(tmp_path / "parts.json")]
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "parts.json").read_text())
+    assert found["head_kb"] > found["head_tensors_kb"] > 20
+    assert "a game opened and closed, one of 5" in done.stdout
