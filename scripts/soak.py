@@ -4,10 +4,11 @@
     python scripts/soak.py --games CartPole-v1 --switches 200 --steps 256 --out soak-cartpole.json
 
 The games take turns, each time as a new task with a head of its own (CartPole with its observations mixed anew). After
-each task, at the same line of the program, come memory, open files and threads. What grows by design is counted from
-the tensors themselves and taken off: heads and what the method remembers (a head of an Atari game is 40 kB). On the
-disk checkpoints add up, of which only the newest is kept here, and the tables; in memory the score matrix grows, by a
-few bytes for each pair of tasks. Growth counts from the third switch on.
+each task, at the same line of the program, come memory, open files and threads. What grows for a reason is taken off:
+heads and what the method remembers, counted from the tensors themselves; the objects around a head's tensors; and what
+ale-py leaves of each game that is opened and closed (every task seen is, twice at each boundary). The last two are
+measured first, each by itself. On the disk checkpoints add up, of which only the newest is kept here, and the tables;
+in memory the score matrix grows, by a few bytes for each pair of tasks. Growth counts from the third switch on.
 
 Memory is what the process itself has filled: a system short of memory takes the pages of programs and libraries away
 and brings them back. What was freed but is kept for later by the C library goes up and down by some hundred MB: it is
@@ -18,19 +19,17 @@ Exit code 1 if memory grew by more than 1 % or if a file or a thread was left be
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
-import re
 import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from _held import Parts, counting_games, held_mb, measure_parts
 from _measure import cell, markdown_table, positive_int, provenance, show
 
 from blip_rl.learner.policy import ContinualPolicy
@@ -65,6 +64,7 @@ class Moment:
     files: int
     threads: int
     checkpoint_mb: float
+    games_opened: int = 0
 
 
 def main() -> None:
@@ -73,9 +73,9 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {**provenance(), "settings": {k: str(v) if k == "out" else v for k, v in vars(options).items()}}
     with tempfile.TemporaryDirectory(prefix="blip-rl-soak-") as folder:
-        moments = _learn(options, Path(folder), results)
-    verdict = judge(moments)
-    show(results | verdict, _report(moments, verdict), options.out)
+        moments, parts = _learn(options, Path(folder), results)
+    verdict = judge(moments, parts)
+    show(results | verdict, _report(moments, parts, verdict), options.out)
     sys.exit(bool(verdict["faults"]))
 
 
@@ -86,6 +86,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=positive_int, default=512, help="of every task (%(default)s)")
     parser.add_argument("--agent", default="blip", help="(%(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in blip-rl train")
+    parser.add_argument(
+        "--parts",
+        type=positive_int,
+        default=400,
+        metavar="N",
+        help="heads, and games, to measure by themselves (%(default)s)",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results as JSON, after every task")
     return parser.parse_args()
 
@@ -100,37 +107,36 @@ def sequence_text(games: tuple[str, ...], switches: int, steps: int) -> str:
     return "\n\n".join(['description = "soak"', *tasks]) + "\n"
 
 
-def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -> list[Moment]:
+def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -> tuple[list[Moment], Parts]:
     """Run the sequence, and measure where every stage has just been saved."""
     recipe = folder / "soak.toml"
     recipe.write_text(sequence_text(split_names(options.games), options.switches, options.steps), encoding="utf-8")
     config = resolve(str(recipe), options.agent, overrides=(*SMALL, *options.set))
+    parts = measure_parts(config, options.parts, options.parts)
+    results["parts"] = asdict(parts)
     moments, begun, save = list[Moment](), time.monotonic(), sequence.save_stage
 
     def save_and_measure(path: Path, stage: int, steps: int, policy: ContinualPolicy, method: Method) -> None:
         save(path, stage, steps, policy, method)
         kept = sum(file.stat().st_size for file in path.iterdir()) / 1e6
         shutil.rmtree(path.with_name(f"stage-{stage - 1:02d}"), ignore_errors=True)
-        moments.append(_moment(config.tasks[stage - 1].name, time.monotonic() - begun, policy, method, kept))
+        moment = _moment(config.tasks[stage - 1].name, time.monotonic() - begun, policy, method, kept)
+        moments.append(replace(moment, games_opened=opened()))
         results["moments"] = [asdict(moment) for moment in moments]
         if options.out is not None:
-            options.out.write_text(json.dumps(results | judge(moments), indent=1) + "\n", encoding="utf-8")
+            options.out.write_text(json.dumps(results | judge(moments, parts), indent=1) + "\n", encoding="utf-8")
 
     sequence.save_stage = save_and_measure
     try:
-        sequence.train(config, out=folder / "run", threads=1, quiet=True)
+        with counting_games() as opened:
+            sequence.train(config, out=folder / "run", threads=1, quiet=True)
     finally:
         sequence.save_stage = save
-    return moments
+    return moments, parts
 
 
 def _moment(task: str, seconds: float, policy: ContinualPolicy, method: Method, checkpoint_mb: float) -> Moment:
-    gc.collect()
-    before = _filled_mb()
-    _give_back()
-    memory = _filled_mb()
-    if before is None or memory is None:
-        sys.exit("soak.py reads /proc, which this system does not have")
+    before, memory = held_mb()
     tensors = [*policy.task_state().values(), *method.state().tensors.values()]
     return Moment(
         task=task,
@@ -144,45 +150,37 @@ def _moment(task: str, seconds: float, policy: ContinualPolicy, method: Method, 
     )
 
 
-def _filled_mb() -> float | None:
-    """Memory of this process that no file stands behind; None where there is no /proc."""
-    try:
-        match = re.search(r"^RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(match[1]) * 1024 / 1e6 if match else None
-
-
-def _give_back() -> None:
-    """Have the C library return what was freed, where it is one that can."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _entries(folder: str) -> int:
     return len(list(Path(folder).iterdir()))
 
 
-def judge(moments: list[Moment]) -> dict[str, Any]:
-    """Growth from the third switch to the last, and what is wrong with it."""
+def judge(moments: list[Moment], parts: Parts) -> dict[str, Any]:
+    """Growth from the third switch to the last, what is known of it, and what is wrong with the rest."""
     if len(moments) <= SETTLED:
         return {"growth_percent": None, "faults": [f"{len(moments)} switches: growth counts after {SETTLED}"]}
     first, last = moments[SETTLED - 1], moments[-1]
-    by_design = last.agent_mb - first.agent_mb
+    objects = (len(moments) - SETTLED) * parts.head_objects_kb / 1e3
+    by_design = last.agent_mb - first.agent_mb + objects
+    left_by_games = (last.games_opened - first.games_opened) * parts.game_kb / 1e3
     growth = last.memory_mb - first.memory_mb
-    percent = 100 * (growth - by_design) / first.memory_mb
+    percent = 100 * (growth - by_design - left_by_games) / first.memory_mb
     faults = [f"memory grew by {percent:.2f} %"] if percent > MOST_GROWTH_PERCENT else []
     faults += [
         f"{getattr(last, name) - getattr(first, name)} more {name}"
         for name in ("files", "threads")
         if getattr(last, name) > getattr(first, name)
     ]
-    return {"growth_mb": growth, "growth_by_design_mb": by_design, "growth_percent": percent, "faults": faults}
+    return {
+        "growth_mb": growth,
+        "growth_by_design_mb": by_design,
+        "left_by_games_mb": left_by_games,
+        "growth_percent": percent,
+        "faults": faults,
+    }
 
 
-def _report(moments: list[Moment], verdict: dict[str, Any]) -> str:
-    header = ["switch", "memory MB", "freed but kept MB", "agent MB", "files", "threads"]
+def _report(moments: list[Moment], parts: Parts, verdict: dict[str, Any]) -> str:
+    header = ["switch", "memory MB", "freed but kept MB", "agent MB", "games opened", "files", "threads"]
     shown = sorted(
         {1, 2, SETTLED, *(len(moments) * part // 8 for part in range(1, 9))} & set(range(1, len(moments) + 1))
     )
@@ -192,15 +190,20 @@ def _report(moments: list[Moment], verdict: dict[str, Any]) -> str:
             cell(m.memory_mb, ".1f"),
             cell(m.kept_for_later_mb),
             cell(m.agent_mb, ".2f"),
+            f"{m.games_opened:,}",
             f"{m.files}",
             f"{m.threads}",
         ]
         for n, m in ((n, moments[n - 1]) for n in shown)
     ]
     grew = verdict["growth_percent"]
-    text = (
-        "not measured" if grew is None else f"{grew:.2f} %, {verdict['growth_by_design_mb']:.2f} MB by design left out"
-    )
+    text = "not measured"
+    if grew is not None:
+        text = (
+            f"{verdict['growth_mb']:.2f} MB, of which {verdict['growth_by_design_mb']:.2f} by design (heads' weights, "
+            f"and {parts.head_objects_kb:.1f} kB of objects around those of each) and "
+            f"{verdict['left_by_games_mb']:.2f} left by games ({parts.game_kb:.2f} kB each); the rest is {grew:.2f} %"
+        )
     faults = "; ".join(verdict["faults"]) or "none"
     return f"{markdown_table(header, rows)}\n\nGrowth after switch {SETTLED}: {text}. Faults: {faults}."
 

@@ -1,5 +1,6 @@
 """The soak for memory: what it counts as a leak, and one small soak as a user would run it."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -30,27 +31,36 @@ def moments(soak, memory, agent=(), files=(), threads=()):
 
 
 def test_growth_counts_from_the_third_switch(soak):
-    verdict = soak.judge(moments(soak, [100, 150, 200, 201, 201]))
+    verdict = soak.judge(moments(soak, [100, 150, 200, 201, 201]), soak.Parts())
     assert verdict["growth_percent"] == pytest.approx(0.5)
     assert verdict["faults"] == []
-    assert soak.judge(moments(soak, [100, 150, 200, 201, 203]))["faults"] == ["memory grew by 1.50 %"]
+    assert soak.judge(moments(soak, [100, 150, 200, 201, 203]), soak.Parts())["faults"] == ["memory grew by 1.50 %"]
 
 
 def test_what_grows_by_design_is_left_out(soak):
-    verdict = soak.judge(moments(soak, [200, 200, 200, 210], agent=[5, 5, 5, 14]))
+    verdict = soak.judge(moments(soak, [200, 200, 200, 210], agent=[5, 5, 5, 14]), soak.Parts())
     assert verdict["growth_mb"] == 10
     assert verdict["growth_by_design_mb"] == 9
     assert verdict["growth_percent"] == pytest.approx(0.5)
 
 
+def test_what_is_known_to_stay_is_left_out(soak):
+    known = moments(soak, [200, 200, 200, 210, 220])
+    known = [dataclasses.replace(moment, games_opened=1000 * n) for n, moment in enumerate(known)]
+    verdict = soak.judge(known, soak.Parts(head_objects_kb=1500, game_kb=2.5))
+    assert verdict["growth_by_design_mb"] == pytest.approx(2 * 1.5)
+    assert verdict["left_by_games_mb"] == pytest.approx(2000 * 2.5 / 1000)
+    assert verdict["growth_percent"] == pytest.approx(100 * (20 - 3 - 5) / 200)
+
+
 def test_files_and_threads_left_behind_are_faults(soak):
-    verdict = soak.judge(moments(soak, [1, 1, 1, 1], files=[9, 9, 9, 11], threads=[3, 3, 3, 4]))
+    verdict = soak.judge(moments(soak, [1, 1, 1, 1], files=[9, 9, 9, 11], threads=[3, 3, 3, 4]), soak.Parts())
     assert verdict["faults"] == ["2 more files", "1 more threads"]
-    assert soak.judge(moments(soak, [1, 1, 1, 1], files=[9, 9, 11, 9]))["faults"] == []
+    assert soak.judge(moments(soak, [1, 1, 1, 1], files=[9, 9, 11, 9]), soak.Parts())["faults"] == []
 
 
 def test_too_few_switches_tell_nothing(soak):
-    assert soak.judge(moments(soak, [1, 1, 1]))["faults"] == ["3 switches: growth counts after 3"]
+    assert soak.judge(moments(soak, [1, 1, 1]), soak.Parts())["faults"] == ["3 switches: growth counts after 3"]
 
 
 def test_games_take_turns_each_time_as_a_new_task(soak, tmp_path):
@@ -68,7 +78,7 @@ def test_games_take_turns_each_time_as_a_new_task(soak, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_a_small_soak(tmp_path):
     options = ["--games", "CartPole-v1", "--switches", "4", "--steps", "128", "--agent", "finetune"]
-    options += ["--set", "ppo.epochs=1", "--set", "trunk.vector.hidden=[16]", "--out", "soak.json"]
+    options += ["--parts", "40", "--set", "ppo.epochs=1", "--set", "trunk.vector.hidden=[16]", "--out", "soak.json"]
     done = subprocess.run([sys.executable, SCRIPT, *options], cwd=tmp_path, capture_output=True, text=True)
     results = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))
     assert done.returncode == bool(results["faults"]), done.stderr
@@ -79,15 +89,19 @@ def test_a_small_soak(tmp_path):
         assert 0 < moment["agent_mb"] < moment["memory_mb"]
     heads = results["moments"][3]["agent_mb"] - results["moments"][2]["agent_mb"]
     assert heads * 1e6 == pytest.approx(4 * (2 * 16 + 2 + 16 + 1 + 2 * 16))  # actor, critic, a scale and shift per unit
+    assert 2 < results["parts"]["head_objects_kb"] < 100
+    assert results["parts"]["game_kb"] == 0
     assert "| switch |" in done.stdout
     assert "Growth after switch 3" in done.stdout
 
 
-def test_what_a_head_and_a_game_leave_is_measured(tmp_path):
-    script = SCRIPT.with_name("soak_parts.py")
-    options = ["--heads", "40", "--games", "5", "--out", str(tmp_path / "parts.json")]
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "parts.json").read_text())
-    assert found["head_kb"] > found["head_tensors_kb"] > 20
-    assert "a game opened and closed, one of 5" in done.stdout
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_a_small_soak_of_atari_games(tmp_path):
+    options = ["--games", "pong,boxing", "--switches", "2", "--steps", "64", "--agent", "finetune", "--parts", "5"]
+    options += ["--set", "ppo.epochs=1", "--set", "ppo.environments=2", "--set", "ppo.rollout_steps=32"]
+    options += ["--set", "trunk.image.conv=[[4,8,8]]", "--set", "trunk.image.hidden=[8]", "--out", "soak.json"]
+    done = subprocess.run([sys.executable, SCRIPT, *options], cwd=tmp_path, capture_output=True, text=True)
+    results = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))
+    assert results["faults"] == ["2 switches: growth counts after 3"], done.stderr
+    # Both looked at before anything is written; then two that learn, and every task seen, scored once: nothing changed.
+    assert [moment["games_opened"] for moment in results["moments"]] == [2 + 2 + 1, 2 + 2 + 1 + 2 + 2]

@@ -1,0 +1,115 @@
+"""Memory that a process holds: all of it, and what single parts hold or leave behind."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ale_py import AtariVectorEnv
+
+from blip_rl.config import RunConfig
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods.base import parameter_bytes
+from blip_rl.tasks import atari
+from blip_rl.tasks.games import rom_name
+from blip_rl.tasks.make import make_training_env
+
+WARM_UP = 10
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What grows without anything being wrong with blip-rl.
+
+    Attributes:
+        head_objects_kb: What one more head holds beside its weights: Python's and torch's objects.
+        game_kb: What ale-py leaves behind of one game that was opened, played and closed, with nothing around it.
+    """
+
+    head_objects_kb: float = 0.0
+    game_kb: float = 0.0
+
+
+def measure_parts(config: RunConfig, heads: int, games: int) -> Parts:
+    """Add that many heads to a network, open that many games one after another.
+
+    Args:
+        config: Its network and its games.
+        heads: How many.
+        games: How many; other games than Atari's are not opened.
+    """
+    roms = [rom for task in config.tasks if (rom := rom_name(task.game))]
+    return Parts(_head_objects_kb(config, heads), _game_kb(roms, games) if roms else 0.0)
+
+
+def _head_objects_kb(config: RunConfig, heads: int) -> float:
+    env = make_training_env(config.tasks[0], config.atari, 1, 0)
+    env.close()
+    policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
+    each = kb_each(heads, lambda number: policy.add_task(f"task {number}", env.action_space))
+    return each - parameter_bytes(policy.tasks[0]) / 1e3
+
+
+def _game_kb(roms: list[str], games: int) -> float:
+    def play(number: int) -> None:
+        env = AtariVectorEnv(roms[number % len(roms)], 1)
+        env.reset(seed=abs(number))
+        for _ in range(20):
+            env.step(np.zeros(1, dtype=np.int64))
+        env.close()
+
+    return kb_each(games, play)
+
+
+def kb_each(count: int, make: Callable[[int], object]) -> float:
+    """How much the process grows by each of ``count`` calls, after a few that do not count."""
+    for number in range(WARM_UP):
+        make(-1 - number)
+    _, before = held_mb()
+    for number in range(count):
+        make(number)
+    return 1e3 * (held_mb()[1] - before) / count
+
+
+def held_mb() -> tuple[float, float]:
+    """Memory of this process that no file stands behind: as it is, and once what was freed has been given back."""
+    gc.collect()
+    before = _filled_mb()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # a C library that can
+        trim(0)
+    return before, _filled_mb()
+
+
+def _filled_mb() -> float:
+    try:
+        match = re.search(r"^RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        match = None
+    if match is None:
+        sys.exit("this measurement reads /proc, which this system does not have")
+    return int(match[1]) * 1024 / 1e6
+
+
+@contextmanager
+def counting_games() -> Iterator[Callable[[], int]]:
+    """Count the Atari games that blip-rl opens; the block is given a function that tells how many so far."""
+    opened, load = [0], atari.load_emulator
+
+    def load_and_count(rom: str, num_envs: int, *arguments: Any, **options: Any) -> AtariVectorEnv:
+        opened[0] += num_envs
+        return load(rom, num_envs, *arguments, **options)
+
+    atari.load_emulator = load_and_count
+    try:
+        yield lambda: opened[0]
+    finally:
+        atari.load_emulator = load
