@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from blip_rl.core.blocks import CACHED, row_blocks
+
 LARGE = 2**19
 """Elements from which on pieces and threads are worth their while."""
-_PIECE = 2**17
 Array = npt.NDArray[np.floating]
 
 
@@ -29,15 +30,13 @@ def worth_pieces(weight: Tensor) -> bool:
 
 def land_in_pieces_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, step: float) -> None:
     """What ``land_`` does, equal to the bit; ``step`` is the grid's."""
-    arrays = [tensor.detach().numpy() for tensor in (weight, remainder, low, high)]
-    rows = max(1, _PIECE * weight.shape[0] // weight.numel())
-    starts = range(0, weight.shape[0], rows)
+    pieces = list(row_blocks(*(tensor.detach() for tensor in (weight, remainder, low, high)), elements=CACHED))
+    threads = torch.get_num_threads()
 
     def land(first: int) -> None:
-        for start in starts[first::threads]:
-            _land_piece(*(array[start : start + rows] for array in arrays), step=step)
+        for piece in pieces[first::threads]:
+            _land_piece(*(tensor.numpy() for tensor in piece), step=step)
 
-    threads = torch.get_num_threads()
     _at_once(land, threads)
 
 

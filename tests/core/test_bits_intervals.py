@@ -169,7 +169,7 @@ def test_landing_in_place_equals_the_plain_composition_to_the_bit(shape, bound, 
 @pytest.mark.parametrize("shape", [(7, 3), (12, 5, 3, 3), (2, 1000)])
 def test_landing_in_pieces_equals_landing_at_once_to_the_bit(shape, dtype, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(landing, "_PIECE", 40)
+    monkeypatch.setattr(landing, "CACHED", 40)
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     bound = 6 / 7
     frozen = torch.randint(0, 4, shape)
