@@ -237,6 +237,6 @@ def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> li
 
 
 def _footer(look: Look) -> str:
-    which = {"median": f"median of {look.episodes} games", "best": f"best of {look.episodes} games"}
-    shown = which.get(look.episode, f"game with seed {look.episode}")
+    one_of = "one game" if look.episodes == 1 else f"{look.episode} of {look.episodes} games"
+    shown = one_of if look.episode in ("median", "best") else f"game with seed {look.episode}"
     return f"{shown}, first {look.seconds:g} s"

@@ -1,6 +1,7 @@
 """``blip-rl render``: the episodes of an evaluation, shown; every file decoded again."""
 
 import csv
+import dataclasses
 import math
 import shutil
 import statistics
@@ -202,6 +203,20 @@ def sheets(monkeypatch):
     monkeypatch.setattr(render, "Sheet", Watched)
     monkeypatch.setattr(render, "save", saving)
     return saved
+
+
+@pytest.mark.parametrize(
+    ("episode", "episodes", "words"),
+    [
+        ("median", 3, "median of 3 games"),
+        ("best", 2, "best of 2 games"),
+        ("median", 1, "one game"),
+        ("7", 1, "game with seed 7"),
+    ],
+)
+def test_a_film_says_which_games_it_shows(episode, episodes, words):
+    look = dataclasses.replace(SHORT, episode=episode, episodes=episodes)
+    assert render._footer(look) == f"{words}, first 2 s"
 
 
 def test_the_grid_is_the_triangle_with_names_and_scores(run, sheets):
