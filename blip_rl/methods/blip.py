@@ -192,9 +192,12 @@ class Blip(FisherMethod):
 
     def _warn_of_clipping(self) -> None:
         """Say so where a network that was trained without BLIP has weights beyond their bounds."""
-        for name, p in self._parameters.items():
-            beyond = (p.weight.abs() > p.bound).double().mean().item()
-            if self.tasks_seen == 0 and beyond > 0.001:
+        for name, p in self._parameters.items() if self.tasks_seen == 0 else ():
+            lowest, highest = torch.aminmax(p.weight)
+            if max(-lowest, highest) <= p.bound:
+                continue
+            beyond = int((p.weight.abs() > p.bound).count_nonzero()) / p.weight.numel()
+            if beyond > 0.001:
                 warnings.warn(
                     f"{name}: {beyond:.1%} of its entries lie beyond ±{p.bound:.3g} and are clipped, which changes "
                     "what the network does (method.weight_bound = 'unit' allows weights up to 1)",

@@ -13,14 +13,14 @@ from blip_rl.run.snapshots import RunSnapshot
 
 
 def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
-    """The newest snapshot that can be gone on from; None where there has been none yet. Newer ones are warned of.
+    """The newest snapshot that can be gone on from; None for the run's beginning. Newer ones are warned of.
 
     Args:
         folder: The run's.
         accept_changes: Whether evidence that is another than when the snapshot was saved will do.
 
     Raises:
-        RunError: there are some, and none can be read.
+        RunError: there are some, none can be read, and the beginning is too far back.
         UserError: evidence has changed that all of them build on.
     """
     problems: list[durable.DamagedError | ChangedError] = []
@@ -37,6 +37,9 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
     for problem in problems:
         if isinstance(problem, ChangedError):
             raise UserError(f"{problem}: the run would not end as if it had never stopped ({problem.fix})")
+    if len(problems) == 1 and not folder.stages():  # the run's first snapshot: before it there is the beginning
+        warnings.warn(f"{problems[0]}; going on from the beginning", stacklevel=2)
+        return None
     if problems:
         told = "; ".join(map(str, problems))
         raise RunError(

@@ -34,8 +34,9 @@ class Keeper:
         self._games_seed, self.goes_on = first_seed, goes_on
 
     def begin(self) -> None:
-        """Save the beginning of the task, so that there is always something to go on from."""
-        self._save("learning")
+        """Save the beginning of the task; a run stopped before its first snapshot begins anew, which is the same."""
+        if self._agent.num_timesteps:
+            self._save("learning")
 
     def between_updates(self) -> None:
         """Start games anew and save, if it is time to; save and leave, if the run has been asked to stop.

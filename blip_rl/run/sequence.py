@@ -23,7 +23,6 @@ from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
 from blip_rl.run import conditions, evidence, fit
-from blip_rl.run.boundary_gifs import log_boundary_gifs
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
 from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
@@ -123,9 +122,10 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
 
 
 def _take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
-    """Remove what was written after a snapshot."""
+    """Remove what was written after a snapshot; without one, all there is."""
     if saved is None:
         folder.empty_evidence()
+        folder.forget_snapshots()
     else:
         evidence.cut_back(folder.path, saved.evidence)
         folder.forget_snapshots(after=saved.steps)
@@ -241,8 +241,7 @@ def _learn_stage(run: RunParts, stage: int, saved: RunSnapshot | None) -> None:
                 pass
         _consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
-    if run.config.evaluation.gifs:
-        log_boundary_gifs(run.logger, run.folder.path, run.config, stage, agent.num_timesteps)
+    _show_gifs(run, stage, agent)
     run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
 
 
@@ -263,7 +262,13 @@ def _learn_at_once(run: RunParts, saved: RunSnapshot | None) -> None:
     with learned_together(run, saved) as agent:
         _consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    _show_gifs(run, stage, agent)
+
+
+def _show_gifs(run: RunParts, stage: int, agent: ContinualPPO) -> None:
     if run.config.evaluation.gifs:
+        from blip_rl.run.boundary_gifs import log_boundary_gifs  # its libraries would delay every run's first step
+
         log_boundary_gifs(run.logger, run.folder.path, run.config, stage, agent.num_timesteps)
 
 

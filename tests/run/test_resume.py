@@ -16,6 +16,7 @@ from blip_rl.methods import load_method
 from blip_rl.run import durable, sequence, snapshots
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.going_on import newest_snapshot
+from blip_rl.run.monitor import TaskMonitor
 from blip_rl.run.rescore import evaluate_run
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.sequence import train
@@ -74,19 +75,19 @@ def left(left_in_the_middle, tmp_path):
 
 # (what ends it, its name, at which call, whether the call still does its work)
 POINTS = {
+    "before its first step": (TaskMonitor, "_on_training_start", 1, True),
     "before the first snapshot": (snapshots, "save", 1, False),
     "right after the first snapshot": (snapshots, "save", 1, True),
     "in an update": (ContinualPPO, "_update", 21, False),
     "after the games have started anew": (ContinualPPO, "restart_games", 1, True),
-    "right after a snapshot": (snapshots, "save", 2, True),
     "in a periodic evaluation": (ScoreBook, "_play", 1, True),
     "with half of an evaluation's rows written": (RunFolder, "add_scores", 1, True),
-    "after learning, before it is saved": (snapshots, "save", 3, False),
+    "after learning, before it is saved": (snapshots, "save", 2, False),
     "after learning": (sequence, "_consolidate", 1, False),
     "after the first scores of the end": (ScoreBook, "evaluate", 2, True),
     "after consolidation": (sequence, "save_stage", 1, False),
     "between two stages": (sequence, "save_stage", 1, True),
-    "at the second task's first snapshot": (snapshots, "save", 4, False),
+    "at the second task's first snapshot": (snapshots, "save", 3, False),
     "in the second task": (ContinualPPO, "train", 7, True),
     "before the last stage is saved": (sequence, "save_stage", 2, False),
     "after the last stage": (sequence, "save_stage", 2, True),
@@ -195,6 +196,27 @@ def test_nothing_is_made_up_where_all_snapshots_are_damaged(left):
     with pytest.raises(RunError, match=r"none of the 2 snapshots.*step-000000000768.*step-000000000512"):
         go_on(left)
     assert evidence(left) == before
+
+
+def test_a_run_whose_only_snapshot_is_damaged_begins_anew(whole, tmp_path):
+    """Kept are two: where there is one and no finished task, what was before it is the beginning."""
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
+    (only,) = RunFolder(run).snapshots()
+    flip(only / "agent.safetensors")
+    with pytest.warns(UserWarning, match=rf"{only.name}.*going on from the beginning"):
+        go_on(run)
+    assert_equal(run, whole("blip"))
+
+
+def test_a_run_whose_only_snapshot_was_added_to_by_hand_is_left_alone(tmp_path):
+    """Beginning anew would throw away what someone changed."""
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
+    path = run / "environment.json"
+    path.write_text(path.read_text() + "\n")
+    before = evidence(run)
+    with pytest.raises(UserError, match="has changed since the run was saved"):
+        go_on(run)
+    assert evidence(run) == before
 
 
 def evidence_file(run, name):
@@ -387,10 +409,10 @@ def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(name, error, 
     work = getattr(durable, name)
     with monkeypatch.context() as patch:
         patch.setattr(durable, name, full)
-        with pytest.raises(RunError, match=r"No space left on device.*saved at step 256; go on with: .*--resume"):
+        with pytest.raises(RunError, match=r"No space left on device.*saved at step 512; go on with: .*--resume"):
             train(small_run(), out=run, threads=1, quiet=True)
     assert saves
-    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000000", "step-000000000256"]
+    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000256", "step-000000000512"]
     assert_equal(go_on(run), whole("blip"))
 
 
@@ -401,7 +423,7 @@ def test_a_limit_of_the_system_is_met_like_a_full_disk(whole, tmp_path):
         pytest.skip("no prlimit here")
     run = tmp_path / "run"
     with process(command("blip", run, settings("blip"), "--quiet")) as child:
-        wait_for(child, lambda: (run / "checkpoints" / "step-000000000000").is_dir())
+        wait_for(child, lambda: (run / "checkpoints" / "step-000000000256").is_dir())
         _, most = resource.prlimit(child.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (1_000, most))
         _, stderr = child.communicate()

@@ -11,6 +11,7 @@ from blip_rl.recipes import resolve
 from blip_rl.run import sequence, snapshots
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.going_on import newest_snapshot
+from blip_rl.run.monitor import TaskMonitor
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.sequence import train
 from tests.run.broken_off import (
@@ -51,16 +52,17 @@ def whole(tmp_path_factory):
 
 
 POINTS = {
+    "before its first step": (TaskMonitor, "_on_training_start", 1, True),
     "before the first snapshot": (snapshots, "save", 1, False),
     "right after the first snapshot": (snapshots, "save", 1, True),
     "in the second task's first update": (ContinualPPO, "_update", 10, False),
     "between two updates": (ContinualPPO, "train", 3, True),
     "after the games of one task have started anew": (ContinualPPO, "restart_games", 1, True),
-    "before a snapshot": (snapshots, "save", 2, False),
-    "right after a snapshot": (snapshots, "save", 2, True),
+    "before the second snapshot": (snapshots, "save", 2, False),
+    "right after the second snapshot": (snapshots, "save", 2, True),
     "in a periodic evaluation": (ScoreBook, "_play", 1, True),
     "with half of an evaluation's rows written": (RunFolder, "add_scores", 1, True),
-    "after learning, before it is saved": (snapshots, "save", 5, False),
+    "after learning, before it is saved": (snapshots, "save", 4, False),
     "after learning": (sequence, "_consolidate", 1, False),
     "after consolidation": (sequence, "save_stage", 1, False),
     "at the end": (sequence, "save_stage", 1, True),

@@ -33,7 +33,7 @@ def written(run):
 
 def test_a_run_resumed_five_times_is_one_curve(tmp_path):
     never_left = written(train(small_run(), out=tmp_path / "whole", threads=1, quiet=True))
-    run = broken_off(tmp_path / "run", ContinualPPO, "train", 2)
+    run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
     for point in RESUMED_FROM:
         with killed_at(*point):
             go_on(run)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import time
 
 import pytest
 
@@ -17,12 +18,13 @@ from blip_rl.run.stop import StopRequest, StopRequestError
 from tests.run.broken_off import CARTPOLES, command, curves, evidence, process, settings, small_run, wait_for
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
-FINETUNE = settings("finetune")
+FINETUNE = (*settings("finetune"), "checkpoint.every_steps=128")  # early: from the first snapshot on they are stopped
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return train(small_run("finetune"), out=tmp_path_factory.mktemp("whole") / "run", threads=1, quiet=True)
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return train(small_run("finetune", overrides=FINETUNE), out=out, threads=1, quiet=True)
 
 
 def command_to_go_on(text, run):
@@ -56,10 +58,11 @@ def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
 
 def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path):
     """In the middle of an update that would go on for seconds."""
-    long_updates = (*CARTPOLES, "ppo.epochs=300")
+    long_updates = (*CARTPOLES, "ppo.epochs=200", "checkpoint.every_steps=128")
     run = tmp_path / "run"
-    with process(command("finetune", run, long_updates, games="cartpole-a", steps="128")) as child:
+    with process(command("finetune", run, long_updates, games="cartpole-a", steps="256")) as child:
         wait_for(child, lambda: any(run.glob("checkpoints/step-*")))
+        time.sleep(0.5)  # for the second update to begin: what is asked while a snapshot is written is met before it
         before = evidence(run)
         child.send_signal(signal.SIGINT)
         for line in child.stdout:
@@ -74,7 +77,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path
     assert {k: v for k, v in evidence(run).items() if "checkpoints" in k} == {
         k: v for k, v in before.items() if "checkpoints" in k
     }
-    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000000"]
+    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000128"]
 
 
 def signalled(monkeypatch, owner, name, call, number=signal.SIGTERM):
@@ -103,11 +106,10 @@ def signalled(monkeypatch, owner, name, call, number=signal.SIGTERM):
 )
 def test_a_run_asked_to_stop_goes_on_from_the_very_update(owner, name, call, steps, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    changed = small_run("finetune")
     with monkeypatch.context() as patch:
         signalled(patch, owner, name, call)
         with pytest.raises(InterruptedRunError, match=f"saved at step {steps}; go on with") as caught:
-            train(changed, out=run, threads=1, quiet=True)
+            train(small_run("finetune", overrides=FINETUNE), out=run, threads=1, quiet=True)
     assert caught.value.signal_number == signal.SIGTERM
     resume(run, quiet=True)
     assert evidence(run) == evidence(whole)
