@@ -1,13 +1,15 @@
 """Measure what learning costs here: how fast, how much memory, how far from what the machine could do at all.
 
     python scripts/benchmark.py speed --out speed.json
+    python scripts/benchmark.py cost --agents blip ewc
     python scripts/benchmark.py environments | tasks | widths | fisher
     python scripts/benchmark.py profile --device cuda
 
 speed times emulator, inference and update alone, blip-rl's agents, and stable-baselines3 with the same network and PPO
-numbers over its own environments and over EnvPool's, where that is installed. The other verbs say how cost grows with
-environments, with tasks consolidated, with the network's width and with samples of the Fisher; profile says which
-operators an update consists of.
+numbers over its own environments and over EnvPool's, where that is installed. cost says what a method adds to an
+update, step by step beside fine-tuning. environments, tasks, widths and fisher say how cost grows with environments,
+with tasks consolidated, with the network's width and with samples of the Fisher; profile says which operators an update
+consists of.
 
 All that is compared is measured in one process and takes turns, so that a machine that slows down slows all of it; read
 ratios, which are taken round by round, and look at the rounds. blip-rl's agents are those of the shipped recipes but
@@ -24,7 +26,7 @@ import sys
 from typing import Any
 
 import torch
-from _benchmark import fisher, operators, speed
+from _benchmark import cost, fisher, operators, speed
 from _benchmark.growth import ENVIRONMENTS, TASKS, WIDTHS
 from _measure import add_common_options, check_device, provenance, show
 
@@ -32,6 +34,7 @@ from blip_rl.errors import UserError
 
 VERBS: dict[str, tuple[Any, int, str]] = {
     "speed": (speed, 5, "steps per second, against the machine's limit and against stable-baselines3"),
+    "cost": (cost, 200, "what a method adds to an update, step by step beside fine-tuning"),
     "environments": (ENVIRONMENTS, 3, "with more games at a time"),
     "tasks": (TASKS, 5, "with more tasks consolidated"),
     "widths": (WIDTHS, 3, "with a wider network"),

@@ -212,6 +212,41 @@ def test_widths(benchmark):
     assert [point["trunk_parameters"] for point in results["points"]] == expected
 
 
+def test_cost_counts_pairs_of_steps(benchmark):
+    code, results, printed, _ = benchmark("cost", "--agents", "blip", "ewc", *TINY, "--repeats", "6", *SHORT)
+    assert code == 0
+    assert list(results["costs"]) == ["blip", "ewc"]
+    for found in results["costs"].values():
+        ratios = [other / plain for plain, other in found["pairs_seconds"]]
+        assert len(ratios) == 6
+        middle, low, high = found["step_slower_percent"]
+        assert middle == pytest.approx(100 * (statistics.median(ratios) - 1))
+        assert low <= middle <= high
+        assert 0 < found["update_share"] < 1
+    assert printed.count("| 6 |") == 2
+
+
+def test_cost_by_hand(parts, monkeypatch):
+    """One agent's steps take 4 % longer, on a machine whose pace changes; who goes first alternates."""
+    from _benchmark import cost
+
+    order, pace = [], iter([1.0, 2.0] * 100)
+
+    def steps(name):
+        while True:
+            order.append(name)
+            if len(order) % 2:
+                steps.pace = next(pace)
+            yield steps.pace * {"plain": 1.0, "other": 1.04}[name]
+
+    monkeypatch.setattr(cost, "_timed_steps", steps)
+    found = cost._figures(cost._pairs("plain", "other", 20), 0.75)
+    assert len(found["pairs_seconds"]) == 20
+    assert found["step_slower_percent"] == pytest.approx([4, 4, 4])
+    assert found["training_slower_percent"] == pytest.approx([3, 3, 3])
+    assert order[:6] == ["plain", "other", "other", "plain", "plain", "other"]
+
+
 def test_fisher(benchmark):
     options = ["--values", "2", "3", "--expectations", "exact", "--actions", "2", "--repeats", "2", "--threads", "1"]
     code, results, printed, _ = benchmark("fisher", *options)

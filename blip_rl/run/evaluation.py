@@ -16,7 +16,7 @@ from blip_rl.core.metrics import normalise
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.run import fit
-from blip_rl.run.folder import Phase, ScoreRow
+from blip_rl.run.rows import Phase, ScoreRow
 from blip_rl.tasks.make import make_evaluation_env
 
 FIRST_EVALUATION_SEED = 2**30

@@ -11,10 +11,9 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -22,90 +21,20 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.run import conditions, durable, evidence
 from blip_rl.run.places import check_new_folder, check_run
+from blip_rl.run.rows import (
+    BITS_COLUMNS,
+    PLASTICITY_COLUMNS,
+    SCORE_COLUMNS,
+    SPEED_COLUMNS,
+    BitsRow,
+    PlasticityRow,
+    ScoreRow,
+    SpeedRow,
+    cells_of,
+    identity,
+    score_row,
+)
 from blip_rl.untrusted.files import read_text, table_rows
-
-Phase = Literal["periodic", "before", "after"]
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One episode of one evaluation; a row of ``scores.csv``.
-
-    Attributes:
-        env_steps: Training steps of the whole run when the score was taken.
-        stage: Tasks learned so far, counting the one being learned or just learned.
-        phase: During learning, or before or after the consolidation that ends the stage.
-        task: Name of the task played.
-        seed: What the episode was played with; the same at every evaluation of a run.
-        score: Raw return of the whole game; the column is called ``return``.
-        length_steps: Decisions.
-        truncated: Whether a cap ended it.
-        normalised: 0 = random play, 1 = the reference; empty without normalisers.
-        actions: How actions were chosen.
-    """
-
-    env_steps: int
-    stage: int
-    phase: Phase
-    task: str
-    seed: int
-    score: float
-    length_steps: int
-    truncated: bool
-    normalised: float | None
-    actions: str
-
-
-@dataclass(frozen=True)
-class BitsRow:
-    """How many parameters of a layer have how many frozen bits after a stage; a row of ``bits.csv``."""
-
-    stage: int
-    layer: str
-    parameter: str
-    frozen_bits: int
-    count: int
-
-
-@dataclass(frozen=True)
-class PlasticityRow:
-    """How able to learn a layer was at an evaluation; a row of ``plasticity.csv``.
-
-    Attributes:
-        env_steps: Training steps of the whole run.
-        stage: Tasks learned so far, counting the one being learned or just learned.
-        phase: During learning, or before or after the consolidation that ends the stage.
-        layer: Name of the trunk's layer.
-        dormant_share: Share of units that hardly ever respond.
-        effective_rank: Directions that the layer's outputs spread over.
-        gradient_norm: Root mean square of the norm of log π's gradient.
-        free_bits: Mean bits of a weight that may still change; empty for a method that freezes none.
-    """
-
-    env_steps: int
-    stage: int
-    phase: Phase
-    layer: str
-    dormant_share: float
-    effective_rank: float
-    gradient_norm: float
-    free_bits: float | None
-
-
-@dataclass(frozen=True)
-class SpeedRow:
-    """How fast a stage had been learned by then, evaluations left out; a row of ``speed.csv``."""
-
-    env_steps: int
-    stage: int
-    steps_per_second: float
-    peak_memory_mb: float
-
-
-_SCORE_COLUMNS = [{"score": "return"}.get(f.name, f.name) for f in fields(ScoreRow)]
-_BITS_COLUMNS = [f.name for f in fields(BitsRow)]
-_PLASTICITY_COLUMNS = [f.name for f in fields(PlasticityRow)]
-_SPEED_COLUMNS = [f.name for f in fields(SpeedRow)]
 
 
 class RunFolder:
@@ -214,28 +143,28 @@ class RunFolder:
 
     def _begin_tables(self) -> None:
         tables = {
-            self.scores: _SCORE_COLUMNS,
-            self.bits: _BITS_COLUMNS,
-            self.plasticity: _PLASTICITY_COLUMNS,
-            self.speed: _SPEED_COLUMNS,
+            self.scores: SCORE_COLUMNS,
+            self.bits: BITS_COLUMNS,
+            self.plasticity: PLASTICITY_COLUMNS,
+            self.speed: SPEED_COLUMNS,
         }
         for path, columns in tables.items():
             _append(path, [columns])
 
     def add_scores(self, rows: Iterable[ScoreRow]) -> None:
         """Append to ``scores.csv``."""
-        _append(self.scores, [_cells(row) for row in rows])
+        _append(self.scores, [cells_of(row) for row in rows])
 
     def replace_scores(self, rows: Sequence[ScoreRow]) -> None:
         """Write rows into ``scores.csv`` in place of the same episodes: same stage, phase, task, seed and actions.
 
         Episodes with other seeds stay: scoring again extends the evidence and never thins it.
         """
-        replaced = {_identity(row) for row in rows}
-        kept = [row for row in self.read_scores() if _identity(row) not in replaced]
+        replaced = {identity(row) for row in rows}
+        kept = [row for row in self.read_scores() if identity(row) not in replaced]
         beside = self.scores.with_suffix(".new")
         beside.unlink(missing_ok=True)
-        _append(beside, [_SCORE_COLUMNS, *(_cells(row) for row in [*kept, *rows])])
+        _append(beside, [SCORE_COLUMNS, *(cells_of(row) for row in [*kept, *rows])])
         beside.replace(self.scores)
 
     def read_scores(self) -> list[ScoreRow]:
@@ -246,21 +175,21 @@ class RunFolder:
         """
         try:
             _, rows = table_rows(self.scores)
-            return [_score_row(cells) for _, cells in rows]
+            return [score_row(cells) for _, cells in rows]
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"'{self.scores}' cannot be read as scores: {error!r}") from error
 
     def add_bits(self, rows: Iterable[BitsRow]) -> None:
         """Append to ``bits.csv``."""
-        _append(self.bits, [_cells(row) for row in rows])
+        _append(self.bits, [cells_of(row) for row in rows])
 
     def add_plasticity(self, rows: Iterable[PlasticityRow]) -> None:
         """Append to ``plasticity.csv``."""
-        _append(self.plasticity, [_cells(row) for row in rows])
+        _append(self.plasticity, [cells_of(row) for row in rows])
 
     def add_speed(self, row: SpeedRow) -> None:
         """Append to ``speed.csv``."""
-        _append(self.speed, [_cells(row)])
+        _append(self.speed, [cells_of(row)])
 
 
 def default_path(config: RunConfig) -> Path:
@@ -274,35 +203,6 @@ def default_path(config: RunConfig) -> Path:
 def _is_number(text: str) -> bool:
     """Whether int() takes it; not every digit of every script is one for it."""
     return text.isascii() and text.isdecimal()
-
-
-def _identity(row: ScoreRow) -> tuple[int, str, str, int, str]:
-    return row.stage, row.phase, row.task, row.seed, row.actions
-
-
-def _cells(row: ScoreRow | BitsRow | PlasticityRow | SpeedRow) -> list[str]:
-    return [_cell(value) for value in asdict(row).values()]
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _score_row(cells: dict[str, str]) -> ScoreRow:
-    return ScoreRow(
-        env_steps=int(cells["env_steps"]),
-        stage=int(cells["stage"]),
-        phase=cells["phase"],  # type: ignore[arg-type]
-        task=cells["task"],
-        seed=int(cells["seed"]),
-        score=float(cells["return"]),
-        length_steps=int(cells["length_steps"]),
-        truncated=cells["truncated"] == "1",
-        normalised=float(cells["normalised"]) if cells["normalised"] else None,
-        actions=cells["actions"],
-    )
 
 
 def _append(path: Path, rows: Iterable[Sequence[str]]) -> None:

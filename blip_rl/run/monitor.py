@@ -19,8 +19,8 @@ from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
 from blip_rl.run.estimate import needs
-from blip_rl.run.folder import BitsRow
 from blip_rl.run.keeper import Keeper
+from blip_rl.run.rows import BitsRow
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.stop import StopRequestError
 from blip_rl.run.tensorboard import describe_run

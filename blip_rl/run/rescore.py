@@ -15,7 +15,8 @@ from blip_rl.methods import load_method
 from blip_rl.run.cells import Cell, CellPlayer
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import score_rows
-from blip_rl.run.folder import RunFolder, ScoreRow
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.rows import ScoreRow
 from blip_rl.run.selection import chosen_games, chosen_stages
 from blip_rl.run.summary import aligned
 from blip_rl.run.workers import play_cells

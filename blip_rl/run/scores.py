@@ -18,8 +18,9 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
 from blip_rl.run.evaluation import Episode, evaluate_task, mean_score, normalised, score_rows
-from blip_rl.run.folder import Phase, RunFolder, ScoreRow, SpeedRow
+from blip_rl.run.folder import RunFolder
 from blip_rl.run.plasticity import PlasticityPanel
+from blip_rl.run.rows import Phase, ScoreRow, SpeedRow
 from blip_rl.run.stop import StopRequest
 from blip_rl.tasks.make import make_evaluation_env
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 from tape import Tape, acted_out, no_looks
 
-from blip_rl.learner import ppo, recording
+from blip_rl.learner import fast_ppo, recording
 from blip_rl.learner.interleave import Turns, learn_in_turns
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.recording import Recording
@@ -55,9 +55,9 @@ def learn(model, rollouts):
 def records(monkeypatch):
     """Updates are recorded, on tape; actions are chosen as ever, so that rollouts are the same."""
     acted_out(monkeypatch, recording)
-    monkeypatch.setattr(ppo, "can_record", lambda device: True)
-    lanes = ppo.Lanes
-    monkeypatch.setattr(ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
+    monkeypatch.setattr(fast_ppo, "can_record", lambda device: True)
+    lanes = fast_ppo.Lanes
+    monkeypatch.setattr(fast_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
 
 
 def two_tasks(kind, method, **compute):
@@ -209,7 +209,7 @@ def test_what_blip_does_after_a_step_never_looks_into_a_tensor(quantize_forward)
 
 def staged(monkeypatch, env, **compute):
     acted_out(monkeypatch, recording)
-    monkeypatch.setattr(ppo, "can_record", lambda device: True)
+    monkeypatch.setattr(fast_ppo, "can_record", lambda device: True)
     return agent(env=env, compute=compute)
 
 

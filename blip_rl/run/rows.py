@@ -1,0 +1,126 @@
+"""The rows of a run's tables, and how one becomes text and text becomes one again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+Phase = Literal["periodic", "before", "after"]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One episode of one evaluation; a row of ``scores.csv``.
+
+    Attributes:
+        env_steps: Training steps of the whole run when the score was taken.
+        stage: Tasks learned so far, counting the one being learned or just learned.
+        phase: During learning, or before or after the consolidation that ends the stage.
+        task: Name of the task played.
+        seed: What the episode was played with; the same at every evaluation of a run.
+        score: Raw return of the whole game; the column is called ``return``.
+        length_steps: Decisions.
+        truncated: Whether a cap ended it.
+        normalised: 0 = random play, 1 = the reference; empty without normalisers.
+        actions: How actions were chosen.
+    """
+
+    env_steps: int
+    stage: int
+    phase: Phase
+    task: str
+    seed: int
+    score: float
+    length_steps: int
+    truncated: bool
+    normalised: float | None
+    actions: str
+
+
+@dataclass(frozen=True)
+class BitsRow:
+    """How many parameters of a layer have how many frozen bits after a stage; a row of ``bits.csv``."""
+
+    stage: int
+    layer: str
+    parameter: str
+    frozen_bits: int
+    count: int
+
+
+@dataclass(frozen=True)
+class PlasticityRow:
+    """How able to learn a layer was at an evaluation; a row of ``plasticity.csv``.
+
+    Attributes:
+        env_steps: Training steps of the whole run.
+        stage: Tasks learned so far, counting the one being learned or just learned.
+        phase: During learning, or before or after the consolidation that ends the stage.
+        layer: Name of the trunk's layer.
+        dormant_share: Share of units that hardly ever respond.
+        effective_rank: Directions that the layer's outputs spread over.
+        gradient_norm: Root mean square of the norm of log π's gradient.
+        free_bits: Mean bits of a weight that may still change; empty for a method that freezes none.
+    """
+
+    env_steps: int
+    stage: int
+    phase: Phase
+    layer: str
+    dormant_share: float
+    effective_rank: float
+    gradient_norm: float
+    free_bits: float | None
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """How fast a stage had been learned by then, evaluations left out; a row of ``speed.csv``."""
+
+    env_steps: int
+    stage: int
+    steps_per_second: float
+    peak_memory_mb: float
+
+
+SCORE_COLUMNS = [{"score": "return"}.get(f.name, f.name) for f in fields(ScoreRow)]
+BITS_COLUMNS = [f.name for f in fields(BitsRow)]
+PLASTICITY_COLUMNS = [f.name for f in fields(PlasticityRow)]
+SPEED_COLUMNS = [f.name for f in fields(SpeedRow)]
+
+
+def identity(row: ScoreRow) -> tuple[int, str, str, int, str]:
+    """What makes two scores those of the same episode."""
+    return row.stage, row.phase, row.task, row.seed, row.actions
+
+
+def cells_of(row: ScoreRow | BitsRow | PlasticityRow | SpeedRow) -> list[str]:
+    """A row's values as they are written."""
+    return [_cell(value) for value in asdict(row).values()]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def score_row(cells: dict[str, str]) -> ScoreRow:
+    """A row of ``scores.csv``, from its cells by column.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: a cell holds something else.
+    """
+    return ScoreRow(
+        env_steps=int(cells["env_steps"]),
+        stage=int(cells["stage"]),
+        phase=cells["phase"],  # type: ignore[arg-type]
+        task=cells["task"],
+        seed=int(cells["seed"]),
+        score=float(cells["return"]),
+        length_steps=int(cells["length_steps"]),
+        truncated=cells["truncated"] == "1",
+        normalised=float(cells["normalised"]) if cells["normalised"] else None,
+        actions=cells["actions"],
+    )

@@ -1,0 +1,124 @@
+"""What a method adds to an update: optimizer steps of two agents in turn, as close together as they can be.
+
+Whole iterations take seconds, within which a shared machine changes by more than a method costs. Two steps that follow
+one another take tenths of one, and there are hundreds of pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, cast
+
+import numpy as np
+from _measure import cell, markdown_table
+
+from _benchmark.contestants import Contestant, build, recipe
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.rollout import Rollout
+
+PLAIN = "finetune"
+_WARM_UP = 4
+_RESAMPLES = 10_000
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What else this verb can be asked."""
+    parser.add_argument("--agents", nargs="+", default=["blip"], metavar="NAME", help="recipes to compare with plain")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Find mistakes before anything is built.
+
+    Raises:
+        UserError: an agent, a game or a change that cannot be had.
+    """
+    for agent in (PLAIN, *options.agents):
+        recipe(agent, options)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """``--repeats`` pairs of steps for each agent, each in its second task, beside fine-tuning."""
+    found = {}
+    for agent in options.agents:
+        with ExitStack() as stack:
+            plain, other = build(PLAIN, options, stack), build(agent, options, stack)
+            lap = plain.learn(1)
+            pairs = _pairs(plain, other, options.repeats)
+            print(f"{agent}: {len(pairs)} pairs", file=sys.stderr)
+            found[agent] = _figures(pairs, lap.update_seconds / lap.seconds)
+    return {"costs": found}
+
+
+def _pairs(plain: Contestant, other: Contestant, count: int) -> list[tuple[float, float]]:
+    """Seconds of a step of each; who goes first alternates."""
+    clocks = (_timed_steps(plain), _timed_steps(other))
+    pairs = []
+    for number in range(_WARM_UP + count):
+        first = number % 2
+        seconds = {turn: next(clocks[turn]) for turn in (first, 1 - first)}
+        pairs.append((seconds[0], seconds[1]))
+    return pairs[_WARM_UP:]
+
+
+def _timed_steps(contestant: Contestant) -> Iterator[float]:
+    """Take one optimizer step after another on the last rollout, as ``train`` takes them; yields what each took."""
+    agent = cast(ContinualPPO, contestant.agent)
+    agent.policy.set_training_mode(True)
+    agent._current_progress_remaining = 1.0  # of a training just begun: its steps are the largest
+    agent._update_learning_rate(agent.policy.optimizer)
+    rollout = cast(Rollout, agent.rollout_buffer)
+    captured = agent._captured_update(rollout)
+    update, into = (agent._update, None) if captured is None else (captured, captured.batch)
+    while True:
+        batches = rollout.minibatches(agent.batch_size, into)
+        for _ in range(rollout.buffer_size * rollout.n_envs // agent.batch_size):
+            contestant.wait()
+            begun = time.perf_counter()
+            update(next(batches))
+            contestant.wait()
+            yield time.perf_counter() - begun
+
+
+def _figures(pairs: list[tuple[float, float]], update_share: float) -> dict[str, Any]:
+    """Medians over pairs; of all training a step's cost is felt in the share that updates have of it."""
+    ratios = np.array([other / plain for plain, other in pairs])
+    drawn = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    percents = [100 * (float(ratio) - 1) for ratio in (np.median(ratios), low, high)]
+    return {
+        "pairs_seconds": pairs,
+        "plain_step_seconds": statistics.median(plain for plain, _ in pairs),
+        "step_seconds": statistics.median(other for _, other in pairs),
+        "step_slower_percent": percents,
+        "update_share": update_share,
+        "training_slower_percent": [update_share * percent for percent in percents],
+    }
+
+
+def report(results: dict[str, Any]) -> str:
+    """One row an agent."""
+    head = ["agent", "pairs", "fine-tune's step, ms", "its step, ms", "slower, % (95 % interval)"]
+    head += ["share of updates, %", "whole training slower, % (95 % interval)"]
+    rows = [
+        [
+            agent,
+            str(len(found["pairs_seconds"])),
+            cell(1e3 * found["plain_step_seconds"], ".1f"),
+            cell(1e3 * found["step_seconds"], ".1f"),
+            _interval(found["step_slower_percent"]),
+            cell(100 * found["update_share"], ".0f"),
+            _interval(found["training_slower_percent"]),
+        ]
+        for agent, found in results["costs"].items()
+    ]
+    return markdown_table(head, rows)
+
+
+def _interval(percents: list[float]) -> str:
+    middle, low, high = percents
+    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
