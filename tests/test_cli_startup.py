@@ -1,11 +1,13 @@
 """What each verb imports before it answers: time is not measured here, scripts/benchmark_startup.py does that."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
 from blip_rl.cli import cli
+from blip_rl.cli.loading import loading
 
 HEAVY = ("torch", "numpy", "pydantic", "matplotlib", "stable_baselines3", "gymnasium", "ale_py", "tensorboard")
 LEARNING = ("torch", "stable_baselines3", "tensorboard")
@@ -77,6 +79,7 @@ def test_a_training_gets_to_its_second_update_without_compiler_and_plots(tmp_pat
     code = """
 import sys
 from blip_rl.cli import cli
+from blip_rl.cli.loading import loading
 from blip_rl.learner.ppo import ContinualPPO
 class Enough(Exception): pass
 learn = ContinualPPO.train
@@ -94,3 +97,20 @@ except Enough:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "IMPORTED"
+
+
+@pytest.mark.parametrize("looked_before", [True, False])
+def test_garbage_is_looked_for_again_once_libraries_are_loaded(looked_before):
+    def fail():
+        with loading():
+            assert not gc.isenabled()
+            raise ImportError
+
+    looked = gc.isenabled()
+    try:
+        (gc.enable if looked_before else gc.disable)()
+        with pytest.raises(ImportError):
+            fail()
+        assert gc.isenabled() is looked_before
+    finally:
+        (gc.enable if looked else gc.disable)()

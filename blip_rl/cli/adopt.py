@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blip_rl.cli.loading import loading
 from blip_rl.cli.options import complete_folders, complete_games
 
 
@@ -43,7 +44,8 @@ def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | No
     check_file(file)
     if out is not None:
         check_new_folder(out)
-    from blip_rl.run.adopt import import_agent
+    with loading():
+        from blip_rl.run.adopt import import_agent
 
     run = import_agent(file, game, overrides=overrides, out=out)
     click.echo(f"run folder {run} (only tensors were read from '{file}': no code in it was run)")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from blip_rl.cli.loading import loading
 from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, STAGES, games_of_run, workers_option
 
 
@@ -24,6 +25,7 @@ from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, STAGES, gam
 def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tuple[int, ...], **options: Any) -> None:
     """Score every stage of the run in folder RUN again: fill or extend its score matrix."""
     names = games_of_run(run, games)
-    from blip_rl.run.rescore import evaluate_run
+    with loading():
+        from blip_rl.run.rescore import evaluate_run
 
     click.echo(evaluate_run(run, games=names, actions=ACTIONS[stochastic], stages=stages or None, **options))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blip_rl.cli.loading import loading
 from blip_rl.cli.options import RUN, complete_games_of_run, games_of_run
 
 
@@ -38,7 +39,8 @@ def export(run: Path, games: str | None, stage: int | None, out: Path | None) ->
         from blip_rl.run.places import check_writable_folder
 
         check_writable_folder(out.parent if out.suffix == ".zip" else out)
-    from blip_rl.run.export import export_run
+    with loading():
+        from blip_rl.run.export import export_run
 
     written = export_run(run, games=names, stage=stage, out=out)
     for exported in written:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from blip_rl.cli.loading import loading
 from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, complete_folders, games_of_run, workers_option
 from blip_rl.errors import UserError
 
@@ -59,7 +60,8 @@ def render(
 
     chosen = Look(actions=ACTIONS[stochastic], **look)
     _check_places(other, out)
-    from blip_rl.run.render import render_run, render_versus
+    with loading():
+        from blip_rl.run.render import render_run, render_versus
 
     if other is None:
         paths = render_run(run, chosen, games=names, stages=stages or None, workers=workers, out=out)

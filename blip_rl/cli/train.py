@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blip_rl.cli.loading import loading
 from blip_rl.cli.options import complete_agents, complete_folders, complete_games
 from blip_rl.errors import UserError
 
@@ -81,10 +82,11 @@ def train(
         from blip_rl.run.places import check_new_folder
 
         check_new_folder(out)
-    from blip_rl.recipes import resolve
+    with loading():
+        from blip_rl.recipes import resolve
 
-    config = resolve(games, agent, steps=steps, seed=seed, device=device, overrides=overrides)
-    from blip_rl.run.sequence import train as train_sequence
+        config = resolve(games, agent, steps=steps, seed=seed, device=device, overrides=overrides)
+        from blip_rl.run.sequence import train as train_sequence
 
     train_sequence(config, out=out, threads=threads, quiet=quiet)
 
@@ -99,6 +101,7 @@ def _resume(run: Path, accept_changes: bool, threads: int, quiet: bool) -> None:
     from blip_rl.run.places import check_run
 
     check_run(run)
-    from blip_rl.run.sequence import resume
+    with loading():
+        from blip_rl.run.sequence import resume
 
     resume(run, accept_changes=accept_changes, threads=threads, quiet=quiet)
