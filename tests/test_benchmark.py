@@ -224,6 +224,8 @@ def test_cost_counts_pairs_of_steps(benchmark):
         assert low <= middle <= high
         assert 0 < found["update_share"] < 1
     assert printed.count("| 6 |") == 2
+    assert results["costs"]["blip"]["state_bytes_per_parameter"] == pytest.approx(13, abs=0.1)
+    assert results["costs"]["ewc"]["consolidation_seconds"] > 0
 
 
 def test_cost_by_hand(parts, monkeypatch):

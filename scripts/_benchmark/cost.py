@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             lap = plain.learn(1)
             pairs = _pairs(plain, other, options.repeats)
             print(f"{agent}: {len(pairs)} pairs", file=sys.stderr)
-            found[agent] = _figures(pairs, lap.update_seconds / lap.seconds)
+            found[agent] = _figures(pairs, lap.update_seconds / lap.seconds) | _kept(other)
     return {"costs": found}
 
 
@@ -100,10 +100,20 @@ def _figures(pairs: list[tuple[float, float]], update_share: float) -> dict[str,
     }
 
 
+def _kept(contestant: Contestant) -> dict[str, Any]:
+    """What the method keeps, and how long the end of its last task took."""
+    state = contestant.state_bytes()
+    return {
+        "state_bytes_per_parameter": None if state is None else state / contestant.trunk_parameters(),
+        "consolidation_seconds": contestant.consolidation_seconds,
+    }
+
+
 def report(results: dict[str, Any]) -> str:
     """One row an agent."""
     head = ["agent", "pairs", "fine-tune's step, ms", "its step, ms", "slower, % (95 % interval)"]
     head += ["share of updates, %", "whole training slower, % (95 % interval)"]
+    head += ["bytes kept per trunk parameter", "end of a task, s"]
     rows = [
         [
             agent,
@@ -113,6 +123,8 @@ def report(results: dict[str, Any]) -> str:
             _interval(found["step_slower_percent"]),
             cell(100 * found["update_share"], ".0f"),
             _interval(found["training_slower_percent"]),
+            cell(found["state_bytes_per_parameter"], ".1f"),
+            cell(found["consolidation_seconds"], ".1f"),
         ]
         for agent, found in results["costs"].items()
     ]
