@@ -1,15 +1,18 @@
 """Measure how long commands take to answer, and how long a training takes to reach its first step.
 
     python scripts/benchmark_startup.py --out startup.json
+    python scripts/benchmark_startup.py --run runs/atari6-blip-seed0 --repeats 3
 
 Every command runs in a new process, one after another, in as many rounds as ``--repeats`` says. Beside the time that
-passes stands the processor time that the process took, which other programs on the machine disturb far less.
+passes stands the processor time that the process took, which other programs on the machine disturb far less. With
+--run, what is measured is the verbs that show and score that run, on a copy of its folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -53,13 +56,17 @@ main()
 def main() -> None:
     """Measure, print a table, write JSON."""
     options = _options()
-    results = {**provenance(), "settings": {key: value for key, value in vars(options).items() if key != "out"}}
+    settings = {key: str(value) for key, value in vars(options).items() if key != "out"}
+    results: dict[str, Any] = {**provenance(), "settings": settings}
     with tempfile.TemporaryDirectory(prefix="blip-rl-startup-") as name:
         folder = Path(name)
         _write_run(folder / "run")
+        if options.run:
+            shutil.copytree(options.run, folder / "copy")
         found: dict[str, list[tuple[float, float]]] = {}
         for number in range(options.repeats):
-            for title, command in _commands(options, folder / f"new-{number}").items():
+            commands = _of_a_run() if options.run else _commands(options, folder / f"new-{number}")
+            for title, command in commands.items():
                 print(f"{number + 1}/{options.repeats} {title} …", file=sys.stderr)
                 found.setdefault(title, []).append(_measure(command, folder, options.threads))
     results["commands"] = {title: _summary(times) for title, times in found.items()}
@@ -70,6 +77,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", default="atari6", help="what the training learns (%(default)s)")
     parser.add_argument("--agent", default="blip", help="how it learns (%(default)s)")
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN", help="measure the verbs that show and score this run instead"
+    )
     add_common_options(parser, repeats=7)
     return parser.parse_args()
 
@@ -81,6 +91,13 @@ def _commands(options: argparse.Namespace, out: Path) -> dict[str, list[str]]:
     return {
         **{f"blip-rl {words}": ["-m", "blip_rl", *words.split()] for words in typed},
         f"blip-rl train --games {options.games} --agent {options.agent}, to its first step": ["-c", FIRST_STEP, *train],
+    }
+
+
+def _of_a_run() -> dict[str, list[str]]:
+    """As a person would type them: all games, all stages."""
+    return {
+        f"blip-rl {verb} RUN": ["-m", "blip_rl", verb, "copy"] for verb in ("inspect", "report", "render", "evaluate")
     }
 
 
