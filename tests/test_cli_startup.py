@@ -59,6 +59,9 @@ def test_what_only_reads_imports_no_torch(arguments, run):
     [
         ["train", "--out", "run"],
         ["train", "--resume", "nowhere"],
+        ["train", "--games", "kungfoo"],
+        ["train", "--games", "kungfoo", "--agent", "blop", "--set", "evaluation.episodes=x"],
+        ["train", "--agent", "blop"],
         ["evaluate", "."],
         ["evaluate", "run", "--games", "pnog"],
         ["render", "."],
@@ -79,7 +82,6 @@ def test_a_training_gets_to_its_second_update_without_compiler_and_plots(tmp_pat
     code = """
 import sys
 from blip_rl.cli import cli
-from blip_rl.cli.loading import loading
 from blip_rl.learner.ppo import ContinualPPO
 class Enough(Exception): pass
 learn = ContinualPPO.train

@@ -80,7 +80,12 @@ def resolve(
     options = attempt(lines, _options, {"steps": steps, "seed": seed, "device": device})
     read = [override for text in overrides if (override := attempt(lines, parse_override, text))]
     chosen = attempt(lines, choose_games, games) or Games("", ())
-    agent_config = attempt(lines, _agent_config, agent, chosen, [o for o in read if o.recipe == "agent"])
+    changes_of_agent = [override for override in read if override.recipe == "agent"]
+    agent_config: AgentConfig | None = None
+    if chosen.tasks or changes_of_agent or is_path(agent):
+        agent_config = attempt(lines, _agent_config, agent, chosen, changes_of_agent)
+    else:  # a shipped agent as it is has no mistakes, and to find that out takes loading torch
+        attempt(lines, find_recipe, "agents", agent)
     sections = attempt(lines, _sections, chosen, [o for o in read if o.recipe == "sequence"])
     if lines or options is None or agent_config is None or sections is None:
         raise RecipeError(lines)
