@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from ale_py import AtariVectorEnv
@@ -23,6 +24,7 @@ from blip_rl.tasks.games import rom_name
 from blip_rl.tasks.make import make_training_env
 
 WARM_UP = 10
+_PR_SET_THP_DISABLE = 41
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,37 @@ def _filled_mb() -> float:
     if match is None:
         sys.exit("this measurement reads /proc, which this system does not have")
     return int(match[1]) * 1024 / 1e6
+
+
+def in_use_mb() -> float:
+    """What the C library has given out and not got back: no holes between, no pages kept. NaN where it does not say.
+
+    Python's own small objects are not in it: they live in blocks of their own.
+    """
+    ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if ask is None:
+        return math.nan
+    ask.restype = _MallocInfo
+    found = ask()
+    return float(found.uordblks + found.hblkhd) / 1e6
+
+
+class _MallocInfo(ctypes.Structure):
+    """``struct mallinfo2`` of glibc."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def refuse_huge_pages() -> bool:
+    """Have Linux give this process 4 kB at a time: joined into pages of 2 MB, memory comes and goes in jumps."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    return prctl is not None and prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 
 
 @contextmanager

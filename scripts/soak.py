@@ -12,7 +12,8 @@ in memory the score matrix grows, by a few bytes for each pair of tasks. Growth 
 
 Memory is what the process itself has filled: a system short of memory takes the pages of programs and libraries away
 and brings them back. What was freed but is kept for later by the C library goes up and down by some hundred MB: it is
-given back before each measurement, and shown beside it.
+given back before each measurement, and shown beside it. Pages that are used in part cannot be given back, so what the C
+library has given out is shown too: where memory grows and that does not, there are holes. Huge pages are refused.
 Exit code 1 if memory grew by more than 1 % or if a file or a thread was left behind.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _held import Parts, counting_games, held_mb, measure_parts
+from _held import Parts, counting_games, held_mb, in_use_mb, measure_parts, refuse_huge_pages
 from _measure import cell, markdown_table, positive_int, provenance, show
 
 from blip_rl.learner.policy import ContinualPolicy
@@ -65,12 +67,14 @@ class Moment:
     threads: int
     checkpoint_mb: float
     games_opened: int = 0
+    in_use_mb: float | None = None
 
 
 def main() -> None:
     """Learn, measure, judge."""
     options = _options()
     torch.set_num_threads(1)
+    refuse_huge_pages()
     results = {**provenance(), "settings": {k: str(v) if k == "out" else v for k, v in vars(options).items()}}
     with tempfile.TemporaryDirectory(prefix="blip-rl-soak-") as folder:
         moments, parts = _learn(options, Path(folder), results)
@@ -137,6 +141,7 @@ def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -
 
 def _moment(task: str, seconds: float, policy: ContinualPolicy, method: Method, checkpoint_mb: float) -> Moment:
     before, memory = held_mb()
+    in_use = in_use_mb()
     tensors = [*policy.task_state().values(), *method.state().tensors.values()]
     return Moment(
         task=task,
@@ -147,6 +152,7 @@ def _moment(task: str, seconds: float, policy: ContinualPolicy, method: Method, 
         files=_entries("/proc/self/fd"),
         threads=_entries("/proc/self/task"),
         checkpoint_mb=checkpoint_mb,
+        in_use_mb=None if math.isnan(in_use) else in_use,
     )
 
 
@@ -175,12 +181,13 @@ def judge(moments: list[Moment], parts: Parts) -> dict[str, Any]:
         "growth_by_design_mb": by_design,
         "left_by_games_mb": left_by_games,
         "growth_percent": percent,
+        "in_use_growth_mb": None if None in (first.in_use_mb, last.in_use_mb) else last.in_use_mb - first.in_use_mb,
         "faults": faults,
     }
 
 
 def _report(moments: list[Moment], parts: Parts, verdict: dict[str, Any]) -> str:
-    header = ["switch", "memory MB", "freed but kept MB", "agent MB", "games opened", "files", "threads"]
+    header = ["switch", "memory MB", "freed but kept MB", "agent MB", "in use MB", "games opened", "files", "threads"]
     shown = sorted(
         {1, 2, SETTLED, *(len(moments) * part // 8 for part in range(1, 9))} & set(range(1, len(moments) + 1))
     )
@@ -190,6 +197,7 @@ def _report(moments: list[Moment], parts: Parts, verdict: dict[str, Any]) -> str
             cell(m.memory_mb, ".1f"),
             cell(m.kept_for_later_mb),
             cell(m.agent_mb, ".2f"),
+            cell(m.in_use_mb, ".2f"),
             f"{m.games_opened:,}",
             f"{m.files}",
             f"{m.threads}",

@@ -3,10 +3,12 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "soak.py"
@@ -51,6 +53,18 @@ def test_what_is_known_to_stay_is_left_out(soak):
     assert verdict["growth_by_design_mb"] == pytest.approx(2 * 1.5)
     assert verdict["left_by_games_mb"] == pytest.approx(2000 * 2.5 / 1000)
     assert verdict["growth_percent"] == pytest.approx(100 * (20 - 3 - 5) / 200)
+
+
+def test_what_is_in_use_grows_by_what_is_kept(soak):
+    import _held
+
+    if math.isnan(_held.in_use_mb()):
+        pytest.skip("this C library does not say")
+    before, kept = _held.in_use_mb(), np.zeros(50_000_000, dtype=np.uint8)
+    grown = _held.in_use_mb() - before
+    assert grown == pytest.approx(50, abs=1)
+    del kept
+    assert _held.in_use_mb() - before == pytest.approx(0, abs=1)
 
 
 def test_files_and_threads_left_behind_are_faults(soak):
