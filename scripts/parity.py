@@ -92,13 +92,14 @@ def _configs(options: argparse.Namespace) -> dict[tuple[str, int], RunConfig]:
 
 def _make_missing(options: argparse.Namespace, configs: dict[tuple[str, int], RunConfig]) -> None:
     """One run after the other, contestants in turn."""
+    begun_with = provenance()  # the code that was loaded; the checkout may be another's by the time a run is finished
     for (game, seed), config in configs.items():
         for name in [options.only] if options.only else CONTESTANTS:
             path = _path(options.out, name, game, seed)
             if _read(path, config, options) is None:
                 print(f"{path.stem} …", file=sys.stderr, flush=True)
                 figures = run(name, config, options.episodes, partial(_talk, path.stem))
-                _write(path, {**provenance(), "settings": _settings(config, options), **figures})
+                _write(path, begun_with | {"settings": _settings(config, options), **figures})
                 _talk(path.stem, f"done, {figures['steps_per_second']:.0f} steps/s")
 
 
