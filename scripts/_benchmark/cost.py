@@ -44,13 +44,15 @@ def check(options: argparse.Namespace) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """``--repeats`` pairs of steps for each agent, each in its second task, beside fine-tuning."""
     found = {}
-    for agent in options.agents:
-        with ExitStack() as stack:
-            plain, other = build(PLAIN, options, stack), build(agent, options, stack)
-            lap = plain.learn(1)
-            pairs = _pairs(plain, other, options.repeats)
-            print(f"{agent}: {len(pairs)} pairs", file=sys.stderr)
-            found[agent] = _figures(pairs, lap.update_seconds / lap.seconds) | _kept(other)
+    with ExitStack() as stack:
+        plain = build(PLAIN, options, stack)
+        lap = plain.learn(1)
+        for agent in options.agents:
+            with ExitStack() as own:
+                other = build(agent, options, own)
+                pairs = _pairs(plain, other, options.repeats)
+                print(f"{agent}: {len(pairs)} pairs", file=sys.stderr)
+                found[agent] = _figures(pairs, lap.update_seconds / lap.seconds) | _kept(other)
     return {"costs": found}
 
 
