@@ -155,13 +155,13 @@ def _save_mp4(movie: Movie, path: Path) -> None:
     import av
 
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        # One thread, here and below: how many there are must not change the bytes, and swscale's own race one another.
-        options = {"crf": "18", "preset": "medium", "threads": "1"}
+        # One thread: how many there are must not change the bytes. No macroblock tree: now and then what that decides
+        # depends on what was in memory before.
+        options = {"crf": "20", "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(movie.fps).limit_denominator(1000), options=options)
         height, width = (side + side % 2 for side in movie.frame(0).shape[:2])
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in _frames(movie):
             padded = np.pad(frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), mode="edge")
-            picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
-            container.mux(stream.encode(picture.reformat(format="yuv420p", threads=1)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
         container.mux(stream.encode())
