@@ -56,7 +56,7 @@ main()
 def main() -> None:
     """Measure, print a table, write JSON."""
     options = _options()
-    settings = {key: str(value) for key, value in vars(options).items() if key != "out"}
+    settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items() if key != "out"}
     results: dict[str, Any] = {**provenance(), "settings": settings}
     with tempfile.TemporaryDirectory(prefix="blip-rl-startup-") as name:
         folder = Path(name)
