@@ -113,7 +113,7 @@ def _like(parameter: Tensor, name: str, saved: Tensor | None) -> Tensor:
         shape = "missing" if saved is None else str(tuple(saved.shape))
         raise ValueError(f"{name!r} is {shape}, expected {tuple(parameter.shape)}: another agent's snapshot")
     if saved.dim() == 0:
-        return saved.to(parameter.device)
+        return saved.to(parameter.device, copy=True)  # the optimizer counts in place: the snapshot must not change
     return torch.empty_like(parameter, requires_grad=False).copy_(saved)
 
 

@@ -132,3 +132,13 @@ def test_a_multiple_is_passed_once(every, expected):
         if model.just_passed(every):
             passed.append(rollout)
     assert passed == expected
+
+
+def test_a_snapshot_can_be_put_twice():
+    model = fresh("vector")
+    learn(model, 1)
+    taken = snapshot.take(model)
+    before = {name: tensor.clone() for name, tensor in taken.tensors.items()}
+    snapshot.put(model, taken)
+    learn(model, 1)  # the optimizer counts its steps in place
+    assert same(taken.tensors, before)
