@@ -11,7 +11,7 @@ import numpy as np
 from _measure import cell, markdown_table
 from matplotlib.figure import Figure
 
-from blip_rl.core.intervals import FEWEST_RUNS, interquartile_mean_interval
+from blip_rl.core.intervals import Estimate, describe, estimate
 from blip_rl.report.style import LIGHT, add_legend, dress, steps_axis
 
 LAST_GAMES = 100
@@ -42,9 +42,14 @@ class Comparison:
     stock: tuple[float, ...]
 
     @property
+    def paired(self) -> Estimate:
+        """Ours less stock of the same seed, over the seeds."""
+        return estimate([a - b for a, b in zip(self.ours, self.stock, strict=True)])
+
+    @property
     def difference(self) -> float:
-        """Mean of ours less mean of stock."""
-        return _mean(self.ours) - _mean(self.stock)
+        """Centre of :attr:`paired`: below ten seeds mean of ours less mean of stock."""
+        return self.paired.centre
 
     @property
     def spread(self) -> float | None:
@@ -55,9 +60,8 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % bootstrap interval of the difference over seeds; None below three."""
-        differences = [a - b for a, b in zip(self.ours, self.stock, strict=True)]
-        return interquartile_mean_interval(differences) if len(differences) >= FEWEST_RUNS else None
+        """95 % interval of the difference over seeds; None below three."""
+        return self.paired.interval
 
     @property
     def within(self) -> bool | None:
@@ -89,7 +93,8 @@ def report(games: dict[str, Runs]) -> str:
 
 def _cells(values: Comparison) -> list[str]:
     interval = values.interval
-    shown = "" if interval is None else f" [{interval[0]:+.1f}, {interval[1]:+.1f}]"
+    kind = describe(len(values.ours)).partition("95 % ")[2]  # "Student interval"
+    shown = "" if interval is None else f" [{interval[0]:+.1f}, {interval[1]:+.1f}] ({kind})"
     return [
         *(_sample(one) for one in (values.ours, values.stock)),
         f"{values.difference:+.1f}{shown}",

@@ -24,13 +24,14 @@ from pathlib import Path
 import numpy as np
 
 from blip_rl.core import metrics
-from blip_rl.core.intervals import interquartile_mean, interquartile_mean_interval
+from blip_rl.core.intervals import describe, estimate
 from blip_rl.errors import UserError
 from blip_rl.report.load import RunScores, load_scores
 
-NOTES = """ACC: mean over tasks of the normalised score at the end; its IQM over seeds with the 95 % bootstrap interval
-(three seeds or more). Whole runs are drawn, not scores: tasks of one run share a trunk and are not independent, and
-an IQM over seeds × tasks would cut off the very task that a forgetful agent still plays, the last.
+NOTES = """ACC: mean over tasks of the normalised score at the end. Its 95 % interval over seeds: Student's of the mean
+with three to nine seeds, the bootstrap of the interquartile mean with ten or more, none with fewer than three. Whole
+runs are drawn, not scores: tasks of one run share a trunk and are not independent, and an interquartile mean over
+seeds × tasks would cut off the very task that a forgetful agent still plays, the last.
 Forgetting: best score on a task since it was learned − score at the end, mean over all tasks but the last.
 Learned: score just after learning, mean over all tasks but the first. Minutes: mean of a run.
 Memory: the most that one run's process held. –: not defined or not measured."""
@@ -185,7 +186,16 @@ def _read_cost(path: Path) -> Cost | None:
 
 def _table(groups: dict[str, list[Run]]) -> str:
     """One row for each agent: figures over seeds, and the ACC of each."""
-    heads = ["agent", "seeds", "ACC: IQM", "ACC: mean", "ACC of each seed", "BWT", "forgetting", "learned tasks 2…"]
+    heads = [
+        "agent",
+        "seeds",
+        "ACC [95 % interval]",
+        "ACC: mean",
+        "ACC of each seed",
+        "BWT",
+        "forgetting",
+        "learned tasks 2…",
+    ]
     heads += ["minutes", "memory MB", "raw return at the end"]
     rows = [heads, ["---"] * len(heads)]
     rows += [
@@ -198,15 +208,22 @@ def _table(groups: dict[str, list[Run]]) -> str:
 def _score_cells(runs: list[Run]) -> list[str]:
     matrices = [scores.after_normalised for scores, _ in runs]
     acc = [metrics.average_performance(matrix) for matrix in matrices]
-    interval = interquartile_mean_interval(acc)
     return [
-        "–" if interval is None else f"{interquartile_mean(acc):.3f} [{interval[0]:.3f}, {interval[1]:.3f}]",
+        _interval_cell(acc),
         _mean(acc, ".3f"),
         " ".join(_number(value, ".2f") for value in acc),
         _mean([metrics.backward_transfer(matrix) for matrix in matrices], "+.3f"),
         _mean([metrics.mean_forgetting(matrix) for matrix in matrices], ".3f"),
         _mean([metrics.learned_later(matrix) for matrix in matrices], ".3f"),
     ]
+
+
+def _interval_cell(acc: list[float]) -> str:
+    found = estimate(acc)
+    if found.interval is None:
+        return "–"
+    low, high = found.interval
+    return f"{found.centre:.3f} [{low:.3f}, {high:.3f}] ({describe(len(acc))})"
 
 
 def _cost_cells(runs: list[Run]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from blip_rl.config import AtariConfig
-from blip_rl.core.intervals import interquartile_mean_interval
+from blip_rl.core.intervals import student_interval
 from blip_rl.recipes import resolve
 from blip_rl.tasks.atari import AtariVecEnv
 
@@ -155,13 +155,16 @@ def test_verdict_by_hand(parts):
     near = report.compare({"ours": ours, "stock": close})[first]
     assert near.difference == pytest.approx(3.5)
     assert near.spread == 4  # ours: 10 to 14
-    assert near.interval == interquartile_mean_interval([1, 5, 4.5])
+    assert near.interval == student_interval([1, 5, 4.5])
     assert near.within is True
     text = report.report({"easy": {"ours": ours, "stock": close}, "hard": {"ours": ours, "stock": far}})
     assert "easy: within the spread of the seeds: yes" in text
     assert "hard: within the spread of the seeds: no" in text  # 4.67 against 4
     assert "they differ by 4.7, two seeds of one of them by up to 4.0; the interval holds 0: no" in text
-    assert "| 12.0 ± 2.0 (10.0 14.0 12.0) | 8.5 ± 0.9 (9.0 9.0 7.5) | +3.5 [+1.0, +5.0] | 4.0 | yes |" in text
+    assert (
+        "| 12.0 ± 2.0 (10.0 14.0 12.0) | 8.5 ± 0.9 (9.0 9.0 7.5) | +3.5 [-1.9, +8.9] (Student interval) | 4.0 | yes |"
+        in text
+    )
     assert "| easy | blip-rl | 3 | 50 | 30.00 |" in text
 
 

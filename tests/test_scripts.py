@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_rl.core.intervals import interquartile_mean_interval
+from blip_rl.core.intervals import student_interval
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SMALL_RUN = ["ppo.environments=2", "ppo.rollout_steps=32", "ppo.minibatches=2", "ppo.epochs=1", "evaluation.episodes=1"]
@@ -112,8 +112,8 @@ def test_study_table_by_hand(stand_in, capsys):
     assert (code, errors) == (0, "")
     row = rows["keeper"]
     acc = [0.7, 0.45, 0.4]  # (0.8 + 0.6) / 2, (0.7 + 0.2) / 2, (0.4 + 0.4) / 2
-    low, high = interquartile_mean_interval(acc)
-    assert row["ACC: IQM"] == f"0.517 [{low:.3f}, {high:.3f}]"  # three seeds: nothing is cut, 1.55 / 3
+    low, high = student_interval(acc)
+    assert row["ACC [95 % interval]"] == f"0.517 [{low:.3f}, {high:.3f}] (mean, 95 % Student interval)"  # 1.55 / 3
     assert row["ACC: mean"] == "0.517"
     assert row["ACC of each seed"] == "0.70 0.45 0.40"
     assert row["BWT"] == "-0.167"  # (−0.1 + 0.2 − 0.6) / 3
@@ -146,7 +146,7 @@ for code, cost in ThreadPoolExecutor(2).map(_measured, runs):
 def test_study_of_tasks_learned_together_and_of_few_seeds(stand_in, capsys):
     _, rows, _ = stand_in(capsys, "--agents", "together", "--seeds", "2")
     row = rows["together"]
-    assert (row["ACC: IQM"], row["ACC: mean"], row["ACC of each seed"]) == ("–", "0.500", "0.38 0.62")
+    assert (row["ACC [95 % interval]"], row["ACC: mean"], row["ACC of each seed"]) == ("–", "0.500", "0.38 0.62")
     assert [row[name] for name in ("BWT", "forgetting", "learned tasks 2…")] == ["–"] * 3
 
 

@@ -1,7 +1,11 @@
-"""Several seeds in one number: interquartile mean and its stratified bootstrap interval.
+"""Aggregate scores over runs (seeds), with a 95 % interval whose kind depends on the number of runs.
 
-Definitions: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice", and their
-package rliable. Scores are a matrix of runs × tasks; a vector is one task.
+From ten runs on: interquartile mean and its stratified bootstrap interval, as defined by Agarwal et al. 2021, "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice", and their package rliable. With three to nine runs:
+mean and Student's t interval, because a bootstrap of so few values covers far less than it says (three values: it is
+[min, max], which covers 75 %). With fewer: the values alone. :func:`estimate` chooses.
+
+Scores are a matrix of runs × tasks; a vector is one task.
 
 The matrix is for tasks learned in runs of their own. Tasks of one continual run share a trunk and are not independent:
 there, pass one number for each run, such as its ACC, and whole runs are drawn.
@@ -10,6 +14,8 @@ there, pass one number for each run, such as its ACC, and whole runs are drawn.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +23,71 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 FEWEST_RUNS = 3
-"""With fewer runs an interval would only pretend: show the points themselves."""
+"""With fewer runs no interval is given."""
+FEWEST_RUNS_FOR_BOOTSTRAP = 10
+"""With fewer runs a bootstrap interval is too narrow."""
+_T_QUANTILES = (4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004)
+"""97.5 % quantiles of Student's t distribution with 2 to 8 degrees of freedom, for 3 to 9 runs."""
 _CUT = 0.25
 _NUMBERS_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number over several runs.
+
+    Attributes:
+        values: The number of each run.
+        centre: Interquartile mean from ten runs on, mean below; NaN where a value is missing or there are none.
+        interval: (low, high) of the 95 % interval; None with fewer than three runs or where a value is missing.
+    """
+
+    values: tuple[float, ...]
+    centre: float
+    interval: tuple[float, float] | None
+
+
+def estimate(values: Sequence[float], *, resamples: int = 50_000) -> Estimate:
+    """Aggregate one number per run by the rule for this many runs.
+
+    Args:
+        values: One number per run; may be empty.
+        resamples: Bootstrap resamples, used from ten runs on.
+    """
+    found = tuple(float(value) for value in values)
+    if len(found) >= FEWEST_RUNS_FOR_BOOTSTRAP:
+        interval = interquartile_mean_interval(found, resamples=resamples)
+        return Estimate(found, interquartile_mean(found), interval)
+    return Estimate(found, float(np.mean(found)) if found else math.nan, student_interval(found))
+
+
+def describe(runs: int) -> str:
+    """What :func:`estimate` gives for this many runs, to be printed beside it; empty below three runs."""
+    if runs >= FEWEST_RUNS_FOR_BOOTSTRAP:
+        return "interquartile mean, 95 % bootstrap interval"
+    return "mean, 95 % Student interval" if runs >= FEWEST_RUNS else ""
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's t interval of the mean, 95 %: mean ± t · s / √n.
+
+    Args:
+        values: One number per run.
+
+    Returns:
+        (low, high); None with fewer than three runs or where a value is missing.
+
+    Raises:
+        ValueError: ten values or more, for which :func:`interquartile_mean_interval` is meant.
+    """
+    count = len(values)
+    if count >= FEWEST_RUNS_FOR_BOOTSTRAP:
+        raise ValueError(f"{count} runs: expected at most {FEWEST_RUNS_FOR_BOOTSTRAP - 1} (bootstrap more than that)")
+    if count < FEWEST_RUNS or np.isnan(values).any():
+        return None
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = _T_QUANTILES[count - FEWEST_RUNS] * deviation / math.sqrt(count)
+    return mean - half, mean + half
 
 
 def interquartile_mean(scores: npt.ArrayLike) -> float:
@@ -52,7 +120,7 @@ def interquartile_mean_interval(
         seed: Of the draws; the same scores give the same interval.
 
     Returns:
-        (low, high); None with fewer than three runs or where a score is missing.
+        (low, high); None with fewer than ten runs or where a score is missing.
 
     Raises:
         ValueError: no scores, not a vector or matrix, a confidence outside (0, 1), or no resamples.
@@ -62,7 +130,7 @@ def interquartile_mean_interval(
         raise ValueError(
             f"confidence = {confidence}, resamples = {resamples}: expected a share between 0 and 1, and at least 1"
         )
-    if len(matrix) < FEWEST_RUNS or np.isnan(matrix).any():
+    if len(matrix) < FEWEST_RUNS_FOR_BOOTSTRAP or np.isnan(matrix).any():
         return None
     generator = np.random.default_rng(seed)
     chunk = max(1, _NUMBERS_AT_ONCE // matrix.size)  # so that memory stays small whatever is compared

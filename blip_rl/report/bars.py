@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from blip_rl.report.groups import Estimate
+from blip_rl.core.intervals import Estimate
 from blip_rl.report.style import (
     BESIDE_LEGEND_INCHES,
     Theme,
@@ -26,7 +26,7 @@ from blip_rl.report.table import Array
 def draw_estimates(
     ax: Axes, labels: Sequence[str], colours: Sequence[int], estimates: Sequence[Estimate], theme: Theme
 ) -> Axes:
-    """Draw one metric of several groups: a row each, seeds as small points, the mean as a mark, its interval as a bar.
+    """Draw one metric of several groups: a row each, seeds as points, the centre as a mark, its interval as a bar.
 
     Args:
         ax: Where to draw.

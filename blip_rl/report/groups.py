@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blip_rl.core import metrics
-from blip_rl.core.intervals import FEWEST_RUNS, interquartile_mean, interquartile_mean_interval
+from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
 from blip_rl.report.load import Array, RunScores, Steps, TaskCurve
 from blip_rl.report.load_run import RunRecord
 
@@ -51,15 +51,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One number over the seeds: the values, their interquartile mean, and its 95 % interval from three seeds on."""
-
-    values: tuple[float, ...]
-    centre: float
-    interval: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
 class Series:
     """Curves of the seeds of one group.
 
@@ -68,8 +59,9 @@ class Series:
         index: Which colour.
         lines: (steps, values) of each run.
         steps: Where every run has a value.
-        centre: Interquartile mean there; the one run's values for a single run; empty for two.
-        low: Lower end of the interval; empty with fewer than three runs.
+        centre: Centre of the estimate there, see :func:`blip_rl.core.intervals.estimate`; the one run's values for a
+            single run; empty for two.
+        low: Lower end of the 95 % interval; empty with fewer than three runs.
         high: Upper end.
     """
 
@@ -156,13 +148,6 @@ def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunSc
     )
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Interquartile mean over seeds, with an interval from three seeds on."""
-    if not values:
-        return Estimate((), float("nan"), None)
-    return Estimate(tuple(values), interquartile_mean(values), interquartile_mean_interval(values))
-
-
 def verdict(group: Group, metric: str) -> Estimate:
     """One of the verdict's metrics over the games that all the group's runs have learned so far."""
     _, compute, _ = VERDICT[metric]
@@ -215,7 +200,38 @@ def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Arr
     for steps, _ in lines[1:]:
         shared = np.intersect1d(shared, steps)
     table = np.array([values[np.searchsorted(steps, shared)] for steps, values in lines])
-    centre = np.array([interquartile_mean(column) for column in table.T])
-    found = [interquartile_mean_interval(column, resamples=_CURVE_RESAMPLES) for column in table.T]
-    ends = np.array([(np.nan, np.nan) if pair is None else pair for pair in found]).reshape(-1, 2)
+    found = [estimate(column, resamples=_CURVE_RESAMPLES) for column in table.T]
+    centre = np.array([one.centre for one in found])
+    ends = np.array([one.interval or (np.nan, np.nan) for one in found]).reshape(-1, 2)
     return Series(label, index, lines, shared, centre, ends[:, 0], ends[:, 1])
+
+
+def describe_series(series: Sequence[Series]) -> str:
+    """What the lines and bands of a chart are, for its caption; empty where every line is a single run."""
+    faint = ", single seeds (faint lines)" if len(series) == 1 and series[0].low.size else ""
+    return _by_kind([(one.label, _parts(len(one.lines), "line", "band", "a line") + faint) for one in series])
+
+
+def describe_estimates(labels: Sequence[str], estimates: Sequence[Estimate]) -> str:
+    """What the marks and bars of a chart of estimates are, for its caption; empty where every group is one run."""
+    kinds = [_parts(len(one.values), "diamond", "bar", "a point") for one in estimates]
+    return _by_kind(list(zip(labels, kinds, strict=True)))
+
+
+def _parts(runs: int, centre: str, interval: str, single: str) -> str:
+    """What shows the centre and what the interval of so many runs; empty for one."""
+    if kind := describe(runs):
+        first, _, second = kind.partition(", ")
+        return f"{first} over {runs} seeds ({centre}), {second} ({interval})"
+    return f"{single} for each of {runs} seeds" if runs > 1 else ""
+
+
+def _by_kind(kinds: Sequence[tuple[str, str]]) -> str:
+    """Sentences from (label, kind): the kind alone where it is the same for all."""
+    labels: dict[str, list[str]] = defaultdict(list)
+    for label, kind in kinds:
+        labels[kind].append(label)
+    if len(labels) == 1:
+        (kind,) = labels
+        return f"{kind[0].upper()}{kind[1:]}." if kind else ""
+    return " ".join(f"{', '.join(same)}: {kind or 'one seed'}." for kind, same in labels.items())

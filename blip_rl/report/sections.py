@@ -16,6 +16,8 @@ from blip_rl.report.groups import (
     Group,
     Series,
     accumulated_series,
+    describe_estimates,
+    describe_series,
     mean_matrix,
     return_series,
     verdict,
@@ -24,7 +26,7 @@ from blip_rl.report.load import Array
 from blip_rl.report.load_run import RunRecord, Task
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
-from blip_rl.report.words import listed, number, raw_number, spread
+from blip_rl.report.words import headline, listed, number, raw_number, spread
 
 
 def verdict_section(groups: Sequence[Group], album: Album) -> Section:
@@ -53,15 +55,19 @@ def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: A
     meaning, _, more_is_better = VERDICT[metric]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        bars.draw_estimates(figure.add_subplot(), [group.label for group in groups], colours, found, theme)
+        bars.draw_estimates(figure.add_subplot(), labels, colours, found, theme)
 
-    texts = [f"{g.label} {number(one.centre)} ({spread(one)})" for g, one in zip(groups, found, strict=True)]
+    labels = [group.label for group in groups]
+    texts = [f"{g.label} {headline(one)} ({spread(one)})" for g, one in zip(groups, found, strict=True)]
     return album.add(
         f"verdict-{metric}",
         draw,
         title=metric,
         alt=f"{metric}, {meaning}: {listed(texts)}",
-        caption=f"{meaning.capitalize()}; {'more' if more_is_better else 'less'} is better.",
+        caption=(
+            f"{meaning.capitalize()}; {'more' if more_is_better else 'less'} is better. "
+            f"{describe_estimates(labels, found)}"
+        ),
         size=(SMALL[0], 0.7 + 0.38 * len(groups)),
     )
 
@@ -91,18 +97,15 @@ def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
 
     alt = f"Accumulated normalised reward against steps. {_ends(shown, number)}"
     picture = album.add(
-        "accumulated-reward", draw, title="", alt=alt, caption=_legend_note(groups), size=WIDE, draw_narrow=draw_narrow
+        "accumulated-reward",
+        draw,
+        title="",
+        alt=alt,
+        caption=describe_series(shown),
+        size=WIDE,
+        draw_narrow=draw_narrow,
     )
     return Section("accumulated", "Accumulated reward", lead, (picture,))
-
-
-def _legend_note(groups: Sequence[Group]) -> str:
-    if any(len(group.runs) >= 3 for group in groups):
-        single = " Faint lines: single seeds." if len(groups) == 1 else ""
-        return f"Line: interquartile mean over seeds. Band: 95 % bootstrap interval.{single}"
-    if any(len(group.runs) == 2 for group in groups):
-        return "A line for each seed: two are too few for an interval."
-    return ""
 
 
 def _ends(series: Sequence[Series], say: object) -> str:
@@ -184,7 +187,7 @@ def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album
                 curves.draw_level(ax, value, level, theme)
 
     alt = f"Mean return on {task.title} against steps. {_ends(series, raw_number)}"
-    return album.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt)
+    return album.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt, caption=describe_series(series))
 
 
 def matrix_section(groups: Sequence[Group], album: Album) -> Section:

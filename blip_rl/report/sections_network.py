@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from blip_rl.report import bars, curves, heatmaps
 from blip_rl.report.album import SMALL, Album, Picture, data_uri
-from blip_rl.report.groups import Group, Series, over_seeds
+from blip_rl.report.groups import Group, Series, describe_series, over_seeds
 from blip_rl.report.load_bits import BitBudget, BitMap, load_bit_maps
 from blip_rl.report.load_logs import PLASTICITY
 from blip_rl.report.load_run import RunRecord
@@ -172,7 +172,8 @@ def _series_picture(
         f"{one.label} " + ", ".join(short_number(float(values[-1])) for _, values in one.lines if len(values))
         for one in series
     ]
-    return album.add(name, draw, title=title, alt=f"{title} against steps; at the end: {listed(ends)}")
+    alt = f"{title} against steps; at the end: {listed(ends)}"
+    return album.add(name, draw, title=title, alt=alt, caption=describe_series(series))
 
 
 def speed_section(groups: Sequence[Group], album: Album) -> Section:

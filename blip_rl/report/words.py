@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from blip_rl.report.groups import VERDICT, Estimate, Group, verdict
+from blip_rl.core.intervals import Estimate, describe
+from blip_rl.report.groups import VERDICT, Group, verdict
 from blip_rl.report.load_run import RunRecord
 from blip_rl.report.style import short_number, short_steps
 
@@ -66,14 +67,22 @@ def raw_number(value: float) -> str:
     return number(value) if 0 < abs(value) < 1 else short_number(value)
 
 
+def headline(one: Estimate, signed: bool = False) -> str:
+    """The estimate, or the values themselves where they are too few for an interval."""
+    if len(one.values) == 2 and any(math.isfinite(value) for value in one.values):
+        return " · ".join(number(value, signed) for value in one.values)
+    return number(one.centre, signed)
+
+
 def spread(one: Estimate, signed: bool = False) -> str:
-    """The interval, or the points themselves where they are too few for one."""
+    """The interval and its kind, or how few values there are."""
     if one.interval is not None:
         low, high = one.interval
-        return f"{number(low, signed)} to {number(high, signed)} (95 %), {len(one.values)} seeds"
-    if len(one.values) > 1:
-        return "seeds " + " · ".join(number(value, signed) for value in one.values)
-    return "one seed" if one.values else "no game learned yet"
+        kind = describe(len(one.values))
+        return f"{number(low, signed)} to {number(high, signed)} ({kind}), {len(one.values)} seeds"
+    if not one.values:
+        return "no game learned yet"
+    return "one seed" if len(one.values) == 1 else f"{len(one.values)} seeds, no interval"
 
 
 def tiles(group: Group) -> list[Tile]:
@@ -84,7 +93,7 @@ def tiles(group: Group) -> list[Tile]:
         signed = metric == "BWT"
         undefined = group.learned and not math.isfinite(one.centre)
         note = _why_undefined(group) if undefined else spread(one, signed)
-        found.append(Tile(metric, meaning, number(one.centre, signed), note))
+        found.append(Tile(metric, meaning, headline(one, signed), note))
     return found
 
 

@@ -24,6 +24,7 @@ from blip_rl.learner.rollout import Rollout
 PLAIN = "finetune"
 _WARM_UP = 4
 _RESAMPLES = 10_000
+_FEWEST_PAIRS = 10  # with fewer, a bootstrap interval is too narrow
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,11 +88,16 @@ def _timed_steps(contestant: Contestant) -> Iterator[float]:
 
 
 def _figures(pairs: list[tuple[float, float]], update_share: float) -> dict[str, Any]:
-    """Medians over pairs; of all training a step's cost is felt in the share that updates have of it."""
+    """Medians over pairs, [median, low, high] with a bootstrap interval from ten pairs on, [median] below.
+
+    Training is slower by a step's cost times the share that updates have of training.
+    """
     ratios = np.array([other / plain for plain, other in pairs])
-    drawn = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    percents = [100 * (float(ratio) - 1) for ratio in (np.median(ratios), low, high)]
+    found = [np.median(ratios)]
+    if len(ratios) >= _FEWEST_PAIRS:
+        drawn = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
+        found += [*np.percentile(np.median(drawn, axis=1), [2.5, 97.5])]
+    percents = [100 * (float(ratio) - 1) for ratio in found]
     return {
         "pairs_seconds": pairs,
         "plain_step_seconds": statistics.median(plain for plain, _ in pairs),
@@ -113,8 +119,8 @@ def _kept(contestant: Contestant) -> dict[str, Any]:
 
 def report(results: dict[str, Any]) -> str:
     """One row an agent."""
-    head = ["agent", "pairs", "fine-tune's step, ms", "its step, ms", "slower, % (95 % interval)"]
-    head += ["share of updates, %", "whole training slower, % (95 % interval)"]
+    head = ["agent", "pairs", "fine-tune's step, ms", "its step, ms", "slower, % (95 % bootstrap interval)"]
+    head += ["share of updates, %", "whole training slower, % (95 % bootstrap interval)"]
     head += ["bytes kept per trunk parameter", "end of a task, s"]
     rows = [
         [
@@ -134,5 +140,5 @@ def report(results: dict[str, Any]) -> str:
 
 
 def _interval(percents: list[float]) -> str:
-    middle, low, high = percents
-    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
+    middle, *ends = percents
+    return f"{middle:+.1f}" + (f" ({ends[0]:+.1f} to {ends[1]:+.1f})" if ends else "")

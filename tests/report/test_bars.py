@@ -7,8 +7,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from blip_rl.core.intervals import Estimate, estimate
 from blip_rl.report import bars
-from blip_rl.report.groups import Estimate, estimate
 from blip_rl.report.style import LIGHT
 
 

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 
 from blip_rl.cli import cli
 from blip_rl.core import metrics
+from blip_rl.core.intervals import estimate, interquartile_mean, student_interval
 from blip_rl.errors import UserError
 from blip_rl.report import curves
 from blip_rl.report.album import Album
-from blip_rl.report.groups import estimate, group_runs, over_seeds, rescale_observed, verdict
+from blip_rl.report.groups import describe_series, group_runs, over_seeds, rescale_observed, verdict
 from blip_rl.report.load_bits import load_bit_maps, load_budget
 from blip_rl.report.load_run import load_run
 from blip_rl.report.page import run_folders, write_report
@@ -157,8 +158,15 @@ def test_several_runs_are_grouped_by_agent_with_an_interval_from_three_seeds(new
     assert len(found[0].values) == 2
     assert found[0].interval is None
     low, high = found[1].interval
-    assert f"{low:.2f} to {high:.2f} (95 %), 3 seeds" in page.text
-    assert "seeds 0.70 · 0.71" in page.text
+    assert found[1].interval == student_interval(found[1].values)
+    assert f"{low:.2f} to {high:.2f} (mean, 95 % Student interval), 3 seeds" in page.text
+    assert "0.70 · 0.71" in page.text
+    assert "2 seeds, no interval" in page.text
+    assert "bootstrap" not in page.text
+    lines = "blip: mean over 3 seeds (line), 95 % Student interval (band). finetune: a line for each of 2 seeds."
+    marks = "blip: mean over 3 seeds (diamond), 95 % Student interval (bar). finetune: a point for each of 2 seeds."
+    assert page.text.count(lines) == 10  # accumulated reward, three games, four of plasticity, two of speed
+    assert page.text.count(marks) == 4  # ACC, BWT, accumulated reward, forgetting
 
 
 def test_one_agent_with_two_settings_is_two_groups_named_by_the_difference(new_run):
@@ -179,7 +187,27 @@ def test_curves_are_joined_where_every_seed_has_a_value():
     series = over_seeds("blip", 0, [long, long, short])
     np.testing.assert_array_equal(series.steps, [10, 20])
     np.testing.assert_allclose(series.centre, [5 / 3, 8 / 3])
-    assert estimate([]).interval is None
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 9, 10])
+def test_a_band_is_students_below_ten_seeds_and_the_caption_says_so(runs):
+    values = np.random.default_rng(0).normal(size=(runs, 2))
+    series = over_seeds("blip", 0, [(np.array([10, 20]), row) for row in values])
+    caption = describe_series([series])
+    if runs < 3:
+        assert series.low.size == 0
+        assert caption == ("" if runs == 1 else "A line for each of 2 seeds.")
+    elif runs < 10:
+        np.testing.assert_allclose(series.centre, values.mean(axis=0))
+        ends = [student_interval(column) for column in values.T]
+        np.testing.assert_array_equal(np.column_stack([series.low, series.high]), ends)
+        assert caption == f"Mean over {runs} seeds (line), 95 % Student interval (band), single seeds (faint lines)."
+    else:
+        np.testing.assert_allclose(series.centre, [interquartile_mean(column) for column in values.T])
+        assert all(
+            low < centre < high for low, centre, high in zip(series.low, series.centre, series.high, strict=True)
+        )
+        assert caption.startswith("Interquartile mean over 10 seeds (line), 95 % bootstrap interval (band)")
 
 
 def test_observed_normalisation_spans_the_returns_seen_in_all_runs(new_run):
