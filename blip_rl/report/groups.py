@@ -189,21 +189,38 @@ def return_series(group: Group, index: int, task: str) -> Series:
 
 
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:
-    """Join the curves of several runs: the interval is taken where all of them have a value."""
+    """Join the curves of several runs: the interval is taken where all of them have a value.
+
+    Args:
+        label: What the legend says.
+        index: Which colour.
+        curves: (steps, values) of each run. Steps may repeat: the first point at some steps, such as the one before a
+            consolidation, is joined with the other runs' first point there, the second with their second.
+    """
     lines = tuple((np.asarray(steps, np.float64), values) for steps, values in curves if len(steps))
     none = np.empty(0)
     if len(lines) == 1:
         return Series(label, index, lines, *lines[0], none, none)
     if len(lines) < FEWEST_RUNS:
         return Series(label, index, lines, none, none, none, none)
-    shared = lines[0][0]
-    for steps, _ in lines[1:]:
-        shared = np.intersect1d(shared, steps)
-    table = np.array([values[np.searchsorted(steps, shared)] for steps, values in lines])
+    points = [dict(zip(_moments(steps), values, strict=True)) for steps, values in lines]
+    moments = sorted(set.intersection(*(set(one) for one in points)))
+    shared = np.array([steps for steps, _ in moments])
+    table = np.array([[one[moment] for moment in moments] for one in points])
     found = [estimate(column, resamples=_CURVE_RESAMPLES) for column in table.T]
     centre = np.array([one.centre for one in found])
     ends = np.array([one.interval or (np.nan, np.nan) for one in found]).reshape(-1, 2)
     return Series(label, index, lines, shared, centre, ends[:, 0], ends[:, 1])
+
+
+def _moments(steps: Array) -> list[tuple[float, int]]:
+    """(steps, how many points there are at these steps before it) of each point of a curve."""
+    seen: dict[float, int] = defaultdict(int)
+    found = []
+    for at in steps.tolist():
+        found.append((at, seen[at]))
+        seen[at] += 1
+    return found
 
 
 def describe_series(series: Sequence[Series]) -> str:

@@ -23,6 +23,8 @@ from blip_rl.report.words import listed
 
 _INLINE_GIF_BYTES = 4_000_000
 _ENLARGED_BELOW = 200
+_PHASES = {"periodic": 0, "before": 1, "after": 2}
+"""In the order in which they are measured at the same step."""
 
 
 def bits_section(groups: Sequence[Group], album: Album, problems: list[str]) -> Section:
@@ -115,7 +117,10 @@ def _budget_picture(group: Group, budget: BitBudget, named: bool, album: Album) 
 
 def plasticity_section(groups: Sequence[Group], album: Album) -> Section:
     """Dormant units, effective rank, gradient norm and free bits against steps."""
-    lead = "Whether the network can still learn, measured at each evaluation on a fixed batch of states."
+    lead = (
+        "Whether the network can still learn, measured at each evaluation on a fixed batch of states. A vertical step "
+        "is a consolidation: the values just before and just after it."
+    )
     having = [group for group in groups if any(run.plasticity is not None for run in group.runs)]
     if not having:
         return Section("plasticity", "Plasticity", lead, note="Not recorded in this run: it has no plasticity.csv.")
@@ -132,7 +137,7 @@ def _plasticity_picture(
         series = _layer_series(having[0].first.plasticity, column)
     else:
         series = [
-            over_seeds(group.label, index, [_over_layers(r.plasticity, column) for r in group.runs if r.plasticity])
+            over_seeds(group.label, index, [_by_evaluation(r.plasticity, column) for r in group.runs if r.plasticity])
             for index, group in enumerate(groups)
         ]
     series = [one for one in series if any(np.isfinite(values).any() for _, values in one.lines)]
@@ -144,19 +149,27 @@ def _layer_series(table: Table | None, column: str) -> list[Series]:
         return []
     layers = list(dict.fromkeys(table.words["layer"]))
     rows = [table.where("layer", layer) for layer in layers]
-    lines = [_by_steps(one.numbers["env_steps"], one.numbers[column]) for one in rows]
+    lines = [_by_evaluation(one, column) for one in rows]
     return [over_seeds(layer, index, [line]) for index, (layer, line) in enumerate(zip(layers, lines, strict=True))]
 
 
-def _over_layers(table: Table, column: str) -> tuple[Array, Array]:
-    return _by_steps(table.numbers["env_steps"], table.numbers[column])
+def _by_evaluation(table: Table, column: str) -> tuple[Array, Array]:
+    """(steps, mean over the layers) of each evaluation in order; before and after a consolidation are two points."""
+    values = table.numbers[column]
+    phases = np.array([_PHASES.get(word, 0) for word in table.words["phase"]], dtype=np.float64)
+    when = np.column_stack([table.numbers["env_steps"], table.numbers["stage"], phases])
+    known = np.isfinite(values) & np.isfinite(when).all(axis=1)
+    evaluations, place = np.unique(when[known], axis=0, return_inverse=True)
+    place = place.ravel()  # numpy 2.0 gives it a second axis
+    means = np.bincount(place, values[known], len(evaluations)) / np.bincount(place, minlength=len(evaluations)).clip(1)
+    return evaluations[:, 0], means
 
 
-def _by_steps(steps: Array, values: Array) -> tuple[Array, Array]:
-    """(steps, mean of the finite values at each), rising: several layers, or before and after a boundary."""
-    known = np.isfinite(steps) & np.isfinite(values)
-    at, place = np.unique(steps[known], return_inverse=True)
-    return at, np.bincount(place, values[known], len(at)) / np.bincount(place, minlength=len(at)).clip(1)
+def _speeds(table: Table, column: str) -> tuple[Array, Array]:
+    """(steps, value), rising; of several values at the same steps the last one written."""
+    pairs = zip(table.numbers["env_steps"].tolist(), table.numbers[column].tolist(), strict=True)
+    last = {steps: value for steps, value in pairs if np.isfinite(steps) and np.isfinite(value)}
+    return np.array(sorted(last)), np.array([last[steps] for steps in sorted(last)])
 
 
 def _series_picture(
@@ -185,7 +198,7 @@ def speed_section(groups: Sequence[Group], album: Album) -> Section:
             over_seeds(
                 group.label,
                 index,
-                [_by_steps(r.speed.numbers["env_steps"], r.speed.numbers[column]) for r in group.runs if r.speed],
+                [_speeds(run.speed, column) for run in group.runs if run.speed],
             )
             for index, group in enumerate(groups)
         ]

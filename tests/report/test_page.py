@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from blip_rl.cli import cli
 from blip_rl.core import metrics
-from blip_rl.core.intervals import estimate, interquartile_mean, student_interval
+from blip_rl.core.intervals import interquartile_mean, student_interval
 from blip_rl.errors import UserError
 from blip_rl.report import curves
 from blip_rl.report.album import Album
