@@ -2,7 +2,7 @@
 
     python scripts/gpu_check.py --minutes 9 --out gpu-check
 
-Steps run one after another, each within its own limit, in processes of their own; results are written as they come
+Steps run within their own limits, in processes of their own; those that time nothing run together. Results are written as they come
 (gpu.json, gpu.md, runs.tar.gz in the folder), so that a cut at any moment keeps what has been measured.
 ``--device cpu`` rehearses the command. blip_rl is taken from this checkout and need not be installed.
 """
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from _measure import check_device, provenance  # noqa: E402
 
 from blip_rl.errors import UserError  # noqa: E402
 
-LIMITS = {"tests": 90.0, "fidelity": 60.0, "resume": 60.0, "throughput": 150.0, "games": float("inf")}
+LIMITS = {"tests": 120.0, "fidelity": 120.0, "resume": 120.0, "throughput": 140.0, "games": float("inf")}
 """Step → seconds at the most; the last one has what the others leave."""
+_AT_ONCE = ("tests", "fidelity", "resume")
+"""Steps that time nothing, and so may run together."""
 _GRACE = 5.0  # seconds between being asked to end and being killed
 _RESERVE = 3.0  # seconds kept for writing results
 
@@ -43,13 +46,14 @@ def main() -> None:
     device = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
     results: dict[str, Any] = {**provenance(), "device": device}
     results["commit"] = options.commit or results["commit"]
+    together = [name for name in options.only if name in _AT_ONCE]
     with tempfile.TemporaryDirectory(prefix="blip-rl-gpu-check-") as folder:
-        for name in options.only:
-            left = deadline - time.monotonic()
-            if left < 2 * _GRACE:
-                results[name] = {"skipped": "no time left"}
+        for names in ([together] if together else []) + [[name] for name in options.only if name not in _AT_ONCE]:
+            seconds = min(max(LIMITS[name] for name in names), deadline - time.monotonic())
+            if seconds < 2 * _GRACE:
+                results |= {name: {"skipped": "no time left"} for name in names}
             else:
-                _run(name, min(LIMITS[name], left), Path(folder, f"{name}.json"), options, results)
+                _run(names, seconds, Path(folder), options, results)
             _write(results, options.out)
     print(page(results))
 
@@ -74,30 +78,45 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _run(name: str, seconds: float, out: Path, options: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Run one step, and take over its results while it runs."""
-    print(f"{name}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
+def _run(names: list[str], seconds: float, folder: Path, options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Run steps side by side, and take over their results while they run."""
+    print(f"{', '.join(names)}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
     begun = time.monotonic()
-    process = subprocess.Popen(
-        _command(name, seconds - 2 * _GRACE, out, options, results),
+    processes = {name: _start(name, seconds - 2 * _GRACE, folder, options, results) for name in names}
+    taken: dict[str, float] = {}
+    while len(taken) < len(names) and time.monotonic() - begun < seconds - _GRACE:
+        time.sleep(0.5)
+        for name, process in processes.items():
+            _take(name, folder, results)
+            if name not in taken and process.poll() is not None:
+                taken[name] = time.monotonic() - begun
+        _write(results, options.out)
+    for name, process in processes.items():
+        if process.poll() is None:
+            _end(process)
+        _take(name, folder, results)
+        took = taken.get(name, time.monotonic() - begun)
+        results[name] |= {"exit_code": process.returncode, "seconds_taken": round(took, 1)}
+
+
+def _start(
+    name: str, seconds: float, folder: Path, options: argparse.Namespace, results: dict[str, Any]
+) -> subprocess.Popen[bytes]:
+    """A step in a process group of its own, so that all that it starts can be ended with it."""
+    return subprocess.Popen(
+        _command(name, seconds, folder, options, results),
         cwd=_ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "scripts"), *sys.path[1:]])},
         start_new_session=True,
         stdout=sys.stderr,
     )
-    while process.poll() is None and time.monotonic() - begun < seconds - _GRACE:
-        time.sleep(0.5)
-        _take(name, out, results)
-        _write(results, options.out)
-    if process.poll() is None:
-        _end(process)
-    _take(name, out, results)
-    results[name] |= {"exit_code": process.returncode, "seconds_taken": round(time.monotonic() - begun, 1)}
 
 
-def _command(name: str, seconds: float, out: Path, options: argparse.Namespace, results: dict[str, Any]) -> list[str]:
+def _command(
+    name: str, seconds: float, folder: Path, options: argparse.Namespace, results: dict[str, Any]
+) -> list[str]:
     command = [sys.executable, "-m", f"_gpu.{name}", "--device", options.device, "--seconds", str(seconds)]
-    command += ["--out", str(out), "--updates", str(options.updates), "--rate", str(_rate(results))]
+    command += ["--out", str(folder / f"{name}.json"), "--updates", str(options.updates), "--rate", str(_rate(results))]
     command += ["--archive", str((options.out / "runs.tar.gz").resolve())]
     command += ["--environments", *map(str, options.environments)]
     command += ["--steps", str(options.steps)] if options.steps else []
@@ -121,14 +140,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _take(name: str, out: Path, results: dict[str, Any]) -> None:
+def _take(name: str, folder: Path, results: dict[str, Any]) -> None:
+    out = folder / f"{name}.json"
     results[name] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
 
 
 def _write(results: dict[str, Any], out: Path) -> None:
-    for name, text in (("gpu.json", json.dumps(results, indent=2) + "\n"), ("gpu.md", page(results))):
+    for name, write in (("gpu.json", lambda: json.dumps(results, indent=2) + "\n"), ("gpu.md", lambda: page(results))):
         new = out / f".{name}"
-        new.write_text(text, encoding="utf-8")
+        try:
+            new.write_text(write(), encoding="utf-8")
+        except Exception:  # a page that cannot be made must not end measurements on a machine that is lent
+            traceback.print_exc()
+            continue
         new.replace(out / name)
 
 

@@ -58,10 +58,10 @@ class PlasticityPanel:
 
         Args:
             policy: The agent's, with the task in use.
-            observations: (states, ...) of the task, raw.
+            observations: (states, ...) of the task, raw, on any device: those of a snapshot are on the CPU.
         """
         task = policy.task_names[list(policy.tasks).index(policy.current)]
-        self._watched = _Watched(policy, task, some_states(observations))
+        self._watched = _Watched(policy, task, some_states(observations).to(policy.device))
 
     def record(self, stage: int, phase: Phase, env_steps: int) -> None:
         """Measure and write every layer; nothing before :meth:`watch`."""

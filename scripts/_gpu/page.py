@@ -56,7 +56,7 @@ def _fidelity(results: Results) -> str:
         else "Not measured."
     )
     lines = [
-        f"Two games, {name}: {_files(found['resume'][name])}."
+        f"Two games, {name}: {_files(results['resume'][name])}."
         for name in ("repeated", "resumed")
         if name in results.get("resume", {})
     ]

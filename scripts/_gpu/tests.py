@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +25,7 @@ def main() -> None:
         report = Path(folder, "tests.xml")
         # Warnings are no errors here: the machine's libraries need not be the pinned ones.
         settings = ["-m", "gpu", "-o", "filterwarnings=default", "-p", "no:cacheprovider", "-q"]
+        settings += ["-n", "4"] if find_spec("xdist") else []
         command = [sys.executable, "-m", "pytest", "tests/learner", *settings, f"--junitxml={report}"]
         code = subprocess.run(command, cwd=_ROOT, check=False).returncode
         results.put("exit", code)

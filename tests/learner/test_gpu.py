@@ -1,18 +1,25 @@
 """The fast path on a GPU against the plain one there, and against the CPU. Run with ``pytest -m gpu``."""
 
+import tomllib
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load, save
 from small_agents import PAPER_IMAGE, ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
 from stable_baselines3.common.callbacks import CallbackList
 
+from blip_rl.learner import snapshot
 from blip_rl.learner.precision import products
 from blip_rl.learner.staging import Staging
 from blip_rl.learner.unchecked import judge
+from blip_rl.methods import make_method, method_names
+from blip_rl.methods.base import MethodState
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.ewc import Ewc
 from blip_rl.methods.finetune import Finetune
+from blip_rl.recipes.files import recipe_folder
 from blip_rl.tasks.groups import GroupedVecEnv
 
 pytestmark = pytest.mark.gpu
@@ -138,3 +145,40 @@ def test_an_update_waits_for_the_device_only_at_its_end():
 
 def test_a_compiled_trunk_learns():
     learned(gpu_agent("frames", compile=True), Blip(first_task_bits=4, fisher_samples=32))
+
+
+def from_recipe(name):
+    path = recipe_folder("agents") / f"{name.replace('_', '-')}.toml"
+    return make_method(tomllib.loads(path.read_text(encoding="utf-8"))["method"])
+
+
+def through_a_file(tensors):
+    """What a checkpoint gives back: on the CPU."""
+    return load(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+@pytest.mark.parametrize("name", [name for name in method_names() if name != "multitask"])
+def test_a_task_resumed_from_files_is_learned_as_one_that_was_not_interrupted(name):
+    """Files bring every tensor back on the CPU; each method must find its own on the device."""
+    model, method = gpu_agent("vectors", capture="off"), from_recipe(name)
+    learned(model, method)
+    model.switch_task("b", cartpole())
+    model.restart_games(5)
+    with model.protected_by(method):
+        model.learn_task(ROLLOUT, CallbackList([]))
+        taken, state = snapshot.take(model), method.state()
+        model.restart_games(6)
+        model.learn(ROLLOUT, reset_num_timesteps=False)
+
+    other, again = gpu_agent("vectors", capture="off"), from_recipe(name)
+    other.switch_task("b", cartpole())
+    snapshot.put(other, snapshot.Snapshot(through_a_file(taken.tensors), taken.values))
+    again.load_state(MethodState(through_a_file(state.tensors), state.values))
+    other.restart_games(6)
+    snapshot.put_random(other, taken)
+    with other.protected_by(again, resume=True):
+        other.learn(ROLLOUT, reset_num_timesteps=False)
+        assert same(weights(other.policy), weights(model.policy))
+        for number, task in enumerate(("a", "b"), start=1):
+            with other.policy.using_task(task), again.playing(other.policy.trunk, number):
+                other.policy.act(other._last_obs, greedy=True)

@@ -234,3 +234,11 @@ def test_tasks_learned_at_once_are_watched_on_the_first(tmp_path):
     run = train(small_config("multitask"), out=tmp_path / "run", threads=1, quiet=True)
     assert [row["phase"] for row in rows(run / "plasticity.csv")][-1] == "after"
     assert int(rows(run / "speed.csv")[-1]["env_steps"]) == 2048
+
+
+def test_states_go_to_the_policys_device(tmp_path):
+    """A resumed run reads them from a file, on the CPU, wherever its policy is."""
+    policy = image_policy().to("meta")
+    panel = PlasticityPanel(None, None, Method())
+    panel.watch(policy, states())
+    assert panel.states_of("one").device.type == "meta"
