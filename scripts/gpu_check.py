@@ -2,8 +2,9 @@
 
     python scripts/gpu_check.py --minutes 9 --out gpu-check
 
-Steps run within their own limits, in processes of their own; those that time nothing run together. Results are written as they come
-(gpu.json, gpu.md, runs.tar.gz in the folder), so that a cut at any moment keeps what has been measured.
+Steps run within their own limits, in processes of their own; those that time nothing run together. Results are
+written as they come (gpu.json, gpu.md, runs.tar.gz in the folder), so that a cut at any moment keeps what has been
+measured.
 ``--device cpu`` rehearses the command. blip_rl is taken from this checkout and need not be installed.
 """
 
