@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from blip_rl.report.style import DARK, LIGHT, THEMES, Theme
+from blip_rl.storage.atomic import replace_bytes
 
 Draw = Callable[[Figure, Theme], object]
 
@@ -85,8 +86,8 @@ class Album:
         light_svg, png = self._render(draw, size, LIGHT, png=True)
         dark_svg, _ = self._render(draw, size, DARK, png=False)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{stem}.svg").write_bytes(light_svg)
-        (self.folder / f"{stem}.png").write_bytes(png)
+        replace_bytes(self.folder / f"{stem}.svg", light_svg)
+        replace_bytes(self.folder / f"{stem}.png", png)
         picture = _picture(stem, title, alt, caption, light_svg, dark_svg, size)
         if draw_narrow is None:
             return picture
@@ -98,8 +99,8 @@ class Album:
         stem = self._stem(name)
         svg, png = self._render(draw, size, LIGHT, png=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{stem}.svg").write_bytes(svg)
-        (self.folder / f"{stem}.png").write_bytes(png)
+        replace_bytes(self.folder / f"{stem}.svg", svg)
+        replace_bytes(self.folder / f"{stem}.png", png)
 
     def _stem(self, name: str) -> str:
         """A file name that no other picture has, from letters, digits and hyphens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from blip_rl.errors import UserError
 from blip_rl.report.load_config import load_config, no_recipe
-from blip_rl.untrusted.files import table_rows
+from blip_rl.untrusted.tables import table_rows
 
 Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
@@ -135,9 +136,8 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
 def _read_episodes(path: Path, tasks: tuple[str, ...], actions: str, damages: list[str] | None) -> list[_Episode]:
     if not path.is_file():
         raise UserError(f"'{path}' is missing: it holds every score of the run; put it back, or train again")
-    numbered = _read_lines(path, damages)
     episodes = []
-    for line, row in numbered:
+    for line, row in _read_lines(path, damages):
         try:
             _check_row(f"'{path}', line {line}", row, tasks)
             if row["actions"] == actions:
@@ -149,23 +149,25 @@ def _read_episodes(path: Path, tasks: tuple[str, ...], actions: str, damages: li
     return episodes
 
 
-def _read_lines(path: Path, damages: list[str] | None) -> list[tuple[int, dict[str, Any]]]:
+def _read_lines(path: Path, damages: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The file's rows with their line numbers; with ``damages``, those before what cannot be read."""
-    numbered: list[tuple[int, dict[str, Any]]] = []
     try:
         names, rows = table_rows(path, errors="strict" if damages is None else "replace", strict=True)
-        for numbered_row in rows:
-            numbered.append(numbered_row)  # noqa: PERF402 - what was read before an error is kept
     except UserError as error:
-        message = f"{error}; put it back, or train again"
-        if damages is None or not numbered:
-            raise UserError(message) from error
-        damages.append(message)
+        raise UserError(f"{error}; put it back, or train again") from error
     if missing := [name for name in _COLUMNS if name not in names]:
         raise UserError(
             f"'{path}' has no column {', '.join(missing)}: put back the first line that blip-rl train wrote"
         )
-    return numbered
+    line = 0
+    try:
+        for line, row in rows:
+            yield line, row
+    except UserError as error:
+        message = f"{error}; put it back, or train again"
+        if damages is None or not line:
+            raise UserError(message) from error
+        damages.append(message)
 
 
 def _check_row(where: str, row: dict[str, Any], tasks: tuple[str, ...]) -> None:

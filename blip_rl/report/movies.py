@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from blip_rl.errors import UserError
+from blip_rl.storage.atomic import replacing
 
 Picture = npt.NDArray[np.uint8]
 """uint8, shape (height, width, 3), red, green and blue."""
@@ -65,12 +66,8 @@ def save(movie: Movie, path: Path) -> None:
     file_format = path.suffix.removeprefix(".")
     check_format(file_format)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
-    try:
+    with replacing(path) as beside:
         {"gif": _save_gif, "webp": _save_webp, "mp4": _save_mp4}[file_format](movie, beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _frames(movie: Movie) -> Iterator[Picture]:

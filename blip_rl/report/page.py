@@ -20,6 +20,7 @@ from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, resca
 from blip_rl.report.heatmaps import scale_css
 from blip_rl.report.load_run import RunRecord, is_run, load_run
 from blip_rl.report.section import Section
+from blip_rl.storage.atomic import replace_bytes
 
 Normalize = Literal["recipe", "observed"]
 
@@ -69,9 +70,7 @@ def write_report(
     html = _render(groups, parts, problems, notes, title)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    beside = folder / ".report.html.writing"
-    beside.write_bytes(html.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are no text
-    beside.replace(page)
+    replace_bytes(page, html.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are no text
     return Written(page, album.folder, tuple(problems))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blip_rl.errors import UserError
-from blip_rl.untrusted.files import table_rows
+from blip_rl.untrusted.tables import table_rows
 
 MOST_LAYERS = 64
 """Of a trunk, as recipes allow it."""
@@ -62,22 +63,47 @@ def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problem
     if not path.is_file():
         problems.append(f"{path.name} is missing")
         return None
+    found = _Columns(numbers, words)
     try:
-        columns, numbered = table_rows(path, errors="replace")
-        rows = [row for _, row in numbered]
+        columns, rows = table_rows(path, errors="replace")
+        if absent := [name for name in (*numbers, *words) if name not in columns]:
+            problems.append(f"{path.name} has no column {', '.join(absent)}")
+            return None
+        for _, row in rows:
+            found.add(row)
     except UserError as error:
         problems.append(str(error).replace(f"'{path}'", path.name))
         return None
-    if absent := [name for name in (*numbers, *words) if name not in columns]:
-        problems.append(f"{path.name} has no column {', '.join(absent)}")
-        return None
-    whole = [(values, row) for row in rows if (values := _numbers(row, numbers)) is not None]
-    if damaged := len(rows) - len(whole):
-        problems.append(f"{path.name}: {damaged} of {len(rows)} rows left out, cut off or damaged")
-    return Table(
-        {name: np.array([values[at] for values, _ in whole], dtype=np.float64) for at, name in enumerate(numbers)},
-        {name: tuple(row[name] for _, row in whole) for name in words},
-    )
+    if found.damaged:
+        problems.append(f"{path.name}: {found.damaged} of {found.rows} rows left out, cut off or damaged")
+    return found.table()
+
+
+class _Columns:
+    """The columns of the whole rows so far."""
+
+    def __init__(self, numbers: Sequence[str], words: Sequence[str]) -> None:
+        self._numbers: dict[str, list[float]] = {name: [] for name in numbers}
+        self._words: dict[str, list[str]] = {name: [] for name in words}
+        self.rows = self.damaged = 0
+
+    def add(self, row: dict[str, str]) -> None:
+        """Take over a row's cells, or count it as damaged."""
+        self.rows += 1
+        values = _numbers(row, list(self._numbers))
+        if values is None:
+            self.damaged += 1
+            return
+        for column, value in zip(self._numbers.values(), values, strict=True):
+            column.append(value)
+        for name, cells in self._words.items():
+            cells.append(sys.intern(row[name]))  # a few words, many times
+
+    def table(self) -> Table:
+        return Table(
+            {name: np.array(values, dtype=np.float64) for name, values in self._numbers.items()},
+            {name: tuple(cells) for name, cells in self._words.items()},
+        )
 
 
 def _numbers(row: dict[str, str], names: Sequence[str]) -> list[float] | None:

@@ -100,6 +100,8 @@ def check(path: Path, *, required: bool = True) -> None:
         return
     try:
         digests = read_json(path / _DIGESTS)
+        if unlisted := {file.name for file in path.iterdir() if file.name[0] != "."} - {_DIGESTS, *digests}:
+            raise DamagedError(f"'{path / _DIGESTS}' has no digest of {', '.join(sorted(unlisted)[:3])}")
         for name, expected in digests.items():
             if Path(name).name != name or (path / name).is_symlink():
                 raise DamagedError(f"'{path / _DIGESTS}' names {name!r}, which is not a file of this folder")
@@ -107,7 +109,7 @@ def check(path: Path, *, required: bool = True) -> None:
                 raise DamagedError(f"'{path / name}' is larger than this machine's memory: no part of a checkpoint")
             if not isinstance(expected, str) or digest(path / name) != expected:
                 raise DamagedError(f"'{path / name}' is not as it was written: cut off or changed")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DamagedError(f"'{path}' is damaged: {error}") from error
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blip_rl.errors import UserError
 from blip_rl.run import durable
+from blip_rl.storage import atomic
 from blip_rl.untrusted.machine import memory_bytes
 
 TABLES = ("scores.csv", "bits.csv", "plasticity.csv", "speed.csv")
@@ -116,10 +117,12 @@ def cut_back(run: Path, then: Evidence) -> None:
         UserError: something that is no file of the run has the name of one; nothing has been removed then.
     """
     for path in _own(run):
-        if path.name in then.files:
-            os.truncate(path, then.files[path.name].size)
-        else:
+        if path.name not in then.files:
             path.unlink()
+        elif path.stat().st_nlink > 1:  # a copy made of hard links (cp -al) shares the file with its original
+            atomic.separate(path, then.files[path.name].size)
+        else:
+            os.truncate(path, then.files[path.name].size)
 
 
 def clear(run: Path) -> None:

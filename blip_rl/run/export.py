@@ -17,6 +17,7 @@ from blip_rl.run.folder import RunFolder
 from blip_rl.run.selection import chosen_games, chosen_stages
 from blip_rl.run.standalone import plain_ppo, standalone
 from blip_rl.run.usage import usage
+from blip_rl.storage.atomic import replacing
 from blip_rl.tasks.control import orthogonal_matrix
 from blip_rl.tasks.make import make_evaluation_env
 
@@ -47,13 +48,8 @@ class ExportingPlayer(CellPlayer[Exported]):
         model = plain_ppo(agent, *_spaces(task, self.config), self.config.agent.ppo, stage.env_steps)
         file = self._place(cell)
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.writing")
-        try:
-            with beside.open("wb") as stream:
-                model.save(stream)
-            beside.replace(file)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(file) as beside, beside.open("wb") as stream:
+            model.save(stream)
         return Exported(file, cell.task, cell.stage, usage(file, task, self.config))
 
 

@@ -10,12 +10,10 @@ import csv
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
@@ -34,7 +32,12 @@ from blip_rl.run.rows import (
     identity,
     score_row,
 )
-from blip_rl.untrusted.files import read_text, table_rows
+from blip_rl.storage import atomic
+from blip_rl.storage.lock import locked
+from blip_rl.untrusted.files import read_text
+from blip_rl.untrusted.tables import table_rows
+
+_MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
 
 
 class RunFolder:
@@ -114,23 +117,37 @@ class RunFolder:
         return stages in self.stages() and not self.snapshots()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the only process that writes this folder.
+    def locked(self, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the folder's lock: whoever changes its recipe, tables or checkpoints does.
+
+        Reports, pictures and exports only replace whole files of their own and do not need it, so that they can be
+        made while the run is being trained.
+
+        Args:
+            wait_seconds: How long to wait for another process.
 
         Raises:
-            UserError: another process does.
+            UserError: another process holds it.
+            OSError: the folder may not be written.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
-        try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path / ".lock", wait_seconds))
+            except TimeoutError as error:
+                raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
             for folder in (self.path, self.path / "checkpoints"):
                 durable.sweep(folder)
+                atomic.sweep(folder)
             yield
-        finally:
-            lock.release()
+
+    def check_writable(self) -> None:
+        """Make sure that files of the folder can be replaced.
+
+        Raises:
+            OSError: they cannot.
+        """
+        with self.locked(_MERGE_SECONDS):
+            atomic.check_writable(self.path)
 
     def recipe(self) -> str:
         """The text of ``config.toml``."""
@@ -158,14 +175,18 @@ class RunFolder:
     def replace_scores(self, rows: Sequence[ScoreRow]) -> None:
         """Write rows into ``scores.csv`` in place of the same episodes: same stage, phase, task, seed and actions.
 
-        Episodes with other seeds stay: scoring again extends the evidence and never thins it.
+        Episodes with other seeds stay: scoring again extends the evidence and never thins it. The table is read and
+        replaced under the folder's lock, so that several processes may store scores at the same time.
+
+        Raises:
+            UserError: the table is damaged, or another process keeps the folder locked.
+            OSError: it cannot be written; it is as it was then.
         """
         replaced = {identity(row) for row in rows}
-        kept = [row for row in self.read_scores() if identity(row) not in replaced]
-        beside = self.scores.with_suffix(".new")
-        beside.unlink(missing_ok=True)
-        _append(beside, [SCORE_COLUMNS, *(cells_of(row) for row in [*kept, *rows])])
-        beside.replace(self.scores)
+        with self.locked(_MERGE_SECONDS):
+            kept = [row for row in self.read_scores() if identity(row) not in replaced]
+            with atomic.replacing(self.scores) as beside:
+                _append(beside, [SCORE_COLUMNS, *(cells_of(row) for row in [*kept, *rows])])
 
     def read_scores(self) -> list[ScoreRow]:
         """All rows of ``scores.csv``.
@@ -206,5 +227,7 @@ def _is_number(text: str) -> bool:
 
 
 def _append(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    if path.exists() and path.stat().st_nlink > 1:
+        atomic.separate(path)
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)

@@ -45,8 +45,9 @@ def evaluate_run(
 ) -> str:
     """Play every stage's agent on the games it has learned, and write the scores into ``scores.csv``.
 
-    Those of a run that is not finished are only returned: its table belongs to the process that trains, now or later.
-    The scores do not depend on the number of workers. Each cell of the matrix is written as soon as it has been played.
+    Each cell of the matrix is stored as soon as it has been played. Several processes may score one run at the same
+    time. Nothing is stored, only returned, if the run is not finished (its table belongs to the process that trains) or
+    its folder may not be written. The scores do not depend on the number of workers.
 
     Args:
         run: A run folder.
@@ -71,15 +72,26 @@ def evaluate_run(
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)
     folder.read_scores()  # a damaged file is found before hours of playing
+    not_stored = _not_stored(folder, config)
     chosen = chosen_games(config, games)
     cells = _cells(config, chosen_stages(folder, config, stages), chosen, zero_shot)
     given = {"episodes": episodes, "actions": actions, "seed": seed}
     asked = {key: value for key, value in given.items() if value is not None}
     evaluation = validated(EvaluationConfig, {**config.evaluation.model_dump(), **asked}, "evaluate")
-    finished = folder.finished(len(config.tasks))
-    rows = _play(folder, ScoringPlayer(run, config, evaluation), cells, workers, write=finished)
-    note = "" if finished else f"\nnot written into scores.csv: the run in '{run}' is not finished"
+    rows = _play(folder, ScoringPlayer(run, config, evaluation), cells, workers, not_stored)
+    note = f"\nnot written into scores.csv: {not_stored}" if not_stored else ""
     return _table(config, chosen, rows, evaluation) + note
+
+
+def _not_stored(folder: RunFolder, config: RunConfig) -> str:
+    """Why scores cannot be written into ``scores.csv``; empty if they can."""
+    if not folder.finished(len(config.tasks)):
+        return f"the run in '{folder.path}' is not finished"
+    try:
+        folder.check_writable()
+    except OSError as error:
+        return f"'{folder.path}' may not be written ({error.strerror or error})"
+    return ""
 
 
 def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bool) -> list[Cell]:
@@ -94,18 +106,18 @@ def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bo
 
 
 def _play(
-    folder: RunFolder, player: ScoringPlayer, cells: list[Cell], workers: int | None, *, write: bool
+    folder: RunFolder, player: ScoringPlayer, cells: list[Cell], workers: int | None, not_stored: str
 ) -> list[ScoreRow]:
-    """Play the cells and, if asked to, write each one down as it comes; the files are this process's alone."""
+    """Play the cells and store the scores of each one as it comes, unless there is a reason not to."""
     played: list[ScoreRow] = []
     total = len(cells) * player.evaluation.episodes
-    kept = f"cells that were done are {'in scores.csv' if write else 'not kept: the run is not finished'}"
+    kept = f"cells that were done are {f'not kept: {not_stored}' if not_stored else 'in scores.csv'}"
     with (
         Console(quiet=False).counter(f"playing {len(cells)} cells", total) as bar,
         closing(play_cells(player, cells, workers, bar.update, kept)) as results,  # ends the workers, come what may
     ):
         for rows in results:
-            if write:
+            if not not_stored:
                 folder.replace_scores(rows)
             played += rows
     return played

@@ -1,15 +1,12 @@
-"""Text, JSON, TOML and tables of a bounded size; folders without links that lead out of them, pipes or devices."""
+"""Text, JSON and TOML of a bounded size; folders without links that lead out of them, pipes or devices."""
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
 import os
 import stat
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,8 @@ from blip_rl.errors import UserError
 
 MOST_TASKS = 250
 """Of one run. Pictures and matrices grow with its square; all ROMs of ale-py are about a hundred."""
-MOST_ROWS = 1_000_000
-"""Of one table; a run over six games writes some twenty thousand, one with 1,000 episodes less than this."""
-
 _MOST_TEXT_BYTES = 1_000_000
 _MOST_JSON_BYTES = 4_000_000
-_MOST_TABLE_BYTES = 128_000_000
 _MOST_FILES = 100_000
 _DEEPEST = 32
 _MOST_DOTS = 100  # in a line of TOML: tomllib's time grows with the square of a dotted key's parts
@@ -143,38 +136,6 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
-
-
-def table_rows(path: Path, *, errors: str = "strict", strict: bool = False) -> tuple[list[str], Iterator[Any]]:
-    """Open a CSV file with a line of column names.
-
-    Args:
-        path: The file.
-        errors: What to do with bytes that are not UTF-8.
-        strict: Whether quotes that do not match are an error.
-
-    Returns:
-        The names, and an iterator over (line number, row by column), which may raise what this function raises.
-
-    Raises:
-        UserError: as :func:`read_text`; no CSV; more than ``MOST_ROWS`` rows.
-    """
-    text = read_text(path, _MOST_TABLE_BYTES, errors=errors)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=strict)
-    try:
-        return list(reader.fieldnames or ()), _rows(path, reader)
-    except csv.Error as error:
-        raise UserError(f"'{path}' cannot be read: {error}") from error
-
-
-def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        for row in itertools.islice(reader, MOST_ROWS):
-            yield reader.line_num, row
-        if next(reader, None) is not None:
-            raise UserError(f"'{path}' has more than {MOST_ROWS:,} rows: not what blip-rl writes")
-    except csv.Error as error:
-        raise UserError(f"'{path}' cannot be read: line {reader.line_num}: {error}") from error
 
 
 def check_folder(folder: Path) -> None:

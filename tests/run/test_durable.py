@@ -108,6 +108,15 @@ def test_digests_that_are_none_are_damage(digests, folder):
         durable.check(folder)
 
 
+@pytest.mark.parametrize("kept", [(), ("one",)])
+def test_a_file_without_a_digest_is_damage(kept, folder):
+    """An emptied list of digests must not vouch for files that have been changed."""
+    digests = json.loads((folder / "digests.json").read_text())
+    (folder / "digests.json").write_text(json.dumps({name: digests[name] for name in kept}))
+    with pytest.raises(durable.DamagedError, match=r"digests.json' has no digest of .*two"):
+        durable.check(folder)
+
+
 def test_a_link_out_of_the_folder_is_not_followed(folder, tmp_path):
     (tmp_path / "same").write_text("first")
     (folder / "one").unlink()

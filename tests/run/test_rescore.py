@@ -1,6 +1,8 @@
 """``blip-rl evaluate``: scores from checkpoints equal the run's own, and replace instead of doubling."""
 
 import csv
+import dataclasses
+import errno
 import os
 import shutil
 
@@ -13,6 +15,7 @@ from blip_rl.errors import RunError, UserError
 from blip_rl.recipes import load_run_config
 from blip_rl.run import cells, checkpoint, evaluation
 from blip_rl.run.cells import Cell, play_here
+from blip_rl.run.folder import RunFolder
 from blip_rl.run.rescore import ScoringPlayer, evaluate_run
 from blip_rl.run.workers import play_in_workers
 
@@ -251,3 +254,37 @@ def test_the_command_takes_its_options(run):
     assert [(stage, seed + 1_000_003) for stage, _, seed, _ in after(run, "stochastic")] == [
         ("1", 9), ("1", 10), ("2", 9), ("2", 10)
     ]  # fmt: skip
+
+
+def test_a_run_that_may_not_be_written_prints_its_table(run, monkeypatch):
+    before, opening = (run / "scores.csv").read_bytes(), os.open
+
+    def refusing(path, flags, *rest, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and str(path).startswith(str(run)):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opening(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    result = CliRunner().invoke(cli.cli, ["evaluate", str(run), "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    assert "learned cartpole-b" in result.stdout
+    assert "not written into scores.csv" in result.stdout
+    assert "Read-only file system" in result.stdout
+    assert (run / "scores.csv").read_bytes() == before
+
+
+def test_scores_that_another_process_stores_meanwhile_are_kept(run, monkeypatch):
+    """The table is read again after playing, when it is written."""
+    play = ScoringPlayer.play
+
+    def played(self, cell, on_games_over):
+        found = play(self, cell, on_games_over)
+        other = RunFolder(run)
+        other.replace_scores([dataclasses.replace(found[0], seed=77)])
+        return found
+
+    monkeypatch.setattr(ScoringPlayer, "play", played)
+    count = len(rows(run))
+    evaluate_run(run, episodes=1, seed=9, workers=1)
+    assert len(rows(run)) == count + 2 * 3
+    assert len([row for row in rows(run) if row["seed"] == "77"]) == 3
