@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from _measure import cell, markdown_table
-from matplotlib.figure import Figure
 
 from blip_rl.core.intervals import Estimate, describe, estimate
+from blip_rl.report.drawing import Axes, figure
 from blip_rl.report.style import LIGHT, add_legend, dress, steps_axis
 
 LAST_GAMES = 100
@@ -140,22 +140,24 @@ def _costs(games: dict[str, Runs]) -> str:
 
 def draw(games: dict[str, Runs], path: Path) -> None:
     """Learning curves: for each game a panel, for each contestant its seeds faintly and their mean strongly."""
-    figure = Figure(figsize=(5.2 * len(games), 3.6), layout="constrained")
-    for index, (game, runs) in enumerate(games.items(), start=1):
-        ax = dress(figure.add_subplot(1, len(games), index), LIGHT)
-        for number, (who, label) in enumerate(LABELS.items()):
-            curves = [curve(run) for run in runs[who].values()]
-            for steps, values in curves:
-                ax.plot(steps, values, color=LIGHT.colour(number), linewidth=0.8, alpha=0.4)
-            if curves:
-                ax.plot(
-                    *_mean_curve(curves), color=LIGHT.colour(number), linewidth=2.2, label=f"{label} ({len(curves)})"
-                )
-        steps_axis(ax)
-        ax.set_xlabel(f"{game}: steps")
-        ax.set_ylabel("mean raw return")
-        add_legend(ax, LIGHT)
-    figure.savefig(path, dpi=130)
+    with figure((5.2 * len(games), 3.6)) as drawn:
+        for index, (game, runs) in enumerate(games.items(), start=1):
+            _draw_game(dress(drawn.add_subplot(1, len(games), index), LIGHT), game, runs)
+        drawn.savefig(path, dpi=130)
+
+
+def _draw_game(ax: Axes, game: str, runs: Runs) -> None:
+    for number, (who, label) in enumerate(LABELS.items()):
+        colour = LIGHT.colour(number)
+        curves = [curve(run) for run in runs[who].values()]
+        for steps, values in curves:
+            ax.plot(steps, values, color=colour, linewidth=0.8, alpha=0.4)
+        if curves:
+            ax.plot(*_mean_curve(curves), color=colour, linewidth=2.2, label=f"{label} ({len(curves)})")
+    steps_axis(ax)
+    ax.set_xlabel(f"{game}: steps")
+    ax.set_ylabel("mean raw return")
+    add_legend(ax, LIGHT)
 
 
 def curve(run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

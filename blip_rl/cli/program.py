@@ -54,6 +54,9 @@ def main() -> NoReturn:
     # Threads that wait for work should sleep: spinning ones starve the emulator, and with other programs on the machine
     # slow training several times (docs/performance.md). Read when torch loads, so it must be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Jupyter and Colab pass theirs to child processes. Where it is not installed, matplotlib cannot be imported, and
+    # stable-baselines3 before 2.9 imports it.
+    os.environ["MPLBACKEND"] = "agg"
     warnings.showwarning = _show_warning
     threading.excepthook = _end_thread
     try:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from blip_rl.report.drawing import Figure, figure
 from blip_rl.report.style import DARK, LIGHT, THEMES, Theme
 from blip_rl.storage.atomic import replace_bytes
 
@@ -116,19 +112,14 @@ class Album:
     @staticmethod
     def _render(draw: Draw, size: tuple[float, float], theme: Theme, *, png: bool) -> tuple[bytes, bytes]:
         """The SVG, and the PNG or nothing. The same data gives the same bytes."""
-        figure = Figure(figsize=size, layout="constrained", facecolor=theme.paper)
-        FigureCanvasAgg(figure)
-        draw(figure, theme)
         svg_file, png_file = io.BytesIO(), io.BytesIO()
-        with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "blip-rl"}):
-            # A title may hold letters that the font lacks, and a run of one point has no width.
-            warnings.filterwarnings("ignore", "Glyph", UserWarning)
-            warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out once, not again for each file
-            figure.savefig(svg_file, format="svg", metadata={"Date": None})
+        with figure(size, paper=theme.paper) as drawn:
+            draw(drawn, theme)
+            drawn.draw_without_rendering()
+            drawn.set_layout_engine("none")  # laid out once, not again for each file
+            drawn.savefig(svg_file, format="svg", metadata={"Date": None})
             if png:
-                figure.savefig(png_file, format="png", dpi=_PNG_DPI, metadata={"Software": None})
+                drawn.savefig(png_file, format="png", dpi=_PNG_DPI, metadata={"Software": None})
         return svg_file.getvalue(), png_file.getvalue()
 
 

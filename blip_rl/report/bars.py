@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from blip_rl.core.intervals import Estimate
+from blip_rl.report.drawing import Axes, FuncFormatter
 from blip_rl.report.style import (
     BESIDE_LEGEND_INCHES,
     Theme,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
-
+from blip_rl.report.drawing import Axes, FuncFormatter
 from blip_rl.report.groups import Series
 from blip_rl.report.style import (
     MARKERS,

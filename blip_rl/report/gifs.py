@@ -9,7 +9,6 @@ import functools
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -241,13 +240,10 @@ def _game_over(picture: Picture, text: int) -> Picture:
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: there on every machine, and with more than the Latin letters."""
-    import matplotlib  # half a second of every start, and only text needs it
+    from blip_rl.report.drawing import font_file  # matplotlib: half a second of every start, and only text needs it
 
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     # Without the layout engine of the machine's own libraries texts are drawn alike everywhere.
-    return ImageFont.truetype(
-        Path(matplotlib.get_data_path(), "fonts", "ttf", name), size, layout_engine=ImageFont.Layout.BASIC
-    )
+    return ImageFont.truetype(font_file(bold), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _fitting_size(text: str, size: int, room: float) -> int:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
 from PIL import Image
 
+from blip_rl.report.drawing import Axes, Colormap, Normalize, colormaps, figure, pixels
 from blip_rl.report.style import Theme, dress, figure_width, name_ticks, plain
 
 Array = npt.NDArray[np.float64]
@@ -24,7 +21,7 @@ _ROW_NAMES_INCHES = 1.5
 _DARKEST_FOR_DARK_TEXT = 0.21
 
 
-def draw_frozen_bits(ax: Axes, frozen_bits: npt.NDArray[np.uint8], total_bits: int, title: str) -> Axes:
+def draw_frozen_bits(ax: Axes, frozen_bits: npt.NDArray[np.generic], total_bits: int, title: str) -> Axes:
     """Draw one layer's frozen bits: a row for each output unit, a column for each of its weights.
 
     Args:
@@ -47,11 +44,11 @@ def draw_frozen_bits(ax: Axes, frozen_bits: npt.NDArray[np.uint8], total_bits: i
     return ax
 
 
-def frozen_bits_figure(frozen_bits: npt.NDArray[np.uint8], total_bits: int, title: str) -> Figure:
-    """One layer's heatmap as a figure of its own."""
-    figure = Figure(figsize=(7, 3.2), dpi=110, layout="constrained")
-    draw_frozen_bits(figure.add_subplot(), frozen_bits, total_bits, title)
-    return figure
+def frozen_bits_image(frozen_bits: npt.NDArray[np.generic], total_bits: int, title: str) -> npt.NDArray[np.uint8]:
+    """One layer's heatmap as an RGB image, (height, width, 3)."""
+    with figure((7, 3.2), dpi=110) as empty:
+        draw_frozen_bits(empty.add_subplot(), frozen_bits, total_bits, title)
+        return pixels(empty)
 
 
 def draw_layer(
@@ -120,7 +117,7 @@ def bits_png(bits: npt.NDArray[np.generic], total_bits: int) -> bytes:
 
 def _palette() -> npt.NDArray[np.uint8]:
     """(256, 3) the colours of the scale."""
-    colours = matplotlib.colormaps[_COLOURS](np.linspace(0, 1, _LEVELS))[:, :3]
+    colours = colormaps[_COLOURS](np.linspace(0, 1, _LEVELS))[:, :3]
     return np.asarray(np.round(colours * 255), dtype=np.uint8)
 
 

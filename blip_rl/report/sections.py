@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from blip_rl.core import metrics
 from blip_rl.report import bars, curves, heatmaps
 from blip_rl.report.album import SMALL, WIDE, Album, Picture
+from blip_rl.report.drawing import Axes, Figure
 from blip_rl.report.groups import (
     VERDICT,
     Group,

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from blip_rl.report import bars, curves, heatmaps
 from blip_rl.report.album import SMALL, Album, Picture, data_uri
+from blip_rl.report.drawing import Figure
 from blip_rl.report.groups import Group, Series, describe_series, over_seeds
 from blip_rl.report.load_bits import BitBudget, BitMap, load_bit_maps
 from blip_rl.report.load_logs import PLASTICITY

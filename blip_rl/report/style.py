@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from blip_rl.report.drawing import Axes, Colormap, FuncFormatter, LinearSegmentedColormap, MaxNLocator, withStroke
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _WIDTH_OF_LETTER = 0.6  # of its height, in the mean
@@ -136,7 +134,7 @@ def name_ticks(ax: Axes, names: Sequence[str], theme: Theme, inches: float) -> N
 
 def figure_width(ax: Axes) -> float:
     """Inches of the whole picture that the axis is part of."""
-    figure = ax.get_figure(root=True)
+    figure: Any = ax.get_figure()  # with root=True it needs matplotlib 3.10; an axis is never in a subfigure here
     return float(figure.get_size_inches()[0]) if figure is not None else 0.0
 
 

@@ -16,6 +16,7 @@ from blip_rl.report import gifs, movies
 from blip_rl.run.cells import Cell
 from blip_rl.run.filming import FilmingPlayer
 from blip_rl.run.look import Look
+from blip_rl.run.pictures import optional_picture
 
 _LOOK = Look(episodes=1, seconds=5.0, fps=10.0, scale=0.5)
 """Half of Atari's own size: 80 pixels wide, some tens of kilobytes."""
@@ -38,11 +39,14 @@ def log_boundary_gifs(logger: Logger, run: Path, config: RunConfig, stage: int, 
     most = min(_MOST_DECISIONS, config.evaluation.max_episode_steps)
     short = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_episode_steps": most})})
     numpy_state = np.random.get_state()  # noqa: NPY002  stable-baselines3 draws from this one
-    with torch.random.fork_rng():  # a checkpoint's network is initialised before it is filled
-        player = FilmingPlayer(run, short, _LOOK)
-        for task in config.tasks[:stage]:
-            _log_gif(logger, f"games/{task.name}", _film(player, Cell(stage, task.name)), env_steps)
-    np.random.set_state(numpy_state)  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():  # a checkpoint's network is initialised before it is filled
+            player = FilmingPlayer(run, short, _LOOK)
+            for task in config.tasks[:stage]:
+                with optional_picture(f"the film of {task.name} after task {stage}"):
+                    _log_gif(logger, f"games/{task.name}", _film(player, Cell(stage, task.name)), env_steps)
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 def _film(player: FilmingPlayer, cell: Cell) -> gifs.Sheet:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Figure, Logger
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +20,7 @@ from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
 from blip_rl.run.estimate import needs
 from blip_rl.run.keeper import Keeper
+from blip_rl.run.pictures import log_heatmap
 from blip_rl.run.rows import BitsRow
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.stop import StopRequestError
@@ -203,15 +204,11 @@ def overall_mean(frozen: dict[str, Tensor]) -> float:
 
 def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:
     """Write the mean, the histogram and the heatmap of every layer to TensorBoard."""
-    from blip_rl.report.heatmaps import block_mean, frozen_bits_figure  # matplotlib: half a second of a run's start
-
     for layer, mean in mean_frozen_bits(frozen).items():
         weights = frozen[f"{layer}.weight"]
         logger.record(f"bits/{layer}/mean_frozen", mean)
         logger.record(f"bits/{layer}/histogram", weights.float())
-        picture: Any = block_mean(weights.flatten(1).cpu().numpy())  # millions of weights do not fit on a screen
-        figure = frozen_bits_figure(picture, total_bits, f"{layer} after {after}")
-        logger.record(f"bits/{layer}/heatmap", Figure(figure, close=False))
+        log_heatmap(logger, f"bits/{layer}/heatmap", weights, total_bits, f"{layer} after {after}")
     logger.dump(env_steps)
 
 

@@ -34,6 +34,7 @@ from blip_rl.run.keeper import Keeper, go_on
 from blip_rl.run.memory import check_training
 from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits
 from blip_rl.run.parts import RunParts, stage_seed, training_seed
+from blip_rl.run.pictures import optional_picture
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.snapshots import RunSnapshot
 from blip_rl.run.stop import StopRequest, StopRequestError
@@ -267,9 +268,10 @@ def _learn_at_once(run: RunParts, saved: RunSnapshot | None) -> None:
 
 def _show_gifs(run: RunParts, stage: int, agent: ContinualPPO) -> None:
     if run.config.evaluation.gifs:
-        from blip_rl.run.boundary_gifs import log_boundary_gifs  # its libraries would delay every run's first step
+        with optional_picture(f"the films after task {stage}"):
+            from blip_rl.run.boundary_gifs import log_boundary_gifs  # its libraries would delay every run's first step
 
-        log_boundary_gifs(run.logger, run.folder.path, run.config, stage, agent.num_timesteps)
+            log_boundary_gifs(run.logger, run.folder.path, run.config, stage, agent.num_timesteps)
 
 
 def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:

@@ -59,11 +59,19 @@ def test_the_css_scale_runs_from_few_to_many():
 
 def test_a_figure_shows_every_weight_on_the_scale_of_all_bits():
     bits = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 21
-    figure = heatmaps.frozen_bits_figure(bits, 20, "conv1 after boxing")
-    (image,) = figure.axes[0].images
+    figure = Figure()
+    ax = heatmaps.draw_frozen_bits(figure.add_subplot(), bits, 20, "conv1 after boxing")
+    (image,) = ax.images
     np.testing.assert_array_equal(image.get_array(), bits.reshape(2, 12))
     assert image.get_clim() == (0, 20)
-    assert figure.axes[0].get_title().startswith("conv1 after boxing\nmean ")
+    assert ax.get_title().startswith("conv1 after boxing\nmean ")
+
+
+def test_an_image_shows_the_colours_of_the_bits():
+    image = heatmaps.frozen_bits_image(np.full((4, 4), 20, np.uint8), 20, "conv1 after boxing")
+    assert image.dtype == np.uint8
+    assert image.shape == (352, 770, 3)  # 7 x 3.2 inches of 110 pixels
+    np.testing.assert_array_equal(image[176, 300], np.round(255 * np.array(matplotlib.colormaps["RdYlBu_r"](1.0)[:3])))
 
 
 def test_a_layer_is_drawn_task_after_task_on_one_scale():

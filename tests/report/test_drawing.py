@@ -1,0 +1,92 @@
+"""Figures are drawn the same whatever the user's environment asks for, and leave that environment as it was."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from blip_rl.report import drawing
+
+JUPYTER = "module://matplotlib_inline.backend_inline"
+DRAW = """
+import sys
+from blip_rl.report.album import Album
+from blip_rl.report.heatmaps import frozen_bits_image
+import numpy as np
+frozen_bits_image(np.zeros((2, 2), np.uint8), 20, "fc1")
+Album(__import__("pathlib").Path(sys.argv[1])).add(
+    "plain", lambda figure, theme: figure.add_subplot().set_title("50% of 1_000"), title="", alt=""
+)
+"""
+
+
+def python(code, *arguments, folder, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MPLCONFIGDIR": str(folder), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory):
+    """The bytes of a picture under no particular environment, and a folder where matplotlib keeps its font list."""
+    folder = tmp_path_factory.mktemp("plain")
+    python(DRAW, str(folder / "out"), folder=folder)
+    return (folder / "out" / "plain.png").read_bytes()
+
+
+def test_jupyters_backend_and_a_matplotlibrc_with_latex_change_nothing(wanted, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\naxes.grid: True\n", encoding="utf-8")
+    python(DRAW, str(tmp_path / "out"), folder=tmp_path, MPLBACKEND=JUPYTER)
+    assert (tmp_path / "out" / "plain.png").read_bytes() == wanted
+
+
+def test_a_program_that_uses_the_package_keeps_its_backend(tmp_path):
+    code = "import os, blip_rl.report.drawing, matplotlib as m; print(m.rcParams['backend'], os.environ['MPLBACKEND'])"
+    assert python(code, folder=tmp_path, MPLBACKEND="svg").split() == ["svg", "svg"]
+
+
+def test_a_program_that_uses_the_package_keeps_its_settings():
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True}):
+        with drawing.figure((2, 2)) as figure:
+            assert matplotlib.rcParams["text.usetex"] is False
+            assert figure.text(0, 0, "x").get_size() == 10
+        assert matplotlib.rcParams["text.usetex"] is True
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_a_matplotlibrc_that_is_no_text_is_one_message(tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes(b"font.size: \xff\xfe\n")
+    code = """
+from blip_rl.errors import UserError
+try:
+    import blip_rl.report.drawing
+except UserError as error:
+    print(error)
+"""
+    assert "matplotlib cannot be imported" in python(code, folder=tmp_path)
+
+
+def test_pixels_are_those_of_the_figure():
+    with drawing.figure((2, 1), dpi=50, paper="#ff8000") as figure:
+        image = drawing.pixels(figure)
+    assert image.shape == (50, 100, 3)
+    np.testing.assert_array_equal(image[0, 0], [255, 128, 0])
+
+
+def test_everything_is_drawn_through_this_module():
+    """The import contract says so for the package; scripts have none."""
+    scripts = Path(__file__).resolve().parents[2] / "scripts"
+    found = [
+        file.name for file in scripts.rglob("*.py") if re.search(r"^\s*(from|import) matplotlib", file.read_text())
+    ]
+    assert found == []
