@@ -124,6 +124,11 @@ class AgentConfig(Settings):
     """``name`` and that method's own settings, validated by the method itself."""
 
 
+ALE_EPISODE_FRAMES = 108_000
+"""ALE's own limit of a game, 30 minutes of play: the default of all its environments, under which published scores,
+random and reference scores among them, were measured."""
+
+
 class AtariConfig(Settings):
     """How the emulator's frames become observations. Defaults: DQN preprocessing as in the BLIP paper."""
 
@@ -136,7 +141,8 @@ class AtariConfig(Settings):
     full_action_space: bool = False
     lost_life_ends_episode: bool = True
     clip_rewards: bool = True
-    max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_no_bool)] = 108_000
+    max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_no_bool)] = ALE_EPISODE_FRAMES
+    """Below the default, which is ALE's own limit, games that reach it count as cut off (``truncated``)."""
 
 
 _NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"

@@ -159,8 +159,8 @@ def _cut_off(groups: Sequence[Group]) -> str:
     if not cut_off:
         return ""
     return (
-        f"{cut_off:,} of {games:,} games were cut off before their end by evaluation.max_episode_steps or "
-        "evaluation.periodic_share: their returns are too low."
+        f"{cut_off:,} of {games:,} games were cut off before their end by evaluation.max_episode_steps, "
+        "evaluation.periodic_share or atari.max_episode_frames: their returns are too low."
     )
 
 

@@ -17,7 +17,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.run import fit
 from blip_rl.run.rows import Phase, ScoreRow
-from blip_rl.tasks.make import make_evaluation_env
+from blip_rl.tasks.make import has_lowered_time_limit, make_evaluation_env
 
 FIRST_EVALUATION_SEED = 2**30
 """Evaluation seeds start here; training seeds stay below."""
@@ -29,7 +29,7 @@ OnActions = Callable[[npt.NDArray[np.int64], npt.NDArray[Any]], object]
 
 @dataclass(frozen=True)
 class Episode:
-    """One whole game: raw return, length in decisions, and whether a cap ended it."""
+    """One game: raw return, length in decisions, and whether a cap of the recipe ended it before its own end."""
 
     score: float
     length_steps: int
@@ -66,6 +66,7 @@ def evaluate_task(
     training_mode = policy.training
     policy.set_training_mode(False)
     number = policy.task_names.index(task.name) + 1
+    lowered = has_lowered_time_limit(task, config.atari)
     with (
         policy.using_task(task.name),
         method.playing(policy.trunk, number),
@@ -81,7 +82,7 @@ def evaluate_task(
             try:
                 fit.check_observations(policy, task.name, env.observation_space)
                 fit.check_actions([(task.name, policy.current.action_space)], [(task.name, env.action_space)])
-                episodes += _play_one_each(env, policy, evaluation, left, on_games_over, on_actions, first)
+                episodes += _play_one_each(env, policy, evaluation, left, on_games_over, on_actions, first, lowered)
             finally:
                 env.close()
     policy.set_training_mode(training_mode)
@@ -100,8 +101,12 @@ def _play_one_each(
     on_games_over: Callable[[int], object],
     on_actions: OnActions,
     first: int,
+    lowered_time_limit: bool,
 ) -> list[Episode]:
-    """Each environment plays one game, numbered from ``first``; those that are done wait for the others."""
+    """Each environment plays one game, numbered from ``first``; those that are done wait for the others.
+
+    A game that reaches the environment's own time limit has ended; only caps of the recipe truncate it.
+    """
     games = env.num_envs
     scores, lengths = np.zeros(games), np.zeros(games, dtype=np.int64)
     ended, truncated = np.zeros(games, dtype=bool), np.zeros(games, dtype=bool)
@@ -118,7 +123,8 @@ def _play_one_each(
         capped = ~dones & (lengths >= evaluation.max_episode_steps)
         if budget_steps is not None and lengths.sum() >= budget_steps:
             capped = ~dones
-        truncated[playing] = capped[playing] | [infos[i].get("TimeLimit.truncated", False) for i in playing]
+        limited = [lowered_time_limit and info.get("TimeLimit.truncated", False) for info in infos]
+        truncated[playing] = (capped | limited)[playing]
         on_games_over(int(((dones | capped) & ~ended).sum()))
         ended |= dones | capped
     return [Episode(float(s), int(n), bool(t)) for s, n, t in zip(scores, lengths, truncated, strict=True)]

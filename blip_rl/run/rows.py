@@ -20,7 +20,9 @@ class ScoreRow:
         seed: What the episode was played with; the same at every evaluation of a run.
         score: Raw return of the whole game; the column is called ``return``.
         length_steps: Decisions.
-        truncated: Whether a cap ended it.
+        truncated: Whether a cap of the recipe ended it (``evaluation.max_episode_steps``, ``evaluation.periodic_share``
+            or an ``atari.max_episode_frames`` below ALE's), so that its return is too low. An environment's own time
+            limit, such as CartPole's 500 steps, is a game's normal end.
         normalised: 0 = random play, 1 = the reference; empty without normalisers.
         actions: How actions were chosen.
     """

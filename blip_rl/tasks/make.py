@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blip_rl.config import AtariConfig, TaskConfig
+from blip_rl.config import ALE_EPISODE_FRAMES, AtariConfig, TaskConfig
 from blip_rl.errors import UserError
 from blip_rl.tasks.games import check_game, rom_name
 
@@ -42,6 +42,15 @@ def make_evaluation_env(task: TaskConfig, atari: AtariConfig, num_envs: int, see
     Arguments and errors are those of :func:`make_training_env`; there are no groups.
     """
     return _make(task, atari, num_envs, seed, training=False)
+
+
+def has_lowered_time_limit(task: TaskConfig, atari: AtariConfig) -> bool:
+    """Whether the recipe ends the task's games sooner than the environment itself would.
+
+    An environment's own time limit is part of the game: its returns, and the scores they are compared with, are those
+    up to the limit. Atari's is ALE's 108,000 frames; the recipe may lower it.
+    """
+    return rom_name(check_game(task.game)) is not None and atari.max_episode_frames < ALE_EPISODE_FRAMES
 
 
 def _make(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:

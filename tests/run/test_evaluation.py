@@ -2,17 +2,20 @@
 
 from contextlib import contextmanager
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from blip_rl.config import EvaluationConfig
+from blip_rl.config import AtariConfig, EvaluationConfig
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
+from blip_rl.recipes import resolve
 from blip_rl.run import evaluation as module
 from blip_rl.run.evaluation import Episode, evaluate_task, normalised
+from blip_rl.tasks.make import make_evaluation_env
 from tests.run.conftest import small_config
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -123,6 +126,37 @@ def test_a_game_past_the_cap_is_cut_and_says_so(monkeypatch, policy, config):
 
 def test_a_game_that_ends_exactly_at_the_cap_is_whole(monkeypatch, policy, config):
     assert play(monkeypatch, policy, config, [20], episodes=1, max_episode_steps=20) == [Episode(20.0, 20, False)]
+
+
+def played_for_real(game, overrides=(), **settings):
+    """One game of an untrained agent in the real environment."""
+    small = ("trunk.image.conv=[[4, 8, 8]]", "trunk.image.hidden=[8]", "atari.noop_max=0", "atari.fire_on_reset=false")
+    config = resolve(game, "finetune", overrides=[*small, *overrides])
+    env = make_evaluation_env(config.tasks[0], config.atari, 1, 0)
+    env.close()
+    policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
+    policy.add_task(config.tasks[0].name, env.action_space)
+    (episode,) = evaluate_task(policy, Method(), config.tasks[0], config, EvaluationConfig(episodes=1, **settings))
+    return episode
+
+
+def test_the_time_limit_of_the_environment_is_a_games_normal_end():
+    """MountainCar-v0 ends itself after 200 steps, which an untrained agent always takes."""
+    assert played_for_real("MountainCar-v0") == Episode(-200.0, 200, False)
+    assert played_for_real("MountainCar-v0", max_episode_steps=200) == Episode(-200.0, 200, False)
+    assert played_for_real("MountainCar-v0", max_episode_steps=199) == Episode(-199.0, 199, True)
+
+
+@pytest.mark.parametrize(("own_limit", "truncated"), [(108_000, True), (40, False)])
+def test_a_frame_limit_below_the_emulators_own_cuts_games_off(monkeypatch, own_limit, truncated):
+    monkeypatch.setattr("blip_rl.tasks.make.ALE_EPISODE_FRAMES", own_limit)
+    episode = played_for_real("boxing", ["atari.max_episode_frames=40"])
+    assert (episode.length_steps, episode.truncated) == (10, truncated)
+
+
+def test_the_default_frame_limit_is_the_emulators_own():
+    specs = [spec for name, spec in gymnasium.registry.items() if name.startswith("ALE/") and name.endswith("-v5")]
+    assert {spec.kwargs["max_num_frames_per_episode"] for spec in specs} == {AtariConfig().max_episode_frames}
 
 
 def test_a_stuck_policy_cannot_spend_more_than_the_budget(monkeypatch, policy, config):
