@@ -20,6 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from blip_rl.core import metrics
 from blip_rl.core.intervals import describe, estimate
 from blip_rl.errors import UserError
 from blip_rl.report.load import RunScores, load_scores
+from blip_rl.report.load_config import load_config
+from blip_rl.report.sequences import differences
 
 NOTES = """ACC: mean over tasks of the normalised score at the end. Its 95 % interval over seeds: Student's of the mean
 with three to nine seeds, the bootstrap of the interquartile mean with ten or more, none with fewer than three. Whole
@@ -156,21 +159,21 @@ def _collected(jobs: list[Job]) -> tuple[dict[str, list[Run]], list[str]]:
     """What finished runs say, by group; and what is wrong with those that cannot be read."""
     groups: dict[str, list[Run]] = {}
     unread: list[str] = []
-    tasks: tuple[str, ...] | None = None
+    first: tuple[Path, dict[str, Any]] | None = None
     for job in jobs:
         try:
             scores, cost = load_scores(job.path), _read_cost(job.path)
+            config = load_config(job.path)
         except UserError as error:
             unread.append(str(error))
             continue
-        tasks = tasks or scores.tasks
-        if scores.tasks == tasks:
-            groups.setdefault(job.group, []).append((scores, cost))
-        else:
+        first = first or (job.path, config)
+        if differing := differences(first[1], config):
             unread.append(
-                f"'{job.path}' learned {', '.join(scores.tasks)} and the runs before it {', '.join(tasks)}: "
-                "give each sequence its own --out"
+                f"'{job.path}' and '{first[0]}' differ in {', '.join(differing)}: give each sequence its own --out"
             )
+        else:
+            groups.setdefault(job.group, []).append((scores, cost))
     return groups, unread
 
 

@@ -185,7 +185,17 @@ def test_study_does_not_mix_sequences(stand_in, capsys):
     scores.write_text(scores.read_text(encoding="utf-8").replace(",b,", ",c,"), encoding="utf-8")
     code, rows, errors = stand_in(capsys, "--agents", "keeper", "--seeds", "2")
     assert code == 1
-    assert "learned a, c and the runs before it a, b" in errors
+    assert "'study/keeper-seed1' and 'study/keeper-seed0' differ in games: give each sequence its own --out" in errors
+    assert rows["keeper"]["seeds"] == "1"
+
+
+def test_study_does_not_mix_runs_of_other_steps(stand_in, capsys):
+    stand_in(capsys, "--agents", "keeper", "--seeds", "2")
+    config = Path("study/keeper-seed1/config.toml")
+    config.write_text(config.read_text(encoding="utf-8") + "\nsteps = 7\n", encoding="utf-8")
+    code, rows, errors = stand_in(capsys, "--agents", "keeper", "--seeds", "2")
+    assert code == 1
+    assert "differ in steps" in errors
     assert rows["keeper"]["seeds"] == "1"
 
 

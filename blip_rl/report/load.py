@@ -20,7 +20,7 @@ Steps = npt.NDArray[np.int64]
 
 _COLUMNS = ("env_steps", "stage", "phase", "task", "return", "truncated", "normalised", "actions")
 _PHASES = ("periodic", "before", "after")
-_MOST_STEPS = 10**15
+MOST_STEPS = 10**15
 _ACTIONS = ("greedy", "stochastic")
 
 
@@ -194,7 +194,7 @@ def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episod
         )
     except ValueError as error:
         raise UserError(f"{where}: {error}; correct or delete this line") from error
-    if not 0 <= episode.env_steps <= _MOST_STEPS:
+    if not 0 <= episode.env_steps <= MOST_STEPS:
         raise UserError(f"{where}: {episode.env_steps} steps; correct or delete this line")
     if not 0 <= episode.stage <= len(tasks):
         raise UserError(f"{where}: stage {episode.stage} of a run over {len(tasks)} tasks; correct or delete this line")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from blip_rl.errors import UserError
-from blip_rl.report.checkpoints import MOST_BITS
-from blip_rl.report.load import RunScores, load_scores
+from blip_rl.report.checkpoints import MOST_BITS, stage_folders
+from blip_rl.report.load import MOST_STEPS, RunScores, load_scores
 from blip_rl.report.load_bits import BitBudget, load_budget
 from blip_rl.report.load_config import load_config
 from blip_rl.report.load_logs import load_plasticity, load_speed
@@ -57,6 +57,7 @@ class RunRecord:
         environment: Versions, machine, commit; empty where unknown.
         changed: When the folder was last written to.
         problems: What is missing or damaged, for a person.
+        finished_steps: Training steps of a run whose last stage is saved, scored or not; None where it is not.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class RunRecord:
     environment: dict[str, Any]
     changed: datetime
     problems: tuple[str, ...]
+    finished_steps: int | None = None
 
     @property
     def agent(self) -> str:
@@ -117,7 +119,9 @@ class RunRecord:
         """Training steps of which there is evidence."""
         ends = [int(curve.env_steps[-1]) for curve in (self.scores.curves if self.scores else ()) if curve.stages.size]
         logged = [table.numbers["env_steps"] for table in (self.speed, self.plasticity) if table is not None]
-        return max([0, *ends, *(int(np.nanmax(steps)) for steps in logged if np.isfinite(steps).any())])
+        return max(
+            [self.finished_steps or 0, *ends, *(int(np.nanmax(steps)) for steps in logged if np.isfinite(steps).any())]
+        )
 
     @property
     def planned_steps(self) -> int:
@@ -126,8 +130,8 @@ class RunRecord:
 
     @property
     def complete(self) -> bool:
-        """Whether the last task was learned and scored."""
-        return bool(self.tasks) and self.learned == len(self.tasks)
+        """Whether the last task was learned: scored, or saved as by ``blip-rl import``."""
+        return bool(self.tasks) and (self.learned == len(self.tasks) or self.finished_steps is not None)
 
 
 def is_run(path: Path) -> bool:
@@ -148,11 +152,12 @@ def load_run(path: Path) -> RunRecord:
     check_folder(path)
     problems: list[str] = []
     config = _read_config(path, problems)
+    tasks = _tasks(config, problems)
     scores = _read_scores(path, problems) if config else None
     return RunRecord(
         path=path,
         config=config,
-        tasks=_tasks(config, problems),
+        tasks=tasks,
         scores=scores,
         budget=load_budget(path, problems),
         plasticity=load_plasticity(path, problems),
@@ -161,6 +166,7 @@ def load_run(path: Path) -> RunRecord:
         environment=_read_environment(path / "environment.json", problems),
         changed=_last_change(path),
         problems=tuple(problems),
+        finished_steps=_finished_steps(path, len(tasks)),
     )
 
 
@@ -228,6 +234,18 @@ def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(str(error).replace(f"'{path}'", path.name))
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _finished_steps(run: Path, stages: int) -> int | None:
+    """Training steps that the last stage's checkpoint names, where there is one and no snapshot to resume from."""
+    last = stage_folders(run).get(stages)
+    if last is None or any((run / "checkpoints").glob("step-*")):
+        return None
+    try:
+        steps = read_json(last / "stage.json")["env_steps"]
+    except (UserError, LookupError, TypeError):
+        return None
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 <= steps <= MOST_STEPS else None
 
 
 def _last_change(run: Path) -> datetime:

@@ -20,6 +20,7 @@ from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, resca
 from blip_rl.report.heatmaps import scale_css
 from blip_rl.report.load_run import RunRecord, is_run, load_run
 from blip_rl.report.section import Section
+from blip_rl.report.sequences import NORMALISERS, comparable_runs, differences
 from blip_rl.storage.atomic import replace_bytes
 
 Normalize = Literal["recipe", "observed"]
@@ -40,10 +41,33 @@ class Written:
     problems: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What the page says of runs that can be compared.
+
+    Attributes:
+        title: Its games; empty for the only part of a page.
+        prefix: Of the addresses of its sections.
+        notes: How scores are rescaled.
+        overviews: What was run, for each group.
+        statuses: How far each run is.
+        verdicts: Label, games learned, games, metrics of each group.
+        sections: In order.
+    """
+
+    title: str
+    prefix: str
+    notes: tuple[str, ...]
+    overviews: tuple[words.Overview, ...]
+    statuses: tuple[words.Status, ...]
+    verdicts: tuple[tuple[str, int, int, list[words.Tile]], ...]
+    sections: tuple[Section, ...]
+
+
 def write_report(
     paths: Sequence[Path], *, out: Path | None = None, normalize: Normalize = "recipe", title: str | None = None
 ) -> Written:
-    """Write the page and its pictures.
+    """Write the page and its pictures; runs that cannot be compared are in parts of their own.
 
     Args:
         paths: Run folders, or folders of run folders.
@@ -58,16 +82,17 @@ def write_report(
     runs = [load_run(path) for path in run_folders(paths)]
     folder = _folder(runs, out)
     problems = [(run.path.name, problem) for run in runs for problem in run.problems]
-    notes = []
-    if normalize == "observed" or not normalised_by_recipe(runs):
-        runs = rescale_observed(runs)
-        notes.append(_observed_note(normalize))
     album = Album(folder / "pictures")
-    groups = group_runs(runs)
     found: list[str] = []
-    parts = _sections(groups, album, folder, found)
+    # Rescaled by the returns seen, scores do not depend on the recipe's normalisers.
+    ignored = (NORMALISERS,) if normalize == "observed" else ()
+    compared = comparable_runs(runs, ignored)
+    parts = [
+        _part(number if len(compared) > 1 else None, members, normalize, album, folder, found)
+        for number, members in enumerate(compared, start=1)
+    ]
     problems += [("pictures", problem) for problem in found]
-    html = _render(groups, parts, problems, notes, title)
+    html = _render(runs, parts, _separate(compared, ignored), problems, title or words.title_of(compared))
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     replace_bytes(page, html.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are no text
@@ -111,6 +136,46 @@ def _observed_note(asked: Normalize) -> str:
     return f"{meaning} The recipe has no random and reference scores for every game."
 
 
+def _separate(compared: Sequence[Sequence[RunRecord]], ignored: Sequence[str]) -> str:
+    """Why there are several parts; empty for one."""
+    if len(compared) < 2:
+        return ""
+    first, *others = (members[0].config for members in compared)
+    why = [
+        f"part {number} differs from part 1 in {', '.join(differences(first, other, ignored))}"
+        for number, other in enumerate(others, start=2)
+    ]
+    return (
+        f"These runs cannot all be compared, so they are in {len(compared)} parts: {words.listed(why)}. Compare "
+        "scores, curves and metrics within a part only."
+    )
+
+
+def _part(
+    number: int | None,
+    runs: Sequence[RunRecord],
+    normalize: Normalize,
+    album: Album,
+    out: Path,
+    problems: list[str],
+) -> Part:
+    """One part of the page; ``number`` is None for the only one."""
+    notes = []
+    if normalize == "observed" or not normalised_by_recipe(runs):
+        runs = rescale_observed(runs)
+        notes.append(_observed_note(normalize))
+    groups = group_runs(runs)
+    return Part(
+        title="" if number is None else f"Part {number}: {words.sequence_title(groups[0].first)}",
+        prefix="" if number is None else f"part-{number}-",
+        notes=tuple(notes),
+        overviews=tuple(words.overview(group) for group in groups),
+        statuses=tuple(words.status(run) for group in groups for run in group.runs),
+        verdicts=tuple((group.label, group.learned, len(group.first.tasks), words.tiles(group)) for group in groups),
+        sections=tuple(_sections(groups, album, out, problems)),
+    )
+
+
 def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[str]) -> list[Section]:
     """In the order in which a person asks."""
     return [
@@ -127,29 +192,24 @@ def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[s
 
 
 def _render(
-    groups: Sequence[Group],
-    parts: Sequence[Section],
+    runs: Sequence[RunRecord],
+    parts: Sequence[Part],
+    separate: str,
     problems: Sequence[tuple[str, str]],
-    notes: Sequence[str],
-    title: str | None,
+    title: str,
 ) -> str:
     """Fill the template. Every text from a file is escaped; only our own style sheet goes in as it is."""
     environment = Environment(
         loader=PackageLoader("blip_rl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     style = (resources.files("blip_rl.report") / "templates" / "report.css").read_text(encoding="utf-8")
-    runs = [run for group in groups for run in group.runs]
-    title = title or words.title_of(groups)
     return environment.get_template("report.html").render(
         title=title,
         heading=title.replace("-", "\N{NON-BREAKING HYPHEN}"),  # or browsers break lines within Kung-Fu
         style=Markup(style.replace("$scale", scale_css())),
-        overviews=[words.overview(group) for group in groups],
-        statuses=[words.status(run) for run in runs],
-        verdicts=[(group.label, group.learned, len(group.first.tasks), words.tiles(group)) for group in groups],
-        sections=parts,
+        parts=parts,
+        separate=separate,
         problems=problems,
-        notes=notes,
         runs=[(run.path.name, run.command, words.facts(run)) for run in runs],
         version=version("blip-rl"),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

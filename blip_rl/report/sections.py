@@ -198,7 +198,9 @@ def matrix_section(groups: Sequence[Group], album: Album) -> Section:
         for raw in (False, True)
         if (picture := _matrix_picture(group, raw, len(groups) > 1, album)) is not None
     ]
-    return Section("matrix", "Score matrix", lead, tuple(pictures), "" if pictures else "No game learned yet.", "pair")
+    return Section(
+        "matrix", "Score matrix", lead, tuple(pictures), "" if pictures else "No score after a game yet.", "pair"
+    )
 
 
 def _matrix_picture(group: Group, raw: bool, named: bool, album: Album) -> Picture | None:

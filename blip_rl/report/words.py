@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from blip_rl.core.intervals import Estimate, describe
-from blip_rl.report.groups import VERDICT, Group, verdict
+from blip_rl.report.groups import VERDICT, Group, group_runs, verdict
 from blip_rl.report.load_run import RunRecord
 from blip_rl.report.style import short_number, short_steps
 
@@ -81,7 +81,7 @@ def spread(one: Estimate, signed: bool = False) -> str:
         kind = describe(len(one.values))
         return f"{number(low, signed)} to {number(high, signed)} ({kind}), {len(one.values)} seeds"
     if not one.values:
-        return "no game learned yet"
+        return "no score yet"
     return "one seed" if len(one.values) == 1 else f"{len(one.values)} seeds, no interval"
 
 
@@ -110,9 +110,9 @@ def status(run: RunRecord) -> Status:
     name = run.path.name or str(run.path)
     total, games = run.planned_steps, len(run.tasks)
     if run.complete:
-        return Status(
-            name, f"complete: all {games} games, {run.env_steps:,} steps" if games > 1 else _alone(run), 1, True
-        )
+        what = f"all {games} games" if games > 1 else "one game"
+        scored = "" if run.learned == games else "; not scored yet (blip-rl evaluate scores it)"
+        return Status(name, f"complete: {what}, {run.env_steps:,} steps{scored}", 1, True)
     if not run.tasks:
         return Status(name, "cannot be told without config.toml", 0, False)
     share = min(1.0, run.env_steps / total) if total else 0.0
@@ -121,10 +121,6 @@ def status(run: RunRecord) -> Status:
         f"still running or stopped, last written {_when(run.changed)}"
     )
     return Status(name, text, share, False)
-
-
-def _alone(run: RunRecord) -> str:
-    return f"complete: one game, {run.env_steps:,} steps"
 
 
 def _when(moment: datetime) -> str:
@@ -179,12 +175,24 @@ def listed(parts: Sequence[str]) -> str:
     return "; ".join(parts)
 
 
-def title_of(groups: Sequence[Group]) -> str:
-    """A heading from agents and games."""
-    agents = list(dict.fromkeys(group.label for group in groups))
-    games = list(dict.fromkeys(task.title for group in groups for task in group.first.tasks))
+def title_of(parts: Sequence[Sequence[RunRecord]]) -> str:
+    """A heading from agents and games; ``parts`` are runs that can be compared."""
+    agents = list(dict.fromkeys(group.label for runs in parts for group in group_runs(runs)))
     who = " and ".join(agents) if len(agents) <= 2 else f"{len(agents)} agents"
-    return f"{who} on {_listed_games(games, groups[0].first)}" if games else f"A run of {who}"
+    if len(parts) > 1:
+        return f"{who}: {len(parts)} parts"
+    first = parts[0][0]
+    games = _games(first)
+    return f"{who} on {games}" if games else f"A run of {who}"
+
+
+def sequence_title(run: RunRecord) -> str:
+    """The games of a run, and their steps."""
+    return f"{_games(run) or 'unknown games'}, {_steps_each(run)}"
+
+
+def _games(run: RunRecord) -> str:
+    return _listed_games(list(dict.fromkeys(task.title for task in run.tasks)), run) if run.tasks else ""
 
 
 def _listed_games(games: Sequence[str], run: RunRecord) -> str:

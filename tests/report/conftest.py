@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from report_runs import make_run
+
+from blip_rl.report.album import Album
 
 
 @pytest.fixture
@@ -18,3 +21,14 @@ def new_run(tmp_path: Path) -> Callable[..., Path]:
         return make_run(tmp_path / name, **options)
 
     return make
+
+
+@pytest.fixture
+def sketches(monkeypatch):
+    """Draw every picture without laying it out and writing it, which takes most of the time."""
+
+    def sketch(draw, size, theme, *, png):
+        draw(Figure(figsize=size), theme)
+        return b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"png"
+
+    monkeypatch.setattr(Album, "_render", staticmethod(sketch))

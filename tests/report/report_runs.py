@@ -38,6 +38,8 @@ def make_run(
     games: tuple[str, ...] = GAMES,
     stages: int | None = None,
     together: bool = False,
+    steps: int = STEPS,
+    reference: float = REFERENCE,
     normalisers: bool = True,
     bits: bool = True,
     shapes: dict[str, tuple[int, ...]] | None = None,
@@ -50,7 +52,7 @@ def make_run(
     path.mkdir(parents=True)
     done = len(games) if stages is None else stages
     names = TITLES | (titles or {})
-    levels = {"random_score": 0.0, "reference_score": REFERENCE} if normalisers else {}
+    levels = {"random_score": 0.0, "reference_score": reference} if normalisers else {}
     config = {
         "agent_name": agent,
         "sequence_name": "three",
@@ -60,7 +62,7 @@ def make_run(
             "method": {"name": "blip", "total_bits": 20},
             **(settings or {}),
         },
-        "tasks": [{"name": g, "game": g, "title": names.get(g, g), "steps": STEPS, **levels} for g in games],
+        "tasks": [{"name": g, "game": g, "title": names.get(g, g), "steps": steps, **levels} for g in games],
         "evaluation": {"actions": "greedy"},
     }
     (path / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from blip_rl.core.intervals import student_interval
 from blip_rl.report import curves
 from blip_rl.report.groups import over_seeds
 from blip_rl.report.style import DARK, LIGHT, THEMES, plain, short_number, short_steps
@@ -57,7 +58,7 @@ def test_three_runs_are_a_mean_a_band_and_the_runs_faintly(ax):
     assert mean.get_alpha() is None
     (band,) = ax.collections
     heights = band.get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == (0.0, 9.0)
+    assert (heights.min(), heights.max()) == student_interval([3, 6, 9])
 
 
 def test_several_groups_have_a_legend_and_colours_of_their_own(ax):

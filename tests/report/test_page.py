@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 import report_runs as made
 from click.testing import CliRunner
-from matplotlib.figure import Figure
 
 from blip_rl.cli import cli
 from blip_rl.core import metrics
 from blip_rl.core.intervals import interquartile_mean, student_interval
 from blip_rl.errors import UserError
 from blip_rl.report import curves
-from blip_rl.report.album import Album
 from blip_rl.report.groups import describe_series, group_runs, over_seeds, rescale_observed, verdict
 from blip_rl.report.load_bits import load_bit_maps, load_budget
 from blip_rl.report.load_run import load_run
@@ -29,18 +27,10 @@ from blip_rl.report.section import Section
 
 
 @pytest.fixture(autouse=True)
-def sketches(request, monkeypatch):
-    """Draw every picture without laying it out and writing it, which takes most of the time.
-
-    Tests that need real files ask for ``real_pictures``.
-    """
+def fast_pictures(request):
+    """Sketches, but for tests that ask for ``real_pictures``."""
     if "real_pictures" not in request.fixturenames:
-
-        def sketch(draw, size, theme, *, png):
-            draw(Figure(figsize=size), theme)
-            return b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"png"
-
-        monkeypatch.setattr(Album, "_render", staticmethod(sketch))
+        request.getfixturevalue("sketches")
 
 
 @pytest.fixture

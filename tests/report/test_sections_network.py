@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import report_runs as made
-from matplotlib.figure import Figure
 
 from blip_rl.report import curves
 from blip_rl.report.album import Album
@@ -37,7 +36,7 @@ def with_measured(run, shift=0.0):
 
 
 @pytest.fixture
-def drawn(monkeypatch, tmp_path):
+def drawn(sketches, monkeypatch, tmp_path):
     """Charts as they are asked for: what is measured → series."""
     found = {}
     original = curves.draw_curves
@@ -46,12 +45,7 @@ def drawn(monkeypatch, tmp_path):
         found[ylabel] = series
         return original(ax, series, theme, ylabel)
 
-    def sketch(draw, size, theme, *, png):
-        draw(Figure(figsize=size), theme)
-        return b"<svg/>", b"png"
-
     monkeypatch.setattr(curves, "draw_curves", note)
-    monkeypatch.setattr(Album, "_render", staticmethod(sketch))
 
     def call(section, *runs):
         section(group_runs([load_run(run) for run in runs]), Album(tmp_path / "pictures"))

@@ -1,0 +1,75 @@
+"""Which runs can be compared: those that learn the same games for as many steps and are scored in the same way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from blip_rl.report.load_run import RunRecord
+
+NORMALISERS = "random and reference scores"
+
+_TASK_ASPECTS = {
+    "games": ("name", "game", "observation_mix_seed"),
+    "steps": ("steps",),
+    NORMALISERS: ("random_score", "reference_score"),
+}
+"""Aspect → keys of a task in ``config.toml``."""
+_RUN_ASPECTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "preprocessing of Atari": lambda config: config.get("atari"),
+    "choice of actions in evaluations": lambda config: _table(config, "evaluation").get("actions"),
+    "longest episode in evaluations": lambda config: _table(config, "evaluation").get("max_episode_steps"),
+}
+
+
+def aspects(config: dict[str, Any], ignore: Iterable[str] = ()) -> dict[str, str]:
+    """What two runs must have in common to be compared: name of the aspect → its value as text.
+
+    Args:
+        config: ``config.toml``.
+        ignore: Aspects to leave out, such as :data:`NORMALISERS` where scores are rescaled anyway.
+    """
+    tasks = config.get("tasks")
+    tasks = [task for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
+    found: dict[str, object] = {
+        aspect: [[task.get(key) for key in keys] for task in tasks] for aspect, keys in _TASK_ASPECTS.items()
+    }
+    found |= {aspect: value(config) for aspect, value in _RUN_ASPECTS.items()}
+    left_out = set(ignore)
+    return {
+        aspect: json.dumps(value, sort_keys=True, default=str)
+        for aspect, value in found.items()
+        if aspect not in left_out
+    }
+
+
+def differences(first: dict[str, Any], second: dict[str, Any], ignore: Iterable[str] = ()) -> list[str]:
+    """Names of the aspects in which two runs, given as ``config.toml``, cannot be compared."""
+    ours, theirs = aspects(first, ignore), aspects(second, ignore)
+    return [aspect for aspect, value in ours.items() if theirs[aspect] != value]
+
+
+def comparable_runs(runs: Sequence[RunRecord], ignore: Iterable[str] = ()) -> list[list[RunRecord]]:
+    """Split runs into lists whose members can be compared, in the order given.
+
+    A run whose tasks are unknown has no scores either; it stays with the first.
+    """
+    found: dict[str, list[RunRecord]] = {}
+    unknown: list[RunRecord] = []
+    for run in runs:
+        if run.tasks:
+            found.setdefault(json.dumps(aspects(run.config, ignore)), []).append(run)
+        else:
+            unknown.append(run)
+    parts = list(found.values())
+    if not parts:
+        return [unknown]
+    chosen = {id(run) for run in (*parts[0], *unknown)}
+    parts[0] = [run for run in runs if id(run) in chosen]  # groups and their colours keep the order of the command
+    return parts
+
+
+def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
