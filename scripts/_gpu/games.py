@@ -63,7 +63,7 @@ def _command(run: Path, steps: int, device: str, changes: list[str]) -> list[str
     ]
     settings = [part for change in own for part in ("--set", change)]
     asked = ["--games", ",".join(GAMES), "--agent", run.name, "--steps", str(steps), "--device", device]
-    return [sys.executable, "-m", "blip_rl", "train", *asked, "--out", str(run), "--quiet", *settings]
+    return [sys.executable, "-m", "blip_rl", "train", *asked, "--threads", "1", "--out", str(run), "--quiet", *settings]
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:

@@ -82,7 +82,7 @@ def _throughput(results: Results) -> str:
     ]
     if not rows:
         return "## Speed\n\nNot measured."
-    head = ["agent, path, precision, environments", "steps/s", "update", "GPU memory, MB"]
+    head = ["agent, environments, path, precision, CPU threads of torch", "steps/s", "update", "GPU memory, MB"]
     return "\n\n".join(["## Speed", markdown_table(head, rows), *_parts(found)])
 
 

@@ -1,15 +1,18 @@
-"""Steps per second: the emulator alone, fine-tuning and BLIP, by path, environments and precision.
+"""Steps per second: fine-tuning and BLIP, with and without CUDA graphs, by environments, precision and CPU threads.
 
-Every variant is built, runs an iteration to warm up (two where graphs are recorded), and then some that are timed.
+An agent is built once for each number of environments; what can be switched is switched on it. Every variant runs
+iterations to warm up, in which graphs are recorded, and then some that are timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
-from collections.abc import Iterator
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,95 +20,96 @@ from _benchmark.contestants import Contestant, build_ours, freezing, gpu_peak_mb
 from _benchmark.stages import open_stages, shares
 
 from _gpu.results import Results, step_options
+from blip_rl.config import ComputeConfig, Precision
 
 _LAPS = 3
 _WARM_UPS = 2
-_SECONDS_FOR_ONE = 12  # that building and timing a variant takes at the most
+_SECONDS_FOR_ONE = 6  # that timing a variant takes at the most
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: who, how the device is used, how many games at a time."""
+    """How the device is used."""
 
-    agent: str
-    capture: str
-    precision: str
-    environments: int
-    compiled: bool = False
+    capture: str = "auto"
+    precision: Precision = "float32"
+    threads: int = 1
 
-    @property
-    def name(self) -> str:
-        """Unique, and readable in a table."""
+    def switch(self, contestant: Contestant) -> None:
+        """Make the agent learn like this from now on."""
+        agent = contestant.agent
+        agent._compute = ComputeConfig(capture=self.capture, precision=self.precision)  # type: ignore[arg-type]
+        agent.policy._precision = self.precision
+        agent.forget_recordings()
+        torch.set_num_threads(self.threads)
+
+    def __str__(self) -> str:
         path = "captured" if self.capture == "auto" else "plain"
-        return f"{self.agent}, {path}{' + compiled' if self.compiled else ''}, {self.precision}, {self.environments}"
-
-    @property
-    def changes(self) -> list[str]:
-        """As ``--set`` takes them."""
-        return [
-            f"compute.capture={self.capture}",
-            f"compute.precision={self.precision}",
-            f"compute.compile={str(self.compiled).lower()}",
-            f"ppo.environments={self.environments}",
-        ]
+        return f"{path}, {self.precision}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
-def variants(environments: list[int]) -> Iterator[Variant]:
-    """The most telling first: time may end the list anywhere."""
-    for count in environments:
-        for agent in ("finetune", "blip"):
-            yield Variant(agent, "auto", "float32", count)
-    for count in environments:
-        yield Variant("finetune", "off", "float32", count)
-    for count in environments:
-        for agent in ("finetune", "blip"):
-            yield Variant(agent, "auto", "bfloat16", count)
-    for count in environments:
-        yield Variant("finetune", "auto", "tf32", count)
-    yield Variant("finetune", "auto", "bfloat16", environments[-1], compiled=True)
-    yield Variant("blip", "off", "float32", environments[0])
+CORES = os.cpu_count() or 1
+VARIANTS = (
+    Variant(),
+    Variant(threads=CORES),
+    Variant(precision="bfloat16"),
+    Variant(precision="tf32"),
+    Variant(capture="off"),
+    Variant(capture="off", threads=CORES),
+)
+"""The most telling first: time may end the list anywhere."""
 
 
 def main() -> None:
     """Measure variants until the time is over."""
     options = step_options(__doc__.splitlines()[0])
     results = Results(options.out, options.seconds)
-    speeds: dict[str, object] = {}
-    for variant in variants(options.environments):
-        if results.seconds_left() < _SECONDS_FOR_ONE:
-            results.put("not_measured_from", variant.name)
-            break
-        try:
-            speeds[variant.name] = measure(variant, options)
-        except Exception as error:  # one variant that fails must not cost the others
-            speeds[variant.name] = {"error": f"{type(error).__name__}: {error}"[:500]}
-        results.put("speeds", speeds)
+    speeds: dict[str, Any] = {}
+    for environments in options.environments:
+        for agent in ("finetune", "blip"):
+            if results.seconds_left() < 3 * _SECONDS_FOR_ONE:
+                return
+            _measure(agent, environments, options, results, speeds)
 
 
-def measure(variant: Variant, options: argparse.Namespace) -> dict[str, object]:
-    """Build, warm up and time one variant; fine-tuning on the captured path also says where its time goes."""
+def _measure(
+    agent: str, environments: int, options: argparse.Namespace, results: Results, speeds: dict[str, Any]
+) -> None:
+    """All variants of one agent; the first also says where the time goes."""
     asked = argparse.Namespace(game="boxing", device=options.device, set=options.set, as_shipped=True)
-    config = freezing(recipe(variant.agent, asked, variant.changes))
-    if options.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
+    config = freezing(recipe(agent, asked, [f"ppo.environments={environments}"]))
+    begun = time.perf_counter()
     with ExitStack() as stack:
-        contestant = build_ours(config, stack, tasks=0 if variant.agent == "finetune" else 1)
-        contestant.learn(_WARM_UPS)
-        laps = [contestant.learn(1) for _ in range(_LAPS)]
-        found: dict[str, object] = {
-            "steps_per_second": statistics.median(lap.steps / lap.seconds for lap in laps),
-            "all": [round(lap.steps / lap.seconds) for lap in laps],
-            "update_share": statistics.median(lap.update_seconds / lap.seconds for lap in laps),
-            "gpu_peak_mb": gpu_peak_mb(options.device),
-        }
-        if variant.agent == "finetune" and variant.capture == "auto" and variant.precision != "tf32":
-            found |= _parts(contestant, config, stack)
-    return found
+        contestant = build_ours(config, stack, tasks=0 if agent == "finetune" else 1)
+        results.put(f"seconds_to_build_{agent}_{environments}", time.perf_counter() - begun)
+        for variant in VARIANTS if agent == "finetune" else VARIANTS[:1] + VARIANTS[2:3]:
+            if results.seconds_left() < _SECONDS_FOR_ONE:
+                return
+            speeds[f"{agent}, {environments} environments, {variant}"] = _time(contestant, variant, options.device)
+            results.put("speeds", speeds)
+        if agent == "finetune":
+            VARIANTS[0].switch(contestant)
+            speeds[f"{agent}, {environments} environments, {VARIANTS[0]}"] |= _parts(contestant, config, stack)
+            results.put("speeds", speeds)
 
 
-def _parts(contestant: Contestant, config: object, stack: ExitStack) -> dict[str, object]:
-    stages = open_stages(config, contestant, stack)  # type: ignore[arg-type]
-    emulator, inference = stages.emulate(1), stages.infer(1)
+def _time(contestant: Contestant, variant: Variant, device: str) -> dict[str, Any]:
+    variant.switch(contestant)
+    contestant.learn(_WARM_UPS)
+    laps = [contestant.learn(1) for _ in range(_LAPS)]
+    return {
+        "steps_per_second": statistics.median(lap.steps / lap.seconds for lap in laps),
+        "all": [round(lap.steps / lap.seconds) for lap in laps],
+        "update_share": statistics.median(lap.update_seconds / lap.seconds for lap in laps),
+        "cpu_seconds_per_1000_steps": statistics.median(1000 * lap.cpu_seconds / lap.steps for lap in laps),
+        "gpu_peak_mb": gpu_peak_mb(device),
+    }
+
+
+def _parts(contestant: Contestant, config: Any, stack: ExitStack) -> dict[str, Any]:
+    stages = open_stages(config, contestant, stack)
+    emulator, inference = stages.emulate(2), stages.infer(1)
+    contestant.learn(_WARM_UPS)
     return {
         "emulator_alone": emulator.steps / emulator.seconds,
         "inference_alone": inference.steps / inference.seconds,
