@@ -21,9 +21,18 @@ from blip_rl.report.style import (
 )
 from blip_rl.report.table import Array
 
+_LEAST_SPAN = 0.25
+"""Of an axis of changes of normalised scores: a hundredth shall not fill it."""
+
 
 def draw_estimates(
-    ax: Axes, labels: Sequence[str], colours: Sequence[int], estimates: Sequence[Estimate], theme: Theme
+    ax: Axes,
+    labels: Sequence[str],
+    colours: Sequence[int],
+    estimates: Sequence[Estimate],
+    theme: Theme,
+    *,
+    is_score: bool = False,
 ) -> Axes:
     """Draw one metric of several groups: a row each, seeds as points, the centre as a mark, its interval as a bar.
 
@@ -33,6 +42,7 @@ def draw_estimates(
         colours: (groups,) number of each one's colour.
         estimates: (groups,) what to draw.
         theme: Colours.
+        is_score: A normalised score, whose axis shows the reference, 1, and no change of one.
 
     Returns:
         ``ax``.
@@ -53,6 +63,12 @@ def draw_estimates(
     ax.xaxis.set_major_formatter(FuncFormatter(short_number))
     ax.margins(x=0.08)
     ax.axvline(0, color=theme.muted, linewidth=1)  # always in view: a small difference shall look small
+    if is_score:
+        ax.axvline(1, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))
+    low, high = ax.get_xlim()
+    if high - low < _LEAST_SPAN:
+        down = low + high < 0  # towards the side that the values are on
+        ax.set_xlim(*((high - _LEAST_SPAN, high) if down else (low, low + _LEAST_SPAN)))
     return ax
 
 

@@ -21,6 +21,7 @@ from blip_rl.report.style import (
 from blip_rl.report.table import Array
 
 _FEW_POINTS = 40
+_FEW_RUNS = 2
 
 
 def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -> Axes:
@@ -54,6 +55,8 @@ def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -
                     label=plain(one.label) if alone and number == 0 else None,
                     **_points(steps, one.index, alone),
                 )
+        if len(series) == 1 or len(one.partial) <= _FEW_RUNS:
+            _draw_partial(ax, one, theme)
         if one.low.size:
             ax.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
         if one.centre.size:
@@ -87,6 +90,37 @@ def _points(steps: Array, index: int, wanted: bool) -> dict[str, Any]:
     if not wanted or len(steps) > _FEW_POINTS:
         return {}
     return {"marker": MARKERS[index % len(MARKERS)], "markersize": 4.5}
+
+
+def _draw_partial(ax: Axes, one: Series, theme: Theme) -> None:
+    """Open marks, without a line: values that are not comparable with those of the line."""
+    for steps, values in one.partial:
+        ax.plot(
+            steps,
+            values,
+            MARKERS[one.index % len(MARKERS)],
+            color=theme.colour(one.index),
+            markerfacecolor="none",
+            markersize=4,
+            alpha=0.55,
+        )
+
+
+def draw_from_zero(ax: Axes, theme: Theme) -> Axes:
+    """Let an axis of normalised scores begin at 0, or below where a score is negative, and mark the reference, 1.
+
+    Args:
+        ax: Where to draw, after the curves.
+        theme: Colours.
+    """
+    low, high = ax.dataLim.intervaly
+    bottom, top = min(0.0, low), max(1.0, high)
+    room = top - bottom
+    ax.set_ylim(bottom - (0.06 * room if low < 0 else 0), top + 0.12 * room)
+    if low < 0:
+        ax.axhline(0, color=theme.muted, linewidth=0.9)
+    ax.axhline(1, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))  # its meaning is in the caption, not on data
+    return ax
 
 
 def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Theme) -> Axes:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from blip_rl.core import metrics
 from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
-from blip_rl.report.load import Array, RunScores, Steps, TaskCurve
+from blip_rl.report.load import Array, RunScores, Steps
 from blip_rl.report.load_run import RunRecord
 
 _CURVE_RESAMPLES = 1_000
@@ -30,6 +30,8 @@ VERDICT: dict[str, tuple[str, Callable[[npt.ArrayLike], float], bool]] = {
     "Forgetting": ("mean loss of the earlier games since they were best", metrics.mean_forgetting, False),
 }
 """Name → what it says, its definition on a score matrix, whether more is better."""
+LEVELS = ("ACC", "Accumulated reward")
+"""Metrics of the verdict that are scores; the others are changes of scores."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Series:
             single run; empty for two.
         low: Lower end of the 95 % interval; empty with fewer than three runs.
         high: Upper end.
+        partial: (steps, values) of each run from evaluations of fewer games, which the lines leave out.
     """
 
     label: str
@@ -72,6 +75,7 @@ class Series:
     centre: Array
     low: Array
     high: Array
+    partial: tuple[tuple[Array, Array], ...] = ()
 
 
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
@@ -142,8 +146,7 @@ def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunSc
         after_normalised=matrix(scores.after),
         before_normalised=matrix(scores.before),
         curves=tuple(
-            TaskCurve(curve.env_steps, curve.stages, curve.mean_return, column(curve.mean_return, task))
-            for task, curve in enumerate(scores.curves)
+            replace(curve, normalised=column(curve.mean_return, task)) for task, curve in enumerate(scores.curves)
         ),
     )
 
@@ -168,13 +171,20 @@ def mean_matrix(group: Group, name: str) -> Array:
 
 
 def accumulated_series(group: Group, index: int) -> Series:
-    """Accumulated normalised reward against steps, for the group's colour number ``index``."""
-    lines = []
+    """Accumulated normalised reward against steps, for the group's colour number ``index``.
+
+    Its lines go through evaluations that played all games of every task. One that played fewer takes its mean over
+    other games: the sum would rise and fall although no task was learned or forgotten.
+    """
+    lines, partial = [], []
     for run in group.runs:
         if run.scores is not None:
             own = [curve.since(task + 1) for task, curve in enumerate(run.scores.curves)]
-            lines.append(metrics.accumulated_curve([(curve.env_steps, curve.normalised) for curve in own]))
-    return over_seeds(group.label, index, lines)
+            steps, total = metrics.accumulated_curve([(curve.env_steps, curve.normalised) for curve in own])
+            whole = ~np.isin(steps, np.concatenate([curve.env_steps[~curve.whole] for curve in own]))
+            lines.append((steps[whole], total[whole]))
+            partial.append((np.asarray(steps[~whole], np.float64), total[~whole]))
+    return replace(over_seeds(group.label, index, lines), partial=tuple(partial))
 
 
 def return_series(group: Group, index: int, task: str) -> Series:

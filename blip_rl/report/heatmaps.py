@@ -135,12 +135,15 @@ def draw_matrix(
     columns: Sequence[str],
     theme: Theme,
 ) -> Axes:
-    """Draw a score matrix: a labelled cell for each stage and game, darker for more, empty where not measured.
+    """Draw a score matrix: a labelled cell for each stage and game, empty where not measured.
+
+    The colours of all matrices are on one scale, so that those of several agents can be compared.
 
     Args:
         ax: Where to draw.
         texts: (stages, games) what each cell says.
-        shades: (stages, games) 0 to 1, how strong its colour is; NaN for an empty cell.
+        shades: (stages, games) what its colour stands for: −1 or less orange, 0 pale, 1 or more blue; NaN for an empty
+            cell.
         rows: (stages,) what was learned last.
         columns: (games,) what was played.
         theme: Colours.
@@ -151,7 +154,7 @@ def draw_matrix(
     dress(ax, theme)
     ax.grid(visible=False)
     colours = theme.heat
-    ax.imshow(shades, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    ax.imshow(shades, cmap=colours, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     size = 10 if len(columns) <= 6 else 8
     for (row, column), shade in np.ndenumerate(shades):
         if np.isfinite(shade):
@@ -170,6 +173,6 @@ def draw_matrix(
 
 def _ink(colours: Colormap, shade: float) -> str:
     """Dark text on a light cell, light text on a dark one."""
-    red, green, blue, _ = colours(Normalize(0, 1)(np.clip(shade, 0, 1)))
+    red, green, blue, _ = colours(Normalize(-1, 1)(np.clip(shade, -1, 1)))
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2  # WCAG 2, relative luminance
     return "#10151c" if luminance > _DARKEST_FOR_DARK_TEXT else "#ffffff"

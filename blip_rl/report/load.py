@@ -33,12 +33,15 @@ class TaskCurve:
         stages: (points,) tasks learned by then, counting the one being learned.
         mean_return: (points,) mean raw return.
         normalised: (points,) the same normalised; NaN without normalisers.
+        whole: (points,) whether all of ``evaluation.episodes`` were played. A periodic evaluation may play fewer or cut
+            one off to save time; its mean then differs from others' because of the games, not of the agent alone.
     """
 
     env_steps: Steps
     stages: Steps
     mean_return: Array
     normalised: Array
+    whole: npt.NDArray[np.bool_]
 
     def during(self, stage: int) -> TaskCurve:
         """The points of one stage; for task number ``stage``, its own training. None where tasks learn together."""
@@ -49,7 +52,13 @@ class TaskCurve:
         return self._where(self.stages >= stage)
 
     def _where(self, chosen: npt.NDArray[np.bool_]) -> TaskCurve:
-        return TaskCurve(self.env_steps[chosen], self.stages[chosen], self.mean_return[chosen], self.normalised[chosen])
+        return TaskCurve(
+            self.env_steps[chosen],
+            self.stages[chosen],
+            self.mean_return[chosen],
+            self.normalised[chosen],
+            self.whole[chosen],
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
         tasks = tuple(str(task["name"]) for task in config["tasks"])
         agent, seed = str(config["agent_name"]), int(config["seed"])
         actions = str(config.get("evaluation", {}).get("actions", "greedy"))
+        wanted = int(config.get("evaluation", {}).get("episodes", 1))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise no_recipe(run, error) from error
     episodes = _read_episodes(run / "scores.csv", tasks, actions, damages)
@@ -127,7 +137,7 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
         before=matrices["before", "score"],
         after_normalised=matrices["after", "normalised"],
         before_normalised=matrices["before", "normalised"],
-        curves=tuple(_curve([e for e in episodes if e.task == index]) for index in range(len(tasks))),
+        curves=tuple(_curve([e for e in episodes if e.task == index], wanted) for index in range(len(tasks))),
         games=len(episodes),
         cut_off=sum(episode.cut_off for episode in episodes),
     )
@@ -213,8 +223,13 @@ def _matrix(episodes: list[_Episode], tasks: int, column: str) -> Array:
     return matrix
 
 
-def _curve(episodes: list[_Episode]) -> TaskCurve:
-    """One point for each number of steps: the later stage, and within it the score after consolidation, stands."""
+def _curve(episodes: list[_Episode], wanted: int) -> TaskCurve:
+    """One point for each number of steps: the later stage, and within it the score after consolidation, stands.
+
+    Args:
+        episodes: Of one task.
+        wanted: How many a whole evaluation plays.
+    """
     points: dict[int, dict[tuple[int, bool], list[_Episode]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
         if episode.phase != "before":
@@ -225,4 +240,9 @@ def _curve(episodes: list[_Episode]) -> TaskCurve:
         stages=np.array([stage for _, ((stage, _), _) in chosen], dtype=np.int64),
         mean_return=np.array([np.mean([e.score for e in found]) for _, (_, found) in chosen], dtype=np.float64),
         normalised=np.array([np.mean([e.normalised for e in found]) for _, (_, found) in chosen], dtype=np.float64),
+        whole=np.array([after or _is_whole(found, wanted) for _, ((_, after), found) in chosen], dtype=bool),
     )
+
+
+def _is_whole(periodic: list[_Episode], wanted: int) -> bool:
+    return len(periodic) >= wanted and not any(episode.cut_off for episode in periodic)

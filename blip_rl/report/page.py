@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from blip_rl.errors import UserError
-from blip_rl.report import sections, sections_network, words
+from blip_rl.report import sections, sections_matrix, sections_network, words
 from blip_rl.report.album import Album
 from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed
 from blip_rl.report.heatmaps import scale_css
@@ -182,9 +182,9 @@ def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[s
         sections.verdict_section(groups, album),
         sections.accumulated_section(groups, album),
         sections.games_section(groups, album),
-        sections.matrix_section(groups, album),
+        sections_matrix.matrix_section(groups, album),
         sections_network.bits_section(groups, album, problems),
-        sections.rounding_section(groups, album),
+        sections_matrix.rounding_section(groups, album),
         sections_network.plasticity_section(groups, album),
         sections_network.gifs_section(groups, out, problems),
         sections_network.speed_section(groups, album),

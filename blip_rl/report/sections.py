@@ -6,26 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blip_rl.core import metrics
-from blip_rl.report import bars, curves, heatmaps
+from blip_rl.report import bars, curves
 from blip_rl.report.album import SMALL, WIDE, Album, Picture
 from blip_rl.report.drawing import Axes, Figure
 from blip_rl.report.groups import (
+    LEVELS,
     VERDICT,
     Group,
     Series,
     accumulated_series,
     describe_estimates,
     describe_series,
-    mean_matrix,
     return_series,
     verdict,
 )
-from blip_rl.report.load import Array
 from blip_rl.report.load_run import RunRecord, Task
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
 from blip_rl.report.words import headline, listed, number, raw_number, spread
+
+_AT_ONE = "Dotted at 1: as much as one game played as well as the reference."
 
 
 def verdict_section(groups: Sequence[Group], album: Album) -> Section:
@@ -54,7 +54,7 @@ def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: A
     meaning, _, more_is_better = VERDICT[metric]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        bars.draw_estimates(figure.add_subplot(), labels, colours, found, theme)
+        bars.draw_estimates(figure.add_subplot(), labels, colours, found, theme, is_score=metric in LEVELS)
 
     labels = [group.label for group in groups]
     texts = [f"{g.label} {headline(one)} ({spread(one)})" for g, one in zip(groups, found, strict=True)]
@@ -75,16 +75,17 @@ def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
     """Accumulated normalised reward against steps (BLIP Fig. 4)."""
     series = [accumulated_series(group, index) for index, group in enumerate(groups)]
     lead = (
-        "At every step the sum of the latest normalised scores of all games seen so far. It climbs as games are added "
-        "and falls where they are forgotten."
+        "At every evaluation the sum of the latest normalised scores of all games seen so far. It rises as games are "
+        "learned and falls where they are forgotten, or where a new game begins below random play."
     )
-    shown = [one for one in series if any(np.isfinite(values).any() for _, values in one.lines)]
+    shown = [one for one in series if any(np.isfinite(values).any() for _, values in (*one.lines, *one.partial))]
     if not shown:
         return Section("accumulated", "Accumulated reward", lead, note="No normalised score yet.")
     clock = _furthest(groups, groups[0].first.tasks)
 
     def draw_chart(figure: Figure, theme: Theme) -> Axes:
         ax = curves.draw_curves(figure.add_subplot(), shown, theme, "accumulated normalised reward")
+        curves.draw_from_zero(ax, theme)
         ax.set_xlim(left=0)
         return ax
 
@@ -95,24 +96,35 @@ def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
         curves.draw_boundaries(draw_chart(figure, theme), _boundaries(clock), theme)
 
     alt = f"Accumulated normalised reward against steps. {_ends(shown, number)}"
+    caption = " ".join(part for part in (_AT_ONE, describe_series(shown), _fewer_games(shown)) if part)
     picture = album.add(
         "accumulated-reward",
         draw,
         title="",
         alt=alt,
-        caption=describe_series(shown),
+        caption=caption,
         size=WIDE,
         draw_narrow=draw_narrow,
     )
     return Section("accumulated", "Accumulated reward", lead, (picture,))
 
 
+def _fewer_games(series: Sequence[Series]) -> str:
+    if not any(len(steps) for one in series for steps, _ in one.partial):
+        return ""
+    return (
+        "Open marks: evaluations that played fewer games than evaluation.episodes, to save time. Their mean is over "
+        "other games, so that they may differ from the line where nothing was learned or forgotten."
+    )
+
+
 def _ends(series: Sequence[Series], say: object) -> str:
     """The last value of every series, as text."""
     parts = []
     for one in series:
-        last = [values[np.isfinite(values)][-1] for _, values in one.lines if np.isfinite(values).any()]
-        steps = max(float(at[-1]) for at, _ in one.lines)
+        lines = one.lines or one.partial
+        last = [values[np.isfinite(values)][-1] for _, values in lines if np.isfinite(values).any()]
+        steps = max(float(at[-1]) for at, _ in lines)
         ends = ", ".join(say(float(value)) for value in last)  # type: ignore[operator]
         parts.append(f"{one.label}: {ends} at {steps:,.0f} steps")
     return listed(parts)
@@ -187,103 +199,3 @@ def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album
 
     alt = f"Mean return on {task.title} against steps. {_ends(series, raw_number)}"
     return album.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt, caption=describe_series(series))
-
-
-def matrix_section(groups: Sequence[Group], album: Album) -> Section:
-    """The score matrix, normalised and raw, of every group."""
-    lead = "Row by row: after learning a game, the score on every game learned until then. Down a column: what is kept."
-    pictures = [
-        picture
-        for group in groups
-        for raw in (False, True)
-        if (picture := _matrix_picture(group, raw, len(groups) > 1, album)) is not None
-    ]
-    return Section(
-        "matrix", "Score matrix", lead, tuple(pictures), "" if pictures else "No score after a game yet.", "pair"
-    )
-
-
-def _matrix_picture(group: Group, raw: bool, named: bool, album: Album) -> Picture | None:
-    matrix = mean_matrix(group, "after" if raw else "after_normalised")
-    tasks = group.first.tasks
-    rows = [row for row in range(len(matrix)) if np.isfinite(matrix[row]).any()]
-    columns = [column for column in range(len(tasks)) if np.isfinite(matrix[:, column]).any()]
-    if not rows:
-        return None
-    cells = matrix[np.ix_(rows, columns)]
-    say = raw_number if raw else number
-    texts = [[say(float(value)) for value in row] for row in cells]
-    together = rows == [len(tasks) - 1] and len(tasks) > 1
-    row_names = ["all together"] if together else [f"after {tasks[row].short}" for row in rows]
-    names = [tasks[column].short for column in columns]
-
-    def draw(figure: Figure, theme: Theme) -> None:
-        heatmaps.draw_matrix(figure.add_subplot(), texts, _shades(cells, raw), row_names, names, theme)
-
-    spoken = [
-        f"{row_name}: " + ", ".join(f"{name} {text}" for name, text in zip(names, row, strict=True) if text != "–")
-        for row_name, row in zip(row_names, texts, strict=True)
-    ]
-    kind = "raw return" if raw else "normalised"
-    return album.add(
-        f"matrix-{'raw' if raw else 'normalised'}-{group.label}",
-        draw,
-        title=f"{group.label}: {kind}" if named else kind.capitalize(),
-        alt=f"Score matrix of {group.label}, {kind}. {listed(spoken)}",
-        caption="Each game has its own colour scale." if raw else "Colours from 0 or less to the highest score here.",
-        size=(SMALL[0], 0.9 + 0.4 * len(rows)),
-    )
-
-
-def _shades(cells: Array, raw: bool) -> Array:
-    """0 to 1 for each cell: raw returns between their game's worst and best, normalised ones between 0 and the best."""
-    known = np.isfinite(cells)
-    if not raw:
-        most = max(float(cells[known].max()), 1e-9)
-        return np.where(known, np.clip(cells / most, 0, 1) * 0.9, np.nan)
-    low = np.where(known, cells, np.inf).min(axis=0)
-    high = np.where(known, cells, -np.inf).max(axis=0)
-    span = np.where(high > low, high - low, 1)
-    return np.where(known, 0.1 + 0.8 * (np.where(known, cells, 0) - low) / span, np.nan)
-
-
-def rounding_section(groups: Sequence[Group], album: Album) -> Section:
-    """Score before consolidation − score after it."""
-    lead = (
-        "What freezing itself cost: score before a consolidation − score after it. A point for each game, a bar for "
-        "their mean."
-    )
-    found = [
-        (
-            group.label,
-            metrics.rounding_loss(mean_matrix(group, "before_normalised"), mean_matrix(group, "after_normalised")),
-        )
-        for group in groups
-    ]
-    shown = [(label, losses) for label, losses in found if np.isfinite(losses).any()]
-    if not shown:
-        return Section("rounding", "Rounding loss", lead, note="No consolidation was scored before and after.")
-    width = min(len(losses) for _, losses in shown)
-    shown = [(label, losses[:width]) for label, losses in shown]
-    rows = [row for row in range(width) if any(np.isfinite(losses[row]).any() for _, losses in shown)]
-    names = [groups[0].first.tasks[row].short for row in rows]
-    shown = [(label, losses[rows]) for label, losses in shown]
-    if not any(np.nan_to_num(losses).any() for _, losses in shown):
-        return Section("rounding", "Rounding loss", lead, note="None: every score was the same before and after.")
-
-    def draw(figure: Figure, theme: Theme) -> None:
-        bars.draw_rounding(figure.add_subplot(), names, shown, theme, "normalised score lost")
-
-    spoken = [
-        f"{label}: after " + ", ".join(_mean_loss(n, r) for n, r in zip(names, losses, strict=True))
-        for label, losses in shown
-    ]
-    picture = album.add(
-        "rounding-loss", draw, title="", alt=f"Rounding loss. {listed(spoken)}", size=(WIDE[0], 3.1), draw_narrow=draw
-    )
-    return Section("rounding", "Rounding loss", lead, (picture,))
-
-
-def _mean_loss(name: str, losses: Array) -> str:
-    known = losses[np.isfinite(losses)]
-    return f"{name} {number(float(known.mean()), signed=True) if known.size else 'not measured'}"

@@ -45,9 +45,13 @@ def aspects(config: dict[str, Any], ignore: Iterable[str] = ()) -> dict[str, str
 
 
 def differences(first: dict[str, Any], second: dict[str, Any], ignore: Iterable[str] = ()) -> list[str]:
-    """Names of the aspects in which two runs, given as ``config.toml``, cannot be compared."""
+    """Names of the aspects in which two runs, given as ``config.toml``, cannot be compared.
+
+    Of runs over other games no other aspect of their tasks is named.
+    """
     ours, theirs = aspects(first, ignore), aspects(second, ignore)
-    return [aspect for aspect, value in ours.items() if theirs[aspect] != value]
+    found = [aspect for aspect, value in ours.items() if theirs[aspect] != value]
+    return [aspect for aspect in found if aspect == "games" or aspect not in _TASK_ASPECTS or "games" not in found]
 
 
 def comparable_runs(runs: Sequence[RunRecord], ignore: Iterable[str] = ()) -> list[list[RunRecord]]:

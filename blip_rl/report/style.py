@@ -49,8 +49,9 @@ class Theme:
 
     @property
     def heat(self) -> Colormap:
-        """From the paper to the accent: few to many."""
-        return LinearSegmentedColormap.from_list(f"heat-{self.name}", [self.shade, self.series[0]])
+        """For −1 to 1: from orange over the paper's shade at 0 to blue."""
+        colours = [self.series[1], self.shade, self.series[0]]
+        return LinearSegmentedColormap.from_list(f"heat-{self.name}", colours)
 
 
 LIGHT = Theme(

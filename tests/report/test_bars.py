@@ -36,6 +36,16 @@ def test_estimates_show_seeds_mean_and_interval(ax):
     assert list(zero.get_xdata()) == [0, 0]
 
 
+@pytest.mark.parametrize(("value", "is_score"), [(0.02, True), (-0.01, False), (0.01, False)])
+def test_a_small_score_or_change_looks_small(ax, value, is_score):
+    bars.draw_estimates(ax, ["blip"], [0], [estimate([value])], LIGHT, is_score=is_score)
+    low, high = ax.get_xlim()
+    assert low < min(0, value) <= max(0, value) < high
+    assert abs(value) / (high - low) < 0.05
+    assert (low < 1 < high) == is_score
+    assert ([1, 1] in [list(line.get_xdata()) for line in ax.lines]) == is_score
+
+
 def test_an_estimate_of_nothing_draws_nothing(ax):
     bars.draw_estimates(ax, ["blip"], [0], [Estimate((), float("nan"), None)], LIGHT)
     assert not any(line.get_xdata().size for line in ax.lines if hasattr(line.get_xdata(), "size"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -41,6 +43,27 @@ def test_one_run_is_one_line_through_its_points(ax):
     assert ax.get_ylabel() == "return"
     assert not ax.collections
     assert ax.get_legend() is None
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [((0.011, 0.017), 0, 1.12), ((-0.5, 0.4), -0.59, 1.18), ((1.0, 3.0), 0, 3.36)]
+)
+def test_axes_of_normalised_scores_begin_at_0_and_show_the_reference(ax, values, low, high):
+    curves.draw_curves(ax, [over_seeds("blip", 0, [(np.array([1, 2]), np.array(values))])], LIGHT, "score")
+    assert curves.draw_from_zero(ax, LIGHT) is ax
+    assert ax.get_ylim() == pytest.approx((low, high))
+    levels = {line.get_ydata()[0] for line in ax.lines[1:]}
+    assert levels == ({0, 1} if low < 0 else {1})
+    assert texts(ax) == [], "no label covers the data"
+
+
+def test_evaluations_of_fewer_games_are_open_marks_without_a_line(ax):
+    series = replace(over_seeds("blip", 0, rising(4.0)), partial=((np.array([15.0]), np.array([9.0])),))
+    curves.draw_curves(ax, [series], LIGHT, "return")
+    open_marks, line = ax.lines
+    assert (open_marks.get_xydata().tolist(), open_marks.get_linestyle()) == ([[15, 9]], "None")
+    assert open_marks.get_markerfacecolor() == "none"
+    assert line.get_xdata().tolist() == [10, 20, 30]
 
 
 def test_two_runs_are_two_lines_and_no_band(ax):

@@ -100,6 +100,19 @@ def test_the_score_matrix_labels_measured_cells_and_no_others(theme):
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
 
 
+def test_the_colours_of_matrices_are_on_one_scale_with_negative_scores_in_another_hue():
+    shown = []
+    for shades in ([[0.02, 0.01]], [[-0.5, 0.02]]):
+        ax = Figure(figsize=(4.8, 2)).add_subplot()
+        heatmaps.draw_matrix(ax, [["a", "b"]], np.array(shades), ["r"], ["a", "b"], LIGHT)
+        (image,) = ax.images
+        shown.append(image.cmap(image.norm(np.array(shades)))[0, :, :3])
+    np.testing.assert_array_equal(shown[0][0], shown[1][1])
+    assert shown[0].min() > 0.9, "two hundredths are pale"
+    red, _, blue = shown[1][0]
+    assert red > blue + 0.2, "below random play: orange, not blue"
+
+
 def test_cell_text_contrasts_with_its_cell():
     shades = np.array([[1.0, 0.0]])
     ax = Figure(figsize=(4.8, 2)).add_subplot()

@@ -225,7 +225,9 @@ def test_a_recipe_without_reference_scores_is_rescaled_and_says_so(new_run):
 def test_a_game_that_always_scored_the_same_counts_nothing(new_run):
     run = load_run(new_run("one", games=("kungfu",), normalisers=False))
     flat = np.full((1, 1), 3.0)
-    curve = type(run.scores.curves[0])(np.array([1]), np.array([1]), np.array([3.0]), np.array([np.nan]))
+    curve = type(run.scores.curves[0])(
+        np.array([1]), np.array([1]), np.array([3.0]), np.array([np.nan]), np.array([True])
+    )
     scores = type(run.scores)("a", 0, ("kungfu",), flat, flat, flat * np.nan, flat * np.nan, (curve,))
     (rescaled,) = rescale_observed([type(run)(**{**vars_of(run), "scores": scores})])
     assert rescaled.scores.after_normalised.tolist() == [[0.0]]

@@ -1,0 +1,67 @@
+"""What groups of runs give the charts."""
+
+from __future__ import annotations
+
+import numpy as np
+import report_runs as made
+import tomli_w
+
+from blip_rl.report.groups import accumulated_series, group_runs, rescale_observed
+from blip_rl.report.load_config import load_config
+from blip_rl.report.load_run import load_run
+
+# An agent that forgets nothing and knows kungfu from the start: game k of four always scores the same. Boxing is
+# learned from below random play, −0.2, to 0.5.
+KUNGFU = (0.1, 0.2, 0.6, 0.7)
+
+
+def frozen_run(run, periodic_games, cut_off=0):
+    config = load_config(run)
+    config["evaluation"]["episodes"] = len(KUNGFU)
+    (run / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+    rows = []
+    for steps, stage, phase, games, boxing in (
+        (500, 1, "periodic", periodic_games, None),
+        (1000, 1, "before", 4, None),
+        (1000, 1, "after", 4, None),
+        (1500, 2, "periodic", periodic_games, -0.2),
+        (2000, 2, "before", 4, 0.5),
+        (2000, 2, "after", 4, 0.5),
+    ):
+        ends = cut_off if phase == "periodic" else 0
+        rows += [[steps, stage, phase, "kungfu", k, KUNGFU[k], 9, ends, KUNGFU[k], "greedy"] for k in range(games)]
+        if boxing is not None:
+            rows += [[steps, stage, phase, "boxing", k, boxing, 9, 0, boxing, "greedy"] for k in range(games)]
+    made.write_table(run / "scores.csv", made.SCORE_COLUMNS, rows)
+    return load_run(run)
+
+
+def lines_of(record):
+    series = accumulated_series(group_runs([record])[0], 0)
+    return [
+        [(int(s), round(float(v), 6)) for s, v in zip(*one, strict=True)] for one in (*series.lines, *series.partial)
+    ]
+
+
+def test_the_accumulated_curve_does_not_fall_where_fewer_games_were_played(new_run):
+    """The first two games of kungfu are its worst: their mean, 0.15, is no loss against 0.4."""
+    line, partial = lines_of(frozen_run(new_run("r", games=("kungfu", "boxing")), 2))
+    assert line == [(1000, 0.4), (2000, 0.9)]
+    assert partial == [(500, 0.15), (1500, -0.05)]
+
+
+def test_evaluations_of_all_games_are_all_on_the_line(new_run):
+    line, partial = lines_of(frozen_run(new_run("r", games=("kungfu", "boxing")), 4))
+    assert line == [(500, 0.4), (1000, 0.4), (1500, 0.2), (2000, 0.9)]
+    assert partial == []
+
+
+def test_an_evaluation_whose_games_were_cut_off_is_not_on_the_line(new_run):
+    line, partial = lines_of(frozen_run(new_run("r", games=("kungfu", "boxing")), 4, cut_off=1))
+    assert [steps for steps, _ in line] == [1000, 2000]
+    assert [steps for steps, _ in partial] == [500, 1500]
+
+
+def test_rescaled_scores_keep_what_was_played(new_run):
+    (record,) = rescale_observed([frozen_run(new_run("r", games=("kungfu", "boxing")), 2)])
+    np.testing.assert_array_equal(record.scores.curves[0].whole, [False, True, False, True])
