@@ -77,6 +77,22 @@ class PpoConfig(Settings):
     gae_lambda: Fraction
     max_gradient_norm: PositiveFloat
     adam_epsilon: PositiveFloat
+    value_loss: Literal["clipped", "max"] = "clipped"
+    """With ``clip_range_value``: the squared error of the clipped value, as in stable-baselines3, or for each sample the
+    larger of the errors of the clipped and the unclipped value, as in openai/baselines."""
+    value_loss_scale: PositiveFloat = 1.0
+    """Factor of the mean squared error of the values, before ``value_coefficient``; openai/baselines has 0.5."""
+    normalize_advantage: Literal["minibatch", "rollout"] = "minibatch"
+    """Over which samples advantages get mean 0 and standard deviation 1."""
+
+    @model_validator(mode="after")
+    def _value_loss_is_defined(self) -> Self:
+        if self.value_loss == "max" and self.clip_range_value is None:
+            raise ValueError(
+                "value_loss = 'max' without clip_range_value: expected a clip_range_value, because it takes the larger "
+                "of the losses of the clipped and the unclipped value (set one, or value_loss = 'clipped')"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_minibatches(self) -> Self:

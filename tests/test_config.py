@@ -94,12 +94,26 @@ def test_written_steps_are_read_back(steps):
         ("entropy_coefficient", -1e-9),
         ("clip_range_value", 0),
         ("minibatches", 7),
+        ("value_loss", "unclipped"),
+        ("value_loss_scale", 0),
+        ("normalize_advantage", True),
         ("learning_rat", 1e-4),
     ],
 )
 def test_ppo_refuses(key, wrong):
     with pytest.raises(ValidationError, match=key):
         PpoConfig(**{**PPO, key: wrong})
+
+
+def test_the_larger_value_loss_needs_a_limit_to_clip_at():
+    with pytest.raises(ValidationError, match=r"value_loss = 'max' without clip_range_value: .*value_loss = 'clipped'"):
+        PpoConfig(**PPO, value_loss="max")
+    assert PpoConfig(**PPO, value_loss="max", clip_range_value=0.2).value_loss == "max"
+
+
+def test_a_recipe_of_before_these_settings_learns_as_before():
+    config = PpoConfig(**PPO)
+    assert (config.value_loss, config.value_loss_scale, config.normalize_advantage) == ("clipped", 1.0, "minibatch")
 
 
 def test_settings_are_frozen():

@@ -55,3 +55,13 @@ def by_doubling(
         decays = torch.cat([decays[:-reach] * decays[reach:], decays[-reach:]])
         reach *= 2
     return sums
+
+
+def normalized(advantages: Tensor, epsilon: float) -> Tensor:
+    """(Â − mean) / (standard deviation + ``epsilon``), the deviation with Bessel's correction.
+
+    Args:
+        advantages: Â, of any shape with at least two entries.
+        epsilon: Keeps the quotient finite where all advantages are equal.
+    """
+    return (advantages - advantages.mean()) / (advantages.std() + epsilon)

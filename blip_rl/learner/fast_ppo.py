@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from blip_rl.config import ComputeConfig
+from blip_rl.config import ComputeConfig, PpoConfig
 from blip_rl.learner.captured import CapturedUpdate
 from blip_rl.learner.diverged import check_finite
 from blip_rl.learner.figures import UpdateFigures, means
@@ -38,10 +38,17 @@ class FastPPO(PPO):
 
     policy: ContinualPolicy
 
-    def __init__(self, *args: Any, compute: ComputeConfig, **options: Any) -> None:
-        """As stable-baselines3's, and ``compute``: how the device is used."""
+    def __init__(self, *args: Any, ppo: PpoConfig, compute: ComputeConfig, **options: Any) -> None:
+        """Take what stable-baselines3's PPO takes and two more.
+
+        Args:
+            args: Passed on.
+            ppo: How the loss is computed; the rest of it must also be among the options.
+            compute: How the device is used.
+            options: Passed on.
+        """
         self.method = Method()
-        self._compute = compute
+        self._ppo, self._compute = ppo, compute
         self._lanes: Lanes | None = None
         self._captured: CapturedUpdate | None = None
         super().__init__(*args, **options)
@@ -108,6 +115,8 @@ class FastPPO(PPO):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout, figures = cast(Rollout, self.rollout_buffer), list[UpdateFigures]()
+        if self._ppo.normalize_advantage == "rollout":
+            rollout.normalize_advantages()
         captured = self._captured_update(rollout)
         update, into = (self._update, None) if captured is None else (captured, captured.batch)
         try:
@@ -151,10 +160,9 @@ class FastPPO(PPO):
                 entropy,
                 values,
                 batch,
+                self._ppo,
                 clip_range=clip_range,
                 clip_range_value=clip_range_value,
-                entropy_coefficient=self.ent_coef,
-                value_coefficient=self.vf_coef,
             )
             extra = self.method.loss(self.policy.outputs_of)
             self.policy.optimizer.zero_grad()

@@ -53,6 +53,7 @@ class ContinualPPO(FastPPO):
         super().__init__(
             ContinualPolicy,
             env,
+            ppo=config.ppo,
             compute=compute,
             **stable_baselines_numbers(config.ppo),
             policy_kwargs={

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from blip_rl.learner.advantages import by_doubling, step_by_step
+from blip_rl.learner.advantages import by_doubling, normalized, step_by_step
 
 Array = npt.NDArray[np.float32]
 
@@ -130,6 +130,11 @@ class Rollout:
             rewards, going = torch.from_numpy(np.stack([self.rewards, goes_on])).to(self.device)
             self.advantages = by_doubling(rewards, self.values, last_values, going, self.gamma, self.gae_lambda)
         self.returns = self.advantages + self.values
+
+    def normalize_advantages(self) -> None:
+        """Give the advantages of the whole rollout mean 0 and standard deviation 1; returns stay as they are."""
+        # The epsilon of the BLIP release (RL/rl_module/ppo.py), the recipe that normalises so.
+        self.advantages = normalized(self.advantages, epsilon=1e-5)
 
     def empty_minibatch(self, size: int) -> Minibatch:
         """Memory for a minibatch of this rollout."""

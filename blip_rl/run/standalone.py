@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor, nn
 
 from blip_rl.config import PpoConfig
+from blip_rl.learner.numbers import stable_baselines_numbers
 from blip_rl.learner.policy import ContinualPolicy, TaskModule
 
 Layer = nn.Linear | nn.Conv2d
@@ -99,24 +100,10 @@ def plain_ppo(
 
 
 def _untrained(ppo: PpoConfig) -> PPO:
-    start = ppo.learning_rate
-    return PPO(
-        "MlpPolicy",
-        cast(Any, None),
-        learning_rate=LinearSchedule(start, 0.0, 1.0) if ppo.learning_rate_schedule == "linear" else start,
-        n_steps=ppo.rollout_steps,
-        batch_size=ppo.rollout_steps * ppo.environments // ppo.minibatches,
-        n_epochs=ppo.epochs,
-        gamma=ppo.discount,
-        gae_lambda=ppo.gae_lambda,
-        clip_range=ppo.clip_range,
-        clip_range_vf=ppo.clip_range_value,
-        ent_coef=ppo.entropy_coefficient,
-        vf_coef=ppo.value_coefficient,
-        max_grad_norm=ppo.max_gradient_norm,
-        device="cpu",
-        _init_setup_model=False,
-    )
+    numbers = stable_baselines_numbers(ppo)
+    if ppo.learning_rate_schedule == "linear":  # the schedule of training is a closure, which a zip cannot hold
+        numbers["learning_rate"] = LinearSchedule(ppo.learning_rate, 0.0, 1.0)
+    return PPO("MlpPolicy", cast(Any, None), **numbers, device="cpu", _init_setup_model=False)
 
 
 def _policy_options(agent: Standalone, extractor: NatureCNN | None, ppo: PpoConfig) -> dict[str, Any]:

@@ -60,3 +60,12 @@ def test_atari6_is_the_papers_order_with_published_scores():
 def test_variants_differ_where_they_should(agent, expected):
     method = resolve("atari6", agent).agent.method
     assert expected.items() <= method.items()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_only_the_reference_recipe_has_the_releases_ppo_losses(agent):
+    ppo = resolve("atari6", agent).agent.ppo
+    releases = ("max", 0.5, "rollout")
+    expected = releases if agent == "blip-reference" else ("clipped", 1.0, "minibatch")
+    assert (ppo.value_loss, ppo.value_loss_scale, ppo.normalize_advantage) == expected
+    assert ppo.value_coefficient == 0.5

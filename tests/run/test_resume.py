@@ -387,6 +387,23 @@ def test_a_recipe_of_another_network_is_refused_even_when_changes_are_accepted(l
         go_on(left, accept_changes=True)
 
 
+def test_a_run_begun_before_the_settings_of_ppos_loss_goes_on_as_it_was(whole, tmp_path, monkeypatch):
+    dump = sequence.dump_run_config
+    new = ("value_loss = ", "value_loss_scale = ", "normalize_advantage = ")
+
+    def older(config):
+        lines = dump(config).splitlines(keepends=True)
+        left = [line for line in lines if not line.startswith(new)]
+        assert len(left) == len(lines) - len(new)
+        return "".join(left)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sequence, "dump_run_config", older)
+        run = broken_off(tmp_path / "run", ContinualPPO, "train", 7, agent="finetune")
+    assert "value_loss" not in (run / "config.toml").read_text()
+    assert_equal(go_on(run), whole("finetune"))
+
+
 # --- a disk that is full
 
 
