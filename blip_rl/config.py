@@ -78,8 +78,8 @@ class PpoConfig(Settings):
     max_gradient_norm: PositiveFloat
     adam_epsilon: PositiveFloat
     value_loss: Literal["clipped", "max"] = "clipped"
-    """With ``clip_range_value``: the squared error of the clipped value, as in stable-baselines3, or for each sample the
-    larger of the errors of the clipped and the unclipped value, as in openai/baselines."""
+    """With ``clip_range_value``: the squared error of the clipped value, as in stable-baselines3, or the larger of the
+    errors of the clipped and the unclipped value, sample by sample, as in openai/baselines."""
     value_loss_scale: PositiveFloat = 1.0
     """Factor of the mean squared error of the values, before ``value_coefficient``; openai/baselines has 0.5."""
     normalize_advantage: Literal["minibatch", "rollout"] = "minibatch"

@@ -44,7 +44,7 @@ def diagonal_fisher(
         trunk: Any module whose parameters belong to ``nn.Linear`` and ``nn.Conv2d`` layers, each used once per pass.
         head: Maps the trunk's output to the policy.
         observations: (samples, ...), on any device and of any type that ``preprocess`` or the trunk accepts.
-        actions: (samples, ...) actions taken; None draws one per observation from the policy.
+        actions: (samples, ...) actions taken; None draws one per observation from the policy, all in one draw.
         expectation: ``sampled`` takes ``actions``; ``exact`` weights every action of a categorical policy with its
             probability: as many backward passes as actions, and no sampling noise.
         preprocess: Applied to each chunk of observations first, for example a conversion to float.
@@ -63,12 +63,14 @@ def diagonal_fisher(
     layers = _supported_layers(trunk)
     parameter = next(trunk.parameters())
     totals = {name: torch.zeros_like(p) for name, p in trunk.named_parameters()}
+    if expectation == "sampled" and actions is None:
+        actions = _drawn_actions(trunk, head, observations, preprocess, chunk_samples, generator)
     for start in range(0, len(observations), chunk_samples):
         chunk = observations[start : start + chunk_samples].to(parameter.device)
         taken = None if actions is None else actions[start : start + chunk_samples].to(parameter.device)
         with _recording(layers) as record, torch.enable_grad():
             policy = _as_distribution(head(trunk(chunk if preprocess is None else preprocess(chunk))))
-            for log_probability in _weighted_log_probabilities(policy, taken, expectation, generator):
+            for log_probability in _weighted_log_probabilities(policy, taken):
                 record.add_squares(log_probability, totals)
     return {name: total.div_(len(observations)) for name, total in totals.items()}
 
@@ -115,13 +117,48 @@ def _as_distribution(policy: Tensor | Distribution) -> Distribution:
     return Categorical(logits=policy) if isinstance(policy, Tensor) else policy
 
 
-def _weighted_log_probabilities(
-    policy: Distribution, actions: Tensor | None, expectation: Expectation, generator: torch.Generator | None
-) -> Iterator[Tensor]:
-    """One scalar per backward pass: the squares of its per-sample gradients add up to the expectation over actions."""
-    if expectation == "sampled":
-        taken = _draw(policy, generator) if actions is None else actions
-        yield _log_probability(policy, taken).sum()
+@torch.no_grad()
+def _drawn_actions(
+    trunk: nn.Module,
+    head: Head,
+    observations: Tensor,
+    preprocess: Callable[[Tensor], Tensor] | None,
+    chunk_samples: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """One action per observation, (samples, ...).
+
+    Only the trunk runs in chunks. torch's samplers fill a tensor in vectorised blocks, so one draw for each chunk would
+    give other actions for another chunk size.
+    """
+    device = next(trunk.parameters()).device
+    chunks = (chunk.to(device) for chunk in torch.split(observations, chunk_samples))
+    features = torch.cat([trunk(chunk if preprocess is None else preprocess(chunk)) for chunk in chunks])
+    return _draw(_as_distribution(head(features)), generator)
+
+
+def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return policy.sample()
+    if isinstance(policy, Categorical):
+        drawn = torch.multinomial(policy.probs.to(generator.device), 1, generator=generator)
+        return drawn.squeeze(1).to(policy.logits.device)
+    # Other distributions take no generator of their own: seed the global one from it, for this draw only.
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return policy.sample()
+
+
+def _weighted_log_probabilities(policy: Distribution, actions: Tensor | None) -> Iterator[Tensor]:
+    """One scalar per backward pass: the squares of its per-sample gradients add up to the expectation over actions.
+
+    Args:
+        policy: Over one chunk of samples.
+        actions: The sampled actions, (samples, ...); None for the exact expectation.
+    """
+    if actions is not None:
+        yield _log_probability(policy, actions).sum()
         return
     if not isinstance(policy, Categorical):
         raise ValueError(f"expectation='exact' with a {type(policy).__name__} policy: only a categorical one has a sum")
@@ -130,19 +167,6 @@ def _weighted_log_probabilities(
     weighted = root * policy.logits
     for action in range(weighted.shape[1]):
         yield weighted[:, action].sum()
-
-
-def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
-    if generator is None:
-        return policy.sample()
-    if isinstance(policy, Categorical):  # draws one after another: the same for any chunk size
-        drawn = torch.multinomial(policy.probs.detach().to(generator.device), 1, generator=generator)
-        return drawn.squeeze(1).to(policy.logits.device)
-    # Other distributions take no generator of their own: seed the global one from it, for this draw only.
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return policy.sample()
 
 
 def _log_probability(policy: Distribution, actions: Tensor) -> Tensor:

@@ -155,16 +155,6 @@ def test_the_chunk_size_and_repeating_every_sample_change_nothing(expectation):
     assert_close(fisher(7, repeats=5), once, rtol=1e-12)
 
 
-def test_draws_do_not_depend_on_the_chunk_size():
-    trunk, observations = nn.Linear(3, ACTIONS), torch.randn(50, 3)
-
-    def fisher(chunk_samples):
-        generator = torch.Generator().manual_seed(3)
-        return diagonal_fisher(trunk, lambda y: y, observations, chunk_samples=chunk_samples, generator=generator)
-
-    assert_close(fisher(7), fisher(64), rtol=1e-5)
-
-
 def test_observations_are_preprocessed_chunk_by_chunk():
     trunk, head = nn.Linear(6, 4), nn.Linear(4, ACTIONS)
     raw = torch.randint(0, 256, (9, 6), dtype=torch.uint8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import fisher_enumerated, fisher_of_actions
 from torch import nn
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
 from blip_rl.core.fisher import diagonal_fisher
 
@@ -76,14 +76,52 @@ def test_the_most_likely_actions_alone_are_far_from_the_expectation():
         assert_close(greedy, exact, rtol=0.05, of_largest=0.02)
 
 
-def test_draws_follow_the_generator():
-    trunk, head, observations = small_trunk(), peaked_head(), states(30, 3)
+def bernoulli(features):
+    return Independent(Bernoulli(logits=features), 1)
 
-    def drawn(seed):
-        return diagonal_fisher(trunk, head, observations, generator=torch.Generator().manual_seed(seed))["0.weight"]
 
-    assert torch.equal(drawn(1), drawn(1))
-    assert not torch.equal(drawn(1), drawn(2))
+def two_choices(features):
+    """A multi-discrete policy as one distribution of several independent choices for each sample."""
+    return Independent(Categorical(logits=features.repeat(1, 2).view(len(features), 2, -1)), 1)
+
+
+POLICIES = {
+    "categorical": lambda features: features,
+    "categorical, explicit": lambda features: Categorical(logits=features),
+    "gaussian": lambda features: Normal(features, torch.tensor(0.7)),
+    "independent gaussian": lambda features: Independent(Normal(features, torch.tensor(0.7)), 1),
+    "bernoulli": bernoulli,
+    "multi-discrete": two_choices,
+}
+
+
+@pytest.mark.parametrize("seed", [3, None])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_draws_do_not_depend_on_the_chunk_size(policy, seed):
+    trunk, observations = nn.Linear(3, 5), torch.randn(70, 3)
+
+    def fisher(chunk_samples):
+        torch.manual_seed(8)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        head = POLICIES[policy]
+        return diagonal_fisher(trunk, head, observations, chunk_samples=chunk_samples, generator=generator)
+
+    once = fisher(70)
+    for chunk_samples in (1, 7, 16, 64, 1000):
+        assert_close(fisher(chunk_samples), once, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_generator_decides_the_draws_and_the_global_one_is_left_alone(policy):
+    trunk, observations = nn.Linear(3, 5), torch.randn(20, 3)
+    before = torch.get_rng_state()
+    weights = [
+        diagonal_fisher(trunk, POLICIES[policy], observations, generator=torch.Generator().manual_seed(seed))["weight"]
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 # --- Gaussian policies
