@@ -112,6 +112,7 @@ class FastPPO(PPO):
             FloatingPointError: training has diverged.
         """
         self.method.at_progress(self._progress())
+        self._current_progress_remaining = self.method.schedule_remaining(self._current_progress_remaining)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout, figures = cast(Rollout, self.rollout_buffer), list[UpdateFigures]()

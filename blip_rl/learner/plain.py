@@ -48,7 +48,7 @@ def protect(model: OnPolicyAlgorithm, method: Method, seed: int = 0) -> Iterator
         RuntimeError: nothing was learned inside, so there is no rollout to measure the task on.
         TypeError: the policy has actions or layers that the method cannot protect.
     """
-    for hook in ("loss", "playing", "at_progress"):
+    for hook in ("loss", "playing", "at_progress", "schedule_remaining"):
         if getattr(type(method), hook) is not getattr(Method, hook):
             raise TypeError(
                 f"{type(method).__name__} needs the hook {hook!r}, which a plain stable-baselines3 model never calls: "

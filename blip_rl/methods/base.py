@@ -3,7 +3,7 @@
 A method is one small class. Its life in a run, once for each task:
 
     start_task(trunk)
-        for every update:         at_progress(done)
+        for every update:         at_progress(done), schedule_remaining(remaining)
         for every optimizer step: loss(outputs), add_gradient(name, parameter)…, after_step()
     end_task(finished)
 
@@ -132,6 +132,16 @@ class Method:
 
     def at_progress(self, done: float) -> None:
         """Act at a point within the task: called before each update with the share of its steps taken, up to 1."""
+
+    def schedule_remaining(self, remaining: float) -> float:
+        """Map the share of a task that remains to the one that the learning-rate schedule is asked for.
+
+        Called before each update, after :meth:`at_progress`.
+
+        Args:
+            remaining: Share of the task's steps that had not been taken when the update's rollout began, 1 to 0.
+        """
+        return remaining
 
     def loss(self, outputs: Outputs) -> Tensor | None:
         """Return a term to add to the loss of one minibatch (a scalar), or None for none."""

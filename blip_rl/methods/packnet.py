@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,9 @@ class PacknetSettings(Settings):
     """Tasks that the trunk must hold: each gets an equal share of every layer. Later ones train their head alone."""
     retrain_share: Annotated[Fraction, Field(lt=1.0)] = 0.2
     """Share of a task's steps, its last, that are trained with the pruned weights at 0."""
+    retrain_schedule: Literal["own", "task"] = "task"
+    """``own``: the learning-rate schedule runs once until the pruning and once more after it; ``task``: once over the
+    task, so that retraining has its last part."""
 
 
 class Packnet(Method):
@@ -86,6 +89,15 @@ class Packnet(Method):
         """Prune once the task's last ``retrain_share`` begins."""
         if self.settings.retrain_share and done >= 1 - self.settings.retrain_share and not self._kept:
             self._prune()
+
+    def schedule_remaining(self, remaining: float) -> float:
+        """Let training and retraining each have the whole learning-rate schedule, if they should."""
+        share = self.settings.retrain_share
+        if self.settings.retrain_schedule == "task" or not share:
+            return remaining
+        if self._kept:  # the first rollout of retraining began before the pruning
+            return min(1.0, remaining / share)
+        return max(0.0, (remaining - share) / (1 - share))
 
     @torch.no_grad()
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:

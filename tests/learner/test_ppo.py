@@ -11,6 +11,7 @@ from torch.distributions import Normal
 from blip_rl.errors import UserError
 from blip_rl.methods.base import attached
 from blip_rl.methods.blip import Blip
+from blip_rl.methods.packnet import Packnet
 from blip_rl.tasks.control import make_control_env
 
 
@@ -57,6 +58,21 @@ def test_learning_a_task_leaves_the_other_tasks_alone_to_the_bit(modulation):
     after = weights(model.policy.tasks[1])
     assert not any(torch.equal(value, after[name]) for name, value in second.items())
     assert not same(weights(model.policy.trunk), trunk)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"retrain_schedule": "task"}, [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        ({"retrain_schedule": "own"}, [1, 0.75, 0.5, 1, 1, 0.75, 0.5, 0.25]),
+        ({"retrain_schedule": "own", "retrain_share": 0.0}, [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+    ],
+)
+def test_packnet_prunes_at_the_fourth_update_and_may_retrain_at_rates_of_its_own(settings, expected):
+    model = agent()
+    with model.protected_by(Packnet(tasks=2, **{"retrain_share": 0.5} | settings)):
+        rates = learning_rates(model, 8)
+    assert [rate / PPO["learning_rate"] for rate in rates] == pytest.approx(expected, rel=1e-9)
 
 
 def test_coming_back_to_a_task_finds_its_head():
