@@ -162,6 +162,8 @@ class AtariConfig(Settings):
 
 
 _NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
+_REFERENCE_RULE = "at most 80 characters, none of them a control character"
+_ReferenceName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=80, description=_REFERENCE_RULE)]
 
 
 class TaskConfig(Settings):
@@ -169,11 +171,15 @@ class TaskConfig(Settings):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80, description=_NAME_RULE)]
     game: str
-    """An ALE ROM name (``kung_fu_master``) or a Gymnasium id (``CartPole-v1``)."""
+    """An ALE ROM name (``kung_fu_master``) or a Gymnasium id (``CartPole-v1``), in any spelling that names one game."""
     title: str = ""
     steps: Steps = 10_000_000
     random_score: float | None = None
     reference_score: float | None = None
+    reference_name: Annotated[
+        str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=80, description=_REFERENCE_RULE)
+    ] = ""
+    """Whose score the reference is, for texts: ``human``."""
     human_score: float | None = None
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] | None = None
     """Vector observations are multiplied by the orthogonal matrix drawn with this seed; unset: left as they are."""
@@ -206,6 +212,8 @@ class EvaluationConfig(Settings):
     actions: Literal["greedy", "stochastic"] = "greedy"
     every_steps: Steps = 200_000
     max_episode_steps: PositiveInt = 27_000
+    """Decisions after which a game is cut off. A run whose recipe does not set it gets ``atari.max_episode_frames`` ÷
+    ``atari.frame_skip``, rounded up."""
     periodic_share: PositiveFloat = 1.0
     """Decisions that a periodic evaluation should take at most for each training step since the last one.
 

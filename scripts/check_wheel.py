@@ -70,6 +70,15 @@ def check_lists(programs: Path, folder: Path) -> None:
     print(f"the wheel lists {len(listed['agents'])} agents and {len(listed['sequences'])} sequences")
 
 
+def check_scores(programs: Path) -> None:
+    """Check that the published scores of Atari are in the wheel."""
+    code = "from blip_rl.references import published_scores; print(len(published_scores()))"
+    found = run(programs / "python", "-c", code, cwd=programs).strip()
+    if found != "57":
+        sys.exit(f"the installed wheel has random and human scores of {found} games: expected 57")
+    print(f"the wheel has random and human scores of {found} games")
+
+
 def check_report(programs: Path, folder: Path) -> None:
     """Check that a run of one score becomes a page with its style."""
     recorded = folder / "run"
@@ -90,6 +99,7 @@ def main() -> None:
         folder = Path(name)
         programs = install(folder)
         check_lists(programs, folder)
+        check_scores(programs)
         check_report(programs, folder)
         run(programs / "python", "-c", IMPORT_EVERYTHING, cwd=folder)
         print("every module of the wheel imports without development dependencies")

@@ -40,12 +40,12 @@ def complete_games(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 
 def complete_games_of_run(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the games of the run typed before, behind the last comma."""
-    from blip_rl.run.places import task_names
+    from blip_rl.run.places import task_games
 
     before, comma, last = incomplete.rpartition(",")
     run = ctx.params.get("run") or next(iter(ctx.args), "")  # click parses nothing before an option without its value
     try:
-        names = task_names(Path(run))
+        names = list(task_games(Path(run)))
     except UserError:
         return []
     return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(last)]
@@ -90,13 +90,11 @@ def games_of_run(run: Path, games: str | None) -> tuple[str, ...] | None:
     Raises:
         UserError: not a run folder, or a game that it never saw.
     """
-    from blip_rl.run.places import check_games, check_run, task_names
+    from blip_rl.run.places import check_run, named_games, task_games
 
     check_run(run)
     if games is None:
         return None
     from blip_rl.recipes import split_names
 
-    names = split_names(games)
-    check_games(names, task_names(run))
-    return names
+    return named_games(split_names(games), task_games(run))

@@ -6,12 +6,13 @@ reading one runs no code and follows no include.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.tasks.games import plain_name
 from blip_rl.untrusted.files import parse_toml
 
 Kind = Literal["agents", "envs"]
@@ -140,16 +141,24 @@ def list_games() -> list[GameInfo]:
 
 
 def sequence_with(game: str) -> tuple[Path, str] | None:
-    """Return the first shipped sequence with a task of this name, or of this ROM, and the task's name."""
-    tasks = list(_shipped_tasks())
-    for path, task in tasks:
-        if task["name"] == game:
-            return path, game
-    for path, task in tasks:
-        # A ROM's task carries the scores that normalise it. A Gymnasium id says nothing of how its task changes it.
-        if task.get("game") == game and game.isidentifier():
-            return path, task["name"]
-    return None
+    """Return the first shipped sequence with a task of this name, ROM or title, and the task's name.
+
+    An exact name comes before a ROM, and that before any other spelling: :func:`blip_rl.tasks.games.plain_name`.
+    """
+    tasks, plain = list(_shipped_tasks()), plain_name(game)
+    rules: tuple[Callable[[dict[str, Any]], bool], ...] = (
+        lambda task: task["name"] == game,
+        lambda task: _rom_in(task) == game,
+        lambda task: plain in {plain_name(str(text)) for text in (task["name"], task.get("title"), _rom_in(task))},
+    )
+    found = ((path, task["name"]) for applies in rules for path, task in tasks if applies(task))
+    return next(found, None)
+
+
+def _rom_in(task: dict[str, Any]) -> str | None:
+    """The ROM that a task plays; a Gymnasium id says nothing of how its task changes it, so it names no task."""
+    game = task.get("game")
+    return game if isinstance(game, str) and game.isidentifier() else None
 
 
 def _shipped_tasks() -> Iterator[tuple[Path, dict[str, Any]]]:

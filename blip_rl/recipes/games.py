@@ -12,6 +12,7 @@ from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_recipe, is_path, list_games, read_recipe, recipe_names, sequence_with, shown
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
 from blip_rl.recipes.trust import import_problem
+from blip_rl.references import HUMAN, published_scores
 from blip_rl.untrusted.files import MOST_TASKS
 
 
@@ -64,30 +65,68 @@ def choose_games(text: str) -> Games:
         raise RecipeError(lines)
     names = [task.name for part in parts for task in part.tasks]
     check_task_count(len(names), "--games")
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UserError(
-            f"--games {show(text)}: game {twice[0]!r} is given twice: a run learns each task once "
-            "(to repeat a game, give its tasks different names in a sequence recipe)"
-        )
+    _check_given_once(text, parts)
     first = next((part for part in parts if part.source != "defaults"), parts[0])
     name = parts[0].name if len(parts) == 1 else "+".join(names)
     return Games(name, tuple(task for part in parts for task in part.tasks), first.source, first.sections, first.agent)
 
 
+def _check_given_once(text: str, parts: list[Games]) -> None:
+    """Refuse two tasks of one name, and a ROM in two items of the list; a sequence may repeat one under two names."""
+    from blip_rl.tasks.games import rom_name
+
+    given: dict[str, str] = {}
+    for part in parts:
+        own = {task.name: task.name for task in part.tasks}
+        own |= {f"ROM {rom}": task.name for task in part.tasks if (rom := rom_name(task.game))}
+        if twice := [key for key in own if key in given]:
+            first, second = given[twice[0]], own[twice[0]]
+            also = "" if first == second else f" (as {first!r} and {second!r})"
+            raise UserError(
+                f"--games {show(text)}: game {twice[0].removeprefix('ROM ')!r} is given twice{also}: a run learns each "
+                "game once (to repeat one, give its tasks different names in a sequence recipe)"
+            )
+        given |= own
+
+
 def _games_of(name: str) -> Games:
     """Return what one item of the list means."""
-    if is_path(name) or name in recipe_names("envs"):
-        return _read_sequence(find_recipe("envs", name))
-    if found := sequence_with(name):
-        path, task_name = found
-        sequence = _read_sequence(path)
-        tasks = tuple(task for task in sequence.tasks if task.name == task_name)
-        return Games(task_name, tasks, sequence.source, sequence.sections, sequence.agent)
-    from blip_rl.tasks.games import check_game
+    from blip_rl.tasks.games import check_game, plain_name
 
-    game = check_game(name, [*(info.name for info in list_games()), *recipe_names("envs")])
+    sequences = {plain_name(sequence): sequence for sequence in recipe_names("envs")}
+    if is_path(name):
+        return _read_sequence(find_recipe("envs", name))
+    if sequence := sequences.get(plain_name(name)):
+        return _read_sequence(find_recipe("envs", sequence))
+    if found := sequence_with(name):
+        return _one_task(*found)
+    game = check_game(name, [*(info.name for info in list_games()), *sequences.values()])
+    if found := sequence_with(game):  # by an outdated id of its ROM, such as KrullNoFrameskip-v4
+        return _one_task(*found)
     task_name = re.sub(r"[^A-Za-z0-9_.:-]+", "-", game).lstrip("_.:-")[:80] or "game"
-    return Games(task_name, (TaskConfig(name=task_name, game=game, title=game.replace("_", " ")),))
+    task = TaskConfig(name=task_name, game=game, title=game.replace("_", " "))
+    return Games(task_name, (_with_published_scores(task),))
+
+
+def _one_task(path: Path, name: str) -> Games:
+    """Return one task of a shipped sequence, with the sequence's sections."""
+    sequence = _read_sequence(path)
+    tasks = tuple(task for task in sequence.tasks if task.name == name)
+    return Games(name, tasks, sequence.source, sequence.sections, sequence.agent)
+
+
+def _with_published_scores(task: TaskConfig) -> TaskConfig:
+    """Normalise an Atari task whose recipe gives no scores by the published ones, with a human as the reference."""
+    from blip_rl.tasks.games import rom_name
+
+    if (task.random_score, task.reference_score, task.human_score) != (None, None, None):
+        return task
+    scores = published_scores().get(rom_name(task.game) or "")
+    if scores is None:
+        return task
+    random, human = scores
+    changes = {"random_score": random, "reference_score": human, "human_score": human, "reference_name": HUMAN}
+    return task.model_copy(update=changes)
 
 
 def _read_sequence(path: Path) -> Games:
@@ -95,15 +134,33 @@ def _read_sequence(path: Path) -> Games:
     values, source = read_recipe(path), shown(path)
     check_tasks_of(values, source)
     sequence = validated(SequenceConfig, values, source)
-    lines = [
-        f"{source}: tasks[{index}].game = {show(task.game)}: {problem}"
-        for index, task in enumerate(sequence.tasks)
-        if (problem := _game_problem(task.game))
-    ]
+    lines: list[str] = []
+    tasks = tuple(
+        task
+        for index, given in enumerate(sequence.tasks)
+        if (task := attempt(lines, _playable, given, f"{source}: tasks[{index}].game = {show(given.game)}"))
+    )
     if lines:
         raise RecipeError(lines)
     sections: dict[str, Any] = {key: values[key] for key in ("atari", "evaluation", "checkpoint") if key in values}
-    return Games(path.stem, sequence.tasks, source, sections, sequence.agent)
+    return Games(path.stem, tasks, source, sections, sequence.agent)
+
+
+def _playable(task: TaskConfig, place: str) -> TaskConfig:
+    """Return a sequence's task with its game's own name and, where it needs them, the published scores.
+
+    Raises:
+        UserError: the game is unknown, or would import a package.
+    """
+    from blip_rl.tasks.games import check_game
+
+    if problem := import_problem(task.game):
+        raise UserError(f"{place}: {problem}")
+    try:
+        game = check_game(task.game)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    return _with_published_scores(task.model_copy(update={"game": game}))
 
 
 def check_tasks_of(values: dict[str, Any], source: str) -> None:
@@ -114,15 +171,3 @@ def check_tasks_of(values: dict[str, Any], source: str) -> None:
     """
     tasks = values.get("tasks")
     check_task_count(len(tasks) if isinstance(tasks, list) else 0, source)
-
-
-def _game_problem(game: str) -> str:
-    from blip_rl.tasks.games import check_game
-
-    if problem := import_problem(game):
-        return problem
-    try:
-        check_game(game)
-    except UserError as error:
-        return str(error)
-    return ""

@@ -195,7 +195,15 @@ def _sections(games: Games, overrides: list[Override]) -> _Sections:
     lines += [blame(layers, problem) for problem in problems]
     if lines or config is None:
         raise RecipeError(lines)
-    return config
+    return config.model_copy(update={"evaluation": _with_step_cap(config.evaluation, config.atari)})
+
+
+def _with_step_cap(evaluation: EvaluationConfig, atari: AtariConfig) -> EvaluationConfig:
+    """Unless a recipe sets a cap, let a scored game last as long as the emulator does."""
+    if "max_episode_steps" in evaluation.model_fields_set:
+        return evaluation
+    decisions = -(-atari.max_episode_frames // atari.frame_skip)
+    return evaluation.model_copy(update={"max_episode_steps": decisions})
 
 
 def _method_settings(method: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -23,6 +23,7 @@ _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
 _BLIP_TOTAL_BITS = 20
 _DAMAGES_NAMED = 3
 _LONGEST_IN_CHART = 14
+_LONGEST_REFERENCE = 80
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Task:
     steps: int
     random_score: float | None
     reference_score: float | None
+    reference_name: str = ""
 
     @property
     def short(self) -> str:
@@ -211,6 +213,7 @@ def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
                 steps=int(task.get("steps", 0)),
                 random_score=_number(task.get("random_score")),
                 reference_score=_number(task.get("reference_score")),
+                reference_name=str(task.get("reference_name", ""))[:_LONGEST_REFERENCE],
             )
             for task in config.get("tasks", ())
         )

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from blip_rl.errors import UserError
+from blip_rl.references import scale_text
 from blip_rl.report import sections, sections_matrix, sections_network, words
 from blip_rl.report.album import Album
 from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed
@@ -48,7 +49,7 @@ class Part:
     Attributes:
         title: Its games; empty for the only part of a page.
         prefix: Of the addresses of its sections.
-        notes: How scores are rescaled.
+        notes: How scores are normalised.
         overviews: What was run, for each group.
         statuses: How far each run is.
         verdicts: Label, games learned, games, metrics of each group.
@@ -127,6 +128,14 @@ def _folder(runs: Sequence[RunRecord], out: Path | None) -> Path:
     return Path("runs") / f"report-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
 
 
+def _reference_note(runs: Sequence[RunRecord]) -> str:
+    """Say whose scores are 1; an older run of the same scores may have no name for them."""
+    named: dict[str, str] = {}
+    for task in (task for run in runs for task in run.tasks):
+        named[task.title] = named.get(task.title) or task.reference_name
+    return f"Normalised scores: {scale_text(named.items())}."
+
+
 def _observed_note(asked: Normalize) -> str:
     meaning = (
         "Scores are rescaled by the returns seen in these runs: 0 is the lowest mean return on a game, 1 the highest."
@@ -164,6 +173,8 @@ def _part(
     if normalize == "observed" or not normalised_by_recipe(runs):
         runs = rescale_observed(runs)
         notes.append(_observed_note(normalize))
+    else:
+        notes.append(_reference_note(runs))
     groups = group_runs(runs)
     return Part(
         title="" if number is None else f"Part {number}: {words.sequence_title(groups[0].first)}",

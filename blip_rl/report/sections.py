@@ -30,7 +30,7 @@ _AT_ONE = "Dotted at 1: as much as one game played as well as the reference."
 
 def verdict_section(groups: Sequence[Group], album: Album) -> Section:
     """ACC, BWT, accumulated reward and forgetting; the numbers themselves are tiles or a table in the page."""
-    lead = "Scores are normalised: 0 plays like chance, 1 like the reference."
+    lead = "Metrics over normalised scores; 0 and 1 are defined above."
     pictures: list[Picture] = []
     learned = [(index, group) for index, group in enumerate(groups) if group.learned]
     if len(learned) > 1:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.tasks.games import plain_name
 
 _RECIPE = "config.toml"
 _MOST_LOOKED_AT = 1_000
@@ -82,8 +83,8 @@ def check_writable_folder(path: Path) -> None:
         _check_parent(path)
 
 
-def task_names(run: Path) -> tuple[str, ...]:
-    """Names of a run's tasks, as its recipe gives them; what else may be wrong with the recipe is not looked at.
+def task_games(run: Path) -> dict[str, str]:
+    """Name → game of a run's tasks, as its recipe gives them; other mistakes in the recipe are not looked for.
 
     Raises:
         UserError: the recipe cannot be read.
@@ -91,19 +92,34 @@ def task_names(run: Path) -> tuple[str, ...]:
     from blip_rl.recipes.files import read_recipe
 
     tasks = read_recipe(run / _RECIPE).get("tasks")
-    return tuple(str(task.get("name")) for task in tasks if isinstance(task, dict)) if isinstance(tasks, list) else ()
+    found = [task for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
+    return {str(task.get("name")): str(task.get("game", "")) for task in found}
 
 
-def check_games(games: Sequence[str], names: Sequence[str]) -> None:
-    """Make sure that games are among a run's.
+def named_games(games: Sequence[str], tasks: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the run's tasks that were asked for by name or game, in any spelling; an exact name comes first.
+
+    Args:
+        games: What was asked for.
+        tasks: Name → game of the run's tasks.
 
     Raises:
-        UserError: one is not.
+        UserError: none of them, or several: a run may play one game in several tasks.
     """
-    for game in games:
-        if game not in names:
-            hint = did_you_mean(game, list(names))
-            raise UserError(f"this run never saw {game!r}{hint} (its games: {', '.join(names)})")
+    return tuple(_named_game(game, tasks) for game in games)
+
+
+def _named_game(asked: str, tasks: Mapping[str, str]) -> str:
+    if asked in tasks:
+        return asked
+    plain = plain_name(asked)
+    found = [name for name, game in tasks.items() if plain in (plain_name(name), plain_name(game))]
+    if len(found) > 1:
+        raise UserError(f"{asked!r} is played by several games of this run: expected one of {', '.join(found)}")
+    if not found:
+        hint = did_you_mean(asked, list(tasks))
+        raise UserError(f"this run never saw {asked!r}{hint} (its games: {', '.join(tasks)})")
+    return found[0]
 
 
 def _check_parent(path: Path) -> None:

@@ -18,7 +18,7 @@ from blip_rl.run.evaluation import score_rows
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.rows import ScoreRow
 from blip_rl.run.selection import chosen_games, chosen_stages
-from blip_rl.run.summary import aligned
+from blip_rl.run.summary import aligned, reference_scale
 from blip_rl.run.workers import play_cells
 
 
@@ -127,7 +127,7 @@ def _table(config: RunConfig, games: list[str], rows: list[ScoreRow], evaluation
     lines = _matrix(config, games, rows, "mean raw return", "score", ".1f")
     if any(row.normalised is not None for row in rows):
         lines += ["", *_matrix(config, games, rows, "normalised", "normalised", ".3f")]
-        lines += ["(0 = random play, 1 = the reference score of the recipe)"]
+        lines += [f"({reference_scale(config)})"]
     return "\n".join([*lines, "", f"{evaluation.episodes} {evaluation.actions} episodes for each cell"])
 
 

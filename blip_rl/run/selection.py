@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.run.folder import RunFolder
-from blip_rl.run.places import check_games
+from blip_rl.run.places import named_games
 
 
 def chosen_games(config: RunConfig, games: Sequence[str] | None) -> list[str]:
     """Names of the run's tasks, in its order; None takes all.
 
     Raises:
-        UserError: a game the run never saw.
+        UserError: a game the run never saw, or that several of its tasks play.
     """
-    names = [task.name for task in config.tasks]
-    check_games(games or (), names)
-    return [name for name in names if games is None or name in games]
+    tasks = {task.name: task.game for task in config.tasks}
+    chosen = list(tasks) if games is None else named_games(games, tasks)
+    return [name for name in tasks if name in chosen]
 
 
 def chosen_stages(folder: RunFolder, config: RunConfig, stages: Sequence[int] | None) -> list[int]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from blip_rl.config import RunConfig
+from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.core import metrics
+from blip_rl.references import scale_text
 from blip_rl.run.monitor import overall_mean
 from blip_rl.run.scores import ScoreBook
 
@@ -25,9 +26,11 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     rollout = config.agent.ppo.environments * config.agent.ppo.rollout_steps
     rounded = any(task.steps % rollout for task in config.tasks)
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
+    scored = any(map(_has_normalisers, config.tasks))
+    scale = f"normalised scores: {reference_scale(config)}\n" if scored else ""
     return (
         f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
-        f"run folder {path} (live: tensorboard --logdir {shlex.quote(str(path))})"
+        f"{scale}run folder {path} (live: tensorboard --logdir {shlex.quote(str(path))})"
     )
 
 
@@ -114,14 +117,23 @@ def _number(value: float, style: str, why: str) -> str:
 
 
 def _notes(config: RunConfig) -> list[str]:
-    bare = [task.name for task in config.tasks if task.random_score is None or task.reference_score is None]
-    scale = "normalised: 0 = random play, 1 = the reference score of the recipe"
+    bare = [task.name for task in config.tasks if not _has_normalisers(task)]
+    scale = f"normalised: {reference_scale(config)}"
     missing = f"no normalisers: the recipe gives no random_score and reference_score for {', '.join(bare)}"
     return [
         *([] if len(bare) == len(config.tasks) else [scale]),
         *([missing] if bare else []),
         *(["forgetting: score just after learning a game − score at the end"] if len(config.tasks) > 1 else []),
     ]
+
+
+def reference_scale(config: RunConfig) -> str:
+    """What 0 and 1 mean for the normalised scores of a run: :func:`blip_rl.references.scale_text`."""
+    return scale_text((task.name, task.reference_name) for task in config.tasks if _has_normalisers(task))
+
+
+def _has_normalisers(task: TaskConfig) -> bool:
+    return task.random_score is not None and task.reference_score is not None
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

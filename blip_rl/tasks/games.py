@@ -1,8 +1,9 @@
 """Names → tasks: what a recipe's ``game`` means.
 
 A game is an ALE ROM (``kung_fu_master``), a Gymnasium id of one (``ALE/KungFuMaster-v5``), or any other Gymnasium id
-(``CartPole-v1``, ``package:Name-v0``). Nothing is ever downloaded: the ROMs lie inside the ale-py package. Importing
-this module imports none of the libraries it asks.
+(``CartPole-v1``, ``package:Name-v0``). Of ROMs, case, spaces and punctuation do not matter (``Kung-Fu Master``), of ids
+case; an exact name takes precedence. Nothing is ever downloaded: the ROMs are part of the ale-py package. Importing this
+module imports none of the libraries it asks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ _ATARI_ENTRY_POINT = "ale_py.env:AtariEnv"
 _TWO_PLAYER_ROMS = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
+_ALE_ID = re.compile(r"(?:ale_py:)?ale/(.+)-v5", re.IGNORECASE)
+
+
+def plain_name(name: str) -> str:
+    """Return the form in which spellings of one game are equal: letters and digits, of an ALE id those of its game."""
+    found = _ALE_ID.fullmatch(name.strip())
+    return "".join(c for c in (found[1] if found else name).casefold() if c.isalnum())
+
+
 @functools.cache
 def atari_roms() -> tuple[str, ...]:
     """Return the names of the games that ship with ale-py and can be played alone, sorted."""
@@ -46,10 +56,19 @@ def rom_name(game: str) -> str | None:
     """
     if game in atari_roms():
         return game
-    spec = _gymnasium_spec(game)
-    if spec is None or spec.entry_point != _ATARI_ENTRY_POINT:
-        return None
-    return str(spec.kwargs["game"])
+    spec = _registered(game)
+    if spec is None:
+        return _roms_by_plain_name().get(plain_name(game)) or _rom_of(_gymnasium_spec(game))
+    return _rom_of(spec)
+
+
+@functools.cache
+def _roms_by_plain_name() -> dict[str, str]:
+    return {plain_name(rom): rom for rom in atari_roms()}
+
+
+def _rom_of(spec: EnvSpec | None) -> str | None:
+    return str(spec.kwargs["game"]) if spec is not None and spec.entry_point == _ATARI_ENTRY_POINT else None
 
 
 def is_atari(game: str) -> bool:
@@ -75,13 +94,15 @@ def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
     rom = rom_name(game)
     if rom is not None:
         return rom
-    if is_gymnasium_id(game):
-        return game
+    spec = _gymnasium_spec(game)
+    if spec is not None:
+        package, colon, _ = game.rpartition(":")
+        return f"{package}{colon}{spec.id}"
     raise UserError(f"unknown game {game[:80]!r}{_fix(game, known_short_names)} {_HINT}")
 
 
 def _fix(game: str, known_short_names: Iterable[str]) -> str:
-    if game in _TWO_PLAYER_ROMS:
+    if plain_name(game) in map(plain_name, _TWO_PLAYER_ROMS):
         return ": this ROM has no single-player mode, choose another game"
     suggestion = did_you_mean(game, [*known_short_names, *atari_roms(), *_modern_ids()])
     if suggestion:
@@ -97,6 +118,17 @@ def _modern_ids() -> list[str]:
 
 
 def _gymnasium_spec(game: str) -> EnvSpec | None:
+    """Return the environment registered under ``game``, or under the only id that differs from it in case alone."""
+    if (spec := _registered(game)) is not None:
+        return spec
+    package, _, name = game.rpartition(":")
+    if package and not _imports(package):
+        return None
+    alike = [spec for known, spec in _registry().items() if known.casefold() == name.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _registered(game: str) -> EnvSpec | None:
     package, _, name = game.rpartition(":")
     if package and not _imports(package):
         return None

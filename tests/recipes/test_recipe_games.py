@@ -8,6 +8,7 @@ from blip_rl.recipes import (
     resolve,
     split_names,
 )
+from blip_rl.references import published_scores
 
 
 def test_names_of_one_sequence_use_its_sections():
@@ -28,12 +29,100 @@ def test_sections_come_from_the_first_sequence_of_a_mixed_list():
 
 def test_a_rom_or_gymnasium_id_needs_no_recipe():
     pong, cartpole = resolve("pong, CartPole-v1", "blip").tasks
-    assert (pong.name, pong.game, pong.steps, pong.random_score) == ("pong", "pong", 10_000_000, None)
+    assert (pong.name, pong.game, pong.steps, pong.title) == ("pong", "pong", 10_000_000, "pong")
     assert (cartpole.name, cartpole.game, cartpole.observation_mix_seed) == ("CartPole-v1", "CartPole-v1", None)
 
 
-def test_a_rom_that_a_sequence_plays_gets_its_scores():
-    assert resolve("space_invaders", "blip").tasks == resolve("spaceinvaders", "blip").tasks
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "kung_fu_master",
+        "KUNGFU",
+        "kung-fu",
+        "Kung Fu Master",
+        "Kung-Fu Master",
+        "KungFuMaster",
+        "ALE/KungFuMaster-v5",
+        "ale/kungfumaster-v5",
+        "KungFuMasterNoFrameskip-v4",
+    ],
+)
+def test_every_spelling_of_a_game_is_the_same_run(spelling):
+    assert resolve(spelling, "blip") == resolve("kungfu", "blip")
+
+
+def test_a_sequence_is_found_in_any_spelling():
+    assert resolve("Atari-6", "blip").tasks == resolve("atari6", "blip").tasks
+
+
+def test_two_items_with_one_rom_under_two_names_are_refused(sequence_file, problems):
+    path = sequence_file('[[tasks]]\nname = "ping"\ngame = "ALE/Pong-v5"')
+    (line,) = problems(f"{path},pong", "blip")
+    assert "game 'pong' is given twice (as 'ping' and 'pong')" in line
+
+
+def test_a_sequence_may_repeat_a_game_under_two_names(sequence_file):
+    path = sequence_file('[[tasks]]\nname = "a"\ngame = "pong"\n[[tasks]]\nname = "b"\ngame = "Pong"')
+    assert [(task.name, task.game) for task in resolve(path, "blip").tasks] == [("a", "pong"), ("b", "pong")]
+
+
+# --- normalisers
+
+
+def test_a_game_of_the_published_table_is_normalised_by_a_human():
+    pong, breakout = resolve("pong,ALE/Breakout-v5", "blip").tasks
+    assert (pong.random_score, pong.reference_score, pong.reference_name) == (-20.7, 14.6, "human")
+    assert (breakout.random_score, breakout.human_score, breakout.reference_score) == (1.7, 30.5, 30.5)
+
+
+def test_a_game_outside_the_table_has_no_normalisers():
+    (task,) = resolve("adventure", "blip").tasks
+    assert (task.random_score, task.reference_score, task.reference_name) == (None, None, "")
+
+
+def test_the_papers_games_keep_their_ppo_reference():
+    for task in resolve("atari6", "blip").tasks:
+        assert task.reference_name == "PPO on this game alone, 10M steps"
+        assert published_scores()[task.game] == (task.random_score, task.human_score)
+        assert task.reference_score not in (task.human_score, task.random_score)
+
+
+def test_a_sequences_own_scores_come_before_the_published_ones(sequence_file):
+    text = '[[tasks]]\nname = "mine"\ngame = "pong"\nrandom_score = 1\nreference_score = 2'
+    (own,) = resolve(sequence_file(text), "blip").tasks
+    assert (own.random_score, own.reference_score, own.human_score, own.reference_name) == (1, 2, None, "")
+    (bare,) = resolve(sequence_file('[[tasks]]\nname = "mine"\ngame = "Pong"'), "blip").tasks
+    assert (bare.name, bare.game, bare.reference_score, bare.reference_name) == ("mine", "pong", 14.6, "human")
+
+
+def test_a_references_name_is_one_line(sequence_file, problems):
+    text = '[[tasks]]\nname = "a"\ngame = "pong"\nreference_name = "two\\nlines"'
+    (line,) = problems(sequence_file(text), "blip")
+    assert "reference_name" in line
+    assert "none of them a control character" in line
+
+
+# --- how long a scored game may last
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cap"),
+    [
+        ([], 27_000),
+        (["atari.frame_skip=2"], 54_000),
+        (["atari.frame_skip=8"], 13_500),
+        (["atari.frame_skip=7"], 15_429),
+        (["atari.max_episode_frames=400"], 100),
+        (["atari.frame_skip=2", "evaluation.max_episode_steps=100"], 100),
+    ],
+)
+@pytest.mark.parametrize("games", ["atari6", "pong"])
+def test_a_scored_game_may_last_as_many_frames_whatever_a_decision_takes(games, overrides, cap):
+    assert resolve(games, "blip", overrides=overrides).evaluation.max_episode_steps == cap
+
+
+def test_a_sequences_own_step_cap_stays():
+    assert resolve("cartpole4", "blip", overrides=["atari.frame_skip=2"]).evaluation.max_episode_steps == 500
 
 
 def test_a_sequence_file_can_be_mixed_with_names(sequence_file):
@@ -55,7 +144,11 @@ def test_steps_apply_to_every_task():
         ("atari7", ["unknown game 'atari7'", "did you mean atari"]),
         ("", ["--games ''", "separated by single commas", "kungfu,boxing"]),
         ("kungfu,,boxing", ["--games 'kungfu,,boxing'", "separated by single commas"]),
-        ("kungfu,atari2", ["'kungfu' is given twice", "learns each task once", "different names"]),
+        ("kungfu,atari2", ["'kungfu' is given twice", "learns each game once", "different names"]),
+        ("pong,Pong", ["'pong' is given twice"]),
+        ("pong,breakout,ALE/Pong-v5", ["'pong' is given twice"]),
+        ("kungfu,Kung Fu Master", ["'kungfu' is given twice"]),
+        ("cartpole-v1,CartPole-v1", ["'CartPole-v1' is given twice"]),
         ("missing.toml", ["missing.toml", "no such file"]),
     ],
 )

@@ -16,7 +16,7 @@ from blip_rl.recipes.problems import show
 
 
 def test_dump_leaves_out_what_is_unset(agent_file):
-    values = tomllib.loads(dump_run_config(resolve("pong", agent_file())))
+    values = tomllib.loads(dump_run_config(resolve("adventure", agent_file())))
     assert "fisher_prior" not in values["agent"]["method"]
     assert "random_score" not in values["tasks"][0]
     assert values["agent"]["method"]["total_bits"] == 20

@@ -222,6 +222,20 @@ def test_a_recipe_without_reference_scores_is_rescaled_and_says_so(new_run):
     assert "The recipe has no random and reference scores for every game" in page.text
 
 
+def test_the_page_says_whose_score_is_1(new_run):
+    run = new_run("named")
+    page, _ = read(run)
+    assert "Normalised scores: 0 = random play, 1 = the reference score of the recipe." in page.text
+    config = run / "config.toml"
+    title = load_run(run).tasks[0].title
+    text = config.read_text().replace("random_score", 'reference_name = "<human>"\nrandom_score', 1)
+    config.write_text(text)
+    page, _ = read(run)
+    assert (
+        f"Normalised scores: 0 = random play, 1 = <human> ({title}), the reference score of the recipe (" in page.text
+    )
+
+
 def test_a_game_that_always_scored_the_same_counts_nothing(new_run):
     run = load_run(new_run("one", games=("kungfu",), normalisers=False))
     flat = np.full((1, 1), 3.0)

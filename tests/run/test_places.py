@@ -38,7 +38,7 @@ def test_what_is_no_run(path, message):
 
 def test_a_run_is_one():
     places.check_run(Path("runs/first"))
-    assert places.task_names(Path("runs/first")) == ("first",)
+    assert places.task_games(Path("runs/first")) == {"first": ""}
 
 
 @pytest.mark.parametrize("path", ["runs", "file", "file/new"])
@@ -65,6 +65,20 @@ def test_a_file_to_read_is_there():
 
 
 def test_games_are_the_runs():
-    places.check_games(["b"], ["a", "b"])
+    assert places.named_games(["b"], {"a": "pong", "b": "boxing"}) == ("b",)
     with pytest.raises(UserError, match="never saw 'boxin': did you mean boxing"):
-        places.check_games(["boxing", "boxin"], ["boxing"])
+        places.named_games(["boxing", "boxin"], {"boxing": "boxing"})
+
+
+@pytest.mark.parametrize(
+    "asked", ["kungfu", "KUNGFU", "kung_fu_master", "Kung-Fu Master", "KungFuMaster", "ALE/KungFuMaster-v5"]
+)
+def test_a_game_of_a_run_is_found_in_any_spelling(asked):
+    assert places.named_games([asked], {"pong": "pong", "kungfu": "kung_fu_master"}) == ("kungfu",)
+
+
+def test_a_game_that_several_tasks_play_is_asked_for_by_the_tasks_name():
+    tasks = {"pong": "pong", "pong-again": "pong"}
+    assert places.named_games(["pong"], tasks) == ("pong",), "an exact name"
+    with pytest.raises(UserError, match="'Pong' is played by several games of this run: expected one of pong, pong-ag"):
+        places.named_games(["Pong"], tasks)

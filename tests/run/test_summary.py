@@ -1,6 +1,7 @@
 """The closing text of runs whose scores are known: numbers by hand, why one is missing, tables that line up."""
 
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from blip_rl.cli import cli
 from blip_rl.config import RunConfig
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.stop import StopRequest
-from blip_rl.run.summary import closing_text
+from blip_rl.run.summary import closing_text, opening_text
 from tests.run.conftest import small_config
 
 NAN = np.nan
@@ -60,6 +61,18 @@ def test_every_metric_raw_and_normalised_by_hand():
     assert not any(line.startswith("forgetting  c") for line in lines)  # nothing was learned after it
     assert "1 = the reference score" in "\n".join(lines)
     assert "undefined" not in "\n".join(lines)
+
+
+def test_a_run_says_whose_score_is_1_when_it_begins_and_when_it_ends():
+    data = make_config({"a": (0, 100), "b": None, "c": (0, 10)}).model_dump()
+    data["tasks"][0]["reference_name"] = "human"
+    config = RunConfig.model_validate(data)
+    expected = "0 = random play, 1 = human (a), the reference score of the recipe (c)"
+    assert f"\nnormalised scores: {expected}\n" in opening_text(config, Path("runs/x"), "cpu")
+    scores = ScoreBook(config, None, None, None, None, StopRequest())
+    scores.after = scores.before = np.zeros((3, 3))
+    assert f"normalised: {expected}" in closing_text(config, scores, Path("runs/x")).splitlines()
+    assert "normalised" not in opening_text(make_config({"b": None}), Path("runs/x"), "cpu")
 
 
 def test_the_score_table_shows_both_sides_of_each_boundary():

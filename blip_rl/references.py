@@ -1,0 +1,37 @@
+"""What normalised scores are measured against: published scores of Atari games, and how a reference is named."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+from blip_rl.untrusted.files import read_toml
+
+HUMAN = "human"
+_UNNAMED = "the reference score of the recipe"
+
+
+@functools.cache
+def published_scores() -> dict[str, tuple[float, float]]:
+    """Return the mean raw returns of random play and of a human, by ROM name: the 57 games of ``atari_scores.toml``."""
+    table = read_toml(Path(__file__).with_name("atari_scores.toml"))
+    return {rom: (float(random), float(human)) for rom, (random, human) in table.items()}
+
+
+def scale_text(references: Iterable[tuple[str, str]]) -> str:
+    """Say what 0 and 1 mean for normalised scores.
+
+    Args:
+        references: (name of a task, name of its reference score or an empty string).
+
+    Returns:
+        For example ``0 = random play, 1 = human``; with several references each is followed by its tasks in brackets.
+    """
+    tasks: dict[str, list[str]] = {}
+    for task, reference in references:
+        tasks.setdefault(reference or _UNNAMED, []).append(task)
+    if len(tasks) < 2:
+        return f"0 = random play, 1 = {next(iter(tasks), _UNNAMED)}"
+    named = [f"{reference} ({', '.join(names)})" for reference, names in tasks.items()]
+    return f"0 = random play, 1 = {', '.join(named)}"
