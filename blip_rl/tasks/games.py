@@ -1,9 +1,9 @@
 """Names → tasks: what a recipe's ``game`` means.
 
 A game is an ALE ROM (``kung_fu_master``), a Gymnasium id of one (``ALE/KungFuMaster-v5``), or any other Gymnasium id
-(``CartPole-v1``, ``package:Name-v0``). Of ROMs, case, spaces and punctuation do not matter (``Kung-Fu Master``), of ids
-case; an exact name takes precedence. Nothing is ever downloaded: the ROMs are part of the ale-py package. Importing this
-module imports none of the libraries it asks.
+(``CartPole-v1``, ``package:Name-v0``). In names of ROMs, case, spaces and punctuation do not matter (``Kung-Fu
+Master``), in ids case does not; an exact name takes precedence. Nothing is ever downloaded: the ROMs are part of the
+ale-py package. Importing this module imports none of the libraries it asks.
 """
 
 from __future__ import annotations
