@@ -42,19 +42,8 @@ def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -
     dress(ax, theme)
     for one in series:
         colour, dashes = theme.colour(one.index), theme.line(one.index)
-        alone = not one.centre.size
-        for number, (steps, values) in enumerate(one.lines):
-            if alone or (len(one.lines) > 1 and len(series) == 1):
-                ax.plot(
-                    steps,
-                    values,
-                    dashes,
-                    color=colour,
-                    linewidth=1.4 if alone else 0.8,
-                    alpha=0.9 if alone else 0.3,
-                    label=plain(one.label) if alone and number == 0 else None,
-                    **_points(steps, one.index, alone),
-                )
+        if not one.centre.size or (len(one.lines) > 1 and len(series) == 1):
+            _draw_runs(ax, one, theme)
         if len(series) == 1 or len(one.partial) <= _FEW_RUNS:
             _draw_partial(ax, one, theme)
         if one.low.size:
@@ -83,6 +72,22 @@ def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -
     if len(series) > 1:
         add_legend(ax, theme)
     return ax
+
+
+def _draw_runs(ax: Axes, one: Series, theme: Theme) -> None:
+    """A line for each run: faint beside their mean, strong without one."""
+    alone = not one.centre.size
+    for number, (steps, values) in enumerate(one.lines):
+        ax.plot(
+            steps,
+            values,
+            theme.line(one.index),
+            color=theme.colour(one.index),
+            linewidth=1.4 if alone else 0.8,
+            alpha=0.9 if alone else 0.3,
+            label=plain(one.label) if alone and number == 0 else None,
+            **_points(steps, one.index, alone),
+        )
 
 
 def _points(steps: Array, index: int, wanted: bool) -> dict[str, Any]:

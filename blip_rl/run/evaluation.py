@@ -65,11 +65,10 @@ def evaluate_task(
     episodes: list[Episode] = []
     training_mode = policy.training
     policy.set_training_mode(False)
-    number = policy.task_names.index(task.name) + 1
     lowered = has_lowered_time_limit(task, config.atari)
     with (
         policy.using_task(task.name),
-        method.playing(policy.trunk, number),
+        method.playing(policy.trunk, policy.task_names.index(task.name) + 1),
         torch.random.fork_rng(devices=_cuda_devices(policy)),
     ):
         torch.manual_seed(FIRST_EVALUATION_SEED + evaluation.seed)
