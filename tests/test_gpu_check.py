@@ -1,0 +1,107 @@
+"""The GPU check, rehearsed on the CPU, and the page that it writes."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+TINY = [
+    "ppo.environments=4",
+    "ppo.rollout_steps=32",
+    "ppo.minibatches=2",
+    "trunk.image.conv=[[4,8,8]]",
+    "trunk.image.hidden=[16]",
+    "evaluation.max_episode_steps=100",
+]
+MACHINE = {"cpu": "a processor", "cores": 2}
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from _gpu import page, results, tests
+
+    return page, results, tests
+
+
+def measured(**steps):
+    return {"machine": MACHINE, "versions": {"torch": "2"}, "command": "python x", "commit": "c", "device": "d"} | steps
+
+
+def test_a_page_of_nothing_says_so(parts):
+    text = parts[0].page(measured())
+    assert text.count("Not measured.") == 2
+    assert "Not run: no result." in text
+
+
+def test_a_page_shows_failures_and_differences(parts):
+    comparison = {"weights_relative": 0.5, "first_loss_relative": 1e-3, "losses_relative": 0.1, "equal": False}
+    speed = {"steps_per_second": 1234.5, "update_share": 0.25, "gpu_peak_mb": None}
+    text = parts[0].page(
+        measured(
+            tests={"outcomes": {"a": "passed", "b": "failure: broken"}},
+            fidelity={"blip": {"comparisons": {"plain – captured": comparison}}},
+            resume={
+                "repeated": {"different_files": []},
+                "resumed": {"different_files": ["scores.csv"], "largest_weight_difference": 0.25},
+            },
+            throughput={"speeds": {"x": speed}},
+            games={"games": ["a"], "steps_per_game": 10, "seconds": 2.0, "scores": {"blip": {"1": {"a": 0.125}}}},
+        )
+    )
+    assert "1 passed, 1 failure" in text
+    assert "`b`: failure: broken" in text
+    assert "| blip | plain – captured | 5.0e-01 | 1.0e-03 | no |" in text
+    assert "repeated: all tables and checkpoints are equal" in text
+    assert "resumed: 1 files differ, weights by up to 2.5e-01" in text
+    assert "| x | 1,234 | 25 % |  |" in text
+    assert "| blip | 1 | 0.125 |" in text
+
+
+def test_outcomes_are_read_from_junit_files(parts, tmp_path):
+    report = tmp_path / "tests.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase name="good"/><testcase name="bad"><failure message="assert 1 == 2"/>'
+        '</testcase><testcase name="left"><skipped message="no GPU"/></testcase></testsuite></testsuites>'
+    )
+    expected = {"good": "passed", "bad": "failure: assert 1 == 2", "left": "skipped: no GPU"}
+    assert parts[2].outcomes(report) == expected
+
+
+def test_results_are_on_disk_after_every_measurement(parts, tmp_path):
+    results = parts[1].Results(tmp_path / "x.json", seconds=5)
+    for number in range(3):
+        results.put(f"n{number}", number)
+        assert json.loads((tmp_path / "x.json").read_text())[f"n{number}"] == number
+    assert 4 < results.seconds_left() <= 5
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--device", "cuda:99", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "cuda:99" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_check_can_be_rehearsed_on_a_cpu(tmp_path):
+    changes = [part for change in TINY for part in ("--set", change)]
+    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--device", "cpu", "--minutes", "9", *changes]
+    command += ["--out", str(tmp_path), "--environments", "2", "--updates", "2", "--steps", "300"]
+    subprocess.run(command, check=True, timeout=600)
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert "skipped" in found["tests"]
+    for agent in ("finetune", "blip"):
+        comparisons = found["fidelity"][agent]["comparisons"]
+        assert len(comparisons) == 3
+        assert all(one["equal"] for one in comparisons.values())
+    assert found["resume"]["resumed"]["different_files"] == []
+    assert min(one["steps_per_second"] for one in found["throughput"]["speeds"].values()) > 0
+    assert set(found["games"]["scores"]["blip"]["3"]) == {"kungfu", "boxing", "spaceinvaders"}
+    with tarfile.open(tmp_path / "runs.tar.gz") as tar:
+        assert {"blip/scores.csv", "finetune/config.toml", "report.html", "versus.gif"} <= set(tar.getnames())
