@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,15 +15,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods import make_method
+from blip_rl.run import fit
 from blip_rl.run.checkpoint import save_stage
 from blip_rl.run.folder import RunFolder, default_path
 from blip_rl.run.foreign import ForeignAgent, ForeignLayer, read_agent
 from blip_rl.run.joined import joined
+from blip_rl.storage.new_folder import new_folder
 from blip_rl.tasks.make import make_evaluation_env
+
+_MOST_LOOKED_AT = 10_000
 
 
 def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: Path | None = None) -> Path:
@@ -35,23 +43,42 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
         The run folder: one stage, not scored yet.
 
     Raises:
-        UserError: the file cannot be read, or its agent does not fit the game.
+        UserError: the file cannot be read, or its agent does not fit the game. Nothing is left of the run then.
+
+    Warns:
+        UserWarning: there are statistics of a ``VecNormalize`` beside the file; the run's agent gets observations as
+            they are.
     """
     from blip_rl.recipes import dump_run_config
 
+    _warn_of_statistics(file)
     agent = read_agent(file)
     try:
         layers, actor, critic = joined(agent)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"'{file}' cannot become a run: {error}") from error
     config = _config(file, game, agent, layers, overrides)
-    (task,) = config.tasks
-    policy = _policy(file, task, config)
-    _fill(file, policy, agent, layers, actor, critic)
-    folder = RunFolder.planned(out if out is not None else default_path(config))
-    folder.create(dump_run_config(config), "cpu", {})
-    save_stage(folder.stage_path(1), 1, agent.env_steps, policy, make_method(config.agent.method))
-    return folder.path
+    policy = _policy(file, config, agent, layers, actor, critic)
+    path = RunFolder.planned(out if out is not None else default_path(config)).path
+    with new_folder(path) as beside:
+        folder = RunFolder(beside)
+        folder.create(dump_run_config(config), "cpu", {})
+        save_stage(folder.stage_path(1), 1, agent.env_steps, policy, make_method(config.agent.method))
+    return path
+
+
+def _warn_of_statistics(file: Path) -> None:
+    """Say so if the agent probably saw observations that were normalised by statistics outside the zip."""
+    for folder in (file.parent, file.with_suffix("")):  # where stable-baselines3's callback and its zoo keep them
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, _MOST_LOOKED_AT):
+                if entry.name.endswith(".pkl") and "vecnormalize" in entry.name.lower().replace("_", ""):
+                    warnings.warn(
+                        f"'{entry.path}' beside the agent: if it was trained with VecNormalize, it plays worse than it "
+                        "did, because the run gives it observations without these statistics, which are not imported",
+                        stacklevel=3,
+                    )
+                    return
 
 
 def _config(
@@ -78,17 +105,46 @@ def _config(
     return config.model_copy(update={"agent_name": name or "imported"})
 
 
-def _policy(file: Path, task: TaskConfig, config: RunConfig) -> ContinualPolicy:
+@torch.no_grad()
+def _policy(
+    file: Path,
+    config: RunConfig,
+    agent: ForeignAgent,
+    layers: Sequence[ForeignLayer],
+    actor: Tensor,
+    critic: Tensor,
+) -> ContinualPolicy:
+    """A network as the game asks for it, with the file's weights."""
+    (task,) = config.tasks
     env = make_evaluation_env(task, config.atari, 1, 0)
     env.close()
+    outline = fit.skeleton(env.observation_space, [(task.name, env.action_space)], config.agent.trunk)
+    _check_fit(file, outline, agent, layers, actor, critic)  # before weights are allocated, whose number a file decides
+    fit.check_room(f"the network of '{file}'", outline, {})
     policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
     policy.add_task(task.name, env.action_space)
     policy.use_task(task.name)
+    for _, layer, weight, bias in _places(policy, agent, layers, actor, critic):
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    if policy.current.log_std is not None:
+        policy.current.log_std.copy_(cast(Tensor, agent.log_std))
     return policy
 
 
-@torch.no_grad()
-def _fill(
+def _places(
+    policy: ContinualPolicy, agent: ForeignAgent, layers: Sequence[ForeignLayer], actor: Tensor, critic: Tensor
+) -> list[tuple[str, Any, Tensor, Tensor]]:
+    """What each layer of the network is called, the layer, and the weight and bias that it gets."""
+    trunk, head = policy.trunk, policy.current
+    found: list[tuple[str, Any, Tensor, Tensor]] = [
+        (f"layer {number}", trunk.get_submodule(name), layer.weight, layer.bias)
+        for number, (name, layer) in enumerate(zip(trunk.layer_names, layers, strict=True), start=1)
+    ]
+    return [*found, ("actor", head.actor, actor, agent.actor[1]), ("critic", head.critic, critic, agent.critic[1])]
+
+
+def _check_fit(
     file: Path,
     policy: ContinualPolicy,
     agent: ForeignAgent,
@@ -96,20 +152,10 @@ def _fill(
     actor: Tensor,
     critic: Tensor,
 ) -> None:
-    """Put the file's weights into the network that the game asks for."""
+    """Compare the file's network with the one that the game asks for."""
     _check_kinds(file, policy, agent, layers)
-    trunk, head = policy.trunk, policy.current
-    places: list[tuple[str, Any, Tensor, Tensor]] = [
-        (f"layer {number}", trunk.get_submodule(name), layer.weight, layer.bias)
-        for number, (name, layer) in enumerate(zip(trunk.layer_names, layers, strict=True), start=1)
-    ]
-    places += [("actor", head.actor, actor, agent.actor[1]), ("critic", head.critic, critic, agent.critic[1])]
-    for what, layer, weight, bias in places:
-        _check_shape(file, what, policy, cast(nn.Linear, layer), weight)
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    if head.log_std is not None:
-        head.log_std.copy_(cast(Tensor, agent.log_std))
+    for what, layer, weight, _ in _places(policy, agent, layers, actor, critic):
+        _check_shape(file, what, policy, layer, weight)
 
 
 def _check_kinds(file: Path, policy: ContinualPolicy, agent: ForeignAgent, layers: Sequence[ForeignLayer]) -> None:

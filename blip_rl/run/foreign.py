@@ -6,26 +6,26 @@ read, with torch's loader for tensors alone, and what its JSON says in plain wor
 
 from __future__ import annotations
 
-import io
-import json
-import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blip_rl.errors import UserError
-from blip_rl.untrusted.files import parsed
+from blip_rl.untrusted.files import open_regular, parse_json
+from blip_rl.untrusted.machine import check_memory
+from blip_rl.untrusted.torch_files import load_tensors
+from blip_rl.untrusted.zips import open_zip, read_member
 
-_MOST_BYTES = {"data": 500_000_000, "policy.pth": 2_000_000_000}
+_MOST_FACTS_BYTES, _MOST_WEIGHT_BYTES = 64_000_000, 2_000_000_000
+_COPIES = 5  # of the weights: as they come, as they are checked, as tensors, laid side by side, in the run's network
+_MOST_CONVOLUTIONS, _MOST_DIGITS = 64, 3
 _NATURE_STRIDES = (4, 2, 1)
-_WHAT_TORCH_RAISES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+_SB3 = "stable_baselines3."
+_SHORT = {"policy": "pi_", "value": "vf_"}
 _ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu", "SiLU": "silu"}
 
 
@@ -65,58 +65,50 @@ def read_agent(file: Path) -> ForeignAgent:
     """Read the network of a PPO or A2C.
 
     Raises:
-        UserError: no such file, or not one whose network can be read without running its code.
+        UserError: no such file, not one whose network can be read without running its code, or one with tensors that
+            our network has no place for.
     """
     facts, tensors = _contents(file)
     options = facts.get("policy_kwargs")
     options = options if isinstance(options, dict) else {}
     _check_kind(file, facts, options, tensors)
+    network = _Network(tensors)
     try:
-        policy, value = (
-            [*_extractor(file, tensors, f"{part}_", options), *_layers(tensors, f"mlp_extractor.{name}.")]
-            for part, name in (("pi", "policy_net"), ("vf", "value_net"))
-        )
-        actor, critic = (_pair(tensors, name) for name in ("action_net", "value_net"))
+        _check_extractor(file, network, options)
+        policy, value = (_path(network, part, options) for part in ("policy", "value"))
+        actor, critic = (network.layer(name) for name in ("action_net", "value_net"))
+        log_std = network.log_std()
     except UserError:
         raise
     except (LookupError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"'{file}' is not one of stable-baselines3's usual policies: {error}") from error
+    if unknown := network.unused():
+        raise UserError(
+            f"'{file}' cannot become a run: it has {_listed(unknown)}, which stable-baselines3's usual policies have "
+            "not, and without which it would play as another agent"
+        )
     if not policy or not value:
         raise UserError(f"'{file}' cannot become a run: it has no layer between observations and actions")
-    activation = _activation(file, tensors, options)
-    return ForeignAgent(policy, value, activation, actor, critic, tensors.get("log_std"), _steps(facts))
+    return ForeignAgent(policy, value, _activation(file, tensors, options), actor, critic, log_std, _steps(facts))
 
 
 def _contents(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The file's JSON and its policy's tensors."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            text, weights = (_member(file, archive, name) for name in ("data", "policy.pth"))
-        tensors = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"'{file}' cannot be read: {error.strerror or error}") from error
-    except UserError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, UnpicklingError, *_WHAT_TORCH_RAISES) as error:
-        raise UserError(f"'{file}' is no zip of stable-baselines3, or damaged: {str(error)[:200]}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UserError(f"'{file}': policy.pth holds no tensors by name: expected a file of stable-baselines3")
-    facts = parsed(f"'{file}': data", "JSON", json.loads, text.decode("utf-8", "replace"))
+    name = f"'{file}'"
+    with open_regular(file) as opened, open_zip(name, opened) as archive:
+        text = read_member(name, archive, "data", _MOST_FACTS_BYTES)
+        size = getattr(archive.NameToInfo.get("policy.pth"), "file_size", 0)
+        check_memory(f"{name}: policy.pth", {"its weights": _COPIES * size}, "it is too large for this machine")
+        weights = read_member(name, archive, "policy.pth", _MOST_WEIGHT_BYTES)
+    tensors = load_tensors(f"{name}: policy.pth", weights)
+    facts = parse_json(text.decode("utf-8", "replace"), f"{name}: data")
     return facts if isinstance(facts, dict) else {}, tensors
-
-
-def _member(file: Path, archive: zipfile.ZipFile, name: str) -> bytes:
-    if name not in archive.namelist():
-        raise UserError(f"'{file}' has no {name!r} in it: expected a zip that stable-baselines3 saved")
-    with archive.open(name) as stream:
-        content = stream.read(_MOST_BYTES[name] + 1)
-    if len(content) > _MOST_BYTES[name]:
-        raise UserError(f"'{file}': {name!r} is larger than {_MOST_BYTES[name]:,} bytes: no agent of this size is read")
-    return content
 
 
 def _check_kind(file: Path, facts: dict[str, Any], options: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Refuse what our network cannot be."""
+    described = facts.get("policy_class")
+    module = str(described.get("__module__", _SB3)) if isinstance(described, dict) else _SB3
     reasons = {
         "it has no action_net and value_net: expected PPO or A2C": not {"action_net.weight", "value_net.weight"}
         <= set(tensors),
@@ -125,27 +117,119 @@ def _check_kind(file: Path, facts: dict[str, Any], options: dict[str, Any], tens
         "its exploration depends on the state (use_sde)": bool(facts.get("use_sde")),
         "it takes images as they are (normalize_images=False)": options.get("normalize_images") is False,
         "it squashes its actions (squash_output)": bool(options.get("squash_output")),
+        f"its policy is a class of its author's own, from the module {module[:80]!r}": not module.startswith(_SB3),
     }
     for reason, applies in reasons.items():
         if applies:
             raise UserError(f"'{file}' cannot become a run: {reason}")
 
 
-def _extractor(file: Path, tensors: dict[str, Tensor], part: str, options: dict[str, Any]) -> list[ForeignLayer]:
-    """Layers of a features extractor; of a ``FlattenExtractor`` there are none."""
-    prefix = next((p for p in (f"{part}features_extractor.", "features_extractor.") if _any(tensors, p)), None)
-    if prefix is None:
-        return []
-    strange = [
-        n for n in tensors if n.startswith(prefix) and not n.removeprefix(prefix).startswith(("cnn.", "linear."))
-    ]
-    strides = _strides(str(options.get("features_extractor_class", "")))
-    if strange or strides is None:
+class _Network:
+    """The tensors of a policy by name, and which of them have been used."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self._used: set[str] = set()
+
+    def has(self, *prefixes: str) -> bool:
+        """Whether a name begins in one of these ways."""
+        return any(name.startswith(prefixes) for name in self.tensors)
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a layer.
+
+        Raises:
+            LookupError, ValueError: one is missing, or they are no layer's.
+        """
+        weight, bias = self._take(f"{name}.weight"), self._take(f"{name}.bias")
+        if weight.dim() not in (2, 4) or bias.shape != weight.shape[:1] or 0 in weight.shape:
+            raise ValueError(f"{name!r} has weights of {tuple(weight.shape)} and biases of {tuple(bias.shape)}")
+        return weight, bias
+
+    def layers(self, prefix: str, strides: Sequence[int] | None = None) -> list[ForeignLayer]:
+        """Layers of an ``nn.Sequential``, each followed by its activation.
+
+        Raises:
+            LookupError, ValueError: other modules are among them.
+        """
+        found = sorted(
+            {name.removeprefix(prefix).partition(".")[0] for name in self.tensors if name.startswith(prefix)}
+        )
+        count = len(found)
+        if set(found) != {str(2 * index) for index in range(count)}:
+            raise ValueError(f"{prefix!r} has modules {_listed(found)}: expected layers with activations between them")
+        layers = [self.layer(f"{prefix}{2 * index}") for index in range(count)]
+        if strides is None:
+            return [ForeignLayer(*layer) for layer in layers]
+        return [ForeignLayer(*layer, stride) for layer, stride in zip(layers, strides, strict=True)]
+
+    def log_std(self) -> Tensor | None:
+        """Logarithm of the standard deviation of continuous actions.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if "log_std" not in self.tensors:
+            return None
+        found = self._take("log_std")
+        if found.dim() != 1 or not found.exp().isfinite().all():
+            raise ValueError("'log_std' is no logarithm of a standard deviation for each action")
+        return found
+
+    def drop_copies(self, prefix: str, of: str) -> None:
+        """Count tensors as used that are copies of others.
+
+        Raises:
+            LookupError, ValueError: one is not.
+        """
+        for name in [name for name in self.tensors if name.startswith(prefix)]:
+            if not torch.equal(self._take(name), self.tensors[of + name.removeprefix(prefix)].float()):
+                raise ValueError(f"{name!r} differs from the one below {of!r}")
+
+    def unused(self) -> list[str]:
+        """Names that nobody has asked for."""
+        return [name for name in self.tensors if name not in self._used]
+
+    def _take(self, name: str) -> Tensor:
+        """A tensor as float32.
+
+        Raises:
+            LookupError, ValueError: it is missing, holds no numbers or some that float32 cannot hold.
+        """
+        self._used.add(name)
+        tensor = self.tensors[name].detach()
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{name!r} holds numbers that are not finite, or no weights ({tensor.dtype})")
+        if not tensor.float().isfinite().all():
+            raise ValueError(f"{name!r} holds {tensor.abs().max().item():.3g}: weights beyond float32 are not taken")
+        return tensor.float()
+
+
+def _path(network: _Network, part: str, options: dict[str, Any]) -> list[ForeignLayer]:
+    """Layers from observations to the features of the policy or of the values."""
+    extractor = next((p for p in (f"{_SHORT[part]}features_extractor.", "features_extractor.") if network.has(p)), None)
+    layers = []
+    if extractor is not None:  # a FlattenExtractor has no tensors
+        strides = _strides(str(options.get("features_extractor_class", "")))
+        layers += [*network.layers(f"{extractor}cnn.", strides), *network.layers(f"{extractor}linear.")]
+    # Until version 1.8 stable-baselines3 could share the first layers of policy and values.
+    return [*layers, *network.layers("mlp_extractor.shared_net."), *network.layers(f"mlp_extractor.{part}_net.")]
+
+
+def _check_extractor(file: Path, network: _Network, options: dict[str, Any]) -> None:
+    """Make sure that the features extractors, if any, are stable-baselines3's or of our export."""
+    modules = {
+        name.partition("features_extractor.")[2].partition(".")[0]
+        for name in network.tensors
+        if name.startswith(("features_extractor.", *(f"{part}features_extractor." for part in _SHORT.values())))
+    }
+    if modules and (modules != {"cnn", "linear"} or _strides(str(options.get("features_extractor_class", ""))) is None):
         raise UserError(
             f"'{file}' has a features extractor of its author's own: expected stable-baselines3's NatureCNN, or a file "
             "of blip-rl export (others are known only to the code in the file, which is not run)"
         )
-    return [*_layers(tensors, f"{prefix}cnn.", strides), *_layers(tensors, f"{prefix}linear.")]
+    if network.has("pi_features_extractor."):
+        network.drop_copies("features_extractor.", of="pi_features_extractor.")
 
 
 def _strides(described: str) -> tuple[int, ...] | None:
@@ -154,32 +238,13 @@ def _strides(described: str) -> tuple[int, ...] | None:
         return _NATURE_STRIDES
     if "NatureCNN(" not in described or "padding" in described:
         return None
-    return tuple(int(stride) for stride in re.findall(r"Conv2d\(.*?stride=\((\d+), \1\)\)", described))
-
-
-def _layers(tensors: dict[str, Tensor], prefix: str, strides: Sequence[int] | None = None) -> list[ForeignLayer]:
-    """Layers of an ``nn.Sequential``, in its order."""
-    numbers = sorted(
-        int(n.removeprefix(prefix).split(".")[0]) for n in tensors if re.match(rf"{prefix}\d+\.weight$", n)
-    )
-    layers = [_pair(tensors, f"{prefix}{number}") for number in numbers]
-    if strides is None:
-        return [ForeignLayer(*layer) for layer in layers]
-    return [ForeignLayer(*layer, stride) for layer, stride in zip(layers, strides, strict=True)]
-
-
-def _pair(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer.
-
-    Raises:
-        LookupError, ValueError: one is missing, or they are no layer's.
-    """
-    weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-    if weight.dim() not in (2, 4) or bias.shape != weight.shape[:1] or 0 in weight.shape:
-        raise ValueError(f"{name!r} has weights of {tuple(weight.shape)} and biases of {tuple(bias.shape)}")
-    if not (weight.isfinite().all() and bias.isfinite().all()):
-        raise ValueError(f"{name!r} holds numbers that are not finite")
-    return weight, bias
+    strides = []
+    for layer in described.split("Conv2d(")[1 : _MOST_CONVOLUTIONS + 1]:
+        sides = layer.partition("stride=(")[2].partition(")")[0].split(", ")
+        if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MOST_DIGITS:
+            return None
+        strides.append(int(sides[0]))
+    return tuple(strides)
 
 
 def _activation(file: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> str:
@@ -191,9 +256,15 @@ def _activation(file: Path, tensors: dict[str, Tensor], options: dict[str, Any])
     if len(found) != 1 or not found <= set(_ACTIVATIONS):
         named = ", ".join(sorted(found)) or "none"
         raise UserError(
-            f"'{file}' has the activations {named}: expected one for all layers, out of {', '.join(_ACTIVATIONS)}"
+            f"'{file}' has the activations {named[:200]}: expected one for all layers, out of {', '.join(_ACTIVATIONS)}"
         )
     return _ACTIVATIONS[found.pop()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few of some names from a file."""
+    shown = ", ".join(repr(name[:80]) for name in names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def _any(tensors: dict[str, Tensor], *prefixes: str) -> bool:

@@ -6,9 +6,10 @@ import json
 import os
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from blip_rl.errors import UserError
 
@@ -16,29 +17,42 @@ MOST_TASKS = 250
 """Of one run. Pictures and matrices grow with its square; all ROMs of ale-py are about a hundred."""
 _MOST_TEXT_BYTES = 1_000_000
 _MOST_JSON_BYTES = 4_000_000
+_MOST_JSON_VALUES = 500_000
 _MOST_FILES = 100_000
 _DEEPEST = 32
 _MOST_DOTS = 100  # in a line of TOML: tomllib's time grows with the square of a dotted key's parts
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    Raises:
+        UserError: it is missing, may not be read, or is something else: opening a pipe would wait for somebody to write
+            into it, and a device may never end.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise UserError(f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"'{path}' is not a file: expected one, not a folder, a pipe or a device")
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
 
 def read_bytes(path: Path, most: int) -> bytes:
     """Read a whole file.
 
     Raises:
-        UserError: it is missing, larger than ``most`` bytes, or no file: a pipe would be waited for, a device may never
-            end.
+        UserError: as :func:`open_regular`, or it is larger than ``most`` bytes.
     """
-    try:
-        # Without O_NONBLOCK opening a pipe waits for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"'{path}' is not a file: expected one, not a folder, a pipe or a device")
-            content = file.read(most + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"'{path}' cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with open_regular(path) as file:
+        content = file.read(most + 1)
     if len(content) > most:
         raise UserError(f"'{path}' is larger than {most:,} bytes: not what blip-rl writes")
     return content
@@ -67,7 +81,22 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: as :func:`read_text`, or it is no JSON, or nested too deeply.
     """
-    return parsed(f"'{path}' cannot be read", "JSON", json.loads, read_text(path, _MOST_JSON_BYTES))
+    return parse_json(read_text(path, _MOST_JSON_BYTES), f"'{path}' cannot be read")
+
+
+def parse_json(text: str, name: str) -> Any:
+    """Read JSON.
+
+    Args:
+        text: Its values are counted first, because each may take thirty times the memory that it takes in the text.
+        name: What messages call it.
+
+    Raises:
+        UserError: no JSON, nested too deeply, more than half a million values, or a whole number of more than 64 bits.
+    """
+    if sum(text.count(mark) for mark in "[{,") > _MOST_JSON_VALUES:
+        raise UserError(f"{name}: more than {_MOST_JSON_VALUES:,} values: expected a few thousand")
+    return parsed(name, "JSON", json.loads, text)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

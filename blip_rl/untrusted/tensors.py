@@ -6,16 +6,14 @@ The format: eight bytes with the header's length, the header in JSON, and the te
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blip_rl.errors import UserError
-from blip_rl.untrusted.files import parsed
+from blip_rl.untrusted.files import open_regular, parse_json
 
 _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 4_000_000
@@ -48,24 +46,18 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
         UserError: no safetensors file, one whose parts do not add up to its length, or one with a header of more than
             4 MB.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"'{path}' is not a file: expected a safetensors file")
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            if not 2 <= length <= min(_MOST_HEADER_BYTES, found.st_size - _LENGTH_BYTES):
-                raise UserError(f"'{path}' is no safetensors file: it says that its header has {length:,} bytes")
-            text = file.read(length)
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}") from error
-    return _facts(path, text, found.st_size - _LENGTH_BYTES - length)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if not 2 <= length <= min(_MOST_HEADER_BYTES, size - _LENGTH_BYTES):
+            raise UserError(f"'{path}' is no safetensors file: it says that its header has {length:,} bytes")
+        text = file.read(length)
+    return _facts(path, text, size - _LENGTH_BYTES - length)
 
 
 def _facts(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorFacts]:
     try:
-        header = parsed(f"'{path}'", "safetensors", json.loads, text.decode("utf-8"))
+        header = parse_json(text.decode("utf-8"), f"'{path}'")
         entries = {str(name): entry for name, entry in header.items() if name != "__metadata__"}
         if len(entries) > _MOST_TENSORS:
             raise ValueError(f"{len(entries):,} tensors")

@@ -1,0 +1,60 @@
+"""Creating a folder whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from blip_rl.storage.lock import locked
+
+_LOCK = ".lock"
+_TEMPORARY = re.compile(r"\.blip-rl-[0-9a-f]{16}\.new")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Create and fill the folder yielded, which does not exist yet; when the block ends well it becomes ``path``.
+
+    If it does not, nothing is left, not even a parent folder that was made for it. What a killed process left beside
+    ``path`` is removed by the next one.
+
+    Raises:
+        FileExistsError: ``path`` exists.
+        OSError: the folder cannot be created.
+    """
+    parent = path.absolute().parent
+    first_missing = next((folder for folder in [parent, *parent.parents][::-1] if not folder.exists()), None)
+    around = parent / f".blip-rl-{secrets.token_hex(8)}.new"
+    try:
+        around.mkdir(parents=True)
+        with locked(around / _LOCK):
+            _sweep(parent)
+            yield around / path.name
+            if os.path.lexists(path):
+                raise FileExistsError(f"'{path}' exists")
+            (around / path.name).rename(path)
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+        _remove_empty(parent, first_missing)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of processes that are gone."""
+    for left in parent.iterdir():
+        if _TEMPORARY.fullmatch(left.name) and (left / _LOCK).is_file() and not left.is_symlink():
+            with suppress(OSError), locked(left / _LOCK):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove_empty(folder: Path, last: Path | None) -> None:
+    """Remove a folder and those above it up to ``last``, as far as they are empty."""
+    if last is None or not folder.is_relative_to(last):
+        return
+    with suppress(OSError):
+        folder.rmdir()
+        _remove_empty(folder.parent, last)

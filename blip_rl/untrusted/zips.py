@@ -1,0 +1,91 @@
+"""Members of zip files, of a bounded size and number."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from blip_rl.errors import UserError
+
+_MOST_MEMBERS = 5_000
+_MOST_DIRECTORY_BYTES = 2_000_000
+_FREE_BYTES = 64_000_000  # below this any compression will do
+_MOST_RATIO = 20  # above it; weights hardly compress
+_DIRECTORY_SIZE = 5  # where zipfile keeps it in the record of the archive's end
+_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+_WHAT_ZIPFILE_RAISES = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, LookupError, OverflowError,
+    struct.error,
+)  # fmt: skip
+
+
+@contextmanager
+def open_zip(name: str, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file whose list of members is bounded.
+
+    Args:
+        name: What messages call the file.
+        file: Its content.
+
+    Raises:
+        UserError: no zip file, damaged, or with more members than an agent has; a name is there twice.
+    """
+    with _as_user_errors(name):
+        # Read with zipfile's own function: another parser might find another list in a file made for that.
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+        if not end:
+            raise zipfile.BadZipFile("it has no list of members")
+        if end[_DIRECTORY_SIZE] > _MOST_DIRECTORY_BYTES:
+            raise UserError(f"{name} has a list of members of {end[_DIRECTORY_SIZE]:,} bytes: no agent's file")
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            if len(names) > _MOST_MEMBERS or len(set(names)) < len(names):
+                raise UserError(f"{name} has {len(names):,} members, some of one name or too many: no agent's file")
+            yield archive
+
+
+def read_member(name: str, archive: zipfile.ZipFile, member: str, most: int) -> bytes:
+    """Read one member whole.
+
+    Args:
+        name: What messages call the archive.
+        archive: From :func:`open_zip`.
+        member: Its name in the archive.
+        most: Bytes.
+
+    Raises:
+        UserError: it is not there, larger than ``most`` bytes, compressed in another way than stable-baselines3 or zip
+            programs do, encrypted, or damaged.
+    """
+    info = archive.NameToInfo.get(member)
+    if info is None:
+        raise UserError(f"{name} has no {member!r} in it: expected a zip that stable-baselines3 saved")
+    if info.flag_bits & 1 or info.compress_type not in _METHODS:
+        how = "encrypted" if info.flag_bits & 1 else f"compressed by method {info.compress_type}"
+        raise UserError(f"{name}: {member!r} is {how}: expected a member that is stored or deflated")
+    if info.file_size > most:
+        raise UserError(f"{name}: {member!r} is larger than {most:,} bytes: no agent of this size is read")
+    if info.file_size > max(_FREE_BYTES, _MOST_RATIO * info.compress_size):
+        raise UserError(
+            f"{name}: {member!r} is {info.compress_size:,} bytes that become {info.file_size:,}: weights do not "
+            f"compress to less than 1/{_MOST_RATIO}"
+        )
+    with _as_user_errors(name), archive.open(info) as stream:
+        content = stream.read(info.file_size)
+        if len(content) != info.file_size or stream.read(1):
+            raise zipfile.BadZipFile(f"{member!r} is not as long as it says")
+        return content
+
+
+@contextmanager
+def _as_user_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except _WHAT_ZIPFILE_RAISES as error:
+        raise UserError(f"{name} is no zip of stable-baselines3, or damaged: {str(error)[:200]}") from error
