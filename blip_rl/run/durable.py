@@ -1,14 +1,17 @@
-"""Folders that exist whole or not at all, and tell when they have been damaged since they were written.
+"""Atomic folders: complete or absent, with a SHA-256 digest of every file so that damage is detected.
 
-A folder is written beside its place, each file flushed to the disk, a digest of every file put with them, and the
-folder renamed: a kill or a full disk at any moment leaves the old state or the new one, never half of either.
+A folder is written under a temporary name, each file flushed to the disk, ``digests.json`` added, and the folder
+renamed. A folder is never replaced: new data gets a new name before the old folder is removed, so that a kill or a full
+disk at any moment leaves at least one complete copy under a final name.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,13 +34,15 @@ class DamagedError(RuntimeError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Write a new folder: fill the one yielded; when the block ends well it appears as ``path``.
-
-    A folder that is already there is replaced; it goes only once the new one is on the disk.
+    """Write a new folder: fill the temporary one yielded; it is renamed to ``path`` when the block ends without error.
 
     Raises:
-        OSError: the disk is full or may not be written; ``path`` is as it was.
+        FileExistsError: ``path`` exists. Two folders cannot be exchanged atomically on every file system, so
+            replacing one would leave a moment without either.
+        OSError: the disk is full or cannot be written; nothing is left of the new folder.
     """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "a saved folder is never replaced", str(path))
     beside = _beside(path, "writing")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -48,7 +53,6 @@ def writing(path: Path) -> Iterator[Path]:
         for file in beside.iterdir():
             flush(file)
         flush(beside)
-        remove(path)
         beside.rename(path)
         flush(path.parent)
     finally:
@@ -56,7 +60,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder if it is there: all of it goes at one moment, so that no part of it is taken for the whole."""
+    """Remove a folder if it exists. It is renamed first, so that a partly deleted folder never has its final name."""
     aside = _beside(path, "removing")
     shutil.rmtree(aside, ignore_errors=True)
     if path.exists():
@@ -65,13 +69,32 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Clear away what a killed process left half written or half removed in a folder."""
+    """Finish or remove what a killed process left under temporary names in a folder.
+
+    A folder that was completely written but not renamed yet gets its final name; everything else is removed.
+    """
     for ending in ("writing", "removing"):
         for left in folder.glob(f".*.{ending}"):
+            if _completed(left):
+                continue
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
+
+
+def _completed(left: Path) -> bool:
+    """Give a complete folder its final name; return whether it was one."""
+    name = re.fullmatch(r"\.([\w-]+)\.writing", left.name)
+    if name is None or left.is_symlink() or not left.is_dir() or os.path.lexists(left.with_name(name[1])):
+        return False
+    try:
+        check(left)
+    except DamagedError:
+        return False
+    left.rename(left.with_name(name[1]))
+    flush(left.parent)
+    return True
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blip_rl.errors import RunError, UserError
-from blip_rl.run.folder import RunFolder
+from blip_rl.run.folder import RunFolder, snapshot_steps
 
 
 @contextmanager
@@ -32,5 +32,5 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
 def how_to_go_on(folder: RunFolder) -> str:
     """Where the last good state is, and the command that goes on from it."""
     saved = folder.snapshots()
-    where = f"saved at step {int(saved[-1].name[5:]):,}" if saved else "nothing is saved yet"
+    where = f"saved at step {snapshot_steps(saved[-1]):,}" if saved else "nothing is saved yet"
     return f"{where}; go on with: {shlex.join(['blip-rl', 'train', '--resume', str(folder.path)])}"

@@ -18,6 +18,8 @@ from blip_rl.untrusted.machine import memory_bytes
 
 TABLES = ("scores.csv", "bits.csv", "plasticity.csv", "speed.csv")
 _FACTS = ("command.txt", "environment.json")  # written once, when the run begins
+WRITTEN_FIRST = (*_FACTS, *TABLES)
+"""Files that a new run folder has before its ``config.toml``."""
 
 
 class ChangedError(RuntimeError):
@@ -59,6 +61,12 @@ def growing(run: Path) -> list[Path]:
     return [*(path for path in tables if path.exists()), *sorted(run.glob("events.out.tfevents.*"))]
 
 
+def flush(run: Path) -> None:
+    """Wait until tables and events are on the disk."""
+    for path in growing(run):
+        durable.flush(path)
+
+
 def take(run: Path, stages: Iterable[Path]) -> Evidence:
     """What there is now, once it is on the disk: a snapshot must not tell of rows that a power cut takes away.
 
@@ -66,8 +74,7 @@ def take(run: Path, stages: Iterable[Path]) -> Evidence:
         run: The run folder.
         stages: Checkpoints of the stages that are behind it.
     """
-    for path in growing(run):
-        durable.flush(path)
+    flush(run)
     facts = (path for path in (run / name for name in _FACTS) if path.exists())
     return Evidence(
         {path.name: _mark(path) for path in (*growing(run), *facts)},

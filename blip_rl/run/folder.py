@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ from blip_rl.untrusted.files import read_text
 from blip_rl.untrusted.tables import table_rows
 
 _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
+
+
+_SNAPSHOT = re.compile("step-[0-9]{1,18}(-[0-9]{1,9})?")
 
 
 class RunFolder:
@@ -72,18 +76,31 @@ class RunFolder:
         return RunFolder(path)
 
     def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
-        """Make the folder and write down what the run is.
+        """Create the folder with its tables and ``config.toml``, also where a killed process has begun to.
 
         Raises:
-            OSError: the disk is full or may not be written; nothing is left of it then.
+            UserError: another process has created a run there meanwhile, or is doing so.
+            OSError: the disk is full or cannot be written; nothing is left of the folder.
         """
-        self.path.mkdir(parents=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.locked():
+                check_new_folder(self.path)
+                self._write_new(config_toml, device, seeds)
+        except OSError:
+            with suppress(OSError):
+                self.path.rmdir()  # if the lock could not be written
+            raise
+
+    def _write_new(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
+        for name in evidence.WRITTEN_FIRST:  # by a process that was killed
+            (self.path / name).unlink(missing_ok=True)
         try:
             (self.path / "command.txt").write_text(conditions.command() + "\n", encoding="utf-8")
             facts = {**conditions.here(device), "seeds": seeds, **conditions.sealed(config_toml)}
             (self.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             self._begin_tables()
-            durable.flush_text(self.config, config_toml)  # last: what has a recipe is a run, and can go on
+            durable.flush_text(self.config, config_toml)  # last: a folder with a recipe is a run that can be resumed
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -97,20 +114,28 @@ class RunFolder:
         found = (self.path / "checkpoints").glob("stage-*")
         return sorted(int(path.name[6:]) for path in found if _is_number(path.name[6:]))
 
-    def snapshot_path(self, env_steps: int) -> Path:
-        """Where the snapshot at a step is kept."""
-        return self.path / "checkpoints" / f"step-{env_steps:012d}"
+    def new_snapshot_path(self, env_steps: int) -> Path:
+        """A name for the next snapshot that no other has: ``step-<steps>``, then ``step-<steps>-2`` and so on."""
+        numbers = [number for steps, number in map(_snapshot_order, self.snapshots()) if steps == env_steps]
+        ending = f"-{max(numbers) + 1}" if numbers else ""
+        return self.path / "checkpoints" / f"step-{env_steps:012d}{ending}"
 
     def snapshots(self) -> list[Path]:
-        """Folders of the snapshots there are, the oldest first."""
-        found = (self.path / "checkpoints").glob("step-*")
-        return sorted(path for path in found if _is_number(path.name[5:]) and path.is_dir() and not path.is_symlink())
+        """Folders of the snapshots, in the order in which they were written."""
+        found = (path for path in (self.path / "checkpoints").glob("step-*") if _SNAPSHOT.fullmatch(path.name))
+        return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=_snapshot_order)
 
-    def forget_snapshots(self, after: int = -1) -> None:
-        """Remove the snapshots of later steps; by default all of them."""
+    def forget_snapshots(self, after: Path | None = None) -> None:
+        """Remove the snapshots written after one, the oldest first; by default all of them."""
         for path in self.snapshots():
-            if int(path.name[5:]) > after:
+            if after is None or _snapshot_order(path) > _snapshot_order(after):
                 durable.remove(path)
+
+    def forget_stages(self, first: int) -> None:
+        """Remove the checkpoints of a stage and of all later ones."""
+        for stage in self.stages():
+            if stage >= first:
+                durable.remove(self.stage_path(stage))
 
     def finished(self, stages: int) -> bool:
         """Whether the last stage is saved and nothing is left to be done."""
@@ -211,6 +236,17 @@ class RunFolder:
     def add_speed(self, row: SpeedRow) -> None:
         """Append to ``speed.csv``."""
         _append(self.speed, [cells_of(row)])
+
+
+def snapshot_steps(path: Path) -> int:
+    """Training steps of the run when the snapshot in a folder was saved."""
+    return _snapshot_order(path)[0]
+
+
+def _snapshot_order(path: Path) -> tuple[int, int]:
+    """Steps, and number among the snapshots of that step."""
+    steps, _, number = path.name.removeprefix("step-").partition("-")
+    return int(steps), int(number or 1)
 
 
 def default_path(config: RunConfig) -> Path:

@@ -1,15 +1,23 @@
-"""Which snapshot a run goes on from: the newest that can be read, and whose evidence is still what it was."""
+"""Which snapshot a run is resumed from, and how much of what was learned after it is lost.
+
+It is the newest snapshot that can be read and whose tables, events and earlier checkpoints are unchanged.
+"""
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
+from blip_rl.config import RunConfig
 from blip_rl.errors import RunError, UserError
 from blip_rl.run import durable, evidence, snapshots
 from blip_rl.run.evidence import ChangedError, Evidence
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.snapshots import RunSnapshot
+
+_LONGEST_ROW = 4096  # bytes
+_MOST_DIGITS = 18
 
 
 def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
@@ -40,6 +48,9 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
     if len(problems) == 1 and not folder.stages():  # the run's first snapshot: before it there is the beginning
         warnings.warn(f"{problems[0]}; going on from the beginning", stacklevel=2)
         return None
+    if not problems and folder.stages():
+        last = folder.stage_path(folder.stages()[-1]).name
+        raise RunError(f"'{folder.path}' has the checkpoint {last} but no snapshot to resume from: start a new run")
     if problems:
         told = "; ".join(map(str, problems))
         raise RunError(
@@ -56,3 +67,40 @@ def _check_evidence(run: Path, then: Evidence, accept_changes: bool) -> None:
         if not accept_changes:
             raise
         warnings.warn(f"going on although {error}", stacklevel=3)
+
+
+def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:
+    """What is printed when a run is resumed: the step, and how much was learned after it, lost, and why."""
+    steps = saved.steps if saved else 0
+    text = f"resuming {folder.path} at step {steps:,}"
+    lost = _steps_reached(folder.path) - steps
+    if lost <= 0:
+        return text
+    there = folder.snapshots()
+    later = [path.name for path in there[there.index(saved.path) + 1 if saved else 0 :]]
+    why = (
+        f"{' and '.join(later)} cannot be used"
+        if later
+        else f"the process ended before the next snapshot (checkpoint.every_steps = {config.checkpoint.every_steps:,})"
+    )
+    return f"{text}: at least {lost:,} steps after it are lost and learned again, because {why}"
+
+
+def _steps_reached(run: Path) -> int:
+    """The highest number of training steps in the last row of any table; the run got at least that far."""
+    return max(_last_step(run / name) for name in evidence.TABLES)
+
+
+def _last_step(table: Path) -> int:
+    """Steps in the last complete row of a table whose first column is ``env_steps``; 0 if there is none."""
+    if not table.is_file():  # a pipe would be waited for
+        return 0
+    try:
+        with table.open("rb") as file:
+            header = file.readline(_LONGEST_ROW)
+            file.seek(max(len(header), file.seek(0, os.SEEK_END) - _LONGEST_ROW))
+            rows = file.read(_LONGEST_ROW).split(b"\n")[:-1]
+    except OSError:
+        return 0
+    steps = rows[-1].partition(b",")[0] if rows and header.startswith(b"env_steps,") else b""
+    return int(steps) if steps.isdigit() and len(steps) <= _MOST_DIGITS else 0

@@ -10,6 +10,7 @@ from blip_rl.errors import UserError, did_you_mean
 from blip_rl.tasks.games import plain_name
 
 _RECIPE = "config.toml"
+_LOCK = ".lock"  # the first file of a run folder
 _MOST_LOOKED_AT = 1_000
 
 
@@ -58,12 +59,14 @@ def check_file(path: Path) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Make sure that a folder can be created.
+    """Make sure that a run folder can be created.
+
+    An empty folder can become one, and so can what is left of a run that was killed before it had a recipe.
 
     Raises:
-        UserError: something is there already, or it cannot be created there.
+        UserError: something else is there, or the folder cannot be created.
     """
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not _never_begun(path):
         raise UserError(f"output folder '{path}' exists: a run never writes into another; choose a new --out")
     _check_parent(path)
 
@@ -120,6 +123,24 @@ def _named_game(asked: str, tasks: Mapping[str, str]) -> str:
         hint = did_you_mean(asked, list(tasks))
         raise UserError(f"this run never saw {asked!r}{hint} (its games: {', '.join(tasks)})")
     return found[0]
+
+
+def _never_begun(path: Path) -> bool:
+    """Whether a folder is empty or holds only what a new run writes before its recipe."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        with os.scandir(path) as entries:
+            inside = [entry for entry, _ in zip(entries, range(_MOST_LOOKED_AT), strict=False)]
+    except OSError:
+        return False
+    if not inside:
+        return True
+    from blip_rl.run.evidence import WRITTEN_FIRST  # imports torch, which a command that is refused need not wait for
+
+    names = {entry.name for entry in inside}
+    files = all(entry.is_file(follow_symlinks=False) for entry in inside)
+    return files and _LOCK in names and names <= {_LOCK, f".{_RECIPE}.writing", *WRITTEN_FIRST}
 
 
 def _check_parent(path: Path) -> None:

@@ -28,7 +28,7 @@ from blip_rl.run.console import Console
 from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
-from blip_rl.run.going_on import newest_snapshot
+from blip_rl.run.going_on import newest_snapshot, where_it_resumes
 from blip_rl.run.interleaved import learned_together
 from blip_rl.run.keeper import Keeper, go_on
 from blip_rl.run.memory import check_training
@@ -112,24 +112,30 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             if saved.stage > len(config.tasks):
                 raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
             fit.check_actions(saved.known_tasks, tasks)
+        resuming = where_it_resumes(folder, config, saved)
         with telling_how_to_go_on(folder):
             _take_back(folder, saved)
             run = _open(config, folder, device, method, Console(quiet))
             run.scores.take_up(folder.read_scores())
-            run.console.say(f"resuming {path} at step {saved.steps if saved else 0:,}")
+            run.console.say(resuming)
             _learn(run, saved)
         run.console.say(closing_text(config, run.scores, path))
     return folder.path
 
 
 def _take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
-    """Remove what was written after a snapshot; without one, all there is."""
+    """Remove what was written after a snapshot; without one, everything.
+
+    Stages from the snapshot's own on are saved again: a checkpoint is never replaced, as a kill in between would leave
+    neither the old one nor the new one.
+    """
     if saved is None:
         folder.empty_evidence()
         folder.forget_snapshots()
     else:
         evidence.cut_back(folder.path, saved.evidence)
-        folder.forget_snapshots(after=saved.steps)
+        folder.forget_snapshots(after=saved.path)
+        folder.forget_stages(saved.stage)
 
 
 def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
@@ -149,6 +155,7 @@ def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
     finally:
         with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
             run.logger.close()
+    evidence.flush(run.folder.path)
     run.folder.forget_snapshots()
 
 

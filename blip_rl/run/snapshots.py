@@ -1,7 +1,7 @@
-"""Snapshots of a run in the middle of a task: what it takes to go on as if nothing had happened.
+"""Snapshots: the complete state of a run in the middle of a task, from which it is resumed exactly.
 
-A snapshot is a folder ``checkpoints/step-…`` with the agent, the method, the actions that lead the games to where they
-are, and how long each file of evidence was. The two newest are kept: if one is damaged there is one before it.
+A snapshot is a folder ``checkpoints/step-…`` with the agent, the method, the actions that restore the environments'
+state, and the length and digest of each table and event file. The two newest are kept, in case one is damaged.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class RunSnapshot:
     """A moment of a run.
 
     Attributes:
+        path: Its folder.
         stage: Number of the task in use.
         phase: Whether it is still being learned, or learned and not consolidated yet.
         agent: Weights, optimizer, counters and random generators.
@@ -69,6 +70,7 @@ class RunSnapshot:
         recipe: What ``config.toml`` held.
     """
 
+    path: Path
     stage: int
     phase: Phase
     agent: snapshot.Snapshot
@@ -95,7 +97,7 @@ def save(
     games: Sequence[PlayedGames],
     watched: Tensor | None,
 ) -> None:
-    """Write a snapshot and let go of all but the newest two.
+    """Write a snapshot under a new name, then remove all but the newest two.
 
     Raises:
         OSError: the disk is full or may not be written; earlier snapshots are as they were.
@@ -115,7 +117,7 @@ def save(
     }
     tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
     tensors |= {} if watched is None else {"watched": watched}
-    with durable.writing(folder.snapshot_path(agent.num_timesteps)) as beside:
+    with durable.writing(folder.new_snapshot_path(agent.num_timesteps)) as beside:
         durable.save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
         durable.save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
         durable.save_tensors(on_cpu(tensors), beside / "games.safetensors")
@@ -144,6 +146,7 @@ def load(path: Path) -> RunSnapshot:
         games |= {"actions.0": games["actions"]} if "actions" in games else {}
         values = _checked_values(facts["agent"])
         return RunSnapshot(
+            path=path,
             stage=stage,
             phase=_phase(facts["phase"]),
             agent=snapshot.Snapshot(_tensors(path, "agent"), values),

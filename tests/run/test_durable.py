@@ -1,9 +1,10 @@
-"""Folders that are there whole or not at all, and tell of damage."""
+"""Folders that are complete or absent, and whose damage is detected."""
 
 import contextlib
 import errno
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -39,18 +40,11 @@ def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
     durable.check(path)
 
 
-@pytest.mark.parametrize("there_before", [False, True])
-def test_an_error_while_writing_leaves_what_was_there(there_before, tmp_path):
-    path = tmp_path / "folder"
-    if there_before:
-        write(path, one="old")
-    with contextlib.suppress(KeyError), durable.writing(path) as beside:
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    with contextlib.suppress(KeyError), durable.writing(tmp_path / "folder") as beside:
         (beside / "one").write_text("new")
         raise KeyError
-    assert names(tmp_path) == (["folder"] if there_before else [])
-    if there_before:
-        durable.check(path)
-        assert (path / "one").read_text() == "old"
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["fsync", "rename"])
@@ -61,7 +55,7 @@ def test_a_failing_system_call_leaves_what_was_there(name, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, name, failing)
         with pytest.raises(OSError, match="No space left"):
-            write(folder, one="new")
+            write(folder.with_name("new"), one="new")
     durable.check(folder)
     assert (folder / "one").read_text() == "first"
     assert names(folder.parent) == ["folder"]
@@ -76,9 +70,12 @@ def test_every_file_is_flushed_before_the_folder_appears(tmp_path, monkeypatch):
     assert flushed[-1] == (tmp_path.name, True)
 
 
-def test_a_new_folder_replaces_the_old_one(folder):
-    write(folder, three="third")
-    assert names(folder) == ["digests.json", "three"]
+def test_a_folder_is_never_replaced(folder):
+    """Between removing the old one and renaming the new one there would be neither."""
+    with pytest.raises(FileExistsError, match=r"never replaced: '.*folder'"):
+        write(folder, three="third")
+    assert names(folder.parent) == ["folder"]
+    assert names(folder) == ["digests.json", "one", "two"]
     durable.check(folder)
 
 
@@ -130,6 +127,7 @@ def test_folders_of_early_versions_have_no_digests(folder):
     durable.check(folder, required=False)
     with pytest.raises(durable.DamagedError):
         durable.check(folder)
+    shutil.rmtree(folder)
     write(folder, one="1")
     (folder / "one").write_text("2")
     with pytest.raises(durable.DamagedError):
@@ -145,6 +143,44 @@ def test_a_folder_goes_as_a_whole(folder, monkeypatch):
     durable.sweep(folder.parent)
     assert names(folder.parent) == []
     durable.remove(folder)  # not there: nothing to do
+
+
+def complete_but_not_renamed(folder, name):
+    return folder.rename(folder.with_name(f".{name}.writing"))
+
+
+def test_a_complete_copy_gets_its_name(folder):
+    """Killed between the last flush and the rename."""
+    complete_but_not_renamed(folder, "step-000000000128-2")
+    durable.sweep(folder.parent)
+    assert names(folder.parent) == ["step-000000000128-2"]
+    durable.check(folder.with_name("step-000000000128-2"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda left: (left / "one").unlink(),
+        lambda left: (left / "one").write_text("fir"),
+        lambda left: (left / "digests.json").unlink(),
+        lambda left: os.truncate(left / "digests.json", 30),
+        lambda left: os.truncate(left / "digests.json", 0),
+        lambda left: left.with_name("name").mkdir(),
+    ],
+)
+def test_an_incomplete_copy_and_one_whose_name_is_taken_are_swept(damage, folder):
+    left = complete_but_not_renamed(folder, "name")
+    damage(left)
+    durable.sweep(folder.parent)
+    assert names(folder.parent) in ([], ["name"])
+    assert not any(folder.with_name("name").glob("*"))
+
+
+@pytest.mark.parametrize("name", [".", "..", "a.b", ""])
+def test_a_copy_with_a_strange_name_is_swept(name, folder):
+    complete_but_not_renamed(folder, name)
+    durable.sweep(folder.parent)
+    assert names(folder.parent) == []
 
 
 def test_sweeping_takes_only_what_was_left_half_done(folder, tmp_path):

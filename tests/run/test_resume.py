@@ -62,7 +62,7 @@ def left_in_the_middle(tmp_path_factory):
     out = tmp_path_factory.mktemp("left") / "run"
     with killed_at(ContinualPPO, "train", 7):
         train(small_run(), out=out, threads=1, quiet=True)
-    assert [path.name for path in RunFolder(out).snapshots()] == ["step-000000000512", "step-000000000768"]
+    assert [path.name for path in RunFolder(out).snapshots()] == ["step-000000000512-2", "step-000000000768"]
     return out
 
 
@@ -283,7 +283,7 @@ def test_a_damaged_checkpoint_of_an_earlier_stage_is_told_of(file, left):
 
 def test_an_earlier_stage_is_made_again_where_there_is_a_snapshot_before_its_end(whole, tmp_path):
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 5)
-    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000256", "step-000000000512"]
+    assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000512", "step-000000000512-2"]
     shutil.rmtree(run / "checkpoints" / "stage-01")
     with pytest.warns(UserWarning, match=r"stage-01.*going on from the snapshot before"):
         go_on(run)
