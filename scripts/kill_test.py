@@ -22,6 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from blip_rl.run.folder import RunFolder, snapshot_steps
+
 TABLES = ("scores.csv", "bits.csv", "plasticity.csv")
 _KILLED = -9
 _TOO_LATE = "its end"
@@ -160,11 +162,11 @@ def _environment() -> dict[str, str]:
 def _place(run: Path) -> str:
     """The newest snapshot, and what was half done."""
     folder = run / "checkpoints"
-    saved = sorted(path.name for path in folder.glob("step-*"))
+    saved = RunFolder(run).snapshots()
     half = sorted(path.name for path in folder.glob(".*"))
     if not saved and any(folder.glob("stage-*")):
         return _TOO_LATE
-    where = f"step {int(saved[-1][5:]):,}" if saved else "the beginning"
+    where = f"step {snapshot_steps(saved[-1]):,}" if saved else "the beginning"
     return f"{where} while writing {half[0]}" if half else where
 
 

@@ -26,8 +26,7 @@ command -v srun >/dev/null && launch=(srun --ntasks=1)
 if [ -f "$run/config.toml" ]; then
   "${launch[@]}" blip-rl train --resume "$run" --quiet &
 else
-  # A run killed before it had written its recipe has nothing to go on from.
-  [ -d "$run" ] && mv "$run" "$run.stillborn-$(date +%Y%m%d-%H%M%S)"
+  # Also where a run was killed before it had written its recipe.
   "${launch[@]}" blip-rl train "$@" --out "$run" --threads "$threads" --quiet &
 fi
 training=$!

@@ -41,6 +41,7 @@ from blip_rl.untrusted.tables import table_rows
 _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
 
 
+_MOST_DIGITS = 18
 _SNAPSHOT = re.compile("step-[0-9]{1,18}(-[0-9]{1,9})?")
 
 
@@ -54,6 +55,7 @@ class RunFolder:
         self.plasticity = path / "plasticity.csv"
         self.speed = path / "speed.csv"
         self.config = path / "config.toml"
+        self._steps = path / ".steps"
 
     @staticmethod
     def planned(path: Path) -> RunFolder:
@@ -136,6 +138,26 @@ class RunFolder:
         for stage in self.stages():
             if stage >= first:
                 durable.remove(self.stage_path(stage))
+
+    def note_steps(self, env_steps: int) -> None:
+        """Write down how many training steps are learned, for a resume to say how many of them are lost."""
+        self._steps.unlink(missing_ok=True)  # which may be a link to another file
+        with self._steps.open("x", encoding="utf-8") as file:
+            file.write(str(env_steps))
+
+    def noted_steps(self) -> int:
+        """What :meth:`note_steps` has written last; 0 if that cannot be read."""
+        try:
+            text = read_text(self._steps, _MOST_DIGITS)
+        except UserError:
+            return 0
+        return int(text) if _is_number(text) else 0
+
+    def finish(self) -> None:
+        """Remove what only a run that is not finished needs."""
+        evidence.flush(self.path)
+        self._steps.unlink(missing_ok=True)
+        self.forget_snapshots()
 
     def finished(self, stages: int) -> bool:
         """Whether the last stage is saved and nothing is left to be done."""

@@ -5,7 +5,6 @@ It is the newest snapshot that can be read and whose tables, events and earlier 
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -13,11 +12,8 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import RunError, UserError
 from blip_rl.run import durable, evidence, snapshots
 from blip_rl.run.evidence import ChangedError, Evidence
-from blip_rl.run.folder import RunFolder
+from blip_rl.run.folder import RunFolder, snapshot_steps
 from blip_rl.run.snapshots import RunSnapshot
-
-_LONGEST_ROW = 4096  # bytes
-_MOST_DIGITS = 18
 
 
 def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
@@ -71,12 +67,11 @@ def _check_evidence(run: Path, then: Evidence, accept_changes: bool) -> None:
 
 def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:
     """What is printed when a run is resumed: the step, and how much was learned after it, lost, and why."""
-    steps = saved.steps if saved else 0
+    steps, there = saved.steps if saved else 0, folder.snapshots()
     text = f"resuming {folder.path} at step {steps:,}"
-    lost = _steps_reached(folder.path) - steps
+    lost = max(folder.noted_steps(), *map(snapshot_steps, there), 0) - steps
     if lost <= 0:
         return text
-    there = folder.snapshots()
     later = [path.name for path in there[there.index(saved.path) + 1 if saved else 0 :]]
     why = (
         f"{' and '.join(later)} cannot be used"
@@ -85,22 +80,3 @@ def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | 
     )
     return f"{text}: at least {lost:,} steps after it are lost and learned again, because {why}"
 
-
-def _steps_reached(run: Path) -> int:
-    """The highest number of training steps in the last row of any table; the run got at least that far."""
-    return max(_last_step(run / name) for name in evidence.TABLES)
-
-
-def _last_step(table: Path) -> int:
-    """Steps in the last complete row of a table whose first column is ``env_steps``; 0 if there is none."""
-    if not table.is_file():  # a pipe would be waited for
-        return 0
-    try:
-        with table.open("rb") as file:
-            header = file.readline(_LONGEST_ROW)
-            file.seek(max(len(header), file.seek(0, os.SEEK_END) - _LONGEST_ROW))
-            rows = file.read(_LONGEST_ROW).split(b"\n")[:-1]
-    except OSError:
-        return 0
-    steps = rows[-1].partition(b",")[0] if rows and header.startswith(b"env_steps,") else b""
-    return int(steps) if steps.isdigit() and len(steps) <= _MOST_DIGITS else 0

@@ -44,6 +44,7 @@ class Keeper:
         Raises:
             StopRequestError: it has been, and is saved.
         """
+        self._run.folder.note_steps(self._agent.num_timesteps)
         if self._agent.just_passed(self._run.config.checkpoint.every_steps):
             self._restart_games()
             self._save("learning")

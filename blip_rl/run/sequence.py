@@ -155,8 +155,7 @@ def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
     finally:
         with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
             run.logger.close()
-    evidence.flush(run.folder.path)
-    run.folder.forget_snapshots()
+    run.folder.finish()
 
 
 def resolve_device(device: str) -> str:

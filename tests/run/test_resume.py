@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -19,7 +20,7 @@ from blip_rl.run.going_on import newest_snapshot
 from blip_rl.run.monitor import TaskMonitor
 from blip_rl.run.rescore import evaluate_run
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.sequence import train
+from blip_rl.run.sequence import resume, train
 from tests.run.broken_off import (
     ATARI,
     assert_equal,
@@ -138,10 +139,81 @@ def test_a_real_kill_leaves_nothing_that_stays(whole, tmp_path):
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"stage-01", "stage-02"}
 
 
-def test_a_run_killed_before_it_has_a_recipe_is_no_run(tmp_path):
+def test_a_run_killed_before_it_has_a_recipe_is_started_again(whole, tmp_path):
     run = broken_off(tmp_path / "run", durable, "flush_text")
     with pytest.raises(UserError, match="not a run folder"):
         go_on(run)
+    assert_equal(train(small_run(), out=run, threads=1, quiet=True), whole("blip"))
+
+
+def test_of_two_runs_in_one_folder_one_is_refused(tmp_path):
+    """The second begins while the first has not written its recipe, and again when it has."""
+    run, folder = tmp_path / "run", RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    with folder.locked(), pytest.raises(UserError, match="another process"):
+        train(small_run(), out=run, threads=1, quiet=True)
+    folder.create("[agent]", "cpu", {})
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(UserError, match="exists"):
+        RunFolder(run).create("", "cpu", {})
+    assert folder.recipe() == "[agent]"
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def said_by_a_resume(run, capsys):
+    with killed_at(ContinualPPO, "train"):
+        resume(run, threads=1)
+    return re.search("^resuming .*$", capsys.readouterr().out, re.MULTILINE)[0]
+
+
+def test_a_resume_that_loses_nothing_says_where_it_begins(left, capsys):
+    """Killed in the update that follows a snapshot."""
+    assert said_by_a_resume(left, capsys) == f"resuming {left} at step 768"
+
+
+@pytest.mark.parametrize(("every", "resumed", "lost"), [("512", "512", "384"), ("100k", "0", "896")])
+def test_a_resume_says_how_much_is_lost_and_why(every, resumed, lost, tmp_path, capsys):
+    """Killed in the update from step 896 on."""
+    with killed_at(ContinualPPO, "train", 8):
+        overrides = (*settings("blip"), f"checkpoint.every_steps={every}")
+        train(small_run(steps="2k", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)
+    assert said_by_a_resume(tmp_path / "run", capsys) == (
+        f"resuming {tmp_path / 'run'} at step {resumed}: at least {lost} steps after it are lost and learned again, "
+        f"because the process ended before the next snapshot (checkpoint.every_steps = {every.replace('k', ',000')})"
+    )
+
+
+def test_a_resume_from_before_a_damaged_snapshot_says_what_that_costs(left, capsys):
+    flip(RunFolder(left).snapshots()[-1] / "agent.safetensors")
+    with pytest.warns(UserWarning, match="going on from the snapshot before"):
+        said = said_by_a_resume(left, capsys)
+    assert said.endswith(
+        "at step 512: at least 256 steps after it are lost and learned again, because step-000000000768 cannot be used"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "x", "-5", "9" * 19, "٣", b"\xff"])
+def test_steps_that_cannot_be_read_are_none(text, tmp_path):
+    (tmp_path / ".steps").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert RunFolder(tmp_path).noted_steps() == 0
+
+
+def test_steps_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "other").write_text("other")
+    (tmp_path / ".steps").symlink_to("other")
+    RunFolder(tmp_path).note_steps(7)
+    assert RunFolder(tmp_path).noted_steps() == 7
+    assert (tmp_path / "other").read_text() == "other"
+
+
+def test_a_run_with_stages_but_no_snapshot_is_left_alone(left):
+    """To begin anew would delete what was learned."""
+    for path in RunFolder(left).snapshots():
+        shutil.rmtree(path)
+    before = evidence(left)
+    with pytest.raises(RunError, match="stage-01 but no snapshot to resume from"):
+        go_on(left)
+    assert evidence(left) == before
 
 
 def test_the_command_resumes(left, whole):

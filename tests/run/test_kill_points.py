@@ -1,0 +1,189 @@
+"""A run killed before any of its file events is resumed from its newest snapshot and ends with the same bytes.
+
+The method is that of crash-consistency checkers such as ckpt-chaos (PyPI): record every file event of an uninterrupted
+run, then resume from what a kill before each event leaves. A resume fails hard if it raises, diverges if any byte
+differs from the uninterrupted run's, and loses work if it starts before the newest snapshot that was complete.
+"""
+
+import shutil
+import warnings
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from blip_rl.errors import UserError
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.run import durable, sequence, snapshots
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.sequence import train
+from blip_rl.untrusted.files import read_json
+from tests.run.broken_off import curves, evidence, go_on, killed_at, settings, small_run
+from tests.run.kill_points import KillPoints
+
+pytestmark = [
+    pytest.mark.usefixtures("_blank_heatmaps"),
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks /proc for the file of a descriptor"),
+]
+TASK_STEPS, UPDATE_STEPS = 256, 4 * 32
+TINY = (
+    *settings("blip"),
+    "evaluation.every_steps=192",
+    "evaluation.episodes=1",
+    "evaluation.max_episode_steps=30",
+    "ppo.epochs=1",
+)
+EVERY_UPDATE = (*TINY, f"checkpoint.every_steps={UPDATE_STEPS}")
+KINDS = {"open", "write", "tensors", "fsync", "rename", "remove", "mkdir", "rmdir"}
+AT_BOUNDARIES = (*TINY, "checkpoint.every_steps=1M")
+BEGINNING, END = (0, 0, False), (1_000, 10**9, False)
+
+
+def start(out, overrides):
+    return train(small_run(steps=str(TASK_STEPS), overrides=overrides), out=out, threads=1, quiet=True)
+
+
+def position(stage, steps, phase):
+    """Where a snapshot is in its run, in the order in which snapshots are written."""
+    return stage, steps, phase == "learned"
+
+
+def newest_complete(state):
+    """Position of the newest complete snapshot in a folder, whatever its name is."""
+    found = [BEGINNING]
+    for path in state.glob("checkpoints/*step-*") if state else ():
+        try:
+            durable.check(path)
+        except durable.DamagedError:
+            continue
+        if not path.name.endswith(".removing"):
+            facts = read_json(path / "snapshot.json")
+            found.append(position(facts["stage"], facts["agent"]["steps"], facts["phase"]))
+    return max(found)
+
+
+def resume(run, overrides):
+    """Go on as a user would; the position of the snapshot that the run was resumed from."""
+    if not (run / "config.toml").exists():
+        start(run, overrides)
+        return BEGINNING
+    if RunFolder(run).finished(2):
+        with pytest.raises(UserError, match="finished"):
+            go_on(run)
+        return END
+    found = []
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a damaged snapshot that gives way to the one before it
+        newest = sequence.newest_snapshot
+        patch.setattr(sequence, "newest_snapshot", lambda *a: found.append(newest(*a)) or found[0])
+        go_on(run)
+    return position(found[0].stage, found[0].steps, found[0].phase) if found[0] else BEGINNING
+
+
+class Verdicts:
+    """What becomes of a run that is killed at each of its points.
+
+    Attributes:
+        failures: A line for each point that a run does not survive as it should.
+    """
+
+    def __init__(self, whole, overrides, folder):
+        self._expected = evidence(whole), curves(whole)
+        self._overrides, self._folder, self._known, self._points = overrides, folder, {}, 0
+        self.failures = []
+
+    def judge(self, points, most_lost, newest=BEGINNING):
+        """Resume from every point.
+
+        Args:
+            points: In the order of the run.
+            most_lost: Training steps that may be done again.
+            newest: Position of the newest complete snapshot before the first point.
+        """
+        for point in points:
+            newest = max(newest, newest_complete(point.state))
+            problem, resumed_from = self._outcome(point.state)
+            if not problem and (resumed_from < newest or point.learned - resumed_from[1] > most_lost):
+                problem = f"LOST_WORK: {newest} was complete, {point.learned} learned, resumed from {resumed_from}"
+            self.failures += [f"{point}: {problem}"] if problem else []
+            self._points += 1
+
+    def __str__(self):
+        kinds = Counter(line.partition(": ")[2].partition(":")[0] for line in self.failures)
+        return f"{self._points} points, {len(self._known)} different folders, {dict(kinds) or 'no failure'}"
+
+    def _outcome(self, state):
+        """What is wrong, and the position resumed from; equal folders are resumed once."""
+        if state not in self._known:
+            run = self._folder / "run"
+            shutil.rmtree(run, ignore_errors=True)
+            if state is not None:
+                shutil.copytree(state, run)
+            self._known[state] = self._resumed(run)
+        return self._known[state]
+
+    def _resumed(self, run):
+        try:
+            resumed_from = resume(run, self._overrides)
+        except Exception as error:
+            return f"HARD_FAIL: {error!r}", BEGINNING
+        return "" if (evidence(run), curves(run)) == self._expected else "SILENT_DIVERGENCE", resumed_from
+
+
+def recorded(run, copies, work):
+    """Do some work on a run; the points at which it can be killed."""
+    copies.mkdir()
+    with KillPoints(run, copies).recorded() as recorder, pytest.MonkeyPatch.context() as patch:
+        update = ContinualPPO.train
+        patch.setattr(
+            ContinualPPO, "train", lambda agent: (update(agent), setattr(recorder, "learned", agent.num_timesteps))
+        )
+        work(run)
+    return recorder.points
+
+
+def of_the_quick_test(points):
+    """Before each rename of a snapshot or checkpoint, and before its files go: where both copies could be lost."""
+    for before, point in pairwise(points):
+        if "checkpoints" in point.name and "rename" in (point.kind, before.kind):
+            yield point
+
+
+def test_a_run_killed_while_snapshots_take_turns(tmp_path):
+    """Tasks shorter than ``checkpoint.every_steps``: there is never more than one finished task's worth of snapshots."""
+    run = tmp_path / "run"
+    points = recorded(run, tmp_path / "copies", lambda run: start(run, AT_BOUNDARIES))
+    verdicts = Verdicts(run, AT_BOUNDARIES, tmp_path / "resumed")
+    verdicts.judge(of_the_quick_test(points), TASK_STEPS)
+    print(verdicts)
+    assert not verdicts.failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("overrides", "most_lost"), [(EVERY_UPDATE, UPDATE_STEPS), (AT_BOUNDARIES, TASK_STEPS)])
+def test_a_run_killed_at_every_point(overrides, most_lost, tmp_path):
+    run = tmp_path / "run"
+    points = recorded(run, tmp_path / "copies", lambda run: start(run, overrides))
+    assert {point.kind for point in points} == {*KINDS, "half"}
+    verdicts = Verdicts(run, overrides, tmp_path / "resumed")
+    verdicts.judge(points, most_lost)
+    print(verdicts)
+    assert not verdicts.failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_resume_killed_at_every_point(damaged, tmp_path):
+    """Also one that takes the snapshot before a damaged one, and removes what was written after it."""
+    whole, run = start(tmp_path / "whole", EVERY_UPDATE), tmp_path / "run"
+    with killed_at(snapshots, "save", 5):
+        start(run, EVERY_UPDATE)
+    if damaged:
+        (RunFolder(run).snapshots()[-1] / "agent.safetensors").write_bytes(b"")
+    points = recorded(run, tmp_path / "copies", lambda run: resume(run, EVERY_UPDATE))
+    assert {point.kind for point in points} >= {*KINDS, "truncate"}
+    verdicts = Verdicts(whole, EVERY_UPDATE, tmp_path / "resumed")
+    verdicts.judge(points, UPDATE_STEPS)
+    print(verdicts)
+    assert not verdicts.failures
