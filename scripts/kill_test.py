@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_rl.run.folder import RunFolder, snapshot_steps
+from blip_rl.run.progress import snapshot_folders, snapshot_steps
 
 TABLES = ("scores.csv", "bits.csv", "plasticity.csv")
 _KILLED = -9
@@ -162,7 +162,7 @@ def _environment() -> dict[str, str]:
 def _place(run: Path) -> str:
     """The newest snapshot, and what was half done."""
     folder = run / "checkpoints"
-    saved = RunFolder(run).snapshots()
+    saved = snapshot_folders(folder)
     half = sorted(path.name for path in folder.glob(".*"))
     if not saved and any(folder.glob("stage-*")):
         return _TOO_LATE

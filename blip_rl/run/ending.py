@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blip_rl.errors import RunError, UserError
-from blip_rl.run.folder import RunFolder, snapshot_steps
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.progress import snapshot_steps
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,8 +17,9 @@ from typing import Any
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.run import conditions, durable, evidence
+from blip_rl.run import conditions, durable, evidence, progress
 from blip_rl.run.places import check_new_folder, check_run
+from blip_rl.run.progress import snapshot_order
 from blip_rl.run.rows import (
     BITS_COLUMNS,
     PLASTICITY_COLUMNS,
@@ -41,10 +41,6 @@ from blip_rl.untrusted.tables import table_rows
 _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
 
 
-_MOST_DIGITS = 18
-_SNAPSHOT = re.compile("step-[0-9]{1,18}(-[0-9]{1,9})?")
-
-
 class RunFolder:
     """Paths and writers of one run folder. Rows reach the disk as soon as they are written."""
 
@@ -55,7 +51,6 @@ class RunFolder:
         self.plasticity = path / "plasticity.csv"
         self.speed = path / "speed.csv"
         self.config = path / "config.toml"
-        self._steps = path / ".steps"
 
     @staticmethod
     def planned(path: Path) -> RunFolder:
@@ -95,9 +90,9 @@ class RunFolder:
             raise
 
     def _write_new(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
-        for name in evidence.WRITTEN_FIRST:  # by a process that was killed
-            (self.path / name).unlink(missing_ok=True)
         try:
+            for name in evidence.WRITTEN_FIRST:  # by a process that was killed
+                (self.path / name).unlink(missing_ok=True)
             (self.path / "command.txt").write_text(conditions.command() + "\n", encoding="utf-8")
             facts = {**conditions.here(device), "seeds": seeds, **conditions.sealed(config_toml)}
             (self.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -116,21 +111,14 @@ class RunFolder:
         found = (self.path / "checkpoints").glob("stage-*")
         return sorted(int(path.name[6:]) for path in found if _is_number(path.name[6:]))
 
-    def new_snapshot_path(self, env_steps: int) -> Path:
-        """A name for the next snapshot that no other has: ``step-<steps>``, then ``step-<steps>-2`` and so on."""
-        numbers = [number for steps, number in map(_snapshot_order, self.snapshots()) if steps == env_steps]
-        ending = f"-{max(numbers) + 1}" if numbers else ""
-        return self.path / "checkpoints" / f"step-{env_steps:012d}{ending}"
-
     def snapshots(self) -> list[Path]:
         """Folders of the snapshots, in the order in which they were written."""
-        found = (path for path in (self.path / "checkpoints").glob("step-*") if _SNAPSHOT.fullmatch(path.name))
-        return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=_snapshot_order)
+        return progress.snapshot_folders(self.path / "checkpoints")
 
     def forget_snapshots(self, after: Path | None = None) -> None:
         """Remove the snapshots written after one, the oldest first; by default all of them."""
         for path in self.snapshots():
-            if after is None or _snapshot_order(path) > _snapshot_order(after):
+            if after is None or snapshot_order(path) > snapshot_order(after):
                 durable.remove(path)
 
     def forget_stages(self, first: int) -> None:
@@ -139,24 +127,10 @@ class RunFolder:
             if stage >= first:
                 durable.remove(self.stage_path(stage))
 
-    def note_steps(self, env_steps: int) -> None:
-        """Write down how many training steps are learned, for a resume to say how many of them are lost."""
-        self._steps.unlink(missing_ok=True)  # which may be a link to another file
-        with self._steps.open("x", encoding="utf-8") as file:
-            file.write(str(env_steps))
-
-    def noted_steps(self) -> int:
-        """What :meth:`note_steps` has written last; 0 if that cannot be read."""
-        try:
-            text = read_text(self._steps, _MOST_DIGITS)
-        except UserError:
-            return 0
-        return int(text) if _is_number(text) else 0
-
     def finish(self) -> None:
         """Remove what only a run that is not finished needs."""
         evidence.flush(self.path)
-        self._steps.unlink(missing_ok=True)
+        progress.forget_steps(self.path)
         self.forget_snapshots()
 
     def finished(self, stages: int) -> bool:
@@ -258,17 +232,6 @@ class RunFolder:
     def add_speed(self, row: SpeedRow) -> None:
         """Append to ``speed.csv``."""
         _append(self.speed, [cells_of(row)])
-
-
-def snapshot_steps(path: Path) -> int:
-    """Training steps of the run when the snapshot in a folder was saved."""
-    return _snapshot_order(path)[0]
-
-
-def _snapshot_order(path: Path) -> tuple[int, int]:
-    """Steps, and number among the snapshots of that step."""
-    steps, _, number = path.name.removeprefix("step-").partition("-")
-    return int(steps), int(number or 1)
 
 
 def default_path(config: RunConfig) -> Path:

@@ -12,7 +12,8 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import RunError, UserError
 from blip_rl.run import durable, evidence, snapshots
 from blip_rl.run.evidence import ChangedError, Evidence
-from blip_rl.run.folder import RunFolder, snapshot_steps
+from blip_rl.run.folder import RunFolder
+from blip_rl.run.progress import noted_steps, snapshot_steps
 from blip_rl.run.snapshots import RunSnapshot
 
 
@@ -69,7 +70,7 @@ def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | 
     """What is printed when a run is resumed: the step, and how much was learned after it, lost, and why."""
     steps, there = saved.steps if saved else 0, folder.snapshots()
     text = f"resuming {folder.path} at step {steps:,}"
-    lost = max(folder.noted_steps(), *map(snapshot_steps, there), 0) - steps
+    lost = max(noted_steps(folder.path), *map(snapshot_steps, there), 0) - steps
     if lost <= 0:
         return text
     later = [path.name for path in there[there.index(saved.path) + 1 if saved else 0 :]]
@@ -80,3 +81,17 @@ def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | 
     )
     return f"{text}: at least {lost:,} steps after it are lost and learned again, because {why}"
 
+
+def take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
+    """Remove what was written after a snapshot; without one, everything.
+
+    Stages from the snapshot's own on are saved again: a checkpoint is never replaced, as a kill in between would leave
+    neither the old one nor the new one.
+    """
+    if saved is None:
+        folder.empty_evidence()
+        folder.forget_snapshots()
+    else:
+        evidence.cut_back(folder.path, saved.evidence)
+        folder.forget_snapshots(after=saved.path)
+        folder.forget_stages(saved.stage)

@@ -18,6 +18,7 @@ from blip_rl.learner import snapshot
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run import snapshots
 from blip_rl.run.parts import RunParts, games_seed
+from blip_rl.run.progress import note_steps
 from blip_rl.run.snapshots import PlayedGames
 from blip_rl.tasks.recorded import RecordedVecEnv
 
@@ -44,7 +45,7 @@ class Keeper:
         Raises:
             StopRequestError: it has been, and is saved.
         """
-        self._run.folder.note_steps(self._agent.num_timesteps)
+        note_steps(self._run.folder.path, self._agent.num_timesteps)
         if self._agent.just_passed(self._run.config.checkpoint.every_steps):
             self._restart_games()
             self._save("learning")

@@ -22,13 +22,13 @@ from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
-from blip_rl.run import conditions, evidence, fit
+from blip_rl.run import conditions, fit
 from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
 from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
 from blip_rl.run.folder import RunFolder, default_path
-from blip_rl.run.going_on import newest_snapshot, where_it_resumes
+from blip_rl.run.going_on import newest_snapshot, take_back, where_it_resumes
 from blip_rl.run.interleaved import learned_together
 from blip_rl.run.keeper import Keeper, go_on
 from blip_rl.run.memory import check_training
@@ -114,28 +114,13 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             fit.check_actions(saved.known_tasks, tasks)
         resuming = where_it_resumes(folder, config, saved)
         with telling_how_to_go_on(folder):
-            _take_back(folder, saved)
+            take_back(folder, saved)
             run = _open(config, folder, device, method, Console(quiet))
             run.scores.take_up(folder.read_scores())
             run.console.say(resuming)
             _learn(run, saved)
         run.console.say(closing_text(config, run.scores, path))
     return folder.path
-
-
-def _take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
-    """Remove what was written after a snapshot; without one, everything.
-
-    Stages from the snapshot's own on are saved again: a checkpoint is never replaced, as a kill in between would leave
-    neither the old one nor the new one.
-    """
-    if saved is None:
-        folder.empty_evidence()
-        folder.forget_snapshots()
-    else:
-        evidence.cut_back(folder.path, saved.evidence)
-        folder.forget_snapshots(after=saved.path)
-        folder.forget_stages(saved.stage)
 
 
 def _learn(run: RunParts, saved: RunSnapshot | None) -> None:

@@ -29,6 +29,7 @@ from blip_rl.run.checkpoint import UNREADABLE, on_cpu
 from blip_rl.run.described import describe_tasks, known_tasks, space, whole
 from blip_rl.run.evidence import Evidence, Mark
 from blip_rl.run.folder import RunFolder
+from blip_rl.run.progress import new_snapshot_folder
 from blip_rl.untrusted.files import MOST_TASKS, read_json
 
 _FORMAT = 2
@@ -117,7 +118,7 @@ def save(
     }
     tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
     tensors |= {} if watched is None else {"watched": watched}
-    with durable.writing(folder.new_snapshot_path(agent.num_timesteps)) as beside:
+    with durable.writing(new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)) as beside:
         durable.save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
         durable.save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
         durable.save_tensors(on_cpu(tensors), beside / "games.safetensors")

@@ -88,7 +88,7 @@ class KillPoints:
 
     def _event(self, kind, path, more=b"", cut=None):
         """Copy the folder if an event is below it, its file in the copy longer by some bytes or cut to a size."""
-        path = os.path.abspath(os.fsdecode(path))
+        path = str(Path(os.fsdecode(path)).absolute())
         if getattr(self._mine, "busy", False) or not f"{path}/".startswith(f"{self._folder}/"):
             return
         with self._turn:

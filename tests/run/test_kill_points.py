@@ -151,7 +151,7 @@ def of_the_quick_test(points):
 
 
 def test_a_run_killed_while_snapshots_take_turns(tmp_path):
-    """Tasks shorter than ``checkpoint.every_steps``: there is never more than one finished task's worth of snapshots."""
+    """Tasks shorter than ``checkpoint.every_steps``: snapshots are saved at the tasks' boundaries alone."""
     run = tmp_path / "run"
     points = recorded(run, tmp_path / "copies", lambda run: start(run, AT_BOUNDARIES))
     verdicts = Verdicts(run, AT_BOUNDARIES, tmp_path / "resumed")

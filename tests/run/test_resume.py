@@ -192,20 +192,6 @@ def test_a_resume_from_before_a_damaged_snapshot_says_what_that_costs(left, caps
     )
 
 
-@pytest.mark.parametrize("text", ["", "x", "-5", "9" * 19, "٣", b"\xff"])
-def test_steps_that_cannot_be_read_are_none(text, tmp_path):
-    (tmp_path / ".steps").write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert RunFolder(tmp_path).noted_steps() == 0
-
-
-def test_steps_are_not_written_through_a_link(tmp_path):
-    (tmp_path / "other").write_text("other")
-    (tmp_path / ".steps").symlink_to("other")
-    RunFolder(tmp_path).note_steps(7)
-    assert RunFolder(tmp_path).noted_steps() == 7
-    assert (tmp_path / "other").read_text() == "other"
-
-
 def test_a_run_with_stages_but_no_snapshot_is_left_alone(left):
     """To begin anew would delete what was learned."""
     for path in RunFolder(left).snapshots():

@@ -225,10 +225,11 @@ def refused(tmp_path, config, out=None) -> str:
 
 
 def test_an_existing_folder_is_never_written_into(tmp_path):
+    (tmp_path / "notes.txt").touch()
     message = refused(tmp_path, small_config(), out=tmp_path)
     assert str(tmp_path) in message
     assert "--out" in message
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path):
