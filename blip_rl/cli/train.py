@@ -79,9 +79,9 @@ def train(
     if accept_changes:
         raise UserError("--accept-changes goes with --resume RUN alone")
     if out is not None:
-        from blip_rl.run.places import check_new_folder
+        from blip_rl.run.places import check_new_run
 
-        check_new_folder(out)
+        check_new_run(out)
     with loading():
         from blip_rl.recipes import resolve
 

@@ -24,6 +24,7 @@ from blip_rl.run.checkpoint import save_stage
 from blip_rl.run.folder import RunFolder, default_path
 from blip_rl.run.foreign import ForeignAgent, ForeignLayer, read_agent
 from blip_rl.run.joined import joined
+from blip_rl.run.places import check_new_folder
 from blip_rl.storage.new_folder import new_folder
 from blip_rl.tasks.make import make_evaluation_env
 
@@ -51,6 +52,8 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
     """
     from blip_rl.recipes import dump_run_config
 
+    if out is not None:
+        check_new_folder(out)
     _warn_of_statistics(file)
     agent = read_agent(file)
     try:

@@ -18,7 +18,7 @@ from typing import Any
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.run import conditions, durable, evidence, progress
-from blip_rl.run.places import check_new_folder, check_run
+from blip_rl.run.places import check_new_run, check_run
 from blip_rl.run.progress import snapshot_order
 from blip_rl.run.rows import (
     BITS_COLUMNS,
@@ -59,7 +59,7 @@ class RunFolder:
         Raises:
             UserError: something is there already, or it cannot be created there.
         """
-        check_new_folder(path)
+        check_new_run(path)
         return RunFolder(path)
 
     @staticmethod
@@ -82,7 +82,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with self.locked():
-                check_new_folder(self.path)
+                check_new_run(self.path)
                 self._write_new(config_toml, device, seeds)
         except OSError:
             with suppress(OSError):

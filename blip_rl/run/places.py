@@ -59,16 +59,26 @@ def check_file(path: Path) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Make sure that a run folder can be created.
+    """Make sure that a folder can be created.
 
-    An empty folder can become one, and so can what is left of a run that was killed before it had a recipe.
+    Raises:
+        UserError: something is there already, or it cannot be created there.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"output folder '{path}' exists: a run never writes into another; choose a new --out")
+    _check_parent(path)
+
+
+def check_new_run(path: Path) -> None:
+    """Make sure that a training can create its folder.
+
+    It can use an empty folder, and what is left of a run that was killed before it had a recipe.
 
     Raises:
         UserError: something else is there, or the folder cannot be created.
     """
-    if os.path.lexists(path) and not _never_begun(path):
-        raise UserError(f"output folder '{path}' exists: a run never writes into another; choose a new --out")
-    _check_parent(path)
+    if not _never_begun(path):
+        check_new_folder(path)
 
 
 def check_writable_folder(path: Path) -> None:

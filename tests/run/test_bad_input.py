@@ -45,11 +45,12 @@ def test_bad_input_is_one_message_and_leaves_nothing(case, tmp_path):
 
 def test_an_output_folder_that_exists_is_left_as_it_is(tmp_path):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
     result = blip_rl("train", "--games", "CartPole-v1", "--out", "run", cwd=tmp_path)
     assert result.returncode == 2
     assert "'run' exists" in result.stderr
     assert "--out" in result.stderr
-    assert list((tmp_path / "run").iterdir()) == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
 def test_training_that_diverges_stops_with_its_cause(tmp_path):

@@ -50,7 +50,7 @@ def test_a_new_folder_must_be_new_and_possible(path):
 
 
 def test_an_empty_folder_can_become_a_run():
-    places.check_new_folder(Path("runs/none"))
+    places.check_new_run(Path("runs/none"))
 
 
 KILLED_EARLY = (".lock", ".config.toml.writing", "command.txt", "scores.csv")
@@ -59,7 +59,7 @@ KILLED_EARLY = (".lock", ".config.toml.writing", "command.txt", "scores.csv")
 def test_what_a_run_killed_before_its_recipe_left_can_become_one():
     for name in KILLED_EARLY:
         Path("runs/none", name).touch()
-    places.check_new_folder(Path("runs/none"))
+    places.check_new_run(Path("runs/none"))
 
 
 @pytest.mark.parametrize("other", ["notes.txt", "config.toml", "checkpoints"])
@@ -68,20 +68,20 @@ def test_a_folder_with_anything_else_is_not_written_into(other):
         Path("runs/none", name).touch()
     Path("runs/none", other).mkdir() if other == "checkpoints" else Path("runs/none", other).touch()
     with pytest.raises(UserError, match="exists"):
-        places.check_new_folder(Path("runs/none"))
+        places.check_new_run(Path("runs/none"))
 
 
 def test_tables_of_ones_own_are_not_taken_for_what_a_run_left():
     """A run's folder has a lock before it has anything else."""
     Path("runs/none/scores.csv").touch()
     with pytest.raises(UserError, match="exists"):
-        places.check_new_folder(Path("runs/none"))
+        places.check_new_run(Path("runs/none"))
 
 
 def test_a_link_to_an_empty_folder_is_not_written_into():
     Path("runs/link").symlink_to("none")
     with pytest.raises(UserError, match="exists"):
-        places.check_new_folder(Path("runs/link"))
+        places.check_new_run(Path("runs/link"))
 
 
 def test_a_folder_to_write_into_may_be_there():
