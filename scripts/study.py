@@ -1,7 +1,7 @@
 """Train agents × seeds on one sequence and print ACC, BWT, forgetting, plasticity and cost: the figures of our claims.
 
     python scripts/study.py --agents blip finetune --seeds 5 --out runs/study --table docs/results/x.md
-    python scripts/study.py --agents blip --seeds 5 --set method.first_task_bits=3 --label bits3 ...
+    python scripts/study.py --agents blip --seeds 5 --set method.first_task_drift=0.001 --label tight ...
 
 Runs that already finished in --out are not made again, so a study can be extended. A folder that a run left unfinished
 is renamed to NAME.broken-1 and the run made anew, so two studies at once must not share agents, seeds and --out. A run

@@ -17,9 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blip_rl.core.grid import half_centre, off_grid, on_grid, power_of_two
 from blip_rl.core.landing import land_in_pieces_, worth_pieces
 
 GainRule = Literal["paper", "reference"]
+IntervalRule = Literal["paper", "half"]
 TOTAL_BITS = 20
 """N of the paper's experiments (Sec. 4)."""
 
@@ -37,9 +39,11 @@ def quantize(weight: Tensor, bits: Tensor | int, bound: Tensor | float) -> Tenso
 
     Source: paper Eq. 2.
     """
-    scale = _power_of_two(bits, weight)
+    scale = power_of_two(bits, weight)
     limit = 1 - 0.5 / scale
-    normalised = torch.minimum(torch.maximum(weight / bound, -limit), limit)
+    # By a tensor: by a number, CUDA multiplies with the reciprocal, and ties then round differently.
+    normalised = weight / torch.as_tensor(bound, dtype=weight.dtype, device=weight.device)
+    normalised = torch.minimum(torch.maximum(normalised, -limit), limit)
     return torch.round(normalised * scale) / scale * bound
 
 
@@ -84,31 +88,74 @@ def freeze(gain: Tensor, frozen_bits: Tensor, total_bits: int = TOTAL_BITS) -> T
     return torch.minimum(new + frozen_bits, torch.full_like(new, total_bits)).to(frozen_bits.dtype)
 
 
-def interval(
-    centre: Tensor, frozen_bits: Tensor | int, bound: Tensor | float, total_bits: int = TOTAL_BITS
-) -> tuple[Tensor, Tensor]:
-    """Where a weight may move without changing its frozen bits: [c − 2^−S·b, c + 2^−S·b], inside ±(1 − 2^−N)·b.
+def radius(
+    frozen_bits: Tensor, total_bits: int = TOTAL_BITS, rule: IntervalRule = "paper", *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Half-width of a weight's interval, in units of θ̂.
 
-    A weight whose bits are all frozen (S = N) has no room left: its interval is the centre alone.
+    paper  2^−S                      Eq. 4
+    half   2^−(S+1) − 2^−N           the weights that round to the centre at S bits
+
+    Both are 0 where all bits are frozen, and at most 1 − 2^−N, the whole range, which a weight without frozen bits
+    has under either rule. ``half`` stops one grid step short of 2^−(S+1): a weight at exactly half a step is a tie,
+    which rounds to the even neighbour and, after dividing by the bound in floating point, to either.
 
     Args:
-        centre: c in the weight's units, as :func:`quantize` returned it.
+        frozen_bits: S, any integer type.
+        total_bits: N.
+        rule: Which of the two.
+        dtype: Of the result; None for torch's default.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+    scale = power_of_two(frozen_bits, torch.empty((), dtype=dtype, device=frozen_bits.device))
+    step = 2.0**-total_bits
+    if rule == "paper":
+        return torch.where(scale < 2.0**total_bits, 1 / scale, 0.0).clamp(max=1 - step)
+    if rule == "half":
+        return torch.where(scale > 1, 0.5 / scale - step, 1 - step).clamp(min=0.0)
+    raise ValueError(f"rule {rule!r}: expected 'paper' or 'half'")
+
+
+def interval(
+    centre: Tensor,
+    frozen_bits: Tensor | int,
+    bound: Tensor | float,
+    total_bits: int = TOTAL_BITS,
+    rule: IntervalRule = "paper",
+) -> tuple[Tensor, Tensor]:
+    """Where a weight may move: [c − r·b, c + r·b] inside ±(1 − 2^−N)·b, r from :func:`radius`.
+
+    The paper's interval reaches a whole step of the S-bit grid to each side, so Q(θ̂, S) may change inside it. ``half``
+    holds the weights whose Q(θ̂, S) is c and no others: the first S bits stay. A centre between two points of the S-bit
+    grid, which :func:`nested_centre` makes, marks half of such an interval.
+
+    Args:
+        centre: c in the weight's units, as :func:`quantize` or :func:`nested_centre` returned it.
         frozen_bits: S.
         bound: b > 0.
         total_bits: N.
+        rule: Which radius.
 
     Returns:
-        (low, high), each shaped like ``centre``.
+        (low, high), each shaped like ``centre``, on the N-bit grid. A weight whose bits are all frozen (S = N) has no
+        room left: both are its centre.
 
-    Source: paper Eq. 4.
+    Raises:
+        ValueError: an unknown rule.
+
+    Source: paper Eq. 4; ``half`` is in neither source.
     """
-    scale = _power_of_two(frozen_bits, centre)
-    free = (scale < 2.0**total_bits).to(centre.dtype)
-    # In θ̂ units all numbers are dyadic, so c ± 2^−S is exact and lands on the grid that quantize() knows.
-    normalised = _on_grid(centre, bound, total_bits)
+    # In θ̂ units all numbers are dyadic, so c ± r is exact and lands on the grid that quantize() knows.
+    normalised = on_grid(centre, bound, total_bits)
+    frozen = torch.as_tensor(frozen_bits, device=centre.device)
+    reach = radius(frozen, total_bits, rule, dtype=centre.dtype)
+    if rule == "half":
+        cut = (0.25 / power_of_two(frozen, centre) - 2.0**-total_bits).clamp(min=0.0)
+        reach = torch.where(off_grid(normalised, frozen), cut, reach)
     limit = 1 - 2.0**-total_bits
-    low = (normalised - free / scale).clamp(-limit, limit)
-    high = (normalised + free / scale).clamp(-limit, limit)
+    low, high = (normalised - reach).clamp(-limit, limit), (normalised + reach).clamp(-limit, limit)
     return low * bound, high * bound
 
 
@@ -119,13 +166,18 @@ def nested_centre(
     outer_bits: Tensor,
     bound: Tensor | float,
     total_bits: int = TOTAL_BITS,
+    rule: IntervalRule = "paper",
 ) -> Tensor:
-    """Choose the new centre such that the new interval lies inside the one before: frozen bits can then never flip.
+    """Choose the new centre such that the new interval lies inside the one before: no weight leaves an interval again.
 
     Neither the paper nor the reference does this: there the centre follows the weight at every task, so a weight whose
-    S does not grow may walk 2^−S further each time. Here the centre of such a weight stays. Where S grows, c is the
-    quantised weight, moved inwards by one step of its grid where it sits on the outer interval's edge. Intersecting
-    the two intervals instead would leave half an interval there, and would need two more bits of state to remember it.
+    S does not grow may walk 2^−S further each time. Here the centre of such a weight stays. Where S grows:
+
+    paper  c is the quantised weight, moved inwards by one step of its grid where it sits on the outer interval's edge.
+           Intersecting the two intervals would leave half an interval there and need two more bits of state.
+    half   c is the quantised weight. Where that is the outer interval's edge, only the half of the new interval that
+           lies inside is kept: c is moved inwards by a quarter of a step, off the S-bit grid, which is how
+           :func:`interval` knows.
 
     Args:
         weight: θ, inside the outer interval.
@@ -134,14 +186,16 @@ def nested_centre(
         outer_bits: S before this task, at most ``frozen_bits``.
         bound: b > 0.
         total_bits: N.
+        rule: Which radius the intervals have.
     """
-    scale, outer_scale = _power_of_two(frozen_bits, weight), _power_of_two(outer_bits, weight)
-    radius = torch.where(scale < 2.0**total_bits, 1 / scale, torch.zeros_like(scale))
-    outer = _on_grid(outer_centre, bound, total_bits)
-    reach = 1 / outer_scale - radius
-    proposed = _on_grid(quantize(weight, frozen_bits, bound), bound, total_bits)
-    inside = torch.minimum(torch.maximum(proposed, outer - reach), outer + reach)
-    return torch.where(scale > outer_scale, inside * bound, outer_centre)
+    outer = on_grid(outer_centre, bound, total_bits)
+    proposed = on_grid(quantize(weight, frozen_bits, bound), bound, total_bits)
+    if rule == "half":
+        inside = half_centre(on_grid(weight, bound, total_bits), proposed, frozen_bits, outer, outer_bits, total_bits)
+    else:
+        reach = 1 / power_of_two(outer_bits, weight) - radius(frozen_bits, total_bits, rule, dtype=weight.dtype)
+        inside = torch.minimum(torch.maximum(proposed, outer - reach), outer + reach)
+    return torch.where(frozen_bits > outer_bits, inside * bound, outer_centre)
 
 
 def project(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -212,17 +266,6 @@ def weight_bound(layer_fan: int) -> float:
 
 
 _HALF_LOG2_E = 0.7213475204444817
-
-
-def _power_of_two(bits: Tensor | int, like: Tensor) -> Tensor:
-    """2ⁿ in the floating type and on the device of ``like``, exactly."""
-    exponent = torch.as_tensor(bits, device=like.device).to(torch.int32)
-    return torch.ldexp(torch.ones_like(exponent, dtype=like.dtype), exponent)
-
-
-def _on_grid(weight: Tensor, bound: Tensor | float, total_bits: int) -> Tensor:
-    """θ̂ rounded to the N-bit grid, which removes the rounding error of dividing by the bound."""
-    return torch.round(weight / bound * 2.0**total_bits) / 2.0**total_bits
 
 
 def _check_tasks_seen(tasks_seen: int) -> None:

@@ -1,58 +1,235 @@
-"""Which prior F₀ makes the first task freeze a wanted number of bits."""
+"""Which prior F₀ makes the first task freeze what was asked for: a number of bits, or a bound on the policy's drift.
+
+To second order a policy diverges by ½ Δᵀ F Δ when its weights move by Δ. If every weight goes to an end of its
+interval, all in the worst common direction, that is at most the drift ½ (Σᵢ √Fᵢ rᵢ)², rᵢ the half-width of weight i's
+interval. Mean bits fall and the drift rises with F₀, both in steps, so bisection over log₂ F₀ finds the prior.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from blip_rl.core.bits import TOTAL_BITS, GainRule, freeze, information_gain
+from blip_rl.core.bits import TOTAL_BITS, GainRule, IntervalRule, freeze, information_gain, radius
 from blip_rl.core.blocks import row_blocks
 
 _LOG2_LOWEST, _LOG2_HIGHEST = -120.0, 60.0  # well inside float32, far outside any Fisher seen in practice
+_FINEST = 1e-7  # of log₂ F₀, where a search ends: below the resolution of float32
 _BITS_TOLERANCE = 1e-3
-_MAX_HALVINGS = 60
+_DRIFT_TOLERANCE = 1e-3  # relative
+_BITS_NOTED = 0.05  # a difference from the bits asked for that is said
+_TOTAL_BITS_MOST = 22
+LEAST_FISHER = 2.0 ** (2 * _TOTAL_BITS_MOST + _LOG2_LOWEST)
+"""A Fisher below this (1e-23, in the units of the prior) is no information: no prior could freeze all bits by it."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the first task says about one parameter.
+
+    Attributes:
+        fisher: F ≥ 0 of every entry, any shape.
+        fan: The prior is multiplied by it.
+        bound: b.
+        is_weight: Whether its bits count; biases add to the drift only.
+    """
+
+    fisher: Tensor
+    fan: float = 1.0
+    bound: float = 1.0
+    is_weight: bool = True
+
+
+@dataclass(frozen=True)
+class FirstTask:
+    """What the first task does with a prior.
+
+    Attributes:
+        prior: F₀.
+        informed_bits: Mean of frozen bits over the weights with information; 0 if there are none.
+        bits: Mean of frozen bits over all weights.
+        drift: ½ (Σ √F r)² over all parameters, in nats.
+        informed: How many weights have information.
+    """
+
+    prior: float
+    informed_bits: float
+    bits: float
+    drift: float
+    informed: int
+
+
+@dataclass(frozen=True)
+class PriorSearch:
+    """Solves for the prior.
+
+    Attributes:
+        parameters: All of the trunk.
+        gain: The gain rule that the prior will be used with.
+        interval: The interval rule.
+        total_bits: N.
+    """
+
+    parameters: Sequence[Learned]
+    gain: GainRule = "reference"
+    interval: IntervalRule = "paper"
+    total_bits: int = TOTAL_BITS
+
+    def outcome(self, prior: float) -> FirstTask:
+        """What the first task would do with a prior, with the arithmetic that consolidation has."""
+        weights, informed, bits, informed_bits, reach = 0, 0, 0, 0, 0.0
+        for parameter in self.parameters:
+            for fisher, frozen in self._frozen(parameter, prior):
+                half_width = radius(frozen, self.total_bits, self.interval, dtype=fisher.dtype)
+                reach += parameter.bound * (fisher.sqrt() * half_width).sum(dtype=torch.float64).item()
+                if parameter.is_weight:
+                    known = has_information(fisher, parameter.fan)
+                    counts = torch.stack([known.sum(), frozen.sum(), (frozen * known).sum()]).tolist()
+                    weights += fisher.numel()
+                    informed, bits, informed_bits = informed + counts[0], bits + counts[1], informed_bits + counts[2]
+        return FirstTask(prior, informed_bits / max(1, informed), bits / max(1, weights), 0.5 * reach**2, informed)
+
+    def for_bits(self, target: float) -> FirstTask | None:
+        """Find the prior whose mean of frozen bits over the weights with information is nearest to ``target``.
+
+        Args:
+            target: 0 < target < N; at least 1 with the paper's gain, which freezes a bit of every such weight.
+
+        Returns:
+            What that prior does, or None if no weight has information. The mean jumps across the target where few
+            weights have information.
+        """
+
+        def done(found: FirstTask) -> bool:
+            return abs(found.informed_bits - target) <= _BITS_TOLERANCE
+
+        weights = [parameter for parameter in self.parameters if parameter.is_weight]
+        sides = self._search(self._range(weights), lambda found: found.informed_bits >= target, done)
+        return sides and min(sides, key=lambda side: abs(side.informed_bits - target))
+
+    def for_drift(self, target: float) -> FirstTask | None:
+        """Find the highest prior whose drift is at most ``target`` nats.
+
+        Returns:
+            What that prior does, or None if no parameter has information. Its drift is well below the target where it
+            jumps across it, and where it is lower even without frozen bits.
+        """
+
+        def done(found: FirstTask) -> bool:
+            return target * (1 - _DRIFT_TOLERANCE) <= found.drift <= target
+
+        sides = self._search(self._range(self.parameters), lambda found: found.drift <= target, done)
+        return sides and max(sides, key=lambda side: (side.drift <= target, side.prior))
+
+    def _search(
+        self,
+        ends: tuple[float, float] | None,
+        low_side: Callable[[FirstTask], bool],
+        done: Callable[[FirstTask], bool],
+    ) -> tuple[FirstTask, ...] | None:
+        """Bisect between two values of log₂ F₀.
+
+        Returns:
+            What the two priors on either side of the target do: the highest found of which ``low_side`` holds, and the
+            lowest found of which it does not. One alone if it is ``done`` or if the whole range is on one side.
+        """
+        if ends is None:
+            return None
+        bottom, top = ends
+        low, high = self.outcome(2.0**bottom), self.outcome(2.0**top)
+        if not low_side(low) or low_side(high):
+            return (high,) if low_side(high) else (low,)
+        while top - bottom > _FINEST:
+            middle = (bottom + top) / 2
+            found = self.outcome(2.0**middle)
+            if done(found):
+                return (found,)
+            if low_side(found):
+                bottom, low = middle, found
+            else:
+                top, high = middle, found
+        return low, high
+
+    def _range(self, parameters: Sequence[Learned]) -> tuple[float, float] | None:
+        """log₂ of the priors that make a difference to the parameters; None if they have no information.
+
+        At the lower end all bits freeze wherever there is information, at the upper end as few as can be. A search that
+        went beyond would leave a prior with which later tasks freeze everything, or nothing.
+        """
+        lowest, highest = math.inf, 0.0
+        for parameter in parameters:
+            for (fisher,) in row_blocks(parameter.fisher):
+                known = fisher[has_information(fisher, parameter.fan)] / parameter.fan
+                if known.numel():
+                    least, most = torch.aminmax(known)
+                    lowest, highest = min(lowest, least.item()), max(highest, most.item())
+        if highest == 0:
+            return None
+        bottom, top = math.log2(lowest) - 2 * self.total_bits - 1, math.log2(highest) + 1
+        return max(bottom, _LOG2_LOWEST), min(top, _LOG2_HIGHEST)
+
+    def _frozen(self, parameter: Learned, prior: float) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pieces of a parameter: their Fisher and the bits that freeze, uint8."""
+        mean = torch.full((), prior * parameter.fan, dtype=parameter.fisher.dtype, device=parameter.fisher.device)
+        nothing = torch.zeros((), dtype=torch.uint8, device=parameter.fisher.device)
+        for (fisher,) in row_blocks(parameter.fisher):
+            yield fisher, freeze(information_gain(fisher, mean, 1, self.gain), nothing, self.total_bits)
+
+
+def has_information(fisher: Tensor, fan: float = 1.0) -> Tensor:
+    """Whether the Fisher says anything about each entry: F / fan is not 0, nor next to it."""
+    return fisher >= LEAST_FISHER * fan
 
 
 def solve_prior(
     fisher: Tensor, target_bits: float, rule: GainRule = "reference", total_bits: int = TOTAL_BITS
 ) -> tuple[float, float]:
-    """Find F₀ such that the first task freezes ``target_bits`` on average.
-
-    The mean of frozen bits falls monotonically with F₀, so bisection over log₂ F₀ finds it. It is a step function:
-    where it jumps across the target, the nearer side is as close as any prior gets.
+    """Find F₀ such that the first task freezes ``target_bits`` on average over the weights with information.
 
     Args:
-        fisher: The first task's Fisher of every weight, one dimension, in the units of the prior (divided by the
-            layer's fan where the prior is multiplied by it).
-        target_bits: Wanted mean of frozen bits, 0 < target < ``total_bits``.
+        fisher: The first task's Fisher of every weight, any shape, in the units of the prior.
+        target_bits: As for :meth:`PriorSearch.for_bits`.
         rule: The gain rule that will be used with the prior.
         total_bits: N.
 
     Returns:
-        (F₀, mean of frozen bits that it gives). The second differs from the target where too many weights have no
-        Fisher information at all to ever reach it.
+        (F₀, mean of frozen bits over the weights with information that it gives).
+
+    Raises:
+        ValueError: no weight has information.
     """
-    low, high = _LOG2_LOWEST, _LOG2_HIGHEST
-    nearest, nearest_bits = 2.0**low, mean_first_bits(fisher, 2.0**low, rule, total_bits)
-    if nearest_bits < target_bits:
-        return nearest, nearest_bits
-    for _ in range(_MAX_HALVINGS):
-        middle = (low + high) / 2
-        reached = mean_first_bits(fisher, 2.0**middle, rule, total_bits)
-        if abs(reached - target_bits) < abs(nearest_bits - target_bits):
-            nearest, nearest_bits = 2.0**middle, reached
-        if abs(nearest_bits - target_bits) <= _BITS_TOLERANCE:
-            break
-        low, high = (middle, high) if reached > target_bits else (low, middle)
-    return nearest, nearest_bits
+    found = PriorSearch([Learned(fisher)], rule, total_bits=total_bits).for_bits(target_bits)
+    if found is None:
+        raise ValueError(
+            f"no entry of the Fisher is above {LEAST_FISHER:.0e}: there is no information to freeze bits by"
+        )
+    return found.prior, found.informed_bits
 
 
-def mean_first_bits(fisher: Tensor, prior: float, rule: GainRule, total_bits: int = TOTAL_BITS) -> float:
-    """Mean of the bits that the first task freezes with prior F₀, over weights with Fisher ``fisher``."""
-    mean_before = torch.full((), prior, dtype=fisher.dtype, device=fisher.device)
-    nothing = torch.zeros((), dtype=torch.uint8, device=fisher.device)
-    counts = [
-        freeze(information_gain(piece, mean_before, 1, rule), nothing, total_bits).sum()
-        for (piece,) in row_blocks(fisher)
-    ]
-    return torch.stack(counts).sum().item() / max(1, fisher.numel())
+def shortfall(
+    found: FirstTask | None, target_bits: float | None, target_drift: float | None, total_bits: int
+) -> str | None:
+    """Say how what was found differs from what was asked for, or that hardly any bit is left free; None if neither."""
+    if found is None:
+        return (
+            "the task has no Fisher information about any weight, so no prior can be solved for: nothing is frozen, "
+            "and the next task counts as the first"
+        )
+    if target_bits is None and target_drift is None:
+        return None
+    asked = f"first_task_drift = {target_drift:g}" if target_bits is None else f"first_task_bits = {target_bits:g}"
+    does = (
+        f"the nearest prior, {found.prior:.3g}, freezes {found.informed_bits:.2f} bits on average of the "
+        f"{found.informed:,} weights with Fisher information and allows a drift of {found.drift:.3g} nats"
+    )
+    if target_bits is not None and abs(found.informed_bits - target_bits) > _BITS_NOTED:
+        return f"{asked} is out of reach: {does}"
+    if target_drift is not None and found.drift < target_drift / 2:
+        return f"{asked} is out of reach: {does}"
+    if found.informed_bits > total_bits - 1:
+        return f"{asked} leaves hardly any bit to later tasks: {does}"
+    return None

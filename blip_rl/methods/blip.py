@@ -8,7 +8,7 @@ remainder below the grid (4) = 13 bytes. While a task is being trained the inter
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blip_rl.config import PositiveFloat
 from blip_rl.core import bits, saved
 from blip_rl.core.blocks import row_blocks
-from blip_rl.core.prior import solve_prior
+from blip_rl.core.prior import FirstTask, Learned, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState
 
 _SAVED = ("frozen_bits", "centre", "fisher_mean", "remainder")
@@ -32,7 +32,9 @@ class BlipSettings(FisherSettings):
     round_after_task: bool = False
     """Set each weight to its interval's centre after a task (the reference does)."""
     nested: bool = True
-    """Keep each interval inside all earlier ones, so that frozen bits never flip (neither source does)."""
+    """Keep each interval inside all earlier ones, so that no weight leaves one it was given (neither source does)."""
+    interval: bits.IntervalRule = "paper"
+    """Radius 2^−S (paper Eq. 4), within which Q(θ̂, S) may change, or half of it, within which it stays."""
     quantize_forward: bool = True
     """The forward pass sees weights on the N-bit grid (paper Eq. 3) instead of plain floats (the reference)."""
     weight_bound: Literal["fan", "unit"] = "fan"
@@ -41,20 +43,32 @@ class BlipSettings(FisherSettings):
     """F₀ times the layer's fan (the reference) or the same everywhere (the paper)."""
     fisher_prior: PositiveFloat | None = None
     first_task_bits: PositiveFloat | None = None
+    """Solve for the prior: mean of the bits that the first task freezes, over weights with Fisher information."""
+    first_task_drift: PositiveFloat | None = None
+    """Solve for the prior: bound in nats on how far the first task's policy can diverge, see :mod:`core.prior`."""
 
     @model_validator(mode="after")
     def _one_prior(self) -> Self:
-        if (self.fisher_prior is None) == (self.first_task_bits is None):
-            given = "neither is given" if self.fisher_prior is None else "both are given"
+        asked = {name: getattr(self, name) for name in ("fisher_prior", "first_task_bits", "first_task_drift")}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if len(given) != 1:
+            shown = ", ".join(f"{name} = {value}" for name, value in (given or asked).items())
+            count = {0: "none is", 2: "both are"}.get(len(given), "all are")
             raise ValueError(
-                f"fisher_prior = {self.fisher_prior}, first_task_bits = {self.first_task_bits}: {given}; expected "
-                "exactly one: a prior for the Fisher, or the mean number of bits that the first task should freeze"
-            )
-        if self.first_task_bits is not None and self.first_task_bits >= self.total_bits:
-            raise ValueError(
-                f"first_task_bits = {self.first_task_bits}: expected less than total_bits = {self.total_bits}"
+                f"{shown}: {count} given; expected exactly one: a prior for the Fisher, the mean number of bits "
+                "that the first task freezes, or a bound in nats on how far its policy can drift"
             )
         return self
+
+    @model_validator(mode="after")
+    def _bits_within_reach(self) -> Self:
+        least = 1 if self.gain == "paper" else 0
+        if self.first_task_bits is None or least <= self.first_task_bits < self.total_bits:
+            return self
+        rule = f"less than total_bits = {self.total_bits}"
+        if self.first_task_bits < least:
+            rule = "at least 1 with gain = 'paper', which freezes a bit of every weight with Fisher information"
+        raise ValueError(f"first_task_bits = {self.first_task_bits}: expected {rule}")
 
 
 @dataclass
@@ -84,6 +98,8 @@ class Blip(FisherMethod):
         super().__init__(**settings)
         self.tasks_seen = 0
         self.fisher_prior = self.settings.fisher_prior
+        self._first_task: dict[str, float] | None = None
+        self._uninformed: dict[str, float] = {}
         self._parameters: dict[str, _Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
 
@@ -117,17 +133,27 @@ class Blip(FisherMethod):
                 torch.clamp(p.weight, p.low, p.high, out=p.weight)
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Fisher → gain → frozen bits → centre → (round) → running Fisher."""
+        """Fisher → prior, after the first task → gain → frozen bits → centre → (round) → running Fisher.
+
+        Where a prior is to be solved for and the task has no information about any weight, nothing is frozen and the
+        next task counts as the first: a warning says so. Stopping would not help, since the task is learned already.
+        """
         if not self._parameters:
             raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
         fisher = finished.fisher(self.settings.fisher_expectation)
+        self._uninformed = {
+            name: 1 - has_information(fisher[name], p.fan).float().mean().item() for name, p in self._parameters.items()
+        }
+        shares = {f"without_information/{name}": share for name, share in self._uninformed.items()}
+        first = self._start_from_prior(fisher) if self.tasks_seen == 0 else None
+        if self.fisher_prior is None:
+            return {"mean_frozen_bits": 0.0, **shares}
         self.tasks_seen += 1
-        if self.tasks_seen == 1:
-            self._set_prior(fisher)
         with torch.no_grad():
             for name, state in self._parameters.items():
                 self._consolidate(state, fisher[name])
-        return {"fisher_prior": cast(float, self.fisher_prior), "mean_frozen_bits": self.mean_frozen_bits()}
+        found = {"informed_bits": first.informed_bits, "drift": first.drift} if first else {}
+        return {"fisher_prior": self.fisher_prior, "mean_frozen_bits": self.mean_frozen_bits(), **found, **shares}
 
     def mean_frozen_bits(self) -> float:
         """Mean of frozen bits over all trunk weights (biases left out)."""
@@ -143,7 +169,7 @@ class Blip(FisherMethod):
         return {name: (state.low.clone(), state.high.clone()) for name, state in self._parameters.items()}
 
     def state(self) -> MethodState:
-        """The four tensors of every parameter, the number of tasks seen and the prior in use."""
+        """The four tensors of every parameter, the number of tasks seen, the prior in use and what it did."""
         tensors = {
             f"{name}.{kind}": getattr(state, kind).clone()
             for name, state in self._parameters.items()
@@ -153,6 +179,8 @@ class Blip(FisherMethod):
             "tasks_seen": self.tasks_seen,
             "fisher_prior": self.fisher_prior,
             "total_bits": self.settings.total_bits,
+            "first_task": self._first_task,
+            "without_information": self._uninformed,
         }
         return MethodState(self._loaded | tensors, values)
 
@@ -169,6 +197,8 @@ class Blip(FisherMethod):
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
         self.fisher_prior = state.values["fisher_prior"]
+        self._first_task = state.values.get("first_task")  # early versions kept neither
+        self._uninformed = dict(state.values.get("without_information", {}))
 
     def _bind(self, name: str, parameter: nn.Parameter, layer_fan: int) -> _Parameter:
         """State of one parameter: the one it had, the one loaded for it, or a new one."""
@@ -206,25 +236,29 @@ class Blip(FisherMethod):
 
     def _set_interval(self, p: _Parameter) -> None:
         for centre, frozen, low, high in row_blocks(p.centre, p.frozen_bits, p.low, p.high):
-            ends = bits.interval(centre, frozen, p.bound, self.settings.total_bits)
+            ends = bits.interval(centre, frozen, p.bound, self.settings.total_bits, self.settings.interval)
             low.copy_(ends[0])
             high.copy_(ends[1])
 
-    def _set_prior(self, fisher: dict[str, Tensor]) -> None:
-        """Start the running mean at F₀ (× fan), solving for F₀ where a number of bits was asked for."""
-        if self.settings.first_task_bits is not None:
-            weights = [fisher[name].flatten() / p.fan for name, p in self._parameters.items() if p.weight.dim() > 1]
-            self.fisher_prior, reached = solve_prior(
-                torch.cat(weights), self.settings.first_task_bits, self.settings.gain, self.settings.total_bits
-            )
-            if abs(reached - self.settings.first_task_bits) > 0.05:
-                warnings.warn(
-                    f"first_task_bits = {self.settings.first_task_bits}: the first task can freeze {reached:.2f} bits "
-                    "on average at the nearest prior; the other weights carry no Fisher information",
-                    stacklevel=3,
-                )
+    def _start_from_prior(self, fisher: dict[str, Tensor]) -> FirstTask | None:
+        """Start the running mean at F₀ (× fan), solved for where that was asked; None if it cannot be."""
+        settings = self.settings
+        learned = [Learned(fisher[name], p.fan, p.bound, p.weight.dim() > 1) for name, p in self._parameters.items()]
+        search = PriorSearch(learned, settings.gain, settings.interval, settings.total_bits)
+        if settings.fisher_prior is not None:
+            found: FirstTask | None = search.outcome(settings.fisher_prior)
+        elif settings.first_task_bits is not None:
+            found = search.for_bits(settings.first_task_bits)
+        else:
+            found = search.for_drift(cast(float, settings.first_task_drift))
+        if remark := shortfall(found, settings.first_task_bits, settings.first_task_drift, settings.total_bits):
+            warnings.warn(remark, stacklevel=3)
+        if found is None:
+            return None
+        self.fisher_prior, self._first_task = found.prior, asdict(found)
         for p in self._parameters.values():
-            p.fisher_mean.fill_(cast(float, self.fisher_prior) * p.fan)
+            p.fisher_mean.fill_(found.prior * p.fan)
+        return found
 
     def _consolidate(self, p: _Parameter, fisher: Tensor) -> None:
         settings = self.settings
@@ -235,7 +269,10 @@ class Blip(FisherMethod):
             gain = bits.information_gain(f, mean, self.tasks_seen, settings.gain)
             frozen = bits.freeze(gain, bits_before, settings.total_bits)
             if settings.nested:
-                centre.copy_(bits.nested_centre(weight, frozen, centre, bits_before, p.bound, settings.total_bits))
+                nested = bits.nested_centre(
+                    weight, frozen, centre, bits_before, p.bound, settings.total_bits, settings.interval
+                )
+                centre.copy_(nested)
             else:
                 centre.copy_(bits.quantize(weight, frozen, p.bound))
             bits_before.copy_(frozen)

@@ -117,6 +117,7 @@ def freezing(config: RunConfig) -> RunConfig:
         return config
     samples = config.agent.ppo.rollout_steps * config.agent.ppo.environments
     method = config.agent.method | {"fisher_samples": samples, "first_task_bits": 4}
+    method.pop("first_task_drift", None)  # one of the two
     return config.model_copy(update={"agent": config.agent.model_copy(update={"method": method})})
 
 

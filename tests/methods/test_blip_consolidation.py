@@ -1,8 +1,10 @@
 """The end of a task: Fisher, prior, frozen bits, centres and rounding."""
 
+import warnings
+
 import pytest
 import torch
-from small_tasks import TRUNKS, Task, bounds, conv, copies, learn, mlp, three_tasks
+from small_tasks import FEATURES, TRUNKS, Task, bounds, conv, copies, learn, mlp, three_tasks
 from torch import nn
 from torch.distributions import Normal
 
@@ -31,7 +33,14 @@ def test_the_figures_are_the_prior_and_the_mean_over_weights_without_biases():
     figures = learn(blip, trunk, three_tasks("mlp")[0])
     frozen = blip.frozen_bits()
     weights = torch.cat([frozen["0.weight"].flatten(), frozen["2.weight"].flatten()])
-    assert figures == {"fisher_prior": 1e-7, "mean_frozen_bits": pytest.approx(weights.float().mean().item())}
+    mean = pytest.approx(weights.float().mean().item())
+    assert (figures["fisher_prior"], figures["mean_frozen_bits"], figures["informed_bits"]) == (1e-7, mean, mean)
+    assert {name: share for name, share in figures.items() if name.startswith("without_information/")} == {
+        f"without_information/{name}": 0 for name in frozen
+    }
+    assert set(figures) == {"fisher_prior", "mean_frozen_bits", "informed_bits", "drift"} | {
+        f"without_information/{name}" for name in frozen
+    }
     assert blip.mean_frozen_bits() == figures["mean_frozen_bits"]
     assert {bits.dtype for bits in frozen.values()} == {torch.uint8}
     assert {name: bits.shape for name, bits in frozen.items()} == {n: p.shape for n, p in trunk.named_parameters()}
@@ -44,7 +53,9 @@ def test_the_first_task_freezes_the_bits_asked_for(name, gain, target):
     blip, trunk = Blip(first_task_bits=target, gain=gain), TRUNKS[name][0]()
     first, second, _ = three_tasks(name)
     figures = learn(blip, trunk, first)
-    assert figures["mean_frozen_bits"] == pytest.approx(target, abs=0.05)
+    assert figures["informed_bits"] == pytest.approx(target, abs=0.05)
+    dead = max(blip.state().values["without_information"].values())
+    assert (figures["mean_frozen_bits"] < target - 0.05) == (dead > 0.1)
     prior = figures["fisher_prior"]
     assert learn(blip, trunk, second)["fisher_prior"] == prior  # solved for once
 
@@ -62,12 +73,79 @@ def test_the_prior_found_gives_the_same_bits_when_it_is_given():
     assert all(torch.equal(value, given.frozen_bits()[name]) for name, value in found.frozen_bits().items())
 
 
+@trunks
+@pytest.mark.parametrize("interval", ["paper", "half"])
+@pytest.mark.parametrize("target", [1e-3, 0.1])
+def test_the_first_task_leaves_the_drift_asked_for(name, interval, target):
+    """½ (Σ √F r)² with the Fisher and the intervals that the method really has, weight by weight in float64."""
+    blip, trunk = Blip(first_task_drift=target, interval=interval, fisher_expectation="exact"), TRUNKS[name][0]()
+    task = three_tasks(name)[0]
+    figures = learn(blip, trunk, task)
+    fisher, bound, frozen = exact_fisher(trunk, task), bounds(trunk), blip.frozen_bits()
+    reach = 0.0
+    for parameter, values in fisher.items():
+        low, high = (end.double() for end in blip.intervals()[parameter])
+        width = (high - low) / 2
+        cut = (kept(blip, "centre")[parameter] / bound[parameter]).abs() > 1 - 2.0 ** -frozen[parameter].float()
+        width = torch.where(cut & (frozen[parameter] > 0), torch.nan, width)  # at the bound the range cuts it
+        full = bits.radius(frozen[parameter], 20, interval, dtype=torch.float64) * bound[parameter]
+        reach += (values.double().sqrt() * torch.where(width.isnan(), full, width)).sum().item()
+        assert width.isnan().float().mean() < 0.2
+    assert figures["drift"] == pytest.approx(0.5 * reach**2, rel=1e-3)
+    assert 0.8 * target < figures["drift"] <= target
+
+
 def test_a_number_of_bits_out_of_reach_warns_with_what_was_reached():
-    blip, trunk = Blip(first_task_bits=19), mlp()
-    silent = Task((5,), seed=1, scale=0.0)  # observations of zero tell nothing about the first layer's weights
-    with pytest.warns(UserWarning, match=r"first_task_bits = 19.*can freeze 1\d\.\d\d bits"):
-        figures = learn(blip, trunk, silent, steps=1)
-    assert figures["mean_frozen_bits"] < 13
+    """One informed weight can freeze a whole number of bits and no other."""
+    blip, trunk = Blip(first_task_bits=2.5, fisher_expectation="exact"), nn.Sequential(nn.Linear(5, FEATURES))
+    task = Task((5,), seed=1, scale=0.0)
+    task.observations[0, 0] = 1.0
+    with torch.no_grad():
+        task.head.weight[:, 1:] = 0
+    with pytest.warns(
+        UserWarning, match=r"first_task_bits = 2.5 is out of reach: .* freezes [23].00 bits on average of"
+    ):
+        figures = learn(blip, trunk, task, steps=0)
+    assert figures["informed_bits"] in (2, 3)
+
+
+@pytest.mark.parametrize("asked", [{"first_task_bits": 2}, {"first_task_drift": 0.01}], ids=str)
+def test_dead_units_do_not_make_the_second_task_freeze_everything(asked):
+    """Most weights without information: the prior must stay one that later tasks can live with."""
+    blip, trunk = Blip(**asked, fisher_expectation="exact"), mlp()
+    first, second, _ = three_tasks("mlp")
+    first.observations[:, 1:] = 0
+    with torch.no_grad():
+        first.head.weight[:, 1:] = 0  # one of eight units is heard
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = learn(blip, trunk, first, steps=0)
+    assert figures["without_information/2.weight"] == pytest.approx(7 / 8)
+    assert figures["without_information/0.weight"] == pytest.approx(4 / 5)
+    learn(blip, trunk, second)
+    assert blip.mean_frozen_bits() < 12
+
+
+@pytest.mark.parametrize("asked", [{"first_task_bits": 2}, {"first_task_drift": 0.01}], ids=str)
+@pytest.mark.parametrize("rounded", [True, False])
+def test_a_task_without_information_freezes_nothing_and_the_next_counts_as_the_first(asked, rounded):
+    blip, trunk = Blip(**asked, fisher_expectation="exact", round_after_task=rounded), mlp()
+    first, second, _ = three_tasks("mlp")
+    with torch.no_grad():
+        first.head.weight.zero_()  # whatever the trunk answers, the policy is the same
+    before = copies(trunk)
+    with pytest.warns(UserWarning, match="no Fisher information about any weight"):
+        figures = learn(blip, trunk, first, steps=0)
+    assert figures["mean_frozen_bits"] == 0
+    assert "fisher_prior" not in figures
+    assert (blip.tasks_seen, blip.fisher_prior) == (0, None)
+    assert all(torch.allclose(before[name], value, atol=1e-6) for name, value in copies(trunk).items())
+
+    loaded, fresh = Blip(**asked, fisher_expectation="exact", round_after_task=rounded), mlp()
+    loaded.load_state(blip.state())
+    fresh.load_state_dict(trunk.state_dict())
+    assert learn(loaded, fresh, second)["fisher_prior"] > 0
+    assert loaded.tasks_seen == 1
 
 
 @trunks

@@ -11,8 +11,20 @@ from blip_rl.methods.blip import Blip, BlipSettings
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "neither is given; expected exactly one"),
+        (
+            {},
+            "fisher_prior = None, first_task_bits = None, first_task_drift = None: none is given; expected exactly one",
+        ),
         ({"fisher_prior": 1e-9, "first_task_bits": 4}, "first_task_bits = 4.0: both are given; expected exactly one"),
+        ({"first_task_drift": 1, "first_task_bits": 4}, "first_task_drift = 1.0: both are given; expected exactly one"),
+        ({"first_task_drift": 1, "fisher_prior": 4}, "first_task_drift = 1.0: both are given; expected exactly one"),
+        ({"first_task_drift": 1, "fisher_prior": 4, "first_task_bits": 4}, "all are given; expected exactly one"),
+        ({"first_task_drift": 0}, "first_task_drift"),
+        ({"first_task_drift": -1}, "first_task_drift"),
+        ({"first_task_drift": float("nan")}, "first_task_drift"),
+        ({"first_task_drift": float("inf")}, "first_task_drift"),
+        ({"first_task_bits": 0.5, "gain": "paper"}, "first_task_bits = 0.5: expected at least 1 with gain = 'paper'"),
+        ({"first_task_bits": 4, "interval": "whole"}, "'paper' or 'half'"),
         ({"fisher_prior": 0}, "fisher_prior"),
         ({"fisher_prior": -1e-9}, "fisher_prior"),
         ({"fisher_prior": float("inf")}, "fisher_prior"),
@@ -35,7 +47,17 @@ def test_wrong_settings_are_refused(settings, message):
         Blip(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"fisher_prior": 1e-300}, {"first_task_bits": 0.1}, {"first_task_bits": 19.9}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fisher_prior": 1e-300},
+        {"first_task_bits": 0.1},
+        {"first_task_bits": 19.9},
+        {"first_task_bits": 1, "gain": "paper"},
+        {"first_task_drift": 1e-9},
+        {"first_task_drift": 1e9, "interval": "half"},
+    ],
+)
 def test_the_edges_are_allowed(settings):
     assert Blip(**settings).settings == BlipSettings(**settings)
 
@@ -44,6 +66,7 @@ def test_the_defaults():
     settings = Blip(first_task_bits=4).settings
     assert (settings.total_bits, settings.gain) == (20, "reference")
     assert (settings.nested, settings.quantize_forward, settings.round_after_task) == (True, True, False)
+    assert settings.interval == "paper"
     assert (settings.weight_bound, settings.prior_scale, settings.fisher_expectation) == ("fan", "fan", "sampled")
 
 

@@ -1,6 +1,7 @@
 """What BLIP remembers: 13 bytes for each parameter, saved and loaded bit for bit."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ def same_state(one, other):
 
 
 @trunks
-@pytest.mark.parametrize("settings", [{}, {"nested": False, "gain": "paper"}, {"round_after_task": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"nested": False, "gain": "paper"}, {"round_after_task": True}, {"interval": "half"}]
+)
 def test_a_run_that_is_saved_and_loaded_goes_on_bit_for_bit(name, settings):
     settings = {"first_task_bits": 4} | settings
     blip, trunk = Blip(**settings), TRUNKS[name][0]()
@@ -87,7 +90,36 @@ def test_the_state_is_13_bytes_for_each_parameter_whatever_the_number_of_tasks(n
         learn(blip, trunk, task, steps=2)
     size = sum(tensor.numel() * tensor.element_size() for tensor in blip.state().tensors.values())
     assert size == 13 * sum(parameter.numel() for parameter in trunk.parameters())
-    assert set(blip.state().values) == {"tasks_seen", "fisher_prior", "total_bits"}
+    values = blip.state().values
+    assert set(values) == {"tasks_seen", "fisher_prior", "total_bits", "first_task", "without_information"}
+    assert json.loads(json.dumps(values)) == values
+
+
+def test_what_the_prior_did_is_kept_over_later_tasks():
+    blip, trunk = Blip(first_task_drift=0.01), mlp()
+    first, second, _ = three_tasks("mlp")
+    figures = learn(blip, trunk, first)
+    kept = blip.state().values["first_task"]
+    assert kept["prior"] == figures["fisher_prior"] == blip.fisher_prior
+    assert (kept["informed_bits"], kept["drift"]) == (figures["informed_bits"], figures["drift"])
+    assert kept["bits"] == pytest.approx(figures["mean_frozen_bits"])
+    later = learn(blip, trunk, second)
+    assert "drift" not in later
+    assert blip.state().values["first_task"] == kept
+
+
+def test_a_state_of_an_early_version_is_taken():
+    """It has no record of the first task, and no shares without information."""
+    blip, trunk = Blip(first_task_bits=4), mlp()
+    first, second, _ = three_tasks("mlp")
+    learn(blip, trunk, first)
+    state = blip.state()
+    early = {name: state.values[name] for name in ("tasks_seen", "fisher_prior", "total_bits")}
+    loaded = Blip(first_task_bits=4)
+    loaded.load_state(MethodState(state.tensors, early))
+    assert loaded.state().values["first_task"] is None
+    learn(loaded, trunk, second)
+    assert loaded.state().values["without_information"]
 
 
 def test_another_object_with_the_same_network_takes_the_intervals_over():

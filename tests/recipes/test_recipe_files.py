@@ -27,7 +27,7 @@ from blip_rl.recipes import (
         ('name = "blip"', 'name = "blop"', ["method.name = 'blop'", "did you mean blip?", "blip-rl list methods"]),
         ('name = "blip"', "name = 3", ["method.name = 3", "one of: blip"]),
         ("first_task_bits = 4", "first_bits = 4", ["method.first_bits = 4", "did you mean first_task_bits?"]),
-        ("first_task_bits = 4", "", ["method: fisher_prior = None", "neither is given"]),
+        ("first_task_bits = 4", "", ["method: fisher_prior = None", "first_task_drift = None: none is given"]),
         ("first_task_bits = 4", "first_task_bits = 4\nfisher_prior = 1e-8", ["both are given", "=none removes a key"]),
         ("minibatches = 8", "minibatches = 7", ["ppo: minibatches = 7", "expected a divisor of"]),
     ],

@@ -15,7 +15,7 @@ CASES = {
     "negative steps": (["--steps", "-5"], ["'-5'", "at least 1", "10M"]),
     "steps that are no number": (["--steps", "nan"], ["'nan'", "at least 1", "10M"]),
     "both priors": (["--set", "method.fisher_prior=1e-9"], ["both are given", "exactly one", "none removes"]),
-    "no prior": (["--set", "method.first_task_bits=none"], ["neither is given", "exactly one"]),
+    "no prior": (["--set", "method.first_task_drift=none"], ["none is given", "exactly one"]),
     "no such device": (["--device", "cuda:63"], ["cuda:63", "cpu", "auto"]),
     "unfit task": (["--games", "boxing,CartPole-v1"], ["CartPole-v1", "(4,)", "(4, 84, 84)", "separate runs"]),
     "huge skip": (["--games", "pong", "--set", "atari.frame_skip=99999999999"], ["frame_skip", "99999999999", "100"]),

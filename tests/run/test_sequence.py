@@ -155,7 +155,8 @@ def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
 
 def test_rounding_is_scored_on_both_sides(tmp_path):
     """With rounding, the consolidation changes the weights: the games after it are played, not copied."""
-    config = small_config(overrides=("method.round_after_task=true", "method.first_task_bits=1"), steps="4096")
+    overrides = ("method.round_after_task=true", "method.first_task_bits=1", "method.first_task_drift=none")
+    config = small_config(overrides=overrides, steps="4096")
     path = train(config, out=tmp_path / "r", threads=1, quiet=True)
     scores = {
         phase: [r["return"] for r in rows(path / "scores.csv") if r["phase"] == phase] for phase in ("before", "after")
