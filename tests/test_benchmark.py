@@ -70,7 +70,7 @@ def test_speed(benchmark):
         assert 0 < contestant["update_share"] < 1
         assert contestant["peak_rss_mb"] > 50 if MEMORY_IS_KNOWN else contestant["peak_rss_mb"] is None
         assert contestant["gpu_peak_mb"] is None
-    assert contestants["blip"]["consolidation"]["mean_frozen_bits"] == pytest.approx(4, abs=0.1)
+    assert contestants["blip"]["consolidation"]["informed_bits"] == pytest.approx(4, abs=0.1)
     kept = {name: contestant["state_bytes_per_parameter"] for name, contestant in contestants.items()}
     # BLIP: frozen bits 1, centre 4, Fisher 4, remainder 4; EWC: Fisher, anchor and slope.
     assert kept == {"stock": None, "finetune": 0, "blip": 13, "ewc": 12}

@@ -1,4 +1,4 @@
-"""``blip-rl inspect``: which bits are frozen, and whether any flipped."""
+"""``blip-rl inspect``: which bits are frozen, and whether weights stayed in their intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from blip_rl.cli.options import RUN
 @RUN
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_folder(run: Path, as_json: bool) -> None:
-    """Show the bits frozen and free in the run in folder RUN, what still fits, and whether a frozen bit flipped."""
+    """Show the bits frozen and free in the run in folder RUN, and what still fits.
+
+    The audit counts weights that left an interval and weights whose frozen bits changed, between any two stages.
+    """
     from blip_rl.run.places import check_run
 
     check_run(run)

@@ -109,7 +109,7 @@ class PriorSearch:
 
         weights = [parameter for parameter in self.parameters if parameter.is_weight]
         sides = self._search(self._range(weights), lambda found: found.informed_bits >= target, done)
-        return sides and min(sides, key=lambda side: abs(side.informed_bits - target))
+        return min(sides, key=lambda side: abs(side.informed_bits - target)) if sides else None
 
     def for_drift(self, target: float) -> FirstTask | None:
         """Find the highest prior whose drift is at most ``target`` nats.
@@ -123,7 +123,7 @@ class PriorSearch:
             return target * (1 - _DRIFT_TOLERANCE) <= found.drift <= target
 
         sides = self._search(self._range(self.parameters), lambda found: found.drift <= target, done)
-        return sides and max(sides, key=lambda side: (side.drift <= target, side.prior))
+        return max(sides, key=lambda side: (side.drift <= target, side.prior)) if sides else None
 
     def _search(
         self,
@@ -182,7 +182,7 @@ class PriorSearch:
 
 def has_information(fisher: Tensor, fan: float = 1.0) -> Tensor:
     """Whether the Fisher says anything about each entry: F / fan is not 0, nor next to it."""
-    return fisher >= LEAST_FISHER * fan
+    return torch.ge(fisher, LEAST_FISHER * fan)
 
 
 def solve_prior(
@@ -227,8 +227,6 @@ def shortfall(
         f"{found.informed:,} weights with Fisher information and allows a drift of {found.drift:.3g} nats"
     )
     if target_bits is not None and abs(found.informed_bits - target_bits) > _BITS_NOTED:
-        return f"{asked} is out of reach: {does}"
-    if target_drift is not None and found.drift < target_drift / 2:
         return f"{asked} is out of reach: {does}"
     if found.informed_bits > total_bits - 1:
         return f"{asked} leaves hardly any bit to later tasks: {does}"

@@ -98,7 +98,7 @@ class Blip(FisherMethod):
         super().__init__(**settings)
         self.tasks_seen = 0
         self.fisher_prior = self.settings.fisher_prior
-        self._first_task: dict[str, float] | None = None
+        self.first_task: dict[str, float] | None = None
         self._uninformed: dict[str, float] = {}
         self._parameters: dict[str, _Parameter] = {}
         self._loaded: dict[str, Tensor] = {}
@@ -179,7 +179,7 @@ class Blip(FisherMethod):
             "tasks_seen": self.tasks_seen,
             "fisher_prior": self.fisher_prior,
             "total_bits": self.settings.total_bits,
-            "first_task": self._first_task,
+            "first_task": self.first_task,
             "without_information": self._uninformed,
         }
         return MethodState(self._loaded | tensors, values)
@@ -197,7 +197,7 @@ class Blip(FisherMethod):
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
         self.fisher_prior = state.values["fisher_prior"]
-        self._first_task = state.values.get("first_task")  # early versions kept neither
+        self.first_task = state.values.get("first_task")  # early versions kept neither
         self._uninformed = dict(state.values.get("without_information", {}))
 
     def _bind(self, name: str, parameter: nn.Parameter, layer_fan: int) -> _Parameter:
@@ -255,7 +255,7 @@ class Blip(FisherMethod):
             warnings.warn(remark, stacklevel=3)
         if found is None:
             return None
-        self.fisher_prior, self._first_task = found.prior, asdict(found)
+        self.fisher_prior, self.first_task = found.prior, asdict(found)
         for p in self._parameters.values():
             p.fisher_mean.fill_(found.prior * p.fan)
         return found

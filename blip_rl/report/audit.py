@@ -1,8 +1,12 @@
-"""Did a frozen bit flip? Each stage's intervals against the weights of every later stage.
+"""Did weights stay where earlier stages let them? Each stage's intervals against the weights of every later stage.
 
-Numpy alone, from the stage checkpoints, one parameter of one stage in memory at a time. The intervals are those of
-:func:`blip_rl.core.bits.interval` (BLIP Eq. 4), in the same float32 arithmetic, so that a weight on the very edge of
-its interval is inside here too.
+Two things are counted: weights that left the interval that a stage gave them, and weights whose frozen bits Q(θ̂, S) are
+not what they were at that stage. The paper's interval (BLIP Eq. 4) is so wide that bits may change inside it;
+``interval = "half"`` keeps them.
+
+Numpy alone, from the stage checkpoints, one parameter of two stages in memory at a time. Intervals and Q are those of
+:mod:`blip_rl.core.bits`, in the same float32 arithmetic, so that a weight on the very edge of its interval is inside
+here too.
 """
 
 from __future__ import annotations
@@ -41,62 +45,78 @@ class Intervals:
 
 
 @dataclass(frozen=True)
-class Flips:
-    """What a later stage did to the bits that an earlier one froze.
+class Moved:
+    """What happened until a later stage to the weights that an earlier one froze bits of.
 
     Attributes:
         earlier: Number of the stage that froze them.
         later: Number of the stage that was looked at.
-        weights: Weights and biases outside the earlier stage's interval.
-        bits: Frozen bits flipped in all: a weight has flipped m of its S if it is within 2^−(S−m) of the centre, and
-            not within half of that.
-        furthest: Greatest distance from the centre, in radii 2^−S of the weight's interval; 0 if all are inside.
+        frozen: Weights and biases with at least one frozen bit.
+        left: Those outside the earlier stage's interval.
+        furthest: Greatest distance from the centre, in radii of the weight's interval; 0 if all are inside.
+        changed: Those whose first S bits, Q(θ̂, S), are not what they were, S the earlier stage's.
     """
 
     earlier: int
     later: int
-    weights: int
-    bits: int
+    frozen: int
+    left: int
     furthest: float
+    changed: int
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Whether frozen bits flipped.
+    """Whether weights stayed in their intervals, and whether their frozen bits stayed.
 
     Attributes:
         stages: Numbers of the stages that were compared.
         parameters: Weights and biases compared.
-        flips: One entry for each two stages.
+        pairs: One entry for each two stages.
     """
 
     stages: tuple[int, ...]
     parameters: int
-    flips: tuple[Flips, ...]
+    pairs: tuple[Moved, ...]
 
 
-def interval(centre: Array, frozen_bits: Bits, bound: float, total_bits: int) -> Intervals:
-    """[c − 2^−S·b, c + 2^−S·b] inside ±(1 − 2^−N)·b; the centre alone where S = N."""
+def interval(centre: Array, frozen_bits: Bits, bound: float, total_bits: int, half: bool = False) -> Intervals:
+    """The intervals of :func:`blip_rl.core.bits.interval`; ``half`` for that rule, else the paper's."""
     grid = np.float32(2.0**total_bits)
-    radius = np.ldexp(np.float32(1.0), -frozen_bits.astype(np.int32))
-    radius[frozen_bits >= total_bits] = 0.0
-    normalised = np.round(centre / np.float32(bound) * grid) / grid
     limit = np.float32(1 - 2.0**-total_bits)
+    normalised = np.round(centre / np.float32(bound) * grid) / grid
+    scale = _power_of_two(frozen_bits)
+    if half:
+        scaled = normalised * scale
+        width = np.where(scaled == np.round(scaled), np.float32(0.5), np.float32(0.25))
+        radius: Array = np.where(frozen_bits > 0, np.maximum(width / scale - 1 / grid, 0), limit).astype(np.float32)
+    else:
+        radius = np.where(frozen_bits < total_bits, 1 / scale, np.float32(0))
     low, high = (np.clip(end, -limit, limit) * np.float32(bound) for end in (normalised - radius, normalised + radius))
     return Intervals(low.astype(np.float32), high.astype(np.float32), centre, frozen_bits, bound)
 
 
-def compare(intervals: Intervals, weights: Array) -> tuple[int, int, float]:
-    """Weights outside their interval, frozen bits they have flipped in all, greatest distance in radii."""
+def first_bits(weights: Array, frozen_bits: Bits, bound: float) -> Array:
+    """Q(θ̂, S) of :func:`blip_rl.core.bits.quantize`, in units of θ̂."""
+    scale = _power_of_two(frozen_bits)
+    limit = 1 - np.float32(0.5) / scale
+    return np.asarray(np.round(np.clip(weights / np.float32(bound), -limit, limit) * scale) / scale)
+
+
+def compare(intervals: Intervals, weights: Array, half: bool = False) -> tuple[int, float]:
+    """How many weights are outside their interval, and the greatest distance in radii of one that is."""
     # Not (inside) rather than (below or above): a weight that is no number is outside.
     outside = ~((weights >= intervals.low) & (weights <= intervals.high)) & (intervals.frozen_bits > 0)
     if not outside.any():
-        return 0, 0, 0.0
-    frozen = intervals.frozen_bits[outside].astype(np.int64)
+        return 0, 0.0
+    frozen = intervals.frozen_bits[outside].astype(np.int64) + half
     gone = np.abs(weights[outside].astype(np.float64) - intervals.centre[outside]) / intervals.bound
     radii = np.nan_to_num(np.ldexp(gone, frozen), nan=math.inf, posinf=math.inf)
-    flipped = np.clip(np.ceil(np.log2(np.maximum(radii, 1.0))), 1, frozen)
-    return int(outside.sum()), int(flipped.sum()), float(radii.max())
+    return int(outside.sum()), float(radii.max())
+
+
+def _power_of_two(bits: Bits) -> Array:
+    return np.ldexp(np.float32(1.0), bits.astype(np.int32))
 
 
 def audit_run(
@@ -123,31 +143,35 @@ def audit_run(
     if not usable:
         return None
     fan_bounds = method.get("weight_bound", "fan") == "fan"
+    half = method.get("interval") == "half"  # early versions knew only the paper's
     parameters = sum(math.prod(shape) for shape in usable[0].shapes.values())
     return Audit(
         tuple(checkpoint.stage for checkpoint in usable),
         parameters,
-        tuple(_compare_all(usable, fan_bounds, total_bits)),
+        tuple(_compare_all(usable, fan_bounds, total_bits, half)),
     )
 
 
-def _compare_all(checkpoints: Sequence[Checkpoint], fan_bounds: bool, total_bits: int) -> list[Flips]:
+def _compare_all(checkpoints: Sequence[Checkpoint], fan_bounds: bool, total_bits: int, half: bool) -> list[Moved]:
     """One entry for each two stages, the earlier one first; one parameter in memory at a time."""
     pairs = [(i, j) for i in range(len(checkpoints)) for j in range(i + 1, len(checkpoints))]
-    found: dict[tuple[int, int], list[tuple[int, int, float]]] = {pair: [] for pair in pairs}
+    found: dict[tuple[int, int], list[tuple[int, int, float, int]]] = {pair: [] for pair in pairs}
     for name, shape in checkpoints[0].shapes.items():
         bound = _bound(shape, fan_bounds)
         for i, earlier in enumerate(checkpoints[:-1]):
-            centre, frozen_bits = earlier.memory(f"{name}.centre"), earlier.memory(f"{name}.frozen_bits")
-            intervals = interval(centre, frozen_bits, bound, total_bits)
+            frozen_bits = earlier.memory(f"{name}.frozen_bits")
+            intervals = interval(earlier.memory(f"{name}.centre"), frozen_bits, bound, total_bits, half)
+            bits, frozen = first_bits(earlier.weights(name), frozen_bits, bound), int((frozen_bits > 0).sum())
             for j in range(i + 1, len(checkpoints)):
-                found[i, j].append(compare(intervals, checkpoints[j].weights(name)))
+                weights = checkpoints[j].weights(name)
+                changed = (first_bits(weights, frozen_bits, bound) != bits) & (frozen_bits > 0)
+                found[i, j].append((frozen, *compare(intervals, weights, half), int(changed.sum())))
     return [_total(checkpoints[i].stage, checkpoints[j].stage, results) for (i, j), results in found.items()]
 
 
-def _total(earlier: int, later: int, results: list[tuple[int, int, float]]) -> Flips:
-    weights, bits, furthest = zip(*results, strict=True)
-    return Flips(earlier, later, sum(weights), sum(bits), max(furthest))
+def _total(earlier: int, later: int, results: list[tuple[int, int, float, int]]) -> Moved:
+    frozen, left, furthest, changed = zip(*results, strict=True)
+    return Moved(earlier, later, sum(frozen), sum(left), max(furthest), sum(changed))
 
 
 def _wrong_intervals(checkpoint: Checkpoint, total_bits: int) -> str | None:

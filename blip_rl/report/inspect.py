@@ -1,4 +1,4 @@
-"""What a run's memory looks like from inside: bits frozen and free, how many tasks still fit, units gone silent, flips.
+"""What a run's memory looks like from inside: bits frozen and free, how many tasks still fit, dormant units, the audit.
 
 From the run folder alone, without torch, while the run goes on or after it has ended in whatever way. A file that is
 missing or damaged is named and left out.
@@ -19,6 +19,7 @@ from blip_rl.report.checkpoints import MOST_BITS, Checkpoint, open_checkpoints
 from blip_rl.report.forecast import FORECAST_RULE, Forecast, forecast
 from blip_rl.report.load_bits import BitBudget, load_budget
 from blip_rl.report.load_config import load_config, no_recipe
+from blip_rl.report.load_information import FirstTask, Information, load_information
 from blip_rl.report.load_logs import load_plasticity
 from blip_rl.report.table import Array, Table
 from blip_rl.untrusted.files import check_folder
@@ -33,6 +34,8 @@ class LayerBits:
         weights: How many it has.
         frozen: Mean of frozen bits after each stage.
         free: Mean of free bits after each stage.
+        without_information: Share of its weights without Fisher information from the task of each stage, None where
+            not known.
         forecast: When it will be full; None before the first task.
     """
 
@@ -40,6 +43,7 @@ class LayerBits:
     weights: int
     frozen: tuple[float, ...]
     free: tuple[float, ...]
+    without_information: tuple[float | None, ...]
     forecast: Forecast | None
 
 
@@ -67,6 +71,7 @@ class Inspection:
         tasks: Names, in the order they are learned.
         stages: Numbers of the stages whose bits are known in every layer.
         total_bits: N; None where the method freezes no bits.
+        first_task: What the first task froze with the run's prior; None where not known.
         layers: In the trunk's order, and the whole trunk last; empty where no bits are known.
         plasticity: The newest of every layer.
         audit: None where there are no intervals to compare.
@@ -80,6 +85,7 @@ class Inspection:
     tasks: tuple[str, ...]
     stages: tuple[int, ...]
     total_bits: int | None
+    first_task: FirstTask | None
     layers: tuple[LayerBits, ...]
     plasticity: tuple[LayerPlasticity, ...]
     audit: Audit | None
@@ -108,6 +114,7 @@ def inspect_run(run: Path) -> Inspection:
     checkpoints, problems = open_checkpoints(run)
     total_bits = _total_bits(method, checkpoints)
     budget = None if total_bits is None else load_budget(run, problems)
+    information = load_information(run)
     whole = None if budget is None else budget.whole()  # the newest stage may be written in part
     return Inspection(
         run=str(run),
@@ -116,7 +123,8 @@ def inspect_run(run: Path) -> Inspection:
         tasks=tuple(str(task["name"]) for task in config["tasks"]),
         stages=whole.stages if whole else (),
         total_bits=total_bits,
-        layers=tuple(_layers(whole, total_bits or 0)) if whole and whole.stages else (),
+        first_task=information.first_task,
+        layers=tuple(_layers(whole, information, total_bits or 0)) if whole and whole.stages else (),
         plasticity=tuple(_newest(load_plasticity(run, problems))),
         audit=None if total_bits is None else audit_run(checkpoints, method, total_bits, problems),
         holdings=tuple(_holdings(checkpoints[-1])) if checkpoints and total_bits is None else (),
@@ -161,17 +169,21 @@ def _newest(table: Table | None) -> list[LayerPlasticity]:
     ]
 
 
-def _layers(budget: BitBudget, total_bits: int) -> list[LayerBits]:
+def _layers(budget: BitBudget, information: Information, total_bits: int) -> list[LayerBits]:
     """Every layer, and all of them together."""
     names = [*budget.layers, "trunk"]
     weights = [*budget.weights.tolist(), int(budget.weights.sum())]
     frozen = np.column_stack([budget.mean_frozen, budget.overall()]).T
-    return [_layer(*one, budget.stages, total_bits) for one in zip(names, weights, frozen, strict=True)]
+    known = [[information.shares.get(s, {}).get(layer, math.nan) for layer in budget.layers] for s in budget.stages]
+    silent = np.array(known).reshape(len(budget.stages), len(budget.layers))
+    silent = np.column_stack([silent, silent @ budget.weights / max(1, budget.weights.sum())]).T
+    return [_layer(*one, budget.stages, total_bits) for one in zip(names, weights, frozen, silent, strict=True)]
 
 
-def _layer(name: str, weights: int, frozen: Array, stages: Sequence[int], total_bits: int) -> LayerBits:
+def _layer(name: str, weights: int, frozen: Array, silent: Array, stages: Sequence[int], total_bits: int) -> LayerBits:
     free = (total_bits - frozen).tolist()
-    return LayerBits(name, weights, tuple(frozen.tolist()), tuple(free), forecast(free, stages, total_bits))
+    shares = tuple(None if math.isnan(share) else share for share in silent.tolist())
+    return LayerBits(name, weights, tuple(frozen.tolist()), tuple(free), shares, forecast(free, stages, total_bits))
 
 
 def _holdings(checkpoint: Checkpoint) -> list[str]:

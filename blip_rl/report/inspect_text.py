@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from blip_rl.report.audit import Audit, Flips
+from blip_rl.report.audit import Moved
 from blip_rl.report.forecast import FORECAST_RULE, Forecast
 from blip_rl.report.inspect import Inspection, LayerBits
 from blip_rl.untrusted.files import printable
@@ -14,7 +14,7 @@ def inspection_text(found: Inspection) -> str:
     """Blocks of lines: bits, forecast, plasticity, audit, and what could not be read."""
     blocks = [
         _heading(found),
-        *([_bits(found), _forecast(found)] if found.layers else []),
+        *([_bits(found), *_information(found), _forecast(found)] if found.layers else []),
         *([_plasticity(found)] if found.plasticity else []),
         _audit(found),
         *(["\n".join(f"problem: {problem}" for problem in found.problems)] if found.problems else []),
@@ -41,6 +41,25 @@ def _bits(found: Inspection) -> str:
     return "\n".join([title, *_aligned(rows)])
 
 
+def _information(found: Inspection) -> list[str]:
+    """What the prior did, and how many weights the tasks say nothing about; nothing for runs of early versions."""
+    blocks = []
+    if (first := found.first_task) is not None:
+        blocks.append(
+            f"prior {first.prior:.3g}: the first task froze {first.informed_bits:.2f} bits of the weights with Fisher "
+            f"information on average,\n  {first.bits:.2f} of all weights; inside its intervals the policy can drift by "
+            f"{first.drift:.3g} nats (to second order)"
+        )
+    if any(share is not None for bits in found.layers for share in bits.without_information):
+        rows = [["layer", *(_task(found, stage) for stage in found.stages)]]
+        rows += [
+            [bits.layer, *("" if share is None else f"{share:.1%}" for share in bits.without_information)]
+            for bits in found.layers
+        ]
+        blocks.append("\n".join(["weights without any Fisher information from a task", *_aligned(rows)]))
+    return blocks
+
+
 def _task(found: Inspection, stage: int) -> str:
     return found.tasks[stage - 1] if 0 < stage <= len(found.tasks) else f"stage {stage}"
 
@@ -61,8 +80,7 @@ def _forecast(found: Inspection) -> str:
         left = _tasks_left(first, last)
         after = f"{left:,} more task{'s' if left != 1 else ''}" if left else "no more tasks"
         verdict = f"forecast: {after} until {first.layer}, the first layer to fill up, is full"
-    rule = textwrap.fill(f"rule: {FORECAST_RULE}", 100, initial_indent="  ", subsequent_indent="  ")
-    return f"{verdict}\n{rule}"
+    return f"{verdict}\n{_note(f'rule: {FORECAST_RULE}')}"
 
 
 def _tasks_left(bits: LayerBits, last: int) -> int:
@@ -89,24 +107,37 @@ def _audit(found: Inspection) -> str:
         return f"audit: {nothing}"
     if len(found.audit.stages) < 2:
         return f"audit: one stage checkpoint ({found.audit.stages[0]}): nothing later to compare it with yet"
-    flipped = [flips for flips in found.audit.flips if flips.weights]
     what = f"{found.audit.parameters:,} weights and biases, stages {', '.join(map(str, found.audit.stages))}"
-    if not flipped:
-        return f"audit: no frozen bit flipped between any two stages ({what})"
-    rows = [["frozen after", "looked at after", "weights that left", "share", "bits flipped", "furthest"]]
-    rows += [_flips(found, found.audit, flips) for flips in flipped]
-    note = "  furthest: distance from the centre in radii of the weight's interval; up to 1 is inside"
-    return "\n".join([f"audit: frozen bits FLIPPED ({what})", *_aligned(rows), note])
+    verdict = f"audit: no weight left an interval that a stage gave it ({what})"
+    if any(moved.left for moved in found.audit.pairs):
+        verdict = f"audit: weights LEFT their interval ({what})"
+    shown = [moved for moved in found.audit.pairs if moved.left or moved.changed]
+    if not shown:
+        return f"{verdict}\n  no frozen bit changed"
+    rows = [["frozen after", "looked at after", "left", "share", "furthest", "bits changed", "share"]]
+    rows += [_moved(found, moved) for moved in shown]
+    notes = [
+        "left: weights outside the interval that the earlier task gave them; furthest: from its centre, in radii",
+        "bits changed: weights whose first S bits are others, S the bits that the earlier task left frozen; the "
+        'paper\'s interval allows that, method.interval = "half" does not',
+        "shares: of the weights and biases with at least one frozen bit",
+    ]
+    return "\n".join([verdict, *_aligned(rows), *(_note(note) for note in notes)])
 
 
-def _flips(found: Inspection, audit: Audit, flips: Flips) -> list[str]:
+def _note(text: str) -> str:
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="  ")
+
+
+def _moved(found: Inspection, moved: Moved) -> list[str]:
     return [
-        _task(found, flips.earlier),
-        _task(found, flips.later),
-        f"{flips.weights:,}",
-        f"{flips.weights / audit.parameters:.2%}",
-        f"{flips.bits:,}",
-        f"{flips.furthest:.4g}",
+        _task(found, moved.earlier),
+        _task(found, moved.later),
+        f"{moved.left:,}",
+        f"{moved.left / max(1, moved.frozen):.2%}",
+        f"{moved.furthest:.4g}" if moved.left else "",
+        f"{moved.changed:,}",
+        f"{moved.changed / max(1, moved.frozen):.2%}",
     ]
 
 

@@ -15,6 +15,7 @@ from blip_rl.report.checkpoints import MOST_BITS, stage_folders
 from blip_rl.report.load import MOST_STEPS, RunScores, load_scores
 from blip_rl.report.load_bits import BitBudget, load_budget
 from blip_rl.report.load_config import load_config
+from blip_rl.report.load_information import Information, load_information
 from blip_rl.report.load_logs import load_plasticity, load_speed
 from blip_rl.report.table import Table
 from blip_rl.untrusted.files import check_folder, read_json, read_text
@@ -53,6 +54,7 @@ class RunRecord:
         tasks: In the order they are learned.
         scores: None where they cannot be read.
         budget: None where no bits were frozen.
+        information: What the method knew about the weights.
         plasticity: None where it was not recorded.
         speed: None where it was not recorded.
         command: What was typed; empty where unknown.
@@ -67,6 +69,7 @@ class RunRecord:
     tasks: tuple[Task, ...]
     scores: RunScores | None
     budget: BitBudget | None
+    information: Information
     plasticity: Table | None
     speed: Table | None
     command: str
@@ -162,6 +165,7 @@ def load_run(path: Path) -> RunRecord:
         tasks=tasks,
         scores=scores,
         budget=load_budget(path, problems),
+        information=load_information(path),
         plasticity=load_plasticity(path, problems),
         speed=load_speed(path, problems),
         command=_read_text(path / "command.txt", problems).strip(),

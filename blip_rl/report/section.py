@@ -34,10 +34,10 @@ class Section:
 
 @dataclass(frozen=True)
 class MapCell:
-    """One heatmap of frozen bits: its address, the mean below it, what it shows in words."""
+    """One heatmap of frozen bits: its address, the lines below it, what it shows in words."""
 
     source: str
-    mean: str
+    below: tuple[str, ...]
     alt: str
     small: bool
 

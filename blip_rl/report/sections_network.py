@@ -31,7 +31,7 @@ def bits_section(groups: Sequence[Group], album: Album, problems: list[str]) -> 
     """Heatmaps of frozen bits for each layer and task (BLIP Fig. 2), and the budget."""
     lead = (
         "How many bits of every weight are frozen after each game, on one scale: blue few, red many. A row is a unit, "
-        "a column one of its weights."
+        "a column one of its weights. Weights without information have a Fisher of 0 in that game."
     )
     maps: list[MapGroup] = []
     pictures: list[Picture] = []
@@ -46,8 +46,22 @@ def bits_section(groups: Sequence[Group], album: Album, problems: list[str]) -> 
             "bits", "Frozen bits", lead, note="No frozen bits were recorded: this method freezes none, or none yet."
         )
     several = any(len(group.runs) > 1 for group in groups)
-    note = "Shown for the lowest seed of each agent that freezes bits." if several else ""
-    return Section("bits", "Frozen bits", lead, tuple(pictures), note, "pair", tuple(maps))
+    notes = ["Shown for the lowest seed of each agent that freezes bits."] if several else []
+    notes += [_prior_note(group, len(groups) > 1) for group in groups]
+    return Section("bits", "Frozen bits", lead, tuple(pictures), " ".join(filter(None, notes)), "pair", tuple(maps))
+
+
+def _prior_note(group: Group, named: bool) -> str:
+    """What the first task froze with the prior; empty where it is not known."""
+    first = group.first.information.first_task
+    if first is None:
+        return ""
+    who = f"{group.label}: the" if named else "The"
+    return (
+        f"{who} prior {first.prior:.3g} froze {first.informed_bits:.2f} bits on average of the weights with "
+        f"information in the first game, {first.bits:.2f} of all weights; the policy can drift by {first.drift:.3g} "
+        "nats."
+    )
 
 
 def _title(run: RunRecord, stage: int) -> str:
@@ -73,12 +87,15 @@ def _map_group(group: Group, found: Sequence[BitMap], album: Album) -> MapGroup:
 def _cell(one: BitMap, small: np.ndarray, run: RunRecord, label: str) -> MapCell:
     bits = one.frozen_bits
     mean, share = float(bits.mean()), float((bits > 0).mean())
+    silent = run.information.shares.get(one.stage, {}).get(one.layer)
+    below = (f"mean {mean:.1f}", *(() if silent is None else (f"{silent:.0%} without information",)))
     alt = (
         f"Frozen bits of {one.layer} after {_title(run, one.stage)}, {label}: mean {mean:.2f} of {run.total_bits}, "
         f"from {int(bits.min())} to {int(bits.max())}, {share:.0%} of the weights have any"
     )
+    alt += "" if silent is None else f", {silent:.0%} have no information"
     source = data_uri("image/png", heatmaps.bits_png(small, run.total_bits))
-    return MapCell(source, f"{mean:.1f}", alt, small.shape[1] < _ENLARGED_BELOW)
+    return MapCell(source, below, alt, small.shape[1] < _ENLARGED_BELOW)
 
 
 def _keep_layer(group: Group, layer: str, maps: dict[int, np.ndarray], album: Album) -> None:

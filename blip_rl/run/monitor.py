@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -200,6 +201,15 @@ def overall_mean(frozen: dict[str, Tensor]) -> float:
     """Mean of frozen bits over all weights of the trunk."""
     weights = [tensor for name, tensor in frozen.items() if name.endswith("weight")]
     return sum(int(w.sum(dtype=w.int().dtype)) for w in weights) / sum(w.numel() for w in weights)
+
+
+def log_figures(logger: Logger, console: Console, task: str, figures: Mapping[str, float]) -> None:
+    """Record what the method did at the end of a task, and print it, without the figures of single layers."""
+    for name, value in figures.items():
+        logger.record(f"method/{name}", value)
+    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items() if "/" not in name]
+    if shown:
+        console.say(f"consolidated {task}: {', '.join(shown)}")
 
 
 def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:

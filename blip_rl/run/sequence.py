@@ -32,7 +32,7 @@ from blip_rl.run.going_on import newest_snapshot, take_back, where_it_resumes
 from blip_rl.run.interleaved import learned_together
 from blip_rl.run.keeper import Keeper, go_on
 from blip_rl.run.memory import check_training
-from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits
+from blip_rl.run.monitor import TaskMonitor, bits_rows, log_bits, log_figures
 from blip_rl.run.parts import RunParts, stage_seed, training_seed
 from blip_rl.run.pictures import optional_picture
 from blip_rl.run.scores import ScoreBook
@@ -276,8 +276,7 @@ def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
     except FloatingPointError as error:
         name = run.config.tasks[stage - 1].name
         raise FloatingPointError(f"{error} (consolidating {name} after step {steps:,})") from error
-    for name, value in figures.items():
-        run.logger.record(f"method/{name}", value)
+    log_figures(run.logger, run.console, run.config.tasks[stage - 1].name, figures)
     frozen = run.method.frozen_bits()
     if frozen:
         log_bits(run.logger, frozen, run.method.total_bits, run.config.tasks[stage - 1].name, steps)

@@ -18,7 +18,8 @@ from blip_rl.run.memory import check_training
 _VECTORS = spaces.Box(-1.0, 1.0, (4,), np.float32)
 _KEYS = (
     "ppo.learning_rate", "ppo.environments", "ppo.rollout_steps", "ppo.minibatches", "ppo.clip_range_value",
-    "trunk.vector.hidden", "trunk.image.conv", "trunk.task_modulation", "method.name", "method.first_task_bits", "method.first_task_drift",
+    "trunk.vector.hidden", "trunk.image.conv", "trunk.task_modulation", "method.name", "method.first_task_bits",
+    "method.first_task_drift",
     "method.total_bits", "atari.frame_skip", "evaluation.episodes", "evaluation.seed", "checkpoint.every_steps",
     "ppo", "method", "agent", "steps", "nope.nope", "",
 )  # fmt: skip

@@ -228,15 +228,13 @@ def test_a_drift_that_is_lower_without_frozen_bits_takes_the_lowest_prior_that_f
     assert found.bits == 0
     highest = max((one.fisher / one.fan).max().item() for one in parameters)
     assert highest <= found.prior <= 4 * highest  # a later task with more information freezes bits
-    assert "first_task_drift = 1e+09 is out of reach" in shortfall(found, None, 1e9, 20)
+    assert shortfall(found, None, 1e9, 20) is None  # the bound holds
 
 
 def test_a_drift_that_only_frozen_weights_have_says_so():
     found = PriorSearch(small_trunk()).for_drift(1e-30)
     assert found.informed_bits > 19
-    assert "is out of reach" in shortfall(found, None, 1e-30, 20) or "leaves hardly any bit" in shortfall(
-        found, None, 1e-30, 20
-    )
+    assert "first_task_drift = 1e-30 leaves hardly any bit to later tasks" in shortfall(found, None, 1e-30, 20)
 
 
 # --- what is said

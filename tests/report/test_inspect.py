@@ -89,12 +89,12 @@ def frozen_stage(seed):
     return weights, memory
 
 
-def moved(memory, how):
+def moved(memory, how, rule="paper"):
     """The weights that ``how(low, high, frozen bits, centre, bound)`` chooses in each parameter's interval."""
     weights = {}
     for name, shape in shapes().items():
         centre, frozen = (torch.from_numpy(memory[f"{name}.{kind}"]) for kind in ("centre", "frozen_bits"))
-        low, high = bits.interval(centre, frozen, bound_of(shape), N)
+        low, high = bits.interval(centre, frozen, bound_of(shape), N, rule)
         weights[name] = how(low, high, frozen, centre, bound_of(shape)).numpy()
     return weights
 
@@ -112,15 +112,23 @@ def run_of_two(tmp_path):
     return run, memory
 
 
+@pytest.mark.parametrize("rule", ["paper", "half"])
 @pytest.mark.parametrize("total_bits", [8, 20])
 @pytest.mark.parametrize("bound", [1.0, 6 / math.sqrt(6272), 6 / math.sqrt(18)])
-def test_intervals_equal_those_of_the_method_to_the_bit(total_bits, bound):
+def test_intervals_and_first_bits_equal_those_of_the_method_to_the_bit(total_bits, bound, rule):
     generator = torch.Generator().manual_seed(1)
     weight = (torch.rand(5_000, generator=generator) * 2 - 1) * bound * 1.1
     frozen = torch.randint(0, total_bits + 1, weight.shape, generator=generator).to(torch.uint8)
     centre = bits.quantize(weight, frozen, bound)
-    low, high = bits.interval(centre, frozen, bound, total_bits)
-    found = audits.interval(centre.numpy(), frozen.numpy(), bound, total_bits)
+    if rule == "half":  # some of them half intervals, as nesting makes them
+        later = (frozen + 2).clamp(max=total_bits)
+        at_the_end = bits.interval(centre, frozen, bound, total_bits, "half")[1]
+        centre, frozen = bits.nested_centre(at_the_end, later, centre, frozen, bound, total_bits, "half"), later
+        assert (bits.quantize(centre, frozen, bound) != centre).any()
+    low, high = bits.interval(centre, frozen, bound, total_bits, rule)
+    found = audits.interval(centre.numpy(), frozen.numpy(), bound, total_bits, rule == "half")
+    kept = audits.first_bits(weight.numpy(), frozen.numpy(), bound) * np.float32(bound)
+    np.testing.assert_array_equal(kept, bits.quantize(weight, frozen, bound).numpy())
     assert found.low.dtype == np.float32
     np.testing.assert_array_equal(found.low, low.numpy())
     np.testing.assert_array_equal(found.high, high.numpy())
@@ -131,28 +139,59 @@ def one_weight(value, centre, frozen):
     return audits.compare(made, np.array([value], np.float32))
 
 
-def test_how_many_bits_flipped_and_how_far_it_went():
+def test_how_far_a_weight_went():
     # Centre 0.25 with 4 frozen bits: the radius is 1/16.
-    assert one_weight(0.25 + 1 / 16, 0.25, 4) == (0, 0, 0.0)
-    assert one_weight(0.25 + 1.5 / 16, 0.25, 4) == (1, 1, 1.5)
-    assert one_weight(0.25 - 2 / 16, 0.25, 4) == (1, 1, 2.0)
-    assert one_weight(0.25 - 3 / 16, 0.25, 4) == (1, 2, 3.0)
-    assert one_weight(0.25 + 10 / 16, 0.25, 4) == (1, 4, 10.0)
-    assert one_weight(math.nan, 0.25, 4) == (1, 4, math.inf)
+    assert one_weight(0.25 + 1 / 16, 0.25, 4) == (0, 0.0)
+    assert one_weight(0.25 + 1.5 / 16, 0.25, 4) == (1, 1.5)
+    assert one_weight(0.25 - 3 / 16, 0.25, 4) == (1, 3.0)
+    assert one_weight(math.nan, 0.25, 4) == (1, math.inf)
 
 
-def test_a_weight_without_frozen_bits_has_none_to_flip_and_one_without_free_bits_none_to_spare():
-    assert one_weight(5.0, 0.0, 0) == (0, 0, 0.0)
-    assert one_weight(0.5, 0.5, N) == (0, 0, 0.0)
-    assert one_weight(0.5 + 2.0**-N, 0.5, N) == (1, 1, 1.0)
+def test_a_weight_without_frozen_bits_cannot_leave_and_one_without_free_bits_cannot_move():
+    assert one_weight(5.0, 0.0, 0) == (0, 0.0)
+    assert one_weight(0.5, 0.5, N) == (0, 0.0)
+    assert one_weight(0.5 + 2.0**-N, 0.5, N) == (1, 1.0)
 
 
-def test_weights_at_the_ends_of_their_intervals_flip_nothing(run_of_two):
-    run, _ = run_of_two
+def test_weights_at_the_ends_of_their_intervals_have_not_left_but_their_bits_have_changed(run_of_two):
+    run, memory = run_of_two
     found = inspect_run(run).audit
     assert found.stages == (1, 2)
     assert found.parameters == 4 * 18 + 4 + 6 * 10 + 6
-    assert [(f.earlier, f.later, f.weights, f.bits) for f in found.flips] == [(1, 2, 0, 0)]
+    (moved_,) = found.pairs
+    frozen = np.concatenate([memory[f"{name}.frozen_bits"].ravel() for name in shapes()])
+    assert (moved_.earlier, moved_.later, moved_.left, moved_.furthest) == (1, 2, 0, 0)
+    assert moved_.frozen == np.count_nonzero(frozen)
+    partly = np.count_nonzero((frozen > 0) & (frozen < N))
+    assert 0.6 * partly < moved_.changed <= partly  # where the range or rounding does not stop it before
+    text = inspection_text(inspect_run(run))
+    assert "no weight left an interval" in text
+    assert f"{moved_.changed:,}" in text
+    assert "flip" not in text
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_at_the_ends_of_half_intervals_no_bit_changes(tmp_path, end):
+    run = new_run(tmp_path, settings=f'total_bits = {N}\ninterval = "half"')
+    weights, memory = frozen_stage(0)
+    write_stage(run, 1, weights, memory)
+    write_stage(run, 2, moved(memory, lambda *ends: ends[end], "half"), memory)
+    (found,) = inspect_run(run).audit.pairs
+    assert (found.left, found.changed) == (0, 0)
+    assert "no frozen bit changed" in inspection_text(inspect_run(run))
+    write_stage(run, 3, moved(memory, lambda *ends: ends[end]), memory)  # the paper's interval, twice as wide
+    wide = inspect_run(run).audit.pairs[1]
+    assert (wide.earlier, wide.later) == (1, 3)
+    assert wide.left > 100
+    assert wide.changed > 100
+    assert "weights LEFT their interval" in inspection_text(inspect_run(run))
+
+
+def test_a_weight_that_is_no_number_counts_where_it_has_frozen_bits(run_of_two):
+    run, memory = run_of_two
+    write_stage(run, 3, {n: np.full(s, np.nan, np.float32) for n, s in shapes().items()}, memory)
+    found = inspect_run(run).audit.pairs[1]
+    assert found.left == found.changed == found.frozen > 0
 
 
 def test_every_weight_one_step_outside_is_found(run_of_two):
@@ -164,12 +203,11 @@ def test_every_weight_one_step_outside_is_found(run_of_two):
 
     write_stage(run, 3, moved(memory, outside), memory)
     frozen = np.concatenate([memory[f"{name}.frozen_bits"].ravel() for name in shapes()])
-    flips = {(f.earlier, f.later): f for f in inspect_run(run).audit.flips}
-    assert list(flips) == [(1, 2), (1, 3), (2, 3)]
-    assert flips[1, 2].weights == 0
-    assert flips[1, 3].weights == flips[2, 3].weights == np.count_nonzero(frozen)
-    assert flips[1, 3].bits == np.count_nonzero(frozen)  # just over one radius: one bit each
-    assert 1 <= flips[1, 3].furthest < 2.01
+    pairs = {(p.earlier, p.later): p for p in inspect_run(run).audit.pairs}
+    assert list(pairs) == [(1, 2), (1, 3), (2, 3)]
+    assert pairs[1, 2].left == 0
+    assert pairs[1, 3].left == pairs[2, 3].left == np.count_nonzero(frozen)
+    assert 1 <= pairs[1, 3].furthest < 2.01
 
 
 def test_unit_bounds_are_those_of_the_recipe(tmp_path):
@@ -181,9 +219,9 @@ def test_unit_bounds_are_those_of_the_recipe(tmp_path):
     }
     write_stage(run, 1, {n: np.full(s, 0.5, np.float32) for n, s in shapes().items()}, memory)
     write_stage(run, 2, {n: np.full(s, 0.75, np.float32) for n, s in shapes().items()}, memory)  # b = 1: the very end
-    assert inspect_run(run).audit.flips[0].weights == 0
+    assert inspect_run(run).audit.pairs[0].left == 0
     write_stage(run, 3, {n: np.full(s, 0.76, np.float32) for n, s in shapes().items()}, memory)
-    assert inspect_run(run).audit.flips[1].weights == 4 * 18 + 4 + 6 * 10 + 6
+    assert inspect_run(run).audit.pairs[1].left == 4 * 18 + 4 + 6 * 10 + 6
 
 
 def test_bits_frozen_and_free_are_means_over_weights(run_of_two):
@@ -233,7 +271,65 @@ def test_the_first_layer_to_fill_up_decides(run_of_two):
     text = inspection_text(found)
     assert "8 more tasks until conv1" in text
     assert "after task 26" in text
-    assert "no frozen bit flipped" in text
+    assert "no weight left an interval" in text
+
+
+def with_information(run, stage, shares, first_task=None):
+    path = run / "checkpoints" / f"stage-{stage:02d}" / "stage.json"
+    facts = json.loads(path.read_text())
+    facts["method"] |= {"without_information": shares, "first_task": first_task}
+    path.write_text(json.dumps(facts))
+
+
+FIRST = {"prior": 2.5e-16, "informed_bits": 3.99, "bits": 0.93, "drift": 0.00999, "informed": 1519}
+
+
+def test_the_share_of_weights_without_information_by_layer(run_of_two):
+    run, _ = run_of_two
+    with_information(run, 1, {"conv1.weight": 0.25, "conv1.bias": 1.0, "fc1.weight": 0.8}, FIRST)
+    with_information(run, 2, {"conv1.weight": 0.0, "fc1.weight": 0.5}, FIRST)
+    found = inspect_run(run)
+    layers = {one.layer: one.without_information for one in found.layers}
+    assert layers == {
+        "conv1": (0.25, 0.0),
+        "fc1": (0.8, 0.5),
+        "trunk": pytest.approx(((2 * 0.25 + 4 * 0.8) / 6, (4 * 0.5) / 6)),
+    }
+    assert (found.first_task.prior, found.first_task.drift) == (2.5e-16, 0.00999)
+    text = inspection_text(found)
+    assert "weights without any Fisher information" in text
+    (row,) = [line for line in text.splitlines() if line.split()[:2] == ["fc1", "80.0%"]]
+    assert row.split() == ["fc1", "80.0%", "50.0%"]
+    assert "prior 2.5e-16: the first task froze 3.99 bits" in text
+    assert "0.00999 nats" in text
+
+
+def test_a_run_of_an_early_version_says_nothing_of_information(run_of_two):
+    run, _ = run_of_two
+    found = inspect_run(run)
+    assert all(share is None for one in found.layers for share in one.without_information)
+    assert found.first_task is None
+    assert "information" not in inspection_text(found)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("shares", "first"),
+    [
+        (3, "x"),
+        ({"fc1.weight": "much", "conv1.weight": 7}, {"prior": 1}),
+        ({"fc1.weight": True}, dict(FIRST, drift=math.inf)),
+        ([0.5], []),
+        (None, dict(FIRST, bits=None)),
+    ],
+)
+def test_information_that_cannot_be_meant_is_left_out(run_of_two, shares, first):
+    run, _ = run_of_two
+    with_information(run, 1, shares, first)
+    with_information(run, 2, {"fc1.weight": 0.5})
+    found = inspect_run(run)
+    assert found.first_task is None
+    assert [str(share) for share in found.layers[1].without_information] == ["None", "0.5"]
 
 
 def test_the_newest_plasticity_of_every_layer(run_of_two):
@@ -263,7 +359,7 @@ def test_a_damaged_checkpoint_is_named_and_left_out(run_of_two, file, damage):
         path.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"\xff" * 100)
     found = inspect_run(run)
     assert found.audit.stages == (1, 3)
-    assert [(f.earlier, f.later) for f in found.audit.flips] == [(1, 3)]
+    assert [(p.earlier, p.later) for p in found.audit.pairs] == [(1, 3)]
     assert len(found.problems) == 1
     assert "stage-02" in found.problems[0]
     assert "stage-02" in inspection_text(found)
@@ -379,10 +475,10 @@ def test_the_command_prints_text_or_json(run_of_two):
     write_stage(run, 3, nan, memory)
     text = CliRunner().invoke(cli.cli, ["inspect", str(run)])
     assert text.exit_code == 0
-    assert "frozen bits FLIPPED" in text.output
+    assert "weights LEFT their interval" in text.output
     shown = CliRunner().invoke(cli.cli, ["inspect", str(run), "--json"])
     found = json.loads(shown.output, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert found["audit"]["flips"][1]["furthest"] is None
+    assert found["audit"]["pairs"][1]["furthest"] is None
     assert found["layers"][0]["frozen"] == [11, 13]
     assert "free bit" in found["forecast_rule"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -451,6 +452,26 @@ def test_maps_are_the_frozen_bits_of_the_checkpoints(new_run):
     maps = load_bit_maps(new_run("blip0"), [])
     assert [(one.stage, one.layer) for one in maps] == [(s, layer) for s in (1, 2, 3) for layer in ("conv1", "fc1")]
     np.testing.assert_array_equal(maps[2].frozen_bits, made.frozen(2, (4, 2, 3, 3)).reshape(4, 18))
+
+
+def test_the_share_of_weights_without_information_is_below_each_map(new_run):
+    run = new_run("blip0")
+    first = {"prior": 1.5e-9, "informed_bits": 3.0, "bits": 1.25, "drift": 0.01}
+    for stage, share in ((1, 0.8), (2, 0.25)):  # the third as an early version left it
+        shares = {"conv1.weight": share, "fc1.weight": 0.0, "fc1.bias": 1.0}
+        facts = {"stage": stage, "method": {"without_information": shares, "first_task": first}}
+        (run / "checkpoints" / f"stage-{stage:02d}" / "stage.json").write_text(json.dumps(facts))
+    page, _ = read(run)
+    lines = [cell.strip() for cell in re.findall(r"[0-9]+% without information", page.text)]
+    assert lines == ["80% without information", "25% without information", *["0% without information"] * 2]
+    assert "prior 1.5e-09 froze 3.00 bits on average" in page.text
+    assert any("80% have no information" in image.get("alt", "") for image in page.all("img"))
+
+
+def test_a_run_of_an_early_version_has_maps_without_shares(new_run):
+    page, _ = read(new_run("blip0"))
+    assert "without information" not in page.text.replace("Weights without information", "")
+    assert "mean 2.5" in page.text
 
 
 # Moving pictures
