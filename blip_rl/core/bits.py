@@ -1,4 +1,4 @@
-"""Bit-level information preserving: which bits of a weight are certain, and how they stay put.
+"""Bit-level information preserving: which bits of a weight are certain, and the intervals that keep them.
 
 Shi, Yuan, Chen, Feng, "Continual Learning via Bit-Level Information Preserving", CVPR 2021 (arXiv 2105.04444), "the
 paper"; the authors' release of January 2023, "the reference".
@@ -128,7 +128,7 @@ def interval(
     """Where a weight may move: [c − r·b, c + r·b] inside ±(1 − 2^−N)·b, r from :func:`radius`.
 
     The paper's interval reaches a whole step of the S-bit grid to each side, so Q(θ̂, S) may change inside it. ``half``
-    holds the weights whose Q(θ̂, S) is c and no others: the first S bits stay. A centre between two points of the S-bit
+    holds only weights whose Q(θ̂, S) is c: the first S bits stay. A centre between two points of the S-bit
     grid, which :func:`nested_centre` makes, marks half of such an interval.
 
     Args:

@@ -41,7 +41,10 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
             "ACC and BWT": ["continual/(acc|bwt)"],
             "rounding loss": ["rounding_loss/.*"],
         },
-        "bits": {"mean frozen bits of each layer": ["bits/.*/mean_frozen"]},
+        "bits": {
+            "mean frozen bits of each layer": ["bits/.*/mean_frozen"],
+            "share of weights without information": [r"method/without_information/.*\.weight"],
+        },
         "plasticity": {
             "share of dormant units": ["plasticity/.*/dormant_share"],
             "effective rank": ["plasticity/.*/effective_rank"],

@@ -1,4 +1,4 @@
-"""While tasks are learned: every parameter in its interval and on the grid, and frozen bits stay frozen."""
+"""While tasks are learned: every parameter in its interval and on the grid; what intervals keep of the bits."""
 
 import warnings
 from itertools import pairwise

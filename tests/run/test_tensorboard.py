@@ -1,6 +1,7 @@
 """What TensorBoard is told of a run: one event file, charts for all games, settings with their metrics, pictures."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -13,6 +14,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from blip_rl.run.boundary_gifs import log_boundary_gifs
+from blip_rl.run.console import Console
+from blip_rl.run.monitor import log_figures
 from blip_rl.run.tensorboard import layout, metrics, settings
 from tests.run.conftest import small_config
 
@@ -47,6 +50,22 @@ def test_all_games_share_a_chart_in_their_order(events):
     assert matching(charts["games", "mean return"], tags) == [f"eval/{game}/return" for game in games]
 
 
+def test_what_the_prior_did_is_in_the_events_and_in_the_stage(events, finished_run):
+    first = json.loads((finished_run / "checkpoints" / "stage-01" / "stage.json").read_text())["method"]["first_task"]
+    for tag, name in (("fisher_prior", "prior"), ("informed_bits", "informed_bits"), ("drift", "drift")):
+        values = [event.value for event in events.Scalars(f"method/{tag}")]
+        assert values[0] == pytest.approx(first[name])
+    assert len(events.Scalars("method/fisher_prior")) == 2
+
+
+def test_what_the_method_did_is_printed_without_the_figures_of_layers(capsys):
+    figures = {"fisher_prior": 1.2345e-16, "mean_frozen_bits": 2.0, "without_information/fc1.weight": 0.5}
+    log_figures(configure(None, []), Console(quiet=False), "pong", figures)
+    assert capsys.readouterr().out == "consolidated pong: fisher prior 1.23e-16, mean frozen bits 2\n"
+    log_figures(configure(None, []), Console(quiet=False), "pong", {})
+    assert capsys.readouterr().out == ""
+
+
 def test_every_chart_finds_what_its_title_says_and_no_more(events):
     charts, tags = shown_layout(events), events.Tags()["scalars"]
     assert matching(charts["continual learning", "ACC and BWT"], tags) == ["continual/acc", "continual/bwt"]
@@ -56,6 +75,10 @@ def test_every_chart_finds_what_its_title_says_and_no_more(events):
     assert matching(charts["bits", "mean frozen bits of each layer"], tags) == [
         "bits/fc1/mean_frozen",
         "bits/fc2/mean_frozen",
+    ]
+    assert matching(charts["bits", "share of weights without information"], tags) == [
+        "method/without_information/fc1.weight",
+        "method/without_information/fc2.weight",
     ]
     assert matching(charts["plasticity", "effective rank"], tags) == [
         f"plasticity/fc{i}/effective_rank" for i in (1, 2)
