@@ -38,7 +38,7 @@ def export(run: Path, games: str | None, stage: int | None, out: Path | None) ->
     if out is not None:
         from blip_rl.run.places import check_writable_folder
 
-        check_writable_folder(out.parent if out.suffix == ".zip" else out)
+        check_writable_folder(out.parent if out.suffix.lower() == ".zip" else out)
     with loading():
         from blip_rl.run.export import export_run
 

@@ -59,7 +59,7 @@ def render(
     from blip_rl.run.look import Look
 
     chosen = Look(actions=ACTIONS[stochastic], **look)
-    _check_places(other, out)
+    _check_places(run, other, out)
     with loading():
         from blip_rl.run.render import render_run, render_versus
 
@@ -71,11 +71,13 @@ def render(
         click.echo(f"{path}  {path.stat().st_size / 1024:,.0f} KB")
 
 
-def _check_places(other: Path | None, out: Path | None) -> None:
+def _check_places(run: Path, other: Path | None, out: Path | None) -> None:
     """Check the second run and where the pictures go, before hours of playing."""
     from blip_rl.run.places import check_run, check_writable_folder
 
     if other is not None:
         check_run(other)
-    if out is not None:
+    if out is None:
+        check_writable_folder(run / "gifs")
+    else:
         check_writable_folder(out if other is None else out.parent)

@@ -44,6 +44,8 @@ def report(
         check_folder(run)
     if out is not None:
         check_writable_folder(out)
+    elif len(runs) == 1 and (runs[0] / "config.toml").is_file():
+        check_writable_folder(runs[0])
     from blip_rl.report.page import write_report
     from blip_rl.untrusted.files import printable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,20 @@ from gymnasium import spaces
 
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.errors import UserError
+from blip_rl.learner.policy import TaskModule
+from blip_rl.run import fit
 from blip_rl.run.cells import Cell, CellPlayer
 from blip_rl.run.folder import RunFolder
+from blip_rl.run.places import check_writable_folder
 from blip_rl.run.selection import chosen_games, chosen_stages
 from blip_rl.run.standalone import plain_ppo, standalone
 from blip_rl.run.usage import usage
 from blip_rl.storage.atomic import replacing
 from blip_rl.tasks.control import orthogonal_matrix
 from blip_rl.tasks.make import make_evaluation_env
+from blip_rl.untrusted.machine import check_memory
+
+_COPIES = 8  # as loaded and scaled, for policy and for values, as a state dictionary, in the file
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,22 @@ class ExportingPlayer(CellPlayer[Exported]):
         super().__init__(run, config, config.evaluation)
         self._place = place
 
+    def check(self, cell: Cell) -> None:
+        """Make sure that a cell can be exported, before any file is written.
+
+        Raises:
+            UserError: its agent does not fit its game, needs more memory than there is, or its file is something else.
+        """
+        policy, task, file = self._stage(cell.stage)[0].policy, self.task(cell), self._place(cell)
+        if file.is_dir() and not file.is_symlink():
+            raise UserError(f"'{file}' is a folder: expected a file, or nothing (remove it, or choose another --out)")
+        observations, actions = _spaces(task, self.config)
+        fit.check_observations(policy, task.name, observations)
+        head = cast(TaskModule, policy.tasks[policy.task_names.index(task.name)])
+        fit.check_actions([(task.name, head.action_space)], [(task.name, actions)])
+        size = _COPIES * fit.weight_bytes(policy)
+        check_memory(f"exporting {cell}", {"copies of the network": size}, "use a machine with more")
+
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> Exported:
         """Write the file; nothing is played."""
         stage, method = self._stage(cell.stage)
@@ -46,6 +69,7 @@ class ExportingPlayer(CellPlayer[Exported]):
         with method.playing(stage.policy.trunk, number):
             agent = standalone(stage.policy, number, _mix(stage.policy.observation_space, task))
         model = plain_ppo(agent, *_spaces(task, self.config), self.config.agent.ppo, stage.env_steps)
+        fit.check_finite(f"the agent to export, {cell},", model.policy.state_dict())
         file = self._place(cell)
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as beside, beside.open("wb") as stream:
@@ -68,8 +92,8 @@ def export_run(
         The files, in the order in which the games were learned.
 
     Raises:
-        UserError: not a run folder, no such stage, a game that it had not learned, a damaged checkpoint, or ``out`` is
-            a file that is there or is wanted for several games.
+        UserError: not a run folder, no such stage, a game that it had not learned, a damaged checkpoint or one that
+            does not fit the game, or files cannot be written there; nothing has been written then.
     """
     from blip_rl.recipes import load_run_config
 
@@ -81,13 +105,23 @@ def export_run(
     for name in names:
         if name not in learned:
             raise UserError(f"{name!r} had not been learned by stage {number}: expected one of {', '.join(learned)}")
-    if out is not None and out.suffix == ".zip":
+    if out is not None and names_a_zip(out):
         check_file(out, names)
         place: Callable[[Cell], Path] = lambda cell: out  # noqa: E731
     else:
-        place = lambda cell: (out or run / "export") / f"stage-{cell.stage:02d}-{cell.task}.zip"  # noqa: E731
+        target = out or run / "export"
+        check_writable_folder(target)
+        place = lambda cell: target / f"stage-{cell.stage:02d}-{cell.task}.zip"  # noqa: E731
     player = ExportingPlayer(run, config, place)
-    return [player.play(Cell(number, name), lambda count: None) for name in names]
+    cells = [Cell(number, name) for name in names]
+    for cell in cells:
+        player.check(cell)
+    return [player.play(cell, lambda count: None) for cell in cells]
+
+
+def names_a_zip(out: Path) -> bool:
+    """Whether ``--out`` means a file rather than a folder."""
+    return out.suffix.lower() == ".zip"
 
 
 def check_file(out: Path, games: Sequence[str]) -> None:
@@ -101,7 +135,7 @@ def check_file(out: Path, games: Sequence[str]) -> None:
             f"--out '{out}' is one file, but there are {len(games)} games ({', '.join(games)}): expected --games with "
             "one of them, or a folder"
         )
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"--out '{out}' exists: choose another name, or remove it first")
 
 

@@ -285,3 +285,76 @@ def test_a_run_without_checkpoints_is_refused(tmp_path):
     folder.create(dump_run_config(small_config()), "cpu", {})
     with pytest.raises(UserError, match="has no stage checkpoint"):
         export_run(folder.path)
+
+
+def edited(finished_run, tmp_path, old, new):
+    """A copy of a run, its recipe changed by a stranger."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    text = (run / "config.toml").read_text()
+    assert old in text
+    (run / "config.toml").write_text(text.replace(old, new))
+    return run
+
+
+@pytest.mark.parametrize("game", ["Pendulum-v1", "Acrobot-v1", "pong"])
+def test_an_agent_that_does_not_fit_its_game_is_refused_before_anything_is_written(game, finished_run, tmp_path):
+    run = edited(
+        finished_run, tmp_path, 'name = "cartpole-b"\ngame = "CartPole-v1"', f'name = "cartpole-b"\ngame = "{game}"'
+    )
+    result = CliRunner().invoke(cli, ["export", str(run)])
+    assert result.exit_code == 2, result.output
+    assert "another run's checkpoint" in result.stderr
+    assert not (run / "export").exists()
+
+
+@pytest.mark.parametrize("where", ["export", "export/stage-02-cartpole-b.zip"])
+def test_something_else_in_the_place_of_a_file_is_told_before_anything_is_written(where, finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / where).parent.mkdir(exist_ok=True)
+    (run / where).write_text("mine") if where == "export" else (run / where).mkdir()
+    result = CliRunner().invoke(cli, ["export", str(run)])
+    assert result.exit_code == 2, result.output
+    assert f"{where}' is a f" in result.stderr
+    assert not (run / "export" / "stage-02-cartpole-a.zip").exists()
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(finished_run, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "stage-01-cartpole-a.zip").symlink_to("../mine")
+    (one,) = export_run(finished_run, stage=1, out=tmp_path / "agents")
+    assert not one.file.is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / "new.zip").symlink_to("nowhere")
+    with pytest.raises(UserError, match="exists"):
+        export_run(finished_run, stage=1, out=tmp_path / "new.zip")
+
+
+def test_scales_that_leave_float32_are_refused(finished_run, tmp_path):
+    """What is folded together may leave it although each part is a number."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    config = load_run_config(run)
+    stage = load_stage(RunFolder(run).stage_path(1), config)
+    with torch.no_grad():
+        stage.policy.tasks[0].modulations[0].scale.fill_(1e30)
+        for parameter in stage.policy.trunk.parameters():
+            parameter.fill_(1e10)
+    shutil.rmtree(RunFolder(run).stage_path(1))
+    save_stage(RunFolder(run).stage_path(1), 1, 1, stage.policy, make_method({"name": "finetune"}))
+    (run / "config.toml").write_text(
+        dump_run_config(small_config("finetune", overrides=["trunk.task_modulation=true"]))
+    )
+    with pytest.raises(UserError, match="not finite"):
+        export_run(run, stage=1)
+    assert not list(run.glob("export/*"))
+
+
+def test_names_with_quotes_and_newlines_are_quoted_in_the_printed_lines(finished_run, tmp_path):
+    folder = tmp_path / 'it\'s "new"\n\\n'
+    (one,) = export_run(finished_run, stage=1, out=folder)
+    assert len(play_elsewhere(one.usage, tmp_path)[1]) > 1
+
+
+def test_capitals_name_a_file_as_well(finished_run, tmp_path):
+    (one,) = export_run(finished_run, stage=1, out=tmp_path / "AGENT.ZIP")
+    assert one.file.is_file()
