@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -16,8 +17,10 @@ from blip_rl.errors import RunError, UserError
 from blip_rl.run.cells import Cell, CellPlayer, Result, play_here
 from blip_rl.run.conditions import command
 from blip_rl.tasks.games import rom_name
+from blip_rl.untrusted.machine import check_memory, memory_bytes
 
 _PATIENCE_SECONDS = 10
+_WORKER_BYTES = 250_000_000  # of a process that has imported torch and Gymnasium
 _GAMES_OVER, _PLAYED, _REFUSED, _FAILED = "games over", "played", "refused", "failed"
 
 
@@ -33,8 +36,8 @@ def play_cells(
     Args:
         player: What to make of a cell.
         cells: What to play.
-        workers: Processes; None takes one for each core if an Atari game is played, and else none: games of a few
-            milliseconds are over before a process has started.
+        workers: Processes; None takes one for each core, or fewer where memory is short, if an Atari game is played,
+            and else none: games of a few milliseconds are over before a process has started.
         on_games_over: Called with the number of games that have just ended.
         kept: What is left of the cells that were done if one fails, for the error's message.
 
@@ -43,7 +46,7 @@ def play_cells(
         RunError: a game or a worker died or failed; with the cell, what is kept and the command to give again.
     """
     if workers is None:
-        workers = _cores() if any(rom_name(player.task(cell).game) for cell in cells) else 1
+        workers = _default_workers() if any(rom_name(player.task(cell).game) for cell in cells) else 1
     alone = min(workers, len(cells)) == 1
     try:
         yield from (
@@ -53,9 +56,10 @@ def play_cells(
         raise RunError(f"{error} ({kept}; once more: {command()})") from error
 
 
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _default_workers() -> int:
+    """One for each core that this process may use, as far as there is memory for them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, memory_bytes() // _WORKER_BYTES))
 
 
 def play_in_workers(
@@ -73,13 +77,15 @@ def play_in_workers(
         on_games_over: Called here with the number of games that have just ended in some process.
 
     Raises:
-        UserError: a checkpoint is damaged or not this run's.
-        RunError: a process died, or what it ran raised an error; names the cell.
+        UserError: a checkpoint is damaged or not this run's, or there is no memory for so many processes.
+        RunError: a process died or could not be started, or what it ran raised an error; names the cell.
     """
     waiting, staff = list(cells), list[_Worker[Result]]()
+    count = min(workers, len(cells))
+    check_memory(f"playing in {count} processes", {"their libraries": _WORKER_BYTES * count}, "use fewer --workers")
     try:
-        for _ in range(min(workers, len(cells))):
-            staff.append(_Worker(player))
+        for _ in range(count):
+            staff.append(_started(player, len(staff)))
             staff[-1].give(_next(waiting, None))
         while busy := {worker.connection: worker for worker in staff if worker.cell is not None}:
             for connection in wait(list(busy)):
@@ -93,6 +99,15 @@ def play_in_workers(
     finally:
         for worker in staff:
             worker.stop()
+
+
+def _started(player: CellPlayer[Result], running: int) -> _Worker[Result]:
+    try:
+        return _Worker(player)
+    except OSError as error:
+        raise RunError(
+            f"only {running} processes could be started ({error.strerror or error}): use fewer --workers"
+        ) from error
 
 
 def _next(waiting: list[Cell], before: Cell | None) -> Cell:
@@ -164,6 +179,9 @@ class _Worker(Generic[Result]):
 def _serve(connection: Connection, player: CellPlayer[Result]) -> None:
     """A worker's life: play what is asked for until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(OSError):  # a game that prints must not write between the lines of the parent's table
+        os.dup2(2, 1)
     torch.set_num_threads(1)
     with suppress(OSError):  # the parent has gone: there is nobody left to tell
         while True:
@@ -172,6 +190,14 @@ def _serve(connection: Connection, player: CellPlayer[Result]) -> None:
             except EOFError:
                 return
             connection.send(_answer(player, cell, lambda count: connection.send((_GAMES_OVER, count))))
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed stops nobody, and a game that never ends would never notice."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _answer(player: CellPlayer[Any], cell: Cell, on_games_over: Callable[[int], object]) -> tuple[str, Any]:
