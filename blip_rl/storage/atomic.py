@@ -77,7 +77,8 @@ def _new_temporary(folder: Path) -> tuple[Path, int]:
         path = folder / f".blip-rl-{secrets.token_hex(8)}.tmp"
         # With the permissions of any new file; those of the module tempfile would hide it from others.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try_lock(descriptor, wait=True)
+        with suppress(OSError):  # without locks the file is not swept either
+            try_lock(descriptor, wait=True)
         if os.fstat(descriptor).st_nlink:
             return path, descriptor
         os.close(descriptor)  # another process swept it before it was locked

@@ -21,12 +21,14 @@ def try_lock(descriptor: int, *, wait: bool = False) -> bool:
     """Lock an open file; closing it, or the end of the process, unlocks it.
 
     Returns:
-        Whether it is locked now: not if another process holds the lock (and ``wait`` is false), or the file system has
-        no locks.
+        Whether it is locked now; it is not if another process holds the lock and ``wait`` is false.
+
+    Raises:
+        OSError: the file system has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 
@@ -41,7 +43,8 @@ def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
 
     Raises:
         TimeoutError: another process holds the lock.
-        OSError: the file cannot be opened for writing, is a link, or is not a regular file.
+        OSError: the file cannot be opened for writing, is a link, or is not a regular file; or the file system has no
+            locks.
     """
     deadline = time.monotonic() + wait_seconds
     while True:

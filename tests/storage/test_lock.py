@@ -1,5 +1,7 @@
 """Locks between processes, on files that a stranger may have put there."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -7,11 +9,13 @@ import time
 
 import pytest
 
+from blip_rl.storage import atomic
 from blip_rl.storage.lock import locked
 
 HOLD = """
 import sys
 from pathlib import Path
+from blip_rl.storage import atomic
 from blip_rl.storage.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -84,3 +88,14 @@ def test_a_lock_that_is_held_is_not_replaced(lock, holder, tmp_path):
     with pytest.raises(TimeoutError), locked(lock):
         pass
     assert lock.samefile(tmp_path / "copy")
+
+
+def test_a_file_system_without_locks_is_said_so_and_files_are_still_replaced(lock, tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(OSError, match="No locks available"), locked(lock):
+        pass
+    atomic.replace_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
