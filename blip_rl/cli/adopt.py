@@ -8,6 +8,7 @@ import click
 
 from blip_rl.cli.loading import loading
 from blip_rl.cli.options import complete_folders, complete_games
+from blip_rl.shell import shell_command
 
 
 @click.command(
@@ -49,4 +50,4 @@ def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | No
 
     run = import_agent(file, game, overrides=overrides, out=out)
     click.echo(f"run folder {run} (only tensors were read from '{file}': no code in it was run)")
-    click.echo(f"score it   blip-rl evaluate {run}")
+    click.echo(f"score it   {shell_command('blip-rl', 'evaluate', run)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +19,14 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
+def _check_working_directory() -> None:
+    """Relative paths, and libraries while they are imported, need one."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise BadInput("the working directory does not exist any more: change to another one (cd)") from error
+
+
 class Verbs(click.Group):
     """A group that turns mistakes into messages and suggests the verb that was meant."""
 
@@ -27,6 +36,7 @@ class Verbs(click.Group):
         Raises:
             BadInput: the person made a mistake.
         """
+        _check_working_directory()
         output: Any = sys.stdout
         if hasattr(output, "reconfigure"):
             output.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -19,10 +21,12 @@ from blip_rl.cli.inspect import inspect_folder
 from blip_rl.cli.list import list_names
 from blip_rl.cli.render import render
 from blip_rl.cli.report import report
+from blip_rl.cli.streams import flush_streams, open_closed_streams, print_error
 from blip_rl.cli.train import train
-from blip_rl.errors import InterruptedRunError, RunError
+from blip_rl.errors import InterruptedRunError, RunError, error_text, is_out_of_memory
 from blip_rl.untrusted.files import printable
 
+_FAILED = 1
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 _EXAMPLES = """\b
@@ -51,6 +55,7 @@ for _verb in (train, evaluate, inspect_folder, report, render, export, import_zi
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    open_closed_streams()
     # Threads that wait for work should sleep: spinning ones starve the emulator, and with other programs on the machine
     # slow training several times (docs/performance.md). Read when torch loads, so it must be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -59,38 +64,46 @@ def main() -> NoReturn:
     os.environ["MPLBACKEND"] = "agg"
     warnings.showwarning = _show_warning
     threading.excepthook = _end_thread
+    code = _run()
+    unwritten = flush_streams()
+    if unwritten is not None and code == 0:
+        if unwritten.errno != errno.EPIPE:  # a reader that has gone, as with ``| head``, needs no message
+            print_error(f"Error: standard output cannot be written: {unwritten.strerror}")
+        code = _FAILED
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and return its exit code, with a message for every way it is meant to end."""
     try:
-        code = cli.main(prog_name="blip-rl", standalone_mode=False)
-        sys.stdout.flush()
+        return int(cli.main(prog_name="blip-rl", standalone_mode=False) or 0)
+    except SystemExit as error:  # shell completion
+        return error.code if isinstance(error.code, int) else _FAILED
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        with suppress(OSError):
+            error.show()
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = _INTERRUPTED
-    except BrokenPipeError:
-        code = _leave_broken_pipe()
+        return _INTERRUPTED
     except InterruptedRunError as error:
-        click.echo(str(error), err=True)
-        code = 128 + error.signal_number
-    except (RunError, OSError) as error:
+        print_error(str(error))
+        return 128 + error.signal_number
+    except BrokenPipeError:
+        return _FAILED
+    except Exception as error:
+        if not isinstance(error, RunError | OSError) and not is_out_of_memory(error):
+            raise
         # A full disk or a folder that may not be written: the system's message says it all.
-        click.echo(f"Error: {printable(str(error))}", err=True)
-        code = 1
-    sys.exit(code or 0)
+        print_error(f"Error: {printable(error_text(error))}")
+        return _FAILED
 
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
     """Print what a warning says, without the line of code that raised it."""
-    click.echo(f"Warning: {printable(str(message))}", err=True)
+    print_error(f"Warning: {printable(str(message))}")
 
 
 def _end_thread(ended: threading.ExceptHookArgs) -> None:
     """A full disk met by the thread that writes TensorBoard's events: the run hears of it at its next write."""
     if not isinstance(ended.exc_value, OSError):
         threading.__excepthook__(ended)
-
-
-def _leave_broken_pipe() -> int:
-    """Whoever read the output has gone, as with ``| head``: let the interpreter's last flush go nowhere, quietly."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.shell import shell_command
 from blip_rl.tasks.games import plain_name
 from blip_rl.untrusted.files import parse_toml
 
@@ -75,7 +76,7 @@ def find_recipe(kind: Kind, name: str) -> Path:
         return recipe_folder(kind) / f"{name}.toml"
     noun = _NOUNS[kind]
     hint = did_you_mean(name, recipe_names(kind)) or f": expected one of {', '.join(recipe_names(kind))}"
-    raise UserError(f"unknown {noun} {name[:80]!r}{hint} (blip-rl list {noun}s; a file's name must end in .toml)")
+    raise UserError(f"unknown {noun} {name[:80]!r}{hint} ({shell_command('blip-rl', 'list', f'{noun}s')}; a file's name must end in .toml)")
 
 
 def shown(path: Path) -> str:

@@ -23,6 +23,7 @@ from blip_rl.report.load_run import RunRecord, is_run, load_run
 from blip_rl.report.section import Section
 from blip_rl.report.sequences import NORMALISERS, comparable_runs, differences
 from blip_rl.storage.atomic import replace_bytes
+from blip_rl.storage.naming import make_folder, stamped
 
 Normalize = Literal["recipe", "observed"]
 
@@ -125,7 +126,7 @@ def _folder(runs: Sequence[RunRecord], out: Path | None) -> Path:
         return out
     if len(runs) == 1:
         return runs[0].path
-    return Path("runs") / f"report-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+    return make_folder(stamped("report"))
 
 
 def _reference_note(runs: Sequence[RunRecord]) -> str:

@@ -21,10 +21,11 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods import make_method
 from blip_rl.run import fit
 from blip_rl.run.checkpoint import save_stage
-from blip_rl.run.folder import RunFolder, default_path
+from blip_rl.run.folder import RunFolder, planned_folder
 from blip_rl.run.foreign import ForeignAgent, ForeignLayer, read_agent
 from blip_rl.run.joined import joined
 from blip_rl.run.places import check_new_folder
+from blip_rl.storage.naming import take_name
 from blip_rl.storage.new_folder import new_folder
 from blip_rl.tasks.make import make_evaluation_env
 
@@ -62,12 +63,14 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
         raise UserError(f"'{file}' cannot become a run: {error}") from error
     config = _config(file, game, agent, layers, overrides)
     policy = _policy(file, config, agent, layers, actor, critic)
-    path = RunFolder.planned(out if out is not None else default_path(config)).path
-    with new_folder(path) as beside:
-        folder = RunFolder(beside)
-        folder.create(dump_run_config(config), "cpu", {})
-        save_stage(folder.stage_path(1), 1, agent.env_steps, policy, make_method(config.agent.method))
-    return path
+    planned = planned_folder(out, config).path
+
+    def write(path: Path) -> None:
+        with new_folder(path) as beside:
+            folder = RunFolder(beside).create(dump_run_config(config), "cpu", {})
+            save_stage(folder.stage_path(1), 1, agent.env_steps, policy, make_method(config.agent.method))
+
+    return take_name(planned, write, numbered=out is None)
 
 
 def _warn_of_statistics(file: Path) -> None:

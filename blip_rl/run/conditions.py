@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from blip_rl.errors import UserError
+from blip_rl.shell import shell_command
 from blip_rl.untrusted.files import parse_toml, read_json, read_toml
 
 _MOST_THREADS = 1024
@@ -114,7 +114,7 @@ def command() -> str:
     """The command as a shell would take it again."""
     program = Path(sys.argv[0])
     ours = program.name in ("blip-rl", "__main__.py")
-    return shlex.join([*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:]])
+    return shell_command(*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:])
 
 
 def here(device: str) -> dict[str, Any]:

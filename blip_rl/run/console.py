@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -13,14 +14,27 @@ class Console:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        self.bars = not quiet and sys.stderr.isatty()
+        self.bars = not quiet and sys.stderr is not None and sys.stderr.isatty()
 
     def counter(self, what: str, total: int) -> tqdm[Any]:
         """A bar that counts to ``total`` and then goes away; invisible where bars are."""
         return tqdm(total=total, desc=what, unit="game", leave=False, dynamic_ncols=True, disable=not self.bars)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar if one is shown."""
-        if not self.quiet:
+        """Print a line, above the bar if one is shown.
+
+        A line that cannot be printed, because the terminal or the reader of a pipe has gone or a log's disk is full,
+        is dropped: a training is not ended for it.
+        """
+        with suppress(OSError):
+            self.show_result(text)
+
+    def show_result(self, text: str) -> None:
+        """Print what a command was asked for, which must not be lost without a word.
+
+        Raises:
+            OSError: stdout cannot be written.
+        """
+        if not self.quiet and sys.stdout is not None:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()

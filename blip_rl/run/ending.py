@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blip_rl.errors import RunError, UserError
+from blip_rl.errors import RunError, UserError, error_text, is_out_of_memory
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.progress import snapshot_steps
+from blip_rl.shell import shell_command
 
 
 @contextmanager
@@ -22,11 +22,10 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (FloatingPointError, OSError, MemoryError, RunError) as error:
-        what = str(error) or type(error).__name__  # a MemoryError says nothing
-        raise RunError(f"{what}; {how_to_go_on(folder)}") from error
-    except Exception as error:  # a fault of the program: its traceback is wanted
-        error.add_note(how_to_go_on(folder))
+    except Exception as error:
+        if isinstance(error, FloatingPointError | OSError | RunError) or is_out_of_memory(error):
+            raise RunError(f"{error_text(error)}; {how_to_go_on(folder)}") from error
+        error.add_note(how_to_go_on(folder))  # a fault of the program: its traceback is wanted
         raise
 
 
@@ -34,4 +33,4 @@ def how_to_go_on(folder: RunFolder) -> str:
     """Where the last good state is, and the command that goes on from it."""
     saved = folder.snapshots()
     where = f"saved at step {snapshot_steps(saved[-1]):,}" if saved else "nothing is saved yet"
-    return f"{where}; go on with: {shlex.join(['blip-rl', 'train', '--resume', str(folder.path)])}"
+    return f"{where}; go on with: {shell_command('blip-rl', 'train', '--resume', folder.path)}"

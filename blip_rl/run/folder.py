@@ -11,14 +11,13 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.run import conditions, durable, evidence, progress
-from blip_rl.run.places import check_new_run, check_run
+from blip_rl.run.places import check_new_run, check_parent, check_run
 from blip_rl.run.progress import snapshot_order
 from blip_rl.run.rows import (
     BITS_COLUMNS,
@@ -35,6 +34,7 @@ from blip_rl.run.rows import (
 )
 from blip_rl.storage import atomic
 from blip_rl.storage.lock import locked
+from blip_rl.storage.naming import make_folder, stamped
 from blip_rl.untrusted.files import read_text
 from blip_rl.untrusted.tables import table_rows
 
@@ -46,6 +46,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._numbered = False
         self.scores = path / "scores.csv"
         self.bits = path / "bits.csv"
         self.plasticity = path / "plasticity.csv"
@@ -53,14 +54,23 @@ class RunFolder:
         self.config = path / "config.toml"
 
     @staticmethod
-    def planned(path: Path) -> RunFolder:
-        """A folder that a new run may create.
+    def planned(path: Path, *, numbered: bool = False) -> RunFolder:
+        """A folder that a new run may create; nothing is written yet.
+
+        Args:
+            path: Where.
+            numbered: Whether to append a number to the name if it is taken.
 
         Raises:
             UserError: something is there already, or it cannot be created there.
         """
-        check_new_run(path)
-        return RunFolder(path)
+        if numbered:
+            check_parent(path)
+        else:
+            check_new_run(path)
+        folder = RunFolder(path)
+        folder._numbered = numbered
+        return folder
 
     @staticmethod
     def existing(path: Path) -> RunFolder:
@@ -72,13 +82,18 @@ class RunFolder:
         check_run(path)
         return RunFolder(path)
 
-    def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
+    def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> RunFolder:
         """Create the folder with its tables and ``config.toml``, also where a killed process has begun to.
+
+        Returns:
+            The folder, whose name may have got a number.
 
         Raises:
             UserError: another process has created a run there meanwhile, or is doing so.
             OSError: the disk is full or cannot be written; nothing is left of the folder.
         """
+        if self._numbered:
+            return RunFolder(make_folder(self.path)).create(config_toml, device, seeds)
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with self.locked():
@@ -88,6 +103,7 @@ class RunFolder:
             with suppress(OSError):
                 self.path.rmdir()  # if the lock could not be written
             raise
+        return self
 
     def _write_new(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
         try:
@@ -234,12 +250,16 @@ class RunFolder:
         _append(self.speed, [cells_of(row)])
 
 
-def default_path(config: RunConfig) -> Path:
-    """``runs/<sequence>-<agent>-seed<seed>-<time>``: a name no other run has."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    stem = f"{config.sequence_name[:80]}-{config.agent_name[:40]}-seed{config.seed}-{stamp}"
-    path = Path("runs") / stem
-    return next(p for p in (path, *(path.with_name(f"{stem}-{n}") for n in range(2, 1000))) if not p.exists())
+def planned_folder(out: Path | None, config: RunConfig) -> RunFolder:
+    """The folder that a new run may create; by default ``runs/<sequence>-<agent>-seed<seed>-<time>``.
+
+    Raises:
+        UserError: ``out`` exists, or it cannot be created there.
+    """
+    if out is not None:
+        return RunFolder.planned(out)
+    stem = f"{config.sequence_name[:80]}-{config.agent_name[:40]}-seed{config.seed}"
+    return RunFolder.planned(stamped(stem), numbered=True)
 
 
 def _is_number(text: str) -> bool:

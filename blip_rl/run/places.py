@@ -66,7 +66,7 @@ def check_new_folder(path: Path) -> None:
     """
     if os.path.lexists(path):
         raise UserError(f"output folder '{path}' exists: a run never writes into another; choose a new --out")
-    _check_parent(path)
+    check_parent(path)
 
 
 def check_new_run(path: Path) -> None:
@@ -93,7 +93,7 @@ def check_writable_folder(path: Path) -> None:
     elif os.path.lexists(path):
         raise UserError(f"output '{path}' is a file: expected a folder")
     else:
-        _check_parent(path)
+        check_parent(path)
 
 
 def task_games(run: Path) -> dict[str, str]:
@@ -153,7 +153,12 @@ def _never_begun(path: Path) -> bool:
     return files and _LOCK in names and names <= {_LOCK, f".{_RECIPE}.writing", *WRITTEN_FIRST}
 
 
-def _check_parent(path: Path) -> None:
+def check_parent(path: Path) -> None:
+    """Make sure that a folder can be created where it is meant to be; whether it is there already is not asked.
+
+    Raises:
+        UserError: it cannot.
+    """
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"output folder '{path}' cannot be created: '{parent}' is not a writable folder")

@@ -27,7 +27,7 @@ from blip_rl.run.checkpoint import save_stage, trunk_bytes
 from blip_rl.run.console import Console
 from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
 from blip_rl.run.evaluation import FIRST_EVALUATION_SEED
-from blip_rl.run.folder import RunFolder, default_path
+from blip_rl.run.folder import RunFolder, planned_folder
 from blip_rl.run.going_on import newest_snapshot, take_back, where_it_resumes
 from blip_rl.run.interleaved import learned_together
 from blip_rl.run.keeper import Keeper, go_on
@@ -60,18 +60,18 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
         RunError: training diverged.
         InterruptedRunError: a signal asked the run to stop; it is saved.
     """
-    folder = RunFolder.planned(out if out is not None else default_path(config))
+    folder = planned_folder(out, config)
     device = resolve_device(config.device)
     if threads:
         torch.set_num_threads(threads)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
     method = make_method(config.agent.method)
     _check_tasks(config, method)
-    folder.create(dump_run_config(config), device, _seeds(config))
+    folder = folder.create(dump_run_config(config), device, _seeds(config))
     with telling_how_to_go_on(folder), folder.locked():
         run = _open(config, folder, device, method, Console(quiet))
         run.console.say(opening_text(config, folder.path, device))
         _learn(run, None)
-    run.console.say(closing_text(config, run.scores, folder.path))
+    run.console.show_result(closing_text(config, run.scores, folder.path))
     return folder.path
 
 
@@ -119,7 +119,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             run.scores.take_up(folder.read_scores())
             run.console.say(resuming)
             _learn(run, saved)
-        run.console.say(closing_text(config, run.scores, path))
+        run.console.show_result(closing_text(config, run.scores, path))
     return folder.path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from blip_rl.core import metrics
 from blip_rl.references import scale_text
 from blip_rl.run.monitor import overall_mean
 from blip_rl.run.scores import ScoreBook
+from blip_rl.shell import shell_command
 
 _LEVELS = ("ACC", "accumulated reward")
 """Metrics that are a score; the others are a change, and show their sign."""
@@ -30,7 +30,7 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     scale = f"normalised scores: {reference_scale(config)}\n" if scored else ""
     return (
         f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
-        f"{scale}run folder {path} (live: tensorboard --logdir {shlex.quote(str(path))})"
+        f"{scale}run folder {path} (live: {shell_command('tensorboard', '--logdir', path)})"
     )
 
 
@@ -46,7 +46,6 @@ def boundary_line(config: RunConfig, scores: ScoreBook, stage: int, frozen: dict
 
 def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
     """The score matrix with both sides of each boundary, the metrics, and where to look next."""
-    typed = shlex.quote(str(path))
     return "\n".join(
         [
             "",
@@ -54,11 +53,11 @@ def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
             "",
             *_metric_lines(config, scores),
             "",
-            f"watch      tensorboard --logdir {typed}",
-            f"report     blip-rl report {typed}",
-            f"pictures   blip-rl render {typed}",
-            f"bits       blip-rl inspect {typed}",
-            f"re-score   blip-rl evaluate {typed}",
+            f"watch      {shell_command('tensorboard', '--logdir', path)}",
+            f"report     {shell_command('blip-rl', 'report', path)}",
+            f"pictures   {shell_command('blip-rl', 'render', path)}",
+            f"bits       {shell_command('blip-rl', 'inspect', path)}",
+            f"re-score   {shell_command('blip-rl', 'evaluate', path)}",
             f"files      {path}/scores.csv, bits.csv, plasticity.csv, config.toml, checkpoints/",
         ]
     )
