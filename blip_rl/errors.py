@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class FinishedRunError(UserError):
+    """A run that was to be resumed has nothing left to do."""
+
+
 class RunError(RuntimeError):
     """A run that could not go on, through nobody's typing: the message holds the cause and what was saved.
 
@@ -51,7 +55,7 @@ def error_text(error: BaseException) -> str:
     if not is_out_of_memory(error) or isinstance(error, UserError | RunError):
         return str(error)
     cause = str(error).partition("\n")[0] or type(error).__name__
-    return f"not enough memory: {cause} (the machine's is used up, or a limit such as ulimit -v is too low)"
+    return f"not enough memory (the machine's is used up, or a limit such as ulimit -v is too low): {cause}"
 
 
 def did_you_mean(value: str, allowed: "list[str]") -> str:

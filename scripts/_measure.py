@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from blip_rl.errors import UserError
+from blip_rl.shell import shell_command
 
 _LIBRARIES = ("torch", "stable-baselines3", "ale-py", "gymnasium", "numpy")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ def check_device(device: str) -> None:
 def provenance() -> dict[str, Any]:
     """What a reader needs to judge or repeat a measurement: command, code, versions, machine."""
     return {
-        "command": shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shell_command("python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
         "environment": {key: value for key, value in os.environ.items() if re.match(r"(G?OMP|KMP|MKL)_", key)},

@@ -7,6 +7,7 @@ a development dependency satisfies. Usage: ``python scripts/check_wheel.py``
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def run(*command: object, cwd: Path = ROOT) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}\nexited with {done.returncode}")
+        sys.exit(f"{shlex.join(map(str, command))}\n{done.stdout}{done.stderr}\nexited with {done.returncode}")
     return done.stdout
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip_rl.run.progress import snapshot_folders, snapshot_steps
+from blip_rl.shell import shell_command
 
 TABLES = ("scores.csv", "bits.csv", "plasticity.csv")
 _KILLED = -9
@@ -125,7 +126,7 @@ def _run_whole(command: list[str], run: Path) -> float:
     process = _start(command, run)
     begun = time.monotonic()
     if process.wait() != 0:
-        sys.exit(f"failed: {' '.join(command)}")
+        sys.exit(f"failed: {shell_command(*command)}")
     return time.monotonic() - begun
 
 

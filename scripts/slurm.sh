@@ -24,7 +24,7 @@ launch=()
 command -v srun >/dev/null && launch=(srun --ntasks=1)
 
 if [ -f "$run/config.toml" ]; then
-  "${launch[@]}" blip-rl train --resume "$run" --quiet &
+  "${launch[@]}" blip-rl train --resume "$run" --finished-ok --quiet &
 else
   # Also where a run was killed before it had written its recipe.
   "${launch[@]}" blip-rl train "$@" --out "$run" --threads "$threads" --quiet &
@@ -46,7 +46,7 @@ case $code in
     if [ "${SLURM_JOB_ID:-}" ]; then
       scontrol requeue "$SLURM_JOB_ID"
     else
-      echo "stopped; to go on: $0 $run" >&2
+      printf 'stopped; to go on: %q %q\n' "$0" "$run" >&2
       exit "$code"
     fi
     ;;

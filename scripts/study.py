@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from blip_rl.errors import UserError
 from blip_rl.report.load import RunScores, load_scores
 from blip_rl.report.load_config import load_config
 from blip_rl.report.sequences import differences
+from blip_rl.shell import shell_command
 
 NOTES = """ACC: mean over tasks of the normalised score at the end. Its 95 % interval over seeds: Student's of the mean
 with three to nine seeds, the bootstrap of the interquartile mean with ten or more, none with fewer than three. Whole
@@ -72,7 +72,7 @@ def main() -> None:
     table = f"{_table(groups)}\n\n{NOTES}\n"
     print(table, flush=True)
     if arguments.table:
-        head = f"Command: `python {shlex.join(sys.argv)}`\nCommit: {_commit()}\n\n"
+        head = f"Command: `python {shell_command(*sys.argv)}`\nCommit: {_commit()}\n\n"
         missing = "".join(f"\nNot in the table: {failure}\n" for failure in failures)
         arguments.table.write_text(head + table + missing, encoding="utf-8")
     for failure in failures:
@@ -123,7 +123,7 @@ def _made(arguments: argparse.Namespace, job: Job) -> str | None:
     command = _command(arguments, job)
     code, cost = _measured(command)
     if code:
-        return f"run failed (exit code {code}): {shlex.join(command)}"
+        return f"run failed (exit code {code}): {shell_command(*command)}"
     (job.path / "cost.json").write_text(json.dumps(asdict(cost)) + "\n", encoding="utf-8")
     (job.path / "finished").touch()
     return None

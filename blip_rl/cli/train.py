@@ -8,7 +8,7 @@ import click
 
 from blip_rl.cli.loading import loading
 from blip_rl.cli.options import complete_agents, complete_folders, complete_games
-from blip_rl.errors import UserError
+from blip_rl.errors import FinishedRunError, UserError
 
 _LARGEST_SEED = 2**30 - 1
 
@@ -54,9 +54,10 @@ _LARGEST_SEED = 2**30 - 1
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="RUN",
-    help="Go on with a run that was stopped: takes no other option but the next, --threads and --quiet.",
+    help="Go on with a run that was stopped: takes no other option but the next two, --threads and --quiet.",
 )
 @click.option("--accept-changes", is_flag=True, help="With --resume: although versions or device have changed.")
+@click.option("--finished-ok", is_flag=True, help="With --resume: exit with 0 if the run is finished, for batch jobs.")
 @click.option("--threads", default=0, type=click.IntRange(0, 1024), metavar="N", help="CPU threads; 0: all cores.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def train(
@@ -71,13 +72,15 @@ def train(
     quiet: bool,
     resumed: Path | None,
     accept_changes: bool,
+    finished_ok: bool,
 ) -> None:
     """Learn games one after another with one agent."""
     if resumed is not None:
-        _resume(resumed, accept_changes, threads, quiet)
+        _resume(resumed, accept_changes, finished_ok, threads, quiet)
         return
-    if accept_changes:
-        raise UserError("--accept-changes goes with --resume RUN alone")
+    for option, given in (("--accept-changes", accept_changes), ("--finished-ok", finished_ok)):
+        if given:
+            raise UserError(f"{option} goes with --resume RUN alone")
     if out is not None:
         from blip_rl.run.places import check_new_run
 
@@ -91,9 +94,9 @@ def train(
     train_sequence(config, out=out, threads=threads, quiet=quiet)
 
 
-def _resume(run: Path, accept_changes: bool, threads: int, quiet: bool) -> None:
+def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, quiet: bool) -> None:
     context = click.get_current_context()
-    mine = {"resumed", "accept_changes", "threads", "quiet"}
+    mine = {"resumed", "accept_changes", "finished_ok", "threads", "quiet"}
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name)
@@ -104,4 +107,10 @@ def _resume(run: Path, accept_changes: bool, threads: int, quiet: bool) -> None:
     with loading():
         from blip_rl.run.sequence import resume
 
-    resume(run, accept_changes=accept_changes, threads=threads, quiet=quiet)
+    try:
+        resume(run, accept_changes=accept_changes, threads=threads, quiet=quiet)
+    except FinishedRunError as error:
+        if not finished_ok:
+            raise
+        if not quiet:
+            click.echo(str(error))

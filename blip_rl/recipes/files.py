@@ -76,7 +76,8 @@ def find_recipe(kind: Kind, name: str) -> Path:
         return recipe_folder(kind) / f"{name}.toml"
     noun = _NOUNS[kind]
     hint = did_you_mean(name, recipe_names(kind)) or f": expected one of {', '.join(recipe_names(kind))}"
-    raise UserError(f"unknown {noun} {name[:80]!r}{hint} ({shell_command('blip-rl', 'list', f'{noun}s')}; a file's name must end in .toml)")
+    known = shell_command("blip-rl", "list", f"{noun}s")
+    raise UserError(f"unknown {noun} {name[:80]!r}{hint} ({known}; a file's name must end in .toml)")
 
 
 def shown(path: Path) -> str:

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import InterruptedRunError, UserError
+from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods import make_method
@@ -100,7 +100,9 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
         with telling_how_to_go_on(folder):
             held.enter_context(folder.locked())
         if folder.finished(len(config.tasks)):
-            raise UserError(f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)")
+            raise FinishedRunError(
+                f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)"
+            )
         torch.set_num_threads(threads or conditions.threads(path))
         conditions.check(path, device, accept_changes)
         method = make_method(config.agent.method)

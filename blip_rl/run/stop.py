@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # SIGUSR1 is what batch schedulers send some time before they kill
+# SIGHUP: the terminal has gone. SIGUSR1 is what batch schedulers send some time before they kill.
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class StopRequestError(BaseException):
@@ -37,11 +38,16 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals within the block; only the main thread can. A second Ctrl-C leaves at once."""
+        """Take the signals within the block; only the main thread can. A second Ctrl-C leaves at once.
+
+        SIGHUP stays ignored where it is, as under ``nohup``.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            numbers.remove(signal.SIGHUP)
         before = {number: signal.signal(number, self._take) for number in numbers}
         try:
             yield

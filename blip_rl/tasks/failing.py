@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -35,6 +36,29 @@ def naming(game: str, first_seed: int | None, count: int = 1) -> Iterator[None]:
         ) from error
 
 
+def check_finite(game: str, seed: int | None, environment: int, **values: object) -> None:
+    """Refuse numbers from a game that are NaN or infinite: learning from them destroys the network.
+
+    Args:
+        game: What is played.
+        seed: Of the copy; None where it was drawn at random.
+        environment: Number of the copy, from 0.
+        values: What it returned, by name, such as ``observation`` and ``reward``.
+
+    Raises:
+        RunError: one is not finite; with its first such number and where in it that is.
+    """
+    for name, value in values.items():
+        numbers = np.asarray(value)
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            place = tuple(np.argwhere(~np.isfinite(numbers))[0].tolist())
+            where = f" at index {', '.join(map(str, place))}" if place else ""
+            raise RunError(
+                f"the game {game} returned the {name} {numbers[place]}{where}: expected finite numbers "
+                f"(environment {environment}, {_seeds(seed, 1)}); correct the environment"
+            )
+
+
 def _seeds(first: int | None, count: int) -> str:
     if first is None:
         return "seeds drawn at random"
@@ -42,12 +66,21 @@ def _seeds(first: int | None, count: int) -> str:
 
 
 class NamedVecEnv(VecEnvWrapper):
-    """Copies of one game whose errors say so; all else is theirs."""
+    """Copies of one game whose errors name it, and whose observations and rewards are finite."""
 
-    def __init__(self, venv: VecEnv, game: str, seed: int) -> None:
+    def __init__(self, venv: VecEnv, game: str, seed: int, first_environment: int = 0) -> None:
+        """Wrap the copies.
+
+        Args:
+            venv: The copies.
+            game: What they play.
+            seed: Of the first copy.
+            first_environment: Its number among all copies, for messages.
+        """
         super().__init__(venv)
-        self._game = game
+        self._game, self._first_environment = game, first_environment
         self._seed: int | None = seed
+        self._shows_floats = np.issubdtype(venv.observation_space.dtype, np.floating)  # uint8 frames are always finite
 
     def seed(self, seed: int | None = None) -> list[int | None]:
         """Give copy ``i`` the seed ``seed + i`` from the next reset on."""
@@ -59,11 +92,13 @@ class NamedVecEnv(VecEnvWrapper):
         """Begin new games.
 
         Raises:
-            RunError: one failed.
+            RunError: one failed, or showed numbers that are not finite.
         """
         with self._naming():
-            observations = self.venv.reset()
+            observations: Any = self.venv.reset()
         self.reset_infos = self.venv.reset_infos
+        if self._shows_floats and not np.isfinite(observations).all():
+            self._refuse(observation=observations)
         return observations
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
@@ -79,10 +114,28 @@ class NamedVecEnv(VecEnvWrapper):
         """Return what the decision led to.
 
         Raises:
-            RunError: a game failed.
+            RunError: a game failed, or returned numbers that are not finite.
         """
         with self._naming():
-            return self.venv.step_wait()
+            result: Any = self.venv.step_wait()
+        observations, rewards, dones, infos = result
+        if not np.isfinite(rewards).all():
+            self._refuse(reward=rewards)
+        if self._shows_floats:
+            if not np.isfinite(observations).all():
+                self._refuse(observation=observations)
+            for index in np.flatnonzero(dones).tolist():
+                self._check(index, observation=infos[index].get("terminal_observation", 0))
+        return result
+
+    def _refuse(self, **values: Any) -> None:
+        """Find the copy whose values are not finite; asked only when there is one."""
+        for index in range(self.num_envs):
+            self._check(index, **{name: value[index] for name, value in values.items()})
+
+    def _check(self, index: int, **values: Any) -> None:
+        seed = None if self._seed is None else self._seed + index
+        check_finite(self._game, seed, self._first_environment + index, **values)
 
     def _naming(self) -> Any:
         return naming(self._game, self._seed, self.num_envs)

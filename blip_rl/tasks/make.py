@@ -31,7 +31,7 @@ def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed:
 
     members, first = [], seed
     for size in group_sizes(num_envs, groups):
-        members.append(_make(task, atari, size, first, training=True))
+        members.append(_make(task, atari, size, first, training=True, first_environment=first - seed))
         first += size
     return GroupedVecEnv(members)
 
@@ -53,12 +53,15 @@ def has_lowered_time_limit(task: TaskConfig, atari: AtariConfig) -> bool:
     return rom_name(check_game(task.game)) is not None and atari.max_episode_frames < ALE_EPISODE_FRAMES
 
 
-def _make(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:
+def _make(
+    task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool, first_environment: int = 0
+) -> VecEnv:
     from blip_rl.tasks.failing import NamedVecEnv, naming
 
     game = check_game(task.game)
     with naming(game, seed, num_envs):
-        return NamedVecEnv(_make_game(game, task, atari, num_envs, seed, training=training), game, seed)
+        games = _make_game(game, task, atari, num_envs, seed, training=training)
+        return NamedVecEnv(games, game, seed, first_environment)
 
 
 def _make_game(game: str, task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import random
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from blip_rl.cli import program
 from blip_rl.report.gifs import Film
 from blip_rl.run import render, rescore, sequence
 from blip_rl.run.filming import Take
+from blip_rl.shell import shell_command
 
 _WORKING_FOLDER = "a/b/c/d"
 """Deep, so that a path such as ``..`` leads nowhere else."""
@@ -61,7 +61,7 @@ class Commands:
             os.chdir(before)
         for stream in (output, errors):
             stream.flush()
-        check_ending(code, shlex.join(arguments)[:300], errors.buffer.getvalue().decode("utf-8"))
+        check_ending(code, shell_command(*arguments)[:300], errors.buffer.getvalue().decode("utf-8"))
         raise SystemExit(code)
 
     def _arguments(self, draw: random.Random) -> list[str]:

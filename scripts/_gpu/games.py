@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from _gpu.results import Results, step_options
+from blip_rl.shell import shell_command
 
 AGENTS = ("blip", "finetune")
 GAMES = ("kungfu", "boxing", "spaceinvaders")
@@ -42,7 +43,7 @@ def main() -> None:
         return
     runs = [folder / agent for agent in AGENTS]
     commands = {run.name: _command(run, steps, options.device, options.set) for run in runs}
-    results.put("commands", {name: " ".join(["blip-rl", *command[3:]]) for name, command in commands.items()})
+    results.put("commands", {name: shell_command("blip-rl", *command[3:]) for name, command in commands.items()})
     begun = time.monotonic()
     processes = {name: subprocess.Popen(command) for name, command in commands.items()}
     for name, process in processes.items():

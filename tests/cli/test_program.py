@@ -29,7 +29,7 @@ def test_a_lack_of_memory_is_one_message(error, told, monkeypatch, capsys):
         program.main()
     assert caught.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Error: not enough memory: ")
+    assert line.startswith("Error: not enough memory (")
     assert told in line
 
 

@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import pty
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -17,7 +20,7 @@ from blip_rl.run.sequence import resume, train
 from blip_rl.run.stop import StopRequest, StopRequestError
 from tests.run.broken_off import CARTPOLES, command, curves, evidence, process, settings, small_run, wait_for
 
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
 FINETUNE = (*settings("finetune"), "checkpoint.every_steps=128")  # early: from the first snapshot on they are stopped
 
 
@@ -35,7 +38,7 @@ def command_to_go_on(text, run):
 
 
 def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
-    """All three signals, each to a process of its own, with a space in the run's name."""
+    """All signals, each to a process of its own, with a space in the run's name."""
     runs = {name: tmp_path / f"run {name}" for name in SIGNALS}
     with contextlib.ExitStack() as opened:
         children = {n: opened.enter_context(process(command("finetune", runs[n], FINETUNE))) for n in SIGNALS}
@@ -142,3 +145,31 @@ def test_a_print_that_the_signal_broke_into_does_no_harm():
     with stop.listening():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.signal_number == signal.SIGTERM
+
+
+def test_a_hangup_that_is_ignored_stays_so():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(tmp_path):
+    """The system sends SIGHUP, and nothing can be printed any more."""
+    run, (terminal, its) = tmp_path / "run", pty.openpty()
+    leader = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    leader += "os.execv(sys.argv[1], sys.argv[1:])"  # a new session whose terminal this is
+    arguments = [sys.executable, "-c", leader, *command("finetune", run, FINETUNE)]
+    with subprocess.Popen(arguments, stdin=its, stdout=its, stderr=its) as child:
+        os.close(its)
+        while not any(run.glob("checkpoints/step-*")):
+            assert os.read(terminal, 4096), "it ended"
+        os.close(terminal)
+        assert child.wait(timeout=60) == 129
+    assert RunFolder(run).snapshots()
