@@ -17,7 +17,7 @@ DEMO_OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml' -o -name '*.html' -o -name '*.css')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit wheel format hooks clean
+.PHONY: help demo test check lint types imports unit wheel floors format hooks clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -47,6 +47,9 @@ unit: $(DEVELOPMENT)  ## Tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 wheel: $(WHEEL)  ## Build the wheel, install it elsewhere and use it
+
+floors: $(DEVELOPMENT)  ## Install the lowest versions that pyproject.toml allows, and use every command with them
+	$(BIN)/python scripts/check_floors.py
 
 format: $(DEVELOPMENT)  ## Format, and mend what can be mended
 	$(BIN)/ruff format .

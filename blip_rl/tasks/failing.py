@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from blip_rl.errors import RunError, UserError
+
+Array = npt.NDArray[Any]
 
 
 @contextmanager
@@ -95,9 +97,9 @@ class NamedVecEnv(VecEnvWrapper):
             RunError: one failed, or showed numbers that are not finite.
         """
         with self._naming():
-            observations: Any = self.venv.reset()
+            observations = self.venv.reset()
         self.reset_infos = self.venv.reset_infos
-        if self._shows_floats and not np.isfinite(observations).all():
+        if self._shows_floats and not np.isfinite(cast(Array, observations)).all():
             self._refuse(observation=observations)
         return observations
 
@@ -117,12 +119,12 @@ class NamedVecEnv(VecEnvWrapper):
             RunError: a game failed, or returned numbers that are not finite.
         """
         with self._naming():
-            result: Any = self.venv.step_wait()
+            result = self.venv.step_wait()
         observations, rewards, dones, infos = result
         if not np.isfinite(rewards).all():
             self._refuse(reward=rewards)
         if self._shows_floats:
-            if not np.isfinite(observations).all():
+            if not np.isfinite(cast(Array, observations)).all():
                 self._refuse(observation=observations)
             for index in np.flatnonzero(dones).tolist():
                 self._check(index, observation=infos[index].get("terminal_observation", 0))
