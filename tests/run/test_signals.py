@@ -15,6 +15,7 @@ import pytest
 from blip_rl.errors import InterruptedRunError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.folder import RunFolder
+from blip_rl.run.progress import snapshot_steps
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.sequence import resume, train
 from blip_rl.run.stop import StopRequest, StopRequestError
@@ -51,7 +52,7 @@ def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
             assert f"{name}: stopping after this update" in out
             assert "Traceback" not in err
             command_to_go_on(err, runs[name])
-            saved = int(RunFolder(runs[name]).snapshots()[-1].name[5:])
+            saved = snapshot_steps(RunFolder(runs[name]).snapshots()[-1])
             assert f"saved at step {saved:,}" in err
     for run in runs.values():
         resume(run, quiet=True)
