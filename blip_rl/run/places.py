@@ -146,11 +146,13 @@ def _never_begun(path: Path) -> bool:
         return False
     if not inside:
         return True
-    from blip_rl.run.evidence import WRITTEN_FIRST  # imports torch, which a command that is refused need not wait for
-
     names = {entry.name for entry in inside}
+    if _RECIPE in names or _LOCK not in names:  # a finished or foreign folder, refused before torch is imported
+        return False
+    from blip_rl.run.evidence import WRITTEN_FIRST  # imports torch
+
     files = all(entry.is_file(follow_symlinks=False) for entry in inside)
-    return files and _LOCK in names and names <= {_LOCK, f".{_RECIPE}.writing", *WRITTEN_FIRST}
+    return files and names <= {_LOCK, f".{_RECIPE}.writing", *WRITTEN_FIRST}
 
 
 def check_parent(path: Path) -> None:
