@@ -127,7 +127,7 @@ def _table(config: RunConfig, games: list[str], rows: list[ScoreRow], evaluation
     lines = _matrix(config, games, rows, "mean raw return", "score", ".1f")
     if any(row.normalised is not None for row in rows):
         lines += ["", *_matrix(config, games, rows, "normalised", "normalised", ".3f")]
-        lines += [f"({reference_scale(config)})"]
+        lines += [f"({reference_scale(task for task in config.tasks if task.name in games)})"]
     return "\n".join([*lines, "", f"{evaluation.episodes} {evaluation.actions} episodes for each cell"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     rounded = any(task.steps % rollout for task in config.tasks)
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
     scored = any(map(_has_normalisers, config.tasks))
-    scale = f"normalised scores: {reference_scale(config)}\n" if scored else ""
+    scale = f"normalised scores: {reference_scale(config.tasks)}\n" if scored else ""
     return (
         f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
         f"{scale}run folder {path} (live: {shell_command('tensorboard', '--logdir', path)})"
@@ -117,7 +118,7 @@ def _number(value: float, style: str, why: str) -> str:
 
 def _notes(config: RunConfig) -> list[str]:
     bare = [task.name for task in config.tasks if not _has_normalisers(task)]
-    scale = f"normalised: {reference_scale(config)}"
+    scale = f"normalised: {reference_scale(config.tasks)}"
     missing = f"no normalisers: the recipe gives no random_score and reference_score for {', '.join(bare)}"
     return [
         *([] if len(bare) == len(config.tasks) else [scale]),
@@ -126,9 +127,9 @@ def _notes(config: RunConfig) -> list[str]:
     ]
 
 
-def reference_scale(config: RunConfig) -> str:
-    """What 0 and 1 mean for the normalised scores of a run: :func:`blip_rl.references.scale_text`."""
-    return scale_text((task.name, task.reference_name) for task in config.tasks if _has_normalisers(task))
+def reference_scale(tasks: Iterable[TaskConfig]) -> str:
+    """What 0 and 1 mean for the normalised scores of tasks: :func:`blip_rl.references.scale_text`."""
+    return scale_text((task.name, task.reference_name) for task in tasks if _has_normalisers(task))
 
 
 def _has_normalisers(task: TaskConfig) -> bool:

@@ -82,7 +82,7 @@ def test_a_game_outside_the_table_has_no_normalisers():
 
 def test_the_papers_games_keep_their_ppo_reference():
     for task in resolve("atari6", "blip").tasks:
-        assert task.reference_name == "PPO on this game alone, 10M steps"
+        assert task.reference_name == "PPO on this game alone for 10M steps"
         assert published_scores()[task.game] == (task.random_score, task.human_score)
         assert task.reference_score not in (task.human_score, task.random_score)
 
