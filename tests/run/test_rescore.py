@@ -113,6 +113,7 @@ def test_the_table_has_raw_and_normalised_means_of_what_was_played(run):
         for stage, name in (("1", "cartpole-a"), ("2", "cartpole-b")):
             means = [format(mean(stage, task, column), style) for task in ("cartpole-a", "cartpole-b")]
             assert table[first_line + int(stage)].split() == ["learned", name, "stage", stage, *means]
+    assert "(0 = random play, 1 = the highest return)" in table
 
 
 def test_one_stage_alone_can_be_scored(run, monkeypatch):
