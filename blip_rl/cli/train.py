@@ -58,7 +58,9 @@ _LARGEST_SEED = 2**30 - 1
 )
 @click.option("--accept-changes", is_flag=True, help="With --resume: although versions or device have changed.")
 @click.option("--finished-ok", is_flag=True, help="With --resume: exit with 0 if the run is finished, for batch jobs.")
-@click.option("--threads", default=0, type=click.IntRange(0, 1024), metavar="N", help="CPU threads; 0: all cores.")
+@click.option(
+    "--threads", default=0, type=click.IntRange(0, 1024), metavar="N", help="CPU threads; 0: all cores, one on CUDA."
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def train(
     games: str,

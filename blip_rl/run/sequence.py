@@ -49,7 +49,8 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     Args:
         config: Everything that decides the run.
         out: Folder to create; None picks a new one below ``runs/``.
-        threads: CPU threads for the network; 0 leaves torch's choice: OMP_NUM_THREADS, or every core.
+        threads: CPU threads for the network; 0 leaves torch's choice on a CPU (OMP_NUM_THREADS, or every core) and
+            takes one where the network is on a GPU.
         quiet: Print nothing.
 
     Returns:
@@ -62,8 +63,8 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     """
     folder = planned_folder(out, config)
     device = resolve_device(config.device)
-    if threads:
-        torch.set_num_threads(threads)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
+    if count := cpu_threads(threads, device):
+        torch.set_num_threads(count)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
     method = make_method(config.agent.method)
     _check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
@@ -143,6 +144,14 @@ def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
         with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
             run.logger.close()
     run.folder.finish()
+
+
+def cpu_threads(asked: int, device: str) -> int:
+    """CPU threads to give torch; 0 leaves them as they are.
+
+    With the network on a GPU torch's threads only take cores from the emulator: see docs/gpu.md.
+    """
+    return asked or (1 if device.startswith("cuda") else 0)
 
 
 def resolve_device(device: str) -> str:

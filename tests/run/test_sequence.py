@@ -17,7 +17,7 @@ from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
 from blip_rl.run import sequence
 from blip_rl.run.rescore import evaluate_run
-from blip_rl.run.sequence import resolve_device, train
+from blip_rl.run.sequence import cpu_threads, resolve_device, train
 from tests.run.conftest import small_config
 
 
@@ -278,3 +278,10 @@ def test_the_command_prints_both_sides_of_each_boundary(tmp_path):
     assert result.exit_code == 0, result.output
     for text in ("before consolidation", "after consolidation", "ACC", "BWT", "tensorboard --logdir", "scores.csv"):
         assert text in result.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"), [(0, "cpu", 0), (3, "cpu", 3), (0, "cuda", 1), (0, "cuda:1", 1), (4, "cuda", 4)]
+)
+def test_a_gpu_leaves_the_cores_to_the_emulator(asked, device, expected):
+    assert cpu_threads(asked, device) == expected
