@@ -221,6 +221,11 @@ class EvaluationConfig(Settings):
     """
     seed: Annotated[int, Field(ge=0, lt=2**29), BeforeValidator(_no_bool)] = 1_000_003
     """Episode k is played with seed 2³⁰ + this + k; training seeds stay below 2³⁰."""
+    before_training: bool = True
+    """Score each task once before its first training step: where its learning curve begins.
+
+    Takes no longer than the task's part of a periodic evaluation, and changes nothing that is learned.
+    """
     unseen_tasks: bool = False
     """Also score tasks not learned yet (zero-shot)."""
     gifs: bool = False

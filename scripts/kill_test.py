@@ -25,7 +25,7 @@ from pathlib import Path
 from blip_rl.run.progress import snapshot_folders, snapshot_steps
 from blip_rl.shell import shell_command
 
-TABLES = ("scores.csv", "bits.csv", "plasticity.csv")
+TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv")
 _KILLED = -9
 _TOO_LATE = "its end"
 

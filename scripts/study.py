@@ -26,6 +26,7 @@ import numpy as np
 from blip_rl.core import metrics
 from blip_rl.core.intervals import describe, estimate
 from blip_rl.errors import UserError
+from blip_rl.formatting import score_text
 from blip_rl.report.load import RunScores, load_scores
 from blip_rl.report.load_config import load_config
 from blip_rl.report.sequences import differences
@@ -69,7 +70,7 @@ def main() -> None:
         failures = [failure for failure in pool.map(lambda job: _made(arguments, job), jobs) if failure]
     groups, unread = _collected([job for job in jobs if (job.path / "finished").exists()])
     failures += unread
-    table = f"{_table(groups)}\n\n{NOTES}\n"
+    table = f"{_table(groups)}\n\n{_actions(groups)}\n{NOTES}\n" if groups else f"{_table(groups)}\n\n{NOTES}\n"
     print(table, flush=True)
     if arguments.table:
         head = f"Command: `python {shell_command(*sys.argv)}`\nCommit: {_commit()}\n\n"
@@ -213,11 +214,11 @@ def _score_cells(runs: list[Run]) -> list[str]:
     acc = [metrics.average_performance(matrix) for matrix in matrices]
     return [
         _interval_cell(acc),
-        _mean(acc, ".3f"),
-        " ".join(_number(value, ".2f") for value in acc),
-        _mean([metrics.backward_transfer(matrix) for matrix in matrices], "+.3f"),
-        _mean([metrics.mean_forgetting(matrix) for matrix in matrices], ".3f"),
-        _mean([metrics.learned_later(matrix) for matrix in matrices], ".3f"),
+        _mean(acc),
+        " ".join(_number(value) for value in acc),
+        _mean([metrics.backward_transfer(matrix) for matrix in matrices], signed=True),
+        _mean([metrics.mean_forgetting(matrix) for matrix in matrices]),
+        _mean([metrics.learned_later(matrix) for matrix in matrices]),
     ]
 
 
@@ -226,27 +227,35 @@ def _interval_cell(acc: list[float]) -> str:
     if found.interval is None:
         return "–"
     low, high = found.interval
-    return f"{found.centre:.3f} [{low:.3f}, {high:.3f}] ({describe(len(acc))})"
+    return f"{_number(found.centre)} [{_number(low)}, {_number(high)}] ({describe(len(acc))})"
 
 
 def _cost_cells(runs: list[Run]) -> list[str]:
     costs = [cost for _, cost in runs if cost is not None]
     if not costs:
         return ["–", "–"]
-    return [_mean([cost.minutes for cost in costs], ".1f"), f"{max(cost.peak_memory_mb for cost in costs):.0f}"]
+    return [f"{np.mean([cost.minutes for cost in costs]):.1f}", f"{max(cost.peak_memory_mb for cost in costs):.0f}"]
+
+
+def _actions(groups: dict[str, list[Run]]) -> str:
+    """How the games behind the scores were played: greedy and stochastic ones are never in one mean of a run."""
+    kinds = {name: " and ".join(sorted({scores.actions for scores, _ in runs})) for name, runs in groups.items()}
+    if len(set(kinds.values())) == 1:
+        return f"Actions: {next(iter(kinds.values()))}."
+    return f"Actions differ, and so do not compare: {', '.join(f'{name} {kind}' for name, kind in kinds.items())}."
 
 
 def _raw_cell(runs: list[Run]) -> str:
     end = np.mean([scores.after[-1] for scores, _ in runs], axis=0)
-    return " ".join(_number(value, ".0f") for value in end.tolist())
+    return " ".join(_number(value) for value in end.tolist())
 
 
-def _mean(values: list[float], style: str) -> str:
-    return _number(float(np.mean(values)), style)
+def _mean(values: list[float], *, signed: bool = False) -> str:
+    return _number(float(np.mean(values)), signed=signed)
 
 
-def _number(value: float, style: str) -> str:
-    return "–" if np.isnan(value) else format(value, style)
+def _number(value: float, *, signed: bool = False) -> str:
+    return "–" if np.isnan(value) else score_text(value, signed=signed)
 
 
 def _commit() -> str:

@@ -115,11 +115,11 @@ def test_study_table_by_hand(stand_in, capsys):
     low, high = student_interval(acc)
     assert row["ACC [95 % interval]"] == f"0.517 [{low:.3f}, {high:.3f}] (mean, 95 % Student interval)"  # 1.55 / 3
     assert row["ACC: mean"] == "0.517"
-    assert row["ACC of each seed"] == "0.70 0.45 0.40"
+    assert row["ACC of each seed"] == "0.700 0.450 0.400"
     assert row["BWT"] == "-0.167"  # (−0.1 + 0.2 − 0.6) / 3
     assert row["forgetting"] == "0.233"  # (0.1 + 0 + 0.6) / 3: what a task has gained is not forgetting
     assert row["learned tasks 2…"] == "0.400"  # (0.6 + 0.2 + 0.4) / 3
-    assert row["raw return at the end"] == "63 40"  # (80 + 70 + 40) / 3, (60 + 20 + 40) / 3
+    assert row["raw return at the end"] == "63.3 40.0"  # (80 + 70 + 40) / 3, (60 + 20 + 40) / 3
     costs = [json.loads(Path(f"study/keeper-seed{n}/cost.json").read_text(encoding="utf-8")) for n in range(3)]
     assert row["memory MB"] == f"{max(cost['peak_memory_mb'] for cost in costs):.0f}"
 
@@ -146,7 +146,7 @@ for code, cost in ThreadPoolExecutor(2).map(_measured, runs):
 def test_study_of_tasks_learned_together_and_of_few_seeds(stand_in, capsys):
     _, rows, _ = stand_in(capsys, "--agents", "together", "--seeds", "2")
     row = rows["together"]
-    assert (row["ACC [95 % interval]"], row["ACC: mean"], row["ACC of each seed"]) == ("–", "0.500", "0.38 0.62")
+    assert (row["ACC [95 % interval]"], row["ACC: mean"], row["ACC of each seed"]) == ("–", "0.500", "0.375 0.625")
     assert [row[name] for name in ("BWT", "forgetting", "learned tasks 2…")] == ["–"] * 3
 
 
@@ -155,13 +155,13 @@ def test_study_loses_one_seed_and_keeps_the_others(stand_in, capsys):
     assert code == 1
     assert "run failed (exit code 3)" in errors
     assert "study/keeper-seed1" in errors
-    assert rows["keeper"]["ACC of each seed"] == "0.70 0.40"
+    assert rows["keeper"]["ACC of each seed"] == "0.700 0.400"
     assert not Path("study/keeper-seed1/finished").exists()
     # Again, and now it works: what the failure left is kept under another name.
     code, rows, errors = stand_in(capsys, "--agents", "keeper", "--seeds", "3")
     assert code == 0
     assert "kept as 'study/keeper-seed1.broken-1'" in errors
-    assert rows["keeper"]["ACC of each seed"] == "0.70 0.45 0.40"
+    assert rows["keeper"]["ACC of each seed"] == "0.700 0.450 0.400"
     assert Path("study/keeper-seed1.broken-1/scores.csv").exists()
 
 
@@ -174,7 +174,7 @@ def test_study_reads_older_runs_and_names_those_it_cannot(stand_in, capsys):
     assert code == 1
     assert "study/keeper-seed2/scores.csv' is missing" in errors
     assert (rows["keeper"]["minutes"], rows["keeper"]["memory MB"]) == ("–", "–")
-    assert rows["keeper"]["ACC of each seed"] == "0.70 0.45"
+    assert rows["keeper"]["ACC of each seed"] == "0.700 0.450"
 
 
 def test_study_does_not_mix_sequences(stand_in, capsys):

@@ -24,8 +24,18 @@ from blip_rl.errors import UserError
     metavar="N",
     help="Only this stage; any number of times.  [default: all; with OTHER, each run's last]",
 )
-@click.option("--episodes", default=5, metavar="N", help="Games played for each picture, at most 32; one is shown.")
-@click.option("--episode", default="median", metavar="median|best|SEED", help="The one shown.")
+@click.option(
+    "--episodes",
+    type=int,
+    metavar="N",
+    help="Play N new games for each film, at most 32, and show one of them.  [default: show a scored game]",
+)
+@click.option(
+    "--episode",
+    default="mean",
+    metavar="mean|best|SEED",
+    help="The game shown: nearest to the mean, the best, or the one with this evaluation seed.",
+)
 @click.option("--seconds", default=10.0, metavar="S", help="Shown of each game, from its beginning; at most 60.")
 @click.option("--fps", default=15.0, metavar="N", help="Pictures a second, at most 50; Atari agents act 15 times.")
 @click.option("--scale", type=float, metavar="X", help="Size: 1 is a game's native 160 pixels.  [default: 2; sheets 1]")

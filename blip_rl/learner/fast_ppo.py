@@ -183,7 +183,7 @@ class FastPPO(PPO):
         return min(1.0, (self.num_timesteps - start) / (self._total_timesteps - start))
 
     def _check_finite(self, updates: list[UpdateFigures]) -> None:
-        task = self.policy.task_names[list(self.policy.tasks).index(self.policy.current)]
+        task = self.policy.current_name
         check_finite(updates, dict(self.policy.named_parameters()), f"learning {task} at step {self.num_timesteps:,}")
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:

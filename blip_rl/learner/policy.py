@@ -95,6 +95,11 @@ class ContinualPolicy(ActorCriticPolicy):
         return cast(TaskModule, self.tasks[self._current])
 
     @property
+    def current_name(self) -> str:
+        """Name of the task in use."""
+        return self.task_names[self._current]
+
+    @property
     def action_net(self) -> nn.Linear:  # type: ignore[override]
         """The current task's actor, under stable-baselines3's name."""
         return self.current.actor
@@ -136,7 +141,7 @@ class ContinualPolicy(ActorCriticPolicy):
     @contextmanager
     def using_task(self, name: str) -> Iterator[None]:
         """Play another task for a while, then return to the one in use."""
-        before = self.task_names[self._current]
+        before = self.current_name
         self.use_task(name)
         try:
             yield

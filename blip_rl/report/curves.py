@@ -13,7 +13,7 @@ from blip_rl.report.style import (
     add_legend,
     dress,
     few_ticks,
-    haloed,
+    legend_above_all,
     plain,
     short_number,
     steps_axis,
@@ -22,6 +22,7 @@ from blip_rl.report.table import Array
 
 _FEW_POINTS = 40
 _FEW_RUNS = 2
+_SLOPE_DEGREES = 30  # of names above an axis, which may be close to each other
 
 
 def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -> Axes:
@@ -90,6 +91,20 @@ def _draw_runs(ax: Axes, one: Series, theme: Theme) -> None:
         )
 
 
+def draw_training(ax: Axes, lines: Sequence[tuple[Array, Array]], index: int, theme: Theme) -> Axes:
+    """Draw the returns of training episodes, thin, behind the scores of the evaluations.
+
+    Args:
+        ax: Where to draw, before :func:`draw_curves`, whose limits then hold these lines too.
+        lines: (steps, mean returns) of each run.
+        index: Which colour, as of the group's series.
+        theme: Colours.
+    """
+    for steps, values in lines:
+        ax.plot(steps, values, theme.line(index), color=theme.colour(index), linewidth=0.8, alpha=0.45, zorder=1.5)
+    return ax
+
+
 def _points(steps: Array, index: int, wanted: bool) -> dict[str, Any]:
     """Marks where something was measured, unless they would hide the line."""
     if not wanted or len(steps) > _FEW_POINTS:
@@ -129,10 +144,10 @@ def draw_from_zero(ax: Axes, theme: Theme) -> Axes:
 
 
 def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Theme) -> Axes:
-    """Mark where a game ends and the next begins, with the next one's name at the top of the line.
+    """Mark where a game ends and the next begins, with the next one's name above the axis, where it covers no data.
 
     Args:
-        ax: Where to draw, after the curves: the names stay inside the axis.
+        ax: Where to draw, after the curves and their legend, which moves above the names.
         boundaries: (steps, name of what begins there), rising.
         theme: Colours.
     """
@@ -142,15 +157,17 @@ def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Th
             plain(name, 18),
             (steps, 1),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -4),
+            xytext=(0, 3),
             textcoords="offset points",
             fontsize=8.5,
             color=theme.muted,
-            rotation=90,
-            va="top",
+            rotation=_SLOPE_DEGREES,
+            rotation_mode="anchor",
+            va="bottom",
             ha="left",
-            path_effects=haloed(theme),
         )
+    if boundaries and ax.get_legend() is not None:
+        legend_above_all(ax, theme)
     return ax
 
 
@@ -192,20 +209,19 @@ def draw_own_training(ax: Axes, start: float, end: float, theme: Theme) -> Axes:
 
 
 def draw_level(ax: Axes, value: float, name: str, theme: Theme) -> Axes:
-    """A horizontal line to compare with, such as random play; the axis does not stretch for it."""
+    """A horizontal line to compare with, named right of the axis; the axis does not stretch for it."""
     low, high = ax.get_ylim()
     if low <= value <= high:
         ax.axhline(value, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))
         ax.annotate(
-            plain(name),
-            (0, value),
+            plain(name).replace(" ", "\n"),
+            (1, value),
             xycoords=("axes fraction", "data"),
-            xytext=(2, 2),
+            xytext=(3, 0),
             textcoords="offset points",
             fontsize=8.5,
             color=theme.muted,
             ha="left",
-            va="bottom",
-            path_effects=haloed(theme),
+            va="center",
         )
     return ax

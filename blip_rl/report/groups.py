@@ -174,12 +174,15 @@ def accumulated_series(group: Group, index: int) -> Series:
     """Accumulated normalised reward against steps, for the group's colour number ``index``.
 
     Its lines go through evaluations that played all games of every task. One that played fewer takes its mean over
-    other games: the sum would rise and fall although no task was learned or forgotten.
+    other games: the sum would rise and fall although no task was learned or forgotten. For the same reason a task
+    counts from its first training step on, and not with its score before that.
     """
     lines, partial = [], []
     for run in group.runs:
         if run.scores is not None:
-            own = [curve.since(task + 1) for task, curve in enumerate(run.scores.curves)]
+            starts = [-1, *(run.boundaries.get(stage, -1) for stage in range(1, len(run.scores.curves)))]
+            curves = zip(run.scores.curves, starts, strict=True)
+            own = [curve.since(task).later_than(start) for task, (curve, start) in enumerate(curves, start=1)]
             steps, total = metrics.accumulated_curve([(curve.env_steps, curve.normalised) for curve in own])
             whole = ~np.isin(steps, np.concatenate([curve.env_steps[~curve.whole] for curve in own]))
             lines.append((steps[whole], total[whole]))
@@ -196,6 +199,12 @@ def return_series(group: Group, index: int, task: str) -> Series:
             curve = run.scores.curves[at].since(at + 1)
             lines.append((curve.env_steps, curve.mean_return))
     return over_seeds(group.label, index, lines)
+
+
+def training_lines(group: Group, task: str) -> tuple[tuple[Array, Array], ...]:
+    """(steps, mean returns) of the training episodes on a task, of every run that recorded them."""
+    tables = [run.returns.where("task", task) for run in group.runs if run.returns is not None]
+    return tuple((t.numbers["env_steps"], t.numbers["mean_return"]) for t in tables if t.words["task"])
 
 
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:

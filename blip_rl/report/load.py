@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
 
 _COLUMNS = ("env_steps", "stage", "phase", "task", "return", "truncated", "normalised", "actions")
-_PHASES = ("periodic", "before", "after")
+_PHASES = ("start", "periodic", "before", "after")
 MOST_STEPS = 10**15
 _ACTIONS = ("greedy", "stochastic")
 
 
 @dataclass(frozen=True)
 class TaskCurve:
-    """One task's scores along the run: every periodic evaluation, and the one after each consolidation.
+    """One task's scores: before its first step, at every periodic evaluation, and after each consolidation.
 
     Attributes:
         env_steps: (points,) training steps of the whole run, rising.
@@ -51,6 +51,10 @@ class TaskCurve:
         """The points of a stage and later; for task number ``stage``, without those from before it was learned."""
         return self._where(self.stages >= stage)
 
+    def later_than(self, env_steps: int) -> TaskCurve:
+        """The points after a step of the whole run."""
+        return self._where(self.env_steps > env_steps)
+
     def _where(self, chosen: npt.NDArray[np.bool_]) -> TaskCurve:
         return TaskCurve(
             self.env_steps[chosen],
@@ -74,6 +78,8 @@ class RunScores:
         after_normalised: ``after``, normalised.
         before_normalised: ``before``, normalised.
         curves: One for each task, without points where it was never scored.
+        actions: How the games of these scores were played: ``greedy`` or ``stochastic``, never both.
+        other_games: Games in ``scores.csv`` that were played the other way and are left out.
         games: How many games the scores are from.
         cut_off: How many of these were ended by a cap on their steps, so that their returns are too low.
     """
@@ -86,6 +92,8 @@ class RunScores:
     after_normalised: Array
     before_normalised: Array
     curves: tuple[TaskCurve, ...]
+    actions: str = "greedy"
+    other_games: int = 0
     games: int = 0
     cut_off: int = 0
 
@@ -101,12 +109,26 @@ class _Episode:
     score: float
     normalised: float
     cut_off: bool
+    actions: str
+
+
+def chosen_actions(asked: str, found: Collection[str]) -> str:
+    """Which kind of games counts, where ``scores.csv`` may hold greedy and stochastic ones: one mean is of one kind.
+
+    Args:
+        asked: The kind that the run's recipe asks for.
+        found: The kinds there are.
+
+    Returns:
+        The recipe's kind; the other one where there is no game of the recipe's.
+    """
+    return asked if asked in found or not found else sorted(found)[0]
 
 
 def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
     """Read ``config.toml`` and ``scores.csv`` of a run folder, without torch.
 
-    Only games played with the run's own choice of actions count: a later re-scoring may have added others.
+    Only games of one choice of actions count (:func:`chosen_actions`): a later re-scoring may have added others.
 
     Args:
         run: The run folder.
@@ -119,11 +141,13 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
     try:
         tasks = tuple(str(task["name"]) for task in config["tasks"])
         agent, seed = str(config["agent_name"]), int(config["seed"])
-        actions = str(config.get("evaluation", {}).get("actions", "greedy"))
+        asked = str(config.get("evaluation", {}).get("actions", "greedy"))
         wanted = int(config.get("evaluation", {}).get("episodes", 1))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise no_recipe(run, error) from error
-    episodes = _read_episodes(run / "scores.csv", tasks, actions, damages)
+    found = _read_episodes(run / "scores.csv", tasks, damages)
+    actions = chosen_actions(asked, {episode.actions for episode in found})
+    episodes = [episode for episode in found if episode.actions == actions]
     matrices = {
         (phase, column): _matrix([episode for episode in episodes if episode.phase == phase], len(tasks), column)
         for phase in ("before", "after")
@@ -138,20 +162,21 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
         after_normalised=matrices["after", "normalised"],
         before_normalised=matrices["before", "normalised"],
         curves=tuple(_curve([e for e in episodes if e.task == index], wanted) for index in range(len(tasks))),
+        actions=actions,
+        other_games=len(found) - len(episodes),
         games=len(episodes),
         cut_off=sum(episode.cut_off for episode in episodes),
     )
 
 
-def _read_episodes(path: Path, tasks: tuple[str, ...], actions: str, damages: list[str] | None) -> list[_Episode]:
+def _read_episodes(path: Path, tasks: tuple[str, ...], damages: list[str] | None) -> list[_Episode]:
     if not path.is_file():
         raise UserError(f"'{path}' is missing: it holds every score of the run; put it back, or train again")
     episodes = []
     for line, row in _read_lines(path, damages):
         try:
             _check_row(f"'{path}', line {line}", row, tasks)
-            if row["actions"] == actions:
-                episodes.append(_episode(f"'{path}', line {line}", row, tasks))
+            episodes.append(_episode(f"'{path}', line {line}", row, tasks))
         except UserError as error:
             if damages is None:
                 raise
@@ -201,6 +226,7 @@ def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episod
             score=float(row["return"]),
             normalised=float(row["normalised"]) if row["normalised"] else np.nan,
             cut_off=row["truncated"] == "1",
+            actions=row["actions"],
         )
     except ValueError as error:
         raise UserError(f"{where}: {error}; correct or delete this line") from error

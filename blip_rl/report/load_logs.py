@@ -1,4 +1,4 @@
-"""Read back what a run measured of itself besides scores: plasticity and speed."""
+"""Read back what a run measured of itself besides scores: returns in training, plasticity and speed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def load_plasticity(run: Path, problems: list[str]) -> Table | None:
 def load_speed(run: Path, problems: list[str]) -> Table | None:
     """Read ``speed.csv``; None where the run wrote none."""
     return _optional(run / "speed.csv", ("env_steps", "stage", "steps_per_second", "peak_memory_mb"), (), problems)
+
+
+def load_returns(run: Path, problems: list[str]) -> Table | None:
+    """Read ``returns.csv``, the mean returns of training episodes; None where the run wrote none."""
+    return _optional(run / "returns.csv", ("env_steps", "stage", "episodes", "mean_return"), ("task",), problems)
 
 
 def _optional(path: Path, numbers: tuple[str, ...], words: tuple[str, ...], problems: list[str]) -> Table | None:

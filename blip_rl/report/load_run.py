@@ -16,20 +16,29 @@ from blip_rl.report.load import MOST_STEPS, RunScores, load_scores
 from blip_rl.report.load_bits import BitBudget, load_budget
 from blip_rl.report.load_config import load_config
 from blip_rl.report.load_information import Information, load_information
-from blip_rl.report.load_logs import load_plasticity, load_speed
+from blip_rl.report.load_logs import load_plasticity, load_returns, load_speed
 from blip_rl.report.table import Table
 from blip_rl.untrusted.files import check_folder, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
 _BLIP_TOTAL_BITS = 20
 _DAMAGES_NAMED = 3
-_LONGEST_IN_CHART = 14
+_LONGEST_TITLE = 16  # letters that fit above a column of a chart
 _LONGEST_REFERENCE = 80
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task as the recipe has it; scores are None where the recipe gives none."""
+    """One task as the recipe has it.
+
+    Attributes:
+        name: The key in the run's tables.
+        title: What a person reads, the same everywhere: the recipe's title, or the name where that is too long for a
+            chart.
+        steps: Training steps.
+        random_score: None where the recipe gives none.
+        reference_score: None where the recipe gives none.
+    """
 
     name: str
     title: str
@@ -37,11 +46,6 @@ class Task:
     random_score: float | None
     reference_score: float | None
     reference_name: str = ""
-
-    @property
-    def short(self) -> str:
-        """The title, or the name where the title is too long for a chart."""
-        return self.title if len(self.title) <= _LONGEST_IN_CHART else self.name
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class RunRecord:
         information: What the method knew about the weights.
         plasticity: None where it was not recorded.
         speed: None where it was not recorded.
+        returns: Mean returns of training episodes; None where they were not recorded.
         command: What was typed; empty where unknown.
         environment: Versions, machine, commit; empty where unknown.
         changed: When the folder was last written to.
@@ -72,6 +77,7 @@ class RunRecord:
     information: Information
     plasticity: Table | None
     speed: Table | None
+    returns: Table | None
     command: str
     environment: dict[str, Any]
     changed: datetime
@@ -123,7 +129,8 @@ class RunRecord:
     def env_steps(self) -> int:
         """Training steps of which there is evidence."""
         ends = [int(curve.env_steps[-1]) for curve in (self.scores.curves if self.scores else ()) if curve.stages.size]
-        logged = [table.numbers["env_steps"] for table in (self.speed, self.plasticity) if table is not None]
+        tables = (self.speed, self.plasticity, self.returns)
+        logged = [table.numbers["env_steps"] for table in tables if table is not None]
         return max(
             [self.finished_steps or 0, *ends, *(int(np.nanmax(steps)) for steps in logged if np.isfinite(steps).any())]
         )
@@ -137,6 +144,11 @@ class RunRecord:
     def complete(self) -> bool:
         """Whether the last task was learned: scored, or saved as by ``blip-rl import``."""
         return bool(self.tasks) and (self.learned == len(self.tasks) or self.finished_steps is not None)
+
+
+def shown_title(name: str, title: str) -> str:
+    """What a task is called on a page and in films: its title, or its name where it has none or a long one."""
+    return title if title and len(title) <= _LONGEST_TITLE else name
 
 
 def is_run(path: Path) -> bool:
@@ -168,6 +180,7 @@ def load_run(path: Path) -> RunRecord:
         information=load_information(path),
         plasticity=load_plasticity(path, problems),
         speed=load_speed(path, problems),
+        returns=load_returns(path, problems),
         command=_read_text(path / "command.txt", problems).strip(),
         environment=_read_environment(path / "environment.json", problems),
         changed=_last_change(path),
@@ -213,7 +226,7 @@ def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
         return tuple(
             Task(
                 name=str(task["name"]),
-                title=str(task.get("title") or task["name"]),
+                title=shown_title(str(task["name"]), str(task.get("title") or "")),
                 steps=int(task.get("steps", 0)),
                 random_score=_number(task.get("random_score")),
                 reference_score=_number(task.get("reference_score")),

@@ -18,12 +18,13 @@ from blip_rl.report.groups import (
     describe_estimates,
     describe_series,
     return_series,
+    training_lines,
     verdict,
 )
 from blip_rl.report.load_run import RunRecord, Task
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
-from blip_rl.report.words import headline, listed, number, raw_number, spread
+from blip_rl.report.words import headline, listed, number, played, spread
 
 _AT_ONE = "Dotted at 1: as much as one game played as well as the reference."
 
@@ -40,10 +41,14 @@ def verdict_section(groups: Sequence[Group], album: Album) -> Section:
 
 
 def _unequal(groups: Sequence[Group]) -> str:
-    stages = {group.learned for group in groups}
-    if len(stages) < 2:
-        return ""
-    return "Not the same number of games: " + listed([f"{g.label} after {g.learned}" for g in groups]) + "."
+    """What keeps these groups from being compared fairly."""
+    notes = []
+    if len({group.learned for group in groups}) > 1:
+        notes.append("Not the same number of games: " + listed([f"{g.label} after {g.learned}" for g in groups]) + ".")
+    kinds = [(group.label, played(group.runs)) for group in groups]
+    if len({run.scores.actions for group in groups for run in group.runs if run.scores and run.scores.games}) > 1:
+        notes.append("Not played alike: " + listed([f"{label} {kind}" for label, kind in kinds]) + ".")
+    return " ".join(notes)
 
 
 def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: Album) -> Picture | None:
@@ -139,12 +144,12 @@ def _furthest(groups: Sequence[Group], games: Sequence[Task]) -> RunRecord:
 def _boundaries(run: RunRecord) -> list[tuple[float, str]]:
     """Where each game after the first began, and its name."""
     ends = run.boundaries
-    return [(float(ends[i]), task.short) for i, task in enumerate(run.tasks) if i in ends]
+    return [(float(ends[i]), task.title) for i, task in enumerate(run.tasks) if i in ends]
 
 
 def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
     """(first step, last step, name) of the training of each game that has begun."""
-    starts = [(0.0, run.tasks[0].short), *_boundaries(run)] if run.tasks else []
+    starts = [(0.0, run.tasks[0].title), *_boundaries(run)] if run.tasks else []
     if len(starts) == 1 and len(run.tasks) > 1 and run.complete:
         starts = [(0.0, "all games together")]
     ends = [start for start, _ in starts[1:]] + [float(run.env_steps)]
@@ -157,8 +162,8 @@ def games_section(groups: Sequence[Group], album: Album) -> Section:
     found = [_game_picture(at, _furthest(groups, group.first.tasks), groups, album) for at, group in places.values()]
     pictures = [picture for picture in found if picture is not None]
     lead = (
-        "Mean raw return from the moment a game's training starts to the end of the run. Shaded: its own training. "
-        "Dotted: where the next game begins."
+        "Mean raw return from the moment a game's training starts to the end of the run. Points: evaluations; thin "
+        "lines: training episodes, with sampled actions. Shaded: its own training. Dotted: where the next game begins."
     )
     note = _cut_off(groups) if pictures else "No score yet."
     return Section("games", "Game by game", lead, tuple(pictures), note, "pair")
@@ -188,7 +193,10 @@ def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album
     later = [(steps, title) for steps, title in _boundaries(run) if steps > start]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        ax = curves.draw_curves(figure.add_subplot(), series, theme, "mean return")
+        ax = figure.add_subplot()
+        for index, group in enumerate(groups):
+            curves.draw_training(ax, training_lines(group, task.name), index, theme)
+        curves.draw_curves(ax, series, theme, "mean return")
         if end > start:
             curves.draw_own_training(ax, start, end, theme)
             ax.set_xlim(left=min(start, ax.get_xlim()[0]))
@@ -197,5 +205,5 @@ def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album
             if value is not None:
                 curves.draw_level(ax, value, level, theme)
 
-    alt = f"Mean return on {task.title} against steps. {_ends(series, raw_number)}"
+    alt = f"Mean return on {task.title} against steps. {_ends(series, number)}"
     return album.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt, caption=describe_series(series))

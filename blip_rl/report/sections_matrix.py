@@ -14,7 +14,7 @@ from blip_rl.report.groups import Group, mean_matrix
 from blip_rl.report.load import Array
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
-from blip_rl.report.words import listed, number, raw_number
+from blip_rl.report.words import listed, number
 
 _MATRIX_CAPTION = "One colour scale for all agents and games: 0 pale, 1 or more blue, −1 or less orange."
 
@@ -44,12 +44,11 @@ def _matrix_picture(group: Group, raw: bool, named: bool, album: Album) -> Pictu
     if not rows:
         return None
     cells = matrix[np.ix_(rows, columns)]
-    say = raw_number if raw else number
-    texts = [[say(float(value)) for value in row] for row in cells]
+    texts = [[number(float(value)) for value in row] for row in cells]
     shades = np.where(np.isfinite(cells), 0.0, np.nan) if raw else np.clip(cells, -1, 1)
     together = rows == [len(tasks) - 1] and len(tasks) > 1
-    row_names = ["all together"] if together else [f"after {tasks[row].short}" for row in rows]
-    names = [tasks[column].short for column in columns]
+    row_names = ["all together"] if together else [f"after {tasks[row].title}" for row in rows]
+    names = [tasks[column].title for column in columns]
 
     def draw(figure: Figure, theme: Theme) -> None:
         heatmaps.draw_matrix(figure.add_subplot(), texts, shades, row_names, names, theme)
@@ -93,7 +92,7 @@ def rounding_section(groups: Sequence[Group], album: Album) -> Section:
     width = min(len(losses) for _, losses in shown)
     shown = [(label, losses[:width]) for label, losses in shown]
     rows = [row for row in range(width) if any(np.isfinite(losses[row]).any() for _, losses in shown)]
-    names = [groups[0].first.tasks[row].short for row in rows]
+    names = [groups[0].first.tasks[row].title for row in rows]
     shown = [(label, losses[rows]) for label, losses in shown]
     if not any(np.nan_to_num(losses).any() for _, losses in shown):
         return Section("rounding", "Rounding loss", lead, note="None: every score was the same before and after.")

@@ -65,7 +65,7 @@ def _prior_note(group: Group, named: bool) -> str:
 
 
 def _title(run: RunRecord, stage: int) -> str:
-    return run.tasks[stage - 1].short if 0 < stage <= len(run.tasks) else f"stage {stage}"
+    return run.tasks[stage - 1].title if 0 < stage <= len(run.tasks) else f"stage {stage}"
 
 
 def _map_group(group: Group, found: Sequence[BitMap], album: Album) -> MapGroup:

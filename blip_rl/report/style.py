@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blip_rl.report.drawing import Axes, Colormap, FuncFormatter, LinearSegmentedColormap, MaxNLocator, withStroke
+from blip_rl.report.drawing import Axes, Colormap, FuncFormatter, LinearSegmentedColormap, MaxNLocator
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _WIDTH_OF_LETTER = 0.6  # of its height, in the mean
@@ -83,11 +83,6 @@ def plain(text: str, longest: int = 40) -> str:
     return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")
 
 
-def haloed(theme: Theme) -> list[withStroke]:
-    """An outline in the paper's colour: small text stays legible where lines run through it."""
-    return [withStroke(linewidth=2.5, foreground=theme.paper)]
-
-
 def short_steps(steps: float, _position: int | None = None) -> str:
     """Steps as a person says them: ``0``, ``50k``, ``1.5M``."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -142,22 +137,30 @@ def figure_width(ax: Axes) -> float:
 def add_legend(ax: Axes, theme: Theme, above: float = 1.0) -> None:
     """Name the series above the chart, where no line can run through the names; ``above`` in heights of the axis."""
     handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, above), **_legend_style(ax, labels, theme))
+
+
+def legend_above_all(ax: Axes, theme: Theme) -> None:
+    """Move the legend to the top of the picture, above names that stand above the axis."""
+    handles, labels = ax.get_legend_handles_labels()
+    if (old := ax.get_legend()) is not None:
+        old.remove()
+    # "outside" makes the constrained layout reserve the room.
+    ax.figure.legend(handles, labels, loc="outside upper left", **_legend_style(ax, labels, theme))
+
+
+def _legend_style(ax: Axes, labels: Sequence[str], theme: Theme) -> dict[str, Any]:
     longest = max((len(label) for label in labels), default=0)
     room = figure_width(ax) - BESIDE_LEGEND_INCHES
-    columns = max(1, min(len(labels), int(room / (_HANDLE_INCHES + _LETTER_INCHES * longest))))
-    ax.legend(
-        handles,
-        labels,
-        loc="lower left",
-        bbox_to_anchor=(0, above),
-        ncols=columns,
-        frameon=False,
-        fontsize=9,
-        labelcolor=theme.text,
-        borderaxespad=0.4,
-        handlelength=1.8,
-        columnspacing=1.2,
-    )
+    return {
+        "ncols": max(1, min(len(labels), int(room / (_HANDLE_INCHES + _LETTER_INCHES * longest)))),
+        "frameon": False,
+        "fontsize": 9,
+        "labelcolor": theme.text,
+        "borderaxespad": 0.4,
+        "handlelength": 1.8,
+        "columnspacing": 1.2,
+    }
 
 
 def steps_axis(ax: Axes) -> None:

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from blip_rl.core.intervals import Estimate, describe
+from blip_rl.formatting import score_text
 from blip_rl.report.groups import VERDICT, Group, group_runs, verdict
 from blip_rl.report.load_run import RunRecord
-from blip_rl.report.style import short_number, short_steps
+from blip_rl.report.style import short_steps
 
 _DASH = "–"
 _FEW = 4
@@ -37,6 +38,7 @@ class Overview:
     games: str
     steps: str
     seeds: str
+    actions: str
     device: str
     started: str
 
@@ -52,19 +54,8 @@ class Tile:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """A normalised score: two decimals, a real minus, a dash where there is none."""
-    if not math.isfinite(value):
-        return _DASH
-    text = format(value, "+.2f" if signed else ".2f")
-    text = text if float(text) else "0.00"
-    return text.replace("-", "−")
-
-
-def raw_number(value: float) -> str:
-    """A raw return, short; a dash where there is none."""
-    if not math.isfinite(value):
-        return _DASH
-    return number(value) if 0 < abs(value) < 1 else short_number(value)
+    """A score, raw or normalised, with a real minus; a dash where there is none."""
+    return score_text(value, signed=signed).replace("-", "−") if math.isfinite(value) else _DASH
 
 
 def headline(one: Estimate, signed: bool = False) -> str:
@@ -139,9 +130,18 @@ def overview(group: Group) -> Overview:
         games=" → ".join(task.title for task in first.tasks) or _DASH,
         steps=_steps_each(first),
         seeds=_seeds(group.runs),
+        actions=played(group.runs),
         device=", ".join(dict.fromkeys(str(run.environment.get("device", _DASH)) for run in group.runs)),
         started=min((str(run.environment.get("started", "")) for run in group.runs), default="")[:10] or _DASH,
     )
+
+
+def played(runs: Sequence[RunRecord]) -> str:
+    """How the games behind the scores of these runs were played, and how many other games do not count."""
+    scores = [run.scores for run in runs if run.scores is not None and run.scores.games]
+    kinds = " and ".join(dict.fromkeys(one.actions for one in scores)) or _DASH
+    others = sum(one.other_games for one in scores)
+    return f"{kinds} ({others:,} games played otherwise are not counted)" if others else kinds
 
 
 def _steps_each(run: RunRecord) -> str:

@@ -3,56 +3,56 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
-from blip_rl.config import RunConfig
+from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.formatting import score_text
 from blip_rl.report import gifs, movies
-from blip_rl.run.cells import Cell
-from blip_rl.run.filming import FilmingPlayer
+from blip_rl.run.evaluation import ActionLog, Episode
+from blip_rl.run.filming import film_game
 from blip_rl.run.look import Look
 from blip_rl.run.pictures import optional_picture
+from blip_rl.run.scored import ScoredCell
 
-_LOOK = Look(episodes=1, seconds=5.0, fps=10.0, scale=0.5)
+_LOOK = Look(seconds=5.0, fps=10.0, scale=0.5)
 """Half of Atari's own size: 80 pixels wide, some tens of kilobytes."""
-_MOST_DECISIONS = 300
-"""Five seconds of any game; playing on would only cost time."""
 
 
-def log_boundary_gifs(logger: Logger, run: Path, config: RunConfig, stage: int, env_steps: int) -> None:
-    """Film every game learned by a stage from its checkpoint, and show the films in TensorBoard at ``env_steps``.
+Played = Mapping[str, tuple[list[Episode], ActionLog]]
+"""Task → its episodes at a boundary, and their actions."""
 
-    Training's random streams stay as they are: films may be switched on without changing a run.
+
+def log_boundary_gifs(logger: Logger, config: RunConfig, played: Played, env_steps: int) -> None:
+    """Show a film of every game that was scored at a boundary in TensorBoard.
+
+    The film is the scored episode whose return is nearest to their mean, played again from its seed and actions. No
+    network and no random stream of the training is used: films may be switched on without changing a run.
 
     Args:
         logger: The run's.
-        run: Its folder; the stage's checkpoint is there.
         config: The run's.
-        stage: Number of the stage just finished.
+        played: The games that were scored.
         env_steps: Training steps of the whole run.
     """
-    most = min(_MOST_DECISIONS, config.evaluation.max_episode_steps)
-    short = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"max_episode_steps": most})})
-    numpy_state = np.random.get_state()  # noqa: NPY002  stable-baselines3 draws from this one
-    try:
-        with torch.random.fork_rng():  # a checkpoint's network is initialised before it is filled
-            player = FilmingPlayer(run, short, _LOOK)
-            for task in config.tasks[:stage]:
-                with optional_picture(f"the film of {task.name} after task {stage}"):
-                    _log_gif(logger, f"games/{task.name}", _film(player, Cell(stage, task.name)), env_steps)
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
+    for task in config.tasks:
+        if task.name in played:
+            with optional_picture(f"the film of {task.name} at step {env_steps:,}"):
+                _log_gif(logger, f"games/{task.name}", _film(config, task, *played[task.name]), env_steps)
 
 
-def _film(player: FilmingPlayer, cell: Cell) -> gifs.Sheet:
-    take = player.play(cell, lambda count: None)
-    caption = f"after task {cell.stage}"
-    return gifs.Sheet((gifs.Cell(take.film, caption, ""),), gifs.Labels(), _LOOK.fps, _LOOK.scale or 1.0)
+def _film(config: RunConfig, task: TaskConfig, episodes: list[Episode], log: ActionLog) -> gifs.Sheet:
+    cell = ScoredCell(tuple(config.evaluation.seed + number for number in range(len(episodes))), tuple(episodes))
+    index = cell.chosen(_LOOK.episode)
+    episode = episodes[index]
+    film = film_game(task, config, _LOOK, cell.seeds[index], log.games[index], episode)
+    # Above and below: side by side they would not fit into the width.
+    above = gifs.Labels(columns=(f"score {score_text(episode.score)}",))
+    return gifs.Sheet((gifs.Cell(film, "mean", score_text(cell.mean)),), above, _LOOK.fps, _LOOK.scale or 1.0)
 
 
 def _log_gif(logger: Logger, tag: str, sheet: gifs.Sheet, env_steps: int) -> None:

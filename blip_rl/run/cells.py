@@ -57,10 +57,14 @@ class CellPlayer(ABC, Generic[Result]):
         (task,) = [task for task in self.config.tasks if task.name == cell.task]
         return task
 
+    def evaluation_of(self, cell: Cell) -> EvaluationConfig:
+        """How the cell's episodes are played, how many and with which seeds."""
+        return self.evaluation
+
     def described(self, cell: Cell) -> str:
         """A cell and the seeds of its episodes, as ``scores.csv`` has them."""
-        first = self.evaluation.seed
-        last = first + self.evaluation.episodes - 1
+        evaluation = self.evaluation_of(cell)
+        first, last = evaluation.seed, evaluation.seed + evaluation.episodes - 1
         return f"{cell} ({f'seed {first}' if first == last else f'seeds {first} to {last}'})"
 
     def _episodes(
@@ -73,7 +77,8 @@ class CellPlayer(ABC, Generic[Result]):
         task = self.task(cell)
         policy = able_to_play(stage.policy, task, self.config)
         try:
-            return evaluate_task(policy, method, task, self.config, self.evaluation, None, on_games_over, on_actions)
+            evaluation = self.evaluation_of(cell)
+            return evaluate_task(policy, method, task, self.config, evaluation, None, on_games_over, on_actions)
         except UserError:
             raise
         except ValueError as error:  # weights so large that the network gives no numbers, or another network's memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,8 @@ from blip_rl.tasks.make import has_lowered_time_limit, make_evaluation_env
 
 FIRST_EVALUATION_SEED = 2**30
 """Evaluation seeds start here; training seeds stay below."""
-_MOST_ENVIRONMENTS = 32
+MOST_ENVIRONMENTS = 32
+"""Episodes played side by side: 0 to 31, then 32 to 63, and so on."""
 
 OnActions = Callable[[npt.NDArray[np.int64], npt.NDArray[Any]], object]
 """Takes the numbers of the episodes that are being played, shape (playing,), and what each does, (playing, …)."""
@@ -34,6 +36,27 @@ class Episode:
     score: float
     length_steps: int
     truncated: bool
+
+    @staticmethod
+    def of(row: ScoreRow) -> Episode:
+        """The episode that a row of ``scores.csv`` tells of."""
+        return Episode(row.score, row.length_steps, row.truncated)
+
+
+class ActionLog:
+    """Notes down what is done in every episode of an evaluation; pass it as ``on_actions``.
+
+    Attributes:
+        games: Number of the episode → its actions.
+    """
+
+    def __init__(self) -> None:
+        self.games: dict[int, list[Any]] = defaultdict(list)
+
+    def __call__(self, playing: npt.NDArray[np.int64], actions: npt.NDArray[Any]) -> None:
+        """Note one decision of the episodes that are being played."""
+        for number, action in zip(playing.tolist(), actions, strict=True):
+            self.games[number].append(action)
 
 
 def evaluate_task(
@@ -74,7 +97,7 @@ def evaluate_task(
         torch.manual_seed(FIRST_EVALUATION_SEED + evaluation.seed)
         while len(episodes) < evaluation.episodes:
             first = len(episodes)
-            count = min(_MOST_ENVIRONMENTS, evaluation.episodes - first)
+            count = min(MOST_ENVIRONMENTS, evaluation.episodes - first)
             env = make_evaluation_env(task, config.atari, count, FIRST_EVALUATION_SEED + evaluation.seed + first)
             spent = sum(episode.length_steps for episode in episodes)
             left = None if budget_steps is None else max(0, budget_steps - spent)

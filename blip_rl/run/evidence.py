@@ -16,7 +16,7 @@ from blip_rl.run import durable
 from blip_rl.storage import atomic
 from blip_rl.untrusted.machine import memory_bytes
 
-TABLES = ("scores.csv", "bits.csv", "plasticity.csv", "speed.csv")
+TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv", "speed.csv")
 _FACTS = ("command.txt", "environment.json")  # written once, when the run begins
 WRITTEN_FIRST = (*_FACTS, *TABLES)
 """Files that a new run folder has before its ``config.toml``."""

@@ -1,24 +1,24 @@
-"""One game played for its score, and filmed: the agent plays as in an evaluation, then the game is played again."""
+"""Films of scored episodes: the agent plays as in the evaluation, then the game is played again and filmed."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.report.gifs import Film
 from blip_rl.run.cells import Cell, CellPlayer
-from blip_rl.run.evaluation import FIRST_EVALUATION_SEED, Episode
+from blip_rl.run.evaluation import FIRST_EVALUATION_SEED, ActionLog, Episode
 from blip_rl.run.look import Look
+from blip_rl.run.scored import Actions, ScoredCell
 from blip_rl.tasks.pictures import Picture, make_screen, replay
 
 _STILL_SECONDS = 0.5  # of the still picture that Kung-Fu Master shows for four
@@ -26,53 +26,103 @@ _STILL_SECONDS = 0.5  # of the still picture that Kung-Fu Master shows for four
 
 @dataclass(frozen=True)
 class Take:
-    """A film of one cell, and the score of the whole game."""
+    """A film of one cell.
+
+    Attributes:
+        cell: Which game, after which stage.
+        film: The beginning of one of its episodes.
+        score: Return of that whole episode, as it was played for the film.
+        mean: Mean return of all the cell's episodes.
+        episodes: How many these are.
+        scored: Whether they are those of ``scores.csv``.
+        expected: What ``scores.csv`` has for the episode, where playing it again came to another end; else None.
+    """
 
     cell: Cell
     film: Film
     score: float
+    mean: float
+    episodes: int
+    scored: bool
+    expected: float | None = None
 
 
 class FilmingPlayer(CellPlayer[Take]):
-    """Plays a cell's episodes, then plays the chosen one again where it can be seen."""
+    """Plays the episode of a cell that is to be shown, then the same game once more where it can be seen."""
 
-    def __init__(self, run: Path, config: RunConfig, look: Look) -> None:
-        super().__init__(run, config, look.evaluation(config))
+    def __init__(
+        self, run: Path, config: RunConfig, look: Look, actions: Actions, scored: Mapping[Cell, ScoredCell]
+    ) -> None:
+        """Plan what to play.
+
+        Args:
+            run: The run folder.
+            config: The run's.
+            look: What to show.
+            actions: How episodes are played.
+            scored: The cells that have scored episodes with these actions.
+        """
+        super().__init__(run, config, look.evaluation(config, actions))
         self._look = look
+        self._scored = {cell: found for cell, found in scored.items() if _has(found, look)}
+
+    def evaluation_of(self, cell: Cell) -> EvaluationConfig:
+        """The scored episode that is shown and those beside it; without scores, episodes as asked for."""
+        found = self._scored.get(cell)
+        return self.evaluation if found is None else found.replay(found.chosen(self._look.episode), self.evaluation)
 
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> Take:
         """Play and film."""
-        actions: list[list[Any]] = [[] for _ in range(self.evaluation.episodes)]
+        log, evaluation = ActionLog(), self.evaluation_of(cell)
+        episodes = self._episodes(cell, on_games_over, log)
+        found = self._scored.get(cell)
+        of = found or ScoredCell(tuple(evaluation.seed + number for number in range(len(episodes))), tuple(episodes))
+        index = of.chosen(self._look.episode)
+        number = of.seeds[index] - evaluation.seed
+        expected = None if episodes[number] == of.episodes[index] else of.episodes[index].score
+        if expected is not None and self._look.episode == "mean":
+            number = int(np.argmin([abs(episode.score - of.mean) for episode in episodes]))
+        played = episodes[number]
+        film = film_game(self.task(cell), self.config, self._look, evaluation.seed + number, log.games[number], played)
+        return Take(cell, film, played.score, of.mean, len(of.episodes), found is not None, expected)
 
-        def note(playing: npt.NDArray[np.int64], taken: npt.NDArray[Any]) -> None:
-            for number, action in zip(playing, taken, strict=True):
-                actions[number].append(action)
 
-        episodes = self._episodes(cell, on_games_over, note)
-        chosen = self._look.choose(episodes, self.evaluation.seed)
-        film = self._film(self.task(cell), self.evaluation.seed + chosen, actions[chosen], episodes[chosen])
-        return Take(cell, film, episodes[chosen].score)
+def _has(found: ScoredCell, look: Look) -> bool:
+    """Whether what is asked for is one of the scored episodes."""
+    return look.episodes is None and (not look.episode.isdecimal() or int(look.episode) in found.seeds)
 
-    def _film(self, task: TaskConfig, seed: int, actions: list[Any], episode: Episode) -> Film:
-        screen = make_screen(task, self.config.atari, FIRST_EVALUATION_SEED + seed)
-        begin = self._begin(task, seed, actions, screen.decisions_per_second)
-        shown = [
-            begin + moment
-            for moment in shown_moments(
-                len(actions) - begin, screen.decisions_per_second, self._look.fps, self._look.seconds
-            )
-        ]
-        whole = shown[-1] == len(actions)
-        wanted = Counter(shown)  # a picture shown twice is wanted twice
-        with closing(replay(screen, actions[: shown[-1]])) as pictures:
-            kept = (picture for number, picture in enumerate(pictures) for _ in range(wanted[number]))
-            return Film.of(kept, over=whole and not episode.truncated)
 
-    def _begin(self, task: TaskConfig, seed: int, actions: list[Any], decisions_per_second: float) -> int:
-        """After how many decisions the film begins: a game that shows a still picture first is joined at its end."""
-        screen = make_screen(task, self.config.atari, FIRST_EVALUATION_SEED + seed)
-        with closing(replay(screen, actions)) as pictures:
-            return max(0, still_decisions(pictures) - round(_STILL_SECONDS * decisions_per_second))
+def film_game(
+    task: TaskConfig, config: RunConfig, look: Look, seed: int, actions: Sequence[Any], episode: Episode
+) -> Film:
+    """Play a game again, from its seed and actions, and keep its first pictures.
+
+    Args:
+        task: The game.
+        config: Preprocessing.
+        look: How much to show.
+        seed: Evaluation seed of the episode.
+        actions: All that were taken in it.
+        episode: How it ended.
+    """
+    screen = make_screen(task, config.atari, FIRST_EVALUATION_SEED + seed)
+    begin = _begin(task, config, seed, actions, screen.decisions_per_second)
+    shown = [
+        begin + moment
+        for moment in shown_moments(len(actions) - begin, screen.decisions_per_second, look.fps, look.seconds)
+    ]
+    whole = shown[-1] == len(actions)
+    wanted = Counter(shown)  # a picture shown twice is wanted twice
+    with closing(replay(screen, actions[: shown[-1]])) as pictures:
+        kept = (picture for number, picture in enumerate(pictures) for _ in range(wanted[number]))
+        return Film.of(kept, over=whole and not episode.truncated)
+
+
+def _begin(task: TaskConfig, config: RunConfig, seed: int, actions: Sequence[Any], decisions_per_second: float) -> int:
+    """After how many decisions the film begins: a game that shows a still picture first is joined at its end."""
+    screen = make_screen(task, config.atari, FIRST_EVALUATION_SEED + seed)
+    with closing(replay(screen, actions)) as pictures:
+        return max(0, still_decisions(pictures) - round(_STILL_SECONDS * decisions_per_second))
 
 
 def still_decisions(pictures: Iterable[Picture]) -> int:

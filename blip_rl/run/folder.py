@@ -1,7 +1,7 @@
 """The run folder: where a run's evidence is written, and how it is read back.
 
 Everything a report needs is here as text: ``config.toml``, ``command.txt``, ``environment.json``, ``scores.csv``,
-``bits.csv``, ``plasticity.csv``, ``speed.csv``, TensorBoard event files and ``checkpoints/``.
+``returns.csv``, ``bits.csv``, ``plasticity.csv``, ``speed.csv``, TensorBoard event files and ``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from blip_rl.run.progress import snapshot_order
 from blip_rl.run.rows import (
     BITS_COLUMNS,
     PLASTICITY_COLUMNS,
+    RETURN_COLUMNS,
     SCORE_COLUMNS,
     SPEED_COLUMNS,
     BitsRow,
     PlasticityRow,
+    ReturnRow,
     ScoreRow,
     SpeedRow,
     cells_of,
@@ -48,6 +50,7 @@ class RunFolder:
         self.path = path
         self._numbered = False
         self.scores = path / "scores.csv"
+        self.returns = path / "returns.csv"
         self.bits = path / "bits.csv"
         self.plasticity = path / "plasticity.csv"
         self.speed = path / "speed.csv"
@@ -112,7 +115,7 @@ class RunFolder:
             (self.path / "command.txt").write_text(conditions.command() + "\n", encoding="utf-8")
             facts = {**conditions.here(device), "seeds": seeds, **conditions.sealed(config_toml)}
             (self.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            self._begin_tables()
+            self.begin_tables()
             durable.flush_text(self.config, config_toml)  # last: a folder with a recipe is a run that can be resumed
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -193,17 +196,20 @@ class RunFolder:
     def empty_evidence(self) -> None:
         """Begin the evidence anew, for a run that was stopped before its first snapshot."""
         evidence.clear(self.path)
-        self._begin_tables()
+        self.begin_tables()
 
-    def _begin_tables(self) -> None:
+    def begin_tables(self) -> None:
+        """Write the header of every table that does not exist: runs of earlier versions lack some."""
         tables = {
             self.scores: SCORE_COLUMNS,
+            self.returns: RETURN_COLUMNS,
             self.bits: BITS_COLUMNS,
             self.plasticity: PLASTICITY_COLUMNS,
             self.speed: SPEED_COLUMNS,
         }
         for path, columns in tables.items():
-            _append(path, [columns])
+            if not path.exists():
+                _append(path, [columns])
 
     def add_scores(self, rows: Iterable[ScoreRow]) -> None:
         """Append to ``scores.csv``."""
@@ -236,6 +242,10 @@ class RunFolder:
             return [score_row(cells) for _, cells in rows]
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"'{self.scores}' cannot be read as scores: {error!r}") from error
+
+    def add_returns(self, rows: Iterable[ReturnRow]) -> None:
+        """Append to ``returns.csv``."""
+        _append(self.returns, [cells_of(row) for row in rows])
 
     def add_bits(self, rows: Iterable[BitsRow]) -> None:
         """Append to ``bits.csv``."""

@@ -93,5 +93,6 @@ def take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
         folder.forget_snapshots()
     else:
         evidence.cut_back(folder.path, saved.evidence)
+        folder.begin_tables()
         folder.forget_snapshots(after=saved.path)
         folder.forget_stages(saved.stage)

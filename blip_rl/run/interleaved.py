@@ -32,6 +32,10 @@ class TogetherMonitor(TaskMonitor):
         rollout = self._config.agent.ppo.environments * self._config.agent.ppo.rollout_steps
         return sum(-(-task.steps // rollout) * rollout for task in self._config.tasks)
 
+    @property
+    def _trained(self) -> list[int]:
+        return list(range(len(self._config.tasks)))
+
     def _shown(self) -> dict[str, str]:
         """No return: it would be another game's at every rollout."""
         return {}

@@ -91,6 +91,7 @@ class Keeper:
             phase=phase,
             games=self._played(),
             watched=self._run.scores.panel.states_of(self.watched_task),
+            finished=self._run.scores.training.finished,
         )
 
 
@@ -138,6 +139,7 @@ def taken_up(run: RunParts, saved: snapshots.RunSnapshot, watched_task: str) -> 
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
     snapshot.put_random(agent, saved.agent)
+    run.scores.training.finished = dict(saved.returns)
     if saved.watched is not None:
         with agent.policy.using_task(watched_task):
             run.scores.panel.watch(agent.policy, saved.watched)

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from blip_rl.config import RunConfig
+from blip_rl.formatting import score_text
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
@@ -22,6 +23,7 @@ from blip_rl.run.console import Console
 from blip_rl.run.estimate import needs
 from blip_rl.run.keeper import Keeper
 from blip_rl.run.pictures import log_heatmap
+from blip_rl.run.returns import interval_steps
 from blip_rl.run.rows import BitsRow
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.stop import StopRequestError
@@ -59,6 +61,8 @@ class TaskMonitor(BaseCallback):
             describe_run(self.logger, self._config)
         self._start_steps, self._timed_from = self._agent.task_began_at, self.num_timesteps
         self._end_steps = self._start_steps + self._steps
+        rollout = cast(Rollout, self._agent.rollout_buffer)
+        self._returns_every = interval_steps(self._steps, rollout.buffer_size * rollout.n_envs)
         self._watching = goes_on and self._scores.panel.states_of(self._keeper.watched_task) is not None
         # Bits change only at boundaries, and a mean over millions of them is not free.
         frozen = self._method.frozen_bits()
@@ -75,6 +79,14 @@ class TaskMonitor(BaseCallback):
         )
         if not goes_on:
             self._keeper.begin()
+        if self.num_timesteps == self._start_steps:
+            self._score_start()
+
+    def _score_start(self) -> None:
+        """Score what this training is about to learn, unless the run did so before it was stopped."""
+        if self._config.evaluation.before_training:
+            self._scores.evaluate_start(self._agent.policy, self._stage, self._trained, self.num_timesteps)
+            self._clock = time.perf_counter()
 
     def _on_rollout_start(self) -> None:
         """Between two updates: the weights belong to exactly this number of steps."""
@@ -101,10 +113,15 @@ class TaskMonitor(BaseCallback):
         self._add_speed()
 
     def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self._scores.training.add(self._agent.policy.current_name, float(info["episode"]["r"]))
         return True
 
     def _on_rollout_end(self) -> None:
         self._rollouts += 1
+        if self.num_timesteps >= self._end_steps or self._agent.just_passed(self._returns_every):
+            self._scores.training.write(self._stage, self.num_timesteps)
         if not self._watching:
             self._watching = True
             # States of the task that are the same at every evaluation, and cost no game and no random draw.
@@ -138,6 +155,11 @@ class TaskMonitor(BaseCallback):
         return self._config.tasks[self._stage - 1].steps
 
     @property
+    def _trained(self) -> list[int]:
+        """Indices of the tasks that are trained now, counted from 0."""
+        return [self._stage - 1]
+
+    @property
     def _agent(self) -> ContinualPPO:
         return cast(ContinualPPO, self.model)
 
@@ -165,7 +187,7 @@ class TaskMonitor(BaseCallback):
         """What the bar says of the learning itself."""
         shown = {}
         if self.model.ep_info_buffer:
-            shown["return"] = f"{np.mean([info['r'] for info in self.model.ep_info_buffer]):.1f}"
+            shown["return"] = score_text(float(np.mean([info["r"] for info in self.model.ep_info_buffer])))
         if self._mean_bits is not None:
             shown["bits frozen"] = f"{self._mean_bits:.2f}"
         return shown

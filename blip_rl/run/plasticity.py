@@ -60,8 +60,8 @@ class PlasticityPanel:
             policy: The agent's, with the task in use.
             observations: (states, ...) of the task, raw, on any device: those of a snapshot are on the CPU.
         """
-        task = policy.task_names[list(policy.tasks).index(policy.current)]
-        self._watched = _Watched(policy, task, some_states(observations).to(policy.device))
+        states = some_states(observations).to(policy.device)
+        self._watched = _Watched(policy, policy.current_name, states)
 
     def record(self, stage: int, phase: Phase, env_steps: int) -> None:
         """Measure and write every layer; nothing before :meth:`watch`."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
+from blip_rl.formatting import score_text
 from blip_rl.methods import load_method
 from blip_rl.report.gifs import Cell as SheetCell
 from blip_rl.report.gifs import Labels, Sheet
+from blip_rl.report.load_run import shown_title
 from blip_rl.report.movies import save
 from blip_rl.run.cells import Cell
 from blip_rl.run.console import Console
 from blip_rl.run.filming import FilmingPlayer, Take
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.look import Look
+from blip_rl.run.scored import scored_cells
 from blip_rl.run.selection import chosen_games, chosen_stages
 from blip_rl.run.workers import play_cells
 from blip_rl.tasks.pictures import check_pictures
@@ -54,20 +57,19 @@ def render_run(
         RunError: a worker died or failed.
     """
     look = look or Look()
-    source = _Source(run)
+    source = _Source(run, look)
     names = chosen_games(source.config, games)
     cells = source.cells(chosen_stages(source.folder, source.config, stages), names)
     folder = out or run / "gifs"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output '{folder}' is a file: expected a folder for the pictures of one run")
-    paths, takes = [], []
+    paths, takes, console = [], [], Console(quiet=False)
     with (
-        Console(quiet=False).counter(f"playing {len(cells)} cells", len(cells) * look.episodes) as bar,
-        closing(
-            source.film(cells, look, workers, bar.update, f"films of cells that were done are in '{folder}'")
-        ) as results,
+        console.counter(f"playing {len(cells)} cells", source.games(cells)) as bar,
+        closing(source.film(cells, workers, bar.update, f"films of cells that were done are in '{folder}'")) as results,
     ):
         for take in results:
+            _tell_difference(console, take)
             takes.append(take)
             paths.append(folder / f"stage-{take.cell.stage:02d}-{take.cell.task}.{look.file_format}")
             save(_single(source, take, look), paths[-1])
@@ -95,29 +97,40 @@ def render_versus(
         The file.
     """
     look = look or Look()
-    sources = [_Source(run), _Source(other)]
+    sources = [_Source(run, look), _Source(other, look)]
     names = _shared_games(sources, games)
     path = out or run / "gifs" / f"versus-{sources[1].config.agent_name}.{look.file_format}"
     if path.suffix != f".{look.file_format}":
         raise UserError(f"output file '{path}': expected a name that ends in .{look.file_format} (see --format)")
     cells = [source.cells([source.last_stage()], names) for source in sources]
     played: list[list[Take]] = []
-    with Console(quiet=False).counter(f"playing {2 * len(names)} cells", 2 * len(names) * look.episodes) as bar:
+    console = Console(quiet=False)
+    total = sum(source.games(its_cells) for source, its_cells in zip(sources, cells, strict=True))
+    with console.counter(f"playing {2 * len(names)} cells", total) as bar:
         for source, its_cells in zip(sources, cells, strict=True):
-            with closing(source.film(its_cells, look, workers, bar.update, "nothing was written")) as results:
+            with closing(source.film(its_cells, workers, bar.update, "nothing was written")) as results:
                 played.append(list(results))
+    for take in (take for takes in played for take in takes):
+        _tell_difference(console, take)
     save(_versus(sources, names, played, look), path)
     return path
 
 
 class _Source:
-    """A run to film."""
+    """A run to film.
 
-    def __init__(self, run: Path) -> None:
+    Attributes:
+        actions: How its episodes are played: as asked for, else as its scores were taken.
+    """
+
+    def __init__(self, run: Path, look: Look) -> None:
         from blip_rl.recipes import load_run_config
 
         self.folder = RunFolder.existing(run)
         self.config = load_run_config(self.folder.config)
+        rows = self.folder.read_scores() if self.folder.scores.exists() else []
+        self.actions, scored = scored_cells(rows, self.config.evaluation.actions, look.actions)
+        self._player = FilmingPlayer(self.folder.path, self.config, look, self.actions, scored)
         self.tasks = {task.name: task for task in self.config.tasks}
         self.together = load_method(str(self.config.agent.method["name"])).interleaved
 
@@ -138,16 +151,19 @@ class _Source:
             check_pictures(self.tasks[game], self.config.atari)
         return cells
 
+    def games(self, cells: Sequence[Cell]) -> int:
+        """How many games filming the cells plays."""
+        return sum(self._player.evaluation_of(cell).episodes for cell in cells)
+
     def film(
-        self, cells: list[Cell], look: Look, workers: int | None, on_games_over: Callable[[int], object], kept: str
+        self, cells: list[Cell], workers: int | None, on_games_over: Callable[[int], object], kept: str
     ) -> Generator[Take, None, None]:
         """Play the cells, each one's film as soon as it is done; ``kept`` says what is left of them if one fails."""
-        player = FilmingPlayer(self.folder.path, self.config, look)
-        return play_cells(player, cells, workers, on_games_over, kept)
+        return play_cells(self._player, cells, workers, on_games_over, kept)
 
     def title(self, game: str) -> str:
         """What the game is called."""
-        return self.tasks[game].title or game
+        return shown_title(game, self.tasks[game].title)
 
     def learned(self, stage: int) -> tuple[str, str]:
         """What a stage's agent had learned, in two lines."""
@@ -156,17 +172,29 @@ class _Source:
         return "after learning", self.title(list(self.tasks)[stage - 1])
 
 
-def _score(score: float) -> str:
-    text = f"{score:,.0f}" if score == round(score) else f"{score:,.1f}"
-    return text.replace("-", "−")
+def _tell_difference(console: Console, take: Take) -> None:
+    """Say so where a scored episode came to another end when it was played again."""
+    if take.expected is not None:
+        console.say(
+            f"{take.cell}: an episode with return {score_text(take.expected)} in scores.csv ended otherwise when "
+            f"played again (another device, or number of threads?); the film shows one of {score_text(take.score)}"
+        )
+
+
+def caption(score: float, mean: float) -> tuple[str, str]:
+    """Left and right part of a film's caption: the return of its own episode, and the mean of all scored ones."""
+    own, of_all = (score_text(value).replace("-", "−") for value in (score, mean))
+    return f"score {own}", f"mean {of_all}"
 
 
 def _single(source: _Source, take: Take, look: Look) -> Sheet:
     """One film with the game's name above it."""
     stage = take.cell.stage
-    games = f"after {stage} game{'s' * (stage > 1)}"
-    cell = SheetCell(take.film, "all at once" if source.together else games, _score(take.score))
-    return Sheet((cell,), Labels(columns=(source.title(take.cell.task),)), look.fps, look.scale or _CELL_SCALE)
+    learned = "all games learned at once" if source.together else f"after {stage} game{'s' * (stage > 1)}"
+    labels = Labels(
+        columns=(source.title(take.cell.task),), footer=f"{learned}; {_footer(look, [take], {source.actions})}"
+    )
+    return Sheet((SheetCell(take.film, *caption(take.score, take.mean)),), labels, look.fps, look.scale or _CELL_SCALE)
 
 
 def _triangle(source: _Source, takes: Sequence[Take], look: Look) -> Sheet:
@@ -174,26 +202,28 @@ def _triangle(source: _Source, takes: Sequence[Take], look: Look) -> Sheet:
     stages = sorted({take.cell.stage for take in takes})
     games = [name for name in source.tasks if any(take.cell.task == name for take in takes)]
     cells = [
-        SheetCell(take.film, "score", _score(take.score), stages.index(take.cell.stage), games.index(take.cell.task))
+        SheetCell(
+            take.film, *caption(take.score, take.mean), stages.index(take.cell.stage), games.index(take.cell.task)
+        )
         for take in sorted(takes, key=lambda take: (take.cell.stage, games.index(take.cell.task)))
     ]
     labels = Labels(
         columns=tuple(source.title(game) for game in games),
         rows=tuple(source.learned(stage) for stage in stages),
         corner=(source.config.agent_name,),
-        footer=_footer(look),
+        footer=_footer(look, takes, {source.actions}),
     )
     return Sheet(tuple(cells), labels, look.fps, look.scale or _SHEET_SCALE)
 
 
 def _versus(sources: Sequence[_Source], games: Sequence[str], played: list[list[Take]], look: Look) -> Sheet:
-    """A row for each run, a column for each game; the higher score of each game stands out."""
+    """A row for each run, a column for each game; the higher mean of each game stands out."""
     names = _agent_names([source.config for source in sources])
-    scores = {(row, take.cell.task): take.score for row, takes in enumerate(played) for take in takes}
+    means = {(row, take.cell.task): take.mean for row, takes in enumerate(played) for take in takes}
     cells = [
         SheetCell(
-            take.film, names[row], _score(take.score), row, games.index(take.cell.task),
-            bright=take.score > scores[1 - row, take.cell.task],
+            take.film, *caption(take.score, take.mean), row, games.index(take.cell.task),
+            bright=take.mean > means[1 - row, take.cell.task],
         )
         for row, takes in enumerate(played)
         for take in sorted(takes, key=lambda take: games.index(take.cell.task))
@@ -201,7 +231,7 @@ def _versus(sources: Sequence[_Source], games: Sequence[str], played: list[list[
     labels = Labels(
         columns=tuple(sources[0].title(game) for game in games),
         rows=tuple((_all_learned(source), name) for source, name in zip(sources, names, strict=True)),
-        footer=_footer(look),
+        footer=_footer(look, [take for takes in played for take in takes], {source.actions for source in sources}),
     )
     return Sheet(tuple(cells), labels, look.fps, look.scale or _SHEET_SCALE)
 
@@ -236,7 +266,14 @@ def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> li
     return shared
 
 
-def _footer(look: Look) -> str:
-    one_of = "one game" if look.episodes == 1 else f"{look.episode} of {look.episodes} games"
-    shown = one_of if look.episode in ("median", "best") else f"game with seed {look.episode}"
-    return f"{shown}, first {look.seconds:g} s"
+def _footer(look: Look, takes: Sequence[Take], actions: Collection[str]) -> str:
+    """Which episodes the films show, and whether they are those of the score matrix."""
+    counts = {take.episodes for take in takes}
+    many = f"{counts.pop()} " if len(counts) == 1 else ""
+    games = f"{many}{'scored' if all(take.scored for take in takes) else 'new'} {' and '.join(sorted(actions))} games"
+    if look.episode.isdecimal():
+        shown = f"game with seed {look.episode}, of {games}"
+    else:
+        shown = f"best of {games}" if look.episode == "best" else f"nearest to the mean of {games}"
+    replayed = "; some ended otherwise than scored" if any(take.expected is not None for take in takes) else ""
+    return f"{shown}, first {look.seconds:g} s{replayed}"

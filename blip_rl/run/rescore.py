@@ -11,6 +11,7 @@ import numpy as np
 
 from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
+from blip_rl.formatting import score_text
 from blip_rl.methods import load_method
 from blip_rl.run.cells import Cell, CellPlayer
 from blip_rl.run.console import Console
@@ -124,16 +125,14 @@ def _play(
 
 
 def _table(config: RunConfig, games: list[str], rows: list[ScoreRow], evaluation: EvaluationConfig) -> str:
-    lines = _matrix(config, games, rows, "mean raw return", "score", ".1f")
+    lines = _matrix(config, games, rows, "mean raw return", "score")
     if any(row.normalised is not None for row in rows):
-        lines += ["", *_matrix(config, games, rows, "normalised", "normalised", ".3f")]
+        lines += ["", *_matrix(config, games, rows, "normalised", "normalised")]
         lines += [f"({reference_scale(task for task in config.tasks if task.name in games)})"]
     return "\n".join([*lines, "", f"{evaluation.episodes} {evaluation.actions} episodes for each cell"])
 
 
-def _matrix(
-    config: RunConfig, games: list[str], rows: list[ScoreRow], title: str, attribute: str, digits: str
-) -> list[str]:
+def _matrix(config: RunConfig, games: list[str], rows: list[ScoreRow], title: str, attribute: str) -> list[str]:
     """One line for each stage: the mean of one attribute over its episodes of each game."""
     cells: dict[tuple[int, str], list[float | None]] = {}
     for row in rows:
@@ -141,7 +140,7 @@ def _matrix(
     lines = [[title, "", *games]]
     for stage in sorted({stage for stage, _ in cells}):
         values = (cells.get((stage, game), [None]) for game in games)
-        means = ["" if None in found else format(float(np.mean(np.array(found, float))), digits) for found in values]
+        means = ["" if None in found else score_text(float(np.mean(np.array(found, float)))) for found in values]
         lines.append([_learned(config, stage), f"stage {stage}", *means])
     return aligned(lines)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-Phase = Literal["periodic", "before", "after"]
+Phase = Literal["start", "periodic", "before", "after"]
+"""When a score was taken: before a task's first training step, during training, before or after its consolidation."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ScoreRow:
     Attributes:
         env_steps: Training steps of the whole run when the score was taken.
         stage: Tasks learned so far, counting the one being learned or just learned.
-        phase: During learning, or before or after the consolidation that ends the stage.
+        phase: Before the task's first training step, during training, or before or after the stage's consolidation.
         task: Name of the task played.
         seed: What the episode was played with; the same at every evaluation of a run.
         score: Raw return of the whole game; the column is called ``return``.
@@ -85,10 +86,30 @@ class SpeedRow:
     peak_memory_mb: float
 
 
+@dataclass(frozen=True)
+class ReturnRow:
+    """Training episodes of a task that finished since its last row; a row of ``returns.csv``.
+
+    Attributes:
+        env_steps: Training steps of the whole run at the end of the interval.
+        stage: Tasks learned so far, counting the one being learned.
+        task: Name of the task trained.
+        episodes: Number of finished episodes, at least 1.
+        mean_return: Their mean raw return: whole games, rewards not clipped, actions sampled from the policy.
+    """
+
+    env_steps: int
+    stage: int
+    task: str
+    episodes: int
+    mean_return: float
+
+
 SCORE_COLUMNS = [{"score": "return"}.get(f.name, f.name) for f in fields(ScoreRow)]
 BITS_COLUMNS = [f.name for f in fields(BitsRow)]
 PLASTICITY_COLUMNS = [f.name for f in fields(PlasticityRow)]
 SPEED_COLUMNS = [f.name for f in fields(SpeedRow)]
+RETURN_COLUMNS = [f.name for f in fields(ReturnRow)]
 
 
 def identity(row: ScoreRow) -> tuple[int, str, str, int, str]:
@@ -96,7 +117,7 @@ def identity(row: ScoreRow) -> tuple[int, str, str, int, str]:
     return row.stage, row.phase, row.task, row.seed, row.actions
 
 
-def cells_of(row: ScoreRow | BitsRow | PlasticityRow | SpeedRow) -> list[str]:
+def cells_of(row: ScoreRow | BitsRow | PlasticityRow | SpeedRow | ReturnRow) -> list[str]:
     """A row's values as they are written."""
     return [_cell(value) for value in asdict(row).values()]
 

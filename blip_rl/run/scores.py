@@ -17,9 +17,10 @@ from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.run.console import Console
-from blip_rl.run.evaluation import Episode, evaluate_task, mean_score, normalised, score_rows
+from blip_rl.run.evaluation import ActionLog, Episode, evaluate_task, mean_score, normalised, score_rows
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.plasticity import PlasticityPanel
+from blip_rl.run.returns import TrainingReturns
 from blip_rl.run.rows import Phase, ScoreRow, SpeedRow
 from blip_rl.run.stop import StopRequest
 from blip_rl.tasks.make import make_evaluation_env
@@ -36,6 +37,8 @@ class ScoreBook:
         after: The same after consolidation: the score matrix R.
         latest: Newest normalised score of each task; NaN where unknown.
         panel: Measures plasticity at every evaluation, once it is told on which states.
+        training: Returns of training episodes, the learning curves beside these scores.
+        boundary_games: Task → its episodes at the newest boundary and their actions; kept only if they are filmed.
     """
 
     def __init__(
@@ -50,10 +53,13 @@ class ScoreBook:
         self._config, self._folder, self._logger, self._console = config, folder, logger, console
         self._method, self._stop = method, stop
         self.panel = PlasticityPanel(folder, logger, method)
+        self.training = TrainingReturns(folder)
+        self.boundary_games: dict[str, tuple[list[Episode], ActionLog]] = {}
         tasks = len(config.tasks)
         self.before = np.full((tasks, tasks), np.nan)
         self.after = np.full((tasks, tasks), np.nan)
         self.latest = np.full(tasks, np.nan)
+        self._started = set[int]()  # tasks that were scored before their first step
         self._lengths = np.full(tasks, np.nan)  # mean decisions of a game, in each task's newest evaluation
 
     def take_up(self, rows: Sequence[ScoreRow]) -> None:
@@ -66,10 +72,9 @@ class ScoreBook:
         for row in rows:
             if row.task not in names or not 1 <= row.stage <= len(names):
                 raise UserError(f"'{self._folder.scores}' has stage {row.stage} of {row.task!r}: not one of this run")
-        for (stage, phase, task, _), episodes in groupby(rows, key=lambda r: (r.stage, r.phase, r.task, r.env_steps)):
-            played = list(episodes)
-            self._keep(names.index(task), float(np.mean([row.score for row in played])), stage, phase)
-            self._lengths[names.index(task)] = np.mean([row.length_steps for row in played])
+        own = [row for row in rows if row.actions == self._config.evaluation.actions]
+        for (stage, phase, task, _), episodes in groupby(own, key=lambda r: (r.stage, r.phase, r.task, r.env_steps)):
+            self._keep(names.index(task), [Episode.of(row) for row in episodes], stage, phase)
 
     def evaluate(self, policy: ContinualPolicy, stage: int, phase: Phase, env_steps: int) -> list[list[Episode]]:
         """Play every task seen (and, where the recipe asks, the others), and record the scores at ``env_steps``."""
@@ -78,6 +83,24 @@ class ScoreBook:
         played = [self._play(policy, index, share) for index in range(len(tasks))]
         self.record(played, stage, phase, env_steps)
         return played
+
+    def evaluate_start(self, policy: ContinualPolicy, stage: int, tasks: Sequence[int], env_steps: int) -> None:
+        """Play each task that has no training step yet, and record its scores; those already recorded are not repeated.
+
+        They count for no metric and decide nothing: a run has the same later scores with and without them.
+
+        Args:
+            policy: Has a head for every one of the tasks.
+            stage: Number of the stage that begins.
+            tasks: Indices of the tasks that it trains, counted from 0.
+            env_steps: Training steps of the whole run.
+        """
+        missing = [index for index in tasks if index not in self._started]
+        played = {index: self._play(policy, index, self._share(stage)) for index in missing}
+        for index, episodes in played.items():
+            self._write(index, episodes, stage, "start", env_steps)
+        if played:
+            self._logger.dump(env_steps)
 
     def _play(self, policy: ContinualPolicy, index: int, share: float | None) -> list[Episode]:
         task, evaluation = self._config.tasks[index], self._config.evaluation
@@ -93,22 +116,29 @@ class ScoreBook:
                 self._stop.check()
                 bar.update(count)
 
-            return evaluate_task(able, self._method, task, self._config, evaluation, budget, games_over)
+            if share is not None or not evaluation.gifs:
+                return evaluate_task(able, self._method, task, self._config, evaluation, budget, games_over)
+            log = ActionLog()
+            episodes = evaluate_task(able, self._method, task, self._config, evaluation, None, games_over, log)
+            self.boundary_games[task.name] = episodes, log
+            return episodes
 
     def record(self, played: Sequence[list[Episode]], stage: int, phase: Phase, env_steps: int) -> None:
         """Write episodes of tasks 0, 1, … into ``scores.csv``, TensorBoard and the matrix; measure plasticity."""
         for index, episodes in enumerate(played):
-            task = self._config.tasks[index]
-            rows = score_rows(episodes, task, self._config.evaluation, env_steps, stage, phase)
-            self._folder.add_scores(rows)
-            self._keep(index, mean_score(episodes), stage, phase)
-            self._lengths[index] = np.mean([episode.length_steps for episode in episodes])
-            if phase != "before":
-                self._log_task(task, episodes)
+            self._write(index, episodes, stage, phase, env_steps)
         if phase != "before":
             self._log_run(stage, phase)
         self.panel.record(stage, phase, env_steps)
         self._logger.dump(env_steps)
+
+    def _write(self, index: int, episodes: list[Episode], stage: int, phase: Phase, env_steps: int) -> None:
+        """Write one task's episodes into ``scores.csv`` and TensorBoard, and keep what later evaluations need."""
+        task = self._config.tasks[index]
+        self._folder.add_scores(score_rows(episodes, task, self._config.evaluation, env_steps, stage, phase))
+        self._keep(index, episodes, stage, phase)
+        if phase != "before":
+            self._log_task(task, episodes)
 
     def add_speed(self, stage: int, env_steps: int, steps_per_second: float, peak_memory_bytes: int) -> None:
         """Write down how fast learning went, next to what it led to."""
@@ -137,7 +167,12 @@ class ScoreBook:
         episodes, length = self._config.evaluation.episodes, self._lengths[index]
         return episodes if math.isnan(length) else int(np.clip(share / length, 1, episodes))
 
-    def _keep(self, index: int, score: float, stage: int, phase: Phase) -> None:
+    def _keep(self, index: int, episodes: list[Episode], stage: int, phase: Phase) -> None:
+        if phase == "start":
+            self._started.add(index)
+            return
+        score = mean_score(episodes)
+        self._lengths[index] = np.mean([episode.length_steps for episode in episodes])
         if phase == "before":
             self.before[stage - 1, index] = score
             return

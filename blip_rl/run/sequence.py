@@ -244,7 +244,7 @@ def _learn_stage(run: RunParts, stage: int, saved: RunSnapshot | None) -> None:
                 pass
         _consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
-    _show_gifs(run, stage, agent)
+    _show_gifs(run, agent)
     run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
 
 
@@ -265,15 +265,15 @@ def _learn_at_once(run: RunParts, saved: RunSnapshot | None) -> None:
     with learned_together(run, saved) as agent:
         _consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
-    _show_gifs(run, stage, agent)
+    _show_gifs(run, agent)
 
 
-def _show_gifs(run: RunParts, stage: int, agent: ContinualPPO) -> None:
+def _show_gifs(run: RunParts, agent: ContinualPPO) -> None:
     if run.config.evaluation.gifs:
-        with optional_picture(f"the films after task {stage}"):
+        with optional_picture(f"the films at step {agent.num_timesteps:,}"):
             from blip_rl.run.boundary_gifs import log_boundary_gifs  # its libraries would delay every run's first step
 
-            log_boundary_gifs(run.logger, run.folder.path, run.config, stage, agent.num_timesteps)
+            log_boundary_gifs(run.logger, run.config, run.scores.boundary_games, agent.num_timesteps)
 
 
 def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:

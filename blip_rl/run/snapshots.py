@@ -24,7 +24,7 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
-from blip_rl.run import durable, evidence, fit
+from blip_rl.run import durable, evidence, fit, returns
 from blip_rl.run.checkpoint import UNREADABLE, on_cpu
 from blip_rl.run.described import describe_tasks, known_tasks, space, whole
 from blip_rl.run.evidence import Evidence, Mark
@@ -67,6 +67,7 @@ class RunSnapshot:
         known_tasks: Names and action spaces of the tasks that have a head.
         games: Of the task in use; of every task where all are learned at once.
         watched: Observations that plasticity is measured on; None before there are any.
+        returns: Finished training episodes that no row of ``returns.csv`` tells of yet.
         evidence: What had been written.
         recipe: What ``config.toml`` held.
     """
@@ -79,6 +80,7 @@ class RunSnapshot:
     known_tasks: list[tuple[str, Any]]
     games: list[PlayedGames]
     watched: Tensor | None
+    returns: returns.Finished
     evidence: Evidence
     recipe: str
 
@@ -97,6 +99,7 @@ def save(
     phase: Phase,
     games: Sequence[PlayedGames],
     watched: Tensor | None,
+    finished: returns.Finished,
 ) -> None:
     """Write a snapshot under a new name, then remove all but the newest two.
 
@@ -110,6 +113,7 @@ def save(
         "stage": stage,
         "phase": phase,
         "games": [{"seed": played.seed, "episodes": played.episodes} for played in games],
+        "returns": finished,
         "evidence": asdict(written),
         "recipe": folder.recipe(),
         "agent": taken.values,
@@ -155,6 +159,7 @@ def load(path: Path) -> RunSnapshot:
             known_tasks=tasks,
             games=_games(facts["games"], games, tasks, _learned_now(config, stage), config),
             watched=games.get("watched"),
+            returns=returns.checked(facts.get("returns", {}), dict(tasks)),  # absent in earlier versions
             evidence=_evidence(facts["evidence"]),
             recipe=recipe,
         )

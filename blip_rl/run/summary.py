@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.core import metrics
+from blip_rl.formatting import score_text
 from blip_rl.references import scale_text
 from blip_rl.run.monitor import overall_mean
 from blip_rl.run.scores import ScoreBook
@@ -40,7 +41,8 @@ def boundary_line(config: RunConfig, scores: ScoreBook, stage: int, frozen: dict
     parts = []
     for index, task in enumerate(config.tasks[:stage]):
         before, after = scores.before[stage - 1, index], scores.after[stage - 1, index]
-        parts.append(f"{task.name} {before:.1f} → {after:.1f}" if before != after else f"{task.name} {after:.1f}")
+        change = f"{score_text(before)} → " if before != after else ""
+        parts.append(f"{task.name} {change}{score_text(after)}")
     bits = f"; {overall_mean(frozen):.2f} bits frozen on average" if frozen else ""
     return f"after {config.tasks[stage - 1].name}: {', '.join(parts)}{bits}"
 
@@ -71,7 +73,7 @@ def _score_table(config: RunConfig, scores: ScoreBook) -> list[str]:
         label = "learned together" if _together(scores) else f"learned {name}"
         for phase, matrix in (("before", scores.before), ("after", scores.after)):
             if not np.isnan(matrix[stage]).all():
-                cells = ["" if math.isnan(v) else f"{v:.1f}" for v in matrix[stage].tolist()]
+                cells = ["" if math.isnan(v) else score_text(v) for v in matrix[stage].tolist()]
                 rows.append([label, f"{phase} consolidation", *cells])
                 label = ""
     return aligned(rows)
@@ -84,13 +86,13 @@ def _metric_lines(config: RunConfig, scores: ScoreBook) -> list[str]:
     why = "one task" if len(names) == 1 else "learned together" if _together(scores) else "not measured"
     rows = [["metric", "", "raw return", "normalised"]]
     for (metric, task), value in raw.items():
-        sign = "" if metric in _LEVELS else "+"
+        signed = metric not in _LEVELS
         rows.append(
             [
                 metric,
                 "" if task is None else names[task],
-                _number(value, f"{sign}z.1f", why),
-                _number(normalised[metric, task], f"{sign}z.3f", why if math.isnan(value) else "no normalisers"),
+                _number(value, signed, why),
+                _number(normalised[metric, task], signed, why if math.isnan(value) else "no normalisers"),
             ]
         )
     return [*aligned(rows), *_notes(config)]
@@ -112,8 +114,8 @@ def _metrics(matrix: np.ndarray) -> dict[tuple[str, int | None], float]:
     }
 
 
-def _number(value: float, style: str, why: str) -> str:
-    return f"undefined ({why})" if math.isnan(value) else format(value, style)
+def _number(value: float, signed: bool, why: str) -> str:
+    return f"undefined ({why})" if math.isnan(value) else score_text(value, signed=signed)
 
 
 def _notes(config: RunConfig) -> list[str]:

@@ -103,6 +103,33 @@ def test_boundaries_are_lines_with_the_next_games_name(ax):
     assert texts(ax) == ["Boxing", "Krull"]
 
 
+def test_no_label_covers_data(ax):
+    """Names of games and of levels stand outside the axis, and the legend above the names."""
+    series = [over_seeds(name, index, rising(1.0 + index)) for index, name in enumerate(("blip", "finetune"))]
+    ax.figure.set_layout_engine("constrained")
+    curves.draw_curves(ax, series, LIGHT, "return")
+    curves.draw_boundaries(ax, [(14.0, "Space Invaders"), (29.0, "Krull")], LIGHT)
+    curves.draw_level(ax, 1.0, "random play", LIGHT)
+    ax.figure.draw_without_rendering()
+    data, (legend,) = ax.get_window_extent(), ax.figure.legends
+    names = [text.get_window_extent() for text in ax.texts]
+    assert len(names) == 3
+    assert not any(name.overlaps(data) for name in names)
+    assert legend.get_window_extent().y0 >= max(name.y1 for name in names[:2])
+    assert all(ax.figure.bbox.containsx(name.x1) and ax.figure.bbox.containsy(name.y1) for name in names)
+
+
+def test_training_returns_are_thin_and_behind_the_evaluations(ax):
+    curves.draw_training(ax, [(np.array([5, 10, 15]), np.array([1.0, 9.0, 2.0]))], 0, LIGHT)
+    curves.draw_curves(ax, [over_seeds("blip", 0, rising(4.0))], LIGHT, "return")
+    training, scores = ax.lines
+    np.testing.assert_array_equal(training.get_xydata(), [[5, 1], [10, 9], [15, 2]])
+    assert training.get_color() == scores.get_color()
+    assert training.get_linewidth() < scores.get_linewidth() / 2
+    assert training.get_zorder() < scores.get_zorder()
+    assert ax.get_ylim()[1] > 9
+
+
 def test_spans_name_every_game_above_the_axis(ax):
     curves.draw_spans(ax, [(0, 100, "Kung-Fu"), (100, 200, "Boxing")], LIGHT)
     assert [line.get_xdata()[0] for line in ax.lines] == [100]
@@ -113,7 +140,7 @@ def test_a_level_outside_the_axis_is_left_out(ax):
     ax.set_ylim(0, 10)
     curves.draw_level(ax, 5, "random play", LIGHT)
     curves.draw_level(ax, 23_000, "reference", LIGHT)
-    assert texts(ax) == ["random play"]
+    assert texts(ax) == ["random\nplay"]
     assert ax.get_ylim() == (0, 10)
 
 
@@ -129,7 +156,7 @@ def test_a_name_from_a_file_can_neither_break_nor_vanish_from_a_chart(ax, hostil
     curves.draw_curves(ax, series, LIGHT, "return")
     curves.draw_boundaries(ax, [(15.0, hostile)], LIGHT)
     ax.figure.draw_without_rendering()
-    assert len(ax.get_legend().get_texts()) == 2
+    assert len(ax.figure.legends[0].get_texts()) == 2
     assert len(plain(hostile)) <= 44
 
 

@@ -43,6 +43,7 @@ def lines(evaluations, actions="greedy", normalised=True):
 
 
 def write(folder, rows, config=CONFIG, header=HEADER):
+    folder.mkdir(exist_ok=True)
     (folder / "config.toml").write_text(config, encoding="utf-8")
     (folder / "scores.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return folder
@@ -126,6 +127,25 @@ def test_scores_with_other_actions_do_not_count(tmp_path):
     stochastic = CONFIG.replace("greedy", "stochastic")
     scores = load_scores(write(tmp_path, [*lines(RUN), *lines(RUN, "stochastic")], config=stochastic))
     same(scores.after, [[70, np.nan], [30, 60]])
+
+
+def test_where_the_recipes_kind_is_missing_the_other_one_counts_alone_and_says_so(tmp_path):
+    scores = load_scores(
+        write(tmp_path / "greedy", [*lines(RUN), *lines([(200, 2, "after", "a", (1,))], "stochastic")])
+    )
+    assert (scores.actions, scores.games, scores.other_games) == ("greedy", len(list(lines(RUN))), 1)
+    only = load_scores(write(tmp_path / "stochastic", lines(RUN, "stochastic")))
+    same(only.after, [[70, np.nan], [30, 60]])
+    assert (only.actions, only.other_games) == ("stochastic", 0)
+
+
+def test_a_score_before_the_first_step_begins_the_curve(tmp_path):
+    start = [(0, 1, "start", "a", (5, 15)), (100, 2, "start", "b", (3,))]
+    scores = load_scores(write(tmp_path, lines(RUN + start)))
+    same(scores.after, [[70, np.nan], [30, 60]])
+    assert scores.curves[0].env_steps.tolist()[0] == 0
+    assert scores.curves[0].mean_return[0] == 10
+    assert scores.curves[1].during(2).env_steps.tolist()[0] == 100
 
 
 def test_scores_from_before_any_training_are_no_row_of_the_matrix(tmp_path):

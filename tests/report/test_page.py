@@ -107,7 +107,7 @@ def test_alternative_texts_carry_the_numbers(new_run):
     page, _ = read(new_run("blip0"))
     assert all(len(alt) > 20 for alt in page.alts)
     whole = "\n".join(page.alts)
-    assert "after Krull: Kung-Fu Master 0.44, Boxing 0.67, Krull 1.00" in whole
+    assert "after Krull: Kung-Fu Master 0.444, Boxing 0.667, Krull 1.00" in whole
     assert "Frozen bits of conv1 after Boxing, blip: mean 4.50 of 20, from 4 to 5" in whole
     assert "Mean return on Boxing against steps. blip: 6.67 at 3,000 steps" in whole
     assert "Rounding loss. blip: after Kung-Fu Master +0.05" in whole
@@ -316,7 +316,7 @@ def test_a_comparison_after_one_game_draws_no_empty_chart(new_run, tmp_path):
 def test_games_learned_together_have_one_row_and_no_bwt(new_run):
     page, _ = read(new_run("multi", agent="multitask", together=True, bits=False))
     assert "the games were learned together" in page.text
-    assert "all together: Kung-Fu Master 0.44, Boxing 0.67, Krull 1.00" in "\n".join(page.alts)
+    assert "all together: Kung-Fu Master 0.444, Boxing 0.667, Krull 1.00" in "\n".join(page.alts)
     assert "this method freezes none, or none yet" in page.text
 
 

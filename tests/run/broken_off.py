@@ -37,7 +37,7 @@ ATARI = (
     "checkpoint.every_steps=64",
 )
 METHOD = {"blip": ("method.fisher_samples=32",), "clear": ("method.capacity_frames=64", "method.batch=8")}
-TABLES = ("scores.csv", "bits.csv", "plasticity.csv")
+TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv")
 
 
 def settings(agent, games=CARTPOLES):

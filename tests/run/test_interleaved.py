@@ -44,7 +44,14 @@ def test_scores_are_periodic_and_one_last_row_of_all_tasks(run):
     for row in rows(run):
         key = (int(row["env_steps"]), int(row["stage"]), row["phase"], row["task"])
         found[key] = found.get(key, 0) + 1
-    moments = [(512, "periodic"), (1024, "periodic"), (1536, "periodic"), (2048, "before"), (2048, "after")]
+    moments = [
+        (0, "start"),
+        (512, "periodic"),
+        (1024, "periodic"),
+        (1536, "periodic"),
+        (2048, "before"),
+        (2048, "after"),
+    ]
     assert found == {(s, 2, phase, task): 3 for s, phase in moments for task in ("cartpole-a", "cartpole-b")}
 
 

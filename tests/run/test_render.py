@@ -1,7 +1,6 @@
 """``blip-rl render``: the episodes of an evaluation, shown; every file decoded again."""
 
 import csv
-import dataclasses
 import math
 import shutil
 import statistics
@@ -12,7 +11,9 @@ from click.testing import CliRunner
 from PIL import Image, ImageSequence
 
 from blip_rl import cli
+from blip_rl.config import EvaluationConfig
 from blip_rl.errors import UserError
+from blip_rl.formatting import score_text
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods import make_method
 from blip_rl.recipes import dump_run_config, load_run_config
@@ -21,21 +22,42 @@ from blip_rl.run import render
 from blip_rl.run.cells import Cell
 from blip_rl.run.checkpoint import save_stage
 from blip_rl.run.evaluation import Episode
-from blip_rl.run.filming import FilmingPlayer, shown_moments, still_decisions
+from blip_rl.run.filming import Take, shown_moments, still_decisions
 from blip_rl.run.folder import RunFolder
 from blip_rl.run.look import Look
 from blip_rl.run.render import render_run, render_versus
+from blip_rl.run.rescore import evaluate_run
+from blip_rl.run.scored import of_seeds
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.pictures import make_screen
 from tests.run.conftest import small_config
 
 FIRST_SEED = 1_000_003
-SHORT = Look(episodes=3, seconds=2)
+SHORT = Look(seconds=2)
 
 
 @pytest.fixture
 def run(finished_run, tmp_path):
     return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture
+def sheets(monkeypatch):
+    """Every sheet that is saved: (file's name, labels, cells)."""
+    saved, laid_out, save = [], {}, render.save
+
+    class Watched(Sheet):
+        def __init__(self, cells, labels, fps, scale=1.0):
+            super().__init__(cells, labels, fps, scale)
+            laid_out[id(self)] = labels, cells, scale
+
+    def saving(sheet, path):
+        saved.append((path.name, *laid_out[id(sheet)]))
+        save(sheet, path)
+
+    monkeypatch.setattr(render, "Sheet", Watched)
+    monkeypatch.setattr(render, "save", saving)
+    return saved
 
 
 def untrained(path, config, stages=(1,)):
@@ -62,15 +84,20 @@ def decoded(path):
 
 
 def cell(run, stage, task, **look):
-    config = load_run_config(run)
-    return FilmingPlayer(run, config, Look(**look)).play(Cell(stage, task), lambda count: None)
+    return render._Source(run, Look(**look))._player.play(Cell(stage, task), lambda count: None)
 
 
-def evaluated(run, stage, task):
-    """The returns that the run itself wrote down for a cell, by seed."""
+def evaluated(run, stage, task, actions="greedy"):
+    """The returns in the run's table for a cell, by seed."""
     with (run / "scores.csv").open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if (r["phase"], r["stage"], r["task"]) == ("after", str(stage), task)]
-    return {int(r["seed"]): float(r["return"]) for r in rows}
+    return {int(r["seed"]): float(r["return"]) for r in rows if r["actions"] == actions}
+
+
+def nearest(scores):
+    """By hand: the lowest seed of those whose return is nearest to the mean."""
+    mean = statistics.mean(scores.values())
+    return min(scores, key=lambda seed: (abs(scores[seed] - mean), seed))
 
 
 def test_every_cell_gets_a_file_and_all_of_them_a_grid(run):
@@ -104,30 +131,94 @@ def test_each_seeds_film_shows_the_very_game_that_was_scored(run, actions):
         assert scores[:3] == list(evaluated(run, 2, "cartpole-b").values())
 
 
-def test_the_median_the_best_and_a_seed_can_be_asked_for(run):
-    scores = evaluated(run, 1, "cartpole-a")
-    assert cell(run, 1, "cartpole-a", episodes=3).score == statistics.median(scores.values())
-    assert cell(run, 1, "cartpole-a", episodes=3, episode="best").score == max(scores.values())
-    assert cell(run, 1, "cartpole-a", episodes=1, episode=str(FIRST_SEED + 2)).score == scores[FIRST_SEED + 2]
+@pytest.mark.parametrize(("stage", "task"), [(1, "cartpole-a"), (2, "cartpole-a"), (2, "cartpole-b")])
+def test_a_film_shows_the_scored_episode_nearest_to_the_mean_of_the_scored_ones(run, stage, task):
+    scores = evaluated(run, stage, task)
+    take = cell(run, stage, task, fps=50, seconds=60)
+    assert take.score == scores[nearest(scores)] == len(take.film.pictures) - 1
+    assert (take.mean, take.episodes, take.scored) == (statistics.mean(scores.values()), 3, True)
+    assert take.expected is None
+    assert cell(run, stage, task, episode="best").score == max(scores.values())
+    assert cell(run, stage, task, episode=str(FIRST_SEED + 2)).score == scores[FIRST_SEED + 2]
+
+
+@pytest.mark.parametrize("actions", ["greedy", "stochastic"])
+def test_an_episode_of_a_later_block_is_played_as_it_was_scored(run, actions):
+    """Episodes are scored 32 side by side; sampled actions depend on all that was drawn before."""
+    evaluate_run(run, games=["cartpole-a"], stages=[1], episodes=35, actions=actions, workers=1)
+    scores = evaluated(run, 1, "cartpole-a", actions)
+    assert len(scores) == 35
+    for seed in (FIRST_SEED + 1, FIRST_SEED + 33):
+        take = cell(run, 1, "cartpole-a", actions=actions, episode=str(seed), fps=50, seconds=60)
+        assert take.score == scores[seed] == len(take.film.pictures) - 1
+        assert (take.expected, take.mean) == (None, statistics.mean(scores.values()))
+
+
+def test_a_film_that_cannot_be_the_scored_episode_says_so(run, capsys, sheets):
+    """As after training on another device: here the table is changed."""
+    text = (run / "scores.csv").read_text().splitlines()
+    rows = [line.split(",") for line in text]
+    for row in rows:
+        if row[1:4] == ["1", "after", "cartpole-a"]:
+            row[5] = "1234.5"
+    (run / "scores.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
+    take = cell(run, 1, "cartpole-a")
+    assert (take.expected, take.mean) == (1234.5, 1234.5)
+    assert take.score < 1000
+    render_run(run, SHORT, stages=[1])
+    assert "return 1,234 in scores.csv ended otherwise" in capsys.readouterr().out
+    ((_, labels, _, _),) = sheets
+    assert labels.footer.endswith("some ended otherwise than scored")
+
+
+def test_one_kind_of_actions_is_shown_and_named(run, sheets):
+    """That of the recipe, else the only one there."""
+    evaluate_run(run, stages=[1], games=["cartpole-a"], episodes=2, actions="stochastic", workers=1)
+    render_run(run, SHORT, stages=[1])
+    assert sheets[-1][1].footer == "after 1 game; nearest to the mean of 3 scored greedy games, first 2 s"
+    rows = [line for line in (run / "scores.csv").read_text().splitlines() if ",greedy" not in line]
+    (run / "scores.csv").write_text("\n".join(rows) + "\n")
+    render_run(run, SHORT, stages=[1])
+    assert sheets[-1][1].footer == "after 1 game; nearest to the mean of 2 scored stochastic games, first 2 s"
+
+
+def test_without_scores_new_games_are_played_and_the_film_says_so(run, sheets):
+    (run / "scores.csv").unlink()
+    render_run(run, SHORT, stages=[1])
+    assert sheets[-1][1].footer == "after 1 game; nearest to the mean of 3 new greedy games, first 2 s"
 
 
 @pytest.mark.parametrize(
-    ("scores", "episode", "chosen"),
+    ("scores", "which", "chosen"),
     [
-        ([3, 1, 2], "median", 2),
-        ([3, 1, 2, 4], "median", 2),
-        ([5, 5, 5], "median", 1),
+        ([3, 1, 2], "mean", 2),
+        ([0, 0, 90, 30], "mean", 3),  # the median would be 0 or 30, of a mean of 30
+        ([5, 5, 5], "mean", 0),
         ([1, 9, 9], "best", 1),
         ([1, 2], str(FIRST_SEED + 1), 1),
-        ([7], "median", 0),
+        ([7], "mean", 0),
     ],
 )
-def test_which_episode_is_chosen(scores, episode, chosen):
-    episodes = [Episode(float(score), 1, False) for score in scores]
-    index = Look(episode=episode).choose(episodes, FIRST_SEED)
-    assert episodes[index].score == episodes[chosen].score
-    if episode == "best" or episode.isdecimal():
-        assert index == chosen
+def test_which_episode_is_chosen(scores, which, chosen):
+    episodes = {FIRST_SEED + number: Episode(float(score), 1, False) for number, score in enumerate(scores)}
+    assert of_seeds(episodes).chosen(which) == chosen
+
+
+@pytest.mark.parametrize(
+    ("seeds", "index", "actions", "first", "count"),
+    [
+        (range(10), 4, "greedy", 0, 10),
+        (range(100), 40, "greedy", 32, 32),
+        (range(100), 99, "greedy", 96, 4),
+        (range(100), 40, "stochastic", 0, 64),
+        ([*range(3), *range(50, 53)], 4, "greedy", 50, 3),  # two evaluations with seeds of their own
+        ([*range(3), *range(50, 53)], 1, "stochastic", 0, 3),
+    ],
+)
+def test_what_is_played_with_an_episode(seeds, index, actions, first, count):
+    of = of_seeds({seed: Episode(0.0, 1, False) for seed in seeds})
+    replay = of.replay(index, EvaluationConfig(actions=actions))
+    assert (replay.seed, replay.episodes, replay.actions) == (first, count, actions)
 
 
 @pytest.mark.parametrize(("per_second", "fps", "seconds"), [(15, 15, 10), (15, 10, 10), (50, 15, 2), (15, 30, 3)])
@@ -186,37 +277,17 @@ def test_playing_goes_through_the_methods_playing(run, monkeypatch):
     assert asked == [1, 1, 2]
 
 
-@pytest.fixture
-def sheets(monkeypatch):
-    """Every sheet that is saved: (file's name, labels, cells)."""
-    saved, laid_out, save = [], {}, render.save
-
-    class Watched(Sheet):
-        def __init__(self, cells, labels, fps, scale=1.0):
-            super().__init__(cells, labels, fps, scale)
-            laid_out[id(self)] = labels, cells, scale
-
-    def saving(sheet, path):
-        saved.append((path.name, *laid_out[id(sheet)]))
-        save(sheet, path)
-
-    monkeypatch.setattr(render, "Sheet", Watched)
-    monkeypatch.setattr(render, "save", saving)
-    return saved
-
-
 @pytest.mark.parametrize(
-    ("episode", "episodes", "words"),
+    ("episode", "words"),
     [
-        ("median", 3, "median of 3 games"),
-        ("best", 2, "best of 2 games"),
-        ("median", 1, "one game"),
-        ("7", 1, "game with seed 7"),
+        ("mean", "nearest to the mean of 3 scored greedy games"),
+        ("best", "best of 3 scored greedy games"),
+        ("7", "game with seed 7, of 3 scored greedy games"),
     ],
 )
-def test_a_film_says_which_games_it_shows(episode, episodes, words):
-    look = dataclasses.replace(SHORT, episode=episode, episodes=episodes)
-    assert render._footer(look) == f"{words}, first 2 s"
+def test_a_film_says_which_games_it_shows(episode, words):
+    take = Take(Cell(1, "a"), None, 1.0, 2.0, 3, True)
+    assert render._footer(Look(seconds=2, episode=episode), [take], {"greedy"}) == f"{words}, first 2 s"
 
 
 def test_the_grid_is_the_triangle_with_names_and_scores(run, sheets):
@@ -226,12 +297,14 @@ def test_the_grid_is_the_triangle_with_names_and_scores(run, sheets):
     assert labels.columns == ("CartPole, mix 1", "CartPole, mix 2")
     assert labels.rows == (("after learning", "CartPole, mix 1"), ("after learning", "CartPole, mix 2"))
     assert labels.corner == ("blip",)
-    assert labels.footer == "median of 3 games, first 2 s"
+    assert labels.footer == "nearest to the mean of 3 scored greedy games, first 2 s"
     wanted = [(0, 0, 1, "cartpole-a"), (1, 0, 2, "cartpole-a"), (1, 1, 2, "cartpole-b")]
     assert [(c.row, c.column) for c in cells] == [(row, column) for row, column, *_ in wanted]
     for shown, (*_, stage, task) in zip(cells, wanted, strict=True):
-        assert shown.right == f"{statistics.median(evaluated(run, stage, task).values()):.0f}"
-    singles = [(file, labels.columns, cells[0].left) for file, labels, cells, _ in sheets[:-1]]
+        scores = evaluated(run, stage, task)
+        assert shown.left == f"score {score_text(scores[nearest(scores)])}"
+        assert shown.right == f"mean {score_text(statistics.mean(scores.values()))}"
+    singles = [(file, labels.columns, labels.footer.partition(";")[0]) for file, labels, _, _ in sheets[:-1]]
     assert singles[1] == ("stage-02-cartpole-a.gif", ("CartPole, mix 1",), "after 2 games")
     assert singles[0][2] == "after 1 game"
 
@@ -254,13 +327,10 @@ def test_two_runs_stand_below_each_other_with_the_better_one_bright(run, tmp_pat
     assert milliseconds <= 2000
     ((_, labels, cells, _),) = sheets
     assert labels.rows == (("after 2 games", "blip"), ("after 2 games", "finetune"))
-    assert [(c.row, c.column, c.left) for c in cells] == [
-        (0, 0, "blip"), (0, 1, "blip"), (1, 0, "finetune"), (1, 1, "finetune")
-    ]  # fmt: skip
+    assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for ours, theirs in zip(cells[:2], cells[2:], strict=True):
-        assert (ours.bright, theirs.bright) == (
-            int(ours.right) > int(theirs.right), int(theirs.right) > int(ours.right)
-        )  # fmt: skip
+        means = [float(c.right.removeprefix("mean ")) for c in (ours, theirs)]
+        assert (ours.bright, theirs.bright) == (means[0] > means[1], means[1] > means[0])
     assert any(c.bright for c in cells)
 
 
@@ -285,7 +355,7 @@ def test_all_games_learned_at_once_are_one_row(tmp_path, sheets):
     render_run(run, Look(episodes=1, seconds=0.5))
     assert sheets[-1][1].rows == (("after learning", "all at once"),)
     assert [(c.row, c.column) for c in sheets[-1][2]] == [(0, 0), (0, 1)]
-    assert sheets[0][2][0].left == "all at once"
+    assert sheets[0][1].footer.startswith("all games learned at once; ")
 
 
 def test_atari_is_shown_in_its_own_colours_and_size(tmp_path):
@@ -315,7 +385,7 @@ def test_atari_is_shown_in_its_own_colours_and_size(tmp_path):
         (["--seconds", "0"], ["seconds 0", "at most 60"]),
         (["--scale", "inf"], ["scale inf"]),
         (["--episodes", "0"], ["episodes 0", "1 to 32"]),
-        (["--episode", "worst"], ["'worst'", "median, best"]),
+        (["--episode", "worst"], ["'worst'", "mean, best"]),
         (["--episode", str(2**29)], [str(2**29 - 1)]),
         (["--format", "avi"], ["'avi'", "gif, mp4, webp"]),
         (["--games", "cartpole-z"], ["never saw 'cartpole-z'", "did you mean cartpole-"]),

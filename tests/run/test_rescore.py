@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from blip_rl import cli
 from blip_rl.errors import RunError, UserError
+from blip_rl.formatting import score_text
 from blip_rl.recipes import load_run_config
 from blip_rl.run import cells, checkpoint, evaluation
 from blip_rl.run.cells import Cell, play_here
@@ -108,10 +109,10 @@ def test_the_table_has_raw_and_normalised_means_of_what_was_played(run):
         assert len(values) == 4
         return sum(values) / 4
 
-    for first_line, column, style in ((0, "return", ".1f"), (4, "normalised", ".3f")):
+    for first_line, column in ((0, "return"), (4, "normalised")):
         assert table[first_line].split()[-2:] == ["cartpole-a", "cartpole-b"]
         for stage, name in (("1", "cartpole-a"), ("2", "cartpole-b")):
-            means = [format(mean(stage, task, column), style) for task in ("cartpole-a", "cartpole-b")]
+            means = [score_text(mean(stage, task, column)) for task in ("cartpole-a", "cartpole-b")]
             assert table[first_line + int(stage)].split() == ["learned", name, "stage", stage, *means]
     assert "(0 = random play, 1 = the highest return)" in table
 

@@ -50,9 +50,11 @@ def test_scores_hold_every_evaluation(finished_run):
         key = (int(row["env_steps"]), int(row["stage"]), row["phase"], row["task"])
         found.setdefault(key, []).append(int(row["seed"]) - 1_000_003)
     assert found == {
+        (0, 1, "start", "cartpole-a"): [0, 1, 2],
         (512, 1, "periodic", "cartpole-a"): [0, 1, 2],
         (1024, 1, "before", "cartpole-a"): [0, 1, 2],
         (1024, 1, "after", "cartpole-a"): [0, 1, 2],
+        (1024, 2, "start", "cartpole-b"): [0, 1, 2],
         (1536, 2, "periodic", "cartpole-a"): [0, 1, 2],
         (1536, 2, "periodic", "cartpole-b"): [0, 1, 2],
         (2048, 2, "before", "cartpole-a"): [0, 1, 2],
@@ -94,7 +96,7 @@ def test_tensorboard_has_the_tags_on_one_axis(events):
     steps = [event.step for event in events.Scalars("train/learning_rate")]
     assert steps == sorted(steps)
     assert steps[-1] == 2048
-    assert [e.step for e in events.Scalars("eval/cartpole-a/return")] == [512, 1024, 1536, 2048]
+    assert [e.step for e in events.Scalars("eval/cartpole-a/return")] == [0, 512, 1024, 1536, 2048]
     assert "bits/fc1/histogram" in events.Tags()["histograms"]
 
 

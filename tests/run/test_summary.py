@@ -10,7 +10,7 @@ from blip_rl.cli import cli
 from blip_rl.config import RunConfig
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.stop import StopRequest
-from blip_rl.run.summary import closing_text, opening_text
+from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from tests.run.conftest import small_config
 
 NAN = np.nan
@@ -55,7 +55,7 @@ def test_every_metric_raw_and_normalised_by_hand():
     lines = closing(THREE, AFTER)
     assert metric(lines, "ACC") == ["25.0", "0.600"]  # (30 + 50 − 5) / 3; (0.3 + 0.75 + 0.75) / 3
     assert metric(lines, "BWT") == ["-25.0", "-0.175"]  # (−60 + 10) / 2; (−0.6 + 0.25) / 2
-    assert metric(lines, "accumulated reward") == ["75.0", "1.800"]
+    assert metric(lines, "accumulated reward") == ["75.0", "1.80"]
     assert metric(lines, "forgetting", "a") == ["+60.0", "+0.600"]
     assert metric(lines, "forgetting", "b") == ["-10.0", "-0.250"]
     assert not any(line.startswith("forgetting  c") for line in lines)  # nothing was learned after it
@@ -131,8 +131,26 @@ def test_a_missing_cell_says_so():
 
 
 def test_a_change_too_small_to_show_has_no_minus():
-    lines = closing({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [49.99, 50]])
-    assert metric(lines, "BWT") == ["+0.0", "+0.000"]
+    lines = closing({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [50 - 1e-9, 50]])
+    assert metric(lines, "BWT") == ["0.00", "0.00"]
+
+
+def test_returns_between_0_and_1_keep_three_digits():
+    """MiniGrid's are: 0.958 was shown as 1.0."""
+    lines = closing({"a": (0, 1), "b": (0, 1)}, [[0.958, NAN], [0.5, 0.9127]])
+    assert metric(lines, "learned a") == ["before consolidation", "0.958"]
+    assert metric(lines, "learned b") == ["before consolidation", "0.500", "0.913"]
+    assert metric(lines, "ACC") == ["0.706", "0.706"]
+    assert metric(lines, "BWT") == ["-0.458", "-0.458"]
+
+
+def test_the_line_of_a_boundary_keeps_three_digits():
+    config = make_config({"a": (0, 1), "b": (0, 1)})
+    scores = ScoreBook(config, None, None, None, None, StopRequest())
+    scores.before[0], scores.after[0] = [0.9127, NAN], [0.958, NAN]
+    assert boundary_line(config, scores, 1, {}) == "after a: a 0.913 → 0.958"
+    scores.before[0] = scores.after[0]
+    assert boundary_line(config, scores, 1, {}) == "after a: a 0.958"
 
 
 def test_the_commands_at_the_end_exist_and_can_be_pasted():

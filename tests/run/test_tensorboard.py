@@ -13,8 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from blip_rl.run import boundary_gifs, render
 from blip_rl.run.boundary_gifs import log_boundary_gifs
+from blip_rl.run.cells import Cell
 from blip_rl.run.console import Console
+from blip_rl.run.evaluation import ActionLog
+from blip_rl.run.look import Look
 from blip_rl.run.monitor import log_figures
 from blip_rl.run.tensorboard import layout, metrics, settings
 from tests.run.conftest import small_config
@@ -124,7 +128,7 @@ def test_the_step_axis_goes_on_across_games(events):
         steps = [point.step for point in events.Scalars(tag)]
         assert steps == sorted(set(steps))
         assert steps[-1] > 1024
-    assert [point.step for point in events.Scalars("eval/cartpole-b/return")] == [1536, 2048]
+    assert [point.step for point in events.Scalars("eval/cartpole-b/return")] == [1024, 1536, 2048]
 
 
 @pytest.mark.parametrize("layer", ["fc1", "fc2"])
@@ -137,12 +141,27 @@ def test_every_layer_has_a_heatmap_and_a_histogram_after_each_task(events, layer
     assert [point.step for point in events.Histograms(f"bits/{layer}/histogram")] == [1024, 2048]
 
 
-def test_each_game_moves_at_a_boundary(finished_run, tmp_path):
+def test_each_game_moves_at_a_boundary(finished_run, tmp_path, monkeypatch):
     logger = configure(str(tmp_path), ["tensorboard"])
+    player, filmed, film_game = render._Source(finished_run, Look())._player, [], boundary_gifs.film_game
+
+    def filming(task, config, look, seed, actions, episode):
+        filmed.append((task.name, seed, episode.score))
+        return film_game(task, config, look, seed, actions, episode)
+
+    monkeypatch.setattr(boundary_gifs, "film_game", filming)
+    played = {}
+    for task in ("cartpole-a", "cartpole-b"):
+        log = ActionLog()
+        played[task] = player._episodes(Cell(2, task), lambda count: None, log), log
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    log_boundary_gifs(logger, finished_run, small_config(), 1, 1024)
-    log_boundary_gifs(logger, finished_run, small_config(), 2, 2048)
+    log_boundary_gifs(logger, small_config(), {"cartpole-a": played["cartpole-a"]}, 1024)
+    log_boundary_gifs(logger, small_config(), played, 2048)
     logger.close()
+    for (task, seed, score), (episodes, _) in zip(filmed[1:], played.values(), strict=True):
+        scores = [episode.score for episode in episodes]
+        assert abs(score - np.mean(scores)) == min(abs(s - np.mean(scores)) for s in scores), task
+        assert score == scores[seed - small_config().evaluation.seed]
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     written = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
