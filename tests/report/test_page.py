@@ -150,8 +150,8 @@ def test_several_runs_are_grouped_by_agent_with_an_interval_from_three_seeds(new
     assert found[0].interval is None
     low, high = found[1].interval
     assert found[1].interval == student_interval(found[1].values)
-    assert f"{low:.2f} to {high:.2f} (mean, 95 % Student interval), 3 seeds" in page.text
-    assert "0.70 · 0.71" in page.text
+    assert f"{low:.3f} to {high:.3f} (mean, 95 % Student interval), 3 seeds" in page.text
+    assert "0.704 · 0.714" in page.text
     assert "2 seeds, no interval" in page.text
     assert "bootstrap" not in page.text
     lines = "blip: mean over 3 seeds (line), 95 % Student interval (band). finetune: a line for each of 2 seeds."
