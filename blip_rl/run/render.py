@@ -189,11 +189,8 @@ def caption(score: float, mean: float) -> tuple[str, str]:
 
 def _single(source: _Source, take: Take, look: Look) -> Sheet:
     """One film with the game's name above it."""
-    stage = take.cell.stage
-    learned = "all games learned at once" if source.together else f"after {stage} game{'s' * (stage > 1)}"
-    labels = Labels(
-        columns=(source.title(take.cell.task),), footer=f"{learned}; {_footer(look, [take], {source.actions})}"
-    )
+    title = f"{source.title(take.cell.task)} {_learned(source, take.cell.stage)}"
+    labels = Labels(columns=(title,), footer=_shown(look, [take], {source.actions}))
     return Sheet((SheetCell(take.film, *caption(take.score, take.mean)),), labels, look.fps, look.scale or _CELL_SCALE)
 
 
@@ -230,14 +227,13 @@ def _versus(sources: Sequence[_Source], games: Sequence[str], played: list[list[
     ]  # fmt: skip
     labels = Labels(
         columns=tuple(sources[0].title(game) for game in games),
-        rows=tuple((_all_learned(source), name) for source, name in zip(sources, names, strict=True)),
+        rows=tuple((_learned(source, source.last_stage()), name) for source, name in zip(sources, names, strict=True)),
         footer=_footer(look, [take for takes in played for take in takes], {source.actions for source in sources}),
     )
     return Sheet(tuple(cells), labels, look.fps, look.scale or _SHEET_SCALE)
 
 
-def _all_learned(source: _Source) -> str:
-    stage = source.last_stage()
+def _learned(source: _Source, stage: int) -> str:
     return "all at once" if source.together else f"after {stage} game{'s' * (stage > 1)}"
 
 
@@ -267,13 +263,15 @@ def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> li
 
 
 def _footer(look: Look, takes: Sequence[Take], actions: Collection[str]) -> str:
+    return f"{_shown(look, takes, actions)}, first {look.seconds:g} s"
+
+
+def _shown(look: Look, takes: Sequence[Take], actions: Collection[str]) -> str:
     """Which episodes the films show, and whether they are those of the score matrix."""
     counts = {take.episodes for take in takes}
     many = f"{counts.pop()} " if len(counts) == 1 else ""
     games = f"{many}{'scored' if all(take.scored for take in takes) else 'new'} {' and '.join(sorted(actions))} games"
+    replayed = " (some ended otherwise than scored)" if any(take.expected is not None for take in takes) else ""
     if look.episode.isdecimal():
-        shown = f"game with seed {look.episode}, of {games}"
-    else:
-        shown = f"best of {games}" if look.episode == "best" else f"nearest to the mean of {games}"
-    replayed = "; some ended otherwise than scored" if any(take.expected is not None for take in takes) else ""
-    return f"{shown}, first {look.seconds:g} s{replayed}"
+        return f"game with seed {look.episode}, of {games}{replayed}"
+    return f"{'best' if look.episode == 'best' else 'nearest to the mean'} of {games}{replayed}"
