@@ -4,9 +4,9 @@
 
 Each trial starts a run, waits until its folder has a recipe, and sends SIGKILL after a time drawn evenly from what the
 whole run takes from there; then it resumes, and kills that process in the same way in every other trial, until the run
-is at its end. A first kill that comes after the end is no trial and is drawn anew. Compared are scores.csv, bits.csv,
-plasticity.csv and all files of all checkpoints. Exit code 1 if any differ. A trial of CartPole takes about half a
-minute, one of Atari about one.
+is at its end. A first kill that comes after the end is no trial and is drawn anew. Compared are scores.csv,
+returns.csv, bits.csv, plasticity.csv and all files of all checkpoints. Exit code 1 if any differ. A trial of CartPole
+takes about half a minute, one of Atari about one.
 """
 
 from __future__ import annotations

@@ -228,7 +228,10 @@ def speed_section(groups: Sequence[Group], album: Album) -> Section:
 
 def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Section:
     """The grid of moving pictures of each run that has one: in the page if small, else linked."""
-    lead = "Every game after every stage, as the agent plays it."
+    lead = (
+        "Every game after every stage, as the agent plays it. The foot of a grid says which games it shows: by default "
+        "for each cell of the score matrix the one nearest to its mean, with its own score and that mean."
+    )
     gifs = []
     for group in groups:
         for run in group.runs:

@@ -94,7 +94,7 @@ def _show(runs: list[Path], folder: Path, results: Results) -> None:
     paths = [str(run) for run in runs]
     asked = {
         "report": ["--out", str(folder)],
-        "render": ["--out", str(folder / "versus.gif"), "--seconds", "8", "--episodes", "5"],
+        "render": ["--out", str(folder / "versus.gif"), "--seconds", "8"],
     }
     for name, extra in asked.items():
         command = [sys.executable, "-m", "blip_rl", name, *paths, *extra]

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from blip_rl.report import heatmaps
+from blip_rl.report import heatmaps, load_run
 from blip_rl.report.style import DARK, LIGHT
 
 
@@ -82,6 +82,14 @@ def test_a_layer_is_drawn_task_after_task_on_one_scale():
     assert [ax.images[0].get_clim() for ax in axes] == [(0, 20), (0, 20)]
     assert [ax.get_title() for ax in axes] == ["after a\nmean 4.0", "after b\nmean 9.0"]
     np.testing.assert_array_equal(axes[1].images[0].get_array(), maps[1])
+
+
+def test_the_longest_title_is_whole_in_a_row_of_the_matrix():
+    title = "x" * load_run._LONGEST_TITLE
+    ax = Figure(figsize=(4.8, 2)).add_subplot()
+    heatmaps.draw_matrix(ax, [["1"]], np.array([[0.5]]), [f"after {title}"], [title], LIGHT)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"after {title}"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [title]
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
