@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from blip_rl.learner.plain import protect as protect
     from blip_rl.methods.base import Method as Method
     from blip_rl.methods.blip import Blip as Blip
     from blip_rl.methods.finetune import Finetune as Finetune
+    from blip_rl.sb3.protect import protect as protect
 
 __version__ = "0.1.0"
 __all__ = ["Blip", "Finetune", "Method", "protect"]
@@ -21,7 +21,7 @@ _HOMES = {
     "Blip": "blip_rl.methods.blip",
     "Finetune": "blip_rl.methods.finetune",
     "Method": "blip_rl.methods.base",
-    "protect": "blip_rl.learner.plain",
+    "protect": "blip_rl.sb3.protect",
 }
 
 

@@ -24,12 +24,13 @@ from _measure import add_common_options, markdown_table, provenance, show
 from stable_baselines3.common.logger import Logger
 
 from blip_rl.recipes import resolve
-from blip_rl.run import boundary_gifs, sequence
+from blip_rl.run import train as sequence
+from blip_rl.video import tensorboard
 
 PARTS = {
     "scalars": [(Logger, "record"), (Logger, "dump")],
     "heatmaps and histograms": [(sequence, "log_bits")],
-    "films": [(boundary_gifs, "log_boundary_gifs")],
+    "films": [(tensorboard, "log_boundary_gifs")],
     "layout and settings": [(sequence, "configure")],
 }
 

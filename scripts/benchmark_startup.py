@@ -44,7 +44,7 @@ def first_step(agent, *arguments, **options):
     os._exit(0)
 class Waiting:
     def find_spec(self, name, path=None, target=None):
-        if name == "blip_rl.run.keeper":
+        if name == "blip_rl.run.autosave":
             sys.meta_path.remove(self)
             from blip_rl.learner.ppo import ContinualPPO
             ContinualPPO.collect_rollouts = first_step

@@ -95,11 +95,11 @@ def _work(options: argparse.Namespace) -> None:
     """The process of one target: a line for each input, as soon as it is done."""
     from _fuzz import canary, watch
 
-    from blip_rl.report import load_bits
-    from blip_rl.run import durable, evidence
+    from blip_rl.report import bits
+    from blip_rl.storage import durable, integrity
     from blip_rl.untrusted import machine
 
-    for module in (machine, load_bits, durable, evidence):
+    for module in (machine, bits, durable, integrity):
         module.memory_bytes = lambda: 2**30  # what is said to fit must fit into what the system leaves
     with tempfile.TemporaryDirectory(prefix="blip-rl-fuzz-") as folder, options.worker.open("w") as log:
         canaries = canary.Canaries(Path(folder))

@@ -22,8 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_rl.run.progress import snapshot_folders, snapshot_steps
 from blip_rl.shell import shell_command
+from blip_rl.storage.snapshot_names import snapshot_folders, snapshot_steps
 
 TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv")
 _KILLED = -9

@@ -37,7 +37,7 @@ from _measure import cell, markdown_table, positive_int, provenance, show
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.recipes import resolve, split_names
-from blip_rl.run import sequence
+from blip_rl.run import train as sequence
 from blip_rl.tasks.games import rom_name
 
 SETTLED = 3

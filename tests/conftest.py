@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from blip_rl.report import heatmaps
+from tests.small_runs import small_config
+
 # The same examples on every machine, and no failure because a shared machine was slow for a moment.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -50,3 +53,19 @@ class Golden:
 @pytest.fixture(scope="session")
 def golden():
     return Golden(Path(__file__).parent / "golden" / "reference_small.npz")
+
+
+@pytest.fixture(scope="module")
+def _blank_heatmaps():
+    """For tests of how a run goes on: drawing heatmaps takes longer than all the rest, and no curve is of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heatmaps, "frozen_bits_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A BLIP run over two CartPoles, made once."""
+    from blip_rl.run.train import train
+
+    return train(small_config(), out=tmp_path_factory.mktemp("runs") / "run", threads=1, quiet=True)

@@ -13,17 +13,17 @@ from blip_rl.tasks.games import atari_roms
 @pytest.fixture
 def trained(monkeypatch):
     """Replace training by a record of what it was called with."""
-    import blip_rl.run.sequence
+    import blip_rl.run.train
 
     calls = []
-    monkeypatch.setattr(blip_rl.run.sequence, "train", lambda config, **options: calls.append((config, options)))
+    monkeypatch.setattr(blip_rl.run.train, "train", lambda config, **options: calls.append((config, options)))
     return calls
 
 
 @pytest.fixture
 def evaluated(monkeypatch):
     """Replace evaluation by a record of what it was called with."""
-    import blip_rl.run.rescore
+    import blip_rl.evaluation.rescore
 
     calls = []
 
@@ -31,7 +31,7 @@ def evaluated(monkeypatch):
         calls.append((run, options))
         return "the scores"
 
-    monkeypatch.setattr(blip_rl.run.rescore, "evaluate_run", record)
+    monkeypatch.setattr(blip_rl.evaluation.rescore, "evaluate_run", record)
     return calls
 
 
@@ -228,7 +228,7 @@ def test_exit_codes(error, code, message, monkeypatch, capsys):
         if error is not None:
             raise error
 
-    monkeypatch.setattr("blip_rl.run.sequence.train", fail)
+    monkeypatch.setattr("blip_rl.run.train.train", fail)
     assert run_main(monkeypatch, "train") == code
     assert capsys.readouterr().err == message
 
@@ -237,7 +237,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
     def fail(config, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("blip_rl.run.sequence.train", fail)
+    monkeypatch.setattr("blip_rl.run.train.train", fail)
     monkeypatch.setattr(sys, "argv", ["blip-rl", "train"])
     with pytest.raises(ZeroDivisionError):
         cli.main()

@@ -26,6 +26,6 @@ def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tupl
     """Score every stage of the run in folder RUN again: fill or extend its score matrix."""
     names = games_of_run(run, games)
     with loading():
-        from blip_rl.run.rescore import evaluate_run
+        from blip_rl.evaluation.rescore import evaluate_run
 
     click.echo(evaluate_run(run, games=names, actions=ACTIONS[stochastic], stages=stages or None, **options))

@@ -36,11 +36,11 @@ def export(run: Path, games: str | None, stage: int | None, out: Path | None) ->
     """
     names = games_of_run(run, games)
     if out is not None:
-        from blip_rl.run.places import check_writable_folder
+        from blip_rl.storage.paths import check_writable_folder
 
         check_writable_folder(out.parent if out.suffix.lower() == ".zip" else out)
     with loading():
-        from blip_rl.run.export import export_run
+        from blip_rl.sb3.export import export_run
 
     written = export_run(run, games=names, stage=stage, out=out)
     for exported in written:

@@ -17,11 +17,11 @@ def inspect_folder(run: Path, as_json: bool) -> None:
 
     The audit counts weights that left an interval and weights whose frozen bits changed, between any two stages.
     """
-    from blip_rl.run.places import check_run
+    from blip_rl.storage.paths import check_run
 
     check_run(run)
-    from blip_rl.report.inspect import inspect_run
-    from blip_rl.report.inspect_text import inspection_text
+    from blip_rl.report.inspection import inspect_run
+    from blip_rl.report.inspection_text import inspection_text
 
     found = inspect_run(run)
     if as_json:

@@ -40,7 +40,7 @@ def complete_games(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 
 def complete_games_of_run(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the games of the run typed before, behind the last comma."""
-    from blip_rl.run.places import task_games
+    from blip_rl.storage.paths import task_games
 
     before, comma, last = incomplete.rpartition(",")
     run = ctx.params.get("run") or next(iter(ctx.args), "")  # click parses nothing before an option without its value
@@ -90,7 +90,7 @@ def games_of_run(run: Path, games: str | None) -> tuple[str, ...] | None:
     Raises:
         UserError: not a run folder, or a game that it never saw.
     """
-    from blip_rl.run.places import check_run, named_games, task_games
+    from blip_rl.storage.paths import check_run, named_games, task_games
 
     check_run(run)
     if games is None:

@@ -13,10 +13,10 @@ from typing import NoReturn
 import click
 
 from blip_rl import __version__
-from blip_rl.cli.adopt import import_zip
 from blip_rl.cli.evaluate import evaluate
 from blip_rl.cli.export import export
 from blip_rl.cli.group import Verbs
+from blip_rl.cli.import_ import import_zip
 from blip_rl.cli.inspect import inspect_folder
 from blip_rl.cli.list import list_names
 from blip_rl.cli.render import render

@@ -66,12 +66,12 @@ def render(
     if other is not None and stages:
         raise UserError("--stage with two runs: both are shown as they are in the end (leave --stage out)")
     names = games_of_run(run, games)
-    from blip_rl.run.look import Look
+    from blip_rl.video.options import Look
 
     chosen = Look(actions=ACTIONS[stochastic], **look)
     _check_places(run, other, out)
     with loading():
-        from blip_rl.run.render import render_run, render_versus
+        from blip_rl.video.render import render_run, render_versus
 
     if other is None:
         paths = render_run(run, chosen, games=names, stages=stages or None, workers=workers, out=out)
@@ -83,7 +83,7 @@ def render(
 
 def _check_places(run: Path, other: Path | None, out: Path | None) -> None:
     """Check the second run and where the pictures go, before hours of playing."""
-    from blip_rl.run.places import check_run, check_writable_folder
+    from blip_rl.storage.paths import check_run, check_writable_folder
 
     if other is not None:
         check_run(other)

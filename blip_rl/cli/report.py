@@ -38,7 +38,7 @@ def report(
 
     A folder that holds run folders stands for all of them.
     """
-    from blip_rl.run.places import check_folder, check_writable_folder
+    from blip_rl.storage.paths import check_folder, check_writable_folder
 
     for run in runs:
         check_folder(run)

@@ -84,14 +84,14 @@ def train(
         if given:
             raise UserError(f"{option} goes with --resume RUN alone")
     if out is not None:
-        from blip_rl.run.places import check_new_run
+        from blip_rl.storage.paths import check_new_run
 
         check_new_run(out)
     with loading():
         from blip_rl.recipes import resolve
 
         config = resolve(games, agent, steps=steps, seed=seed, device=device, overrides=overrides)
-        from blip_rl.run.sequence import train as train_sequence
+        from blip_rl.run.train import train as train_sequence
 
     train_sequence(config, out=out, threads=threads, quiet=quiet)
 
@@ -103,11 +103,11 @@ def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, qu
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name)
             raise UserError(f"--{option} with --resume: a run goes on with its own recipe (leave it out)")
-    from blip_rl.run.places import check_run
+    from blip_rl.storage.paths import check_run
 
     check_run(run)
     with loading():
-        from blip_rl.run.sequence import resume
+        from blip_rl.run.train import resume
 
     try:
         resume(run, accept_changes=accept_changes, threads=threads, quiet=quiet)

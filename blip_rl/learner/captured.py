@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blip_rl.learner.figures import UpdateFigures
-from blip_rl.learner.recording import Recording
+from blip_rl.learner.cuda_graph import Recording
+from blip_rl.learner.diagnostics import UpdateFigures
 from blip_rl.learner.rollout import Minibatch
 
 

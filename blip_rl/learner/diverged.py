@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from blip_rl.learner.figures import UpdateFigures
+from blip_rl.learner.diagnostics import UpdateFigures
 
 
 def check_finite(updates: Sequence[UpdateFigures], weights: Mapping[str, Tensor], where: str) -> None:

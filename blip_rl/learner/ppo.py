@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from blip_rl.config import AgentConfig, ComputeConfig
-from blip_rl.learner.fast_ppo import FastPPO
+from blip_rl.learner.base_ppo import FastPPO
 from blip_rl.learner.numbers import stable_baselines_numbers
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.precision import be_exact

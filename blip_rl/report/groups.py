@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from blip_rl.core import metrics
 from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
-from blip_rl.report.load import Array, RunScores, Steps
-from blip_rl.report.load_run import RunRecord
+from blip_rl.report.run_record import RunRecord
+from blip_rl.report.scores import Array, RunScores, Steps
 
 _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3

@@ -15,11 +15,12 @@ from markupsafe import Markup
 
 from blip_rl.errors import UserError
 from blip_rl.references import scale_text
-from blip_rl.report import sections, sections_matrix, sections_network, words
-from blip_rl.report.album import Album
+from blip_rl.report import sections, sections_matrix, sections_network
+from blip_rl.report import text as words
+from blip_rl.report.figures import Album
 from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed
 from blip_rl.report.heatmaps import scale_css
-from blip_rl.report.load_run import RunRecord, is_run, load_run
+from blip_rl.report.run_record import RunRecord, is_run, load_run
 from blip_rl.report.section import Section
 from blip_rl.report.sequences import NORMALISERS, comparable_runs, differences
 from blip_rl.storage.atomic import replace_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blip_rl.report.album import Picture
+from blip_rl.report.figures import Picture
 
 
 @dataclass(frozen=True)

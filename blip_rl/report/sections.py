@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from blip_rl.report import bars, curves
-from blip_rl.report.album import SMALL, WIDE, Album, Picture
 from blip_rl.report.drawing import Axes, Figure
+from blip_rl.report.figures import SMALL, WIDE, Album, Picture
 from blip_rl.report.groups import (
     LEVELS,
     VERDICT,
@@ -21,10 +21,10 @@ from blip_rl.report.groups import (
     training_lines,
     verdict,
 )
-from blip_rl.report.load_run import RunRecord, Task
+from blip_rl.report.run_record import RunRecord, Task
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
-from blip_rl.report.words import headline, listed, number, played, spread
+from blip_rl.report.text import headline, listed, number, played, spread
 
 _AT_ONE = "Dotted at 1: as much as one game played as well as the reference."
 

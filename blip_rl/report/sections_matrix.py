@@ -8,13 +8,13 @@ import numpy as np
 
 from blip_rl.core import metrics
 from blip_rl.report import bars, heatmaps
-from blip_rl.report.album import SMALL, WIDE, Album, Picture
 from blip_rl.report.drawing import Figure
+from blip_rl.report.figures import SMALL, WIDE, Album, Picture
 from blip_rl.report.groups import Group, mean_matrix
-from blip_rl.report.load import Array
+from blip_rl.report.scores import Array
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
-from blip_rl.report.words import listed, number
+from blip_rl.report.text import listed, number
 
 _MATRIX_CAPTION = "One colour scale for all agents and games: 0 pale, 1 or more blue, −1 or less orange."
 

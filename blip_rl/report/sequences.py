@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from blip_rl.report.load_run import RunRecord
+from blip_rl.report.run_record import RunRecord
 
 NORMALISERS = "random and reference scores"
 

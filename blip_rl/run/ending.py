@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blip_rl.errors import RunError, UserError, error_text, is_out_of_memory
-from blip_rl.run.folder import RunFolder
-from blip_rl.run.progress import snapshot_steps
 from blip_rl.shell import shell_command
+from blip_rl.storage.run_folder import RunFolder
+from blip_rl.storage.snapshot_names import snapshot_steps
 
 
 @contextmanager

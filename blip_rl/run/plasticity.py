@@ -17,8 +17,8 @@ from blip_rl.core.fisher import diagonal_fisher
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods.base import Method
-from blip_rl.run.folder import RunFolder
-from blip_rl.run.rows import Phase, PlasticityRow
+from blip_rl.records import Phase, PlasticityRow
+from blip_rl.storage.run_folder import RunFolder
 
 STATES = 256
 _GRADIENT_STRIDE = 4

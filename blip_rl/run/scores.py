@@ -12,17 +12,17 @@ import torch
 from stable_baselines3.common.logger import Logger
 
 from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.console import Console
 from blip_rl.core import metrics
 from blip_rl.errors import UserError
+from blip_rl.evaluation.episodes import ActionLog, Episode, evaluate_task, mean_score, normalised, score_rows
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
-from blip_rl.run.console import Console
-from blip_rl.run.evaluation import ActionLog, Episode, evaluate_task, mean_score, normalised, score_rows
-from blip_rl.run.folder import RunFolder
+from blip_rl.records import Phase, ScoreRow, SpeedRow
+from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityPanel
-from blip_rl.run.returns import TrainingReturns
-from blip_rl.run.rows import Phase, ScoreRow, SpeedRow
-from blip_rl.run.stop import StopRequest
+from blip_rl.storage.returns import TrainingReturns
+from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.make import make_evaluation_env
 
 _CUT_OFF = 4  # times its share: a policy that has got stuck since the last evaluation

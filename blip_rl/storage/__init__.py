@@ -1,1 +1,1 @@
-"""Writing files so that they exist whole or not at all, by one process at a time."""
+"""What is on disk: run folders, snapshots and checkpoints, written atomically and checked when read."""

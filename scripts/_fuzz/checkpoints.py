@@ -12,13 +12,14 @@ from _fuzz.folders import NO_LONGER_WHAT_IT_WAS
 from _fuzz.runs import METHODS, Files, redigest, unfinished_run, write
 from blip_rl.config import EvaluationConfig
 from blip_rl.errors import UserError
+from blip_rl.evaluation.cells import Cell
+from blip_rl.evaluation.rescore import ScoringPlayer
 from blip_rl.recipes import load_run_config
 from blip_rl.report.audit import audit_run
+from blip_rl.report.bits import load_bit_maps
 from blip_rl.report.checkpoints import open_checkpoints
-from blip_rl.report.load_bits import load_bit_maps
-from blip_rl.run import durable, snapshots
-from blip_rl.run.cells import Cell
-from blip_rl.run.rescore import ScoringPlayer
+from blip_rl.storage import durable
+from blip_rl.storage import snapshot as snapshots
 
 
 class Checkpoints:

@@ -19,10 +19,12 @@ from _fuzz.folders import undrawn
 from _fuzz.runs import unfinished_run, write
 from _fuzz.watch import check_ending
 from blip_rl.cli import program
-from blip_rl.report.gifs import Film
-from blip_rl.run import render, rescore, sequence
-from blip_rl.run.filming import Take
+from blip_rl.evaluation import rescore
+from blip_rl.run import train
 from blip_rl.shell import shell_command
+from blip_rl.video import render
+from blip_rl.video.recorder import Take
+from blip_rl.video.sheet import Film
 
 _WORKING_FOLDER = "a/b/c/d"
 """Deep, so that a path such as ``..`` leads nowhere else."""
@@ -112,8 +114,8 @@ def _value(draw: random.Random) -> str:
 def _stubs() -> Iterator[None]:
     """No training, and instead of hours of playing one film of two pictures."""
     owners: Sequence[tuple[Any, str, Any]] = (
-        (sequence, "train", lambda *_, **__: Path("new")),
-        (sequence, "resume", lambda path, **_: path),
+        (train, "train", lambda *_, **__: Path("new")),
+        (train, "resume", lambda path, **_: path),
         (rescore, "play_cells", lambda *_: (rows for rows in ())),
         (render, "play_cells", lambda player, cells, *_: (_film(cell) for cell in cells[:2])),
     )

@@ -15,12 +15,12 @@ from typing import Any
 from _fuzz import change, tensors
 from _fuzz.canary import Canaries
 from _fuzz.runs import Files, redigest, unfinished_run, write
-from blip_rl.report import album, sections_network
-from blip_rl.report.inspect import inspect_run
-from blip_rl.report.inspect_text import inspection_text
+from blip_rl.evaluation.rescore import evaluate_run
+from blip_rl.report import figures, sections_network
+from blip_rl.report.inspection import inspect_run
+from blip_rl.report.inspection_text import inspection_text
 from blip_rl.report.page import write_report
-from blip_rl.run import sequence
-from blip_rl.run.rescore import evaluate_run
+from blip_rl.run import train
 
 NO_LONGER_WHAT_IT_WAS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, struct.error, csv.Error)
 """What comes of changing a file for a second time."""
@@ -77,7 +77,7 @@ class Folders:
 
     def _resume(self, draw: random.Random) -> None:
         with opened_only():
-            sequence.resume(self._folder, accept_changes=draw.random() < 0.7, threads=1, quiet=True)
+            train.resume(self._folder, accept_changes=draw.random() < 0.7, threads=1, quiet=True)
 
 
 def changed(draw: random.Random, files: Files, canaries: Canaries) -> None:
@@ -129,33 +129,33 @@ def _replace(draw: random.Random, folder: Path, outside: Path) -> None:
 @contextlib.contextmanager
 def undrawn() -> Iterator[None]:
     """Everything of a report but the drawing itself."""
-    drawn, png = vars(album.Album)["_render"], sections_network.heatmaps.bits_png
-    album.Album._render = staticmethod(lambda *_, **__: _PIXEL)  # type: ignore[assignment, method-assign]
+    drawn, png = vars(figures.Album)["_render"], sections_network.heatmaps.bits_png
+    figures.Album._render = staticmethod(lambda *_, **__: _PIXEL)  # type: ignore[assignment, method-assign]
     sections_network.heatmaps.bits_png = lambda *_: b"png"
     try:
         yield
     finally:
-        album.Album._render = drawn  # type: ignore[method-assign]
+        figures.Album._render = drawn  # type: ignore[method-assign]
         sections_network.heatmaps.bits_png = png
 
 
 @contextlib.contextmanager
 def opened_only() -> Iterator[None]:
     """Resume as far as the agent, its method and its games are what they were; no update is made."""
-    learn, open_run, opened = sequence._learn, sequence._open, []
+    learn, open_run, opened = train._learn, train._open, []
 
     def open_stage(run: Any, saved: Any) -> None:
         if saved is not None:
-            with sequence._environments(run, saved.stage, saved):
-                sequence.go_on(run, saved)
+            with train._environments(run, saved.stage, saved):
+                train.go_on(run, saved)
                 with run.agent.protected_by(run.method, resume=True):
                     run.method.frozen_bits()
 
-    sequence._learn = open_stage
-    sequence._open = lambda *arguments: opened.append(open_run(*arguments)) or opened[-1]
+    train._learn = open_stage
+    train._open = lambda *arguments: opened.append(open_run(*arguments)) or opened[-1]
     try:
         yield
     finally:
-        sequence._learn, sequence._open = learn, open_run
+        train._learn, train._open = learn, open_run
         for run in opened:
             run.logger.close()  # each has a thread, and a few thousand are more than there can be

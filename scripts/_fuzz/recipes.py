@@ -13,7 +13,7 @@ from _fuzz.runs import METHODS, TINY
 from blip_rl.methods import make_method
 from blip_rl.recipes import dump_run_config, load_run_config, parse_run_config, resolve
 from blip_rl.recipes.files import recipe_folder
-from blip_rl.run.memory import check_training
+from blip_rl.run.resources import check_training
 
 _VECTORS = spaces.Box(-1.0, 1.0, (4,), np.float32)
 _KEYS = (

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 from blip_rl.recipes import resolve
-from blip_rl.run import sequence
-from blip_rl.run.sequence import train
+from blip_rl.run import train as sequence
+from blip_rl.run.train import train
 
 TINY = (
     "ppo.environments=2", "ppo.rollout_steps=16", "ppo.minibatches=2", "ppo.epochs=1",

@@ -17,7 +17,7 @@ from _benchmark.contestants import Contestant, build_ours, freezing, recipe
 
 from _gpu.results import Results, step_options
 from blip_rl.config import ComputeConfig
-from blip_rl.learner.snapshot import Snapshot, put, take
+from blip_rl.learner.state import Snapshot, put, take
 from blip_rl.methods.base import MethodState
 
 AGENTS = ("finetune", "blip")

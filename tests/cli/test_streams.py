@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blip_rl.run.console import Console
+from blip_rl.console import Console
 from tests.run.broken_off import CARTPOLES, command
 
 FULL = "/dev/full"

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from oracles import fisher_of_actions
 from torch import nn
 
 from blip_rl.core.fisher import diagonal_fisher
+from tests.core.oracles import fisher_of_actions
 
 # torch pads a copy for even kernels with padding='same', and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")

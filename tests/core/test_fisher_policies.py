@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from oracles import fisher_enumerated, fisher_of_actions
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
 from blip_rl.core.fisher import diagonal_fisher
+from tests.core.oracles import fisher_enumerated, fisher_of_actions
 
 
 def small_trunk():

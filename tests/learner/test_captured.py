@@ -4,18 +4,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small_agents import ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
-from small_agents import learn as learn_unprotected
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
-from tape import Tape, acted_out, no_looks
 
-from blip_rl.learner import fast_ppo, recording
-from blip_rl.learner.interleave import Turns, learn_in_turns
+from blip_rl.learner import base_ppo, cuda_graph
+from blip_rl.learner.cuda_graph import Recording
+from blip_rl.learner.distributions import judge, sample
+from blip_rl.learner.multitask import Turns, learn_in_turns
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.learner.recording import Recording
 from blip_rl.learner.rollout import Rollout
-from blip_rl.learner.unchecked import judge, sample
 from blip_rl.methods import load_method, method_names
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.ewc import Ewc
@@ -26,6 +23,9 @@ from blip_rl.methods.l2 import L2
 from blip_rl.methods.multitask import Multitask
 from blip_rl.methods.packnet import Packnet
 from blip_rl.methods.sgp import Sgp
+from tests.learner.small_agents import ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
+from tests.learner.small_agents import learn as learn_unprotected
+from tests.learner.tape import Tape, acted_out, no_looks
 
 NUMBERS = spaces.Box(-1, 1, (3,), np.float32)
 ENVIRONMENTS = {
@@ -54,10 +54,10 @@ def learn(model, rollouts):
 @pytest.fixture
 def records(monkeypatch):
     """Updates are recorded, on tape; actions are chosen as ever, so that rollouts are the same."""
-    acted_out(monkeypatch, recording)
-    monkeypatch.setattr(fast_ppo, "can_record", lambda device: True)
-    lanes = fast_ppo.Lanes
-    monkeypatch.setattr(fast_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
+    acted_out(monkeypatch, cuda_graph)
+    monkeypatch.setattr(base_ppo, "can_record", lambda device: True)
+    lanes = base_ppo.Lanes
+    monkeypatch.setattr(base_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
 
 
 def two_tasks(kind, method, **compute):
@@ -150,7 +150,7 @@ def test_numbers_gone_bad_are_found_as_ever(records):
 
 
 def test_without_a_recording_it_goes_on_with_one_warning(monkeypatch, records):
-    acted_out(monkeypatch, recording, failing=True)
+    acted_out(monkeypatch, cuda_graph, failing=True)
     plain = learn(agent(compute={"capture": "off"}), 4)
     failing = agent()
     with pytest.warns(UserWarning, match=r"no CUDA graph could be recorded: .*compute\.capture") as caught:
@@ -180,7 +180,7 @@ def test_tasks_in_turn_are_recorded_each_for_itself(records):
 
 
 def test_a_recording_runs_as_it_is_first_and_never_asks_python_again(monkeypatch):
-    acted_out(monkeypatch, recording)
+    acted_out(monkeypatch, cuda_graph)
     total, asked = torch.zeros(()), []
 
     def work():
@@ -208,8 +208,8 @@ def test_what_blip_does_after_a_step_never_looks_into_a_tensor(quantize_forward)
 
 
 def staged(monkeypatch, env, **compute):
-    acted_out(monkeypatch, recording)
-    monkeypatch.setattr(fast_ppo, "can_record", lambda device: True)
+    acted_out(monkeypatch, cuda_graph)
+    monkeypatch.setattr(base_ppo, "can_record", lambda device: True)
     return agent(env=env, compute=compute)
 
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from small_agents import Pixels, agent, learn, same, vectorised, weights
 
 from blip_rl.learner import compiled
 from blip_rl.learner.advantages import by_doubling, step_by_step
 from blip_rl.learner.compiled import Compiled
-from blip_rl.learner.figures import _explained_variance
+from blip_rl.learner.diagnostics import _explained_variance
 from blip_rl.learner.precision import _switches
 from blip_rl.learner.staging import Staging
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import RecipeError, dump_run_config, load_run_config, resolve
+from tests.learner.small_agents import Pixels, agent, learn, same, vectorised, weights
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 16, 125, 128])

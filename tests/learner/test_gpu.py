@@ -7,13 +7,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from safetensors.torch import load, save
-from small_agents import PAPER_IMAGE, ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
 from stable_baselines3.common.callbacks import CallbackList
 
-from blip_rl.learner import snapshot
+from blip_rl.learner import state as snapshot
+from blip_rl.learner.distributions import judge
 from blip_rl.learner.precision import products
 from blip_rl.learner.staging import Staging
-from blip_rl.learner.unchecked import judge
 from blip_rl.methods import make_method, method_names
 from blip_rl.methods.base import MethodState
 from blip_rl.methods.blip import Blip
@@ -21,6 +20,7 @@ from blip_rl.methods.ewc import Ewc
 from blip_rl.methods.finetune import Finetune
 from blip_rl.recipes.files import recipe_folder
 from blip_rl.tasks.groups import GroupedVecEnv
+from tests.learner.small_agents import PAPER_IMAGE, ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
 
 pytestmark = pytest.mark.gpu
 

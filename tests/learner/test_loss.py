@@ -5,15 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from small_agents import PPO, ROLLOUT, agent, cartpole, learn, same, weights
-from tape import Tape, acted_out
 from torch.nn.utils import clip_grad_norm_
 
 from blip_rl.config import PpoConfig
-from blip_rl.learner import fast_ppo, recording
+from blip_rl.learner import base_ppo, cuda_graph
 from blip_rl.learner.loss import ppo_loss
 from blip_rl.learner.rollout import Minibatch
 from blip_rl.methods.finetune import Finetune
+from tests.learner.small_agents import PPO, ROLLOUT, agent, cartpole, learn, same, weights
+from tests.learner.tape import Tape, acted_out
 
 RELEASE = {"value_loss": "max", "value_loss_scale": 0.5, "normalize_advantage": "rollout"}
 """The BLIP release's losses: RL/rl_module/ppo_blip.py."""
@@ -149,10 +149,10 @@ def test_an_update_with_the_releases_settings_is_the_releases_update():
 
 
 def test_the_releases_settings_are_recorded_too(monkeypatch):
-    acted_out(monkeypatch, recording)
-    monkeypatch.setattr(fast_ppo, "can_record", lambda device: True)
-    lanes = fast_ppo.Lanes
-    monkeypatch.setattr(fast_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
+    acted_out(monkeypatch, cuda_graph)
+    monkeypatch.setattr(base_ppo, "can_record", lambda device: True)
+    lanes = base_ppo.Lanes
+    monkeypatch.setattr(base_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
     learned = []
     for capture in ("off", "auto"):
         model = agent(env=cartpole(), compute={"capture": capture}, **RELEASE)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small_agents import trunk_config, weights
 from torch.distributions import Categorical, Normal
 
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
+from tests.learner.small_agents import trunk_config, weights
 
 NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small_agents import PPO, ROLLOUT, Lines, Pixels, agent, cartpole, learn, same, vectorised, weights
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch.distributions import Normal
 
@@ -13,6 +12,7 @@ from blip_rl.methods.base import attached
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.packnet import Packnet
 from blip_rl.tasks.control import make_control_env
+from tests.learner.small_agents import PPO, ROLLOUT, Lines, Pixels, agent, cartpole, learn, same, vectorised, weights
 
 
 def learning_rates(model, rollouts):

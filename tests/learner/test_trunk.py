@@ -5,11 +5,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from pydantic import ValidationError
-from small_agents import PAPER_IMAGE, SMALL_IMAGE, VECTOR, trunk_config
 from torch import nn
 
 from blip_rl.errors import UserError
 from blip_rl.learner.trunk import Modulation, Trunk, check_observations, check_trunk
+from tests.learner.small_agents import PAPER_IMAGE, SMALL_IMAGE, VECTOR, trunk_config
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)

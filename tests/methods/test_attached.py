@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from small_tasks import Task, learn, mlp
 from stable_baselines3 import PPO
 from torch import nn
 
-from blip_rl.learner.plain import protect
 from blip_rl.methods.base import Method, attached
 from blip_rl.methods.blip import Blip
+from blip_rl.sb3.protect import protect
+from tests.methods.small_tasks import Task, learn, mlp
 
 
 class Spy(Method):

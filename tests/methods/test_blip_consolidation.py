@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from small_tasks import FEATURES, TRUNKS, Task, bounds, conv, copies, learn, mlp, three_tasks
 from torch import nn
 from torch.distributions import Normal
 
@@ -12,6 +11,7 @@ from blip_rl.core import bits
 from blip_rl.core.fisher import diagonal_fisher
 from blip_rl.methods.base import FinishedTask
 from blip_rl.methods.blip import Blip
+from tests.methods.small_tasks import FEATURES, TRUNKS, Task, bounds, conv, copies, learn, mlp, three_tasks
 
 trunks = pytest.mark.parametrize("name", TRUNKS)
 

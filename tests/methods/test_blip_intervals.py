@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_tasks import TRUNKS, bounds, copies, inside, learn, mlp, on_grid, three_tasks
 
 from blip_rl.core import bits
 from blip_rl.methods.blip import Blip
+from tests.methods.small_tasks import TRUNKS, bounds, copies, inside, learn, mlp, on_grid, three_tasks
 
 trunks = pytest.mark.parametrize("name", TRUNKS)
 VARIANTS = {

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import load, save
-from small_tasks import TRUNKS, Task, copies, three_tasks
 from torch import nn
 from torch.distributions import Categorical
 
@@ -19,6 +18,7 @@ from blip_rl.methods import make_method, method_names
 from blip_rl.methods.base import MethodState, attached
 from blip_rl.methods.finetune import Finetune
 from blip_rl.recipes.files import recipe_folder
+from tests.methods.small_tasks import TRUNKS, Task, copies, three_tasks
 
 methods = pytest.mark.parametrize("name", method_names())
 trunks = pytest.mark.parametrize("kind", TRUNKS)

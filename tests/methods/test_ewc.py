@@ -5,7 +5,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
-from small_tasks import TRUNKS, Task, conv, copies, forgetting, learn, mlp, three_tasks
 from torch import nn
 
 from blip_rl.core.fisher import diagonal_fisher
@@ -14,6 +13,7 @@ from blip_rl.methods.base import FinishedTask, MethodState, attached
 from blip_rl.methods.ewc import Ewc
 from blip_rl.methods.ewc_online import EwcOnline
 from blip_rl.methods.finetune import Finetune
+from tests.methods.small_tasks import TRUNKS, Task, conv, copies, forgetting, learn, mlp, three_tasks
 
 trunks = pytest.mark.parametrize("name", TRUNKS)
 both = pytest.mark.parametrize("kind", [Ewc, EwcOnline])

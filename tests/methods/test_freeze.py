@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_tasks import TRUNKS, copies, forgetting, learn, mlp, three_tasks
 
 from blip_rl.methods.base import MethodState, attached
 from blip_rl.methods.finetune import Finetune
 from blip_rl.methods.freeze import Freeze
+from tests.methods.small_tasks import TRUNKS, copies, forgetting, learn, mlp, three_tasks
 
 trunks = pytest.mark.parametrize("name", TRUNKS)
 

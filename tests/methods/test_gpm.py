@@ -8,7 +8,6 @@ import pytest
 import torch
 from gymnasium import spaces
 from safetensors.torch import load, save
-from small_tasks import TRUNKS, Task, copies, learn, mlp
 from torch import nn
 
 from blip_rl.core.subspace import layer_inputs
@@ -16,6 +15,7 @@ from blip_rl.methods.base import MethodState, attached
 from blip_rl.methods.finetune import Finetune
 from blip_rl.methods.gpm import Gpm
 from blip_rl.methods.sgp import Sgp
+from tests.methods.small_tasks import TRUNKS, Task, copies, learn, mlp
 
 trunks = pytest.mark.parametrize("name", TRUNKS)
 methods = pytest.mark.parametrize("method", [Gpm, Sgp])

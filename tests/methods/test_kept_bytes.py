@@ -1,10 +1,10 @@
 """What each method says that it will keep, against what it does keep."""
 
 import pytest
-from small_tasks import TRUNKS, learn, three_tasks
-from test_contract import from_recipe
 
 from blip_rl.methods import method_names
+from tests.methods.small_tasks import TRUNKS, learn, three_tasks
+from tests.methods.test_contract import from_recipe
 
 SETTINGS = {"clear": {"capacity_frames": 60}, "packnet": {"tasks": 3}}
 AT_MOST = {"gpm", "sgp"}

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from small_tasks import TRUNKS, conv, copies, forgetting, learn, mlp, three_tasks
 from torch import nn
 
 from blip_rl.methods.base import attached
 from blip_rl.methods.finetune import Finetune
 from blip_rl.methods.l2 import L2
+from tests.methods.small_tasks import TRUNKS, conv, copies, forgetting, learn, mlp, three_tasks
 
 trunks = pytest.mark.parametrize("name", TRUNKS)
 

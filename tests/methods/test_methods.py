@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from small_tasks import Task, copies, learn, mlp
 
 from blip_rl.errors import UserError
 from blip_rl.methods import load_method, method_names
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.finetune import Finetune
+from tests.methods.small_tasks import Task, copies, learn, mlp
 
 
 def test_the_names_are_the_files_that_hold_a_method():

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load, save
-from small_tasks import TRUNKS, copies, learn, mlp, three_tasks
 from torch import nn
 
 from blip_rl.methods.base import MethodState
 from blip_rl.methods.single import Single
+from tests.methods.small_tasks import TRUNKS, copies, learn, mlp, three_tasks
 
 trunks = pytest.mark.parametrize("name", TRUNKS)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
-from report_runs import make_run
 
-from blip_rl.report.album import Album
+from blip_rl.report.figures import Album
+from tests.report.report_runs import make_run
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from blip_rl.report import drawing
 JUPYTER = "module://matplotlib_inline.backend_inline"
 DRAW = """
 import sys
-from blip_rl.report.album import Album
+from blip_rl.report.figures import Album
 from blip_rl.report.heatmaps import frozen_bits_image
 import numpy as np
 frozen_bits_image(np.zeros((2, 2), np.uint8), 20, "fc1")

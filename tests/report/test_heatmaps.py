@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from blip_rl.report import heatmaps, load_run
+from blip_rl.report import heatmaps, run_record
 from blip_rl.report.style import DARK, LIGHT
 
 
@@ -85,7 +85,7 @@ def test_a_layer_is_drawn_task_after_task_on_one_scale():
 
 
 def test_the_longest_title_is_whole_in_a_row_of_the_matrix():
-    title = "x" * load_run._LONGEST_TITLE
+    title = "x" * run_record._LONGEST_TITLE
     ax = Figure(figsize=(4.8, 2)).add_subplot()
     heatmaps.draw_matrix(ax, [["1"]], np.array([[0.5]]), [f"after {title}"], [title], LIGHT)
     assert [label.get_text() for label in ax.get_yticklabels()] == [f"after {title}"]

@@ -10,14 +10,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from blip_rl.errors import UserError
-from blip_rl.report import album
+from blip_rl.report import figures
+from blip_rl.report.bits import load_bit_maps, load_budget
 from blip_rl.report.checkpoints import Checkpoint
-from blip_rl.report.inspect import inspect_run
-from blip_rl.report.inspect_text import inspection_text
-from blip_rl.report.load_bits import load_bit_maps, load_budget
+from blip_rl.report.inspection import inspect_run
+from blip_rl.report.inspection_text import inspection_text
 from blip_rl.report.load_logs import load_plasticity
-from blip_rl.report.load_run import load_run
 from blip_rl.report.page import write_report
+from blip_rl.report.run_record import load_run
 from blip_rl.untrusted import machine
 from tests.report.report_runs import make_run
 
@@ -31,7 +31,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def _undrawn(monkeypatch):
-    monkeypatch.setattr(album.Album, "_render", staticmethod(lambda *_, **__: (b"<svg/>", b"png")))
+    monkeypatch.setattr(figures.Album, "_render", staticmethod(lambda *_, **__: (b"<svg/>", b"png")))
 
 
 def stage(run, weights, kept, facts=None):

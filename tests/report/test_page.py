@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import report_runs as made
 from click.testing import CliRunner
 
 from blip_rl.cli import cli
@@ -20,11 +19,12 @@ from blip_rl.core import metrics
 from blip_rl.core.intervals import interquartile_mean, student_interval
 from blip_rl.errors import UserError
 from blip_rl.report import curves
+from blip_rl.report.bits import load_bit_maps, load_budget
 from blip_rl.report.groups import describe_series, group_runs, over_seeds, rescale_observed, verdict
-from blip_rl.report.load_bits import load_bit_maps, load_budget
-from blip_rl.report.load_run import load_run
 from blip_rl.report.page import run_folders, write_report
+from blip_rl.report.run_record import load_run
 from blip_rl.report.section import Section
+from tests.report import report_runs as made
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from report_runs import make_run
 
 from blip_rl.report.page import write_report
+from tests.report.report_runs import make_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from blip_rl.report import heatmaps
-from blip_rl.report.album import Album
+from blip_rl.report.figures import Album
 from blip_rl.report.groups import group_runs
-from blip_rl.report.load_run import load_run
+from blip_rl.report.run_record import load_run
 from blip_rl.report.sections_matrix import matrix_section
 
 

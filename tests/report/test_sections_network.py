@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import report_runs as made
 
 from blip_rl.report import curves
-from blip_rl.report.album import Album
+from blip_rl.report.figures import Album
 from blip_rl.report.groups import group_runs, over_seeds
-from blip_rl.report.load_run import load_run
+from blip_rl.report.run_record import load_run
 from blip_rl.report.sections_network import plasticity_section, speed_section
+from tests.report import report_runs as made
 
 COLUMNS = ["env_steps", "stage", "phase", "layer", "dormant_share", "effective_rank", "gradient_norm", "free_bits"]
 # A boundary at 1000 steps: its consolidation takes 17 of 20 bits; then the next game is measured before its first step.

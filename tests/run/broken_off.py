@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blip_rl.recipes import resolve
-from blip_rl.run.sequence import resume, train
+from blip_rl.run.train import resume, train
 
 CARTPOLES = (
     "ppo.environments=4",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_rl.run import durable
+from blip_rl.storage import durable
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 DIR_FD = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.rename": 2, "os.truncate": None}

@@ -15,14 +15,15 @@ from ale_py import AtariVectorEnv
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from blip_rl.errors import RunError
+from blip_rl.evaluation import episodes as evaluation
+from blip_rl.evaluation import pool
+from blip_rl.evaluation.cells import Cell
 from blip_rl.recipes import load_run_config
-from blip_rl.run import evaluation, workers
-from blip_rl.run.cells import Cell
 from blip_rl.run.ending import telling_how_to_go_on
-from blip_rl.run.folder import RunFolder
-from blip_rl.run.sequence import train
+from blip_rl.run.train import train
+from blip_rl.storage.run_folder import RunFolder
+from tests.evaluation.test_rescore import Dying
 from tests.run.broken_off import ATARI, assert_equal, go_on, process, settings, small_run
-from tests.run.test_rescore import Dying
 
 CARTPOLES_ALONE = (*settings("finetune"), "evaluation.before_training=false")
 """Games are counted here: those before the first step would be failed first."""
@@ -163,10 +164,10 @@ def test_a_worker_that_is_killed_ends_the_command_with_its_game_and_seeds(verb, 
 
 
 def test_a_worker_that_does_not_answer_to_being_ended_is_not_waited_for(finished_run, monkeypatch):
-    monkeypatch.setattr(workers, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(pool, "_PATIENCE_SECONDS", 0.5)
     config = load_run_config(finished_run / "config.toml")
     player = Dying(finished_run, config, config.evaluation)
-    results = workers.play_in_workers(player, [Cell(1, "cartpole-a")] * 2, 1, lambda count: None)
+    results = pool.play_in_workers(player, [Cell(1, "cartpole-a")] * 2, 1, lambda count: None)
     next(results)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGSTOP)

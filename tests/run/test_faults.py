@@ -14,10 +14,10 @@ import pytest
 
 from blip_rl.errors import RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run import snapshots
-from blip_rl.run.sequence import train
+from blip_rl.run.train import train
+from blip_rl.storage import snapshot as snapshots
 from tests.run.broken_off import assert_equal, curves, evidence, go_on, killed_at, settings, small_run
-from tests.run.faulty_disk import FaultyDisk
+from tests.storage.faulty_disk import FaultyDisk
 
 pytestmark = [
     pytest.mark.usefixtures("_blank_heatmaps"),

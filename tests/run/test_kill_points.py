@@ -15,9 +15,11 @@ import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run import durable, sequence, snapshots
-from blip_rl.run.folder import RunFolder
-from blip_rl.run.sequence import train
+from blip_rl.run import train as sequence
+from blip_rl.run.train import train
+from blip_rl.storage import durable
+from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.run_folder import RunFolder
 from blip_rl.untrusted.files import read_json
 from tests.run.broken_off import curves, evidence, go_on, killed_at, settings, small_run
 from tests.run.kill_points import KillPoints

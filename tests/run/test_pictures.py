@@ -4,9 +4,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blip_rl.report import heatmaps
-from blip_rl.run import boundary_gifs
 from blip_rl.run.pictures import optional_picture
-from blip_rl.run.sequence import train
+from blip_rl.run.train import train
+from blip_rl.video import tensorboard
 from tests.run.broken_off import command, process, settings, small_run
 
 ONE_GAME = {"games": "cartpole-a", "steps": "128"}
@@ -24,7 +24,7 @@ def images(run):
 
 def test_pictures_that_fail_are_warnings_and_the_training_ends_well(tmp_path, monkeypatch):
     monkeypatch.setattr(heatmaps, "frozen_bits_image", fail)
-    monkeypatch.setattr(boundary_gifs, "_film", fail)
+    monkeypatch.setattr(tensorboard, "_film", fail)
     config = small_run(overrides=(*settings("blip"), "evaluation.gifs=true"), **ONE_GAME)
     with pytest.warns(UserWarning, match="TensorBoard lacks .*ValueError: no such font") as caught:
         run = train(config, out=tmp_path / "run", threads=1, quiet=True)

@@ -16,8 +16,8 @@ from blip_rl.methods.base import FinishedTask, Method
 from blip_rl.methods.packnet import Packnet
 from blip_rl.run import plasticity
 from blip_rl.run.plasticity import STATES, PlasticityPanel, measure, some_states
-from blip_rl.run.sequence import train
-from tests.run.conftest import small_config
+from blip_rl.run.train import train
+from tests.small_runs import small_config
 
 COLUMNS = ["env_steps", "stage", "phase", "layer", "dormant_share", "effective_rank", "gradient_norm", "free_bits"]
 

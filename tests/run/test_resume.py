@@ -12,15 +12,17 @@ from click.testing import CliRunner
 
 from blip_rl import cli
 from blip_rl.errors import RunError, UserError
+from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
-from blip_rl.run import durable, sequence, snapshots
-from blip_rl.run.folder import RunFolder
-from blip_rl.run.going_on import newest_snapshot
-from blip_rl.run.monitor import TaskMonitor
-from blip_rl.run.rescore import evaluate_run
+from blip_rl.run import train as sequence
+from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.sequence import resume, train
+from blip_rl.run.train import resume, train
+from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.storage import durable
+from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import (
     ATARI,
     assert_equal,

@@ -5,8 +5,8 @@ import pytest
 
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.report import heatmaps
-from blip_rl.run import snapshots
-from blip_rl.run.sequence import resume, train
+from blip_rl.run.train import resume, train
+from blip_rl.storage import snapshot
 from blip_rl.tasks.groups import GroupedVecEnv
 from tests.run.broken_off import ATARI, curves, evidence, killed_at, settings, small_run
 
@@ -36,7 +36,7 @@ def test_a_run_killed_twice_ends_as_one_that_never_was(kind, tmp_path, monkeypat
     run = tmp_path / "run"
     with killed_at(ContinualPPO, "train", 4):
         train(small_run(**RUNS[kind]), out=run, threads=1, quiet=True)
-    with killed_at(snapshots, "save", 2, True):
+    with killed_at(snapshot, "save", 2, True):
         resume(run, threads=1, quiet=True)
     assert evidence(run) != evidence(whole)
     resume(run, threads=1, quiet=True)

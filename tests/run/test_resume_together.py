@@ -8,12 +8,13 @@ import pytest
 from blip_rl.errors import InterruptedRunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.recipes import resolve
-from blip_rl.run import sequence, snapshots
-from blip_rl.run.folder import RunFolder
-from blip_rl.run.going_on import newest_snapshot
-from blip_rl.run.monitor import TaskMonitor
+from blip_rl.run import train as sequence
+from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.sequence import train
+from blip_rl.run.train import train
+from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import (
     ATARI,
     CARTPOLES,

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from stable_baselines3.common.logger import Logger
 
+from blip_rl.console import Console
+from blip_rl.evaluation.episodes import Episode
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config
 from blip_rl.run import scores as module
-from blip_rl.run.console import Console
-from blip_rl.run.evaluation import Episode
-from blip_rl.run.folder import RunFolder
+from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityPanel
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.stop import StopRequest
-from tests.run.conftest import small_config
+from blip_rl.storage.run_folder import RunFolder
+from tests.small_runs import small_config
 
 SHARE = ("evaluation.every_steps=1000", "evaluation.periodic_share=1.0", "evaluation.episodes=8")
 

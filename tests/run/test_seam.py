@@ -6,16 +6,17 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run import sequence, snapshots
+from blip_rl.run import train as sequence
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.sequence import train
+from blip_rl.run.train import train
+from blip_rl.storage import snapshot
 from tests.run.broken_off import broken_off, go_on, killed_at, small_run
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 RESUMED_FROM = [
     (ContinualPPO, "_update", 5, True),
     (ScoreBook, "_play", 2, True),
-    (snapshots, "save", 2, False),
+    (snapshot, "save", 2, False),
     (sequence, "save_stage", 1, True),
 ]
 

@@ -14,11 +14,11 @@ import pytest
 
 from blip_rl.errors import InterruptedRunError
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run.folder import RunFolder
-from blip_rl.run.progress import snapshot_steps
+from blip_rl.run.interruption import StopRequest, StopRequestError
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.sequence import resume, train
-from blip_rl.run.stop import StopRequest, StopRequestError
+from blip_rl.run.train import resume, train
+from blip_rl.storage.run_folder import RunFolder
+from blip_rl.storage.snapshot_names import snapshot_steps
 from tests.run.broken_off import CARTPOLES, command, curves, evidence, process, settings, small_run, wait_for
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}

@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from blip_rl.cli import program
 from blip_rl.errors import RunError, UserError
+from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.recipes import load_run_config
-from blip_rl.run import durable, sequence, snapshots
-from blip_rl.run.checkpoint import load_stage
-from blip_rl.run.rescore import evaluate_run
+from blip_rl.run import train
+from blip_rl.storage import durable
+from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.checkpoint import load_stage
 from blip_rl.untrusted import machine
 from tests.run.broken_off import killed_at, small_run
 
@@ -31,8 +33,8 @@ def run(finished_run, tmp_path):
 @pytest.fixture(scope="module")
 def _broken_off(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    with killed_at(sequence, "_consolidate", call=2):
-        sequence.train(small_run(), out=path, threads=1, quiet=True)
+    with killed_at(train, "_consolidate", call=2):
+        train.train(small_run(), out=path, threads=1, quiet=True)
     return path
 
 
@@ -86,13 +88,13 @@ def test_an_absurd_recipe_is_told_what_it_needs(run, setting, absurd, monkeypatc
     recipe.write_text(text.replace(setting, absurd))
     (run / "checkpoints" / "step-000000000001").mkdir()  # so that there is something to resume
     with pytest.raises(UserError, match=r"needs \S+ [MGT]B of memory"):
-        sequence.resume(run, accept_changes=True, threads=1, quiet=True)
+        train.resume(run, accept_changes=True, threads=1, quiet=True)
 
 
 def test_a_network_too_large_for_the_machine_is_not_built(run, monkeypatch):
     built = []
     monkeypatch.setattr(machine, "memory_bytes", lambda: 1_000)
-    monkeypatch.setattr("blip_rl.run.checkpoint._build_policy", lambda *_: built.append(1))
+    monkeypatch.setattr("blip_rl.storage.checkpoint._build_policy", lambda *_: built.append(1))
     with pytest.raises(UserError, match=r"stage-01' needs .* of memory \(.*the network"):
         load_stage(run / "checkpoints" / "stage-01", load_run_config(run))
     assert not built
@@ -266,14 +268,14 @@ def test_a_fact_with_a_hole_of_gigabytes_is_told_by_its_length(unfinished):
     with (unfinished / "command.txt").open("r+b") as file:
         file.truncate(10**13)
     with pytest.raises(UserError, match=r"command\.txt' has changed"):
-        sequence.resume(unfinished, threads=1, quiet=True)
+        train.resume(unfinished, threads=1, quiet=True)
 
 
 def test_a_method_that_lacks_part_of_its_state_is_a_message(unfinished):
     for snapshot in (unfinished / "checkpoints").glob("step-*"):
         change_tensors(snapshot, "method.safetensors", lambda t: t.pop("fc2.weight.remainder"))
     with pytest.raises(UserError, match=r"no 'fc2\.weight\.remainder'"):
-        sequence.resume(unfinished, threads=1, quiet=True)
+        train.resume(unfinished, threads=1, quiet=True)
 
 
 def test_copies_are_counted_before_they_are_made(run):
@@ -288,7 +290,7 @@ def test_a_folder_in_place_of_a_table_is_a_message(unfinished):
     (unfinished / "plasticity.csv").unlink()
     (unfinished / "plasticity.csv").mkdir()
     with pytest.raises((UserError, RunError)):
-        sequence.resume(unfinished, threads=1, quiet=True)
+        train.resume(unfinished, threads=1, quiet=True)
 
 
 def test_a_pipe_in_place_of_the_scores_is_not_waited_for(run):

@@ -8,10 +8,10 @@ import pytest
 
 from blip_rl.cli import cli
 from blip_rl.config import RunConfig
+from blip_rl.run.interruption import StopRequest
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.stop import StopRequest
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
-from tests.run.conftest import small_config
+from tests.small_runs import small_config
 
 NAN = np.nan
 

@@ -13,15 +13,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from blip_rl.run import boundary_gifs, render
-from blip_rl.run.boundary_gifs import log_boundary_gifs
-from blip_rl.run.cells import Cell
-from blip_rl.run.console import Console
-from blip_rl.run.evaluation import ActionLog
-from blip_rl.run.look import Look
-from blip_rl.run.monitor import log_figures
+from blip_rl.console import Console
+from blip_rl.evaluation.cells import Cell
+from blip_rl.evaluation.episodes import ActionLog
 from blip_rl.run.tensorboard import layout, metrics, settings
-from tests.run.conftest import small_config
+from blip_rl.run.training_callback import log_figures
+from blip_rl.video import render, tensorboard
+from blip_rl.video.options import Look
+from blip_rl.video.tensorboard import log_boundary_gifs
+from tests.small_runs import small_config
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +143,13 @@ def test_every_layer_has_a_heatmap_and_a_histogram_after_each_task(events, layer
 
 def test_each_game_moves_at_a_boundary(finished_run, tmp_path, monkeypatch):
     logger = configure(str(tmp_path), ["tensorboard"])
-    player, filmed, film_game = render._Source(finished_run, Look())._player, [], boundary_gifs.film_game
+    player, filmed, film_game = render._Source(finished_run, Look())._player, [], tensorboard.film_game
 
     def filming(task, config, look, seed, actions, episode):
         filmed.append((task.name, seed, episode.score))
         return film_game(task, config, look, seed, actions, episode)
 
-    monkeypatch.setattr(boundary_gifs, "film_game", filming)
+    monkeypatch.setattr(tensorboard, "film_game", filming)
     played = {}
     for task in ("cartpole-a", "cartpole-b"):
         log = ActionLog()

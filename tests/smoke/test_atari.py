@@ -6,9 +6,9 @@ from itertools import pairwise
 from safetensors.numpy import load_file
 
 from blip_rl.recipes import load_run_config, resolve
-from blip_rl.report.load import load_scores
-from blip_rl.run.checkpoint import load_stage
-from blip_rl.run.sequence import train
+from blip_rl.report.scores import load_scores
+from blip_rl.run.train import train
+from blip_rl.storage.checkpoint import load_stage
 
 SMALL = (
     "trunk.image.conv=[[8, 8, 4], [8, 4, 2]]",

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from blip_rl.core import metrics
 from blip_rl.recipes import resolve
-from blip_rl.report.load import load_scores
-from blip_rl.run.sequence import train
+from blip_rl.report.scores import load_scores
+from blip_rl.run.train import train
 
 AGENTS = ("finetune", "blip")
 SEEDS = (0, 1)

@@ -8,8 +8,8 @@ import pytest
 
 from blip_rl.core import metrics
 from blip_rl.recipes import resolve
-from blip_rl.report.load import load_scores
-from blip_rl.run.sequence import train
+from blip_rl.report.scores import load_scores
+from blip_rl.run.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.report import page
-from blip_rl.run.folder import RunFolder, planned_folder
 from blip_rl.storage.naming import make_folder, take_name
-from tests.run.conftest import small_config
+from blip_rl.storage.run_folder import RunFolder, planned_folder
+from tests.small_runs import small_config
 
 
 def test_folders_made_at_once_get_different_names(tmp_path):
@@ -27,7 +27,7 @@ def test_a_name_that_was_asked_for_is_not_changed(tmp_path):
 def test_default_names_of_runs_that_begin_within_a_second_differ(tmp_path, monkeypatch):
     """Both were planned before either was created."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("blip_rl.run.folder.stamped", lambda stem: Path("runs") / stem)
+    monkeypatch.setattr("blip_rl.storage.run_folder.stamped", lambda stem: Path("runs") / stem)
     planned = [planned_folder(None, small_config()) for _ in range(2)]
     made = [folder.create("", "cpu", {}) for folder in planned]
     assert [folder.path.name for folder in made] == ["cartpole-a+cartpole-b-blip-seed0"] * 1 + [

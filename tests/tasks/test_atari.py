@@ -6,11 +6,11 @@ A random player of Space Invaders with seed 0 and no no-ops is the main instrume
 import numpy as np
 import pytest
 import torch
-from atari_play import EXACT_START, make, play
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from blip_rl.errors import UserError
+from tests.tasks.atari_play import EXACT_START, make, play
 
 STEPS = 910  # both games end around step 500, and their successors lose lives before the last step
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from atari_play import EXACT_START, make
 from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.monitor import Monitor
+
+from tests.tasks.atari_play import EXACT_START, make
 
 
 def test_later_steps_do_not_touch_what_was_returned():

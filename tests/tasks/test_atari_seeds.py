@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from atari_play import make, play
 
 from blip_rl.errors import UserError
+from tests.tasks.atari_play import make, play
 
 RANDOM_GAMES = {"sticky_action_probability": 0.25, "max_episode_frames": 120}
 

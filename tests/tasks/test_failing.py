@@ -6,7 +6,7 @@ import pytest
 
 from blip_rl.config import AtariConfig, TaskConfig
 from blip_rl.errors import RunError
-from blip_rl.run.sequence import train
+from blip_rl.run.train import train
 from blip_rl.tasks.failing import check_finite
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 from blip_rl.tasks.pictures import ControlScreen

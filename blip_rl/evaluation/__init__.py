@@ -1,0 +1,1 @@
+"""Playing whole games for scores, during a run and afterwards."""

@@ -1,0 +1,185 @@
+"""Honest scores: whole games, raw returns, unbiased by game length, the same seeds every time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+
+from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
+from blip_rl.core.metrics import normalise
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods.base import Method
+from blip_rl.records import Phase, ScoreRow
+from blip_rl.storage import validation
+from blip_rl.tasks.make import has_lowered_time_limit, make_evaluation_env
+
+FIRST_EVALUATION_SEED = 2**30
+"""Evaluation seeds start here; training seeds stay below."""
+MOST_ENVIRONMENTS = 32
+"""Episodes played side by side: 0 to 31, then 32 to 63, and so on."""
+
+OnActions = Callable[[npt.NDArray[np.int64], npt.NDArray[Any]], object]
+"""Takes the numbers of the episodes that are being played, shape (playing,), and what each does, (playing, …)."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One game: raw return, length in decisions, and whether a cap of the recipe ended it before its own end."""
+
+    score: float
+    length_steps: int
+    truncated: bool
+
+    @staticmethod
+    def of(row: ScoreRow) -> Episode:
+        """The episode that a row of ``scores.csv`` tells of."""
+        return Episode(row.score, row.length_steps, row.truncated)
+
+
+class ActionLog:
+    """Notes down what is done in every episode of an evaluation; pass it as ``on_actions``.
+
+    Attributes:
+        games: Number of the episode → its actions.
+    """
+
+    def __init__(self) -> None:
+        self.games: dict[int, list[Any]] = defaultdict(list)
+
+    def __call__(self, playing: npt.NDArray[np.int64], actions: npt.NDArray[Any]) -> None:
+        """Note one decision of the episodes that are being played."""
+        for number, action in zip(playing.tolist(), actions, strict=True):
+            self.games[number].append(action)
+
+
+def evaluate_task(
+    policy: ContinualPolicy,
+    method: Method,
+    task: TaskConfig,
+    config: RunConfig,
+    evaluation: EvaluationConfig,
+    budget_steps: int | None = None,
+    on_games_over: Callable[[int], object] = lambda count: None,
+    on_actions: OnActions = lambda playing, actions: None,
+) -> list[Episode]:
+    """Play a task's episodes with the task's own head; training's random state and current task stay untouched.
+
+    Args:
+        policy: Knows the task.
+        method: May change what the trunk is while a task is played.
+        task: What to play.
+        config: Preprocessing.
+        evaluation: Episodes, choice of actions, caps and seeds.
+        budget_steps: Decisions that all episodes together may take; None sets no limit beyond the cap per episode.
+        on_games_over: Called with the number of games that have just ended, to show progress.
+        on_actions: Called at every decision, before it is taken.
+
+    Returns:
+        Episode k for k = 0, 1, …: the first game of the environment with seed k. Every environment plays exactly its
+        own games, so short ones are not over-counted.
+    """
+    episodes: list[Episode] = []
+    training_mode = policy.training
+    policy.set_training_mode(False)
+    lowered = has_lowered_time_limit(task, config.atari)
+    with (
+        policy.using_task(task.name),
+        method.playing(policy.trunk, policy.task_names.index(task.name) + 1),
+        torch.random.fork_rng(devices=_cuda_devices(policy)),
+    ):
+        torch.manual_seed(FIRST_EVALUATION_SEED + evaluation.seed)
+        while len(episodes) < evaluation.episodes:
+            first = len(episodes)
+            count = min(MOST_ENVIRONMENTS, evaluation.episodes - first)
+            env = make_evaluation_env(task, config.atari, count, FIRST_EVALUATION_SEED + evaluation.seed + first)
+            spent = sum(episode.length_steps for episode in episodes)
+            left = None if budget_steps is None else max(0, budget_steps - spent)
+            try:
+                validation.check_observations(policy, task.name, env.observation_space)
+                validation.check_actions([(task.name, policy.current.action_space)], [(task.name, env.action_space)])
+                episodes += _play_one_each(env, policy, evaluation, left, on_games_over, on_actions, first, lowered)
+            finally:
+                env.close()
+    policy.set_training_mode(training_mode)
+    return episodes
+
+
+def _cuda_devices(policy: ContinualPolicy) -> list[torch.device]:
+    return [policy.device] if policy.device.type == "cuda" else []
+
+
+def _play_one_each(
+    env: VecEnv,
+    policy: ContinualPolicy,
+    evaluation: EvaluationConfig,
+    budget_steps: int | None,
+    on_games_over: Callable[[int], object],
+    on_actions: OnActions,
+    first: int,
+    lowered_time_limit: bool,
+) -> list[Episode]:
+    """Each environment plays one game, numbered from ``first``; those that are done wait for the others.
+
+    A game that reaches the environment's own time limit has ended; only caps of the recipe truncate it.
+    """
+    games = env.num_envs
+    scores, lengths = np.zeros(games), np.zeros(games, dtype=np.int64)
+    ended, truncated = np.zeros(games, dtype=bool), np.zeros(games, dtype=bool)
+    observations: Any = env.reset()
+    actions = policy.act(observations, greedy=True)
+    while not ended.all():
+        playing = np.flatnonzero(~ended)
+        chosen = policy.act(observations[playing], greedy=evaluation.actions == "greedy")
+        on_actions(first + playing, chosen)
+        actions[playing] = chosen
+        observations, rewards, dones, infos = env.step(actions)
+        scores[playing] += rewards[playing]
+        lengths[playing] += 1
+        capped = ~dones & (lengths >= evaluation.max_episode_steps)
+        if budget_steps is not None and lengths.sum() >= budget_steps:
+            capped = ~dones
+        limited = [lowered_time_limit and info.get("TimeLimit.truncated", False) for info in infos]
+        truncated[playing] = (capped | limited)[playing]
+        on_games_over(int(((dones | capped) & ~ended).sum()))
+        ended |= dones | capped
+    return [Episode(float(s), int(n), bool(t)) for s, n, t in zip(scores, lengths, truncated, strict=True)]
+
+
+def mean_score(episodes: list[Episode]) -> float:
+    """Mean raw return."""
+    return float(np.mean([episode.score for episode in episodes]))
+
+
+def normalised(score: float, task: TaskConfig) -> float | None:
+    """The score between random play (0) and the reference (1); None where the recipe gives no such scores."""
+    if task.random_score is None or task.reference_score is None:
+        return None
+    return float(normalise(score, task.random_score, task.reference_score))
+
+
+def score_rows(
+    episodes: list[Episode], task: TaskConfig, evaluation: EvaluationConfig, env_steps: int, stage: int, phase: Phase
+) -> list[ScoreRow]:
+    """Episodes → rows of ``scores.csv``."""
+    return [
+        ScoreRow(
+            env_steps=env_steps,
+            stage=stage,
+            phase=phase,
+            task=task.name,
+            seed=evaluation.seed + index,
+            score=episode.score,
+            length_steps=episode.length_steps,
+            truncated=episode.truncated,
+            normalised=normalised(episode.score, task),
+            actions=evaluation.actions,
+        )
+        for index, episode in enumerate(episodes)
+    ]

@@ -1,0 +1,134 @@
+"""Environments in groups that take turns: while one group's games are played, actions are chosen for the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from torch import Tensor
+
+from blip_rl.learner.cuda_graph import Recording
+from blip_rl.learner.distributions import sample
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.rollout import Rollout
+from blip_rl.learner.staging import Staging
+from blip_rl.tasks.groups import GroupedVecEnv
+from blip_rl.tasks.recorded import RecordedVecEnv
+
+Chosen = tuple[Tensor, Tensor, Tensor]
+"""Actions, values and log-probabilities."""
+Outcome = tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]
+"""Rewards, ends and infos."""
+
+
+class Lane:
+    """One group of environments and how its actions are chosen."""
+
+    def __init__(self, number: int, where: slice, policy: ContinualPolicy) -> None:
+        self.number, self.where, self._policy = number, where, policy
+
+    def choose(self, rollout: Rollout, step: int, observations: np.ndarray) -> np.ndarray:
+        """Choose the group's actions at a step and keep in the rollout what was seen and chosen."""
+        chosen = self._chosen(rollout, step, observations)
+        rollout.keep(step, self.where, *chosen)
+        return self._policy.within_bounds(chosen[0].cpu().numpy())
+
+    def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:
+        with torch.no_grad():
+            return cast(Chosen, self._policy(rollout.observe(step, self.where, torch.from_numpy(observations))))
+
+
+class StagedLane(Lane):
+    """A group whose observations cross to a device first, once, to where a recording finds them."""
+
+    def __init__(self, number: int, where: slice, policy: ContinualPolicy, record: bool) -> None:
+        super().__init__(number, where, policy)
+        space = cast(spaces.Box, policy.observation_space)
+        self._staging = Staging(where.stop - where.start, space, policy.device)
+        self._recording = Recording(lambda: sample(policy, self._staging.tensor), policy.device) if record else None
+
+    def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:
+        seen = self._staging.put(observations)
+        rollout.observe(step, self.where, seen)
+        return sample(self._policy, seen) if self._recording is None else self._recording.run()
+
+
+class Lanes:
+    """All environments of a task, for as long as it is in use."""
+
+    def __init__(self, env: VecEnv, policy: ContinualPolicy, record: bool) -> None:
+        """Find the environments' groups, if they have any.
+
+        Args:
+            env: The task's environments.
+            policy: Has the task in use.
+            record: Whether to record how actions are chosen.
+        """
+        self.env = env
+        self._grouped = env if isinstance(env, GroupedVecEnv | RecordedVecEnv) else GroupedVecEnv([env])
+        self._showing: list[np.ndarray] = []  # to each group
+        self._lanes = [self._lane(number, where, policy, record) for number, where in enumerate(self._grouped.groups)]
+
+    @staticmethod
+    def _lane(number: int, where: slice, policy: ContinualPolicy, record: bool) -> Lane:
+        if record or policy.device.type != "cpu":
+            return StagedLane(number, where, policy, record)
+        return Lane(number, where, policy)
+
+    @property
+    def observations(self) -> np.ndarray:
+        """What every environment shows now, (environments, ...)."""
+        return self._showing[0] if len(self._lanes) == 1 else np.concatenate(self._showing)
+
+    def play(self, rollout: Rollout, observations: np.ndarray) -> Iterator[Outcome]:
+        """Play the rollout's steps one by one; each comes when every group has finished it.
+
+        Every action is chosen by the policy as it is now for the observation as it is now: nothing is stale. When a
+        step comes, all groups but the last have begun the next one: whoever stops listening calls :meth:`leave`.
+
+        Args:
+            rollout: Where to keep what is seen and chosen.
+            observations: What the environments show at first, (environments, ...).
+        """
+        self._showing = [observations[lane.where] for lane in self._lanes]
+        *ahead, last = self._lanes
+        for lane in ahead:
+            self._begin(lane, rollout, 0)
+        for step in range(rollout.buffer_size):
+            self._begin(last, rollout, step)
+            results = []
+            for lane in ahead:
+                results.append(self._finish(lane))
+                if step + 1 < rollout.buffer_size:
+                    self._begin(lane, rollout, step + 1)
+            yield _outcome([*results, self._finish(last)])
+
+    def leave(self, rollout: Rollout) -> None:
+        """Play the step that some groups have begun to its end in all of them; it does not count."""
+        step = rollout.pos + 1
+        if len(self._lanes) > 1 and step < rollout.buffer_size:
+            self._begin(self._lanes[-1], rollout, step)
+            for lane in self._lanes:
+                self._finish(lane)
+
+    def _begin(self, lane: Lane, rollout: Rollout, step: int) -> None:
+        actions = lane.choose(rollout, step, self._showing[lane.number])
+        self._grouped.step_group_async(lane.number, actions)
+
+    def _finish(self, lane: Lane) -> VecEnvStepReturn:
+        result = self._grouped.step_group_wait(lane.number)
+        self._showing[lane.number] = cast(np.ndarray, result[0])
+        return result
+
+
+def _outcome(results: list[VecEnvStepReturn]) -> Outcome:
+    """Rewards, ends and infos of all groups, in the order of the environments."""
+    _, rewards, dones, infos = zip(*results, strict=True)
+    if len(results) == 1:
+        return rewards[0], dones[0], infos[0]
+    return np.concatenate(rewards), np.concatenate(dones), [info for group in infos for info in group]

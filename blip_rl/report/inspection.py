@@ -1,0 +1,214 @@
+"""What a run's memory looks like from inside: bits frozen and free, how many tasks still fit, dormant units, the audit.
+
+From the run folder alone, without torch, while the run goes on or after it has ended in whatever way. A file that is
+missing or damaged is named and left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blip_rl.report.audit import Audit, audit_run
+from blip_rl.report.bits import BitBudget, load_budget
+from blip_rl.report.checkpoints import MOST_BITS, Checkpoint, open_checkpoints
+from blip_rl.report.forecast import FORECAST_RULE, Forecast, forecast
+from blip_rl.report.load_config import load_config, no_recipe
+from blip_rl.report.load_information import FirstTask, Information, load_information
+from blip_rl.report.load_logs import load_plasticity
+from blip_rl.report.table import Array, Table
+from blip_rl.untrusted.files import check_folder
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """Bits of one layer's weights, biases left out.
+
+    Attributes:
+        layer: Its name; ``trunk`` for all layers together.
+        weights: How many it has.
+        frozen: Mean of frozen bits after each stage.
+        free: Mean of free bits after each stage.
+        without_information: Share of its weights without Fisher information from the task of each stage, None where
+            not known.
+        forecast: When it will be full; None before the first task.
+    """
+
+    layer: str
+    weights: int
+    frozen: tuple[float, ...]
+    free: tuple[float, ...]
+    without_information: tuple[float | None, ...]
+    forecast: Forecast | None
+
+
+@dataclass(frozen=True)
+class LayerPlasticity:
+    """How able to learn a layer was at its newest measurement; the columns of ``plasticity.csv``."""
+
+    layer: str
+    env_steps: int
+    stage: int
+    phase: str
+    dormant_share: float
+    effective_rank: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that was found.
+
+    Attributes:
+        run: The folder.
+        agent: Name of the agent recipe.
+        method: Name of its method.
+        tasks: Names, in the order they are learned.
+        stages: Numbers of the stages whose bits are known in every layer.
+        total_bits: N; None where the method freezes no bits.
+        first_task: What the first task froze with the run's prior; None where not known.
+        layers: In the trunk's order, and the whole trunk last; empty where no bits are known.
+        plasticity: The newest of every layer.
+        audit: None where there are no intervals to compare.
+        holdings: What a method that freezes no bits holds instead, in words.
+        problems: What could not be read.
+    """
+
+    run: str
+    agent: str
+    method: str
+    tasks: tuple[str, ...]
+    stages: tuple[int, ...]
+    total_bits: int | None
+    first_task: FirstTask | None
+    layers: tuple[LayerBits, ...]
+    plasticity: tuple[LayerPlasticity, ...]
+    audit: Audit | None
+    holdings: tuple[str, ...]
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def full_next(self) -> LayerBits | None:
+        """The layer that will be full first; None if none will."""
+        filling = [bits for bits in self.layers[:-1] if bits.forecast and bits.forecast.full_after_task is not None]
+        return min(filling, key=lambda bits: (_full_after(bits), bits.free[-1]), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON values; a number that is not finite becomes null."""
+        return {**_plain(asdict(self)), "forecast_rule": FORECAST_RULE}
+
+
+def inspect_run(run: Path) -> Inspection:
+    """Look into a run folder.
+
+    Raises:
+        UserError: it is no run folder.
+    """
+    config = _config(run)
+    method = dict(config["agent"]["method"])
+    checkpoints, problems = open_checkpoints(run)
+    total_bits = _total_bits(method, checkpoints)
+    budget = None if total_bits is None else load_budget(run, problems)
+    information = load_information(run)
+    whole = None if budget is None else budget.whole()  # the newest stage may be written in part
+    return Inspection(
+        run=str(run),
+        agent=str(config["agent_name"]),
+        method=str(method["name"]),
+        tasks=tuple(str(task["name"]) for task in config["tasks"]),
+        stages=whole.stages if whole else (),
+        total_bits=total_bits,
+        first_task=information.first_task,
+        layers=tuple(_layers(whole, information, total_bits or 0)) if whole and whole.stages else (),
+        plasticity=tuple(_newest(load_plasticity(run, problems))),
+        audit=None if total_bits is None else audit_run(checkpoints, method, total_bits, problems),
+        holdings=tuple(_holdings(checkpoints[-1])) if checkpoints and total_bits is None else (),
+        problems=tuple(problems),
+    )
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """``config.toml``, which names an agent, its method and tasks."""
+    check_folder(run)
+    config = load_config(run)
+    try:
+        named = [config["agent_name"], config["agent"]["method"]["name"], *(task["name"] for task in config["tasks"])]
+        if not all(named) or not config["tasks"]:
+            raise ValueError("no agent, method or task is named")
+    except (ValueError, LookupError, TypeError) as error:
+        raise no_recipe(run, error) from error
+    return config
+
+
+def _total_bits(method: dict[str, Any], checkpoints: list[Checkpoint]) -> int | None:
+    """N as the recipe has it, or else a checkpoint; None for a method that has no bits."""
+    known = [method.get("total_bits"), *(checkpoint.values.get("total_bits") for checkpoint in checkpoints)]
+    return next((bits for bits in known if isinstance(bits, int) and 1 <= bits <= MOST_BITS), None)
+
+
+def _newest(table: Table | None) -> list[LayerPlasticity]:
+    """The last row of every layer."""
+    if table is None:
+        return []
+    dated = np.flatnonzero(np.isfinite(table.numbers["env_steps"]) & np.isfinite(table.numbers["stage"]))
+    rows = {table.words["layer"][row]: row for row in dated}
+    return [
+        LayerPlasticity(
+            layer=layer,
+            env_steps=int(table.numbers["env_steps"][row]),
+            stage=int(table.numbers["stage"][row]),
+            phase=table.words["phase"][row],
+            **{name: float(table.numbers[name][row]) for name in ("dormant_share", "effective_rank", "gradient_norm")},
+        )
+        for layer, row in rows.items()
+    ]
+
+
+def _layers(budget: BitBudget, information: Information, total_bits: int) -> list[LayerBits]:
+    """Every layer, and all of them together."""
+    names = [*budget.layers, "trunk"]
+    weights = [*budget.weights.tolist(), int(budget.weights.sum())]
+    frozen = np.column_stack([budget.mean_frozen, budget.overall()]).T
+    known = [[information.shares.get(s, {}).get(layer, math.nan) for layer in budget.layers] for s in budget.stages]
+    silent = np.array(known).reshape(len(budget.stages), len(budget.layers))
+    silent = np.column_stack([silent, silent @ budget.weights / max(1, budget.weights.sum())]).T
+    return [_layer(*one, budget.stages, total_bits) for one in zip(names, weights, frozen, silent, strict=True)]
+
+
+def _layer(name: str, weights: int, frozen: Array, silent: Array, stages: Sequence[int], total_bits: int) -> LayerBits:
+    free = (total_bits - frozen).tolist()
+    shares = tuple(None if math.isnan(share) else share for share in silent.tolist())
+    return LayerBits(name, weights, tuple(frozen.tolist()), tuple(free), shares, forecast(free, stages, total_bits))
+
+
+def _holdings(checkpoint: Checkpoint) -> list[str]:
+    """What packnet and gpm hold, in words; empty for methods that hold nothing of the kind."""
+    owners, lines = checkpoint.owners(), []
+    if owners:
+        counts = np.sum([np.bincount(checkpoint.memory(name).ravel(), minlength=256) for name in owners], axis=0)
+        counts = counts if counts.sum() else np.ones_like(counts[:1])
+        shares = [f"task {task} {count / counts.sum():.1%}" for task, count in enumerate(counts) if task and count]
+        shares.append(f"free {counts[0] / counts.sum():.1%}")
+        lines.append(f"weights owned after stage {checkpoint.stage}: {', '.join(shares)}")
+    for name, (numbers, directions) in checkpoint.bases().items():
+        layer = name.removesuffix(".basis").removesuffix(".weight")
+        lines.append(f"{layer}: {directions:,} of {numbers:,} input directions held after stage {checkpoint.stage}")
+    return lines
+
+
+def _full_after(bits: LayerBits) -> float:
+    after = bits.forecast.full_after_task if bits.forecast else None
+    return math.inf if after is None else after
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,154 @@
+"""An inspection as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+
+from blip_rl.report.audit import Moved
+from blip_rl.report.forecast import FORECAST_RULE, Forecast
+from blip_rl.report.inspection import Inspection, LayerBits
+from blip_rl.untrusted.files import printable
+
+
+def inspection_text(found: Inspection) -> str:
+    """Blocks of lines: bits, forecast, plasticity, audit, and what could not be read."""
+    blocks = [
+        _heading(found),
+        *([_bits(found), *_information(found), _forecast(found)] if found.layers else []),
+        *([_plasticity(found)] if found.plasticity else []),
+        _audit(found),
+        *(["\n".join(f"problem: {problem}" for problem in found.problems)] if found.problems else []),
+    ]
+    return printable("\n\n".join(blocks))
+
+
+def _heading(found: Inspection) -> str:
+    lines = [f"{found.run}: {found.agent} learns {', '.join(found.tasks)}"]
+    if found.total_bits is None:
+        lines.append(f"this method ({found.method}) freezes no bits")
+        lines += found.holdings
+    elif not found.layers:
+        lines.append("no bits frozen yet: the first task has not been consolidated")
+    return "\n".join(lines)
+
+
+def _bits(found: Inspection) -> str:
+    rows = [["layer", "weights", *(f"after {_task(found, stage)}" for stage in found.stages), "full"]]
+    for bits in found.layers:
+        cells = [f"{frozen:.1f} / {free:.1f}" for frozen, free in zip(bits.frozen, bits.free, strict=True)]
+        rows.append([bits.layer, f"{bits.weights:,}", *cells, _full(bits.forecast, found.stages[-1])])
+    title = f"bits of a weight, frozen / free, mean over the layer ({found.total_bits} in all; biases left out)"
+    return "\n".join([title, *_aligned(rows)])
+
+
+def _information(found: Inspection) -> list[str]:
+    """What the prior did, and how many weights the tasks say nothing about; nothing for runs of early versions."""
+    blocks = []
+    if (first := found.first_task) is not None:
+        blocks.append(
+            f"prior {first.prior:.3g}: the first task froze {first.informed_bits:.2f} bits of the weights with Fisher "
+            f"information on average,\n  {first.bits:.2f} of all weights; inside its intervals the policy can drift by "
+            f"{first.drift:.3g} nats (to second order)"
+        )
+    if any(share is not None for bits in found.layers for share in bits.without_information):
+        rows = [["layer", *(_task(found, stage) for stage in found.stages)]]
+        rows += [
+            [bits.layer, *("" if share is None else f"{share:.1%}" for share in bits.without_information)]
+            for bits in found.layers
+        ]
+        blocks.append("\n".join(["weights without any Fisher information from a task", *_aligned(rows)]))
+    return blocks
+
+
+def _task(found: Inspection, stage: int) -> str:
+    return found.tasks[stage - 1] if 0 < stage <= len(found.tasks) else f"stage {stage}"
+
+
+def _full(forecast: Forecast | None, stage: int) -> str:
+    if forecast is None or forecast.full_after_task is None:
+        return "never"
+    if forecast.full_after_task <= stage:
+        return "already"
+    return f"after task {forecast.full_after_task:,}"
+
+
+def _forecast(found: Inspection) -> str:
+    first, last = found.full_next, found.stages[-1]
+    if first is None:
+        verdict = "forecast: at the present rate no layer fills up"
+    else:
+        left = _tasks_left(first, last)
+        after = f"{left:,} more task{'s' if left != 1 else ''}" if left else "no more tasks"
+        verdict = f"forecast: {after} until {first.layer}, the first layer to fill up, is full"
+    return f"{verdict}\n{_note(f'rule: {FORECAST_RULE}')}"
+
+
+def _tasks_left(bits: LayerBits, last: int) -> int:
+    after = bits.forecast.full_after_task if bits.forecast else None
+    return max(0, (after or last) - last)
+
+
+def _plasticity(found: Inspection) -> str:
+    newest = found.plasticity[-1]
+    when = {"periodic": "while learning", "before": "before consolidating", "after": "after consolidating"}
+    rows = [["layer", "dormant units", "effective rank", "gradient norm"]]
+    for row in found.plasticity:
+        rank, norm = f"{row.effective_rank:.1f}", f"{row.gradient_norm:.3g}"
+        rows.append([row.layer, f"{row.dormant_share:.1%}", rank, norm])
+    title = (
+        f"plasticity at step {newest.env_steps:,}, {when.get(newest.phase, newest.phase)} {_task(found, newest.stage)}"
+    )
+    return "\n".join([title, *_aligned(rows)])
+
+
+def _audit(found: Inspection) -> str:
+    if found.audit is None:
+        nothing = "no bits to compare" if found.total_bits is None else "no stage checkpoint to compare yet"
+        return f"audit: {nothing}"
+    if len(found.audit.stages) < 2:
+        return f"audit: one stage checkpoint ({found.audit.stages[0]}): nothing later to compare it with yet"
+    what = f"{found.audit.parameters:,} weights and biases, stages {', '.join(map(str, found.audit.stages))}"
+    verdict = f"audit: no weight left an interval that a stage gave it ({what})"
+    if any(moved.left for moved in found.audit.pairs):
+        verdict = f"audit: weights LEFT their interval ({what})"
+    shown = [moved for moved in found.audit.pairs if moved.left or moved.changed]
+    if not shown:
+        return f"{verdict}\n  no frozen bit changed"
+    rows = [["frozen after", "looked at after", "left", "share", "furthest", "bits changed", "share"]]
+    rows += [_moved(found, moved) for moved in shown]
+    notes = [
+        "left: weights outside the interval that the earlier task gave them; furthest: from its centre, in radii",
+        "bits changed: weights whose first S bits are others, S the bits that the earlier task left frozen; the "
+        'paper\'s interval allows that, method.interval = "half" does not',
+        "shares: of the weights and biases with at least one frozen bit",
+    ]
+    return "\n".join([verdict, *_aligned(rows), *(_note(note) for note in notes)])
+
+
+def _note(text: str) -> str:
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="  ")
+
+
+def _moved(found: Inspection, moved: Moved) -> list[str]:
+    return [
+        _task(found, moved.earlier),
+        _task(found, moved.later),
+        f"{moved.left:,}",
+        f"{moved.left / max(1, moved.frozen):.2%}",
+        f"{moved.furthest:.4g}" if moved.left else "",
+        f"{moved.changed:,}",
+        f"{moved.changed / max(1, moved.frozen):.2%}",
+    ]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Columns side by side: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

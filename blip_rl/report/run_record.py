@@ -1,0 +1,285 @@
+"""Everything a page shows of one run, and what of it is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blip_rl.errors import UserError
+from blip_rl.report.bits import BitBudget, load_budget
+from blip_rl.report.checkpoints import MOST_BITS, stage_folders
+from blip_rl.report.load_config import load_config
+from blip_rl.report.load_information import Information, load_information
+from blip_rl.report.load_logs import load_plasticity, load_returns, load_speed
+from blip_rl.report.scores import MOST_STEPS, RunScores, load_scores
+from blip_rl.report.table import Table
+from blip_rl.untrusted.files import check_folder, read_json, read_text
+
+_SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
+_BLIP_TOTAL_BITS = 20
+_DAMAGES_NAMED = 3
+_LONGEST_TITLE = 16  # letters that fit above a column of a chart
+_LONGEST_REFERENCE = 80
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task as the recipe has it.
+
+    Attributes:
+        name: The key in the run's tables.
+        title: What a person reads, the same everywhere: the recipe's title, or the name where that is too long for a
+            chart.
+        steps: Training steps.
+        random_score: None where the recipe gives none.
+        reference_score: None where the recipe gives none.
+    """
+
+    name: str
+    title: str
+    steps: int
+    random_score: float | None
+    reference_score: float | None
+    reference_name: str = ""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder, read as far as it can be.
+
+    Attributes:
+        path: The folder.
+        config: ``config.toml``, empty where it cannot be read.
+        tasks: In the order they are learned.
+        scores: None where they cannot be read.
+        budget: None where no bits were frozen.
+        information: What the method knew about the weights.
+        plasticity: None where it was not recorded.
+        speed: None where it was not recorded.
+        returns: Mean returns of training episodes; None where they were not recorded.
+        command: What was typed; empty where unknown.
+        environment: Versions, machine, commit; empty where unknown.
+        changed: When the folder was last written to.
+        problems: What is missing or damaged, for a person.
+        finished_steps: Training steps of a run whose last stage is saved, scored or not; None where it is not.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tasks: tuple[Task, ...]
+    scores: RunScores | None
+    budget: BitBudget | None
+    information: Information
+    plasticity: Table | None
+    speed: Table | None
+    returns: Table | None
+    command: str
+    environment: dict[str, Any]
+    changed: datetime
+    problems: tuple[str, ...]
+    finished_steps: int | None = None
+
+    @property
+    def agent(self) -> str:
+        """Name of the agent recipe."""
+        return str(self.config.get("agent_name", "unknown agent"))
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The agent's settings, nested as in the recipe."""
+        return _table(self.config, "agent")
+
+    @property
+    def total_bits(self) -> int:
+        """N of the method, the upper end of every scale of bits."""
+        total = _table(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
+        return total if isinstance(total, int) and 1 <= total <= MOST_BITS else _BLIP_TOTAL_BITS
+
+    @cached_property
+    def learned(self) -> int:
+        """Tasks whose stage is over: the last stage with a score after its consolidation."""
+        if self.scores is None:
+            return 0
+        rows = np.flatnonzero(np.isfinite(self.scores.after).any(axis=1))
+        return int(rows[-1]) + 1 if rows.size else 0
+
+    @cached_property
+    def boundaries(self) -> dict[int, int]:
+        """Stage → training steps of the whole run at its end, for the stages that are over."""
+        ends: dict[int, int] = {}
+        for curve in self.scores.curves if self.scores else ():
+            for stage in range(1, self.learned + 1):
+                steps = curve.env_steps[curve.stages == stage]
+                if steps.size:
+                    ends[stage] = max(int(steps[-1]), ends.get(stage, 0))
+        return ends
+
+    @property
+    def env_steps(self) -> int:
+        """Training steps of which there is evidence."""
+        ends = [int(curve.env_steps[-1]) for curve in (self.scores.curves if self.scores else ()) if curve.stages.size]
+        tables = (self.speed, self.plasticity, self.returns)
+        logged = [table.numbers["env_steps"] for table in tables if table is not None]
+        return max(
+            [self.finished_steps or 0, *ends, *(int(np.nanmax(steps)) for steps in logged if np.isfinite(steps).any())]
+        )
+
+    @property
+    def planned_steps(self) -> int:
+        """Steps of all tasks."""
+        return sum(task.steps for task in self.tasks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last task was learned: scored, or saved as by ``blip-rl import``."""
+        return bool(self.tasks) and (self.learned == len(self.tasks) or self.finished_steps is not None)
+
+
+def shown_title(name: str, title: str) -> str:
+    """What a task is called on a page and in films: its title, or its name where it has none or a long one."""
+    return title if title and len(title) <= _LONGEST_TITLE else name
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds anything that a run writes."""
+    return any((path / name).exists() for name in _SIGNS)
+
+
+def load_run(path: Path) -> RunRecord:
+    """Read a run folder; what cannot be read becomes one of its problems.
+
+    Raises:
+        UserError: the folder is none of a run, or something in it leads out of it.
+    """
+    if not is_run(path):
+        raise UserError(
+            f"'{path}' is not a run folder: it has none of {', '.join(_SIGNS)} (blip-rl train creates run folders)"
+        )
+    check_folder(path)
+    problems: list[str] = []
+    config = _read_config(path, problems)
+    tasks = _tasks(config, problems)
+    scores = _read_scores(path, problems) if config else None
+    return RunRecord(
+        path=path,
+        config=config,
+        tasks=tasks,
+        scores=scores,
+        budget=load_budget(path, problems),
+        information=load_information(path),
+        plasticity=load_plasticity(path, problems),
+        speed=load_speed(path, problems),
+        returns=load_returns(path, problems),
+        command=_read_text(path / "command.txt", problems).strip(),
+        environment=_read_environment(path / "environment.json", problems),
+        changed=_last_change(path),
+        problems=tuple(problems),
+        finished_steps=_finished_steps(path, len(tasks)),
+    )
+
+
+def _read_config(run: Path, problems: list[str]) -> dict[str, Any]:
+    without = "without it neither the games nor their scores can be told"
+    if not (run / "config.toml").is_file():
+        problems.append(f"config.toml is missing: {without}")
+        return {}
+    try:
+        config = load_config(run)
+    except UserError as error:
+        problems.append(_without_folder(f"{error}; {without}", run))
+        return {}
+    if not config:
+        problems.append(f"config.toml is empty: {without}")
+    return config
+
+
+def _read_scores(run: Path, problems: list[str]) -> RunScores | None:
+    damages: list[str] = []
+    try:
+        scores = load_scores(run, damages)
+    except UserError as error:
+        problems.append(_without_folder(str(error), run))
+        return None
+    problems.extend(_without_folder(damage, run) for damage in damages[:_DAMAGES_NAMED])
+    if len(damages) > _DAMAGES_NAMED:
+        problems.append(f"scores.csv: {len(damages) - _DAMAGES_NAMED} more damaged lines left out")
+    return scores
+
+
+def _without_folder(message: str, run: Path) -> str:
+    return message.replace(f"{run}/", "")
+
+
+def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
+    try:
+        return tuple(
+            Task(
+                name=str(task["name"]),
+                title=shown_title(str(task["name"]), str(task.get("title") or "")),
+                steps=int(task.get("steps", 0)),
+                random_score=_number(task.get("random_score")),
+                reference_score=_number(task.get("reference_score")),
+                reference_name=str(task.get("reference_name", ""))[:_LONGEST_REFERENCE],
+            )
+            for task in config.get("tasks", ())
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        problems.append(f"config.toml: its tasks cannot be told ({error!r})")
+        return ()
+
+
+def _read_text(path: Path, problems: list[str]) -> str:
+    try:
+        return read_text(path, errors="replace")
+    except UserError:
+        problems.append(f"{path.name} is missing or cannot be read")
+        return ""
+
+
+def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        facts = read_json(path)
+    except UserError as error:
+        problems.append(str(error).replace(f"'{path}'", path.name))
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _finished_steps(run: Path, stages: int) -> int | None:
+    """Training steps that the last stage's checkpoint names, where there is one and no snapshot to resume from."""
+    last = stage_folders(run).get(stages)
+    if last is None or any((run / "checkpoints").glob("step-*")):
+        return None
+    try:
+        steps = read_json(last / "stage.json")["env_steps"]
+    except (UserError, LookupError, TypeError):
+        return None
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 <= steps <= MOST_STEPS else None
+
+
+def _last_change(run: Path) -> datetime:
+    times = [path.stat().st_mtime for name in _SIGNS if (path := run / name).exists()]
+    try:
+        return datetime.fromtimestamp(max(times), UTC)
+    except (ValueError, OverflowError, OSError):  # a file's date may be any number
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,202 @@
+"""What the page says of a run in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from blip_rl.core.intervals import Estimate, describe
+from blip_rl.formatting import score_text
+from blip_rl.report.groups import VERDICT, Group, group_runs, verdict
+from blip_rl.report.run_record import RunRecord
+from blip_rl.report.style import short_steps
+
+_DASH = "–"
+_FEW = 4
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is: a sentence, and the share of its steps that is done."""
+
+    run: str
+    text: str
+    share: float
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What was run, a row for each group."""
+
+    label: str
+    description: str
+    method: str
+    games: str
+    steps: str
+    seeds: str
+    actions: str
+    device: str
+    started: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the verdict, for one group."""
+
+    metric: str
+    meaning: str
+    value: str
+    spread: str
+
+
+def number(value: float, signed: bool = False) -> str:
+    """A score, raw or normalised, with a real minus; a dash where there is none."""
+    return score_text(value, signed=signed).replace("-", "−") if math.isfinite(value) else _DASH
+
+
+def headline(one: Estimate, signed: bool = False) -> str:
+    """The estimate, or the values themselves where they are too few for an interval."""
+    if len(one.values) == 2 and any(math.isfinite(value) for value in one.values):
+        return " · ".join(number(value, signed) for value in one.values)
+    return number(one.centre, signed)
+
+
+def spread(one: Estimate, signed: bool = False) -> str:
+    """The interval and its kind, or how few values there are."""
+    if one.interval is not None:
+        low, high = one.interval
+        kind = describe(len(one.values))
+        return f"{number(low, signed)} to {number(high, signed)} ({kind}), {len(one.values)} seeds"
+    if not one.values:
+        return "no score yet"
+    return "one seed" if len(one.values) == 1 else f"{len(one.values)} seeds, no interval"
+
+
+def tiles(group: Group) -> list[Tile]:
+    """The verdict of a group."""
+    found = []
+    for metric, (meaning, _, _) in VERDICT.items():
+        one = verdict(group, metric)
+        signed = metric == "BWT"
+        undefined = group.learned and not math.isfinite(one.centre)
+        note = _why_undefined(group) if undefined else spread(one, signed)
+        found.append(Tile(metric, meaning, headline(one, signed), note))
+    return found
+
+
+def _why_undefined(group: Group) -> str:
+    if group.learned == 1:
+        return "needs a second game"
+    scores = group.first.scores
+    together = scores is not None and bool((scores.after[:-1] != scores.after[:-1]).all())
+    return "the games were learned together" if together else "a score is missing"
+
+
+def status(run: RunRecord) -> Status:
+    """How far a run is."""
+    name = run.path.name or str(run.path)
+    total, games = run.planned_steps, len(run.tasks)
+    if run.complete:
+        what = f"all {games} games" if games > 1 else "one game"
+        scored = "" if run.learned == games else "; not scored yet (blip-rl evaluate scores it)"
+        return Status(name, f"complete: {what}, {run.env_steps:,} steps{scored}", 1, True)
+    if not run.tasks:
+        return Status(name, "cannot be told without config.toml", 0, False)
+    share = min(1.0, run.env_steps / total) if total else 0.0
+    text = (
+        f"{run.env_steps:,} of {total:,} steps seen, {run.learned} of {games} games learned; "
+        f"still running or stopped, last written {_when(run.changed)}"
+    )
+    return Status(name, text, share, False)
+
+
+def _when(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def overview(group: Group) -> Overview:
+    """What was run."""
+    first = group.first
+    settings = first.settings
+    method = settings.get("method")
+    return Overview(
+        label=group.label,
+        description=str(settings.get("description", "")),
+        method=str(method.get("name", _DASH)) if isinstance(method, dict) else _DASH,
+        games=" → ".join(task.title for task in first.tasks) or _DASH,
+        steps=_steps_each(first),
+        seeds=_seeds(group.runs),
+        actions=played(group.runs),
+        device=", ".join(dict.fromkeys(str(run.environment.get("device", _DASH)) for run in group.runs)),
+        started=min((str(run.environment.get("started", "")) for run in group.runs), default="")[:10] or _DASH,
+    )
+
+
+def played(runs: Sequence[RunRecord]) -> str:
+    """How the games behind the scores of these runs were played, and how many other games do not count."""
+    scores = [run.scores for run in runs if run.scores is not None and run.scores.games]
+    kinds = " and ".join(dict.fromkeys(one.actions for one in scores)) or _DASH
+    others = sum(one.other_games for one in scores)
+    return f"{kinds} ({others:,} games played otherwise are not counted)" if others else kinds
+
+
+def _steps_each(run: RunRecord) -> str:
+    each = list(dict.fromkeys(task.steps for task in run.tasks))
+    if not each:
+        return _DASH
+    return f"{short_steps(each[0])} a game" if len(each) == 1 else ", ".join(short_steps(t.steps) for t in run.tasks)
+
+
+def _seeds(runs: Sequence[RunRecord]) -> str:
+    return ", ".join(_DASH if run.seed is None else str(run.seed) for run in runs)
+
+
+def facts(run: RunRecord) -> list[tuple[str, str]]:
+    """The environment, flat."""
+    return [(key, text) for key, text in _flatten(run.environment) if text]
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, one in value.items():
+        if isinstance(one, dict):
+            pairs += _flatten(one, f"{prefix}{key} ")
+        else:
+            pairs.append((f"{prefix}{key}", "" if one is None else str(one)))
+    return pairs
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a; b; c``."""
+    return "; ".join(parts)
+
+
+def title_of(parts: Sequence[Sequence[RunRecord]]) -> str:
+    """A heading from agents and games; ``parts`` are runs that can be compared."""
+    agents = list(dict.fromkeys(group.label for runs in parts for group in group_runs(runs)))
+    who = " and ".join(agents) if len(agents) <= 2 else f"{len(agents)} agents"
+    if len(parts) > 1:
+        return f"{who}: {len(parts)} parts"
+    first = parts[0][0]
+    games = _games(first)
+    return f"{who} on {games}" if games else f"A run of {who}"
+
+
+def sequence_title(run: RunRecord) -> str:
+    """The games of a run, and their steps."""
+    return f"{_games(run) or 'unknown games'}, {_steps_each(run)}"
+
+
+def _games(run: RunRecord) -> str:
+    return _listed_games(list(dict.fromkeys(task.title for task in run.tasks)), run) if run.tasks else ""
+
+
+def _listed_games(games: Sequence[str], run: RunRecord) -> str:
+    """A few games by title, many by the name of their sequence."""
+    if len(games) <= _FEW and not any("," in game for game in games):
+        return games[0] if len(games) == 1 else f"{', '.join(games[:-1])} and {games[-1]}"
+    return str(run.config.get("sequence_name") or f"{len(games)} games")

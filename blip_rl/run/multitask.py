@@ -1,0 +1,122 @@
+"""All tasks of a run learned at once: what is played, learned, seen and saved until the one boundary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import cast
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from blip_rl.learner import state
+from blip_rl.learner.multitask import Turns, learn_in_turns
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.run.autosave import Keeper, played_games, taken_up
+from blip_rl.run.context import RunParts, games_seed, training_seed
+from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.storage.snapshot import PlayedGames, RunSnapshot
+from blip_rl.tasks.make import make_training_env
+from blip_rl.tasks.recorded import RecordedVecEnv
+
+
+class TogetherMonitor(TaskMonitor):
+    """Watches all tasks being learned at once, as one training."""
+
+    @property
+    def _title(self) -> str:
+        return f"{len(self._config.tasks)} tasks at once"
+
+    @property
+    def _steps(self) -> int:
+        """Each task's are whole rollouts."""
+        rollout = self._config.agent.ppo.environments * self._config.agent.ppo.rollout_steps
+        return sum(-(-task.steps // rollout) * rollout for task in self._config.tasks)
+
+    @property
+    def _trained(self) -> list[int]:
+        return list(range(len(self._config.tasks)))
+
+    def _shown(self) -> dict[str, str]:
+        """No return: it would be another game's at every rollout."""
+        return {}
+
+
+class TogetherKeeper(Keeper):
+    """Saves a training of all tasks at once, the games of every task among it."""
+
+    def __init__(self, run: RunParts, turns: Turns, seeds: list[int], *, goes_on: bool = False) -> None:
+        super().__init__(run, len(run.config.tasks), seeds[0], goes_on=goes_on)
+        self._turns, self._seeds = turns, seeds
+
+    @property
+    def watched_task(self) -> str:
+        """The task whose turn comes first."""
+        return self._run.config.tasks[0].name
+
+    def _restart_games(self) -> None:
+        """Every task's as if it were learned alone."""
+        for number, _ in enumerate(self._turns.each(), start=1):
+            self._seeds[number - 1] = games_seed(self._run.config.seed, number, self._agent.num_timesteps)
+            self._agent.restart_games(self._seeds[number - 1])
+
+    def _played(self) -> list[PlayedGames]:
+        return [played_games(self._agent, seed) for seed, _ in zip(self._seeds, self._turns.each(), strict=True)]
+
+
+@contextmanager
+def learned_together(run: RunParts, saved: RunSnapshot | None) -> Iterator[ContinualPPO]:
+    """Learn every task of the run, a rollout of each in turn; the games stay open within the block.
+
+    Every task has its own environments (``ppo.environments`` of each), seeded as when it is learned alone.
+
+    Args:
+        run: Its agent is made here.
+        saved: Where to go on from; None begins.
+    """
+    numbers, tasks, compute = run.config.agent.ppo, run.config.tasks, run.config.compute
+    groups = compute.groups(run.device, numbers.environments)
+    with ExitStack() as opened:
+        envs: list[VecEnv] = []
+        for stage, task in enumerate(tasks, start=1):
+            seed = training_seed(run.config.seed, stage)
+            envs.append(RecordedVecEnv(make_training_env(task, run.config.atari, numbers.environments, seed, groups)))
+            opened.callback(envs[-1].close)
+        agent = ContinualPPO(
+            run.config.agent, tasks[0].name, envs[0], seed=run.config.seed, device=run.device, compute=compute
+        )
+        agent.set_logger(run.logger)
+        envs[0].seed(training_seed(run.config.seed, 1))  # building the agent has reseeded them
+        run.agent = agent
+        turns = Turns(agent, [(task.name, env, task.steps) for task, env in zip(tasks, envs, strict=True)])
+        _learn(run, turns, saved)
+        yield agent
+
+
+def _learn(run: RunParts, turns: Turns, saved: RunSnapshot | None) -> None:
+    keeper = _go_on(run, turns, saved) if saved else _begin(run, turns)
+    agent = cast(ContinualPPO, run.agent)
+    with agent.protected_by(run.method, resume=keeper.goes_on):
+        if saved is not None and saved.phase == "learned":
+            return
+        monitor = TogetherMonitor(run.config, len(run.config.tasks), run.scores, run.method, run.console, keeper)
+        try:
+            learn_in_turns(agent, turns, monitor)
+        finally:
+            monitor.close()
+    keeper.learned()
+
+
+def _begin(run: RunParts, turns: Turns) -> TogetherKeeper:
+    seeds = [training_seed(run.config.seed, stage) for stage, _ in enumerate(run.config.tasks, start=1)]
+    return TogetherKeeper(run, turns, seeds)
+
+
+def _go_on(run: RunParts, turns: Turns, saved: RunSnapshot) -> TogetherKeeper:
+    """Put every task's games where a snapshot has them, and the agent before the task whose turn it is."""
+    agent = cast(ContinualPPO, run.agent)
+    with taken_up(run, saved, run.config.tasks[0].name):
+        for played, _ in zip(saved.games, turns.each(), strict=True):
+            agent.replay_games(played.seed, played.actions)
+            state.put_episodes(agent, played.episodes)
+        turns.take_up()
+    return TogetherKeeper(run, turns, [played.seed for played in saved.games], goes_on=True)

@@ -1,0 +1,99 @@
+"""Which snapshot a run is resumed from, and how much of what was learned after it is lost.
+
+It is the newest snapshot that can be read and whose tables, events and earlier checkpoints are unchanged.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import RunError, UserError
+from blip_rl.storage import durable, integrity
+from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.integrity import ChangedError, Evidence
+from blip_rl.storage.run_folder import RunFolder
+from blip_rl.storage.snapshot import RunSnapshot
+from blip_rl.storage.snapshot_names import noted_steps, snapshot_steps
+
+
+def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
+    """The newest snapshot that can be gone on from; None for the run's beginning. Newer ones are warned of.
+
+    Args:
+        folder: The run's.
+        accept_changes: Whether evidence that is another than when the snapshot was saved will do.
+
+    Raises:
+        RunError: there are some, none can be read, and the beginning is too far back.
+        UserError: evidence has changed that all of them build on.
+    """
+    problems: list[durable.DamagedError | ChangedError] = []
+    for path in reversed(folder.snapshots()):
+        try:
+            saved = snapshots.load(path)
+            _check_evidence(folder.path, saved.evidence, accept_changes)
+        except (durable.DamagedError, ChangedError) as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}; going on from the snapshot before it", stacklevel=2)
+        return saved
+    for problem in problems:
+        if isinstance(problem, ChangedError):
+            raise UserError(f"{problem}: the run would not end as if it had never stopped ({problem.fix})")
+    if len(problems) == 1 and not folder.stages():  # the run's first snapshot: before it there is the beginning
+        warnings.warn(f"{problems[0]}; going on from the beginning", stacklevel=2)
+        return None
+    if not problems and folder.stages():
+        last = folder.stage_path(folder.stages()[-1]).name
+        raise RunError(f"'{folder.path}' has the checkpoint {last} but no snapshot to resume from: start a new run")
+    if problems:
+        told = "; ".join(map(str, problems))
+        raise RunError(
+            f"none of the {len(problems)} snapshots in '{folder.path}' can be read: start a new run ({told})"
+        )
+    return None
+
+
+def _check_evidence(run: Path, then: Evidence, accept_changes: bool) -> None:
+    integrity.check_there(run, then)
+    try:
+        integrity.check_same(run, then)
+    except ChangedError as error:
+        if not accept_changes:
+            raise
+        warnings.warn(f"going on although {error}", stacklevel=3)
+
+
+def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:
+    """What is printed when a run is resumed: the step, and how much was learned after it, lost, and why."""
+    steps, there = saved.steps if saved else 0, folder.snapshots()
+    text = f"resuming {folder.path} at step {steps:,}"
+    lost = max(noted_steps(folder.path), *map(snapshot_steps, there), 0) - steps
+    if lost <= 0:
+        return text
+    later = [path.name for path in there[there.index(saved.path) + 1 if saved else 0 :]]
+    why = (
+        f"{' and '.join(later)} cannot be used"
+        if later
+        else f"the process ended before the next snapshot (checkpoint.every_steps = {config.checkpoint.every_steps:,})"
+    )
+    return f"{text}: at least {lost:,} steps after it are lost and learned again, because {why}"
+
+
+def take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
+    """Remove what was written after a snapshot; without one, everything.
+
+    Stages from the snapshot's own on are saved again: a checkpoint is never replaced, as a kill in between would leave
+    neither the old one nor the new one.
+    """
+    if saved is None:
+        folder.empty_evidence()
+        folder.forget_snapshots()
+    else:
+        integrity.cut_back(folder.path, saved.evidence)
+        folder.begin_tables()
+        folder.forget_snapshots(after=saved.path)
+        folder.forget_stages(saved.stage)

@@ -1,0 +1,299 @@
+"""The scheduler: for each task of the sequence start, learn, score, consolidate, score again, save.
+
+A method that learns all tasks at once has one such stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
+
+from blip_rl.config import RunConfig
+from blip_rl.console import Console
+from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
+from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.trunk import check_observations, check_trunk
+from blip_rl.methods import make_method
+from blip_rl.methods.base import Method
+from blip_rl.recipes import dump_run_config, load_run_config
+from blip_rl.run.autosave import Keeper, go_on
+from blip_rl.run.context import RunParts, stage_seed, training_seed
+from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
+from blip_rl.run.interruption import StopRequest, StopRequestError
+from blip_rl.run.multitask import learned_together
+from blip_rl.run.pictures import optional_picture
+from blip_rl.run.resources import check_training
+from blip_rl.run.resume import newest_snapshot, take_back, where_it_resumes
+from blip_rl.run.scores import ScoreBook
+from blip_rl.run.summary import boundary_line, closing_text, opening_text
+from blip_rl.run.training_callback import TaskMonitor, bits_rows, log_bits, log_figures
+from blip_rl.storage import provenance, validation
+from blip_rl.storage.checkpoint import save_stage, trunk_bytes
+from blip_rl.storage.run_folder import RunFolder, planned_folder
+from blip_rl.storage.snapshot import RunSnapshot
+from blip_rl.tasks.make import make_training_env
+from blip_rl.tasks.recorded import RecordedVecEnv
+
+
+def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet: bool = False) -> Path:
+    """Learn a sequence of tasks with one agent and leave a run folder that describes itself.
+
+    Args:
+        config: Everything that decides the run.
+        out: Folder to create; None picks a new one below ``runs/``.
+        threads: CPU threads for the network; 0 leaves torch's choice on a CPU (OMP_NUM_THREADS, or every core) and
+            takes one where the network is on a GPU.
+        quiet: Print nothing.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: something about the request cannot work; nothing has been written then.
+        RunError: training diverged.
+        InterruptedRunError: a signal asked the run to stop; it is saved.
+    """
+    folder = planned_folder(out, config)
+    device = resolve_device(config.device)
+    if count := cpu_threads(threads, device):
+        torch.set_num_threads(count)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
+    method = make_method(config.agent.method)
+    _check_tasks(config, method)
+    folder = folder.create(dump_run_config(config), device, _seeds(config))
+    with telling_how_to_go_on(folder), folder.locked():
+        run = _open(config, folder, device, method, Console(quiet))
+        run.console.say(opening_text(config, folder.path, device))
+        _learn(run, None)
+    run.console.show_result(closing_text(config, run.scores, folder.path))
+    return folder.path
+
+
+def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet: bool = False) -> Path:
+    """Go on with a run that was stopped or killed: it ends as if it had never been.
+
+    Args:
+        path: The run folder.
+        accept_changes: Go on although versions, device or threads differ from the run's, which may change its numbers.
+        threads: CPU threads; 0 takes as many as before.
+        quiet: Print nothing.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: not a run folder, a finished run, one that another process writes, or one begun under other
+            conditions.
+        RunError: no snapshot can be read; or training diverged.
+        InterruptedRunError: a signal asked the run to stop; it is saved.
+    """
+    folder = RunFolder.existing(path)
+    config = load_run_config(folder.config)
+    device = resolve_device(config.device)
+    with ExitStack() as held:
+        with telling_how_to_go_on(folder):
+            held.enter_context(folder.locked())
+        if folder.finished(len(config.tasks)):
+            raise FinishedRunError(
+                f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)"
+            )
+        torch.set_num_threads(threads or provenance.threads(path))
+        provenance.check(path, device, accept_changes)
+        method = make_method(config.agent.method)
+        tasks, saved = _check_tasks(config, method), newest_snapshot(folder, accept_changes)
+        if saved is None:
+            provenance.check_begun_recipe(path, folder.recipe(), accept_changes)
+        else:
+            provenance.check_recipe(folder.config, saved.recipe, accept_changes)
+            if saved.stage > len(config.tasks):
+                raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
+            validation.check_actions(saved.known_tasks, tasks)
+        resuming = where_it_resumes(folder, config, saved)
+        with telling_how_to_go_on(folder):
+            take_back(folder, saved)
+            run = _open(config, folder, device, method, Console(quiet))
+            run.scores.take_up(folder.read_scores())
+            run.console.say(resuming)
+            _learn(run, saved)
+        run.console.show_result(closing_text(config, run.scores, path))
+    return folder.path
+
+
+def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
+    """All stages, from the beginning or from a snapshot on, with an answer for every way they can end."""
+    try:
+        with run.stop.listening():
+            if run.method.interleaved:
+                _learn_at_once(run, saved)
+            else:
+                for stage in range(saved.stage if saved else 1, len(run.config.tasks) + 1):
+                    _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
+    except StopRequestError:
+        raise InterruptedRunError(f"stopped: {how_to_go_on(run.folder)}", run.stop.signal_number or 0) from None
+    except KeyboardInterrupt:
+        run.console.say(f"\nstopped at once: {how_to_go_on(run.folder)}")
+        raise
+    finally:
+        with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
+            run.logger.close()
+    run.folder.finish()
+
+
+def cpu_threads(asked: int, device: str) -> int:
+    """CPU threads to give torch; 0 leaves them as they are.
+
+    With the network on a GPU torch's threads only take cores from the emulator: see docs/gpu.md.
+    """
+    return asked or (1 if device.startswith("cuda") else 0)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` → ``cuda`` where there is one, else ``cpu``.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device not in [*found, *(["cuda"] if len(found) > 1 else [])]:
+        raise UserError(f"device {device!r} is not there: this machine has {', '.join(found)} (or say auto)")
+    return device
+
+
+def _check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
+    """Open every task once, so that what cannot work is found before anything is written; return names and actions."""
+    first: VecEnv | None = None
+    tasks = []
+    for task in config.tasks:
+        env = make_training_env(task, config.atari, 1, 0)
+        env.close()
+        first = first or env
+        check_observations(task.name, env.observation_space, config.tasks[0].name, first.observation_space)
+        method.check_task(task.name, env.action_space)
+        tasks.append((task.name, env.action_space))
+    check_trunk(cast(VecEnv, first).observation_space, config.agent.trunk)
+    check_training(config, method, cast(VecEnv, first).observation_space, tasks)
+    return tasks
+
+
+def _seeds(config: RunConfig) -> dict[str, Any]:
+    stages = range(1, len(config.tasks) + 1)
+    return {
+        "run": config.seed,
+        "first_training_seed_of_each_stage": [training_seed(config.seed, stage) for stage in stages],
+        "first_evaluation_seed": FIRST_EVALUATION_SEED + config.evaluation.seed,
+    }
+
+
+def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunParts:
+    logger = configure(str(folder.path), ["tensorboard"])
+    stop = StopRequest(console.say)
+    scores = ScoreBook(config, folder, logger, console, method, stop)
+    return RunParts(config, folder, device, method, logger, scores, console, stop)
+
+
+@contextmanager
+def _environments(run: RunParts, stage: int, saved: RunSnapshot | None) -> Iterator[VecEnv]:
+    """The task's training games, seeded by run and stage."""
+    config, task = run.config, run.config.tasks[stage - 1]
+    seed = training_seed(config.seed, stage)
+    environments = config.agent.ppo.environments
+    groups = config.compute.groups(run.device, environments)
+    env = RecordedVecEnv(make_training_env(task, config.atari, environments, seed, groups))
+    try:
+        if run.agent is None:
+            known = saved.known_tasks if saved else ()
+            run.agent = ContinualPPO(
+                config.agent,
+                task.name,
+                env,
+                seed=config.seed,
+                device=run.device,
+                known_tasks=known,
+                compute=config.compute,
+            )
+            run.agent.set_logger(run.logger)
+        else:
+            set_random_seed(stage_seed(config.seed, stage))
+            run.agent.switch_task(task.name, env)
+        env.seed(seed)  # building the agent has reseeded its environments
+        yield env
+    finally:
+        env.close()
+
+
+def _learn_stage(run: RunParts, stage: int, saved: RunSnapshot | None) -> None:
+    """One task from its beginning, or from a snapshot on."""
+    with _environments(run, stage, saved):
+        agent = cast(ContinualPPO, run.agent)
+        keeper = go_on(run, saved) if saved else Keeper(run, stage, training_seed(run.config.seed, stage))
+        if saved is None or saved.phase == "learning":
+            _learn_task(run, stage, keeper)
+            keeper.learned()
+        else:
+            # What the method binds to when a task begins is needed at its end too.
+            with agent.protected_by(run.method, resume=True):
+                pass
+        _consolidate(run, agent, stage)
+    save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    _show_gifs(run, agent)
+    run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
+
+
+def _learn_task(run: RunParts, stage: int, keeper: Keeper) -> None:
+    agent = cast(ContinualPPO, run.agent)
+    monitor = TaskMonitor(run.config, stage, run.scores, run.method, run.console, keeper)
+    with agent.protected_by(run.method, resume=keeper.goes_on):
+        try:
+            began_at = agent.task_began_at if keeper.goes_on else None
+            agent.learn_task(run.config.tasks[stage - 1].steps, monitor, began_at)
+        finally:
+            monitor.close()
+
+
+def _learn_at_once(run: RunParts, saved: RunSnapshot | None) -> None:
+    """All tasks in one stage, whose number is that of the tasks: the last row of the score matrix is all there is."""
+    stage = len(run.config.tasks)
+    with learned_together(run, saved) as agent:
+        _consolidate(run, agent, stage)
+    save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    _show_gifs(run, agent)
+
+
+def _show_gifs(run: RunParts, agent: ContinualPPO) -> None:
+    if run.config.evaluation.gifs:
+        with optional_picture(f"the films at step {agent.num_timesteps:,}"):
+            from blip_rl.video.tensorboard import log_boundary_gifs  # its libraries would delay every run's first step
+
+            log_boundary_gifs(run.logger, run.config, run.scores.boundary_games, agent.num_timesteps)
+
+
+def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
+    """Score, let the method consolidate the task, score again."""
+    steps, trunk = agent.num_timesteps, agent.policy.trunk
+    played = run.scores.evaluate(agent.policy, stage, "before", steps)
+    weights_before = trunk_bytes(trunk)
+    generator = torch.Generator().manual_seed(run.config.seed * 1_000 + stage)
+    try:
+        figures = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
+    except FloatingPointError as error:
+        name = run.config.tasks[stage - 1].name
+        raise FloatingPointError(f"{error} (consolidating {name} after step {steps:,})") from error
+    log_figures(run.logger, run.console, run.config.tasks[stage - 1].name, figures)
+    frozen = run.method.frozen_bits()
+    if frozen:
+        log_bits(run.logger, frozen, run.method.total_bits, run.config.tasks[stage - 1].name, steps)
+        run.folder.add_bits(bits_rows(frozen, stage))
+    if trunk_bytes(trunk) == weights_before and run.config.evaluation.actions == "greedy":
+        # Same weights, same seeds, greedy actions: the same games would be played again.
+        run.scores.record(played, stage, "after", steps)
+    else:
+        run.scores.evaluate(agent.policy, stage, "after", steps)

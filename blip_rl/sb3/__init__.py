@@ -1,0 +1,1 @@
+"""Exchange with stable-baselines3: export, import, and protecting its agents."""

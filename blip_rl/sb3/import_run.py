@@ -1,0 +1,197 @@
+"""A run of one stage made from an agent that stable-baselines3 trained, to be scored, filmed and compared."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods import make_method
+from blip_rl.sb3.joined import joined
+from blip_rl.sb3.read_zip import ForeignAgent, ForeignLayer, read_agent
+from blip_rl.storage import validation
+from blip_rl.storage.checkpoint import save_stage
+from blip_rl.storage.naming import take_name
+from blip_rl.storage.new_folder import new_folder
+from blip_rl.storage.paths import check_new_folder
+from blip_rl.storage.run_folder import RunFolder, planned_folder
+from blip_rl.tasks.make import make_evaluation_env
+
+_MOST_LOOKED_AT = 10_000
+
+
+def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: Path | None = None) -> Path:
+    """Make a finished run of an agent in a stable-baselines3 zip; no code of the file is run.
+
+    Args:
+        file: What ``PPO.save`` or ``A2C.save`` wrote, or ``blip-rl export``.
+        game: What it plays: one game, named as for training.
+        overrides: ``section.key=value`` settings, for a preprocessing other than the recipe's.
+        out: Folder to create; None picks a new one below ``runs/``.
+
+    Returns:
+        The run folder: one stage, not scored yet.
+
+    Raises:
+        UserError: the file cannot be read, or its agent does not fit the game. Nothing is left of the run then.
+
+    Warns:
+        UserWarning: there are statistics of a ``VecNormalize`` beside the file; the run's agent gets observations as
+            they are.
+    """
+    from blip_rl.recipes import dump_run_config
+
+    if out is not None:
+        check_new_folder(out)
+    _warn_of_statistics(file)
+    agent = read_agent(file)
+    try:
+        layers, actor, critic = joined(agent)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"'{file}' cannot become a run: {error}") from error
+    config = _config(file, game, agent, layers, overrides)
+    policy = _policy(file, config, agent, layers, actor, critic)
+    planned = planned_folder(out, config).path
+
+    def write(path: Path) -> None:
+        with new_folder(path) as beside:
+            folder = RunFolder(beside).create(dump_run_config(config), "cpu", {})
+            save_stage(folder.stage_path(1), 1, agent.env_steps, policy, make_method(config.agent.method))
+
+    return take_name(planned, write, numbered=out is None)
+
+
+def _warn_of_statistics(file: Path) -> None:
+    """Say so if the agent probably saw observations that were normalised by statistics outside the zip."""
+    for folder in (file.parent, file.with_suffix("")):  # where stable-baselines3's callback and its zoo keep them
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, _MOST_LOOKED_AT):
+                if entry.name.endswith(".pkl") and "vecnormalize" in entry.name.lower().replace("_", ""):
+                    warnings.warn(
+                        f"'{entry.path}' beside the agent: if it was trained with VecNormalize, it plays worse than it "
+                        "did, because the run gives it observations without these statistics, which are not imported",
+                        stacklevel=3,
+                    )
+                    return
+
+
+def _config(
+    file: Path, game: str, agent: ForeignAgent, layers: Sequence[ForeignLayer], overrides: Sequence[str]
+) -> RunConfig:
+    """A recipe for the agent's network, learned without any method."""
+    from blip_rl.recipes import resolve
+
+    kind = "image" if layers[0].stride else "vector"
+    shape = {
+        f"trunk.{kind}.hidden": [len(layer.bias) for layer in layers if not layer.stride],
+        f"trunk.{kind}.activation": agent.activation,
+        "trunk.task_modulation": "false",
+    }
+    if kind == "image":
+        shape["trunk.image.conv"] = [
+            [len(layer.bias), layer.weight.shape[2], layer.stride] for layer in layers if layer.stride
+        ]
+    found = [f"{key}={value}" for key, value in shape.items()]
+    config = resolve(game, "finetune", steps=str(max(1, agent.env_steps)), overrides=[*found, *overrides])
+    if len(config.tasks) != 1:
+        raise UserError(f"--game {game!r} means {len(config.tasks)} games: expected the one that '{file}' plays")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem)[:40]
+    return config.model_copy(update={"agent_name": name or "imported"})
+
+
+@torch.no_grad()
+def _policy(
+    file: Path,
+    config: RunConfig,
+    agent: ForeignAgent,
+    layers: Sequence[ForeignLayer],
+    actor: Tensor,
+    critic: Tensor,
+) -> ContinualPolicy:
+    """A network as the game asks for it, with the file's weights."""
+    (task,) = config.tasks
+    env = make_evaluation_env(task, config.atari, 1, 0)
+    env.close()
+    outline = validation.skeleton(env.observation_space, [(task.name, env.action_space)], config.agent.trunk)
+    _check_fit(file, outline, agent, layers, actor, critic)  # before weights are allocated, whose number a file decides
+    validation.check_room(f"the network of '{file}'", outline, {})
+    policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
+    policy.add_task(task.name, env.action_space)
+    policy.use_task(task.name)
+    for _, layer, weight, bias in _places(policy, agent, layers, actor, critic):
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    if policy.current.log_std is not None:
+        policy.current.log_std.copy_(cast(Tensor, agent.log_std))
+    return policy
+
+
+def _places(
+    policy: ContinualPolicy, agent: ForeignAgent, layers: Sequence[ForeignLayer], actor: Tensor, critic: Tensor
+) -> list[tuple[str, Any, Tensor, Tensor]]:
+    """What each layer of the network is called, the layer, and the weight and bias that it gets."""
+    trunk, head = policy.trunk, policy.current
+    found: list[tuple[str, Any, Tensor, Tensor]] = [
+        (f"layer {number}", trunk.get_submodule(name), layer.weight, layer.bias)
+        for number, (name, layer) in enumerate(zip(trunk.layer_names, layers, strict=True), start=1)
+    ]
+    return [*found, ("actor", head.actor, actor, agent.actor[1]), ("critic", head.critic, critic, agent.critic[1])]
+
+
+def _check_fit(
+    file: Path,
+    policy: ContinualPolicy,
+    agent: ForeignAgent,
+    layers: Sequence[ForeignLayer],
+    actor: Tensor,
+    critic: Tensor,
+) -> None:
+    """Compare the file's network with the one that the game asks for."""
+    _check_kinds(file, policy, agent, layers)
+    for what, layer, weight, _ in _places(policy, agent, layers, actor, critic):
+        _check_shape(file, what, policy, layer, weight)
+
+
+def _check_kinds(file: Path, policy: ContinualPolicy, agent: ForeignAgent, layers: Sequence[ForeignLayer]) -> None:
+    """Make sure that agent and game agree on images or vectors, and on continuous or countable actions."""
+    shown = policy.observation_space.shape or ()
+    kind = "images" if layers[0].stride else "vectors"
+    if kind != ("images" if len(shown) == 3 else "vectors"):
+        raise UserError(
+            f"'{file}' does not fit the game: it looks at {kind}, but the game shows observations of {shown}"
+        )
+    ours, theirs = policy.current.log_std, agent.log_std
+    if ours is not None and theirs is not None and ours.shape != theirs.shape:
+        raise UserError(
+            f"'{file}' does not fit the game: it takes {theirs.numel()} actions at once, not {ours.numel()}"
+        )
+    if (ours is None) != (theirs is None):
+        its, games = ("continuous", "countable")[:: -1 if theirs is None else 1]
+        raise UserError(f"'{file}' does not fit the game: it takes {its} actions, but the game takes {games} ones")
+
+
+def _check_shape(file: Path, what: str, policy: ContinualPolicy, layer: nn.Linear | nn.Conv2d, weight: Tensor) -> None:
+    if layer.weight.shape == weight.shape:
+        return
+    if what == "actor":
+        theirs, ours = len(weight), len(layer.weight)
+        why = f"it chooses among {theirs} actions, but the game takes {ours}"
+        if isinstance(policy.action_space, spaces.Discrete):
+            why += " (--set atari.full_action_space=true makes it all 18 of Atari)"
+    else:
+        shape = policy.observation_space.shape
+        why = f"{what} has weights of {tuple(weight.shape)}, but for observations of {shape} expected "
+        why += f"{tuple(layer.weight.shape)} (--set atari.frame_size and atari.frame_stack change what Atari shows)"
+    raise UserError(f"'{file}' does not fit the game: {why}")

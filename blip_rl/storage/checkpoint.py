@@ -1,0 +1,124 @@
+"""Stage checkpoints: tensors in safetensors, the rest in JSON, nothing pickled.
+
+A stage folder holds ``policy.safetensors`` (trunk and every task's module), ``method.safetensors`` (what the method
+remembers) and ``stage.json``; :mod:`blip_rl.storage.durable` sees to it that a stage exists whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gymnasium import spaces
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods.base import Method, MethodState
+from blip_rl.recipes.problems import show
+from blip_rl.storage import durable, validation
+from blip_rl.storage.spaces import describe_tasks, known_tasks, space, whole
+from blip_rl.untrusted.files import MOST_TASKS, read_json
+
+UNREADABLE = (
+    OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError,
+    SafetensorError,
+)  # fmt: skip
+"""What Python, torch and Gymnasium make of a damaged or foreign file."""
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A loaded checkpoint: an agent that plays every task learned so far, and the method's memory."""
+
+    number: int
+    env_steps: int
+    policy: ContinualPolicy
+    method_state: MethodState
+
+
+def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, method: Method) -> None:
+    """Write the checkpoint of a stage to the folder ``path``, all or nothing."""
+    state = method.state()
+    facts = {
+        "format": _FORMAT,
+        "stage": stage,
+        "env_steps": env_steps,
+        **describe_tasks(policy),
+        "method": state.values,
+    }
+    with durable.writing(path) as folder:
+        durable.save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
+        durable.save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
+        (folder / "stage.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
+    """Rebuild the agent of a stage.
+
+    Everything is compared with the recipe first: a file that asks for more memory than there is takes none.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not fit the run's recipe.
+    """
+    try:
+        facts = read_json(path / "stage.json")
+        if facts["format"] != _FORMAT:
+            raise UserError(f"'{path}' has format {show(facts['format'])}: this version reads format {_FORMAT}")
+        number, env_steps = whole(facts["stage"], 1, MOST_TASKS), whole(facts["env_steps"], 0)
+        observations, tasks = space(facts["observation_space"]), known_tasks(facts, len(config.tasks))
+        _check_files(path, observations, tasks, config)
+        durable.check(path, required=False)  # only now: it reads every byte, and there may be any number of them
+        policy = _build_policy(observations, tasks, config)
+        policy.load_task_state(_tensors(path, "policy"))
+        memory = MethodState(_tensors(path, "method"), dict(facts["method"]))
+        return Stage(number, env_steps, policy.to(device), memory)
+    except UserError:
+        raise
+    except (durable.DamagedError, *UNREADABLE) as error:
+        raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
+
+
+def _check_files(path: Path, observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> None:
+    """Refuse files that are not of this recipe's network and method, or that need more memory than there is."""
+    weights, memory = validation.headers(path, "policy", "method")
+    outline = validation.skeleton(observations, tasks, config.agent.trunk)
+    validation.check_room(f"checkpoint '{path}'", outline, {"the weights": weights, "what the method keeps": memory})
+    validation.check_policy(weights, outline)
+    validation.check_method(memory, outline, config)
+
+
+def _tensors(path: Path, name: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(path / f"{name}.safetensors")
+    validation.check_finite(f"checkpoint '{path}'", tensors)
+    return tensors
+
+
+def _build_policy(observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> ContinualPolicy:
+    policy = ContinualPolicy(
+        observations,
+        tasks[0][1],
+        lambda _: 0.0,
+        trunk=config.agent.trunk,
+        precision=config.compute.precision,
+    )
+    for name, action_space in tasks:
+        policy.add_task(name, action_space)
+    policy.use_task(policy.task_names[-1])
+    return policy
+
+
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def trunk_bytes(trunk: nn.Module) -> bytes:
+    """The trunk's weights as bytes, to tell whether a consolidation changed any."""
+    return b"".join(p.detach().cpu().contiguous().numpy().tobytes() for p in trunk.parameters())

@@ -1,0 +1,283 @@
+"""The run folder: where a run's evidence is written, and how it is read back.
+
+Everything a report needs is here as text: ``config.toml``, ``command.txt``, ``environment.json``, ``scores.csv``,
+``returns.csv``, ``bits.csv``, ``plasticity.csv``, ``speed.csv``, TensorBoard event files and ``checkpoints/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.records import (
+    BITS_COLUMNS,
+    PLASTICITY_COLUMNS,
+    RETURN_COLUMNS,
+    SCORE_COLUMNS,
+    SPEED_COLUMNS,
+    BitsRow,
+    PlasticityRow,
+    ReturnRow,
+    ScoreRow,
+    SpeedRow,
+    cells_of,
+    identity,
+    score_row,
+)
+from blip_rl.storage import atomic, durable, integrity, provenance, snapshot_names
+from blip_rl.storage.lock import locked
+from blip_rl.storage.naming import make_folder, stamped
+from blip_rl.storage.paths import check_new_run, check_parent, check_run
+from blip_rl.storage.snapshot_names import snapshot_order
+from blip_rl.untrusted.files import read_text
+from blip_rl.untrusted.tables import table_rows
+
+_MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
+
+
+class RunFolder:
+    """Paths and writers of one run folder. Rows reach the disk as soon as they are written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._numbered = False
+        self.scores = path / "scores.csv"
+        self.returns = path / "returns.csv"
+        self.bits = path / "bits.csv"
+        self.plasticity = path / "plasticity.csv"
+        self.speed = path / "speed.csv"
+        self.config = path / "config.toml"
+
+    @staticmethod
+    def planned(path: Path, *, numbered: bool = False) -> RunFolder:
+        """A folder that a new run may create; nothing is written yet.
+
+        Args:
+            path: Where.
+            numbered: Whether to append a number to the name if it is taken.
+
+        Raises:
+            UserError: something is there already, or it cannot be created there.
+        """
+        if numbered:
+            check_parent(path)
+        else:
+            check_new_run(path)
+        folder = RunFolder(path)
+        folder._numbered = numbered
+        return folder
+
+    @staticmethod
+    def existing(path: Path) -> RunFolder:
+        """The folder of a run that was made.
+
+        Raises:
+            UserError: it is not one.
+        """
+        check_run(path)
+        return RunFolder(path)
+
+    def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> RunFolder:
+        """Create the folder with its tables and ``config.toml``, also where a killed process has begun to.
+
+        Returns:
+            The folder, whose name may have got a number.
+
+        Raises:
+            UserError: another process has created a run there meanwhile, or is doing so.
+            OSError: the disk is full or cannot be written; nothing is left of the folder.
+        """
+        if self._numbered:
+            return RunFolder(make_folder(self.path)).create(config_toml, device, seeds)
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.locked():
+                check_new_run(self.path)
+                self._write_new(config_toml, device, seeds)
+        except OSError:
+            with suppress(OSError):
+                self.path.rmdir()  # if the lock could not be written
+            raise
+        return self
+
+    def _write_new(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
+        try:
+            for name in integrity.WRITTEN_FIRST:  # by a process that was killed
+                (self.path / name).unlink(missing_ok=True)
+            (self.path / "command.txt").write_text(provenance.command() + "\n", encoding="utf-8")
+            facts = {**provenance.here(device), "seeds": seeds, **provenance.sealed(config_toml)}
+            (self.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            self.begin_tables()
+            durable.flush_text(self.config, config_toml)  # last: a folder with a recipe is a run that can be resumed
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def stage_path(self, stage: int) -> Path:
+        """Where the checkpoint after a stage is kept."""
+        return self.path / "checkpoints" / f"stage-{stage:02d}"
+
+    def stages(self) -> list[int]:
+        """Stages that have a checkpoint, in order."""
+        found = (self.path / "checkpoints").glob("stage-*")
+        return sorted(int(path.name[6:]) for path in found if _is_number(path.name[6:]))
+
+    def snapshots(self) -> list[Path]:
+        """Folders of the snapshots, in the order in which they were written."""
+        return snapshot_names.snapshot_folders(self.path / "checkpoints")
+
+    def forget_snapshots(self, after: Path | None = None) -> None:
+        """Remove the snapshots written after one, the oldest first; by default all of them."""
+        for path in self.snapshots():
+            if after is None or snapshot_order(path) > snapshot_order(after):
+                durable.remove(path)
+
+    def forget_stages(self, first: int) -> None:
+        """Remove the checkpoints of a stage and of all later ones."""
+        for stage in self.stages():
+            if stage >= first:
+                durable.remove(self.stage_path(stage))
+
+    def finish(self) -> None:
+        """Remove what only a run that is not finished needs."""
+        integrity.flush(self.path)
+        snapshot_names.forget_steps(self.path)
+        self.forget_snapshots()
+
+    def finished(self, stages: int) -> bool:
+        """Whether the last stage is saved and nothing is left to be done."""
+        return stages in self.stages() and not self.snapshots()
+
+    @contextmanager
+    def locked(self, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the folder's lock: whoever changes its recipe, tables or checkpoints does.
+
+        Reports, pictures and exports only replace whole files of their own and do not need it, so that they can be
+        made while the run is being trained.
+
+        Args:
+            wait_seconds: How long to wait for another process.
+
+        Raises:
+            UserError: another process holds it.
+            OSError: the folder may not be written.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path / ".lock", wait_seconds))
+            except TimeoutError as error:
+                raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
+            for folder in (self.path, self.path / "checkpoints"):
+                durable.sweep(folder)
+                atomic.sweep(folder)
+            yield
+
+    def check_writable(self) -> None:
+        """Make sure that files of the folder can be replaced.
+
+        Raises:
+            OSError: they cannot.
+        """
+        with self.locked(_MERGE_SECONDS):
+            atomic.check_writable(self.path)
+
+    def recipe(self) -> str:
+        """The text of ``config.toml``."""
+        return read_text(self.config)
+
+    def empty_evidence(self) -> None:
+        """Begin the evidence anew, for a run that was stopped before its first snapshot."""
+        integrity.clear(self.path)
+        self.begin_tables()
+
+    def begin_tables(self) -> None:
+        """Write the header of every table that does not exist: runs of earlier versions lack some."""
+        tables = {
+            self.scores: SCORE_COLUMNS,
+            self.returns: RETURN_COLUMNS,
+            self.bits: BITS_COLUMNS,
+            self.plasticity: PLASTICITY_COLUMNS,
+            self.speed: SPEED_COLUMNS,
+        }
+        for path, columns in tables.items():
+            if not path.exists():
+                _append(path, [columns])
+
+    def add_scores(self, rows: Iterable[ScoreRow]) -> None:
+        """Append to ``scores.csv``."""
+        _append(self.scores, [cells_of(row) for row in rows])
+
+    def replace_scores(self, rows: Sequence[ScoreRow]) -> None:
+        """Write rows into ``scores.csv`` in place of the same episodes: same stage, phase, task, seed and actions.
+
+        Episodes with other seeds stay: scoring again extends the evidence and never thins it. The table is read and
+        replaced under the folder's lock, so that several processes may store scores at the same time.
+
+        Raises:
+            UserError: the table is damaged, or another process keeps the folder locked.
+            OSError: it cannot be written; it is as it was then.
+        """
+        replaced = {identity(row) for row in rows}
+        with self.locked(_MERGE_SECONDS):
+            kept = [row for row in self.read_scores() if identity(row) not in replaced]
+            with atomic.replacing(self.scores) as beside:
+                _append(beside, [SCORE_COLUMNS, *(cells_of(row) for row in [*kept, *rows])])
+
+    def read_scores(self) -> list[ScoreRow]:
+        """All rows of ``scores.csv``.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        try:
+            _, rows = table_rows(self.scores)
+            return [score_row(cells) for _, cells in rows]
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"'{self.scores}' cannot be read as scores: {error!r}") from error
+
+    def add_returns(self, rows: Iterable[ReturnRow]) -> None:
+        """Append to ``returns.csv``."""
+        _append(self.returns, [cells_of(row) for row in rows])
+
+    def add_bits(self, rows: Iterable[BitsRow]) -> None:
+        """Append to ``bits.csv``."""
+        _append(self.bits, [cells_of(row) for row in rows])
+
+    def add_plasticity(self, rows: Iterable[PlasticityRow]) -> None:
+        """Append to ``plasticity.csv``."""
+        _append(self.plasticity, [cells_of(row) for row in rows])
+
+    def add_speed(self, row: SpeedRow) -> None:
+        """Append to ``speed.csv``."""
+        _append(self.speed, [cells_of(row)])
+
+
+def planned_folder(out: Path | None, config: RunConfig) -> RunFolder:
+    """The folder that a new run may create; by default ``runs/<sequence>-<agent>-seed<seed>-<time>``.
+
+    Raises:
+        UserError: ``out`` exists, or it cannot be created there.
+    """
+    if out is not None:
+        return RunFolder.planned(out)
+    stem = f"{config.sequence_name[:80]}-{config.agent_name[:40]}-seed{config.seed}"
+    return RunFolder.planned(stamped(stem), numbered=True)
+
+
+def _is_number(text: str) -> bool:
+    """Whether int() takes it; not every digit of every script is one for it."""
+    return text.isascii() and text.isdecimal()
+
+
+def _append(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    if path.exists() and path.stat().st_nlink > 1:
+        atomic.separate(path)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

@@ -1,0 +1,291 @@
+"""Snapshots: the complete state of a run in the middle of a task, from which it is resumed exactly.
+
+A snapshot is a folder ``checkpoints/step-…`` with the agent, the method, the actions that restore the environments'
+state, and the length and digest of each table and event file. The two newest are kept, in case one is damaged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from safetensors.torch import load_file
+from torch import Tensor, from_numpy
+
+from blip_rl.config import RunConfig
+from blip_rl.learner import state as snapshot
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.methods import load_method
+from blip_rl.methods.base import Method, MethodState
+from blip_rl.recipes import parse_run_config
+from blip_rl.storage import durable, integrity, returns, validation
+from blip_rl.storage.checkpoint import UNREADABLE, on_cpu
+from blip_rl.storage.integrity import Evidence, Mark
+from blip_rl.storage.run_folder import RunFolder
+from blip_rl.storage.snapshot_names import new_snapshot_folder
+from blip_rl.storage.spaces import describe_tasks, known_tasks, space, whole
+from blip_rl.untrusted.files import MOST_TASKS, read_json
+
+_FORMAT = 2
+_KEPT = 2
+_NUMPY_KEYS = 624  # of its generator; where it is in them is read without a check
+
+Phase = Literal["learning", "learned"]
+
+
+@dataclass(frozen=True)
+class PlayedGames:
+    """What leads the games of one task to where they are.
+
+    Attributes:
+        seed: What they were last started with.
+        actions: What was played since, (steps, environments, ...).
+        episodes: Return and length of the newest that ended.
+    """
+
+    seed: int
+    actions: np.ndarray
+    episodes: list[Any]
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    """A moment of a run.
+
+    Attributes:
+        path: Its folder.
+        stage: Number of the task in use.
+        phase: Whether it is still being learned, or learned and not consolidated yet.
+        agent: Weights, optimizer, counters and random generators.
+        method: What the method remembers.
+        known_tasks: Names and action spaces of the tasks that have a head.
+        games: Of the task in use; of every task where all are learned at once.
+        watched: Observations that plasticity is measured on; None before there are any.
+        returns: Finished training episodes that no row of ``returns.csv`` tells of yet.
+        evidence: What had been written.
+        recipe: What ``config.toml`` held.
+    """
+
+    path: Path
+    stage: int
+    phase: Phase
+    agent: snapshot.Snapshot
+    method: MethodState
+    known_tasks: list[tuple[str, Any]]
+    games: list[PlayedGames]
+    watched: Tensor | None
+    returns: returns.Finished
+    evidence: Evidence
+    recipe: str
+
+    @property
+    def steps(self) -> int:
+        """Training steps of the whole run."""
+        return int(self.agent.values["steps"])
+
+
+def save(
+    folder: RunFolder,
+    agent: ContinualPPO,
+    method: Method,
+    *,
+    stage: int,
+    phase: Phase,
+    games: Sequence[PlayedGames],
+    watched: Tensor | None,
+    finished: returns.Finished,
+) -> None:
+    """Write a snapshot under a new name, then remove all but the newest two.
+
+    Raises:
+        OSError: the disk is full or may not be written; earlier snapshots are as they were.
+    """
+    taken, memory = snapshot.take(agent), method.state()
+    written = integrity.take(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
+    facts = {
+        "format": _FORMAT,
+        "stage": stage,
+        "phase": phase,
+        "games": [{"seed": played.seed, "episodes": played.episodes} for played in games],
+        "returns": finished,
+        "evidence": asdict(written),
+        "recipe": folder.recipe(),
+        "agent": taken.values,
+        "method": memory.values,
+        **describe_tasks(agent.policy),
+    }
+    tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
+    tensors |= {} if watched is None else {"watched": watched}
+    with durable.writing(new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)) as beside:
+        durable.save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
+        durable.save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
+        durable.save_tensors(on_cpu(tensors), beside / "games.safetensors")
+        (beside / "snapshot.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    for old in folder.snapshots()[:-_KEPT]:
+        durable.remove(old)
+
+
+def load(path: Path) -> RunSnapshot:
+    """Read one snapshot.
+
+    Everything is compared with the snapshot's own recipe first: a file that asks for more memory than there is takes
+    none. Whether that recipe is still the run's is for the caller to see.
+
+    Raises:
+        DamagedError: a file of it is missing, cut off, changed, or not of its recipe's network and method.
+    """
+    try:
+        facts = _in_this_format(read_json(path / "snapshot.json"))
+        recipe = str(facts["recipe"])
+        config = parse_run_config(recipe, "its recipe")
+        tasks, stage = known_tasks(facts, len(config.tasks)), whole(facts["stage"], 1, MOST_TASKS)
+        _check_files(path, facts, tasks, config)
+        durable.check(path)  # only now: it reads every byte, and there may be any number of them
+        games = load_file(path / "games.safetensors")
+        games |= {"actions.0": games["actions"]} if "actions" in games else {}
+        values = _checked_values(facts["agent"])
+        return RunSnapshot(
+            path=path,
+            stage=stage,
+            phase=_phase(facts["phase"]),
+            agent=snapshot.Snapshot(_tensors(path, "agent"), values),
+            method=MethodState(_tensors(path, "method"), dict(facts["method"])),
+            known_tasks=tasks,
+            games=_games(facts["games"], games, tasks, _learned_now(config, stage), config),
+            watched=games.get("watched"),
+            returns=returns.checked(facts.get("returns", {}), dict(tasks)),  # absent in earlier versions
+            evidence=_evidence(facts["evidence"]),
+            recipe=recipe,
+        )
+    except durable.DamagedError:
+        raise
+    except UNREADABLE as error:
+        raise durable.DamagedError(f"'{path}' cannot be read: {error!r}") from error
+
+
+def _check_files(path: Path, facts: dict[str, Any], tasks: validation.Tasks, config: RunConfig) -> None:
+    """Refuse files that are not of this recipe's network and method, or that need more memory than there is.
+
+    Raises:
+        ValueError: they are not, or do.
+    """
+    agent, memory, games = validation.headers(path, "agent", "method", "games")
+    observations = space(facts["observation_space"])
+    outline = validation.skeleton(observations, tasks, config.agent.trunk)
+    files = {"weights and optimizer": agent, "what the method keeps": memory, "the actions played": games}
+    validation.check_room(f"snapshot '{path}'", outline, files)
+    validation.check_policy(agent, outline, "policy.")
+    validation.check_optimizer(agent, outline, outline.task_names if _at_once(config) else None)
+    validation.check_method(memory, outline, config)
+    watched = games.get("watched")
+    if watched is not None and watched.shape[1:] != observations.shape:
+        raise ValueError(f"'watched' is {watched}: expected observations of {observations.shape}")
+
+
+def _tensors(path: Path, name: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(path / f"{name}.safetensors")
+    validation.check_finite(f"'{path}'", tensors)
+    return tensors
+
+
+def _phase(text: object) -> Phase:
+    if text not in ("learning", "learned"):
+        raise ValueError(f"phase {str(text)[:80]!r}: expected learning or learned")
+    return text
+
+
+def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The agent's counters and the state of numpy's generator, which numpy itself takes unseen."""
+    for name in ("steps", "task_began_at", "updates"):
+        whole(values[name], 0)
+    _checked_episodes(values["episodes"])
+    kind, place, has_gauss, _ = values["random_numpy"]
+    if kind != "MT19937" or whole(place, 0, _NUMPY_KEYS) > _NUMPY_KEYS or has_gauss not in (0, 1):
+        raise ValueError("the state of numpy's generator is none")
+    return values
+
+
+def _checked_episodes(episodes: list[Any]) -> list[Any]:
+    for score, length in episodes:
+        float(score), whole(length, 0)
+    return episodes
+
+
+def _at_once(config: RunConfig) -> bool:
+    """Whether all tasks are learned at the same time."""
+    return load_method(str(config.agent.method["name"])).interleaved
+
+
+def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
+    """Names of the tasks whose games are open in a stage; None for one that the recipe does not have."""
+    names = [task.name for task in config.tasks]
+    if _at_once(config):
+        return [*names]
+    return [names[stage - 1] if stage <= len(names) else None]
+
+
+def _games(
+    described: list[Any],
+    tensors: dict[str, Tensor],
+    tasks: validation.Tasks,
+    learned: list[str | None],
+    config: RunConfig,
+) -> list[PlayedGames]:
+    """What leads the games of every task learned now to where they are.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is of other games.
+    """
+    actions_of: dict[str | None, spaces.Space[Any]] = dict(tasks)
+    return [
+        PlayedGames(
+            whole(of_task["seed"], 0, 2**31),
+            _checked_actions(tensors[f"actions.{number}"].numpy(), actions_of.get(name), config),
+            _checked_episodes(of_task["episodes"]),
+        )
+        for number, (of_task, name) in enumerate(zip(described, learned, strict=True))
+    ]
+
+
+def _evidence(described: dict[str, Any]) -> Evidence:
+    files = {str(name): Mark(whole(mark["size"], 0), mark["digest"]) for name, mark in described["files"].items()}
+    stages = {str(name): str(seal) for name, seal in described["stages"].items()}
+    if not all(re.fullmatch(r"stage-[0-9]+", name) for name in stages):
+        raise ValueError(f"stages {list(stages)}: expected names of checkpoints")
+    return Evidence(files, stages)
+
+
+def _in_this_format(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of this format; the first one knew the games of one task alone, and of evidence how long it was."""
+    if facts["format"] not in (1, _FORMAT):
+        raise ValueError(f"format {facts['format']}: this version reads formats 1 and {_FORMAT}")
+    if facts["format"] == _FORMAT:
+        return facts
+    files = {name: {"size": size, "digest": None} for name, size in facts["sizes"].items()}
+    games = [{"seed": facts["games_seed"], "episodes": facts["agent"]["episodes"]}]
+    return {**facts, "games": games, "evidence": {"files": files, "stages": {}}}
+
+
+def _checked_actions(actions: np.ndarray, action_space: spaces.Space[Any] | None, config: RunConfig) -> np.ndarray:
+    """Actions that the games of a task can take, no more than are ever played between two snapshots.
+
+    Raises:
+        ValueError: they are not, or more.
+    """
+    ppo = config.agent.ppo
+    most = config.checkpoint.every_steps // ppo.environments + ppo.rollout_steps + 1
+    if actions.ndim < 2 or actions.shape[1] != ppo.environments or len(actions) > most:
+        raise ValueError(f"'actions' is {actions.shape}: expected at most {most:,} for {ppo.environments} games")
+    if len(actions) and isinstance(action_space, spaces.Discrete):
+        valid = actions.ndim == 2 and actions.dtype.kind in "iu" and bool((actions < action_space.n).all())
+        if not (valid and bool((actions >= 0).all())):
+            raise ValueError(f"'actions' has some that are none of {action_space}")
+    elif len(actions) and action_space is not None and actions.shape[2:] != action_space.shape:
+        raise ValueError(f"'actions' is {actions.shape}: expected {action_space}")
+    return actions

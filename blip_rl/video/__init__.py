@@ -1,0 +1,1 @@
+"""Recording games and rendering GIF, WebP and MP4 videos."""

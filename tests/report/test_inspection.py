@@ -1,0 +1,501 @@
+"""Bits, forecast and audit of run folders: by hand, against torch's intervals, and on folders that are damaged."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from blip_rl import cli
+from blip_rl.core import bits
+from blip_rl.errors import UserError
+from blip_rl.report import audit as audits
+from blip_rl.report.checkpoints import Checkpoint
+from blip_rl.report.forecast import forecast
+from blip_rl.report.inspection import inspect_run
+from blip_rl.report.inspection_text import inspection_text
+
+N = 20
+LAYERS = {"conv1": (4, 2, 3, 3), "fc1": (6, 10)}
+CONFIG = """agent_name = "blip-x"
+[agent.method]
+name = "{method}"
+{settings}
+[[tasks]]
+name = "pong"
+[[tasks]]
+name = "boxing"
+[[tasks]]
+name = "krull"
+"""
+
+
+def bound_of(shape):
+    return 6 / math.sqrt(max(shape[0], math.prod(shape[1:]))) if len(shape) > 1 else 1.0
+
+
+def shapes():
+    return {
+        f"{layer}.{kind}": s if kind == "weight" else s[:1]
+        for layer, s in LAYERS.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def write_stage(run, stage, weights, memory, values=None):
+    path = run / "checkpoints" / f"stage-{stage:02d}"
+    path.mkdir(parents=True)
+    save_file({f"trunk.{name}": value for name, value in weights.items()}, path / "policy.safetensors")
+    save_file(memory, path / "method.safetensors")
+    values = {"total_bits": N} if values is None else values
+    (path / "stage.json").write_text(json.dumps({"format": 1, "stage": stage, "method": values}))
+
+
+def write_bits(run, stages):
+    """``stages``: stage → layer → frozen bits of each weight."""
+    lines = ["stage,layer,parameter,frozen_bits,count"]
+    for stage, layers in stages.items():
+        for layer, frozen in layers.items():
+            lines += [f"{stage},{layer},weight,{b},{c}" for b, c in enumerate(np.bincount(frozen)) if c]
+            lines.append(f"{stage},{layer},bias,20,7")  # must not count
+    (run / "bits.csv").write_text("\n".join(lines) + "\n")
+
+
+def new_run(tmp_path, method="blip", settings=f"total_bits = {N}"):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text(CONFIG.format(method=method, settings=settings))
+    write_bits(run, {})
+    return run
+
+
+def frozen_stage(seed):
+    """Weights, and intervals that torch says they are in."""
+    generator = torch.Generator().manual_seed(seed)
+    weights, memory = {}, {}
+    for name, shape in shapes().items():
+        bound = bound_of(shape)
+        weight = (torch.rand(shape, generator=generator) * 2 - 1) * bound * 1.2
+        weight = bits.quantize(weight, N, bound)
+        frozen = torch.randint(0, N + 1, shape, generator=generator).to(torch.uint8)
+        weights[name] = weight.numpy()
+        memory[f"{name}.frozen_bits"] = frozen.numpy()
+        memory[f"{name}.centre"] = bits.quantize(weight, frozen, bound).numpy()
+    return weights, memory
+
+
+def moved(memory, how, rule="paper"):
+    """The weights that ``how(low, high, frozen bits, centre, bound)`` chooses in each parameter's interval."""
+    weights = {}
+    for name, shape in shapes().items():
+        centre, frozen = (torch.from_numpy(memory[f"{name}.{kind}"]) for kind in ("centre", "frozen_bits"))
+        low, high = bits.interval(centre, frozen, bound_of(shape), N, rule)
+        weights[name] = how(low, high, frozen, centre, bound_of(shape)).numpy()
+    return weights
+
+
+@pytest.fixture
+def run_of_two(tmp_path):
+    """Stages 1 and 2; in the second every weight is at an end of its first interval."""
+    run = new_run(tmp_path)
+    weights, memory = frozen_stage(0)
+    write_stage(run, 1, weights, memory)
+    write_stage(
+        run, 2, moved(memory, lambda low, high, *_: torch.where(torch.rand(low.shape) < 0.5, low, high)), memory
+    )
+    write_bits(run, {1: {"conv1": [10, 12], "fc1": [0, 1, 2, 5]}, 2: {"conv1": [12, 14], "fc1": [4, 4, 4, 4]}})
+    return run, memory
+
+
+@pytest.mark.parametrize("rule", ["paper", "half"])
+@pytest.mark.parametrize("total_bits", [8, 20])
+@pytest.mark.parametrize("bound", [1.0, 6 / math.sqrt(6272), 6 / math.sqrt(18)])
+def test_intervals_and_first_bits_equal_those_of_the_method_to_the_bit(total_bits, bound, rule):
+    generator = torch.Generator().manual_seed(1)
+    weight = (torch.rand(5_000, generator=generator) * 2 - 1) * bound * 1.1
+    frozen = torch.randint(0, total_bits + 1, weight.shape, generator=generator).to(torch.uint8)
+    centre = bits.quantize(weight, frozen, bound)
+    if rule == "half":  # some of them half intervals, as nesting makes them
+        later = (frozen + 2).clamp(max=total_bits)
+        at_the_end = bits.interval(centre, frozen, bound, total_bits, "half")[1]
+        centre, frozen = bits.nested_centre(at_the_end, later, centre, frozen, bound, total_bits, "half"), later
+        assert (bits.quantize(centre, frozen, bound) != centre).any()
+    low, high = bits.interval(centre, frozen, bound, total_bits, rule)
+    found = audits.interval(centre.numpy(), frozen.numpy(), bound, total_bits, rule == "half")
+    kept = audits.first_bits(weight.numpy(), frozen.numpy(), bound) * np.float32(bound)
+    np.testing.assert_array_equal(kept, bits.quantize(weight, frozen, bound).numpy())
+    assert found.low.dtype == np.float32
+    np.testing.assert_array_equal(found.low, low.numpy())
+    np.testing.assert_array_equal(found.high, high.numpy())
+
+
+def one_weight(value, centre, frozen):
+    made = audits.interval(np.array([centre], np.float32), np.array([frozen], np.uint8), 1.0, N)
+    return audits.compare(made, np.array([value], np.float32))
+
+
+def test_how_far_a_weight_went():
+    # Centre 0.25 with 4 frozen bits: the radius is 1/16.
+    assert one_weight(0.25 + 1 / 16, 0.25, 4) == (0, 0.0)
+    assert one_weight(0.25 + 1.5 / 16, 0.25, 4) == (1, 1.5)
+    assert one_weight(0.25 - 3 / 16, 0.25, 4) == (1, 3.0)
+    assert one_weight(math.nan, 0.25, 4) == (1, math.inf)
+
+
+def test_a_weight_without_frozen_bits_cannot_leave_and_one_without_free_bits_cannot_move():
+    assert one_weight(5.0, 0.0, 0) == (0, 0.0)
+    assert one_weight(0.5, 0.5, N) == (0, 0.0)
+    assert one_weight(0.5 + 2.0**-N, 0.5, N) == (1, 1.0)
+
+
+def test_weights_at_the_ends_of_their_intervals_have_not_left_but_their_bits_have_changed(run_of_two):
+    run, memory = run_of_two
+    found = inspect_run(run).audit
+    assert found.stages == (1, 2)
+    assert found.parameters == 4 * 18 + 4 + 6 * 10 + 6
+    (moved_,) = found.pairs
+    frozen = np.concatenate([memory[f"{name}.frozen_bits"].ravel() for name in shapes()])
+    assert (moved_.earlier, moved_.later, moved_.left, moved_.furthest) == (1, 2, 0, 0)
+    assert moved_.frozen == np.count_nonzero(frozen)
+    partly = np.count_nonzero((frozen > 0) & (frozen < N))
+    assert 0.6 * partly < moved_.changed <= partly  # where the range or rounding does not stop it before
+    text = inspection_text(inspect_run(run))
+    assert "no weight left an interval" in text
+    assert f"{moved_.changed:,}" in text
+    assert "flip" not in text
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_at_the_ends_of_half_intervals_no_bit_changes(tmp_path, end):
+    run = new_run(tmp_path, settings=f'total_bits = {N}\ninterval = "half"')
+    weights, memory = frozen_stage(0)
+    write_stage(run, 1, weights, memory)
+    write_stage(run, 2, moved(memory, lambda *ends: ends[end], "half"), memory)
+    (found,) = inspect_run(run).audit.pairs
+    assert (found.left, found.changed) == (0, 0)
+    assert "no frozen bit changed" in inspection_text(inspect_run(run))
+    write_stage(run, 3, moved(memory, lambda *ends: ends[end]), memory)  # the paper's interval, twice as wide
+    wide = inspect_run(run).audit.pairs[1]
+    assert (wide.earlier, wide.later) == (1, 3)
+    assert wide.left > 100
+    assert wide.changed > 100
+    assert "weights LEFT their interval" in inspection_text(inspect_run(run))
+
+
+def test_a_weight_that_is_no_number_counts_where_it_has_frozen_bits(run_of_two):
+    run, memory = run_of_two
+    write_stage(run, 3, {n: np.full(s, np.nan, np.float32) for n, s in shapes().items()}, memory)
+    found = inspect_run(run).audit.pairs[1]
+    assert found.left == found.changed == found.frozen > 0
+
+
+def test_every_weight_one_step_outside_is_found(run_of_two):
+    run, memory = run_of_two
+
+    def outside(low, high, frozen, centre, bound):
+        step = bound * 2.0**-N
+        return torch.where(centre > 0, low - step, high + step)
+
+    write_stage(run, 3, moved(memory, outside), memory)
+    frozen = np.concatenate([memory[f"{name}.frozen_bits"].ravel() for name in shapes()])
+    pairs = {(p.earlier, p.later): p for p in inspect_run(run).audit.pairs}
+    assert list(pairs) == [(1, 2), (1, 3), (2, 3)]
+    assert pairs[1, 2].left == 0
+    assert pairs[1, 3].left == pairs[2, 3].left == np.count_nonzero(frozen)
+    assert 1 <= pairs[1, 3].furthest < 2.01
+
+
+def test_unit_bounds_are_those_of_the_recipe(tmp_path):
+    run = new_run(tmp_path, settings=f'total_bits = {N}\nweight_bound = "unit"')
+    memory = {
+        f"{n}.{k}": np.full(s, v, t)
+        for n, s in shapes().items()
+        for k, v, t in (("frozen_bits", 2, np.uint8), ("centre", 0.5, np.float32))
+    }
+    write_stage(run, 1, {n: np.full(s, 0.5, np.float32) for n, s in shapes().items()}, memory)
+    write_stage(run, 2, {n: np.full(s, 0.75, np.float32) for n, s in shapes().items()}, memory)  # b = 1: the very end
+    assert inspect_run(run).audit.pairs[0].left == 0
+    write_stage(run, 3, {n: np.full(s, 0.76, np.float32) for n, s in shapes().items()}, memory)
+    assert inspect_run(run).audit.pairs[1].left == 4 * 18 + 4 + 6 * 10 + 6
+
+
+def test_bits_frozen_and_free_are_means_over_weights(run_of_two):
+    found = inspect_run(run_of_two[0])
+    layers = {bits_.layer: bits_ for bits_ in found.layers}
+    assert list(layers) == ["conv1", "fc1", "trunk"]
+    assert layers["conv1"].frozen == (11, 13)
+    assert layers["fc1"].free == (18, 16)
+    assert layers["trunk"].frozen == (30 / 6, 42 / 6)
+    assert layers["trunk"].weights == 6
+    assert found.problems == ()
+
+
+def test_free_bits_are_taken_to_shrink_by_the_same_share():
+    # 16 → 8 → 4 → 2 → 1: half stays. At exactly 1 free bit the layer is not full yet.
+    halving = forecast([16.0, 8.0], [1, 2], 20)
+    assert halving.kept_per_task == pytest.approx(0.5)
+    assert halving.full_after_task == 6
+    assert [8 * 0.5**n for n in (3, 4)] == [1.0, 0.5]  # after tasks 5 and 6
+
+
+def test_the_first_task_counts_only_where_it_is_the_only_one():
+    assert forecast([10.0], [1], 20).kept_per_task == pytest.approx(0.5)
+    assert forecast([2.0, 1.9], [1, 2], 20).kept_per_task == pytest.approx(0.95)
+
+
+def test_the_last_three_tasks_make_the_rate():
+    free = [10.0, 1.25 * 8, 8.0, 4.0, 2.0]
+    assert forecast(free, [1, 2, 3, 4, 5], 20).kept_per_task == pytest.approx((0.8 * 0.5 * 0.5) ** (1 / 3))
+
+
+def test_a_stage_that_is_not_known_counts_as_a_task():
+    assert forecast([16.0, 4.0], [1, 3], 20).kept_per_task == pytest.approx(0.5)
+
+
+def test_a_layer_that_does_not_change_never_fills_and_a_full_one_is_full():
+    assert forecast([20.0, 20.0], [1, 2], 20).full_after_task is None
+    assert forecast([5.0, 0.9], [1, 2], 20).full_after_task == 2
+    assert forecast([0.0, 0.0], [1, 2], 20).full_after_task == 2
+
+
+def test_the_first_layer_to_fill_up_decides(run_of_two):
+    # conv1: 9 → 7 free, 7/9 stays: 7·(7/9)ⁿ < 1 for n = 8; fc1 18 → 16: n = 24.
+    found = inspect_run(run_of_two[0])
+    assert found.full_next.layer == "conv1"
+    assert found.full_next.forecast.full_after_task == 2 + 8
+    text = inspection_text(found)
+    assert "8 more tasks until conv1" in text
+    assert "after task 26" in text
+    assert "no weight left an interval" in text
+
+
+def with_information(run, stage, shares, first_task=None):
+    path = run / "checkpoints" / f"stage-{stage:02d}" / "stage.json"
+    facts = json.loads(path.read_text())
+    facts["method"] |= {"without_information": shares, "first_task": first_task}
+    path.write_text(json.dumps(facts))
+
+
+FIRST = {"prior": 2.5e-16, "informed_bits": 3.99, "bits": 0.93, "drift": 0.00999, "informed": 1519}
+
+
+def test_the_share_of_weights_without_information_by_layer(run_of_two):
+    run, _ = run_of_two
+    with_information(run, 1, {"conv1.weight": 0.25, "conv1.bias": 1.0, "fc1.weight": 0.8}, FIRST)
+    with_information(run, 2, {"conv1.weight": 0.0, "fc1.weight": 0.5}, FIRST)
+    found = inspect_run(run)
+    layers = {one.layer: one.without_information for one in found.layers}
+    assert layers == {
+        "conv1": (0.25, 0.0),
+        "fc1": (0.8, 0.5),
+        "trunk": pytest.approx(((2 * 0.25 + 4 * 0.8) / 6, (4 * 0.5) / 6)),
+    }
+    assert (found.first_task.prior, found.first_task.drift) == (2.5e-16, 0.00999)
+    text = inspection_text(found)
+    assert "weights without any Fisher information" in text
+    (row,) = [line for line in text.splitlines() if line.split()[:2] == ["fc1", "80.0%"]]
+    assert row.split() == ["fc1", "80.0%", "50.0%"]
+    assert "prior 2.5e-16: the first task froze 3.99 bits" in text
+    assert "0.00999 nats" in text
+
+
+def test_a_run_of_an_early_version_says_nothing_of_information(run_of_two):
+    run, _ = run_of_two
+    found = inspect_run(run)
+    assert all(share is None for one in found.layers for share in one.without_information)
+    assert found.first_task is None
+    assert "information" not in inspection_text(found)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("shares", "first"),
+    [
+        (3, "x"),
+        ({"fc1.weight": "much", "conv1.weight": 7}, {"prior": 1}),
+        ({"fc1.weight": True}, dict(FIRST, drift=math.inf)),
+        ([0.5], []),
+        (None, dict(FIRST, bits=None)),
+    ],
+)
+def test_information_that_cannot_be_meant_is_left_out(run_of_two, shares, first):
+    run, _ = run_of_two
+    with_information(run, 1, shares, first)
+    with_information(run, 2, {"fc1.weight": 0.5})
+    found = inspect_run(run)
+    assert found.first_task is None
+    assert [str(share) for share in found.layers[1].without_information] == ["None", "0.5"]
+
+
+def test_the_newest_plasticity_of_every_layer(run_of_two):
+    run, _ = run_of_two
+    columns = "env_steps,stage,phase,layer,dormant_share,effective_rank,gradient_norm,free_bits\n"
+    rows = "100,1,after,conv1,0.5,3.0,0.1,9\n200,2,periodic,conv1,0.25,4.5,0.2,9\n200,2,periodic,fc1,0.0,9.5,0.3,\n"
+    (run / "plasticity.csv").write_text(columns + rows + ",2,after,fc1,0,1,1,9\n300,2,per")  # still being written
+    found = inspect_run(run)
+    assert [(p.layer, p.env_steps, p.dormant_share) for p in found.plasticity] == [
+        ("conv1", 200, 0.25),
+        ("fc1", 200, 0),
+    ]
+    assert "step 200, while learning boxing" in inspection_text(found)
+    assert len(found.problems) == 1
+    assert "cut off" in found.problems[0]
+
+
+@pytest.mark.parametrize("file", ["policy.safetensors", "method.safetensors", "stage.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut off", "rubbish"])
+def test_a_damaged_checkpoint_is_named_and_left_out(run_of_two, file, damage):
+    run, memory = run_of_two
+    write_stage(run, 3, moved(memory, lambda low, *_: low), memory)
+    path = run / "checkpoints" / "stage-02" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"\xff" * 100)
+    found = inspect_run(run)
+    assert found.audit.stages == (1, 3)
+    assert [(p.earlier, p.later) for p in found.audit.pairs] == [(1, 3)]
+    assert len(found.problems) == 1
+    assert "stage-02" in found.problems[0]
+    assert "stage-02" in inspection_text(found)
+
+
+def test_another_networks_checkpoint_is_left_out(run_of_two):
+    run, _ = run_of_two
+    write_stage(run, 3, {"fc1.weight": np.zeros((2, 2), np.float32)}, {})
+    found = inspect_run(run)
+    assert found.audit.stages == (1, 2)
+    assert "another network" in found.problems[0]
+
+
+def test_more_frozen_bits_than_there_are_is_damage(run_of_two):
+    run, memory = run_of_two
+    write_stage(
+        run, 3, moved(memory, lambda low, *_: low), memory | {"fc1.bias.frozen_bits": np.full(6, N + 1, np.uint8)}
+    )
+    found = inspect_run(run)
+    assert found.audit.stages == (1, 2)
+    assert "stage 3" in found.problems[0]
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+    run = new_run(tmp_path)
+    found = inspect_run(run)
+    assert (found.layers, found.audit, found.problems, found.full_next) == ((), None, (), None)
+    text = inspection_text(found)
+    assert "no bits frozen yet" in text
+    assert "no stage checkpoint" in text
+
+
+def test_a_folder_that_lost_its_bits_says_so(run_of_two):
+    run, _ = run_of_two
+    (run / "bits.csv").unlink()
+    found = inspect_run(run)
+    assert "bits.csv" in found.problems[0]
+    assert found.audit.stages == (1, 2)
+    (run / "bits.csv").write_text("stage,layer\n1,conv1\n")
+    assert "bits.csv" in inspect_run(run).problems[0]
+
+
+def test_a_stage_written_in_part_is_not_counted(run_of_two):
+    run, _ = run_of_two
+    with (run / "bits.csv").open("a") as file:
+        file.write("3,conv1,weight,15,2\n")
+    assert inspect_run(run).stages == (1, 2)
+    with (run / "bits.csv").open("a") as file:
+        file.write("3,fc1,weight,15,3\n")  # of four weights
+    assert inspect_run(run).stages == (1, 2)
+    with (run / "bits.csv").open("a") as file:
+        file.write("3,fc1,weight,19,1\n")
+    found = inspect_run(run)
+    assert found.stages == (1, 2, 3)
+    assert [bits_.frozen[-1] for bits_ in found.layers] == [15, 16, 94 / 6]
+
+
+def test_rows_written_twice_count_once(run_of_two):
+    run, _ = run_of_two
+    once = inspect_run(run)
+    rows = (run / "bits.csv").read_text().splitlines()
+    (run / "bits.csv").write_text("\n".join([*rows, *rows[1:]]) + "\n")
+    assert inspect_run(run).layers == once.layers
+
+
+def test_packnet_says_who_owns_what(tmp_path):
+    run = new_run(tmp_path, "packnet", "tasks = 4")
+    write_stage(
+        run,
+        2,
+        {"fc1.weight": np.zeros((2, 4), np.float32)},
+        {"fc1.weight.owner": np.array([[0, 0, 1, 1], [1, 1, 2, 2]], np.uint8)},
+        {"tasks_seen": 2},
+    )
+    text = inspection_text(inspect_run(run))
+    assert "this method (packnet) freezes no bits" in text
+    assert "task 1 50.0%, task 2 25.0%, free 25.0%" in text
+
+
+def test_gpm_says_how_many_directions_it_holds(tmp_path):
+    run = new_run(tmp_path, "gpm", "")
+    write_stage(
+        run, 1, {"fc1.weight": np.zeros((2, 4), np.float32)}, {"fc1.weight.basis": np.zeros((4, 3), np.float32)}, {}
+    )
+    assert "fc1: 3 of 4 input directions held after stage 1" in inspection_text(inspect_run(run))
+
+
+def test_a_method_that_remembers_nothing_freezes_nothing(tmp_path):
+    run = new_run(tmp_path, "finetune", "")
+    write_stage(run, 1, {"fc1.weight": np.zeros((2, 4), np.float32)}, {}, {})
+    found = inspect_run(run)
+    assert (found.total_bits, found.audit, found.problems) == (None, None, ())
+    assert "freezes no bits" in inspection_text(found)
+
+
+@pytest.mark.parametrize("content", [None, "agent_name = ", "x = 1\n", "agent_name = 'a'\nagent = 3\ntasks = 1\n"])
+def test_what_is_no_run_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.toml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.toml"):
+        inspect_run(tmp_path)
+
+
+def test_a_folder_without_a_trunk_is_no_checkpoint(tmp_path):
+    write_stage(tmp_path, 1, {}, {})
+    with pytest.raises(UserError, match="no trunk"):
+        Checkpoint(tmp_path / "checkpoints" / "stage-01")
+
+
+def test_the_command_prints_text_or_json(run_of_two):
+    run, memory = run_of_two
+    nan = moved(memory, lambda low, *_: low) | {"fc1.bias": np.full(6, np.nan, np.float32)}
+    write_stage(run, 3, nan, memory)
+    text = CliRunner().invoke(cli.cli, ["inspect", str(run)])
+    assert text.exit_code == 0
+    assert "weights LEFT their interval" in text.output
+    shown = CliRunner().invoke(cli.cli, ["inspect", str(run), "--json"])
+    found = json.loads(shown.output, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["audit"]["pairs"][1]["furthest"] is None
+    assert found["layers"][0]["frozen"] == [11, 13]
+    assert "free bit" in found["forecast_rule"]
+
+
+def test_the_command_refuses_what_is_no_run(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        result = subprocess.run(
+            [sys.executable, "-m", "blip_rl", "inspect", path], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+
+
+def test_nothing_of_it_needs_torch(run_of_two):
+    run, _ = run_of_two
+    code = (
+        "import sys; from blip_rl.cli import cli; "
+        f"cli(['inspect', {str(run)!r}], standalone_mode=False); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,73 @@
+"""What a run says that it will take, against what it takes."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from blip_rl.run.estimate import needs
+from blip_rl.run.train import train
+from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.storage import durable
+from tests.small_runs import small_config
+
+
+def folder_bytes(path):
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("agent", ["blip", "finetune", "clear", "single", "ewc"])
+def test_disk(agent, tmp_path, monkeypatch):
+    """Weights large enough to be most of the folder; it is the largest when the oldest snapshot is to go."""
+    told, sizes, remove, rate = [], [], durable.remove, TaskMonitor._measure_rate
+
+    def measure(monitor):
+        rate(monitor)
+        if not told:
+            told.append(needs(monitor._config, monitor._agent, monitor._method, 0))
+
+    def before_removing(path):
+        sizes.append(folder_bytes(tmp_path / "run"))
+        remove(path)
+
+    monkeypatch.setattr(TaskMonitor, "_measure_rate", measure)
+    monkeypatch.setattr(durable, "remove", before_removing)
+    overrides = ["trunk.vector.hidden=[300, 300]", "checkpoint.every_steps=256", "evaluation.every_steps=100k"]
+    path = train(small_config(agent, steps="512", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)
+    assert 0.95 < told[0].disk / max(sizes) < 1.4
+    least = 0.75 if agent == "clear" else 0.85  # beside a CartPole's 16 bytes, what CLEAR keeps with them counts
+    assert least < told[0].disk_in_the_end / folder_bytes(path) < 1.1
+
+
+PLAY = """
+import re, sys
+from pathlib import Path
+from blip_rl.run import monitor
+monitor._LONG_RUN_SECONDS = 0
+from blip_rl.cli import cli
+cli.main(["train", *sys.argv[1:]], standalone_mode=False)
+print("PEAK", int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["blip", "clear"])
+def test_memory_and_disk_of_the_papers_network(agent, tmp_path):
+    settings = ["ppo.epochs=1", "evaluation.episodes=4", "evaluation.max_episode_steps=60"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    command = ["--games", "boxing,pong", "--agent", agent, "--steps", "8k", "--threads", "1", "--out", "run", *options]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAY, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    memory, _, end = re.search(
+        r"about ([\d.]+ [MG]B) of memory, up to ([\d.]+ [MG]B) of disk \(([\d.]+ [MG]B)", done.stdout
+    ).groups()
+    peak = int(done.stdout.split("PEAK")[1])
+    assert 0.75 < as_bytes(memory) / peak < 1.35, (memory, peak)
+    assert 0.9 < as_bytes(end) / folder_bytes(tmp_path / "run") < 1.2
+
+
+def as_bytes(text):
+    number, unit = text.split()
+    return float(number) * {"MB": 1e6, "GB": 1e9}[unit]

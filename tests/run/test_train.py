@@ -1,0 +1,289 @@
+"""A whole small run: what it leaves on disk, in which order things happen, and what it refuses."""
+
+import csv
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from blip_rl import cli
+from blip_rl.errors import UserError
+from blip_rl.evaluation.rescore import evaluate_run
+from blip_rl.methods.blip import Blip
+from blip_rl.recipes import load_run_config
+from blip_rl.run import train as sequence
+from blip_rl.run.train import cpu_threads, resolve_device, train
+from tests.small_runs import small_config
+
+
+@pytest.fixture(scope="module")
+def events(finished_run):
+    accumulator = EventAccumulator(str(finished_run), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_folder_describes_itself(finished_run):
+    names = {p.name for p in finished_run.iterdir()}
+    assert {"config.toml", "command.txt", "environment.json", "scores.csv", "bits.csv", "checkpoints"} <= names
+    assert load_run_config(finished_run) == small_config()
+    environment = json.loads((finished_run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["device"] == resolve_device("auto")
+    assert environment["seeds"]["run"] == 0
+    assert len(environment["seeds"]["first_training_seed_of_each_stage"]) == 2
+
+
+def test_scores_hold_every_evaluation(finished_run):
+    found = {}
+    for row in rows(finished_run / "scores.csv"):
+        key = (int(row["env_steps"]), int(row["stage"]), row["phase"], row["task"])
+        found.setdefault(key, []).append(int(row["seed"]) - 1_000_003)
+    assert found == {
+        (0, 1, "start", "cartpole-a"): [0, 1, 2],
+        (512, 1, "periodic", "cartpole-a"): [0, 1, 2],
+        (1024, 1, "before", "cartpole-a"): [0, 1, 2],
+        (1024, 1, "after", "cartpole-a"): [0, 1, 2],
+        (1024, 2, "start", "cartpole-b"): [0, 1, 2],
+        (1536, 2, "periodic", "cartpole-a"): [0, 1, 2],
+        (1536, 2, "periodic", "cartpole-b"): [0, 1, 2],
+        (2048, 2, "before", "cartpole-a"): [0, 1, 2],
+        (2048, 2, "before", "cartpole-b"): [0, 1, 2],
+        (2048, 2, "after", "cartpole-a"): [0, 1, 2],
+        (2048, 2, "after", "cartpole-b"): [0, 1, 2],
+    }
+
+
+def test_bits_are_the_checkpoints_bits(finished_run):
+    for stage in (1, 2):
+        saved = load_file(finished_run / "checkpoints" / f"stage-{stage:02d}" / "method.safetensors")
+        counted = {}
+        for row in rows(finished_run / "bits.csv"):
+            if int(row["stage"]) == stage:
+                counted.setdefault(f"{row['layer']}.{row['parameter']}", {})[int(row["frozen_bits"])] = int(
+                    row["count"]
+                )
+        for name, histogram in counted.items():
+            values, counts = np.unique(saved[f"{name}.frozen_bits"], return_counts=True)
+            assert histogram == dict(zip(values.tolist(), counts.tolist(), strict=True))
+        assert set(counted) == {f"fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
+
+
+def test_tensorboard_has_the_tags_on_one_axis(events):
+    tags = set(events.Tags()["scalars"])
+    wanted = {
+        "continual/accumulated_normalised_reward",
+        "continual/acc",
+        "continual/bwt",
+        "eval/cartpole-a/return",
+        "eval/cartpole-b/normalised",
+        "bits/fc1/mean_frozen",
+        "time/steps_per_second",
+        "train/learning_rate",
+        "rollout/ep_rew_mean",
+    }
+    assert wanted <= tags
+    steps = [event.step for event in events.Scalars("train/learning_rate")]
+    assert steps == sorted(steps)
+    assert steps[-1] == 2048
+    assert [e.step for e in events.Scalars("eval/cartpole-a/return")] == [0, 512, 1024, 1536, 2048]
+    assert "bits/fc1/histogram" in events.Tags()["histograms"]
+
+
+def test_the_learning_rate_starts_anew_with_each_task(events):
+    rates = {event.step: event.value for event in events.Scalars("train/learning_rate")}
+    full = pytest.approx(small_config().agent.ppo.learning_rate)
+    assert max(rates.values()) == full
+    assert [step for step, rate in rates.items() if rate == full] == [128, 1152]
+    assert min(rates.values()) > 0
+
+
+def test_bits_are_frozen_from_the_first_boundary_on(events):
+    values = {event.step: event.value for event in events.Scalars("bits/fc1/mean_frozen")}
+    assert all(value == 0 for step, value in values.items() if step < 1024)
+    assert all(value > 1 for step, value in values.items() if step >= 1024)
+
+
+def test_every_layer_is_drawn_as_a_heatmap(tmp_path):
+    overrides = ("trunk.image.conv=[[4, 8, 8], [4, 3, 2]]", "trunk.image.hidden=[8]", "evaluation.episodes=1")
+    config = small_config(
+        games="boxing", steps="128", overrides=(*overrides, "evaluation.max_episode_steps=5", "method.fisher_samples=8")
+    )
+    events = EventAccumulator(str(train(config, out=tmp_path / "run", threads=1, quiet=True)))
+    events.Reload()
+    images = {tag for tag in events.Tags()["images"] if "heatmap" in tag}
+    assert images == {"bits/conv1/heatmap", "bits/conv2/heatmap", "bits/fc1/heatmap"}
+
+
+def test_games_are_filmed_at_each_boundary_where_asked(tmp_path):
+    config = small_config(steps="256", overrides=("evaluation.gifs=true", "evaluation.episodes=1"))
+    events = EventAccumulator(str(train(config, out=tmp_path / "run", threads=1, quiet=True)))
+    events.Reload()
+    films = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"] if "games/" in tag}
+    assert films == {"games/cartpole-a": [256, 512], "games/cartpole-b": [512]}
+
+
+def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
+    happened = []
+    book, blip = sequence.ScoreBook, Blip
+    monkeypatch.setattr(
+        book, "record", lambda self, played, stage, phase, steps: happened.append((phase, stage, len(played)))
+    )
+    end = blip.end_task
+    monkeypatch.setattr(blip, "end_task", lambda self, task: happened.append(("consolidate",)) or end(self, task))
+    save = sequence.save_stage
+    monkeypatch.setattr(sequence, "save_stage", lambda *a: happened.append(("save", a[1])) or save(*a))
+    monkeypatch.setattr(sequence, "boundary_line", lambda *a: "")
+    monkeypatch.setattr(sequence, "closing_text", lambda *a: "")
+    train(small_config(overrides=("evaluation.every_steps=1M",)), out=tmp_path / "r", threads=1, quiet=True)
+    stage = [("before", 0), ("consolidate",), ("after", 0), ("save", 0)]
+    expected = [
+        (entry[0],) if len(entry) == 1 else (entry[0], number) + ((number,) if entry[0] != "save" else ())
+        for number in (1, 2)
+        for entry in stage
+    ]
+    assert happened == expected
+
+
+def test_rounding_is_scored_on_both_sides(tmp_path):
+    """With rounding, the consolidation changes the weights: the games after it are played, not copied."""
+    overrides = ("method.round_after_task=true", "method.first_task_bits=1", "method.first_task_drift=none")
+    config = small_config(overrides=overrides, steps="4096")
+    path = train(config, out=tmp_path / "r", threads=1, quiet=True)
+    scores = {
+        phase: [r["return"] for r in rows(path / "scores.csv") if r["phase"] == phase] for phase in ("before", "after")
+    }
+    assert scores["before"] != scores["after"]
+
+
+class Dots(gymnasium.Env):
+    """Pictures with their channels last, as most of Gymnasium's are."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.low.copy(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observation_space.high.copy(), float(action), self.steps == 9, False, {}
+
+
+def test_pictures_of_any_gymnasium_id_are_learned_and_scored(tmp_path):
+    gymnasium.register("BlipTestDots-v0", entry_point=Dots)
+    try:
+        overrides = ("trunk.image.conv=[[4, 8, 4]]", "trunk.image.hidden=[8]")
+        config = small_config("finetune", games="BlipTestDots-v0", steps="256", overrides=overrides)
+        path = train(config, out=tmp_path / "run", threads=1, quiet=True)
+        assert {r["length_steps"] for r in rows(path / "scores.csv")} == {"9"}
+        assert "learned BlipTestDots-v0" in evaluate_run(path)
+    finally:
+        del gymnasium.registry["BlipTestDots-v0"]
+
+
+def test_fine_tuning_freezes_nothing(tmp_path):
+    path = train(small_config("finetune"), out=tmp_path / "r", threads=1, quiet=True)
+    assert rows(path / "bits.csv") == []
+    assert load_file(path / "checkpoints" / "stage-02" / "method.safetensors") == {}
+
+
+def test_the_same_seed_makes_the_same_run(finished_run, tmp_path):
+    again = train(small_config(), out=tmp_path / "again", threads=1, quiet=True)
+    for name in ("scores.csv", "bits.csv", "checkpoints/stage-02/policy.safetensors"):
+        assert (again / name).read_bytes() == (finished_run / name).read_bytes()
+
+
+def test_another_seed_makes_another_run(finished_run, tmp_path):
+    other = train(small_config(seed=1), out=tmp_path / "other", threads=1, quiet=True)
+    assert (other / "scores.csv").read_bytes() != (finished_run / "scores.csv").read_bytes()
+
+
+def test_unseen_tasks_are_scored_only_when_asked(tmp_path):
+    overrides = ("evaluation.unseen_tasks=true", "evaluation.every_steps=1M")
+    path = train(small_config(overrides=overrides, steps="256"), out=tmp_path / "r", threads=1, quiet=True)
+    seen = {(r["stage"], r["task"]) for r in rows(path / "scores.csv")}
+    assert ("1", "cartpole-b") in seen
+
+
+def refused(tmp_path, config, out=None) -> str:
+    out = out or tmp_path / "new"
+    existed = out.exists()
+    with pytest.raises(UserError) as caught:
+        train(config, out=out, threads=1, quiet=True)
+    assert existed or not out.exists()
+    return str(caught.value)
+
+
+def test_an_existing_folder_is_never_written_into(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    message = refused(tmp_path, small_config(), out=tmp_path)
+    assert str(tmp_path) in message
+    assert "--out" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    message = refused(tmp_path, small_config(device="cuda:7"))
+    assert "cuda:7" in message
+    assert "cpu" in message
+
+
+def test_a_task_that_does_not_fit_the_trunk_is_found_before_anything_is_written(tmp_path):
+    message = refused(tmp_path, small_config(games="boxing,CartPole-v1"))
+    assert "CartPole-v1" in message
+    assert "boxing" in message
+    assert "(4, 84, 84)" in message
+
+
+def test_frames_too_small_for_the_kernels_are_refused(tmp_path):
+    message = refused(tmp_path, small_config(games="boxing", overrides=("atari.frame_size=20",)))
+    assert "kernel" in message
+
+
+def test_an_exact_fisher_of_continuous_actions_is_refused_at_once(tmp_path):
+    message = refused(tmp_path, small_config(games="Pendulum-v1", overrides=("method.fisher_expectation=exact",)))
+    assert "sampled" in message
+
+
+def test_continuous_actions_work(tmp_path):
+    path = train(small_config(games="Pendulum-v1", steps="256"), out=tmp_path / "r", threads=1, quiet=True)
+    assert {r["normalised"] for r in rows(path / "scores.csv")} == {""}
+
+
+def test_ctrl_c_says_where_things_are_and_leaves_with_130(tmp_path, monkeypatch, capsys):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sequence, "_consolidate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(), out=tmp_path / "r", threads=1)
+    assert str(tmp_path / "r") in capsys.readouterr().out
+
+
+def test_the_command_prints_both_sides_of_each_boundary(tmp_path):
+    arguments = ["train", "--games", "cartpole-a,cartpole-b", "--steps", "256", "--out", str(tmp_path / "r")]
+    settings = ["ppo.environments=4", "ppo.rollout_steps=32", "evaluation.episodes=2", "method.fisher_samples=64"]
+    result = CliRunner().invoke(cli.cli, [*arguments, *(part for s in settings for part in ("--set", s))])
+    assert result.exit_code == 0, result.output
+    for text in ("before consolidation", "after consolidation", "ACC", "BWT", "tensorboard --logdir", "scores.csv"):
+        assert text in result.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"), [(0, "cpu", 0), (3, "cpu", 3), (0, "cuda", 1), (0, "cuda:1", 1), (4, "cuda", 4)]
+)
+def test_a_gpu_leaves_the_cores_to_the_emulator(asked, device, expected):
+    assert cpu_threads(asked, device) == expected

@@ -1,0 +1,215 @@
+"""Files that are no agents, claim too much, or hold what a run has no place for: one message, and nothing is left."""
+
+import io
+import json
+import os
+import resource
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from stable_baselines3 import PPO
+from torch import nn
+
+from blip_rl.cli import cli
+from blip_rl.recipes import load_run_config
+from blip_rl.sb3 import import_run
+from blip_rl.sb3.import_run import import_agent
+from tests.sb3.test_import_run import Pictures, check_same, loaded, saved
+
+COMMAND = ["import", "x.zip", "--game", "CartPole-v1", "--out", "new/run"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """An agent's members by name, and its tensors."""
+    path = tmp_path_factory.mktemp("plain") / "plain.zip"
+    model = saved(path, policy_kwargs={"net_arch": [8, 8]})
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}, dict(model.policy.state_dict())
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(members, tensors=None, facts=None, method=zipfile.ZIP_STORED):
+    """``x.zip`` with other tensors or facts."""
+    if tensors is not None:
+        file = io.BytesIO()
+        torch.save(tensors, file)
+        members = members | {"policy.pth": file.getvalue()}
+    if facts is not None:
+        members = members | {"data": json.dumps(json.loads(members["data"]) | facts)}
+    with zipfile.ZipFile("x.zip", "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def refused(*parts, seconds=3.0, megabytes=300):
+    """Import the file: one message that says this, at once, without much memory, and with nothing left."""
+    before = sorted(path.name for path in Path().iterdir())
+    began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = CliRunner().invoke(cli, COMMAND)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("Error: ") == 1
+    assert all(part in result.stderr for part in parts), result.stderr
+    assert len(result.stderr) < 700
+    assert time.process_time() - began < seconds
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 1000 * megabytes
+    assert sorted(path.name for path in Path().iterdir()) == before
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
+def test_what_is_no_plain_file_is_not_waited_for(make):
+    make("x.zip")
+    refused("'x.zip' is not a file")
+
+
+def test_a_description_of_layers_is_read_in_linear_time(plain):
+    described = "NatureCNN(" + "Conv2d(" * 2_000_000
+    members, tensors = plain
+    tensors = tensors | {"features_extractor.cnn.0.weight": torch.zeros(1), "features_extractor.linear.0.weight": None}
+    tensors = {name: torch.zeros(1) if tensor is None else tensor for name, tensor in tensors.items()}
+    write(members, tensors, {"policy_kwargs": {"features_extractor_class": described}}, zipfile.ZIP_DEFLATED)
+    assert Path("x.zip").stat().st_size < 100_000
+    refused("of its author's own")
+
+
+def test_small_json_does_not_become_large_objects(plain):
+    write(plain[0] | {"data": "[" + "[]," * 20_000_000 + "0]"}, method=zipfile.ZIP_DEFLATED)
+    assert Path("x.zip").stat().st_size < 200_000
+    refused("data: more than 500,000 values")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_compression_is_a_message(method, plain):
+    write(plain[0], method=method)
+    content = bytearray(Path("x.zip").read_bytes())
+    content[60:90] = bytes(30)
+    Path("x.zip").write_bytes(content)
+    refused("x.zip'")
+
+
+def layers(policy, values):
+    """Layers of these shapes."""
+    shapes = {
+        f"mlp_extractor.{kind}_net.{2 * number}": shape
+        for kind, found in (("policy", policy), ("value", values))
+        for number, shape in enumerate(found)
+    }
+    return {f"{name}.weight": torch.zeros(shape) for name, shape in shapes.items()} | {
+        f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()
+    }
+
+
+TENSORS = {
+    "integer keys": (lambda t: {0: torch.zeros(1), **t}, "no tensors by name"),
+    "stride 0": (lambda t: t | {"action_net.weight": torch.zeros(1).expand(2, 10**10)}, "needs 80,000,000,000 bytes"),
+    "an unknown module": (lambda t: t | {"gate.weight": torch.ones(2, 2)}, "'gate.weight'"),
+    "many unknown ones": (lambda t: t | {f"gate.{n}": torch.ones(1) for n in range(9)}, "and 6 more"),
+    "an unknown parameter": (lambda t: t | {"action_net.scale": torch.ones(2)}, "'action_net.scale'"),
+    "a normalisation": (lambda t: t | {"mlp_extractor.policy_net.1.weight": torch.ones(8)}, "expected layers with"),
+    "no activations": (
+        lambda t: {name.replace("net.2.", "net.1."): tensor for name, tensor in t.items()}, "'0', '1'",
+    ),
+    "a head of its own": (lambda t: t | {"mlp_extractor.aux_net.0.weight": torch.ones(8, 8)}, "aux_net"),
+    "beyond float32": (lambda t: t | {"action_net.weight": torch.full((2, 8), 1e39, dtype=float)}, "beyond float32"),
+    "whole numbers": (lambda t: t | {"action_net.bias": torch.ones(2, dtype=torch.int64)}, "no weights"),
+    "complex numbers": (lambda t: t | {"action_net.bias": torch.ones(2) * 1j}, "x.zip'"),
+    "a deviation beyond float32": (lambda t: t | {"log_std": torch.full((2,), 100.0)}, "'log_std' is no logarithm"),
+    "layers that do not fit together": (lambda t: t | layers([(60_000, 4), (60_000, 1)], [(1, 4), (1, 1)]), "layer 2"),
+    "layers side by side that need terabytes": (
+        lambda t: t | layers([(2_000_000, 4), (1, 2_000_000)], [(1, 4), (2_000_000, 1)]), "of memory",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors_that_a_run_has_no_place_for_are_refused(kind, plain):
+    change, message = TENSORS[kind]
+    write(plain[0], change(plain[1]))
+    refused(message)
+
+
+def test_a_policy_of_its_authors_own_is_refused(plain):
+    """The same tensors, used in a way that only its code knows."""
+    write(plain[0], facts={"policy_class": {":type:": "x", "__module__": "__main__"}})
+    refused("a class of its author's own", "'__main__'")
+
+
+def test_a_second_extractor_that_differs_is_refused(plain, tmp_path):
+    model = saved(tmp_path / "good.zip", policy="CnnPolicy", env=Pictures())
+    with zipfile.ZipFile("good.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    tensors = dict(model.policy.state_dict())
+    tensors["features_extractor.linear.0.bias"] = tensors["features_extractor.linear.0.bias"] + 1
+    write(members, tensors)
+    refused("differs from the one below")
+
+
+class Sharing(nn.Module):
+    """What stable-baselines3 1.x had instead of two networks: shared layers first."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.shared_net = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+        self.policy_net = nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+        self.value_net = nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+        self.latent_dim_pi = self.latent_dim_vf = 8
+
+    def forward(self, features):
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features):
+        return self.policy_net(self.shared_net(features))
+
+    def forward_critic(self, features):
+        return self.value_net(self.shared_net(features))
+
+
+def test_layers_that_policy_and_values_share_are_imported(tmp_path):
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu", policy_kwargs={"net_arch": [8]})
+    model.policy.mlp_extractor = Sharing(model)
+    model.save(tmp_path / "x.zip")
+    run = import_agent(tmp_path / "x.zip", "CartPole-v1", out=tmp_path / "run")
+    check_same(run, model)
+    assert list(load_run_config(run).agent.trunk.vector.hidden) == [6, 16]
+
+
+@pytest.mark.parametrize(
+    "place", ["vecnormalize.pkl", "vec_normalize.pkl", "ppo_vecnormalize_9_steps.pkl", "x/vecnormalize.pkl"]
+)
+def test_statistics_beside_the_file_are_warned_of(place, plain):
+    write(plain[0])
+    Path(place).parent.mkdir(exist_ok=True)
+    Path(place).write_bytes(b"never opened")
+    with pytest.warns(UserWarning, match=r"vec_?normalize.*VecNormalize"):
+        import_agent(Path("x.zip"), "CartPole-v1", out=Path("run"))
+
+
+def test_an_agent_alone_is_not_warned_of(plain):
+    write(plain[0])
+    Path("other.pkl").touch()
+    import_agent(Path("x.zip"), "CartPole-v1", out=Path("run"))  # warnings are errors here
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_import_that_fails_at_its_end_leaves_nothing(error, plain, monkeypatch):
+    """A folder with a recipe alone could be resumed, and would train a new network."""
+    write(plain[0])
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(import_run, "save_stage", fail)
+        with pytest.raises(type(error)):
+            import_agent(Path("x.zip"), "CartPole-v1", out=Path("new/run"))
+    assert [path.name for path in Path().iterdir()] == ["x.zip"]
+    loaded(import_agent(Path("x.zip"), "CartPole-v1", out=Path("new/run")))
+    assert [path.name for path in Path("new").iterdir()] == ["run"]

@@ -1,0 +1,21 @@
+"""Cutting a run's tables back to a moment."""
+
+from blip_rl.storage import integrity
+
+
+def test_cutting_back_leaves_a_copy_made_of_hard_links_alone(tmp_path):
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    run.mkdir()
+    copy.mkdir()
+    for name in ("scores.csv", "events.out.tfevents.1"):
+        (run / name).write_text("begin")
+        (copy / name).hardlink_to(run / name)
+    then = integrity.take(run, [])
+    for name in ("scores.csv", "events.out.tfevents.1"):
+        with (run / name).open("a") as file:
+            file.write(" and more")
+    integrity.cut_back(run, then)
+    for name in ("scores.csv", "events.out.tfevents.1"):
+        assert (run / name).read_text() == "begin"
+        assert (copy / name).read_text() == "begin and more"
+        assert (run / name).stat().st_nlink == 1

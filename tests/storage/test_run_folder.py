@@ -1,0 +1,60 @@
+"""The tables of a run folder, written by several processes and under several names."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from blip_rl.records import SCORE_COLUMNS, ScoreRow, SpeedRow
+from blip_rl.storage.run_folder import RunFolder
+
+MERGING = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+from blip_rl.storage.run_folder import RunFolder
+from tests.storage.test_run_folder import score
+children = []
+for process in range(4):
+    child = os.fork()
+    if not child:
+        for number in range(12):
+            RunFolder(Path(sys.argv[1])).replace_scores([score(1000 * process + number)])
+        os._exit(0)
+    children.append(child)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+def score(seed):
+    return ScoreRow(100, 1, "after", "cartpole-a", seed, 1.5, 10, False, None, "greedy")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = RunFolder(tmp_path / "run")
+    found.path.mkdir()
+    found.scores.write_text(",".join(SCORE_COLUMNS) + "\n")
+    found.add_scores([score(10_000 + number) for number in range(2_000)])
+    return found
+
+
+def test_processes_that_store_scores_at_once_lose_none(folder):
+    done = subprocess.run([sys.executable, "-c", MERGING, str(folder.path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with folder.scores.open(newline="") as file:
+        seeds = [int(row["seed"]) for row in csv.DictReader(file)]
+    wanted = [1000 * process + number for process in range(4) for number in range(12)]
+    assert sorted(seeds) == sorted([*wanted, *range(10_000, 12_000)])
+    assert sorted(path.name for path in folder.path.iterdir()) == [".lock", "scores.csv"]
+
+
+def test_rows_are_not_written_through_into_a_copy_made_of_hard_links(folder, tmp_path):
+    (tmp_path / "copy.csv").hardlink_to(folder.scores)
+    before = folder.scores.read_bytes()
+    folder.add_scores([score(1)])
+    folder.add_speed(SpeedRow(1, 1, 2.0, 3.0))
+    assert (tmp_path / "copy.csv").read_bytes() == before
+    assert folder.scores.read_bytes().startswith(before)
+    assert len(folder.read_scores()) == 2_001
