@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -38,3 +40,29 @@ class Console:
         if not self.quiet and sys.stdout is not None:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Columns side by side: the first two to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+@contextmanager
+def optional_picture(what: str) -> Iterator[None]:
+    """Turn every error of the block into a warning: a picture is not worth the end of a training.
+
+    Args:
+        what: What would have been shown, for the warning.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        warnings.warn(f"TensorBoard lacks {what}, training continues: {reason}", stacklevel=3)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+from blip_rl.config import TaskConfig
 from blip_rl.untrusted.files import read_toml
 
 HUMAN = "human"
@@ -35,3 +36,12 @@ def scale_text(references: Iterable[tuple[str, str]]) -> str:
         return f"0 = random play, 1 = {next(iter(tasks), _UNNAMED)}"
     named = [f"{reference} ({', '.join(names)})" for reference, names in tasks.items()]
     return f"0 = random play, 1 = {', '.join(named)}"
+
+
+def task_scale(tasks: Iterable[TaskConfig]) -> str:
+    """Say what 0 and 1 mean for the normalised scores of tasks; those without normalisers are left out."""
+    return scale_text(
+        (task.name, task.reference_name)
+        for task in tasks
+        if task.random_score is not None and task.reference_score is not None
+    )

@@ -15,10 +15,9 @@ import torch
 
 from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.errors import UserError
-from blip_rl.evaluation.episodes import Episode, OnActions, evaluate_task
+from blip_rl.evaluation.episodes import Episode, OnActions, evaluate_task, with_head_for
 from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
-from blip_rl.run.scores import able_to_play
 from blip_rl.storage.checkpoint import UNREADABLE, Stage, load_stage
 from blip_rl.storage.run_folder import RunFolder
 
@@ -78,7 +77,7 @@ class CellPlayer(ABC, Generic[Result]):
     ) -> list[Episode]:
         stage, method = self._stage(cell.stage)
         task = self.task(cell)
-        policy = able_to_play(stage.policy, task, self.config)
+        policy = with_head_for(stage.policy, task, self.config)
         try:
             evaluation = self.evaluation_of(cell)
             return evaluate_task(policy, method, task, self.config, evaluation, None, on_games_over, on_actions)

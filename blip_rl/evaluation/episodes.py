@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,3 +184,16 @@ def score_rows(
         )
         for index, episode in enumerate(episodes)
     ]
+
+
+def with_head_for(policy: ContinualPolicy, task: TaskConfig, config: RunConfig) -> ContinualPolicy:
+    """Return the policy, or for a task never learned a copy with a new seeded head for it (zero-shot evaluation)."""
+    if task.name in policy.task_names:
+        return policy
+    env = make_evaluation_env(task, config.atari, 1, 0)
+    env.close()
+    extended = copy.deepcopy(policy)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        extended.add_task(task.name, env.action_space)
+    return extended

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from blip_rl.config import EvaluationConfig, RunConfig
-from blip_rl.console import Console
+from blip_rl.console import Console, aligned
 from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, CellPlayer
 from blip_rl.evaluation.episodes import score_rows
@@ -19,7 +19,7 @@ from blip_rl.evaluation.selection import chosen_games, chosen_stages
 from blip_rl.formatting import score_text
 from blip_rl.methods import load_method
 from blip_rl.records import ScoreRow
-from blip_rl.run.summary import aligned, reference_scale
+from blip_rl.references import task_scale
 from blip_rl.storage.run_folder import RunFolder
 
 
@@ -128,7 +128,7 @@ def _table(config: RunConfig, games: list[str], rows: list[ScoreRow], evaluation
     lines = _matrix(config, games, rows, "mean raw return", "score")
     if any(row.normalised is not None for row in rows):
         lines += ["", *_matrix(config, games, rows, "normalised", "normalised")]
-        lines += [f"({reference_scale(task for task in config.tasks if task.name in games)})"]
+        lines += [f"({task_scale(task for task in config.tasks if task.name in games)})"]
     return "\n".join([*lines, "", f"{evaluation.episodes} {evaluation.actions} episodes for each cell"])
 
 

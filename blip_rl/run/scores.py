@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
-import torch
 from stable_baselines3.common.logger import Logger
 
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.console import Console
 from blip_rl.core import metrics
 from blip_rl.errors import UserError
-from blip_rl.evaluation.episodes import ActionLog, Episode, evaluate_task, mean_score, normalised, score_rows
+from blip_rl.evaluation.episodes import (
+    ActionLog,
+    Episode,
+    evaluate_task,
+    mean_score,
+    normalised,
+    score_rows,
+    with_head_for,
+)
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.records import Phase, ScoreRow, SpeedRow
@@ -23,7 +29,6 @@ from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityPanel
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder
-from blip_rl.tasks.make import make_evaluation_env
 
 _CUT_OFF = 4  # times its share: a policy that has got stuck since the last evaluation
 _NO_LIMIT = 1e15  # decisions: no evaluation takes as many, and a larger share may be infinite
@@ -109,7 +114,7 @@ class ScoreBook:
             games = self._whole_games(index, share)
             evaluation = evaluation.model_copy(update={"episodes": games})
             budget = max(games, math.ceil(_CUT_OFF * share))
-        able = able_to_play(policy, task, self._config)
+        player = with_head_for(policy, task, self._config)
         with self._console.counter(f"scoring {task.name}", evaluation.episodes) as bar:
 
             def games_over(count: int) -> None:
@@ -117,9 +122,9 @@ class ScoreBook:
                 bar.update(count)
 
             if share is not None or not evaluation.gifs:
-                return evaluate_task(able, self._method, task, self._config, evaluation, budget, games_over)
+                return evaluate_task(player, self._method, task, self._config, evaluation, budget, games_over)
             log = ActionLog()
-            episodes = evaluate_task(able, self._method, task, self._config, evaluation, None, games_over, log)
+            episodes = evaluate_task(player, self._method, task, self._config, evaluation, None, games_over, log)
             self.boundary_games[task.name] = episodes, log
             return episodes
 
@@ -206,19 +211,6 @@ class ScoreBook:
         """Metrics over the first ``stage`` tasks, normalised: ``acc`` and ``bwt``; NaN where undefined."""
         matrix = self.normalised(self.after)[:stage, :stage]
         return {"acc": metrics.average_performance(matrix), "bwt": metrics.backward_transfer(matrix)}
-
-
-def able_to_play(policy: ContinualPolicy, task: TaskConfig, config: RunConfig) -> ContinualPolicy:
-    """The policy itself, or for a task never learned a copy with a fresh, seeded head for it (zero-shot)."""
-    if task.name in policy.task_names:
-        return policy
-    env = make_evaluation_env(task, config.atari, 1, 0)
-    env.close()
-    able = copy.deepcopy(policy)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        able.add_task(task.name, env.action_space)
-    return able
 
 
 def _or_nan(value: float | None) -> float:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.console import aligned
 from blip_rl.core import metrics
 from blip_rl.formatting import score_text
-from blip_rl.references import scale_text
+from blip_rl.references import task_scale
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.training_callback import overall_mean
 from blip_rl.shell import shell_command
@@ -29,7 +29,7 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     rounded = any(task.steps % rollout for task in config.tasks)
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
     scored = any(map(_has_normalisers, config.tasks))
-    scale = f"normalised scores: {reference_scale(config.tasks)}\n" if scored else ""
+    scale = f"normalised scores: {task_scale(config.tasks)}\n" if scored else ""
     return (
         f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
         f"{scale}run folder {path} (live: {shell_command('tensorboard', '--logdir', path)})"
@@ -120,7 +120,7 @@ def _number(value: float, signed: bool, why: str) -> str:
 
 def _notes(config: RunConfig) -> list[str]:
     bare = [task.name for task in config.tasks if not _has_normalisers(task)]
-    scale = f"normalised: {reference_scale(config.tasks)}"
+    scale = f"normalised: {task_scale(config.tasks)}"
     missing = f"no normalisers: the recipe gives no random_score and reference_score for {', '.join(bare)}"
     return [
         *([] if len(bare) == len(config.tasks) else [scale]),
@@ -129,22 +129,5 @@ def _notes(config: RunConfig) -> list[str]:
     ]
 
 
-def reference_scale(tasks: Iterable[TaskConfig]) -> str:
-    """What 0 and 1 mean for the normalised scores of tasks: :func:`blip_rl.references.scale_text`."""
-    return scale_text((task.name, task.reference_name) for task in tasks if _has_normalisers(task))
-
-
 def _has_normalisers(task: TaskConfig) -> bool:
     return task.random_score is not None and task.reference_score is not None
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Columns side by side: the first two to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
+from torch import Tensor
 
 from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.console import optional_picture
 
 _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 
@@ -94,3 +96,21 @@ def _has_normalisers(task: TaskConfig) -> bool:
 def _escaped(task: TaskConfig) -> str:
     """The name as a regular expression: of what a name may hold, only the dot means something else."""
     return task.name.replace(".", r"\.")
+
+
+def log_heatmap(logger: Logger, tag: str, frozen_bits: Tensor, total_bits: int, title: str) -> None:
+    """Record the heatmap of a layer's frozen bits.
+
+    Args:
+        logger: The run's.
+        tag: Name of the image in TensorBoard.
+        frozen_bits: (outputs, ...) bits of every weight.
+        total_bits: Upper end of the colour scale.
+        title: Which layer, after which task.
+    """
+    with optional_picture(f"the heatmap of {title}"):
+        from blip_rl.report.heatmaps import block_mean, frozen_bits_image  # matplotlib: 0.5 s of a run's start
+
+        small = block_mean(frozen_bits.flatten(1).cpu().numpy())  # millions of weights do not fit on a screen
+        image: Any = frozen_bits_image(small, total_bits, title)
+        logger.record(tag, Image(image, "HWC"))

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import RunConfig
-from blip_rl.console import Console
+from blip_rl.console import Console, optional_picture
 from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.learner.ppo import ContinualPPO
@@ -29,7 +29,6 @@ from blip_rl.run.context import RunParts, stage_seed, training_seed
 from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
 from blip_rl.run.interruption import StopRequest, StopRequestError
 from blip_rl.run.multitask import learned_together
-from blip_rl.run.pictures import optional_picture
 from blip_rl.run.resources import check_training
 from blip_rl.run.resume import newest_snapshot, take_back, where_it_resumes
 from blip_rl.run.scores import ScoreBook

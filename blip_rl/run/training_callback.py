@@ -24,9 +24,8 @@ from blip_rl.records import BitsRow
 from blip_rl.run.autosave import Keeper
 from blip_rl.run.estimate import needs
 from blip_rl.run.interruption import StopRequestError
-from blip_rl.run.pictures import log_heatmap
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.tensorboard import describe_run
+from blip_rl.run.tensorboard import describe_run, log_heatmap
 from blip_rl.storage.returns import interval_steps
 from blip_rl.untrusted.machine import in_words
 

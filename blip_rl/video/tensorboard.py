@@ -11,9 +11,9 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
 from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.console import optional_picture
 from blip_rl.evaluation.episodes import ActionLog, Episode
 from blip_rl.formatting import score_text
-from blip_rl.run.pictures import optional_picture
 from blip_rl.video import encode
 from blip_rl.video import sheet as gifs
 from blip_rl.video.options import Look

@@ -3,8 +3,8 @@
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from blip_rl.console import optional_picture
 from blip_rl.report import heatmaps
-from blip_rl.run.pictures import optional_picture
 from blip_rl.run.train import train
 from blip_rl.video import tensorboard
 from tests.run.broken_off import command, process, settings, small_run

@@ -33,7 +33,7 @@ def asked(monkeypatch):
     play.lasting = {"cartpole-a": 100, "cartpole-b": 40}
     calls_and_lengths = calls, play.lasting
     monkeypatch.setattr(module, "evaluate_task", play)
-    monkeypatch.setattr(module, "able_to_play", lambda policy, task, config: policy)
+    monkeypatch.setattr(module, "with_head_for", lambda policy, task, config: policy)
     monkeypatch.setattr(PlasticityPanel, "record", lambda *_: None)
     return calls_and_lengths
 
