@@ -66,7 +66,11 @@ def test_a_game_that_never_ends_ends_with_the_command(number, finished_run, tmp_
     (tmp_path / "scoring.py").write_text(SCORING)
     command = [sys.executable, str(tmp_path / "scoring.py"), str(finished_run)]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+        command,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         worker = int(process.stderr.readline())
         os.kill(worker, 0)
