@@ -102,11 +102,12 @@ def signalled(monkeypatch, owner, name, call, number=signal.SIGTERM):
     [
         (ContinualPPO, "_update", 10, 256),
         (ContinualPPO, "collect_rollouts", 2, 128),
-        (ScoreBook, "_play", 1, 384),
-        (ScoreBook, "_play", 2, 512),
-        (ScoreBook, "_play", 4, 896),
+        (ScoreBook, "_play", 2, 384),
+        (ScoreBook, "_play", 3, 512),
+        (ScoreBook, "_play", 4, 512),
+        (ScoreBook, "_play", 5, 896),
     ],
-    ids=["update", "rollout", "periodic scores", "scores at the end", "later periodic scores"],
+    ids=["update", "rollout", "periodic scores", "scores at the end", "scores at the start", "later periodic scores"],
 )
 def test_a_run_asked_to_stop_goes_on_from_the_very_update(owner, name, call, steps, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"

@@ -141,7 +141,7 @@ def test_scoring_first_changes_nothing_that_is_learned_or_scored_later(whole, tm
 
 @pytest.mark.parametrize(
     "point",
-    [(ScoreBook, "evaluate_start", 2), (RunFolder, "add_scores", 6, True)],
+    [(ScoreBook, "evaluate_start", 2), (RunFolder, "add_scores", 5, True)],
     ids=["before it", "its rows written, not saved"],
 )
 def test_a_kill_around_the_second_tasks_first_score(point, whole, tmp_path):
