@@ -61,7 +61,7 @@ def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
             f"pictures   {shell_command('blip-rl', 'render', path)}",
             f"bits       {shell_command('blip-rl', 'inspect', path)}",
             f"re-score   {shell_command('blip-rl', 'evaluate', path)}",
-            f"files      {path}/scores.csv, bits.csv, plasticity.csv, config.toml, checkpoints/",
+            f"files      {path}/scores.csv, returns.csv, bits.csv, plasticity.csv, config.toml, checkpoints/",
         ]
     )
 
