@@ -130,14 +130,45 @@ class TrunkConfig(Settings):
     """A learned scale and shift for each unit and task on each trunk layer's output."""
 
 
+class DistilConfig(Settings):
+    """How a task learned in a trunk of its own is distilled into the shared trunk (``learning = "distil"``)."""
+
+    start: Literal["fresh", "shared"] = "fresh"
+    """Initial weights of the task's own trunk: newly initialised, or a copy of the shared trunk."""
+    first_task: bool = True
+    """Whether the first task is learned apart, too. PPO leaves many units saturated; the weights that feed them have no
+    Fisher information, and a method that goes by it leaves them free to destroy the task. A distilled trunk has few."""
+    teacher_states: PositiveInt = 4_096
+    """States to distil on that the learned policy, the teacher, plays; they count as steps of the task."""
+    student_states: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] = 4_096
+    """States to distil on that the student plays after half of the updates, for the teacher to label; they count as
+    steps of the task. 0: the teacher's states only."""
+    updates: PositiveInt = 1_500
+    """Optimizer steps: half on the teacher's states, half on all; all on the teacher's if the student plays none."""
+    minibatch: PositiveInt = 256
+    """States in each optimizer step, drawn with replacement."""
+    learning_rate: PositiveFloat = 3e-3
+    """Adam's at the start of each half; it decreases linearly to 0 within the half."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of a task that are played for distilling instead of learning."""
+        return self.teacher_states + self.student_states
+
+
 class AgentConfig(Settings):
     """How to learn: ``agents/*.toml``."""
 
     description: str
+    learning: Literal["direct", "distil"] = "direct"
+    """Where tasks are learned: in the shared trunk, or unprotected in a trunk of their own, from which the policy is
+    then distilled into the shared trunk under the method's protection."""
     ppo: PpoConfig
     trunk: TrunkConfig
     method: dict[str, Any]
     """``name`` and that method's own settings, validated by the method itself."""
+    distil: DistilConfig = DistilConfig()
+    """Used with ``learning = "distil"`` only."""
 
 
 ALE_EPISODE_FRAMES = 108_000
@@ -283,3 +314,23 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _room_for_distilling(self) -> Self:
+        for stage, task in enumerate(self.tasks, start=1):
+            if self.learning_steps(stage) < 1:
+                raise ValueError(
+                    f"task {task.name!r} has steps = {task.steps:,}: expected more than {self.agent.distil.steps:,}, "
+                    "the steps that learning = 'distil' plays to distil a task (raise its steps, or lower "
+                    "distil.teacher_states and distil.student_states)"
+                )
+        return self
+
+    def learned_apart(self, stage: int) -> bool:
+        """Whether task number ``stage``, counted from 1, is learned in a trunk of its own."""
+        return self.agent.learning == "distil" and (stage > 1 or self.agent.distil.first_task)
+
+    def learning_steps(self, stage: int) -> int:
+        """Steps of task number ``stage``, counted from 1, in which it is learned: all but those played to distil it."""
+        played = self.agent.distil.steps if self.learned_apart(stage) else 0
+        return self.tasks[stage - 1].steps - played

@@ -18,9 +18,9 @@ class Console:
         self.quiet = quiet
         self.bars = not quiet and sys.stderr is not None and sys.stderr.isatty()
 
-    def counter(self, what: str, total: int) -> tqdm[Any]:
+    def counter(self, what: str, total: int, unit: str = "game") -> tqdm[Any]:
         """A bar that counts to ``total`` and then goes away; invisible where bars are."""
-        return tqdm(total=total, desc=what, unit="game", leave=False, dynamic_ncols=True, disable=not self.bars)
+        return tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True, disable=not self.bars)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if one is shown.

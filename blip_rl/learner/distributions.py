@@ -28,7 +28,7 @@ def judge(policy: ContinualPolicy, observations: Tensor, actions: Tensor) -> tup
         V(s), log π(a|s) and entropies, each (batch,).
     """
     features = policy.extract_features(observations)
-    distribution = _distribution(policy, features)
+    distribution = distribution_of(policy, features)
     log_probs = _log_probs(distribution, actions.flatten(1) if actions.dim() > 2 else actions)
     values, entropy = policy.critic(features), distribution.entropy()  # type: ignore[no-untyped-call]
     return values, log_probs, sum_independent_dims(entropy) if isinstance(distribution, Normal) else entropy
@@ -42,7 +42,7 @@ def sample(policy: ContinualPolicy, observations: Tensor) -> tuple[Tensor, Tenso
         Actions as the environments take them, V(s) and log π(a|s): (batch, ...), (batch,) and (batch,).
     """
     features = policy.extract_features(observations)
-    distribution = _distribution(policy, features)
+    distribution = distribution_of(policy, features)
     if isinstance(distribution, Normal):
         actions = distribution.rsample()
     else:
@@ -52,7 +52,8 @@ def sample(policy: ContinualPolicy, observations: Tensor) -> tuple[Tensor, Tenso
     return shaped, policy.critic(features), _log_probs(distribution, actions)
 
 
-def _distribution(policy: ContinualPolicy, features: Tensor) -> Categorical | Normal:
+def distribution_of(policy: ContinualPolicy, features: Tensor) -> Categorical | Normal:
+    """The distribution over actions of the task in use, (batch,) of them."""
     outputs = policy.action_net(features)
     if isinstance(policy.action_space, spaces.Discrete):
         return Categorical(logits=outputs, validate_args=False)

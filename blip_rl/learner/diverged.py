@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from blip_rl.learner.diagnostics import UpdateFigures
+
+class NamedFigures(Protocol):
+    """What one optimizer step leaves to be checked."""
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Scalars by what a person calls them, in the order they are computed."""
 
 
-def check_finite(updates: Sequence[UpdateFigures], weights: Mapping[str, Tensor], where: str) -> None:
-    """Stop a training that has diverged: it would only go on writing rubbish.
+def check_finite(
+    updates: Sequence[NamedFigures], weights: Mapping[str, Tensor], where: str, rate: str = "ppo.learning_rate"
+) -> None:
+    """Raise if losses or weights are not finite: the training has diverged.
 
     Args:
         updates: Figures of the optimizer steps since the last check, in their order.
         weights: The network's, by name.
         where: Task and step, for the message.
+        rate: The setting of the learning rate, for the message.
 
     Raises:
         FloatingPointError: with what came first.
@@ -30,5 +39,5 @@ def check_finite(updates: Sequence[UpdateFigures], weights: Mapping[str, Tensor]
     names = [name for update in updates for name in update.by_name()] + [f"weight {name!r}" for name in weights]
     first = names[finite.tolist().index(False)]
     raise FloatingPointError(
-        f"training diverged: the {first} is not a finite number, {where} (a lower ppo.learning_rate may help)"
+        f"training diverged: the {first} is not a finite number, {where} (a lower {rate} may help)"
     )

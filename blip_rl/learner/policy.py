@@ -123,6 +123,11 @@ class ContinualPolicy(ActorCriticPolicy):
         self.tasks.append(TaskModule(self.trunk, action_space, self._modulated).to(self.device))
         self.task_names.append(name)
 
+    def reset_current_task(self) -> None:
+        """Initialise the module of the task in use anew, as :meth:`add_task` does, and in place."""
+        fresh = TaskModule(self.trunk, self.action_space, self._modulated)
+        self.current.load_state_dict(fresh.state_dict())
+
     def use_task(self, name: str) -> None:
         """Play and learn this task from now on.
 

@@ -155,14 +155,17 @@ class ContinualPPO(FastPPO):
         return FinishedTask(
             trunk=self.policy.trunk,
             head=self.policy.head,
-            observations=self._fresh_observations(samples),
+            observations=self.play(samples),
             preprocess=self.policy.preprocess,
             generator=generator,
             critic=self.policy.critic,
         )
 
-    def _fresh_observations(self, samples: int) -> Tensor:
-        """Play on with the learned, stochastic policy and keep what it sees: (samples, *observation shape)."""
+    def play(self, samples: int) -> Tensor:
+        """Play on with the stochastic policy and keep the observations: (samples, *observation shape), on the CPU.
+
+        The steps are not counted, and nothing is learned from them.
+        """
         env = cast(VecEnv, self.env)
         observations = cast(np.ndarray, self._last_obs)
         if not samples:

@@ -43,17 +43,27 @@ class Trunk(BaseFeaturesExtractor):
     def __init__(self, observation_space: spaces.Space[Any], config: TrunkConfig) -> None:
         layers, activation = _build_layers(observation_space, config)
         super().__init__(observation_space, features_dim=_outputs(layers[-1]))
-        for layer in layers:
-            nn.init.orthogonal_(layer.weight, gain=np.sqrt(2))
-            nn.init.zeros_(cast(nn.Parameter, layer.bias))
         for name, layer in zip(_layer_names(layers), layers, strict=True):
             self.add_module(name, layer)
         self.layer_names = _layer_names(layers)
+        self.reset_parameters()
         # In place where the layer's own output is not needed again: memory traffic is what these layers cost.
         self._activation = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
         self._modulations: list[Modulation] = []
         # After the initialisation, which cannot handle it: convolutions run faster with channels last.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise every layer, in place: weights orthogonal with gain √2, biases 0.
+
+        Drawn on the CPU from torch's global generator, so that a seed gives the same weights on every device.
+        """
+        for name in self.layer_names:
+            layer = cast("nn.Linear | nn.Conv2d", self.get_submodule(name))
+            fresh = torch.empty(layer.weight.shape)  # contiguous, which the initialisation needs
+            layer.weight.copy_(nn.init.orthogonal_(fresh, gain=np.sqrt(2)))
+            nn.init.zeros_(cast(nn.Parameter, layer.bias))
 
     @property
     def layer_outputs(self) -> list[int]:

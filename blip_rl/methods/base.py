@@ -96,11 +96,14 @@ class Method:
         capturable: Whether, from ``start_task`` to ``end_task``, the hooks of every optimizer step (``loss``,
             ``add_gradient``, ``after_step``) do the same device operations on the same tensors, look into none of them
             and draw no random numbers. Such steps may be recorded once and replayed, without asking the hooks again.
+        distillable: Whether it protects one trunk that all tasks share, task after task, so that a task can be learned
+            elsewhere and distilled into that trunk (``learning = "distil"``).
     """
 
     Settings: ClassVar[type[Settings]] = Settings
     interleaved: ClassVar[bool] = False
     capturable: ClassVar[bool] = False
+    distillable: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
         """Validate the settings; a wrong one is a ``pydantic.ValidationError``, which is a ``ValueError``."""

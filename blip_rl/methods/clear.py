@@ -17,18 +17,14 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 
 from blip_rl.config import NonNegativeFloat, PositiveFloat, PositiveInt, Settings
+from blip_rl.core.policies import KINDS, divergence, policy_tensors
 from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Outputs
 
 _CHUNK = 256  # frames that pass the network at once when targets are taken
 _USUAL_FRAME_BYTES = 4 * 84 * 84  # a stack of Atari frames: assumed until the first task shows its own
-_KINDS: dict[frozenset[str], type[Distribution]] = {
-    frozenset({"logits"}): Categorical,
-    frozenset({"loc", "scale"}): Normal,
-}
 
 
 class ClearSettings(Settings):
@@ -201,13 +197,12 @@ class Clear(Method):
     def _cloning(self, number: int, replayed: _Memory, outputs: Outputs) -> Tensor:
         """Weighted divergence and squared error of each replayed frame of one task, shape (frames,)."""
         policy, values = outputs(number, replayed.observations)
-        current = _parameters(policy)
+        current = policy_tensors(policy)
         for key, stored in replayed.policy.items():
             if key not in current or current[key].shape != stored.shape:
                 raise ValueError(f"'task{number}.{key}' does not fit task {number}'s head: another network's state")
-        stored_policy = _distribution({key: tensor.to(values.device) for key, tensor in replayed.policy.items()})
-        divergence = kl_divergence(stored_policy, _distribution(current))
-        cloning = self.settings.policy_cloning * divergence.reshape(len(replayed), -1).sum(1)
+        stored_policy = {key: tensor.to(values.device) for key, tensor in replayed.policy.items()}
+        cloning = self.settings.policy_cloning * divergence(stored_policy, current)
         if replayed.values is None:
             return cloning
         return cloning + self.settings.value_cloning * (values - replayed.values.to(values.device)).square()
@@ -220,27 +215,11 @@ def _remember(finished: FinishedTask, observations: Tensor) -> _Memory:
     policies, values = [], []
     for chunk in torch.split(observations, _CHUNK):
         features = finished.trunk(finished.preprocess(chunk.to(device)))
-        policies.append({key: tensor.cpu() for key, tensor in _parameters(finished.head(features)).items()})
+        policies.append({key: tensor.cpu() for key, tensor in policy_tensors(finished.head(features)).items()})
         if finished.critic is not None:
             values.append(finished.critic(features).cpu())
     policy = {key: torch.cat([part[key] for part in policies]) for key in policies[0]}
     return _Memory(observations, policy, torch.cat(values) if values else None)
-
-
-def _parameters(policy: Any) -> dict[str, Tensor]:
-    """What describes a distribution over actions; a plain tensor is taken as logits."""
-    if isinstance(policy, Tensor):
-        policy = Categorical(logits=policy)
-    if isinstance(policy, Categorical):
-        return {"logits": policy.logits}
-    if isinstance(policy, Normal):
-        return {"loc": policy.loc, "scale": policy.scale}
-    raise TypeError(f"a policy of {type(policy).__name__}: CLEAR replays Categorical and Normal ones")
-
-
-def _distribution(parameters: dict[str, Tensor]) -> Distribution:
-    # Validation would look at every entry of every minibatch, and wait for a GPU.
-    return _KINDS[frozenset(parameters)](**parameters, validate_args=False)  # type: ignore[arg-type]
 
 
 def _check_fit(name: str, observations: Tensor, trunk: nn.Module) -> None:
@@ -289,7 +268,7 @@ def _taken_from(tensors: dict[str, Tensor], prefix: str) -> _Memory:
     if "observations" not in parts:
         raise ValueError(f"the saved state has no '{prefix}.observations': it belongs to another method")
     observations, values = parts.pop("observations"), parts.pop("values", None)
-    if frozenset(parts) not in _KINDS:
+    if frozenset(parts) not in KINDS:
         raise ValueError(f"the saved state has {', '.join(sorted(parts)) or 'no policy'} as the policy of '{prefix}'")
     for key, tensor in {**parts, **({} if values is None else {"values": values})}.items():
         if len(tensor) != len(observations):

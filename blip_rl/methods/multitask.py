@@ -10,3 +10,4 @@ class Multitask(Method):
 
     capturable: ClassVar[bool] = True
     interleaved: ClassVar[bool] = True
+    distillable: ClassVar[bool] = False

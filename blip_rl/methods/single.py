@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from blip_rl.core import saved
+from blip_rl.core.weights import copy_weights, exchanged_weights, set_weights
 from blip_rl.methods.base import FinishedTask, Method, MethodState, parameter_bytes
 
 _START = 0  # number of the copy that every task starts from; a finished task's copy has the task's number
@@ -23,6 +23,7 @@ class Single(Method):
     """Puts the trunk back to its start before each task, and swaps each task's own trunk in when it is played."""
 
     capturable: ClassVar[bool] = True
+    distillable: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         """There is nothing to set."""
@@ -36,9 +37,9 @@ class Single(Method):
             ValueError: the copies are another network's.
         """
         if self._copies:
-            self._put(_START, trunk)
+            set_weights(trunk, self._copy_for(_START, trunk))
         else:
-            self._copies.append(_copy(trunk))
+            self._copies.append(copy_weights(trunk))
 
     def resume_task(self, trunk: nn.Module) -> None:
         """The trunk is where the task got to, and stays there."""
@@ -47,7 +48,7 @@ class Single(Method):
         """Keep the trunk as this task leaves it."""
         if not self._copies:
             raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
-        self._copies.append(_copy(finished.trunk))
+        self._copies.append(copy_weights(finished.trunk))
         return {}
 
     @contextmanager
@@ -60,12 +61,8 @@ class Single(Method):
         if task >= len(self._copies):
             yield
             return
-        before = _copy(trunk)
-        self._put(task, trunk)
-        try:
+        with exchanged_weights(trunk, self._copy_for(task, trunk)):
             yield
-        finally:
-            _set(trunk, before)
 
     def state(self) -> MethodState:
         """All copies, named by their number and parameter."""
@@ -90,18 +87,8 @@ class Single(Method):
             number, name = key.split(".", 1)
             self._copies[int(number)][name] = tensor
 
-    def _put(self, number: int, trunk: nn.Module) -> None:
-        """Set the trunk to a copy, checked to be its own."""
+    def _copy_for(self, number: int, trunk: nn.Module) -> dict[str, Tensor]:
+        """One of the copies, checked to fit the trunk."""
         copy = self._copies[number]
         saved.check_fit(copy, dict(trunk.named_parameters()), f"{number}.{{}}")
-        _set(trunk, copy)
-
-
-def _copy(trunk: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in trunk.named_parameters()}
-
-
-@torch.no_grad()
-def _set(trunk: nn.Module, copy: dict[str, Tensor]) -> None:
-    for name, parameter in trunk.named_parameters():
-        parameter.copy_(copy[name])
+        return copy

@@ -17,11 +17,13 @@ _SECTIONS: dict[str, Literal["agent", "sequence"]] = {
     "ppo": "agent",
     "trunk": "agent",
     "method": "agent",
+    "distil": "agent",
     "atari": "sequence",
     "evaluation": "sequence",
     "checkpoint": "sequence",
     "compute": "sequence",
 }
+_KEYS_WITHOUT_SECTION = ("learning",)  # of an agent recipe
 _OWN_OPTIONS = {"steps": "--steps", "seed": "--seed", "device": "--device", "games": "--games", "agent": "--agent"}
 
 
@@ -99,9 +101,12 @@ def parse_override(text: str) -> Override:
         raise UserError(f"--set {shown}: expected section.key=value, for example --set ppo.learning_rate=1e-4")
     if key[0] in _OWN_OPTIONS:
         raise UserError(f"--set {shown}: {key[0]!r} is not a recipe's setting: use {_OWN_OPTIONS[key[0]]}")
+    if key in {(name,) for name in _KEYS_WITHOUT_SECTION}:
+        return Override("agent", key, _parse_value(value_text.strip()), shown)
     if key[0] not in _SECTIONS or len(key) < 2:
         hint = did_you_mean(dotted(key), _known_keys())
-        rule = f"expected a key of {', '.join(_SECTIONS)}, for example ppo.learning_rate"
+        rule = f"expected a key of {', '.join(_SECTIONS)}, for example ppo.learning_rate, "
+        rule += f"or {', '.join(_KEYS_WITHOUT_SECTION)}"
         raise UserError(f"--set {shown}{hint} ({rule})" if hint else f"--set {shown}: {rule}")
     return Override(_SECTIONS[key[0]], key, _parse_value(value_text.strip()), shown)
 
@@ -119,18 +124,28 @@ def _parse_value(text: str) -> Any:
 
 
 def _known_keys() -> list[str]:
-    """Return every key of a recipe's sections that has a fixed name."""
-    from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, PpoConfig, TrunkConfig
+    """Return every key that ``--set`` can change and that has a fixed name."""
+    from blip_rl.config import (
+        AtariConfig,
+        CheckpointConfig,
+        ComputeConfig,
+        DistilConfig,
+        EvaluationConfig,
+        PpoConfig,
+        TrunkConfig,
+    )
 
     sections: dict[str, type[BaseModel]] = {
         "ppo": PpoConfig,
         "trunk": TrunkConfig,
+        "distil": DistilConfig,
         "atari": AtariConfig,
         "evaluation": EvaluationConfig,
         "checkpoint": CheckpointConfig,
         "compute": ComputeConfig,
     }
-    return [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
+    inside = [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
+    return [*_KEYS_WITHOUT_SECTION, *inside]
 
 
 def method_name_first(overrides: list[Override]) -> list[Override]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import ValidationError
 
 from blip_rl.config import (
     AgentConfig,
@@ -28,7 +29,7 @@ from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_recipe, is_path, read_recipe, shown
 from blip_rl.recipes.games import Games, check_tasks_of, choose_games
 from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
-from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, show, validated
+from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, problems_of, show, validated
 from blip_rl.recipes.trust import import_problem
 from blip_rl.untrusted.files import check_folder, parse_toml
 
@@ -90,18 +91,21 @@ def resolve(
     if lines or options is None or agent_config is None or sections is None:
         raise RecipeError(lines)
     changes = {} if options.steps is None else {"steps": options.steps}
-    return RunConfig(
-        agent_name=Path(agent).stem if is_path(agent) else agent,
-        sequence_name=chosen.name,
-        seed=options.seed,
-        device=options.device,
-        agent=agent_config,
-        tasks=tuple(task.model_copy(update=changes) for task in chosen.tasks),
-        atari=sections.atari,
-        evaluation=sections.evaluation,
-        checkpoint=sections.checkpoint,
-        compute=sections.compute,
-    )
+    try:
+        return RunConfig(
+            agent_name=Path(agent).stem if is_path(agent) else agent,
+            sequence_name=chosen.name,
+            seed=options.seed,
+            device=options.device,
+            agent=agent_config,
+            tasks=tuple(task.model_copy(update=changes) for task in chosen.tasks),
+            atari=sections.atari,
+            evaluation=sections.evaluation,
+            checkpoint=sections.checkpoint,
+            compute=sections.compute,
+        )
+    except ValidationError as error:  # only of rules that agent and tasks must keep together: each is valid alone
+        raise RecipeError([problem.text for problem in problems_of(error, RunConfig)]) from None
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -135,6 +139,7 @@ def _run_config(values: dict[str, Any], source: str) -> RunConfig:
     check_tasks_of(values, source)
     config = validated(RunConfig, values, source)
     _, problems = _method_settings(config.agent.method)
+    problems += _learning_problems(config.agent.learning, config.agent.method)
     lines = [Layer(source, values).line(problem.under("agent")) for problem in problems]
     lines += [f"{source}: {problem}" for problem in _foreign_problems(config)]
     if lines:
@@ -180,6 +185,7 @@ def _agent_config(name: str, games: Games, overrides: list[Override]) -> AgentCo
     config, problems = checked(AgentConfig, merged)
     method = merged.get("method")
     if isinstance(method, dict):
+        problems += _learning_problems(merged.get("learning"), method)
         method, found = _method_settings(method)
         problems += found
     lines += [blame(layers, problem) for problem in problems]
@@ -223,6 +229,20 @@ def _method_settings(method: dict[str, Any]) -> tuple[dict[str, Any], list[Probl
     if settings is None:
         return method, [_with_removal_hint(problem).under("method") for problem in problems]
     return _without_none({"name": name, **settings.model_dump(mode="json")}), []
+
+
+def _learning_problems(learning: object, method: dict[str, Any]) -> list[Problem]:
+    """Return what is wrong with where tasks are learned, given the method; an unknown method is not told of here."""
+    from blip_rl.methods import load_method, method_names
+
+    name = str(method.get("name")).replace("-", "_")
+    if learning != "distil" or name not in method_names() or load_method(name).distillable:
+        return []
+    rule = (
+        f"expected 'direct' with method.name = {name!r}, which does not protect one shared trunk from task to task, so "
+        "there is nothing to distil into (set learning = 'direct', or choose another method)"
+    )
+    return [Problem(("learning",), rule, True, learning)]
 
 
 def _with_removal_hint(problem: Problem) -> Problem:

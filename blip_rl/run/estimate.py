@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blip_rl.config import RunConfig
+from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.base import FisherMethod, Method, parameter_bytes
 
@@ -50,12 +51,17 @@ def needs(config: RunConfig, agent: ContinualPPO, method: Method, peak_memory_by
         weights + stage * head + method.kept_bytes(trunk, stage, frame)
         for stage in ([tasks] if method.interleaved else range(1, tasks + 1))
     ]
-    snapshot = stages[-1] + _MOMENTS * (weights + head)
+    apart = config.learned_apart(tasks)
+    aside = weights if apart else 0  # the shared trunk, while a task is learned apart
+    snapshot = stages[-1] + aside + _MOMENTS * (weights + head)
     # A third snapshot is written before the oldest goes; the last task's checkpoint comes when that is over.
     disk = max(sum(stages[:-1]) + (_SNAPSHOTS + 1) * snapshot, sum(stages) + _SNAPSHOTS * snapshot)
     growth = max(0, method.kept_bytes(trunk, tasks, frame) - _held(method))
-    copies = _CONSOLIDATING if isinstance(method, FisherMethod) else _SAVING
-    memory = peak_memory_bytes + growth + _PLOTS + method.samples_wanted * frame + copies * weights
+    inner = method.inner if isinstance(method, LearnApart) else method
+    copies = _CONSOLIDATING if isinstance(inner, FisherMethod) else _SAVING
+    # The states that a task is distilled on have gone before those that the method wants are played.
+    states = max(config.agent.distil.steps if apart else 0, method.samples_wanted)
+    memory = peak_memory_bytes + growth + aside + _PLOTS + states * frame + copies * weights
     return Needs(disk, sum(stages), memory)
 
 

@@ -19,10 +19,11 @@ from blip_rl.untrusted.machine import check_memory
 
 _PER_WEIGHT = 4  # itself, its gradient and Adam's two moments
 _PER_STEP = 32  # bytes of a rollout beside the observation: action, reward, value, advantage, …
+_DISTILLING = 3  # copies of the weights: the shared trunk, the teacher, and the student while the teacher judges
 _GAME_BYTES = {True: 1_700_000, False: 20_000}  # of one environment, measured: an emulator, a small Python game
 _ADVICE = (
-    "make trunk layers, ppo.environments, ppo.rollout_steps, atari.frame_size, atari.frame_stack or what the method "
-    "samples smaller"
+    "make trunk layers, ppo.environments, ppo.rollout_steps, atari.frame_size, atari.frame_stack, what the method "
+    "samples or what is played to distil smaller"
 )
 
 
@@ -48,6 +49,10 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
         f"{ppo.environments:,} games": float(ppo.environments * (largest_game + frame)),
         f"{method.samples_wanted:,} observations for the method": float(method.samples_wanted * frame),
     }
+    if config.learned_apart(len(config.tasks)):
+        parts["distilling, the teacher and the shared trunk"] = float(
+            config.agent.distil.steps * frame + weights * _DISTILLING
+        )
     check_memory("this recipe", parts, _ADVICE)
 
 

@@ -26,7 +26,7 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     games = ", ".join(task.name for task in config.tasks)
     steps = sum(task.steps for task in config.tasks)
     rollout = config.agent.ppo.environments * config.agent.ppo.rollout_steps
-    rounded = any(task.steps % rollout for task in config.tasks)
+    rounded = any(config.learning_steps(stage) % rollout for stage in range(1, len(config.tasks) + 1))
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
     scored = any(map(_has_normalisers, config.tasks))
     scale = f"normalised scores: {task_scale(config.tasks)}\n" if scored else ""

@@ -1,4 +1,4 @@
-"""The scheduler: for each task of the sequence start, learn, score, consolidate, score again, save.
+"""The scheduler: for each task of the sequence start, learn, score, (distil,) consolidate, score again, save.
 
 A method that learns all tasks at once has one such stage.
 """
@@ -19,12 +19,13 @@ from blip_rl.config import RunConfig
 from blip_rl.console import Console, optional_picture
 from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
+from blip_rl.learner.apart import method_of
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
-from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
 from blip_rl.run.autosave import Keeper, go_on
+from blip_rl.run.consolidation import consolidate
 from blip_rl.run.context import RunParts, stage_seed, training_seed
 from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
 from blip_rl.run.interruption import StopRequest, StopRequestError
@@ -33,9 +34,9 @@ from blip_rl.run.resources import check_training
 from blip_rl.run.resume import newest_snapshot, take_back, where_it_resumes
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
-from blip_rl.run.training_callback import TaskMonitor, bits_rows, log_bits, log_figures
+from blip_rl.run.training_callback import TaskMonitor
 from blip_rl.storage import provenance, validation
-from blip_rl.storage.checkpoint import save_stage, trunk_bytes
+from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.tasks.make import make_training_env
@@ -64,7 +65,7 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     device = resolve_device(config.device)
     if count := cpu_threads(threads, device):
         torch.set_num_threads(count)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
-    method = make_method(config.agent.method)
+    method = method_of(config.agent)
     _check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
     with telling_how_to_go_on(folder), folder.locked():
@@ -105,7 +106,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             )
         torch.set_num_threads(threads or provenance.threads(path))
         provenance.check(path, device, accept_changes)
-        method = make_method(config.agent.method)
+        method = method_of(config.agent)
         tasks, saved = _check_tasks(config, method), newest_snapshot(folder, accept_changes)
         if saved is None:
             provenance.check_begun_recipe(path, folder.recipe(), accept_changes)
@@ -241,7 +242,7 @@ def _learn_stage(run: RunParts, stage: int, saved: RunSnapshot | None) -> None:
             # What the method binds to when a task begins is needed at its end too.
             with agent.protected_by(run.method, resume=True):
                 pass
-        _consolidate(run, agent, stage)
+        consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
     _show_gifs(run, agent)
     run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
@@ -253,7 +254,7 @@ def _learn_task(run: RunParts, stage: int, keeper: Keeper) -> None:
     with agent.protected_by(run.method, resume=keeper.goes_on):
         try:
             began_at = agent.task_began_at if keeper.goes_on else None
-            agent.learn_task(run.config.tasks[stage - 1].steps, monitor, began_at)
+            agent.learn_task(run.config.learning_steps(stage), monitor, began_at)
         finally:
             monitor.close()
 
@@ -262,7 +263,7 @@ def _learn_at_once(run: RunParts, saved: RunSnapshot | None) -> None:
     """All tasks in one stage, whose number is that of the tasks: the last row of the score matrix is all there is."""
     stage = len(run.config.tasks)
     with learned_together(run, saved) as agent:
-        _consolidate(run, agent, stage)
+        consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
     _show_gifs(run, agent)
 
@@ -273,26 +274,3 @@ def _show_gifs(run: RunParts, agent: ContinualPPO) -> None:
             from blip_rl.video.tensorboard import log_boundary_gifs  # its libraries would delay every run's first step
 
             log_boundary_gifs(run.logger, run.config, run.scores.boundary_games, agent.num_timesteps)
-
-
-def _consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
-    """Score, let the method consolidate the task, score again."""
-    steps, trunk = agent.num_timesteps, agent.policy.trunk
-    played = run.scores.evaluate(agent.policy, stage, "before", steps)
-    weights_before = trunk_bytes(trunk)
-    generator = torch.Generator().manual_seed(run.config.seed * 1_000 + stage)
-    try:
-        figures = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
-    except FloatingPointError as error:
-        name = run.config.tasks[stage - 1].name
-        raise FloatingPointError(f"{error} (consolidating {name} after step {steps:,})") from error
-    log_figures(run.logger, run.console, run.config.tasks[stage - 1].name, figures)
-    frozen = run.method.frozen_bits()
-    if frozen:
-        log_bits(run.logger, frozen, run.method.total_bits, run.config.tasks[stage - 1].name, steps)
-        run.folder.add_bits(bits_rows(frozen, stage))
-    if trunk_bytes(trunk) == weights_before and run.config.evaluation.actions == "greedy":
-        # Same weights, same seeds, greedy actions: the same games would be played again.
-        run.scores.record(played, stage, "after", steps)
-    else:
-        run.scores.evaluate(agent.policy, stage, "after", steps)

@@ -151,7 +151,7 @@ class TaskMonitor(BaseCallback):
     @property
     def _steps(self) -> int:
         """Steps that it will take."""
-        return self._config.tasks[self._stage - 1].steps
+        return self._config.learning_steps(self._stage)
 
     @property
     def _trained(self) -> list[int]:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
+from blip_rl.learner.apart import method_of
 from blip_rl.learner.policy import ContinualPolicy
-from blip_rl.methods import make_method
 from blip_rl.sb3.joined import joined
 from blip_rl.sb3.read_zip import ForeignAgent, ForeignLayer, read_agent
 from blip_rl.storage import validation
@@ -68,7 +68,7 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
     def write(path: Path) -> None:
         with new_folder(path) as beside:
             folder = RunFolder(beside).create(dump_run_config(config), "cpu", {})
-            save_stage(folder.stage_path(1), 1, agent.env_steps, policy, make_method(config.agent.method))
+            save_stage(folder.stage_path(1), 1, agent.env_steps, policy, method_of(config.agent))
 
     return take_name(planned, write, numbered=out is None)
 

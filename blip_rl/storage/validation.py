@@ -99,9 +99,9 @@ def check_optimizer(
 def check_method(found: Mapping[str, TensorFacts], policy: ContinualPolicy, config: RunConfig) -> None:
     """Compare what a method remembers with the network, as far as names tell what a tensor belongs to.
 
-    ``<parameter>.<kind>`` and ``<number>.<parameter>`` have the parameter's shape, bases and their importances one that
-    fits its inputs; frames of ``task<number>`` are no more than the method keeps. A method of somebody else's may keep
-    other tensors: of those only the memory they need is looked at, with all the others.
+    ``<parameter>.<kind>``, ``<number>.<parameter>`` and ``shared.<parameter>`` have the parameter's shape, bases and
+    their importances one that fits its inputs; frames of ``task<number>`` are no more than the method keeps. Other
+    methods may keep other tensors: of those only the memory they need is looked at, with all the others.
 
     Raises:
         ValueError: one does not fit.
@@ -112,7 +112,7 @@ def check_method(found: Mapping[str, TensorFacts], policy: ContinualPolicy, conf
         number, _, after = name.partition(".")
         if before in shapes:
             wrong = not _fits_kind(kind, facts.shape, shapes[before])
-        elif number.isdecimal() and after in shapes:
+        elif (number.isdecimal() or number == "shared") and after in shapes:
             wrong = facts.shape != shapes[after]
         else:
             wrong = name == "draws" and facts.size > _MOST_GENERATOR_BYTES

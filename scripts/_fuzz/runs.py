@@ -34,7 +34,7 @@ class _BrokenOffError(RuntimeError):
 def unfinished_run(folder: Path, agent: str) -> Files:
     """A run over two tasks that was broken off: one stage's checkpoint, and snapshots of the second stage."""
     config = resolve("cartpole-a,cartpole-b", agent, steps="128", overrides=(*TINY, *METHODS[agent]))
-    consolidate, calls = sequence._consolidate, []
+    consolidate, calls = sequence.consolidate, []
 
     def broken(*arguments: object) -> None:
         calls.append(None)
@@ -42,13 +42,13 @@ def unfinished_run(folder: Path, agent: str) -> Files:
             raise _BrokenOffError
         consolidate(*arguments)  # type: ignore[arg-type]
 
-    sequence._consolidate = broken  # type: ignore[assignment]
+    sequence.consolidate = broken  # type: ignore[assignment]
     try:
         train(config, out=folder, threads=1, quiet=True)
     except _BrokenOffError:
         pass
     finally:
-        sequence._consolidate = consolidate
+        sequence.consolidate = consolidate
     files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     shutil.rmtree(folder)
     return {name: content for name, content in files.items() if not name.startswith(".lock")}

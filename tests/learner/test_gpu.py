@@ -9,7 +9,10 @@ from gymnasium import spaces
 from safetensors.torch import load, save
 from stable_baselines3.common.callbacks import CallbackList
 
+from blip_rl.config import DistilConfig
 from blip_rl.learner import state as snapshot
+from blip_rl.learner.apart import LearnApart
+from blip_rl.learner.distil import distil
 from blip_rl.learner.distributions import judge
 from blip_rl.learner.precision import products
 from blip_rl.learner.staging import Staging
@@ -182,3 +185,28 @@ def test_a_task_resumed_from_files_is_learned_as_one_that_was_not_interrupted(na
         for number, task in enumerate(("a", "b"), start=1):
             with other.policy.using_task(task), again.playing(other.policy.trunk, number):
                 other.policy.act(other._last_obs, greedy=True)
+
+
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("name", ["blip", "clear", "freeze"])
+def test_a_task_learned_apart_is_distilled(name, kind):
+    """With updates and choices of actions recorded, and the shared trunk back from a file in the middle."""
+    model, method = gpu_agent(kind), LearnApart(from_recipe(name))
+    learned(model, method)
+    shared = weights(model.policy.trunk)
+    model.switch_task("b", ENVIRONMENTS[kind]())
+    with model.protected_by(method):
+        model.learn_task(4 * ROLLOUT, CallbackList([]))
+        assert model._captured._recording._graph is not None
+        own = weights(model.policy.trunk)
+        with method.playing(model.policy.trunk, 1):
+            model.policy.act(model._last_obs, greedy=True)
+        assert same(weights(model.policy.trunk), own)
+    state, method = method.state(), LearnApart(from_recipe(name))
+    method.load_state(MethodState(through_a_file(state.tensors), state.values))
+    with model.protected_by(method, resume=True):
+        model.learn(ROLLOUT, reset_num_timesteps=False)
+    found = distil(model, method, DistilConfig(teacher_states=64, student_states=64, updates=40, minibatch=32))
+    method.end_task(model.finished_task(method.samples_wanted, torch.Generator().manual_seed(0)))
+    assert np.isfinite([found.divergence, found.value_error]).all()
+    assert same(weights(model.policy.trunk), shared) == (name == "freeze")

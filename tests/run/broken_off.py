@@ -36,7 +36,17 @@ ATARI = (
     "evaluation.max_episode_steps=20",
     "checkpoint.every_steps=64",
 )
-METHOD = {"blip": ("method.fisher_samples=32",), "clear": ("method.capacity_frames=64", "method.batch=8")}
+METHOD = {
+    "blip": ("method.fisher_samples=32",),
+    "clear": ("method.capacity_frames=64", "method.batch=8"),
+    "blip-distil": (
+        "method.fisher_samples=32",
+        "distil.teacher_states=32",
+        "distil.student_states=32",
+        "distil.updates=10",
+        "distil.minibatch=16",
+    ),
+}
 TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv")
 
 

@@ -17,7 +17,7 @@ def folder_bytes(path):
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize("agent", ["blip", "finetune", "clear", "single", "ewc"])
+@pytest.mark.parametrize("agent", ["blip", "blip-distil", "finetune", "clear", "single", "ewc"])
 def test_disk(agent, tmp_path, monkeypatch):
     """Weights large enough to be most of the folder; it is the largest when the oldest snapshot is to go."""
     told, sizes, remove, rate = [], [], durable.remove, TaskMonitor._measure_rate
@@ -34,6 +34,7 @@ def test_disk(agent, tmp_path, monkeypatch):
     monkeypatch.setattr(TaskMonitor, "_measure_rate", measure)
     monkeypatch.setattr(durable, "remove", before_removing)
     overrides = ["trunk.vector.hidden=[300, 300]", "checkpoint.every_steps=256", "evaluation.every_steps=100k"]
+    overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4"]
     path = train(small_config(agent, steps="512", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)
     assert 0.95 < told[0].disk / max(sizes) < 1.4
     least = 0.75 if agent == "clear" else 0.85  # beside a CartPole's 16 bytes, what CLEAR keeps with them counts

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from blip_rl import cli
 from blip_rl.errors import RunError, UserError
 from blip_rl.evaluation.rescore import evaluate_run
+from blip_rl.learner.distil import Student
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
+from blip_rl.run import consolidation
 from blip_rl.run import train as sequence
 from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.scores import ScoreBook
@@ -38,7 +40,7 @@ from tests.run.broken_off import (
     wait_for,
 )
 
-AGENTS = ("blip", "packnet", "clear", "single", "finetune")
+AGENTS = ("blip", "blip-distil", "packnet", "clear", "single", "finetune")
 
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
@@ -86,7 +88,7 @@ POINTS = {
     "in a periodic evaluation": (ScoreBook, "_play", 2, True),
     "with half of an evaluation's rows written": (RunFolder, "add_scores", 6, True),
     "after learning, before it is saved": (snapshots, "save", 2, False),
-    "after learning": (sequence, "_consolidate", 1, False),
+    "after learning": (sequence, "consolidate", 1, False),
     "after the first scores of the end": (ScoreBook, "evaluate", 2, True),
     "after consolidation": (sequence, "save_stage", 1, False),
     "between two stages": (sequence, "save_stage", 1, True),
@@ -104,18 +106,40 @@ def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
     assert_equal(go_on(run), whole("blip"))
 
 
+# Where a run whose tasks are learned apart can end.
+APART_POINTS = {
+    "at its first snapshot": (snapshots, "save", 3, False),
+    "in the middle": (ContinualPPO, "train", 7, True),
+    "in a periodic evaluation of both tasks": (ScoreBook, "_play", 7, True),
+    "when it is learned": (sequence, "consolidate", 2, False),
+    "before it is distilled": (consolidation, "distil", 2, False),
+    "while the first is distilled": (Student, "_update", 7, True),
+    "while it is distilled": (Student, "_update", 17, True),
+    "after it is distilled": (consolidation, "distil", 2, True),
+    "before its stage is saved": (sequence, "save_stage", 2, False),
+}
+
+
+@pytest.mark.parametrize("point", APART_POINTS)
+def test_a_task_learned_apart_is_resumed_from_any_point(point, whole, tmp_path):
+    run = broken_off(tmp_path / "run", *APART_POINTS[point], agent="blip-distil")
+    assert evidence(run) != evidence(whole("blip-distil"))
+    assert_equal(go_on(run), whole("blip-distil"))
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_killed_five_times_shows_no_seam(agent, whole, tmp_path):
     """In the first task's middle, at its end, between the tasks, and before and after PackNet's pruning."""
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 4, agent=agent)
-    method = load_method(agent)
+    method = load_method(small_run(agent).agent.method["name"])
     later = [(method, "end_task", 1, True), (sequence, "save_stage", 1, True), (ContinualPPO, "train", 2, True)]
     for point in [*later, (ContinualPPO, "train", 2, True)]:
         with killed_at(*point):
             go_on(run)
     assert_equal(go_on(run), whole(agent))
     steps = [step for step, _ in curves(run)["train/learning_rate"]]
-    assert steps == list(range(128, 1025, 128))
+    second = 576 if agent == "blip-distil" else 512  # the first task and the steps that distil it
+    assert steps == [*range(128, 513, 128), *range(second + 128, second + 513, 128)]
 
 
 @pytest.mark.parametrize("agent", ["blip", pytest.param("packnet", marks=pytest.mark.slow)])

@@ -64,7 +64,7 @@ POINTS = {
     "in a periodic evaluation": (ScoreBook, "_play", 3, True),
     "with half of an evaluation's rows written": (RunFolder, "add_scores", 3, True),
     "after learning, before it is saved": (snapshots, "save", 4, False),
-    "after learning": (sequence, "_consolidate", 1, False),
+    "after learning": (sequence, "consolidate", 1, False),
     "after consolidation": (sequence, "save_stage", 1, False),
     "at the end": (sequence, "save_stage", 1, True),
 }
@@ -83,7 +83,7 @@ def test_a_run_killed_five_times_shows_no_seam(whole, tmp_path):
         (ContinualPPO, "_update", 9, True),
         (snapshots, "save", 1, True),
         (ContinualPPO, "train", 4, True),
-        (sequence, "_consolidate", 1, False),
+        (sequence, "consolidate", 1, False),
     ]
     for point in later:
         with killed_at(*point):

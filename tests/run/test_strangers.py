@@ -33,7 +33,7 @@ def run(finished_run, tmp_path):
 @pytest.fixture(scope="module")
 def _broken_off(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
-    with killed_at(train, "_consolidate", call=2):
+    with killed_at(train, "consolidate", call=2):
         train.train(small_run(), out=path, threads=1, quiet=True)
     return path
 

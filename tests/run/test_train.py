@@ -267,7 +267,7 @@ def test_ctrl_c_says_where_things_are_and_leaves_with_130(tmp_path, monkeypatch,
     def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sequence, "_consolidate", interrupt)
+    monkeypatch.setattr(sequence, "consolidate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(small_config(), out=tmp_path / "r", threads=1)
     assert str(tmp_path / "r") in capsys.readouterr().out

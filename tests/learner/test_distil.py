@@ -1,0 +1,306 @@
+"""Distilling: its loss against closed forms, what it leaves alone, and how close the student comes."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from blip_rl.config import DistilConfig
+from blip_rl.core.weights import copy_weights
+from blip_rl.learner import distil as module
+from blip_rl.learner.apart import LearnApart
+from blip_rl.learner.distil import Labelled, distil, labelled
+from blip_rl.methods.base import Method
+from blip_rl.methods.blip import Blip
+from tests.learner.apart_agents import (
+    DISTIL,
+    ENVIRONMENTS,
+    FEW,
+    METHODS,
+    consolidate,
+    inner_method,
+    learn_apart,
+    one_task,
+    two_tasks,
+)
+from tests.learner.small_agents import agent, same
+
+
+def a_batch(model, states=16):
+    """States with labels that no network gave."""
+    observations = model.play(states)
+    actions = model.policy.action_net.out_features
+    policy = {"logits": torch.randn(states, actions)}
+    if not hasattr(model.action_space, "n"):
+        policy = {"loc": torch.randn(states, actions), "scale": torch.rand(states, actions) + 0.5}
+    return Labelled(observations, policy, torch.randn(states))
+
+
+def gradients(model, batch, method=None):
+    """Of one update; no weight has moved."""
+    model.policy.new_optimizer(0.0)
+    module.Student(model, method or Method(), DISTIL, lambda: None)._update(batch)
+    return {name: p.grad.clone() for name, p in model.policy.named_parameters() if p.grad is not None}
+
+
+# --- the loss
+
+
+def test_the_gradient_of_discrete_actions_is_the_difference_of_the_probabilities():
+    model, _ = one_task()
+    batch = a_batch(model)
+    with torch.no_grad():
+        features = model.policy.extract_features(batch.observations)
+        values = model.policy.critic(features)
+        difference = (model.policy.action_net(features).softmax(1) - batch.policy["logits"].softmax(1)) / 16
+        error = 2 * (values - batch.values) / 16
+    found = gradients(model, batch)
+    torch.testing.assert_close(found["tasks.1.actor.weight"], difference.T @ features)
+    torch.testing.assert_close(found["tasks.1.actor.bias"], difference.sum(0))
+    torch.testing.assert_close(found["tasks.1.critic.weight"], error[None] @ features)
+    torch.testing.assert_close(found["tasks.1.critic.bias"], error.sum(0, keepdim=True))
+
+
+def test_the_gradient_of_continuous_actions():
+    """Of KL(N(m, s) ‖ N(μ, σ)): (μ − m) / σ² by μ and 1 − (s² + (m − μ)²) / σ² by log σ."""
+    model, _ = one_task("box actions")
+    batch = a_batch(model)
+    with torch.no_grad():
+        features = model.policy.extract_features(batch.observations)
+        away, sigma = model.policy.action_net(features) - batch.policy["loc"], model.policy.log_std.exp()
+    found = gradients(model, batch)
+    torch.testing.assert_close(found["tasks.1.actor.bias"], (away / sigma**2).mean(0))
+    expected = 1 - (batch.policy["scale"] ** 2 + away**2) / sigma**2
+    torch.testing.assert_close(found["tasks.1.log_std"], expected.mean(0))
+
+
+@pytest.mark.parametrize("modulation", [False, True])
+def test_values_move_the_critic_alone(modulation):
+    model, _ = one_task(modulation=modulation)
+    batch = a_batch(model)
+    found = gradients(model, batch), gradients(model, Labelled(batch.observations, batch.policy, batch.values + 100))
+    differing = {name for name in found[0] if not torch.equal(found[0][name], found[1][name])}
+    assert differing == {"tasks.1.critic.weight", "tasks.1.critic.bias"}
+    assert found[0].keys() >= {f"features_extractor.fc{layer}.weight" for layer in (1, 2)}
+    assert ("tasks.1.modulations.0.scale" in found[0]) == modulation
+    assert not any(name.startswith("tasks.0.") for name in found[0])
+
+
+def test_the_methods_loss_is_added():
+    class Pulling(Method):
+        def loss(self, outputs):
+            policy, values = outputs(1, batch.observations)
+            return policy.logits.square().mean() + values.square().mean()
+
+    model, _ = one_task()
+    batch = a_batch(model)
+    plain, pulled = gradients(model, batch), gradients(model, batch, Pulling())
+    assert not torch.equal(plain["features_extractor.fc1.weight"], pulled["features_extractor.fc1.weight"])
+    assert torch.equal(plain["tasks.1.actor.weight"], pulled["tasks.1.actor.weight"])
+
+
+# --- what comes of it
+
+
+@pytest.mark.parametrize("modulation", [False, True])
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+def test_the_student_comes_to_do_what_the_teacher_did(kind, modulation):
+    """Measured against a copy of the teacher, on the states that were played."""
+    model, method = one_task(kind, modulation=modulation)
+    learn_apart(model, method)
+    with torch.no_grad():  # a teacher with a will of its own: learning for 96 steps hardly moves the actor
+        model.policy.action_net.weight.mul_(300)
+    teacher, played, play = copy.deepcopy(model.policy), [], model.play
+    model.play = lambda states: (played.append(play(states)), played[-1])[1]
+    found = distil(model, method, DISTIL.model_copy(update={"updates": 200}))
+    states = torch.cat(played)
+    assert len(states) == DISTIL.steps
+    one, other = labelled(teacher, states), labelled(model.policy, states)
+    if "logits" in one.policy:
+        p, q = one.policy["logits"].softmax(1), other.policy["logits"].softmax(1)
+        expected = (p * (p.log() - q.log())).sum(1).mean().item()
+        agreement = (p.argmax(1) == q.argmax(1)).double().mean().item()
+        uniform = (p * (p.log() + math.log(p.shape[1]))).sum(1).mean().item()
+        assert found.agreement == pytest.approx(agreement)
+        assert expected < 0.8 * uniform, "closer than a policy that knows nothing"
+    else:
+        m, s, mu, sigma = one.policy["loc"], one.policy["scale"], other.policy["loc"], other.policy["scale"]
+        expected = ((sigma / s).log() + (s**2 + (m - mu) ** 2) / (2 * sigma**2) - 0.5).sum(1).mean().item()
+        assert found.agreement is None
+        assert expected < 0.7 * (m**2 / 2).sum(1).mean().item()
+    assert found.divergence == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert found.value_error == pytest.approx(F.mse_loss(other.values, one.values).item(), rel=1e-4)
+    assert found.seconds > 0
+
+
+@pytest.mark.parametrize("kind", ["vectors", "frames"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_distilled_into(name, kind):
+    """From the first task on, with modulation and without; figures can be logged."""
+    model, method = agent(env=ENVIRONMENTS[kind][0](), modulation=kind == "frames"), LearnApart(inner_method(name))
+    initial = copy_weights(model.policy.trunk)
+    for task, env in zip(("a", "b"), ENVIRONMENTS[kind], strict=True):
+        if task == "b":
+            model.switch_task(task, env())
+        learn_apart(model, method, 2)
+        assert method.apart
+        distilled = distil(model, method, FEW)
+        assert not method.apart
+        figures = consolidate(model, method)
+        assert all(math.isfinite(figure) for figure in (*figures.values(), distilled.divergence, distilled.value_error))
+        assert (task == "b" and name == "freeze") or not same(copy_weights(model.policy.trunk), initial)
+        initial = copy_weights(model.policy.trunk)
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+
+
+def test_steps_played_are_counted_and_games_go_on():
+    model, method = one_task()
+    learn_apart(model, method)
+    steps = model.num_timesteps
+    distil(model, method, DistilConfig(teacher_states=33, student_states=5, updates=2))
+    assert model.num_timesteps == steps + 34 + 6, "two environments"
+
+
+def test_without_states_of_the_student_all_updates_are_on_the_teachers(monkeypatch):
+    model, method = one_task()
+    learn_apart(model, method)
+    seen, update = [], module.Student._update
+    monkeypatch.setattr(
+        module.Student, "_update", lambda self, batch: (seen.append(len(batch.values)), update(self, batch))[1]
+    )
+    steps = model.num_timesteps
+    distil(model, method, DistilConfig(teacher_states=32, student_states=0, updates=7, minibatch=9))
+    assert seen == [9] * 7
+    assert model.num_timesteps == steps + 32
+
+
+def test_each_half_has_fresh_moments_and_a_falling_rate(monkeypatch):
+    model, method = one_task()
+    learn_apart(model, method)
+    rates, fresh, update = [], [], module.Student._update
+
+    def watched(self, batch):
+        rates.append(model.policy.optimizer.param_groups[0]["lr"])
+        fresh.append(not model.policy.optimizer.state)
+        return update(self, batch)
+
+    monkeypatch.setattr(module.Student, "_update", watched)
+    distil(model, method, DistilConfig(teacher_states=8, student_states=8, updates=5, learning_rate=0.6))
+    assert rates == pytest.approx([0.6, 0.4, 0.2, 0.6, 0.3])
+    assert fresh == [True, False, False, True, False]
+
+
+def test_it_is_the_same_from_the_same_generator():
+    learned = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        learned.append(copy_weights(two_tasks(name="clear", settings=FEW)[0].policy))
+    assert same(*learned)
+
+
+def test_what_on_update_raises_ends_it_and_detaches_the_method():
+    model, method = one_task(name="gpm")
+    learn_apart(model, method)
+
+    def stop():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        distil(model, method, DISTIL, stop)
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.policy.trunk.parameters())
+
+
+# --- protection
+
+
+@pytest.mark.parametrize("quantize", [True, False])
+def test_every_weight_stays_inside_its_interval(quantize):
+    model, method = one_task()
+    method.inner = blip = Blip(first_task_bits=4, fisher_samples=32, quantize_forward=quantize)
+    with model.protected_by(blip):
+        pass
+    consolidate(model, blip)
+    intervals, shared = blip.intervals(), copy_weights(model.policy.trunk)
+    assert any((high - low < 0.5).any() for low, high in intervals.values()), "something is protected"
+    learn_apart(model, method)
+    assert any(((p < intervals[n][0]) | (p > intervals[n][1])).any() for n, p in model.policy.trunk.named_parameters())
+    distil(model, method, DISTIL)
+    for name, parameter in model.policy.trunk.named_parameters():
+        low, high = intervals[name]
+        assert ((low <= parameter) & (parameter <= high)).all(), name
+    assert not same(copy_weights(model.policy.trunk), shared), "free bits are used"
+
+
+def test_a_frozen_trunk_is_the_same_to_the_bit_and_so_are_earlier_tasks():
+    model, method = one_task(name="freeze", modulation=True)
+    shared, states = copy_weights(model.policy.trunk), model.play(64)
+    with model.policy.using_task("a"):
+        before = labelled(model.policy, states)
+    learn_apart(model, method)
+    distil(model, method, DISTIL)
+    consolidate(model, method)
+    assert same(copy_weights(model.policy.trunk), shared)
+    with model.policy.using_task("a"):
+        after = labelled(model.policy, states)
+    assert torch.equal(after.policy["logits"], before.policy["logits"])
+    assert torch.equal(after.values, before.values)
+
+
+def test_strong_ewc_holds_the_trunk_where_weak_ewc_lets_it_go():
+    moved = []
+    for strength in (1e-3, 1e5):
+        torch.manual_seed(0)
+        model, method = one_task()
+        method.inner = inner_method("ewc", strength=strength)
+        with model.protected_by(method.inner):
+            pass
+        consolidate(model, method.inner)
+        shared = copy_weights(model.policy.trunk)
+        learn_apart(model, method)
+        distil(model, method, DISTIL)
+        moved.append(sum((p - shared[n]).square().sum().item() for n, p in model.policy.trunk.named_parameters()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+# --- numbers that are not finite
+
+
+@pytest.mark.parametrize("name", ["finetune", "clear"])
+def test_a_distillation_that_diverges_is_an_error(name, monkeypatch):
+    monkeypatch.setattr(module, "_CHECKED_EVERY", 3)
+    model, method = one_task(name=name)
+    learn_apart(model, method)
+    calls, update = [], module.Student._update
+
+    def spoilt(self, batch):
+        calls.append(None)
+        if len(calls) == 4:
+            with torch.no_grad():
+                model.policy.trunk.fc1.weight[0, 0] = math.nan
+        return update(self, batch)
+
+    monkeypatch.setattr(module.Student, "_update", spoilt)
+    with pytest.raises(FloatingPointError, match=r"not a finite number, distilling b at step .*distil\.learning_rate"):
+        distil(model, method, DISTIL)
+    assert len(calls) <= 6
+
+
+def test_a_first_task_that_is_distilled_leaves_no_saturated_units():
+    """Units that are the same in every state have no Fisher information: nothing would protect what feeds them."""
+
+    def saturated(states):
+        activations = torch.tanh(model.policy.trunk.fc1(states))
+        return (model.policy.trunk.fc2(activations).abs() > 3.5).all(0).float().mean()
+
+    model = agent()
+    method = LearnApart(inner_method("freeze"))
+    learn_apart(model, method)
+    with torch.no_grad():  # as after the 100,000 steps of a real task
+        model.policy.trunk.fc1.bias.fill_(1)
+        model.policy.trunk.fc2.weight.mul_(10)
+    states = model.play(32)
+    assert saturated(states) > 0.3
+    distil(model, method, DISTIL)
+    assert saturated(states) == 0

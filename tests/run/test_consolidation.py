@@ -1,0 +1,162 @@
+"""The end of a task that was learned apart: scores before and after, steps, files, signals."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blip_rl.errors import InterruptedRunError, UserError
+from blip_rl.evaluation.rescore import evaluate_run
+from blip_rl.learner.distil import Student
+from blip_rl.recipes import load_run_config
+from blip_rl.run import train as sequence
+from blip_rl.run.train import train
+from blip_rl.storage import durable, snapshot
+from blip_rl.storage.checkpoint import load_stage
+from blip_rl.storage.run_folder import RunFolder
+from tests.run.broken_off import assert_equal, curves, go_on, killed_at, settings, small_run
+
+AGENT = "blip-distil"
+
+pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(small_run(AGENT), out=tmp_path_factory.mktemp("apart") / "run", threads=1, quiet=True)
+
+
+@pytest.fixture
+def learned(tmp_path):
+    """A run that was killed when its second task had been learned and not distilled yet."""
+    path = tmp_path / "run"
+    with killed_at(sequence, "consolidate", call=2):
+        train(small_run(AGENT), out=path, threads=1, quiet=True)
+    return path
+
+
+def scores(run):
+    """(stage, phase, task) → (env_steps, scores by seed)."""
+    found = {}
+    for row in RunFolder(run).read_scores():
+        steps, games = found.setdefault((row.stage, row.phase, row.task), (row.env_steps, {}))
+        assert steps == row.env_steps
+        games[row.seed] = row.score
+    return found
+
+
+def test_earlier_tasks_are_scored_with_the_shared_trunk_while_another_is_learned_apart(run):
+    """Greedy actions and the same seeds: the same games, to the last decision."""
+    found = scores(run)
+    learned = found[1, "after", "cartpole-a"][1]
+    steps, periodic = found[2, "periodic", "cartpole-a"]
+    assert steps == 576 + 384
+    assert periodic.items() <= learned.items()
+    assert found[2, "before", "cartpole-a"][1] == learned
+
+
+def test_steps_played_to_distil_are_steps_of_the_task(run):
+    """512 are asked for: 448 learn, which are 4 rollouts of 128, and 64 distil."""
+    found = scores(run)
+    assert {key[:2]: steps for key, (steps, _) in found.items() if key[2] == f"cartpole-{'ab'[key[0] - 1]}"} == {
+        (1, "start"): 0,
+        (1, "periodic"): 384,
+        (1, "before"): 512,
+        (1, "after"): 576,
+        (2, "start"): 576,
+        (2, "periodic"): 960,
+        (2, "before"): 1088,
+        (2, "after"): 1152,
+    }
+    assert load_stage(RunFolder(run).stage_path(2), load_run_config(run)).env_steps == 1152
+
+
+def test_how_well_it_was_distilled_is_logged(run):
+    logged = {name: values for name, values in curves(run).items() if name.startswith("distil/")}
+    assert logged.keys() == {"distil/divergence", "distil/value_error", "distil/agreement"}
+    assert all([step for step, _ in values] == [576, 1152] for values in logged.values())
+    assert 0 <= logged["distil/agreement"][0][1] <= 1
+
+
+def test_a_line_says_how_well_it_was_distilled(tmp_path, capsys):
+    train(small_run(AGENT), out=tmp_path / "run", threads=1)
+    out = capsys.readouterr().out
+    _, line = [line for line in out.splitlines() if line.startswith("distilled")]
+    assert line.startswith("distilled cartpole-b: ")
+    assert "nats from its teacher, the same greedy action in " in line
+    assert "each rounded up to whole rollouts of 128" in out, "448 learning steps are not"
+
+
+def test_a_stage_keeps_no_trunk_of_a_task(run):
+    for stage in (1, 2):
+        folder = RunFolder(run).stage_path(stage)
+        assert not any(name.startswith("shared.") for name in load_file(folder / "method.safetensors"))
+        values = json.loads((folder / "stage.json").read_text())["method"]
+        assert values["learned_apart"] == {"tasks_seen": stage, "apart": False}
+        assert values["tasks_seen"] == stage, "the method's own, where readers of a run look for it"
+
+
+def test_a_finished_run_is_scored_again_as_it_scored_itself(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = scores(copy)
+    table = evaluate_run(copy, workers=1)
+    assert scores(copy) == before
+    assert "cartpole-b" in table
+
+
+def test_a_task_too_short_to_learn_more_than_one_rollout_learns_one(tmp_path):
+    options = (*settings(AGENT), "evaluation.episodes=1")
+    path = train(small_run(AGENT, steps="65", overrides=options), out=tmp_path / "run", threads=1, quiet=True)
+    assert scores(path)[2, "after", "cartpole-b"][0] == 2 * (128 + 64)
+
+
+# --- signals
+
+
+def test_asked_to_stop_while_distilling_it_is_resumed_from_the_end_of_learning(run, tmp_path, monkeypatch):
+    path, updates, update = tmp_path / "run", [], Student._update
+
+    def signalled(self, batch):
+        updates.append(None)
+        if len(updates) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, batch)
+
+    monkeypatch.setattr(Student, "_update", signalled)
+    with pytest.raises(InterruptedRunError, match="saved at step 512"):
+        train(small_run(AGENT), out=path, threads=1, quiet=True)
+    assert len(updates) == 4
+    assert_equal(go_on(path), run)
+
+
+# --- snapshots
+
+
+def newest(run):
+    return RunFolder(run).snapshots()[-1]
+
+
+def test_a_snapshot_of_a_task_learned_apart_has_the_shared_trunk(learned):
+    saved = snapshot.load(newest(learned))
+    stage = load_stage(RunFolder(learned).stage_path(1), load_run_config(learned))
+    trunk = dict(stage.policy.trunk.named_parameters())
+    found = {name[7:]: t for name, t in saved.method.tensors.items() if name.startswith("shared.")}
+    assert found.keys() == trunk.keys()
+    # Not equal: BLIP puts the weights into the intervals of the first task when the second begins.
+    assert all(torch.allclose(found[name], parameter, atol=1e-5) for name, parameter in trunk.items())
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, 3), torch.full((16,), torch.nan)], ids=["shape", "numbers"])
+def test_a_shared_trunk_that_does_not_fit_is_refused(tensor, learned):
+    folder = newest(learned)
+    tensors = load_file(folder / "method.safetensors") | {"shared.fc1.bias": tensor}
+    save_file(tensors, folder / "method.safetensors")
+    digests = json.loads((folder / "digests.json").read_text())
+    digests["method.safetensors"] = durable.digest(folder / "method.safetensors")
+    (folder / "digests.json").write_text(json.dumps(digests))
+    with pytest.raises((durable.DamagedError, UserError), match=r"shared\.fc1\.bias"):
+        snapshot.load(folder)
