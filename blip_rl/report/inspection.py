@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,31 @@ import numpy as np
 from blip_rl.report.audit import Audit, audit_run
 from blip_rl.report.bits import BitBudget, load_budget
 from blip_rl.report.checkpoints import MOST_BITS, Checkpoint, open_checkpoints
-from blip_rl.report.forecast import FORECAST_RULE, Forecast, forecast
-from blip_rl.report.load_config import load_config, no_recipe
 from blip_rl.report.load_information import FirstTask, Information, load_information
-from blip_rl.report.load_logs import load_plasticity
-from blip_rl.report.table import Array, Table
+from blip_rl.report.scores import load_config, no_recipe
+from blip_rl.report.table import Array, Table, load_plasticity
 from blip_rl.untrusted.files import check_folder
+
+_FULL_BELOW = 1.0
+_RATES_USED = 3
+FORECAST_RULE = (
+    f"full = less than {_FULL_BELOW:g} free bit per weight on average; each further task is taken to leave the share "
+    f"of the free bits that the last ones left (geometric mean of up to {_RATES_USED}; the first task counts only "
+    "where it is the only one)"
+)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """When a layer will be full.
+
+    Attributes:
+        kept_per_task: Share of the free bits that a task leaves free.
+        full_after_task: Number of the task; None if the layer does not fill up.
+    """
+
+    kept_per_task: float
+    full_after_task: int | None
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,26 @@ def _layer(name: str, weights: int, frozen: Array, silent: Array, stages: Sequen
     free = (total_bits - frozen).tolist()
     shares = tuple(None if math.isnan(share) else share for share in silent.tolist())
     return LayerBits(name, weights, tuple(frozen.tolist()), tuple(free), shares, forecast(free, stages, total_bits))
+
+
+def forecast(free: Sequence[float], stages: Sequence[int], total_bits: int) -> Forecast:
+    """Extrapolate a layer's free bits geometrically; see ``FORECAST_RULE``.
+
+    Args:
+        free: Mean of free bits after each stage, at least one.
+        stages: The stages' numbers, rising.
+        total_bits: N, what was free before the first.
+    """
+    before = [(0, float(total_bits)), *zip(stages, free, strict=True)]
+    kept = [(now / was) ** (1 / (stage - last)) if was > 0 else 1.0 for (last, was), (stage, now) in pairwise(before)]
+    used = (kept[1:] or kept)[-_RATES_USED:]
+    rate = math.prod(used) ** (1 / len(used))
+    if free[-1] < _FULL_BELOW:
+        return Forecast(rate, stages[-1])
+    if rate >= 1:
+        return Forecast(rate, None)
+    tasks = 1 if rate == 0 else math.floor(math.log(_FULL_BELOW / free[-1]) / math.log(rate)) + 1
+    return Forecast(rate, stages[-1] + tasks)
 
 
 def _holdings(checkpoint: Checkpoint) -> list[str]:

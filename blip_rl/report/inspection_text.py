@@ -5,8 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from blip_rl.report.audit import Moved
-from blip_rl.report.forecast import FORECAST_RULE, Forecast
-from blip_rl.report.inspection import Inspection, LayerBits
+from blip_rl.report.inspection import FORECAST_RULE, Forecast, Inspection, LayerBits
 from blip_rl.untrusted.files import printable
 
 

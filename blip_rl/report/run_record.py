@@ -13,11 +13,9 @@ import numpy as np
 from blip_rl.errors import UserError
 from blip_rl.report.bits import BitBudget, load_budget
 from blip_rl.report.checkpoints import MOST_BITS, stage_folders
-from blip_rl.report.load_config import load_config
 from blip_rl.report.load_information import Information, load_information
-from blip_rl.report.load_logs import load_plasticity, load_returns, load_speed
-from blip_rl.report.scores import MOST_STEPS, RunScores, load_scores
-from blip_rl.report.table import Table
+from blip_rl.report.scores import MOST_STEPS, RunScores, load_config, load_scores
+from blip_rl.report.table import Table, load_plasticity, load_returns, load_speed
 from blip_rl.untrusted.files import check_folder, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")

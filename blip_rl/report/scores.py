@@ -1,4 +1,4 @@
-"""Read a run folder's evidence back as arrays."""
+"""Read the recipe and the scores of a run folder, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blip_rl.errors import UserError
-from blip_rl.report.load_config import load_config, no_recipe
+from blip_rl.untrusted.files import MOST_TASKS, read_toml
 from blip_rl.untrusted.tables import table_rows
 
 Array = npt.NDArray[np.float64]
@@ -56,13 +56,7 @@ class TaskCurve:
         return self._where(self.env_steps > env_steps)
 
     def _where(self, chosen: npt.NDArray[np.bool_]) -> TaskCurve:
-        return TaskCurve(
-            self.env_steps[chosen],
-            self.stages[chosen],
-            self.mean_return[chosen],
-            self.normalised[chosen],
-            self.whole[chosen],
-        )
+        return TaskCurve(**{name: values[chosen] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -110,6 +104,33 @@ class _Episode:
     normalised: float
     cut_off: bool
     actions: str
+
+
+def load_config(run: Path) -> dict[str, Any]:
+    """Read ``config.toml``, whatever it holds.
+
+    Raises:
+        UserError: it is missing or damaged, or names more tasks than a run can have.
+    """
+    path = run / "config.toml"
+    if not path.is_file():
+        raise UserError(f"'{run}' is not a run folder: it has no config.toml (blip-rl train creates run folders)")
+    try:
+        config = read_toml(path)
+    except UserError as error:
+        raise UserError(f"{error}; put back the file that blip-rl train wrote") from error
+    tasks = config.get("tasks")
+    if isinstance(tasks, list) and len(tasks) > MOST_TASKS:
+        raise UserError(f"'{path}' has {len(tasks):,} tasks: expected at most {MOST_TASKS}")
+    return config
+
+
+def no_recipe(run: Path, error: Exception) -> UserError:
+    """What to raise where ``config.toml`` is TOML, but lacks what a run writes into it."""
+    return UserError(
+        f"'{run / 'config.toml'}' is no resolved recipe ({error!r}): expected the file that blip-rl train wrote; "
+        "put it back, or train again"
+    )
 
 
 def chosen_actions(asked: str, found: Collection[str]) -> str:

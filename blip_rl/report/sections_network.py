@@ -14,11 +14,10 @@ from blip_rl.report.bits import BitBudget, BitMap, load_bit_maps
 from blip_rl.report.drawing import Figure
 from blip_rl.report.figures import SMALL, Album, Picture, data_uri
 from blip_rl.report.groups import Group, Series, describe_series, over_seeds
-from blip_rl.report.load_logs import PLASTICITY
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.section import Gif, MapCell, MapGroup, Section
 from blip_rl.report.style import Theme, short_number
-from blip_rl.report.table import Array, Table
+from blip_rl.report.table import PLASTICITY, Array, Table
 from blip_rl.report.text import listed
 
 _INLINE_GIF_BYTES = 4_000_000

@@ -1,4 +1,4 @@
-"""Tables that a run writes row by row, read even where writing was cut off."""
+"""Read the CSV tables that a run appends to, complete or truncated."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ from blip_rl.untrusted.tables import table_rows
 MOST_LAYERS = 64
 """Of a trunk, as recipes allow it."""
 _LARGEST = 1e15  # no count or measurement comes near, and whole numbers are exact up to here
+
+PLASTICITY = {
+    "dormant_share": "Dormant units",
+    "effective_rank": "Effective rank",
+    "gradient_norm": "Gradient norm",
+    "free_bits": "Free bits",
+}
+"""Measured at each evaluation for every layer: column of ``plasticity.csv`` → what it is called."""
 
 Array = npt.NDArray[np.float64]
 
@@ -46,6 +54,33 @@ class Table:
                 for name, cells in self.words.items()
             },
         )
+
+
+def load_plasticity(run: Path, problems: list[str]) -> Table | None:
+    """Read ``plasticity.csv``; None where the run wrote none."""
+    table = _optional(run / "plasticity.csv", ("env_steps", "stage", *PLASTICITY), ("phase", "layer"), problems)
+    if table is not None and (layers := len(set(table.words["layer"]))) > MOST_LAYERS:
+        problems.append(f"plasticity.csv names {layers:,} layers: expected at most {MOST_LAYERS}; left out")
+        return None
+    return table
+
+
+def load_speed(run: Path, problems: list[str]) -> Table | None:
+    """Read ``speed.csv``; None where the run wrote none."""
+    return _optional(run / "speed.csv", ("env_steps", "stage", "steps_per_second", "peak_memory_mb"), (), problems)
+
+
+def load_returns(run: Path, problems: list[str]) -> Table | None:
+    """Read ``returns.csv``, the mean returns of training episodes; None where the run wrote none."""
+    return _optional(run / "returns.csv", ("env_steps", "stage", "episodes", "mean_return"), ("task",), problems)
+
+
+def _optional(path: Path, numbers: tuple[str, ...], words: tuple[str, ...], problems: list[str]) -> Table | None:
+    """A table that runs of earlier versions do not have: its absence is no problem."""
+    if not path.exists():
+        return None
+    table = read_table(path, numbers, words, problems)
+    return table if table is not None and len(table.numbers["env_steps"]) else None
 
 
 def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problems: list[str]) -> Table | None:

@@ -6,8 +6,8 @@ import numpy as np
 import tomli_w
 
 from blip_rl.report.groups import accumulated_series, group_runs, rescale_observed
-from blip_rl.report.load_config import load_config
 from blip_rl.report.run_record import load_run
+from blip_rl.report.scores import load_config
 from tests.report import report_runs as made
 
 # An agent that forgets nothing and knows kungfu from the start: game k of four always scores the same. Boxing is

@@ -15,9 +15,9 @@ from blip_rl.report.bits import load_bit_maps, load_budget
 from blip_rl.report.checkpoints import Checkpoint
 from blip_rl.report.inspection import inspect_run
 from blip_rl.report.inspection_text import inspection_text
-from blip_rl.report.load_logs import load_plasticity
 from blip_rl.report.page import write_report
 from blip_rl.report.run_record import load_run
+from blip_rl.report.table import load_plasticity
 from blip_rl.untrusted import machine
 from tests.report.report_runs import make_run
 

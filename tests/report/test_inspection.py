@@ -16,8 +16,7 @@ from blip_rl.core import bits
 from blip_rl.errors import UserError
 from blip_rl.report import audit as audits
 from blip_rl.report.checkpoints import Checkpoint
-from blip_rl.report.forecast import forecast
-from blip_rl.report.inspection import inspect_run
+from blip_rl.report.inspection import forecast, inspect_run
 from blip_rl.report.inspection_text import inspection_text
 
 N = 20

@@ -7,9 +7,9 @@ import re
 import pytest
 import tomli_w
 
-from blip_rl.report.load_config import load_config
 from blip_rl.report.page import write_report
 from blip_rl.report.run_record import load_run
+from blip_rl.report.scores import load_config
 from blip_rl.report.sequences import NORMALISERS, comparable_runs, differences
 from tests.report.report_runs import make_run
 
