@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from blip_rl.cli.loading import loading
-from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, STAGES, games_of_run, workers_option
+from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, STAGES, games_of_run, loading, workers_option
 
 
 @click.command(short_help="Score every stage of a run again.")

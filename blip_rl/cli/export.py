@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.loading import loading
-from blip_rl.cli.options import RUN, complete_games_of_run, games_of_run
+from blip_rl.cli.options import RUN, complete_games_of_run, games_of_run, loading
 
 
 @click.command(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.loading import loading
-from blip_rl.cli.options import complete_folders, complete_games
+from blip_rl.cli.options import complete_folders, complete_games, loading
 from blip_rl.shell import shell_command
 
 

@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
-from blip_rl.cli.loading import loading
-from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, complete_folders, games_of_run, workers_option
+from blip_rl.cli.options import (
+    ACTIONS,
+    ACTIONS_CHOICE,
+    GAMES,
+    RUN,
+    complete_folders,
+    games_of_run,
+    loading,
+    workers_option,
+)
 from blip_rl.errors import UserError
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.loading import loading
-from blip_rl.cli.options import complete_agents, complete_folders, complete_games
+from blip_rl.cli.options import complete_agents, complete_folders, complete_games, loading
 from blip_rl.errors import FinishedRunError, UserError
 
 _LARGEST_SEED = 2**30 - 1

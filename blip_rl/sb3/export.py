@@ -13,20 +13,55 @@ from gymnasium import spaces
 
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.errors import UserError
-from blip_rl.evaluation.cells import Cell, CellPlayer
-from blip_rl.evaluation.selection import chosen_games, chosen_stages
+from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stages
+from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.learner.policy import TaskModule
 from blip_rl.sb3.export_model import plain_ppo, standalone
-from blip_rl.sb3.usage import usage
 from blip_rl.storage import validation
 from blip_rl.storage.atomic import replacing
 from blip_rl.storage.paths import check_writable_folder
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.control import orthogonal_matrix
+from blip_rl.tasks.games import rom_name
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.untrusted.machine import check_memory
 
 _COPIES = 8  # as loaded and scaled, for policy and for values, as a state dictionary, in the file
+
+
+_ATARI = """\
+from ale_py import AtariVectorEnv
+from stable_baselines3 import PPO
+
+agent = PPO.load({file!r}, device="cpu")
+game = AtariVectorEnv(
+    {rom!r}, num_envs=1, img_height={size}, img_width={size}, stack_num={stack}, frameskip={skip},
+    repeat_action_probability={sticky}, noop_max={noop}, use_fire_reset={fire}, full_action_space={full},
+    max_num_frames_per_episode={most}, episodic_life=False, reward_clipping=False, autoreset_mode="SameStep",
+)
+observations, _ = game.reset(seed={seed})
+score, over = 0.0, False
+while not over:
+    actions, _ = agent.predict(observations, deterministic={greedy})
+    observations, rewards, ends, cuts, _ = game.step(actions.astype("int32"))
+    score, over = score + float(rewards[0]), bool(ends[0] or cuts[0])
+print(score)
+"""
+
+_GYMNASIUM = """\
+import gymnasium
+from stable_baselines3 import PPO
+
+agent = PPO.load({file!r}, device="cpu")
+game = gymnasium.make({game!r})
+observation, _ = game.reset(seed={seed})
+score, over = 0.0, False
+while not over:
+    action, _ = agent.predict(observation, deterministic={greedy})
+    observation, reward, end, cut, _ = game.step(action)
+    score, over = score + float(reward), end or cut
+print(score)
+"""
 
 
 @dataclass(frozen=True)
@@ -151,3 +186,23 @@ def _spaces(task: TaskConfig, config: RunConfig) -> tuple[spaces.Box, spaces.Spa
     env = make_evaluation_env(task.model_copy(update={"observation_mix_seed": None}), config.atari, 1, 0)
     env.close()
     return cast(spaces.Box, env.observation_space), env.action_space
+
+
+def usage(file: Path, task: TaskConfig, config: RunConfig) -> str:
+    """Python code that plays the first episode of the run's evaluation with an exported agent, and prints its score."""
+    atari, rom = config.atari, rom_name(task.game)
+    return (_GYMNASIUM if rom is None else _ATARI).format(
+        file=str(file),
+        game=task.game,
+        rom=rom,
+        size=atari.frame_size,
+        stack=atari.frame_stack,
+        skip=atari.frame_skip,
+        sticky=atari.sticky_action_probability,
+        noop=atari.noop_max,
+        fire=atari.fire_on_reset,
+        full=atari.full_action_space,
+        most=atari.max_episode_frames,
+        seed=FIRST_EVALUATION_SEED + config.evaluation.seed,
+        greedy=config.evaluation.actions == "greedy",
+    )

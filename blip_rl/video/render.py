@@ -9,9 +9,8 @@ from pathlib import Path
 from blip_rl.config import RunConfig
 from blip_rl.console import Console
 from blip_rl.errors import UserError
-from blip_rl.evaluation.cells import Cell
+from blip_rl.evaluation.cells import Cell, chosen_games, chosen_stages
 from blip_rl.evaluation.pool import play_cells
-from blip_rl.evaluation.selection import chosen_games, chosen_stages
 from blip_rl.formatting import score_text
 from blip_rl.methods import load_method
 from blip_rl.report.run_record import shown_title
