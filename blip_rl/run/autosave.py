@@ -7,13 +7,10 @@ since, which bring the games to the same place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-from blip_rl.errors import RunError, UserError
 from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.context import RunParts, games_seed
@@ -102,44 +99,3 @@ def played_games(agent: ContinualPPO, seed: int) -> PlayedGames:
         env = getattr(env, "venv", None)
     assert env is not None, "training environments are recorded"
     return PlayedGames(seed, env.played(), state.episodes(agent))
-
-
-def go_on(run: RunParts, saved: snapshots.RunSnapshot) -> Keeper:
-    """Put the run's agent, with its task in use, and its method where a snapshot has them.
-
-    Raises:
-        UserError: the snapshot is of another network, other games or another method than the recipe's.
-    """
-    agent = cast(ContinualPPO, run.agent)
-    with taken_up(run, saved, run.config.tasks[saved.stage - 1].name):
-        (played,) = saved.games
-        agent.replay_games(played.seed, played.actions)
-    return Keeper(run, saved.stage, played.seed, goes_on=True)
-
-
-@contextmanager
-def taken_up(run: RunParts, saved: snapshots.RunSnapshot, watched_task: str) -> Iterator[None]:
-    """Put agent and method where a snapshot has them; the block replays the games.
-
-    Args:
-        run: Its agent has the same tasks as the snapshot's.
-        saved: The snapshot.
-        watched_task: The task on whose states plasticity is measured.
-
-    Raises:
-        UserError: the snapshot is of another network, other games or another method than the recipe's.
-    """
-    agent = cast(ContinualPPO, run.agent)
-    try:
-        state.put(agent, saved.agent)
-        run.method.load_state(saved.method)
-        yield
-    except RunError:  # of a game
-        raise
-    except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
-    state.put_random(agent, saved.agent)
-    run.scores.training.finished = dict(saved.returns)
-    if saved.watched is not None:
-        with agent.policy.using_task(watched_task):
-            run.scores.panel.watch(agent.policy, saved.watched)

@@ -11,8 +11,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from blip_rl.learner import state
 from blip_rl.learner.multitask import Turns, learn_in_turns
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run.autosave import Keeper, played_games, taken_up
+from blip_rl.run.autosave import Keeper, played_games
 from blip_rl.run.context import RunParts, games_seed, training_seed
+from blip_rl.run.resume import taken_up
 from blip_rl.run.training_callback import TaskMonitor
 from blip_rl.storage.snapshot import PlayedGames, RunSnapshot
 from blip_rl.tasks.make import make_training_env

@@ -6,10 +6,17 @@ It is the newest snapshot that can be read and whose tables, events and earlier 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import RunError, UserError
+from blip_rl.learner import state
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.run.autosave import Keeper
+from blip_rl.run.context import RunParts
 from blip_rl.storage import durable, integrity
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.integrity import ChangedError, Evidence
@@ -97,3 +104,44 @@ def take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
         folder.begin_tables()
         folder.forget_snapshots(after=saved.path)
         folder.forget_stages(saved.stage)
+
+
+def go_on(run: RunParts, saved: RunSnapshot) -> Keeper:
+    """Put the run's agent, with its task in use, and its method where a snapshot has them.
+
+    Raises:
+        UserError: the snapshot is of another network, other games or another method than the recipe's.
+    """
+    agent = cast(ContinualPPO, run.agent)
+    with taken_up(run, saved, run.config.tasks[saved.stage - 1].name):
+        (played,) = saved.games
+        agent.replay_games(played.seed, played.actions)
+    return Keeper(run, saved.stage, played.seed, goes_on=True)
+
+
+@contextmanager
+def taken_up(run: RunParts, saved: RunSnapshot, watched_task: str) -> Iterator[None]:
+    """Put agent and method where a snapshot has them; the block replays the games.
+
+    Args:
+        run: Its agent has the same tasks as the snapshot's.
+        saved: The snapshot.
+        watched_task: The task on whose states plasticity is measured.
+
+    Raises:
+        UserError: the snapshot is of another network, other games or another method than the recipe's.
+    """
+    agent = cast(ContinualPPO, run.agent)
+    try:
+        state.put(agent, saved.agent)
+        run.method.load_state(saved.method)
+        yield
+    except RunError:  # of a game
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
+    state.put_random(agent, saved.agent)
+    run.scores.training.finished = dict(saved.returns)
+    if saved.watched is not None:
+        with agent.policy.using_task(watched_task):
+            run.scores.panel.watch(agent.policy, saved.watched)

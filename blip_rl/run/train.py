@@ -24,14 +24,13 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
-from blip_rl.run.autosave import Keeper, go_on
+from blip_rl.run.autosave import Keeper
 from blip_rl.run.consolidation import consolidate
 from blip_rl.run.context import RunParts, stage_seed, training_seed
-from blip_rl.run.ending import how_to_go_on, telling_how_to_go_on
-from blip_rl.run.interruption import StopRequest, StopRequestError
+from blip_rl.run.interruption import StopRequest, StopRequestError, how_to_go_on, telling_how_to_go_on
 from blip_rl.run.multitask import learned_together
 from blip_rl.run.resources import check_training
-from blip_rl.run.resume import newest_snapshot, take_back, where_it_resumes
+from blip_rl.run.resume import go_on, newest_snapshot, take_back, where_it_resumes
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.run.training_callback import TaskMonitor

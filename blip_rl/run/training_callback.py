@@ -22,8 +22,8 @@ from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
 from blip_rl.records import BitsRow
 from blip_rl.run.autosave import Keeper
-from blip_rl.run.estimate import needs
 from blip_rl.run.interruption import StopRequestError
+from blip_rl.run.resources import needs
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.tensorboard import describe_run, log_heatmap
 from blip_rl.storage.returns import interval_steps

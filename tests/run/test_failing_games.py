@@ -19,7 +19,7 @@ from blip_rl.evaluation import episodes as evaluation
 from blip_rl.evaluation import pool
 from blip_rl.evaluation.cells import Cell
 from blip_rl.recipes import load_run_config
-from blip_rl.run.ending import telling_how_to_go_on
+from blip_rl.run.interruption import telling_how_to_go_on
 from blip_rl.run.train import train
 from blip_rl.storage.run_folder import RunFolder
 from tests.evaluation.test_rescore import Dying

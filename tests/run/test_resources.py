@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blip_rl.run.estimate import needs
+from blip_rl.run.resources import needs
 from blip_rl.run.train import train
 from blip_rl.run.training_callback import TaskMonitor
 from blip_rl.storage import durable
@@ -44,8 +44,8 @@ def test_disk(agent, tmp_path, monkeypatch):
 PLAY = """
 import re, sys
 from pathlib import Path
-from blip_rl.run import monitor
-monitor._LONG_RUN_SECONDS = 0
+from blip_rl.run import training_callback
+training_callback._LONG_RUN_SECONDS = 0
 from blip_rl.cli import cli
 cli.main(["train", *sys.argv[1:]], standalone_mode=False)
 print("PEAK", int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
