@@ -13,7 +13,7 @@ from torch import nn
 
 from blip_rl.config import ImageTrunkConfig, RunConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.numbers import stable_baselines_numbers
+from blip_rl.learner.ppo import stable_baselines_numbers
 from blip_rl.tasks.games import is_gymnasium_id, rom_name
 
 

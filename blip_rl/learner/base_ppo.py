@@ -15,12 +15,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from blip_rl.config import ComputeConfig, PpoConfig
-from blip_rl.learner.captured import CapturedUpdate
 from blip_rl.learner.collector import Lanes
-from blip_rl.learner.cuda_graph import can_record
-from blip_rl.learner.diagnostics import UpdateFigures, means
+from blip_rl.learner.cuda_graph import CapturedUpdate, can_record
+from blip_rl.learner.diagnostics import UpdateFigures, check_finite, means
 from blip_rl.learner.distributions import judge
-from blip_rl.learner.diverged import check_finite
 from blip_rl.learner.loss import ppo_loss
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.rollout import Minibatch, Rollout

@@ -27,8 +27,8 @@ from blip_rl.config import DistilConfig
 from blip_rl.core.policies import divergence, policy_tensors
 from blip_rl.core.weights import copy_weights, exchanged_weights
 from blip_rl.learner.apart import LearnApart
+from blip_rl.learner.diagnostics import check_finite
 from blip_rl.learner.distributions import distribution_of
-from blip_rl.learner.diverged import check_finite
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
 

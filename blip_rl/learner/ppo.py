@@ -13,9 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from blip_rl.config import AgentConfig, ComputeConfig
+from blip_rl.config import AgentConfig, ComputeConfig, PpoConfig
 from blip_rl.learner.base_ppo import FastPPO
-from blip_rl.learner.numbers import stable_baselines_numbers
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.precision import be_exact
 from blip_rl.learner.rollout import Rollout
@@ -178,3 +177,24 @@ class ContinualPPO(FastPPO):
             observations = result[0]
         self._last_obs = observations
         return torch.from_numpy(kept)
+
+
+def stable_baselines_numbers(numbers: PpoConfig) -> dict[str, Any]:
+    """Return the keyword arguments of stable-baselines3's ``PPO``.
+
+    It has no equivalent of ``value_loss = "max"`` and ``normalize_advantage = "rollout"``; they are left out.
+    """
+    linear = numbers.learning_rate_schedule == "linear"
+    return {
+        "learning_rate": (lambda left: left * numbers.learning_rate) if linear else numbers.learning_rate,
+        "n_steps": numbers.rollout_steps,
+        "batch_size": numbers.rollout_steps * numbers.environments // numbers.minibatches,
+        "n_epochs": numbers.epochs,
+        "gamma": numbers.discount,
+        "gae_lambda": numbers.gae_lambda,
+        "clip_range": numbers.clip_range,
+        "clip_range_vf": numbers.clip_range_value,
+        "ent_coef": numbers.entropy_coefficient,
+        "vf_coef": numbers.value_coefficient * numbers.value_loss_scale,
+        "max_grad_norm": numbers.max_gradient_norm,
+    }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from blip_rl.config import Precision
+
+Function = Callable[[Tensor], Tensor]
 
 
 @contextmanager
@@ -59,3 +63,30 @@ def _switches(precision: Precision) -> list[tuple[Any, str, Any]]:
         ]
     # torch before 2.9.
     return [(torch.backends.cuda.matmul, "allow_tf32", coarse), (torch.backends.cudnn, "allow_tf32", coarse)]
+
+
+class Compiled:
+    """Compiled at the first call, forward and backward; where that fails it is run as it is, with one warning."""
+
+    def __init__(self, function: Function, parameters: Sequence[Tensor]) -> None:
+        """Take a function of a tensor and the parameters that its output has gradients for."""
+        self._function, self._parameters = function, parameters
+        self._chosen: Function | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Run it."""
+        if self._chosen is None:
+            self._chosen = self._tried(inputs)
+        return self._chosen(inputs)
+
+    def _tried(self, inputs: Tensor) -> Function:
+        """The compiled function, once it has run forward and backward; else the function."""
+        compiled = torch.compile(self._function)
+        try:
+            with torch.enable_grad():
+                torch.autograd.grad(compiled(inputs).sum(), self._parameters)  # no parameter's own .grad, no hooks
+        except Exception as error:  # compilers fail in as many ways as there are of them
+            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+            warnings.warn(f"torch.compile does not work here ({first_line}); going on without it", stacklevel=4)
+            return self._function
+        return compiled

@@ -23,8 +23,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor, nn
 
 from blip_rl.config import PpoConfig
-from blip_rl.learner.numbers import stable_baselines_numbers
 from blip_rl.learner.policy import ContinualPolicy, TaskModule
+from blip_rl.learner.ppo import stable_baselines_numbers
 
 Layer = nn.Linear | nn.Conv2d
 

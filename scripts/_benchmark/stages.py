@@ -19,10 +19,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from _benchmark.contestants import Contestant, Lap, synchronise
 from blip_rl.config import RunConfig
-from blip_rl.learner.collector import Lane
+from blip_rl.learner.collector import Lane, Staging
 from blip_rl.learner.cuda_graph import Recording, can_record
 from blip_rl.learner.distributions import sample
-from blip_rl.learner.staging import Staging
 from blip_rl.tasks.make import make_training_env
 
 EMULATOR, INFERENCE, UPDATE = "emulator alone", "inference alone", "update alone"

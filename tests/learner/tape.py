@@ -100,5 +100,5 @@ def acted_out(patch, recording, failing=False):
         graph=graph,
     )
     Tape.made = []
-    patch.setattr(recording, "torch", SimpleNamespace(cuda=cuda))
+    patch.setattr(recording, "torch", SimpleNamespace(**{**vars(torch), "cuda": cuda}))
     patch.setattr(recording, "can_record", lambda device: True)

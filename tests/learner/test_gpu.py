@@ -12,10 +12,10 @@ from stable_baselines3.common.callbacks import CallbackList
 from blip_rl.config import DistilConfig
 from blip_rl.learner import state as snapshot
 from blip_rl.learner.apart import LearnApart
+from blip_rl.learner.collector import Staging
 from blip_rl.learner.distil import distil
 from blip_rl.learner.distributions import judge
 from blip_rl.learner.precision import products
-from blip_rl.learner.staging import Staging
 from blip_rl.methods import make_method, method_names
 from blip_rl.methods.base import MethodState
 from blip_rl.methods.blip import Blip

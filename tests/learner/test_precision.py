@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from blip_rl.learner import compiled
 from blip_rl.learner.advantages import by_doubling, step_by_step
-from blip_rl.learner.compiled import Compiled
+from blip_rl.learner.collector import Staging
 from blip_rl.learner.diagnostics import _explained_variance
-from blip_rl.learner.precision import _switches
-from blip_rl.learner.staging import Staging
+from blip_rl.learner.precision import Compiled, _switches
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import RecipeError, dump_run_config, load_run_config, resolve
 from tests.learner.small_agents import Pixels, agent, learn, same, vectorised, weights
@@ -109,7 +107,7 @@ def on_simpler_terms(function):
 
 
 def test_a_compiled_trunk_learns_the_same_and_is_compiled_for_all_tasks_at_once(monkeypatch):
-    monkeypatch.setattr(compiled.torch, "compile", on_simpler_terms)
+    monkeypatch.setattr(torch, "compile", on_simpler_terms)
     graphs = torch._dynamo.utils.counters["stats"]
 
     def learned(compile_):
