@@ -24,14 +24,14 @@ from _measure import add_common_options, markdown_table, provenance, show
 from stable_baselines3.common.logger import Logger
 
 from blip_rl.recipes import resolve
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.video import tensorboard
 
 PARTS = {
     "scalars": [(Logger, "record"), (Logger, "dump")],
-    "heatmaps and histograms": [(sequence, "log_bits")],
+    "heatmaps and histograms": [(train_module, "log_bits")],
     "films": [(tensorboard, "log_boundary_gifs")],
-    "layout and settings": [(sequence, "configure")],
+    "layout and settings": [(train_module, "configure")],
 }
 
 
@@ -93,7 +93,7 @@ def _run(config: Any) -> dict[str, Any]:
     """Train once; the folder goes afterwards."""
     clock, begun = Clock(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="blip-rl-benchmark-") as folder, watched(clock):
-        sequence.train(config, out=Path(folder, "run"), quiet=True)
+        train_module.train(config, out=Path(folder, "run"), quiet=True)
     clock.seconds["all of it"] = sum(clock.seconds.values())
     return {"seconds": clock.seconds, "total": time.process_time() - begun}
 

@@ -37,7 +37,7 @@ from _measure import cell, markdown_table, positive_int, provenance, show
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.recipes import resolve, split_names
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.tasks.games import rom_name
 
 SETTLED = 3
@@ -118,7 +118,7 @@ def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -
     config = resolve(str(recipe), options.agent, overrides=(*SMALL, *options.set))
     parts = measure_parts(config, options.parts, options.parts)
     results["parts"] = asdict(parts)
-    moments, begun, save = list[Moment](), time.monotonic(), sequence.save_stage
+    moments, begun, save = list[Moment](), time.monotonic(), train_module.save_stage
 
     def save_and_measure(path: Path, stage: int, steps: int, policy: ContinualPolicy, method: Method) -> None:
         save(path, stage, steps, policy, method)
@@ -130,12 +130,12 @@ def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -
         if options.out is not None:
             options.out.write_text(json.dumps(results | judge(moments, parts), indent=1) + "\n", encoding="utf-8")
 
-    sequence.save_stage = save_and_measure
+    train_module.save_stage = save_and_measure
     try:
         with counting_games() as opened:
-            sequence.train(config, out=folder / "run", threads=1, quiet=True)
+            train_module.train(config, out=folder / "run", threads=1, quiet=True)
     finally:
-        sequence.save_stage = save
+        train_module.save_stage = save
     return moments, parts
 
 

@@ -13,25 +13,25 @@ from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run.context import RunParts, games_seed
+from blip_rl.run.context import RunContext, games_seed
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.snapshot import PlayedGames
 from blip_rl.storage.snapshot_names import note_steps
 from blip_rl.tasks.recorded import RecordedVecEnv
 
 
-class Keeper:
+class Autosave:
     """Saves one task of a run while it is being learned.
 
     Attributes:
-        goes_on: Whether the task was begun by an earlier process.
+        resumed: Whether the task was begun by an earlier process.
     """
 
-    def __init__(self, run: RunParts, stage: int, first_seed: int, *, goes_on: bool = False) -> None:
+    def __init__(self, run: RunContext, stage: int, first_seed: int, *, resumed: bool = False) -> None:
         self._run, self._stage = run, stage
-        self._games_seed, self.goes_on = first_seed, goes_on
+        self._games_seed, self.resumed = first_seed, resumed
 
-    def begin(self) -> None:
+    def save_start(self) -> None:
         """Save the beginning of the task; a run stopped before its first snapshot begins anew, which is the same."""
         if self._agent.num_timesteps:
             self._save("learning")
@@ -47,19 +47,19 @@ class Keeper:
             self._restart_games()
             self._save("learning")
         elif self._run.stop.signal_number is not None:
-            self.now()
+            self.save_now()
         self._run.stop.check()
 
-    def now(self) -> None:
+    def save_now(self) -> None:
         """Save this moment between two updates."""
         self._save("learning")
 
-    def learned(self) -> None:
+    def save_learned(self) -> None:
         """Save the end of learning, before the task is scored and consolidated."""
         self._save("learned")
 
     @property
-    def watched_task(self) -> str:
+    def plasticity_task(self) -> str:
         """The task on whose states plasticity is measured."""
         return self._run.config.tasks[self._stage - 1].name
 
@@ -72,7 +72,7 @@ class Keeper:
         self._games_seed = games_seed(self._run.config.seed, self._stage, self._agent.num_timesteps)
         self._agent.restart_games(self._games_seed)
 
-    def _played(self) -> list[PlayedGames]:
+    def _played_games(self) -> list[PlayedGames]:
         """What leads the games to where they are: of every task that is being learned."""
         return [played_games(self._agent, self._games_seed)]
 
@@ -86,8 +86,8 @@ class Keeper:
             self._run.method,
             stage=self._stage,
             phase=phase,
-            games=self._played(),
-            watched=self._run.scores.panel.states_of(self.watched_task),
+            games=self._played_games(),
+            watched=self._run.scores.panel.states_of(self.plasticity_task),
             finished=self._run.scores.training.finished,
         )
 

@@ -7,12 +7,12 @@ import torch
 from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import Distilled, distil
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run.context import RunParts
-from blip_rl.run.training_callback import bits_rows, log_bits, log_figures
+from blip_rl.run.context import RunContext
+from blip_rl.run.training_callback import bits_rows, log_bits, log_method_metrics
 from blip_rl.storage.checkpoint import trunk_bytes
 
 
-def consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
+def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
     """End a task. The scores before are those of what was learned, so that both together show what this costs.
 
     Raises:
@@ -27,7 +27,7 @@ def consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
         figures = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
     except FloatingPointError as error:
         raise FloatingPointError(f"{error} (consolidating {task.name} after step {steps:,})") from error
-    log_figures(run.logger, run.console, task.name, figures)
+    log_method_metrics(run.logger, run.console, task.name, figures)
     frozen = run.method.frozen_bits()
     if frozen:
         log_bits(run.logger, frozen, run.method.total_bits, task.name, steps)
@@ -40,7 +40,7 @@ def consolidate(run: RunParts, agent: ContinualPPO, stage: int) -> None:
         run.scores.evaluate(policy, stage, "after", steps)
 
 
-def _distil(run: RunParts, agent: ContinualPPO, task: str) -> bool:
+def _distil(run: RunContext, agent: ContinualPPO, task: str) -> bool:
     """Distil a task that was learned apart; return whether it was."""
     if not (isinstance(run.method, LearnApart) and run.method.apart):
         return False

@@ -19,7 +19,7 @@ _TRAINING_SEEDS = 2**30 - 2**16  # below every evaluation seed, with room for on
 
 
 @dataclass
-class RunParts:
+class RunContext:
     """One run's recipe, where it writes, and what learns; the agent exists from the first task on."""
 
     config: RunConfig

@@ -42,7 +42,7 @@ class StopRequest:
             raise StopRequestError
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """Take the signals within the block; only the main thread can. A second Ctrl-C leaves at once.
 
         SIGHUP stays ignored where it is, as under ``nohup``.
@@ -70,7 +70,7 @@ class StopRequest:
 
 
 @contextmanager
-def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
+def with_resume_hint(folder: RunFolder) -> Iterator[None]:
     """Add to whatever ends the block how the run goes on.
 
     Raises:
@@ -82,12 +82,12 @@ def telling_how_to_go_on(folder: RunFolder) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FloatingPointError | OSError | RunError) or is_out_of_memory(error):
-            raise RunError(f"{error_text(error)}; {how_to_go_on(folder)}") from error
-        error.add_note(how_to_go_on(folder))  # a fault of the program: its traceback is wanted
+            raise RunError(f"{error_text(error)}; {resume_hint(folder)}") from error
+        error.add_note(resume_hint(folder))  # a fault of the program: its traceback is wanted
         raise
 
 
-def how_to_go_on(folder: RunFolder) -> str:
+def resume_hint(folder: RunFolder) -> str:
     """Where the last good state is, and the command that goes on from it."""
     saved = folder.snapshots()
     where = f"saved at step {snapshot_steps(saved[-1]):,}" if saved else "nothing is saved yet"

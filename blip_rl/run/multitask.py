@@ -11,16 +11,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from blip_rl.learner import state
 from blip_rl.learner.multitask import Turns, learn_in_turns
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run.autosave import Keeper, played_games
-from blip_rl.run.context import RunParts, games_seed, training_seed
-from blip_rl.run.resume import taken_up
-from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.run.autosave import Autosave, played_games
+from blip_rl.run.context import RunContext, games_seed, training_seed
+from blip_rl.run.resume import restored
+from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage.snapshot import PlayedGames, RunSnapshot
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.recorded import RecordedVecEnv
 
 
-class TogetherMonitor(TaskMonitor):
+class MultitaskCallback(TrainingCallback):
     """Watches all tasks being learned at once, as one training."""
 
     @property
@@ -42,15 +42,15 @@ class TogetherMonitor(TaskMonitor):
         return {}
 
 
-class TogetherKeeper(Keeper):
+class MultitaskAutosave(Autosave):
     """Saves a training of all tasks at once, the games of every task among it."""
 
-    def __init__(self, run: RunParts, turns: Turns, seeds: list[int], *, goes_on: bool = False) -> None:
-        super().__init__(run, len(run.config.tasks), seeds[0], goes_on=goes_on)
+    def __init__(self, run: RunContext, turns: Turns, seeds: list[int], *, resumed: bool = False) -> None:
+        super().__init__(run, len(run.config.tasks), seeds[0], resumed=resumed)
         self._turns, self._seeds = turns, seeds
 
     @property
-    def watched_task(self) -> str:
+    def plasticity_task(self) -> str:
         """The task whose turn comes first."""
         return self._run.config.tasks[0].name
 
@@ -60,12 +60,12 @@ class TogetherKeeper(Keeper):
             self._seeds[number - 1] = games_seed(self._run.config.seed, number, self._agent.num_timesteps)
             self._agent.restart_games(self._seeds[number - 1])
 
-    def _played(self) -> list[PlayedGames]:
+    def _played_games(self) -> list[PlayedGames]:
         return [played_games(self._agent, seed) for seed, _ in zip(self._seeds, self._turns.each(), strict=True)]
 
 
 @contextmanager
-def learned_together(run: RunParts, saved: RunSnapshot | None) -> Iterator[ContinualPPO]:
+def multitask_training(run: RunContext, saved: RunSnapshot | None) -> Iterator[ContinualPPO]:
     """Learn every task of the run, a rollout of each in turn; the games stay open within the block.
 
     Every task has its own environments (``ppo.environments`` of each), seeded as when it is learned alone.
@@ -93,31 +93,31 @@ def learned_together(run: RunParts, saved: RunSnapshot | None) -> Iterator[Conti
         yield agent
 
 
-def _learn(run: RunParts, turns: Turns, saved: RunSnapshot | None) -> None:
-    keeper = _go_on(run, turns, saved) if saved else _begin(run, turns)
+def _learn(run: RunContext, turns: Turns, saved: RunSnapshot | None) -> None:
+    autosave = _restore(run, turns, saved) if saved else _begin(run, turns)
     agent = cast(ContinualPPO, run.agent)
-    with agent.protected_by(run.method, resume=keeper.goes_on):
+    with agent.protected_by(run.method, resume=autosave.resumed):
         if saved is not None and saved.phase == "learned":
             return
-        monitor = TogetherMonitor(run.config, len(run.config.tasks), run.scores, run.method, run.console, keeper)
+        callback = MultitaskCallback(run.config, len(run.config.tasks), run.scores, run.method, run.console, autosave)
         try:
-            learn_in_turns(agent, turns, monitor)
+            learn_in_turns(agent, turns, callback)
         finally:
-            monitor.close()
-    keeper.learned()
+            callback.close()
+    autosave.save_learned()
 
 
-def _begin(run: RunParts, turns: Turns) -> TogetherKeeper:
+def _begin(run: RunContext, turns: Turns) -> MultitaskAutosave:
     seeds = [training_seed(run.config.seed, stage) for stage, _ in enumerate(run.config.tasks, start=1)]
-    return TogetherKeeper(run, turns, seeds)
+    return MultitaskAutosave(run, turns, seeds)
 
 
-def _go_on(run: RunParts, turns: Turns, saved: RunSnapshot) -> TogetherKeeper:
+def _restore(run: RunContext, turns: Turns, saved: RunSnapshot) -> MultitaskAutosave:
     """Put every task's games where a snapshot has them, and the agent before the task whose turn it is."""
     agent = cast(ContinualPPO, run.agent)
-    with taken_up(run, saved, run.config.tasks[0].name):
+    with restored(run, saved, run.config.tasks[0].name):
         for played, _ in zip(saved.games, turns.each(), strict=True):
             agent.replay_games(played.seed, played.actions)
             state.put_episodes(agent, played.episodes)
         turns.take_up()
-    return TogetherKeeper(run, turns, [played.seed for played in saved.games], goes_on=True)
+    return MultitaskAutosave(run, turns, [played.seed for played in saved.games], resumed=True)

@@ -60,7 +60,7 @@ class PlasticityPanel:
             policy: The agent's, with the task in use.
             observations: (states, ...) of the task, raw, on any device: those of a snapshot are on the CPU.
         """
-        states = some_states(observations).to(policy.device)
+        states = evenly_spaced_states(observations).to(policy.device)
         self._watched = _Watched(policy, policy.current_name, states)
 
     def record(self, stage: int, phase: Phase, env_steps: int) -> None:
@@ -80,7 +80,7 @@ class PlasticityPanel:
                     self._logger.record(f"plasticity/{layer}/{name}", value)
 
 
-def some_states(observations: Tensor, states: int = STATES) -> Tensor:
+def evenly_spaced_states(observations: Tensor, states: int = STATES) -> Tensor:
     """A copy of up to ``states`` of them, evenly spaced; no random draw."""
     rows = torch.linspace(0, len(observations) - 1, min(states, len(observations))).round().long()
     return observations[rows.to(observations.device)]

@@ -69,21 +69,23 @@ def _bytes(space: spaces.Space[Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Needs:
+class ResourceEstimate:
     """Bytes.
 
     Attributes:
         disk: Of the run folder at its largest: checkpoints, and the snapshots to resume from.
-        disk_in_the_end: When the snapshots have gone.
+        final_disk: When the snapshots have gone.
         memory: Of the process.
     """
 
     disk: int
-    disk_in_the_end: int
+    final_disk: int
     memory: int
 
 
-def needs(config: RunConfig, agent: ContinualPPO, method: Method, peak_memory_bytes: int) -> Needs:
+def estimate_resources(
+    config: RunConfig, agent: ContinualPPO, method: Method, peak_memory_bytes: int
+) -> ResourceEstimate:
     """Estimate what a run needs.
 
     Args:
@@ -111,7 +113,7 @@ def needs(config: RunConfig, agent: ContinualPPO, method: Method, peak_memory_by
     # The states that a task is distilled on have gone before those that the method wants are played.
     states = max(config.agent.distil.steps if apart else 0, method.samples_wanted)
     memory = peak_memory_bytes + growth + aside + _PLOTS + states * frame + copies * weights
-    return Needs(disk, sum(stages), memory)
+    return ResourceEstimate(disk, sum(stages), memory)
 
 
 def _held(method: Method) -> int:

@@ -15,8 +15,8 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import RunError, UserError
 from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run.autosave import Keeper
-from blip_rl.run.context import RunParts
+from blip_rl.run.autosave import Autosave
+from blip_rl.run.context import RunContext
 from blip_rl.storage import durable, integrity
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.integrity import ChangedError, Evidence
@@ -74,7 +74,7 @@ def _check_evidence(run: Path, then: Evidence, accept_changes: bool) -> None:
         warnings.warn(f"going on although {error}", stacklevel=3)
 
 
-def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:
+def resume_message(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:
     """What is printed when a run is resumed: the step, and how much was learned after it, lost, and why."""
     steps, there = saved.steps if saved else 0, folder.snapshots()
     text = f"resuming {folder.path} at step {steps:,}"
@@ -90,7 +90,7 @@ def where_it_resumes(folder: RunFolder, config: RunConfig, saved: RunSnapshot | 
     return f"{text}: at least {lost:,} steps after it are lost and learned again, because {why}"
 
 
-def take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
+def roll_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
     """Remove what was written after a snapshot; without one, everything.
 
     Stages from the snapshot's own on are saved again: a checkpoint is never replaced, as a kill in between would leave
@@ -106,27 +106,27 @@ def take_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
         folder.forget_stages(saved.stage)
 
 
-def go_on(run: RunParts, saved: RunSnapshot) -> Keeper:
+def restore_task(run: RunContext, saved: RunSnapshot) -> Autosave:
     """Put the run's agent, with its task in use, and its method where a snapshot has them.
 
     Raises:
         UserError: the snapshot is of another network, other games or another method than the recipe's.
     """
     agent = cast(ContinualPPO, run.agent)
-    with taken_up(run, saved, run.config.tasks[saved.stage - 1].name):
+    with restored(run, saved, run.config.tasks[saved.stage - 1].name):
         (played,) = saved.games
         agent.replay_games(played.seed, played.actions)
-    return Keeper(run, saved.stage, played.seed, goes_on=True)
+    return Autosave(run, saved.stage, played.seed, resumed=True)
 
 
 @contextmanager
-def taken_up(run: RunParts, saved: RunSnapshot, watched_task: str) -> Iterator[None]:
+def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Iterator[None]:
     """Put agent and method where a snapshot has them; the block replays the games.
 
     Args:
         run: Its agent has the same tasks as the snapshot's.
         saved: The snapshot.
-        watched_task: The task on whose states plasticity is measured.
+        plasticity_task: The task on whose states plasticity is measured.
 
     Raises:
         UserError: the snapshot is of another network, other games or another method than the recipe's.
@@ -143,5 +143,5 @@ def taken_up(run: RunParts, saved: RunSnapshot, watched_task: str) -> Iterator[N
     state.put_random(agent, saved.agent)
     run.scores.training.finished = dict(saved.returns)
     if saved.watched is not None:
-        with agent.policy.using_task(watched_task):
+        with agent.policy.using_task(plasticity_task):
             run.scores.panel.watch(agent.policy, saved.watched)

@@ -67,7 +67,7 @@ class ScoreBook:
         self._started = set[int]()  # tasks that were scored before their first step
         self._lengths = np.full(tasks, np.nan)  # mean decisions of a game, in each task's newest evaluation
 
-    def take_up(self, rows: Sequence[ScoreRow]) -> None:
+    def restore(self, rows: Sequence[ScoreRow]) -> None:
         """Know what a run that goes on has scored before it was stopped.
 
         Raises:

@@ -24,16 +24,16 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
-from blip_rl.run.autosave import Keeper
+from blip_rl.run.autosave import Autosave
 from blip_rl.run.consolidation import consolidate
-from blip_rl.run.context import RunParts, stage_seed, training_seed
-from blip_rl.run.interruption import StopRequest, StopRequestError, how_to_go_on, telling_how_to_go_on
-from blip_rl.run.multitask import learned_together
+from blip_rl.run.context import RunContext, stage_seed, training_seed
+from blip_rl.run.interruption import StopRequest, StopRequestError, resume_hint, with_resume_hint
+from blip_rl.run.multitask import multitask_training
 from blip_rl.run.resources import check_training
-from blip_rl.run.resume import go_on, newest_snapshot, take_back, where_it_resumes
+from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, roll_back
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
-from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import provenance, validation
 from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.run_folder import RunFolder, planned_folder
@@ -67,7 +67,7 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     method = method_of(config.agent)
     _check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
-    with telling_how_to_go_on(folder), folder.locked():
+    with with_resume_hint(folder), folder.locked():
         run = _open(config, folder, device, method, Console(quiet))
         run.console.say(opening_text(config, folder.path, device))
         _learn(run, None)
@@ -97,7 +97,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
     config = load_run_config(folder.config)
     device = resolve_device(config.device)
     with ExitStack() as held:
-        with telling_how_to_go_on(folder):
+        with with_resume_hint(folder):
             held.enter_context(folder.locked())
         if folder.finished(len(config.tasks)):
             raise FinishedRunError(
@@ -114,30 +114,30 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             if saved.stage > len(config.tasks):
                 raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
             validation.check_actions(saved.known_tasks, tasks)
-        resuming = where_it_resumes(folder, config, saved)
-        with telling_how_to_go_on(folder):
-            take_back(folder, saved)
+        resuming = resume_message(folder, config, saved)
+        with with_resume_hint(folder):
+            roll_back(folder, saved)
             run = _open(config, folder, device, method, Console(quiet))
-            run.scores.take_up(folder.read_scores())
+            run.scores.restore(folder.read_scores())
             run.console.say(resuming)
             _learn(run, saved)
         run.console.show_result(closing_text(config, run.scores, path))
     return folder.path
 
 
-def _learn(run: RunParts, saved: RunSnapshot | None) -> None:
+def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
     """All stages, from the beginning or from a snapshot on, with an answer for every way they can end."""
     try:
-        with run.stop.listening():
+        with run.stop.handle_signals():
             if run.method.interleaved:
-                _learn_at_once(run, saved)
+                _learn_multitask(run, saved)
             else:
                 for stage in range(saved.stage if saved else 1, len(run.config.tasks) + 1):
                     _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
     except StopRequestError:
-        raise InterruptedRunError(f"stopped: {how_to_go_on(run.folder)}", run.stop.signal_number or 0) from None
+        raise InterruptedRunError(f"stopped: {resume_hint(run.folder)}", run.stop.signal_number or 0) from None
     except KeyboardInterrupt:
-        run.console.say(f"\nstopped at once: {how_to_go_on(run.folder)}")
+        run.console.say(f"\nstopped at once: {resume_hint(run.folder)}")
         raise
     finally:
         with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
@@ -192,15 +192,15 @@ def _seeds(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunParts:
+def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunContext:
     logger = configure(str(folder.path), ["tensorboard"])
     stop = StopRequest(console.say)
     scores = ScoreBook(config, folder, logger, console, method, stop)
-    return RunParts(config, folder, device, method, logger, scores, console, stop)
+    return RunContext(config, folder, device, method, logger, scores, console, stop)
 
 
 @contextmanager
-def _environments(run: RunParts, stage: int, saved: RunSnapshot | None) -> Iterator[VecEnv]:
+def _environments(run: RunContext, stage: int, saved: RunSnapshot | None) -> Iterator[VecEnv]:
     """The task's training games, seeded by run and stage."""
     config, task = run.config, run.config.tasks[stage - 1]
     seed = training_seed(config.seed, stage)
@@ -229,14 +229,14 @@ def _environments(run: RunParts, stage: int, saved: RunSnapshot | None) -> Itera
         env.close()
 
 
-def _learn_stage(run: RunParts, stage: int, saved: RunSnapshot | None) -> None:
+def _learn_stage(run: RunContext, stage: int, saved: RunSnapshot | None) -> None:
     """One task from its beginning, or from a snapshot on."""
     with _environments(run, stage, saved):
         agent = cast(ContinualPPO, run.agent)
-        keeper = go_on(run, saved) if saved else Keeper(run, stage, training_seed(run.config.seed, stage))
+        autosave = restore_task(run, saved) if saved else Autosave(run, stage, training_seed(run.config.seed, stage))
         if saved is None or saved.phase == "learning":
-            _learn_task(run, stage, keeper)
-            keeper.learned()
+            _learn_task(run, stage, autosave)
+            autosave.save_learned()
         else:
             # What the method binds to when a task begins is needed at its end too.
             with agent.protected_by(run.method, resume=True):
@@ -247,27 +247,27 @@ def _learn_stage(run: RunParts, stage: int, saved: RunSnapshot | None) -> None:
     run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
 
 
-def _learn_task(run: RunParts, stage: int, keeper: Keeper) -> None:
+def _learn_task(run: RunContext, stage: int, autosave: Autosave) -> None:
     agent = cast(ContinualPPO, run.agent)
-    monitor = TaskMonitor(run.config, stage, run.scores, run.method, run.console, keeper)
-    with agent.protected_by(run.method, resume=keeper.goes_on):
+    callback = TrainingCallback(run.config, stage, run.scores, run.method, run.console, autosave)
+    with agent.protected_by(run.method, resume=autosave.resumed):
         try:
-            began_at = agent.task_began_at if keeper.goes_on else None
-            agent.learn_task(run.config.learning_steps(stage), monitor, began_at)
+            began_at = agent.task_began_at if autosave.resumed else None
+            agent.learn_task(run.config.learning_steps(stage), callback, began_at)
         finally:
-            monitor.close()
+            callback.close()
 
 
-def _learn_at_once(run: RunParts, saved: RunSnapshot | None) -> None:
+def _learn_multitask(run: RunContext, saved: RunSnapshot | None) -> None:
     """All tasks in one stage, whose number is that of the tasks: the last row of the score matrix is all there is."""
     stage = len(run.config.tasks)
-    with learned_together(run, saved) as agent:
+    with multitask_training(run, saved) as agent:
         consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
     _show_gifs(run, agent)
 
 
-def _show_gifs(run: RunParts, agent: ContinualPPO) -> None:
+def _show_gifs(run: RunContext, agent: ContinualPPO) -> None:
     if run.config.evaluation.gifs:
         with optional_picture(f"the films at step {agent.num_timesteps:,}"):
             from blip_rl.video.tensorboard import log_boundary_gifs  # its libraries would delay every run's first step

@@ -21,9 +21,9 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
 from blip_rl.records import BitsRow
-from blip_rl.run.autosave import Keeper
+from blip_rl.run.autosave import Autosave
 from blip_rl.run.interruption import StopRequestError
-from blip_rl.run.resources import needs
+from blip_rl.run.resources import estimate_resources
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.tensorboard import describe_run, log_heatmap
 from blip_rl.storage.returns import interval_steps
@@ -33,7 +33,7 @@ _ROLLOUTS_BEFORE_ESTIMATE = 3
 _LONG_RUN_SECONDS = 120
 
 
-class TaskMonitor(BaseCallback):
+class TrainingCallback(BaseCallback):
     """Watches one task being learned: scores it now and then, and shows rate, time left, return and bits."""
 
     def __init__(
@@ -43,11 +43,11 @@ class TaskMonitor(BaseCallback):
         scores: ScoreBook,
         method: Method,
         console: Console,
-        keeper: Keeper,
+        autosave: Autosave,
     ) -> None:
         super().__init__()
         self._config, self._stage, self._scores, self._method = config, stage, scores, method
-        self._console, self._keeper = console, keeper
+        self._console, self._autosave = console, autosave
         self._learning_seconds = 0.0
         self._rollouts = 0
         self._layer_bits: dict[str, float] = {}
@@ -55,14 +55,14 @@ class TaskMonitor(BaseCallback):
         self._bar: tqdm[Any] | None = None
 
     def _on_training_start(self) -> None:
-        goes_on = self._keeper.goes_on
-        if self.num_timesteps == 0 and not goes_on:
+        resumed = self._autosave.resumed
+        if self.num_timesteps == 0 and not resumed:
             describe_run(self.logger, self._config)
         self._start_steps, self._timed_from = self._agent.task_began_at, self.num_timesteps
         self._end_steps = self._start_steps + self._steps
         rollout = cast(Rollout, self._agent.rollout_buffer)
         self._returns_every = interval_steps(self._steps, rollout.buffer_size * rollout.n_envs)
-        self._watching = goes_on and self._scores.panel.states_of(self._keeper.watched_task) is not None
+        self._watching = resumed and self._scores.panel.states_of(self._autosave.plasticity_task) is not None
         # Bits change only at boundaries, and a mean over millions of them is not free.
         frozen = self._method.frozen_bits()
         self._layer_bits = mean_frozen_bits(frozen)
@@ -76,8 +76,8 @@ class TaskMonitor(BaseCallback):
             dynamic_ncols=True,
             disable=not self._console.bars,
         )
-        if not goes_on:
-            self._keeper.begin()
+        if not resumed:
+            self._autosave.save_start()
         if self.num_timesteps == self._start_steps:
             self._score_start()
 
@@ -94,7 +94,7 @@ class TaskMonitor(BaseCallback):
             # What the update recorded is written at the update's own step, not with the next rollout's.
             self.logger.dump(self.num_timesteps)
         if self.num_timesteps < self._end_steps:
-            self._keeper.between_updates()
+            self._autosave.between_updates()
         every = self._config.evaluation.every_steps
         if self.num_timesteps < self._end_steps and self._agent.just_passed(every):
             self._score()
@@ -106,7 +106,7 @@ class TaskMonitor(BaseCallback):
         try:
             self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
         except StopRequestError:
-            self._keeper.now()
+            self._autosave.save_now()
             raise
         self._clock = time.perf_counter()
         self._add_speed()
@@ -195,11 +195,11 @@ class TaskMonitor(BaseCallback):
         total = sum(task.steps for task in self._config.tasks)
         seconds = total / rate
         if seconds >= _LONG_RUN_SECONDS:
-            need = needs(self._config, self._agent, self._method, peak_memory_bytes())
+            estimate = estimate_resources(self._config, self._agent, self._method, peak_memory_bytes())
             self._console.say(
                 f"{total:,} steps at {rate:,.0f} steps/s so far: about {duration(seconds)} of learning, and the "
-                f"evaluations; about {in_words(need.memory)} of memory, up to {in_words(need.disk)} of disk "
-                f"({in_words(need.disk_in_the_end)} in the end)"
+                f"evaluations; about {in_words(estimate.memory)} of memory, up to {in_words(estimate.disk)} of disk "
+                f"({in_words(estimate.final_disk)} in the end)"
             )
 
 
@@ -224,7 +224,7 @@ def overall_mean(frozen: dict[str, Tensor]) -> float:
     return sum(int(w.sum(dtype=w.int().dtype)) for w in weights) / sum(w.numel() for w in weights)
 
 
-def log_figures(logger: Logger, console: Console, task: str, figures: Mapping[str, float]) -> None:
+def log_method_metrics(logger: Logger, console: Console, task: str, figures: Mapping[str, float]) -> None:
     """Record what the method did at the end of a task, and print it, without the figures of single layers."""
     for name, value in figures.items():
         logger.record(f"method/{name}", value)

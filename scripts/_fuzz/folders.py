@@ -147,7 +147,7 @@ def opened_only() -> Iterator[None]:
     def open_stage(run: Any, saved: Any) -> None:
         if saved is not None:
             with train._environments(run, saved.stage, saved):
-                train.go_on(run, saved)
+                train.restore_task(run, saved)
                 with run.agent.protected_by(run.method, resume=True):
                     run.method.frozen_bits()
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from blip_rl.recipes import resolve
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.run.train import train
 
 TINY = (
@@ -34,7 +34,7 @@ class _BrokenOffError(RuntimeError):
 def unfinished_run(folder: Path, agent: str) -> Files:
     """A run over two tasks that was broken off: one stage's checkpoint, and snapshots of the second stage."""
     config = resolve("cartpole-a,cartpole-b", agent, steps="128", overrides=(*TINY, *METHODS[agent]))
-    consolidate, calls = sequence.consolidate, []
+    consolidate, calls = train_module.consolidate, []
 
     def broken(*arguments: object) -> None:
         calls.append(None)
@@ -42,13 +42,13 @@ def unfinished_run(folder: Path, agent: str) -> Files:
             raise _BrokenOffError
         consolidate(*arguments)  # type: ignore[arg-type]
 
-    sequence.consolidate = broken  # type: ignore[assignment]
+    train_module.consolidate = broken  # type: ignore[assignment]
     try:
         train(config, out=folder, threads=1, quiet=True)
     except _BrokenOffError:
         pass
     finally:
-        sequence.consolidate = consolidate
+        train_module.consolidate = consolidate
     files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     shutil.rmtree(folder)
     return {name: content for name, content in files.items() if not name.startswith(".lock")}

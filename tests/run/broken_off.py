@@ -89,7 +89,7 @@ def broken_off(out, owner, name, call=1, after=False, agent="blip", **options):
     return out
 
 
-def go_on(run, **options):
+def resume_run(run, **options):
     return resume(run, threads=1, quiet=True, **options)
 
 

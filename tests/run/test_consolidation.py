@@ -13,12 +13,12 @@ from blip_rl.errors import InterruptedRunError, UserError
 from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.learner.distil import Student
 from blip_rl.recipes import load_run_config
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.run.train import train
 from blip_rl.storage import durable, snapshot
 from blip_rl.storage.checkpoint import load_stage
 from blip_rl.storage.run_folder import RunFolder
-from tests.run.broken_off import assert_equal, curves, go_on, killed_at, settings, small_run
+from tests.run.broken_off import assert_equal, curves, killed_at, resume_run, settings, small_run
 
 AGENT = "blip-distil"
 
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 def learned(tmp_path):
     """A run that was killed when its second task had been learned and not distilled yet."""
     path = tmp_path / "run"
-    with killed_at(sequence, "consolidate", call=2):
+    with killed_at(train_module, "consolidate", call=2):
         train(small_run(AGENT), out=path, threads=1, quiet=True)
     return path
 
@@ -130,7 +130,7 @@ def test_asked_to_stop_while_distilling_it_is_resumed_from_the_end_of_learning(r
     with pytest.raises(InterruptedRunError, match="saved at step 512"):
         train(small_run(AGENT), out=path, threads=1, quiet=True)
     assert len(updates) == 4
-    assert_equal(go_on(path), run)
+    assert_equal(resume_run(path), run)
 
 
 # --- snapshots

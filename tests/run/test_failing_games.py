@@ -19,11 +19,11 @@ from blip_rl.evaluation import episodes as evaluation
 from blip_rl.evaluation import pool
 from blip_rl.evaluation.cells import Cell
 from blip_rl.recipes import load_run_config
-from blip_rl.run.interruption import telling_how_to_go_on
+from blip_rl.run.interruption import with_resume_hint
 from blip_rl.run.train import train
 from blip_rl.storage.run_folder import RunFolder
 from tests.evaluation.test_rescore import Dying
-from tests.run.broken_off import ATARI, assert_equal, go_on, process, settings, small_run
+from tests.run.broken_off import ATARI, assert_equal, process, resume_run, settings, small_run
 
 CARTPOLES_ALONE = (*settings("finetune"), "evaluation.before_training=false")
 """Games are counted here: those before the first step would be failed first."""
@@ -74,7 +74,7 @@ def test_a_game_that_fails_in_training_is_named_and_the_run_goes_on(fault, whole
     found = re.match(rf"the game CartPole-v1 failed \(one of the seeds (\d+) to (\d+)\): {told}; ", str(caught.value))
     assert found, caught.value
     assert int(found[2]) - int(found[1]) == 3
-    assert_equal(go_on(run), whole)
+    assert_equal(resume_run(run), whole)
 
 
 def test_a_game_that_fails_in_an_evaluation_is_named_with_the_evaluations_seeds(whole, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_game_that_fails_in_an_evaluation_is_named_with_the_evaluations_seeds(
         patch.setattr(evaluation, "make_evaluation_env", failing)
         with pytest.raises(RunError, match=r"seeds 107\d{7} to 107\d{7}\): RuntimeError: lost; saved at step 256"):
             train(small_run("finetune", overrides=CARTPOLES_ALONE), out=run, threads=1, quiet=True)
-    assert_equal(go_on(run), whole)
+    assert_equal(resume_run(run), whole)
 
 
 def test_an_emulator_that_fails_is_named(tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_a_fault_of_the_program_keeps_its_traceback_and_says_how_to_go_on(tmp_pa
 
 
 def _telling(path):
-    return telling_how_to_go_on(RunFolder(path))
+    return with_resume_hint(RunFolder(path))
 
 
 # --- worker processes

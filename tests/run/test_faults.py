@@ -16,7 +16,7 @@ from blip_rl.errors import RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.train import train
 from blip_rl.storage import snapshot as snapshots
-from tests.run.broken_off import assert_equal, curves, evidence, go_on, killed_at, settings, small_run
+from tests.run.broken_off import assert_equal, curves, evidence, killed_at, resume_run, settings, small_run
 from tests.storage.faulty_disk import FaultyDisk
 
 pytestmark = [
@@ -54,7 +54,7 @@ def left_in_the_middle(tmp_path_factory):
     with killed_at(ContinualPPO, "train", 4):
         tiny_train(out)
     with killed_at(snapshots, "save"):
-        go_on(out)
+        resume_run(out)
     return out
 
 
@@ -73,7 +73,7 @@ def writes_of_a_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def writes_of_a_resume(left_in_the_middle, tmp_path_factory):
-    return _counted(shutil.copytree(left_in_the_middle, tmp_path_factory.mktemp("count") / "run"), go_on)
+    return _counted(shutil.copytree(left_in_the_middle, tmp_path_factory.mktemp("count") / "run"), resume_run)
 
 
 def _counted(run, work):
@@ -127,7 +127,7 @@ def ends_well(run, work, point, whole):
     if work is tiny_train and not disk.failed:
         return False
     if evidence(run) != evidence(whole):
-        go_on(run)
+        resume_run(run)
     assert evidence(run) == evidence(whole), point
     assert curves(run) == curves(whole), point
     return disk.failed
@@ -146,7 +146,7 @@ def test_a_write_of_each_kind_fails_while_a_run_goes_on(left_in_the_middle, writ
     assert {kind for (kind, _), _, _ in points} == {"truncate", "unlink", "rename"}
     for number, point in enumerate(points):
         run = shutil.copytree(left_in_the_middle, tmp_path / f"run-{number}")
-        assert ends_well(run, go_on, point, whole), point
+        assert ends_well(run, resume_run, point, whole), point
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_every_single_write_fails_while_a_run_goes_on(left_in_the_middle, writes
     met = 0
     for number, point in enumerate(every(writes_of_a_resume)):
         run = shutil.copytree(left_in_the_middle, tmp_path / f"run-{number}")
-        met += ends_well(run, go_on, point, whole)
+        met += ends_well(run, resume_run, point, whole)
         shutil.rmtree(run, ignore_errors=True)
     print(f"{met} of {number + 1} faults were met")
     assert met > 0.98 * number
@@ -204,7 +204,7 @@ def is_full_at(kilobytes, small_disk, whole):
             tiny_train(run)
         small_disk(16_000)
         if run.exists():
-            assert_equal(go_on(run), whole)
+            assert_equal(resume_run(run), whole)
         return not run.exists()
     finally:
         shutil.rmtree(run, ignore_errors=True)
@@ -240,7 +240,7 @@ def survives(run, file, place, bit, whole):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a snapshot that gives way to the one before
-            go_on(run)
+            resume_run(run)
     except (UserError, RunError):
         assert evidence(run) == damaged, (file, place, bit)
         return False

@@ -15,13 +15,13 @@ import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.run.train import train
 from blip_rl.storage import durable
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.untrusted.files import read_json
-from tests.run.broken_off import curves, evidence, go_on, killed_at, settings, small_run
+from tests.run.broken_off import curves, evidence, killed_at, resume_run, settings, small_run
 from tests.run.kill_points import KillPoints
 
 pytestmark = [
@@ -72,14 +72,14 @@ def resume(run, overrides):
         return BEGINNING
     if RunFolder(run).finished(2):
         with pytest.raises(UserError, match="finished"):
-            go_on(run)
+            resume_run(run)
         return END
     found = []
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a damaged snapshot that gives way to the one before it
-        newest = sequence.newest_snapshot
-        patch.setattr(sequence, "newest_snapshot", lambda *a: found.append(newest(*a)) or found[0])
-        go_on(run)
+        newest = train_module.newest_snapshot
+        patch.setattr(train_module, "newest_snapshot", lambda *a: found.append(newest(*a)) or found[0])
+        resume_run(run)
     return position(found[0].stage, found[0].steps, found[0].phase) if found[0] else BEGINNING
 
 

@@ -15,7 +15,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import FinishedTask, Method
 from blip_rl.methods.packnet import Packnet
 from blip_rl.run import plasticity
-from blip_rl.run.plasticity import STATES, PlasticityPanel, measure, some_states
+from blip_rl.run.plasticity import STATES, PlasticityPanel, evenly_spaced_states, measure
 from blip_rl.run.train import train
 from tests.small_runs import small_config
 
@@ -108,13 +108,13 @@ def test_the_gradients_norm_is_the_root_mean_square_of_each_states_own():
 
 def test_states_are_spread_evenly_over_a_copy():
     observations = torch.arange(2_000)
-    chosen = some_states(observations)
+    chosen = evenly_spaced_states(observations)
     assert len(chosen) == STATES == len(set(chosen.tolist()))
     assert (chosen[0], chosen[-1]) == (0, 1_999)
     assert set(chosen.diff().tolist()) <= {7, 8}
     observations.fill_(0)
     assert chosen[-1] == 1_999
-    assert some_states(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert evenly_spaced_states(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_weights_are_those_that_play_the_task():

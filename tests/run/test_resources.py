@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from blip_rl.run.resources import needs
+from blip_rl.run.resources import estimate_resources
 from blip_rl.run.train import train
-from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import durable
 from tests.small_runs import small_config
 
@@ -20,25 +20,25 @@ def folder_bytes(path):
 @pytest.mark.parametrize("agent", ["blip", "blip-distil", "finetune", "clear", "single", "ewc"])
 def test_disk(agent, tmp_path, monkeypatch):
     """Weights large enough to be most of the folder; it is the largest when the oldest snapshot is to go."""
-    told, sizes, remove, rate = [], [], durable.remove, TaskMonitor._measure_rate
+    told, sizes, remove, rate = [], [], durable.remove, TrainingCallback._measure_rate
 
     def measure(monitor):
         rate(monitor)
         if not told:
-            told.append(needs(monitor._config, monitor._agent, monitor._method, 0))
+            told.append(estimate_resources(monitor._config, monitor._agent, monitor._method, 0))
 
     def before_removing(path):
         sizes.append(folder_bytes(tmp_path / "run"))
         remove(path)
 
-    monkeypatch.setattr(TaskMonitor, "_measure_rate", measure)
+    monkeypatch.setattr(TrainingCallback, "_measure_rate", measure)
     monkeypatch.setattr(durable, "remove", before_removing)
     overrides = ["trunk.vector.hidden=[300, 300]", "checkpoint.every_steps=256", "evaluation.every_steps=100k"]
     overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4"]
     path = train(small_config(agent, steps="512", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)
     assert 0.95 < told[0].disk / max(sizes) < 1.4
     least = 0.75 if agent == "clear" else 0.85  # beside a CartPole's 16 bytes, what CLEAR keeps with them counts
-    assert least < told[0].disk_in_the_end / folder_bytes(path) < 1.1
+    assert least < told[0].final_disk / folder_bytes(path) < 1.1
 
 
 PLAY = """

@@ -17,11 +17,11 @@ from blip_rl.learner.distil import Student
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
 from blip_rl.run import consolidation
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.train import resume, train
-from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import durable
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
@@ -32,9 +32,9 @@ from tests.run.broken_off import (
     command,
     curves,
     evidence,
-    go_on,
     killed_at,
     process,
+    resume_run,
     settings,
     small_run,
     wait_for,
@@ -80,7 +80,7 @@ def left(left_in_the_middle, tmp_path):
 
 # (what ends it, its name, at which call, whether the call still does its work)
 POINTS = {
-    "before its first step": (TaskMonitor, "_on_training_start", 1, True),
+    "before its first step": (TrainingCallback, "_on_training_start", 1, True),
     "before the first snapshot": (snapshots, "save", 1, False),
     "right after the first snapshot": (snapshots, "save", 1, True),
     "in an update": (ContinualPPO, "_update", 21, False),
@@ -88,14 +88,14 @@ POINTS = {
     "in a periodic evaluation": (ScoreBook, "_play", 2, True),
     "with half of an evaluation's rows written": (RunFolder, "add_scores", 6, True),
     "after learning, before it is saved": (snapshots, "save", 2, False),
-    "after learning": (sequence, "consolidate", 1, False),
+    "after learning": (train_module, "consolidate", 1, False),
     "after the first scores of the end": (ScoreBook, "evaluate", 2, True),
-    "after consolidation": (sequence, "save_stage", 1, False),
-    "between two stages": (sequence, "save_stage", 1, True),
+    "after consolidation": (train_module, "save_stage", 1, False),
+    "between two stages": (train_module, "save_stage", 1, True),
     "at the second task's first snapshot": (snapshots, "save", 3, False),
     "in the second task": (ContinualPPO, "train", 7, True),
-    "before the last stage is saved": (sequence, "save_stage", 2, False),
-    "after the last stage": (sequence, "save_stage", 2, True),
+    "before the last stage is saved": (train_module, "save_stage", 2, False),
+    "after the last stage": (train_module, "save_stage", 2, True),
 }
 
 
@@ -103,7 +103,7 @@ POINTS = {
 def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *POINTS[point])
     assert evidence(run) != evidence(whole("blip"))
-    assert_equal(go_on(run), whole("blip"))
+    assert_equal(resume_run(run), whole("blip"))
 
 
 # Where a run whose tasks are learned apart can end.
@@ -111,12 +111,12 @@ APART_POINTS = {
     "at its first snapshot": (snapshots, "save", 3, False),
     "in the middle": (ContinualPPO, "train", 7, True),
     "in a periodic evaluation of both tasks": (ScoreBook, "_play", 7, True),
-    "when it is learned": (sequence, "consolidate", 2, False),
+    "when it is learned": (train_module, "consolidate", 2, False),
     "before it is distilled": (consolidation, "distil", 2, False),
     "while the first is distilled": (Student, "_update", 7, True),
     "while it is distilled": (Student, "_update", 17, True),
     "after it is distilled": (consolidation, "distil", 2, True),
-    "before its stage is saved": (sequence, "save_stage", 2, False),
+    "before its stage is saved": (train_module, "save_stage", 2, False),
 }
 
 
@@ -124,7 +124,7 @@ APART_POINTS = {
 def test_a_task_learned_apart_is_resumed_from_any_point(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *APART_POINTS[point], agent="blip-distil")
     assert evidence(run) != evidence(whole("blip-distil"))
-    assert_equal(go_on(run), whole("blip-distil"))
+    assert_equal(resume_run(run), whole("blip-distil"))
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -132,11 +132,11 @@ def test_a_run_killed_five_times_shows_no_seam(agent, whole, tmp_path):
     """In the first task's middle, at its end, between the tasks, and before and after PackNet's pruning."""
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 4, agent=agent)
     method = load_method(small_run(agent).agent.method["name"])
-    later = [(method, "end_task", 1, True), (sequence, "save_stage", 1, True), (ContinualPPO, "train", 2, True)]
+    later = [(method, "end_task", 1, True), (train_module, "save_stage", 1, True), (ContinualPPO, "train", 2, True)]
     for point in [*later, (ContinualPPO, "train", 2, True)]:
         with killed_at(*point):
-            go_on(run)
-    assert_equal(go_on(run), whole(agent))
+            resume_run(run)
+    assert_equal(resume_run(run), whole(agent))
     steps = [step for step, _ in curves(run)["train/learning_rate"]]
     second = 576 if agent == "blip-distil" else 512  # the first task and the steps that distil it
     assert steps == [*range(128, 513, 128), *range(second + 128, second + 513, 128)]
@@ -147,8 +147,8 @@ def test_an_atari_run_killed_in_the_middle_of_its_games(agent, whole, tmp_path):
     options = {"games": "pong,boxing", "steps": "128", "overrides": settings(agent, ATARI)}
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 4, agent=agent, **options)
     with killed_at(ContinualPPO, "train", 4):
-        go_on(run)
-    assert_equal(go_on(run), whole(agent, **options))
+        resume_run(run)
+    assert_equal(resume_run(run), whole(agent, **options))
 
 
 def test_a_real_kill_leaves_nothing_that_stays(whole, tmp_path):
@@ -161,14 +161,14 @@ def test_a_real_kill_leaves_nothing_that_stays(whole, tmp_path):
     half_written = run / "checkpoints" / ".step-000000000999.writing"
     half_written.mkdir()
     (half_written / "agent.safetensors").write_bytes(b"half")
-    assert_equal(go_on(run), whole("blip"))
+    assert_equal(resume_run(run), whole("blip"))
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"stage-01", "stage-02"}
 
 
 def test_a_run_killed_before_it_has_a_recipe_is_started_again(whole, tmp_path):
     run = broken_off(tmp_path / "run", durable, "flush_text")
     with pytest.raises(UserError, match="not a run folder"):
-        go_on(run)
+        resume_run(run)
     assert_equal(train(small_run(), out=run, threads=1, quiet=True), whole("blip"))
 
 
@@ -224,7 +224,7 @@ def test_a_run_with_stages_but_no_snapshot_is_left_alone(left):
         shutil.rmtree(path)
     before = evidence(left)
     with pytest.raises(RunError, match="stage-01 but no snapshot to resume from"):
-        go_on(left)
+        resume_run(left)
     assert evidence(left) == before
 
 
@@ -269,7 +269,7 @@ def test_a_damaged_snapshot_gives_way_to_the_one_before(file, damage, left):
 def test_a_run_goes_on_from_the_snapshot_before_a_damaged_one(left, whole):
     flip(RunFolder(left).snapshots()[-1] / "agent.safetensors")
     with pytest.warns(UserWarning, match="going on from the snapshot before"):
-        go_on(left)
+        resume_run(left)
     assert_equal(left, whole("blip"))
 
 
@@ -278,7 +278,7 @@ def test_nothing_is_made_up_where_all_snapshots_are_damaged(left):
         cut(path / "agent.safetensors")
     before = evidence(left)
     with pytest.raises(RunError, match=r"none of the 2 snapshots.*step-000000000768.*step-000000000512"):
-        go_on(left)
+        resume_run(left)
     assert evidence(left) == before
 
 
@@ -288,7 +288,7 @@ def test_a_run_whose_only_snapshot_is_damaged_begins_anew(whole, tmp_path):
     (only,) = RunFolder(run).snapshots()
     flip(only / "agent.safetensors")
     with pytest.warns(UserWarning, match=rf"{only.name}.*going on from the beginning"):
-        go_on(run)
+        resume_run(run)
     assert_equal(run, whole("blip"))
 
 
@@ -299,7 +299,7 @@ def test_a_run_whose_only_snapshot_was_added_to_by_hand_is_left_alone(tmp_path):
     path.write_text(path.read_text() + "\n")
     before = evidence(run)
     with pytest.raises(UserError, match="has changed since the run was saved"):
-        go_on(run)
+        resume_run(run)
     assert evidence(run) == before
 
 
@@ -315,9 +315,9 @@ def test_evidence_that_someone_shortened_is_not_added_to(name, left):
     os.truncate(evidence_file(left, name), 10)
     before = evidence(left)
     with pytest.raises(UserError, match=r"shorter than when the run was saved.*expected [\d,]+ bytes"):
-        go_on(left)
+        resume_run(left)
     with pytest.raises(UserError, match="shorter than"):
-        go_on(left, accept_changes=True)
+        resume_run(left, accept_changes=True)
     assert evidence(left) == before
 
 
@@ -337,10 +337,10 @@ def test_evidence_that_was_changed_in_place_is_not_added_to(name, left, whole):
     path.write_bytes(path.read_bytes().replace(*EDITS[name], 1))
     before = evidence(left)
     with pytest.raises(UserError, match=rf"{path.name}' has changed since the run was saved.*--accept-changes"):
-        go_on(left)
+        resume_run(left)
     assert evidence(left) == before
     with pytest.warns(UserWarning, match="going on although"):
-        go_on(left, accept_changes=True)
+        resume_run(left, accept_changes=True)
     assert {**evidence(left), name: ""} == {**evidence(whole("blip")), name: ""}
 
 
@@ -352,7 +352,7 @@ def test_what_was_written_between_the_two_snapshots_is_written_again(name, left,
         pytest.skip("nothing was written in between")
     flip_at(path, newer[path.name].size - 1)
     with pytest.warns(UserWarning, match=r"has changed since the run was saved.*going on from the snapshot before"):
-        go_on(left)
+        resume_run(left)
     assert_equal(left, whole("blip"))
 
 
@@ -361,7 +361,7 @@ def test_a_damaged_checkpoint_of_an_earlier_stage_is_told_of(file, left):
     flip(left / "checkpoints" / "stage-01" / file)
     before = evidence(left)
     with pytest.raises(UserError, match=r"stage-01.*--accept-changes"):
-        go_on(left)
+        resume_run(left)
     assert evidence(left) == before
 
 
@@ -370,7 +370,7 @@ def test_an_earlier_stage_is_made_again_where_there_is_a_snapshot_before_its_end
     assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000512", "step-000000000512-2"]
     shutil.rmtree(run / "checkpoints" / "stage-01")
     with pytest.warns(UserWarning, match=r"stage-01.*going on from the snapshot before"):
-        go_on(run)
+        resume_run(run)
     assert_equal(run, whole("blip"))
 
 
@@ -380,13 +380,13 @@ def test_an_earlier_stage_is_made_again_where_there_is_a_snapshot_before_its_end
 def test_a_finished_run_is_not_resumed(whole):
     before = evidence(whole("blip"))
     with pytest.raises(UserError, match="finished"):
-        go_on(whole("blip"))
+        resume_run(whole("blip"))
     assert evidence(whole("blip")) == before
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
-        go_on(tmp_path)
+        resume_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_changes_cannot_be_accepted_in_a_new_run():
 
 def test_a_second_process_is_refused(left):
     with RunFolder(left).locked(), pytest.raises(UserError, match="another process"):
-        go_on(left)
+        resume_run(left)
 
 
 def change_environment(run, **changes):
@@ -435,7 +435,7 @@ def test_other_conditions_are_refused_with_the_difference(changes, wanted, left)
     change_environment(left, **changes)
     before = evidence(left)
     with pytest.raises(UserError, match=rf"begun under other conditions.*{wanted}.*--accept-changes"):
-        go_on(left)
+        resume_run(left)
     assert evidence(left) == before
 
 
@@ -444,7 +444,7 @@ def test_other_conditions_can_be_accepted(left, whole):
     with pytest.warns(
         UserWarning, match=r"going on although .*environment\.json' has changed since the run was saved$"
     ):
-        go_on(left, accept_changes=True)
+        resume_run(left, accept_changes=True)
     assert_equal(left, whole("blip"))
 
 
@@ -459,20 +459,20 @@ def test_a_recipe_that_someone_changed_is_refused_with_the_difference(left):
     edit_recipe(left, "value_coefficient = 0.5", "value_coefficient = 0.25")
     before = evidence(left)
     with pytest.raises(UserError, match=r"has changed.*agent\.ppo\.value_coefficient 0\.5 → 0\.25.*--accept-changes"):
-        go_on(left)
+        resume_run(left)
     assert evidence(left) == before
-    go_on(left, accept_changes=True)
+    resume_run(left, accept_changes=True)
     assert len(RunFolder(left).stages()) == 2
 
 
 def test_a_recipe_of_another_network_is_refused_even_when_changes_are_accepted(left):
     edit_recipe(left, "hidden = [\n    16,\n    16,\n]", "hidden = [16, 17]")
     with pytest.raises(UserError, match="does not fit"):
-        go_on(left, accept_changes=True)
+        resume_run(left, accept_changes=True)
 
 
 def test_a_run_begun_before_the_settings_of_ppos_loss_goes_on_as_it_was(whole, tmp_path, monkeypatch):
-    dump = sequence.dump_run_config
+    dump = train_module.dump_run_config
     new = ("value_loss = ", "value_loss_scale = ", "normalize_advantage = ")
 
     def older(config):
@@ -482,10 +482,10 @@ def test_a_run_begun_before_the_settings_of_ppos_loss_goes_on_as_it_was(whole, t
         return "".join(left)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sequence, "dump_run_config", older)
+        patch.setattr(train_module, "dump_run_config", older)
         run = broken_off(tmp_path / "run", ContinualPPO, "train", 7, agent="finetune")
     assert "value_loss" not in (run / "config.toml").read_text()
-    assert_equal(go_on(run), whole("finetune"))
+    assert_equal(resume_run(run), whole("finetune"))
 
 
 # --- a disk that is full
@@ -514,7 +514,7 @@ def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(name, error, 
             train(small_run(), out=run, threads=1, quiet=True)
     assert saves
     assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000256", "step-000000000512"]
-    assert_equal(go_on(run), whole("blip"))
+    assert_equal(resume_run(run), whole("blip"))
 
 
 def test_a_limit_of_the_system_is_met_like_a_full_disk(whole, tmp_path):
@@ -532,7 +532,7 @@ def test_a_limit_of_the_system_is_met_like_a_full_disk(whole, tmp_path):
     assert "File too large" in stderr
     assert "--resume" in stderr
     assert "Traceback" not in stderr
-    assert_equal(go_on(run), whole("blip"))
+    assert_equal(resume_run(run), whole("blip"))
 
 
 # --- scoring again
@@ -546,6 +546,6 @@ def test_scoring_an_unfinished_run_leaves_its_table_to_the_training(left, whole)
     assert evidence(left) == before
     with RunFolder(left).locked():
         assert "not written into scores.csv" in evaluate_run(left, episodes=1)
-    assert_equal(go_on(left), whole("blip"))
+    assert_equal(resume_run(left), whole("blip"))
     assert "not written" not in evaluate_run(left, episodes=3)
     assert evidence(left)["scores.csv"] != evidence(whole("blip"))["scores.csv"]

@@ -8,11 +8,11 @@ import pytest
 from blip_rl.errors import InterruptedRunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.recipes import resolve
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.train import train
-from blip_rl.run.training_callback import TaskMonitor
+from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import (
@@ -22,8 +22,8 @@ from tests.run.broken_off import (
     broken_off,
     curves,
     evidence,
-    go_on,
     killed_at,
+    resume_run,
     small_run,
 )
 
@@ -53,7 +53,7 @@ def whole(tmp_path_factory):
 
 
 POINTS = {
-    "before its first step": (TaskMonitor, "_on_training_start", 1, True),
+    "before its first step": (TrainingCallback, "_on_training_start", 1, True),
     "before the first snapshot": (snapshots, "save", 1, False),
     "right after the first snapshot": (snapshots, "save", 1, True),
     "in the second task's first update": (ContinualPPO, "_update", 10, False),
@@ -64,9 +64,9 @@ POINTS = {
     "in a periodic evaluation": (ScoreBook, "_play", 3, True),
     "with half of an evaluation's rows written": (RunFolder, "add_scores", 3, True),
     "after learning, before it is saved": (snapshots, "save", 4, False),
-    "after learning": (sequence, "consolidate", 1, False),
-    "after consolidation": (sequence, "save_stage", 1, False),
-    "at the end": (sequence, "save_stage", 1, True),
+    "after learning": (train_module, "consolidate", 1, False),
+    "after consolidation": (train_module, "save_stage", 1, False),
+    "at the end": (train_module, "save_stage", 1, True),
 }
 
 
@@ -74,7 +74,7 @@ POINTS = {
 def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *POINTS[point], agent="multitask")
     assert evidence(run) != evidence(whole)
-    assert_equal(go_on(run), whole)
+    assert_equal(resume_run(run), whole)
 
 
 def test_a_run_killed_five_times_shows_no_seam(whole, tmp_path):
@@ -83,12 +83,12 @@ def test_a_run_killed_five_times_shows_no_seam(whole, tmp_path):
         (ContinualPPO, "_update", 9, True),
         (snapshots, "save", 1, True),
         (ContinualPPO, "train", 4, True),
-        (sequence, "consolidate", 1, False),
+        (train_module, "consolidate", 1, False),
     ]
     for point in later:
         with killed_at(*point):
-            go_on(run)
-    assert_equal(go_on(run), whole)
+            resume_run(run)
+    assert_equal(resume_run(run), whole)
     assert [step for step, _ in curves(run)["train/learning_rate"]] == list(range(128, 1025, 128))
 
 
@@ -111,7 +111,7 @@ def test_a_run_asked_to_stop_goes_on_from_the_very_update(update, whole, tmp_pat
     assert len(updates) == update
     played = [len(games.actions) for games in newest_snapshot(RunFolder(run)).games]
     assert sum(played) == 32 * (update % 2)  # at every second update all games start anew
-    assert_equal(go_on(run), whole)
+    assert_equal(resume_run(run), whole)
 
 
 def test_tasks_of_different_lengths_go_on_in_their_order(tmp_path):
@@ -122,7 +122,7 @@ def test_tasks_of_different_lengths_go_on_in_their_order(tmp_path):
     run = tmp_path / "run"
     with killed_at(ContinualPPO, "train", 6):
         train(config, out=run, threads=1, quiet=True)
-    assert_equal(go_on(run), never_left)
+    assert_equal(resume_run(run), never_left)
     assert curves(run)["train/learning_rate"][-1][0] == (2 + 5) * 128
 
 
@@ -132,7 +132,7 @@ def test_another_number_of_tasks_does_not_fit(tmp_path):
     first, *tasks = text.split("[[tasks]]")
     (run / "config.toml").write_text("[[tasks]]".join([first, tasks[1]]))
     with pytest.raises(UserError, match="1 tasks: the run is at task 2"):
-        go_on(run, accept_changes=True)
+        resume_run(run, accept_changes=True)
 
 
 @pytest.mark.slow
@@ -140,5 +140,5 @@ def test_an_atari_run_killed_in_the_middle_of_its_games(tmp_path):
     never_left = train(small_run("multitask", **ATARI_GAMES), out=tmp_path / "whole", threads=1, quiet=True)
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 5, agent="multitask", **ATARI_GAMES)
     with killed_at(ContinualPPO, "train", 2):
-        go_on(run)
-    assert_equal(go_on(run), never_left)
+        resume_run(run)
+    assert_equal(resume_run(run), never_left)

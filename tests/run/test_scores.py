@@ -75,7 +75,7 @@ def test_a_run_that_goes_on_plays_as_many_games_as_one_that_was_never_stopped(tm
     scores, folder = book(tmp_path)
     scores.evaluate(None, 2, "periodic", 2000)
     again, _ = book(tmp_path)
-    again.take_up(folder.read_scores())
+    again.restore(folder.read_scores())
     for one in (scores, again):
         one.evaluate(None, 2, "periodic", 3000)
     assert calls[2:4] == calls[4:6] == [("cartpole-a", 5, 2000), ("cartpole-b", 8, 2000)]

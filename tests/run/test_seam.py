@@ -6,18 +6,18 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.train import train
 from blip_rl.storage import snapshot
-from tests.run.broken_off import broken_off, go_on, killed_at, small_run
+from tests.run.broken_off import broken_off, killed_at, resume_run, small_run
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 RESUMED_FROM = [
     (ContinualPPO, "_update", 5, True),
     (ScoreBook, "_play", 2, True),
     (snapshot, "save", 2, False),
-    (sequence, "save_stage", 1, True),
+    (train_module, "save_stage", 1, True),
 ]
 
 
@@ -37,8 +37,8 @@ def test_a_run_resumed_five_times_is_one_curve(tmp_path):
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
     for point in RESUMED_FROM:
         with killed_at(*point):
-            go_on(run)
-    go_on(run)
+            resume_run(run)
+    resume_run(run)
     assert len(list(run.glob("events*"))) >= 5
     curves = written(run)
     assert set(curves) == set(never_left)

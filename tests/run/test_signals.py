@@ -125,7 +125,7 @@ def test_a_second_ctrl_c_is_not_swallowed():
     said = []
     stop = StopRequest(said.append)
     before = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
-    with stop.listening():
+    with stop.handle_signals():
         stop.check()
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)  # a second request that is not Ctrl-C changes nothing
@@ -144,7 +144,7 @@ def test_a_print_that_the_signal_broke_into_does_no_harm():
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
 
     stop = StopRequest(reentrant)
-    with stop.listening():
+    with stop.handle_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.signal_number == signal.SIGTERM
 
@@ -154,7 +154,7 @@ def test_a_hangup_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         stop = StopRequest()
-        with stop.listening():
+        with stop.handle_signals():
             os.kill(os.getpid(), signal.SIGHUP)
             stop.check()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -17,7 +17,7 @@ from blip_rl.console import Console
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import ActionLog
 from blip_rl.run.tensorboard import layout, metrics, settings
-from blip_rl.run.training_callback import log_figures
+from blip_rl.run.training_callback import log_method_metrics
 from blip_rl.video import render, tensorboard
 from blip_rl.video.options import Look
 from blip_rl.video.tensorboard import log_boundary_gifs
@@ -64,9 +64,9 @@ def test_what_the_prior_did_is_in_the_events_and_in_the_stage(events, finished_r
 
 def test_what_the_method_did_is_printed_without_the_figures_of_layers(capsys):
     figures = {"fisher_prior": 1.2345e-16, "mean_frozen_bits": 2.0, "without_information/fc1.weight": 0.5}
-    log_figures(configure(None, []), Console(quiet=False), "pong", figures)
+    log_method_metrics(configure(None, []), Console(quiet=False), "pong", figures)
     assert capsys.readouterr().out == "consolidated pong: fisher prior 1.23e-16, mean frozen bits 2\n"
-    log_figures(configure(None, []), Console(quiet=False), "pong", {})
+    log_method_metrics(configure(None, []), Console(quiet=False), "pong", {})
     assert capsys.readouterr().out == ""
 
 

@@ -16,7 +16,7 @@ from blip_rl.errors import UserError
 from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
-from blip_rl.run import train as sequence
+from blip_rl.run import train as train_module
 from blip_rl.run.train import cpu_threads, resolve_device, train
 from tests.small_runs import small_config
 
@@ -135,16 +135,16 @@ def test_games_are_filmed_at_each_boundary_where_asked(tmp_path):
 
 def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
     happened = []
-    book, blip = sequence.ScoreBook, Blip
+    book, blip = train_module.ScoreBook, Blip
     monkeypatch.setattr(
         book, "record", lambda self, played, stage, phase, steps: happened.append((phase, stage, len(played)))
     )
     end = blip.end_task
     monkeypatch.setattr(blip, "end_task", lambda self, task: happened.append(("consolidate",)) or end(self, task))
-    save = sequence.save_stage
-    monkeypatch.setattr(sequence, "save_stage", lambda *a: happened.append(("save", a[1])) or save(*a))
-    monkeypatch.setattr(sequence, "boundary_line", lambda *a: "")
-    monkeypatch.setattr(sequence, "closing_text", lambda *a: "")
+    save = train_module.save_stage
+    monkeypatch.setattr(train_module, "save_stage", lambda *a: happened.append(("save", a[1])) or save(*a))
+    monkeypatch.setattr(train_module, "boundary_line", lambda *a: "")
+    monkeypatch.setattr(train_module, "closing_text", lambda *a: "")
     train(small_config(overrides=("evaluation.every_steps=1M",)), out=tmp_path / "r", threads=1, quiet=True)
     stage = [("before", 0), ("consolidate",), ("after", 0), ("save", 0)]
     expected = [
@@ -267,7 +267,7 @@ def test_ctrl_c_says_where_things_are_and_leaves_with_130(tmp_path, monkeypatch,
     def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sequence, "consolidate", interrupt)
+    monkeypatch.setattr(train_module, "consolidate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(small_config(), out=tmp_path / "r", threads=1)
     assert str(tmp_path / "r") in capsys.readouterr().out

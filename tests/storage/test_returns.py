@@ -17,7 +17,7 @@ from blip_rl.run.train import train
 from blip_rl.storage import returns
 from blip_rl.storage.returns import interval_steps
 from blip_rl.storage.run_folder import RunFolder
-from tests.run.broken_off import assert_equal, broken_off, evidence, go_on, settings, small_run
+from tests.run.broken_off import assert_equal, broken_off, evidence, resume_run, settings, small_run
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 
@@ -87,7 +87,7 @@ def test_episodes_between_two_rows_survive_a_stop(tmp_path, monkeypatch):
             train(small_run(), out=run, threads=1, quiet=True)
     assert rows(run) == []
     assert newest_snapshot(RunFolder(run)).returns["cartpole-a"][0] > 0
-    assert_equal(go_on(run), never_left)
+    assert_equal(resume_run(run), never_left)
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_begins_the_table(tmp_path):
@@ -100,7 +100,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_begins_the_table(tmp_path):
         sums = json.loads((path / "digests.json").read_text())
         sums["snapshot.json"] = hashlib.sha256((path / "snapshot.json").read_bytes()).hexdigest()
         (path / "digests.json").write_text(json.dumps(sums))
-    found = rows(go_on(run))
+    found = rows(resume_run(run))
     assert {row["task"] for row in found} == {"cartpole-b"}
     assert all(int(row["env_steps"]) > 768 for row in found)
 
@@ -145,7 +145,7 @@ def test_scoring_first_changes_nothing_that_is_learned_or_scored_later(whole, tm
     ids=["before it", "its rows written, not saved"],
 )
 def test_a_kill_around_the_second_tasks_first_score(point, whole, tmp_path):
-    assert_equal(go_on(broken_off(tmp_path / "run", *point)), whole)
+    assert_equal(resume_run(broken_off(tmp_path / "run", *point)), whole)
 
 
 def test_a_stop_just_after_the_first_score_does_not_score_twice(whole, tmp_path, monkeypatch):
@@ -160,4 +160,4 @@ def test_a_stop_just_after_the_first_score_does_not_score_twice(whole, tmp_path,
         patch.setattr(ScoreBook, "evaluate_start", stopped)
         with pytest.raises(InterruptedRunError, match="saved at step 512"):
             train(small_run(), out=run, threads=1, quiet=True)
-    assert_equal(go_on(run), whole)
+    assert_equal(resume_run(run), whole)
