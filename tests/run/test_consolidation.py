@@ -30,13 +30,18 @@ def run(tmp_path_factory):
     return train(small_run(AGENT), out=tmp_path_factory.mktemp("apart") / "run", threads=1, quiet=True)
 
 
-@pytest.fixture
-def learned(tmp_path):
-    """A run that was killed when its second task had been learned and not distilled yet."""
-    path = tmp_path / "run"
+@pytest.fixture(scope="module")
+def _killed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("killed") / "run"
     with killed_at(train_module, "consolidate", call=2):
         train(small_run(AGENT), out=path, threads=1, quiet=True)
     return path
+
+
+@pytest.fixture
+def learned(_killed, tmp_path):
+    """A run that was killed when its second task had been learned and not distilled yet."""
+    return shutil.copytree(_killed, tmp_path / "run")
 
 
 def scores(run):

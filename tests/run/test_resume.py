@@ -118,9 +118,12 @@ APART_POINTS = {
     "after it is distilled": (consolidation, "distil", 2, True),
     "before its stage is saved": (train_module, "save_stage", 2, False),
 }
+SLOW_POINTS = {"at its first snapshot", "in the middle", "before it is distilled", "before its stage is saved"}
 
 
-@pytest.mark.parametrize("point", APART_POINTS)
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=[pytest.mark.slow] * (point in SLOW_POINTS)) for point in APART_POINTS]
+)
 def test_a_task_learned_apart_is_resumed_from_any_point(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *APART_POINTS[point], agent="blip-distil")
     assert evidence(run) != evidence(whole("blip-distil"))
