@@ -13,7 +13,7 @@ from torch import nn
 
 from blip_rl.config import ImageTrunkConfig, RunConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.ppo import stable_baselines_numbers
+from blip_rl.learner.ppo import stable_baselines_hyperparameters
 from blip_rl.tasks.games import is_gymnasium_id, rom_name
 
 
@@ -100,7 +100,12 @@ def stock_ppo(config: RunConfig, env: VecEnv) -> PPO:
         "optimizer_kwargs": {"eps": ppo.adam_epsilon},
     }
     return PPO(
-        "CnnPolicy", env, policy_kwargs=policy, seed=config.seed, device=config.device, **stable_baselines_numbers(ppo)
+        "CnnPolicy",
+        env,
+        policy_kwargs=policy,
+        seed=config.seed,
+        device=config.device,
+        **stable_baselines_hyperparameters(ppo),
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from blip_rl.core.grid import half_centre, off_grid, on_grid, power_of_two
-from blip_rl.core.landing import land_in_pieces_, worth_pieces
+from blip_rl.core.projection import project_and_quantize_in_blocks_, worth_blocks
 
 GainRule = Literal["paper", "reference"]
 IntervalRule = Literal["paper", "half"]
@@ -203,7 +203,9 @@ def project(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.clamp(weight, low, high)
 
 
-def land_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, bound: float, total_bits: int) -> None:
+def project_and_quantize_(
+    weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, bound: float, total_bits: int
+) -> None:
     """Finish one optimizer step in place: θ ← clip(Q + r + step, low, high), Q ← Q(θ̂, N)·b, r ← θ − Q.
 
     The forward pass must see Q(θ̂, N)·b while the step accumulates in θ (paper Eq. 3, straight through). So the weight
@@ -220,8 +222,8 @@ def land_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, bound: f
         total_bits: N.
     """
     step = bound * 2.0**-total_bits
-    if worth_pieces(weight):
-        land_in_pieces_(weight, remainder, low, high, step)
+    if worth_blocks(weight):
+        project_and_quantize_in_blocks_(weight, remainder, low, high, step)
         return
     weight.add_(remainder)
     torch.clamp(weight, low, high, out=remainder)

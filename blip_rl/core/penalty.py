@@ -25,7 +25,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Parabola:
+class QuadraticPenalty:
     """P as above; nothing is ever changed in place. Tensors are by parameter name and shaped like the parameter.
 
     Attributes:
@@ -64,39 +64,39 @@ class Parabola:
         """Copies of all it keeps, as a state saves them: ``<parameter>.fisher``, ``.anchor`` and ``.slope``."""
         return {key: copy for kind, kept in self._kinds() for key, copy in saved.named(kept, kind).items()}
 
-    def fitted(self, parameters: Mapping[str, Tensor]) -> Parabola:
+    def fitted(self, parameters: Mapping[str, Tensor]) -> QuadraticPenalty:
         """The same on the device and in the memory layout of the parameters.
 
         Raises:
             ValueError: it is another network's.
         """
-        return Parabola(
+        return QuadraticPenalty(
             **{kind: saved.fitted(kept, parameters, kind) for kind, kept in self._kinds()}, height=self.height
         )
 
-    def pull(self, name: str, weight: Tensor) -> Tensor:
+    def gradient(self, name: str, weight: Tensor) -> Tensor:
         """∂P/∂θ of one parameter: F d + slope."""
-        pull = weight - self.anchor[name]
+        gradient = weight - self.anchor[name]
         if self.fisher is not None:
-            pull.mul_(self.fisher[name])
+            gradient.mul_(self.fisher[name])
         if self.slope is not None:
-            pull.add_(self.slope[name])
-        return pull
+            gradient.add_(self.slope[name])
+        return gradient
 
     def at(self, weights: Mapping[str, Tensor]) -> float:
         """P(θ)."""
         return self.height + sum(self._rise(name, weight) for name, weight in weights.items())
 
-    def rewritten(self, weights: Mapping[str, Tensor]) -> Parabola:
+    def recentre(self, weights: Mapping[str, Tensor]) -> QuadraticPenalty:
         """The same function, written around these weights."""
-        slope = {name: self.pull(name, weight) for name, weight in weights.items()}
-        return Parabola(_copies(weights), self.fisher, slope, self.at(weights))
+        slope = {name: self.gradient(name, weight) for name, weight in weights.items()}
+        return QuadraticPenalty(_copies(weights), self.fisher, slope, self.at(weights))
 
-    def centred(self, weights: Mapping[str, Tensor]) -> Parabola:
+    def reset(self, weights: Mapping[str, Tensor]) -> QuadraticPenalty:
         """Another function, as steep: 0 at these weights, where it has its minimum."""
-        return Parabola(_copies(weights), self.fisher)
+        return QuadraticPenalty(_copies(weights), self.fisher)
 
-    def plus(self, fisher: Mapping[str, Tensor], keep: float = 1.0) -> Parabola:
+    def plus(self, fisher: Mapping[str, Tensor], keep: float = 1.0) -> QuadraticPenalty:
         """The sum with ½ Σ F_k d² around the same anchor: F ← keep · F + F_k.
 
         Raises:
@@ -105,13 +105,13 @@ class Parabola:
         if self.fisher is None:
             raise ValueError("a parabola that keeps no Fisher has 1 everywhere: expected one made with a fisher")
         total = {name: (earlier * keep).add_(fisher[name]) for name, earlier in self.fisher.items()}
-        return Parabola(self.anchor, total, self.slope, self.height)
+        return QuadraticPenalty(self.anchor, total, self.slope, self.height)
 
     def _rise(self, name: str, weight: Tensor) -> float:
-        """One parameter's part of P above the height: Σ d (slope + ½ F d) = ½ Σ d (pull here + pull at the anchor)."""
+        """Return one parameter's part of P − height: Σ d (slope + ½ F d) = ½ Σ d (∂P(θ) + ∂P(θ*))."""
         anchor = self.anchor[name]
-        pulls = self.pull(name, weight) + self.pull(name, anchor)
-        return 0.5 * float(torch.sum((weight - anchor) * pulls))
+        gradients = self.gradient(name, weight) + self.gradient(name, anchor)
+        return 0.5 * float(torch.sum((weight - anchor) * gradients))
 
     def _kinds(self) -> Iterator[tuple[str, Tensors]]:
         for kind, kept in (("fisher", self.fisher), ("anchor", self.anchor), ("slope", self.slope)):

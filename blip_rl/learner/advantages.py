@@ -15,14 +15,16 @@ from torch import Tensor
 Array = npt.NDArray[np.float32]
 
 
-def step_by_step(rewards: Array, values: Array, last_values: Array, goes_on: Array, gamma: float, lam: float) -> Array:
+def step_by_step(
+    rewards: Array, values: Array, last_values: Array, continues: Array, gamma: float, lam: float
+) -> Array:
     """Estimate from the last step to the first.
 
     Args:
         rewards: r_t, (steps, environments).
         values: V(s_t), likewise.
         last_values: V of the observations after the last step, (environments,).
-        goes_on: 1 − d_{t+1}, (steps, environments).
+        continues: 1 − d_{t+1}, (steps, environments).
         gamma: γ.
         lam: λ.
 
@@ -30,9 +32,9 @@ def step_by_step(rewards: Array, values: Array, last_values: Array, goes_on: Arr
         Â_t, (steps, environments).
     """
     following = np.concatenate([values[1:], last_values.reshape(1, -1)])
-    deltas = rewards + np.float32(gamma) * following * goes_on - values
+    deltas = rewards + np.float32(gamma) * following * continues - values
     advantages, carried = np.empty_like(deltas), np.zeros(deltas.shape[1], dtype=np.float32)
-    decay = np.float32(gamma * lam) * goes_on
+    decay = np.float32(gamma * lam) * continues
     for step in reversed(range(len(deltas))):
         carried = deltas[step] + decay[step] * carried
         advantages[step] = carried
@@ -40,7 +42,7 @@ def step_by_step(rewards: Array, values: Array, last_values: Array, goes_on: Arr
 
 
 def by_doubling(
-    rewards: Tensor, values: Tensor, last_values: Tensor, goes_on: Tensor, gamma: float, lam: float
+    rewards: Tensor, values: Tensor, last_values: Tensor, continues: Tensor, gamma: float, lam: float
 ) -> Tensor:
     """The same of tensors, in ⌈log₂ steps⌉ rounds instead of one round for each step.
 
@@ -48,8 +50,8 @@ def by_doubling(
     sum that begins where its own ends, decayed by that product.
     """
     following = torch.cat([values[1:], last_values.reshape(1, -1)])
-    sums = rewards + gamma * following * goes_on - values
-    decays, reach = gamma * lam * goes_on, 1
+    sums = rewards + gamma * following * continues - values
+    decays, reach = gamma * lam * continues, 1
     while reach < len(sums):
         sums = torch.cat([sums[:-reach] + decays[:-reach] * sums[reach:], sums[-reach:]])
         decays = torch.cat([decays[:-reach] * decays[reach:], decays[-reach:]])

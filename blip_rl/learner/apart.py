@@ -157,9 +157,9 @@ class LearnApart(Method):
         """
         if self.apart:
             raise RuntimeError("end_task while the trunk is the task's own: distil it into the shared trunk first")
-        figures = self.inner.end_task(finished)
+        metrics = self.inner.end_task(finished)
         self.tasks_seen += 1
-        return figures
+        return metrics
 
     @contextmanager
     def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:

@@ -15,17 +15,17 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from blip_rl.config import ComputeConfig, PpoConfig
-from blip_rl.learner.collector import Lanes
-from blip_rl.learner.cuda_graph import CapturedUpdate, can_record
-from blip_rl.learner.diagnostics import UpdateFigures, check_finite, means
-from blip_rl.learner.distributions import judge
+from blip_rl.learner.collector import Collector
+from blip_rl.learner.cuda_graph import CapturedUpdate, can_capture
+from blip_rl.learner.diagnostics import UpdateMetrics, check_finite, means
+from blip_rl.learner.distributions import evaluate_actions
 from blip_rl.learner.loss import ppo_loss
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.rollout import Minibatch, Rollout
 from blip_rl.methods.base import Method
 
 
-class FastPPO(PPO):
+class BasePPO(PPO):
     """PPO over a :class:`ContinualPolicy` and a :class:`Rollout`, to whose loss a method may add.
 
     Schedules, logging and callbacks are stable-baselines3's own.
@@ -47,13 +47,13 @@ class FastPPO(PPO):
         """
         self.method = Method()
         self._ppo, self._compute = ppo, compute
-        self._lanes: Lanes | None = None
+        self._collector: Collector | None = None
         self._captured: CapturedUpdate | None = None
         super().__init__(*args, **options)
 
-    def forget_recordings(self) -> None:
+    def discard_captures(self) -> None:
         """Record inference and update anew when they are next needed: tensors that they use are no longer the same."""
-        self._lanes, self._captured = None, None
+        self._collector, self._captured = None, None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -63,33 +63,33 @@ class FastPPO(PPO):
         Returns:
             False if a callback asked to stop.
         """
-        rollout, lanes = cast(Rollout, rollout_buffer), self._lanes_of(env)
+        rollout, collector = cast(Rollout, rollout_buffer), self._collector_for(env)
         self.policy.set_training_mode(False)
         rollout.reset()
         callback.on_rollout_start()  # may restart the games
         dones = cast(np.ndarray, self._last_episode_starts)
-        with self.policy.precisely():
-            for rewards, dones, infos in lanes.play(rollout, cast(np.ndarray, self._last_obs)):
+        with self.policy.matmul_precision():
+            for rewards, dones, infos in collector.collect(rollout, cast(np.ndarray, self._last_obs)):
                 self.num_timesteps += env.num_envs
                 callback.update_locals(locals())
                 if not callback.on_step():
-                    lanes.leave(rollout)
-                    self._last_obs = lanes.observations
+                    collector.finish_started_step(rollout)
+                    self._last_obs = collector.observations
                     return False
                 self._update_info_buffer(infos, dones)
                 self._bootstrap_truncated(rewards, dones, infos)
                 rollout.add(rewards, cast(np.ndarray, self._last_episode_starts))
                 self._last_episode_starts = dones
-            self._last_obs = lanes.observations
+            self._last_obs = collector.observations
             rollout.finish(self._values(self._last_obs), dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _lanes_of(self, env: VecEnv) -> Lanes:
-        if self._lanes is None or self._lanes.env is not env:
-            self._lanes = Lanes(env, self.policy, record=self._records)
-        return self._lanes
+    def _collector_for(self, env: VecEnv) -> Collector:
+        if self._collector is None or self._collector.env is not env:
+            self._collector = Collector(env, self.policy, capture=self._captures)
+        return self._collector
 
     def _bootstrap_truncated(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         """Where a limit cut an episode off, add what the rest would have been worth to the last reward."""
@@ -113,7 +113,7 @@ class FastPPO(PPO):
         self._current_progress_remaining = self.method.schedule_remaining(self._current_progress_remaining)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        rollout, figures = cast(Rollout, self.rollout_buffer), list[UpdateFigures]()
+        rollout, metrics = cast(Rollout, self.rollout_buffer), list[UpdateMetrics]()
         if self._ppo.normalize_advantage == "rollout":
             rollout.normalize_advantages()
         captured = self._captured_update(rollout)
@@ -121,18 +121,18 @@ class FastPPO(PPO):
         try:
             for _ in range(self.n_epochs):
                 for batch in rollout.minibatches(self.batch_size, into):
-                    figures.append(update(batch))  # one by one: those before an error tell its cause
+                    metrics.append(update(batch))  # one by one: those before an error tell its cause
                 self._n_updates += 1
         except ValueError:  # what torch's distributions say, in a method's loss, of logits that are not numbers
-            self._check_finite(figures)
+            self._check_finite(metrics)
             raise
-        self._check_finite(figures)
-        self._log_update(figures, rollout)
+        self._check_finite(metrics)
+        self._log_update(metrics, rollout)
 
     def _captured_update(self, rollout: Rollout) -> CapturedUpdate | None:
         """The update as one recorded piece, made when it is first needed; None where it cannot be one."""
         whole = rollout.buffer_size * rollout.n_envs % self.batch_size == 0
-        if not (self._records and self.method.capturable and whole):
+        if not (self._captures and self.method.capturable and whole):
             return None
         fixed = (self.policy.optimizer, self.batch_size, *self._clip_ranges())
         if self._captured is None or self._captured.fixed != fixed:
@@ -141,20 +141,20 @@ class FastPPO(PPO):
         return self._captured
 
     @property
-    def _records(self) -> bool:
-        return self._compute.capture == "auto" and can_record(self.device)
+    def _captures(self) -> bool:
+        return self._compute.capture == "auto" and can_capture(self.device)
 
     def _clip_ranges(self) -> tuple[float, float | None]:
         """Of the ratio, and of the values where theirs is limited."""
         left, of_values = self._current_progress_remaining, self.clip_range_vf
         return cast(Schedule, self.clip_range)(left), of_values(left) if callable(of_values) else None
 
-    def _update(self, batch: Minibatch) -> UpdateFigures:
-        """One optimizer step; no figure is looked at here, which would wait for a GPU."""
+    def _update(self, batch: Minibatch) -> UpdateMetrics:
+        """One optimizer step; no metric is looked at here, which would wait for a GPU."""
         clip_range, clip_range_value = self._clip_ranges()
-        with self.policy.precisely():
-            values, log_probs, entropy = judge(self.policy, batch.observations, batch.actions)
-            loss, figures = ppo_loss(
+        with self.policy.matmul_precision():
+            values, log_probs, entropy = evaluate_actions(self.policy, batch.observations, batch.actions)
+            loss, metrics = ppo_loss(
                 log_probs,
                 entropy,
                 values,
@@ -167,11 +167,11 @@ class FastPPO(PPO):
             self.policy.optimizer.zero_grad()
             (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         norm = self.policy.step(self.max_grad_norm)
-        return UpdateFigures(figures, None if extra is None else extra.detach(), norm)
+        return UpdateMetrics(metrics, None if extra is None else extra.detach(), norm)
 
-    def _log_update(self, figures: list[UpdateFigures], rollout: Rollout) -> None:
+    def _log_update(self, metrics: list[UpdateMetrics], rollout: Rollout) -> None:
         std = self.policy.log_std if isinstance(self.action_space, spaces.Box) else None
-        for name, value in means(figures, rollout, std).items():
+        for name, value in means(metrics, rollout, std).items():
             self.logger.record(f"train/{name}", value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
@@ -180,7 +180,7 @@ class FastPPO(PPO):
         start = self._num_timesteps_at_start
         return min(1.0, (self.num_timesteps - start) / (self._total_timesteps - start))
 
-    def _check_finite(self, updates: list[UpdateFigures]) -> None:
+    def _check_finite(self, updates: list[UpdateMetrics]) -> None:
         task = self.policy.current_name
         check_finite(updates, dict(self.policy.named_parameters()), f"learning {task} at step {self.num_timesteps:,}")
 

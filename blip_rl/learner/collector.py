@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import Tensor
 
-from blip_rl.learner.cuda_graph import Recording
+from blip_rl.learner.cuda_graph import CapturedFunction
 from blip_rl.learner.distributions import sample
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.rollout import Rollout
@@ -25,7 +25,7 @@ Outcome = tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]
 """Rewards, ends and infos."""
 
 
-class Lane:
+class GroupActor:
     """One group of environments and how its actions are chosen."""
 
     def __init__(self, number: int, where: slice, policy: ContinualPolicy) -> None:
@@ -42,7 +42,7 @@ class Lane:
             return cast(Chosen, self._policy(rollout.observe(step, self.where, torch.from_numpy(observations))))
 
 
-class Staging:
+class StagingBuffer:
     """The place on the device where the newest observations of some environments are: always the same memory.
 
     Attributes:
@@ -71,86 +71,91 @@ class Staging:
         return self.tensor
 
 
-class StagedLane(Lane):
+class StagedActor(GroupActor):
     """A group whose observations cross to a device first, once, to where a recording finds them."""
 
-    def __init__(self, number: int, where: slice, policy: ContinualPolicy, record: bool) -> None:
+    def __init__(self, number: int, where: slice, policy: ContinualPolicy, capture: bool) -> None:
         super().__init__(number, where, policy)
         space = cast(spaces.Box, policy.observation_space)
-        self._staging = Staging(where.stop - where.start, space, policy.device)
-        self._recording = Recording(lambda: sample(policy, self._staging.tensor), policy.device) if record else None
+        self._staging = StagingBuffer(where.stop - where.start, space, policy.device)
+        self._captured = (
+            CapturedFunction(lambda: sample(policy, self._staging.tensor), policy.device) if capture else None
+        )
 
     def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:
         seen = self._staging.put(observations)
         rollout.observe(step, self.where, seen)
-        return sample(self._policy, seen) if self._recording is None else self._recording.run()
+        return sample(self._policy, seen) if self._captured is None else self._captured.run()
 
 
-class Lanes:
+class Collector:
     """All environments of a task, for as long as it is in use."""
 
-    def __init__(self, env: VecEnv, policy: ContinualPolicy, record: bool) -> None:
+    def __init__(self, env: VecEnv, policy: ContinualPolicy, capture: bool) -> None:
         """Find the environments' groups, if they have any.
 
         Args:
             env: The task's environments.
             policy: Has the task in use.
-            record: Whether to record how actions are chosen.
+            capture: Whether to record how actions are chosen.
         """
         self.env = env
         self._grouped = env if isinstance(env, GroupedVecEnv | RecordedVecEnv) else GroupedVecEnv([env])
         self._showing: list[np.ndarray] = []  # to each group
-        self._lanes = [self._lane(number, where, policy, record) for number, where in enumerate(self._grouped.groups)]
+        self._actors = [
+            self._make_actor(number, where, policy, capture) for number, where in enumerate(self._grouped.groups)
+        ]
 
     @staticmethod
-    def _lane(number: int, where: slice, policy: ContinualPolicy, record: bool) -> Lane:
-        if record or policy.device.type != "cpu":
-            return StagedLane(number, where, policy, record)
-        return Lane(number, where, policy)
+    def _make_actor(number: int, where: slice, policy: ContinualPolicy, capture: bool) -> GroupActor:
+        if capture or policy.device.type != "cpu":
+            return StagedActor(number, where, policy, capture)
+        return GroupActor(number, where, policy)
 
     @property
     def observations(self) -> np.ndarray:
         """What every environment shows now, (environments, ...)."""
-        return self._showing[0] if len(self._lanes) == 1 else np.concatenate(self._showing)
+        return self._showing[0] if len(self._actors) == 1 else np.concatenate(self._showing)
 
-    def play(self, rollout: Rollout, observations: np.ndarray) -> Iterator[Outcome]:
+    def collect(self, rollout: Rollout, observations: np.ndarray) -> Iterator[Outcome]:
         """Play the rollout's steps one by one; each comes when every group has finished it.
 
         Every action is chosen by the policy as it is now for the observation as it is now: nothing is stale. When a
-        step comes, all groups but the last have begun the next one: whoever stops listening calls :meth:`leave`.
+        step comes, all groups but the last have begun the next one: call
+        :meth:`finish_started_step` to stop early.
 
         Args:
             rollout: Where to keep what is seen and chosen.
             observations: What the environments show at first, (environments, ...).
         """
-        self._showing = [observations[lane.where] for lane in self._lanes]
-        *ahead, last = self._lanes
-        for lane in ahead:
-            self._begin(lane, rollout, 0)
+        self._showing = [observations[actor.where] for actor in self._actors]
+        *ahead, last = self._actors
+        for actor in ahead:
+            self._begin(actor, rollout, 0)
         for step in range(rollout.buffer_size):
             self._begin(last, rollout, step)
             results = []
-            for lane in ahead:
-                results.append(self._finish(lane))
+            for actor in ahead:
+                results.append(self._finish(actor))
                 if step + 1 < rollout.buffer_size:
-                    self._begin(lane, rollout, step + 1)
+                    self._begin(actor, rollout, step + 1)
             yield _outcome([*results, self._finish(last)])
 
-    def leave(self, rollout: Rollout) -> None:
+    def finish_started_step(self, rollout: Rollout) -> None:
         """Play the step that some groups have begun to its end in all of them; it does not count."""
         step = rollout.pos + 1
-        if len(self._lanes) > 1 and step < rollout.buffer_size:
-            self._begin(self._lanes[-1], rollout, step)
-            for lane in self._lanes:
-                self._finish(lane)
+        if len(self._actors) > 1 and step < rollout.buffer_size:
+            self._begin(self._actors[-1], rollout, step)
+            for actor in self._actors:
+                self._finish(actor)
 
-    def _begin(self, lane: Lane, rollout: Rollout, step: int) -> None:
-        actions = lane.choose(rollout, step, self._showing[lane.number])
-        self._grouped.step_group_async(lane.number, actions)
+    def _begin(self, actor: GroupActor, rollout: Rollout, step: int) -> None:
+        actions = actor.choose(rollout, step, self._showing[actor.number])
+        self._grouped.step_group_async(actor.number, actions)
 
-    def _finish(self, lane: Lane) -> VecEnvStepReturn:
-        result = self._grouped.step_group_wait(lane.number)
-        self._showing[lane.number] = cast(np.ndarray, result[0])
+    def _finish(self, actor: GroupActor) -> VecEnvStepReturn:
+        result = self._grouped.step_group_wait(actor.number)
+        self._showing[actor.number] = cast(np.ndarray, result[0])
         return result
 
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from blip_rl.learner.diagnostics import UpdateFigures
+from blip_rl.learner.diagnostics import UpdateMetrics
 from blip_rl.learner.rollout import Minibatch
 
 Result = TypeVar("Result")
@@ -19,12 +19,12 @@ _WARM_UP_RUNS = 3
 """Runs before the recording: libraries pick their algorithms, the optimizer makes its state, memory is laid out."""
 
 
-def can_record(device: torch.device) -> bool:
+def can_capture(device: torch.device) -> bool:
     """Whether work on this device can be recorded at all."""
     return device.type == "cuda"
 
 
-class Recording(Generic[Result]):
+class CapturedFunction(Generic[Result]):
     """A function without arguments that reads and writes the same tensors at every call.
 
     The first calls run it as it is, and count: nothing has to be put back after a warm-up. Then it is recorded as a
@@ -40,7 +40,7 @@ class Recording(Generic[Result]):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: Result | None = None
         # Warm-up and recording share a stream: autograd adds a gradient up on the stream that first saw its parameter.
-        self._stream = torch.cuda.Stream(device) if can_record(device) else None  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device) if can_capture(device) else None  # type: ignore[no-untyped-call]
 
     def run(self) -> Result:
         """Do the work once."""
@@ -98,7 +98,7 @@ class CapturedUpdate:
 
     def __init__(
         self,
-        update: Callable[[Minibatch], UpdateFigures],
+        update: Callable[[Minibatch], UpdateMetrics],
         optimizer: torch.optim.Optimizer,
         batch: Minibatch,
         fixed: tuple[Any, ...],
@@ -115,13 +115,13 @@ class CapturedUpdate:
         device = batch.values.device
         # The kernel of a GPU reads a rate of 32 bits; on the CPU it takes the number as it is.
         self._rate = torch.zeros((), device=device, dtype=torch.float64 if device.type == "cpu" else torch.float32)
-        self._recording = Recording(self._step, device)
+        self._function = CapturedFunction(self._step, device)
 
-    def __call__(self, batch: Minibatch) -> UpdateFigures:
+    def __call__(self, batch: Minibatch) -> UpdateMetrics:
         """Update on what has been written into :attr:`batch`."""
         assert batch is self.batch
         self._rate.fill_(self._optimizer.param_groups[0]["lr"])
-        return UpdateFigures.from_row(self._recording.run().clone())  # the next replay writes over it
+        return UpdateMetrics.from_row(self._function.run().clone())  # the next replay writes over it
 
     def _step(self) -> Tensor:
         with _for_capture(self._optimizer, self._rate):

@@ -9,11 +9,11 @@ import torch
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
-from blip_rl.learner.loss import LossFigures
+from blip_rl.learner.loss import LossMetrics
 from blip_rl.learner.rollout import Rollout
 
 
-class UpdateFigures(NamedTuple):
+class UpdateMetrics(NamedTuple):
     """What one optimizer step leaves to be looked at.
 
     Attributes:
@@ -22,7 +22,7 @@ class UpdateFigures(NamedTuple):
         gradient_norm: Of all gradients together, before it was clipped, a scalar.
     """
 
-    losses: LossFigures
+    losses: LossMetrics
     method_loss: Tensor | None
     gradient_norm: Tensor
 
@@ -39,18 +39,18 @@ class UpdateFigures(NamedTuple):
         return {**named, **added, "gradient's norm": self.gradient_norm}
 
     def row(self) -> Tensor:
-        """All figures as one tensor, (figures,)."""
+        """All metrics as one tensor, (metrics,)."""
         added = () if self.method_loss is None else (self.method_loss.reshape(()),)
         return torch.stack([*self.losses, self.gradient_norm, *added])
 
     @classmethod
-    def from_row(cls, row: Tensor) -> UpdateFigures:
-        """The figures of :meth:`row` again."""
-        *losses, norm = row[: len(LossFigures._fields) + 1]
-        return cls(LossFigures(*losses), row[-1] if len(row) > len(losses) + 1 else None, norm)
+    def from_row(cls, row: Tensor) -> UpdateMetrics:
+        """The metrics of :meth:`row` again."""
+        *losses, norm = row[: len(LossMetrics._fields) + 1]
+        return cls(LossMetrics(*losses), row[-1] if len(row) > len(losses) + 1 else None, norm)
 
 
-def means(updates: Sequence[UpdateFigures], rollout: Rollout, log_std: Tensor | None) -> dict[str, float]:
+def means(updates: Sequence[UpdateMetrics], rollout: Rollout, log_std: Tensor | None) -> dict[str, float]:
     """Means over an update's minibatches, and what the rollout and the policy say, by the names they are logged under.
 
     Args:
@@ -58,7 +58,7 @@ def means(updates: Sequence[UpdateFigures], rollout: Rollout, log_std: Tensor | 
         rollout: What was learned from.
         log_std: Of continuous actions.
     """
-    names, parts = list(LossFigures._fields), [torch.stack([torch.stack(update.losses) for update in updates]).mean(0)]
+    names, parts = list(LossMetrics._fields), [torch.stack([torch.stack(update.losses) for update in updates]).mean(0)]
     if rollout.device.type == "cpu":
         values, returns = rollout.values.flatten().numpy(), rollout.returns.flatten().numpy()
         explained = torch.tensor([explained_variance(values, returns)], dtype=torch.float64)
@@ -77,7 +77,7 @@ def _explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     return torch.where(spread == 0, torch.nan, share).reshape(1)
 
 
-class NamedFigures(Protocol):
+class NamedMetrics(Protocol):
     """What one optimizer step leaves to be checked."""
 
     def by_name(self) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ class NamedFigures(Protocol):
 
 
 def check_finite(
-    updates: Sequence[NamedFigures], weights: Mapping[str, Tensor], where: str, rate: str = "ppo.learning_rate"
+    updates: Sequence[NamedMetrics], weights: Mapping[str, Tensor], where: str, rate: str = "ppo.learning_rate"
 ) -> None:
     """Raise if losses or weights are not finite: the training has diverged.
 
@@ -99,9 +99,9 @@ def check_finite(
         FloatingPointError: with what came first.
     """
     values = [value for update in updates for value in update.by_name().values()]
-    # Asked once for all, and of all figures together: each answer waits for a GPU, each question takes a launch.
-    figures = [torch.isfinite(torch.stack([value.reshape(()) for value in values]))] if values else []
-    finite = torch.cat([*figures, torch.stack([torch.isfinite(weight).all() for weight in weights.values()])])
+    # Asked once for all, and of all metrics together: each answer waits for a GPU, each question takes a launch.
+    metrics = [torch.isfinite(torch.stack([value.reshape(()) for value in values]))] if values else []
+    finite = torch.cat([*metrics, torch.stack([torch.isfinite(weight).all() for weight in weights.values()])])
     if bool(finite.all()):
         return
     names = [name for update in updates for name in update.by_name()] + [f"weight {name!r}" for name in weights]

@@ -33,7 +33,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
 
 _CHUNK = 512  # states that pass the network at once when they are labelled
-_CHECKED_EVERY = 100  # updates: looking at figures waits for a GPU
+_CHECKED_EVERY = 100  # updates: looking at metrics waits for a GPU
 
 
 class Losses(NamedTuple):
@@ -180,7 +180,7 @@ class Student:
     def _update(self, batch: Labelled) -> Losses:
         """One optimizer step."""
         policy = self.agent.policy
-        with policy.precisely():
+        with policy.matmul_precision():
             features = policy.extract_features(batch.observations)
             away = divergence(batch.policy, policy_tensors(distribution_of(policy, features))).mean()
             # Detached: the values may be of any size, and the trunk is there for the policy.
@@ -209,7 +209,7 @@ def labelled(policy: ContinualPolicy, observations: Tensor) -> Labelled:
     """
     policies, values = [], []
     for chunk in torch.split(observations, _CHUNK):
-        with policy.precisely():
+        with policy.matmul_precision():
             features = policy.extract_features(chunk.to(policy.device))
             tensors = policy_tensors(distribution_of(policy, features))
             values.append(policy.critic(features).cpu())

@@ -16,7 +16,7 @@ from torch.distributions import Categorical, Normal
 from blip_rl.learner.policy import ContinualPolicy
 
 
-def judge(policy: ContinualPolicy, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def evaluate_actions(policy: ContinualPolicy, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What stable-baselines3's ``evaluate_actions`` computes, in its order.
 
     Args:

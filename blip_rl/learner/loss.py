@@ -13,7 +13,7 @@ from blip_rl.learner.advantages import normalized
 from blip_rl.learner.rollout import Minibatch
 
 
-class LossFigures(NamedTuple):
+class LossMetrics(NamedTuple):
     """Scalars of one minibatch, detached; they stay on the device until a whole update is done."""
 
     entropy_loss: Tensor
@@ -33,7 +33,7 @@ def ppo_loss(
     *,
     clip_range: float,
     clip_range_value: float | None,
-) -> tuple[Tensor, LossFigures]:
+) -> tuple[Tensor, LossMetrics]:
     """L = −E[min(ρÂ, clip(ρ, 1 ± ε)Â)] − c_H·E[H] + c_V·L_V with ρ = π(a|s)/π_old(a|s), L_V from :func:`value_loss`.
 
     Args:
@@ -62,8 +62,8 @@ def ppo_loss(
     with torch.no_grad():
         kl = (ratio - 1 - log_ratio).mean()  # Schulman's low-variance estimate, joschu.net/blog/kl-approx.html
         clipped = ((ratio - 1).abs() > clip_range).float().mean()
-    figures = (entropy_loss, policy_loss, value_error, kl, clipped, loss)
-    return loss, LossFigures(*(figure.detach() for figure in figures))
+    metrics = (entropy_loss, policy_loss, value_error, kl, clipped, loss)
+    return loss, LossMetrics(*(metric.detach() for metric in metrics))
 
 
 def value_loss(

@@ -22,13 +22,13 @@ _OF_A_TASK = (
     "_last_episode_starts",
     "ep_info_buffer",
     "ep_success_buffer",
-    "_lanes",
+    "_collector",
     "_captured",
 )
 """What an agent holds of the task in use alone; the rest, its optimizer too, serves all tasks."""
 
 
-class Turn:
+class TaskSlot:
     """One task's place among the others.
 
     Attributes:
@@ -51,7 +51,7 @@ class Turn:
         agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
         self.keep(agent)
 
-    def share_rollout(self, other: Turn) -> None:
+    def share_rollout(self, other: TaskSlot) -> None:
         """Use another task's storage if it fits: a rollout has been learned from before the next one begins."""
         mine, theirs = self._kept["action_space"], other._kept["action_space"]
         if type(mine) is type(theirs) and mine.shape == theirs.shape:
@@ -68,7 +68,7 @@ class Turn:
             setattr(agent, name, value)
 
 
-class Turns:
+class TaskSchedule:
     """All tasks of an agent that learns them at once; it is before one of them at a time."""
 
     def __init__(self, agent: ContinualPPO, tasks: Sequence[tuple[str, VecEnv, int]]) -> None:
@@ -82,56 +82,56 @@ class Turns:
             UserError: a task's observations do not fit the trunk.
         """
         self._agent = agent
-        self._turns = [Turn(agent, name, env, steps) for name, env, steps in tasks]
-        for turn in self._turns[1:]:
-            turn.share_rollout(self._turns[0])
-        self._in_use = self._turns[-1]
+        self._slots = [TaskSlot(agent, name, env, steps) for name, env, steps in tasks]
+        for slot in self._slots[1:]:
+            slot.share_rollout(self._slots[0])
+        self._in_use = self._slots[-1]
         self._in_use.put(agent)
         agent.policy.new_optimizer(agent.lr_schedule(1.0), agent.policy.task_names)
-        self.order = [turn for n in range(self._most_rollouts) for turn in self._turns if n < turn.rollouts]
+        self.order = [slot for n in range(self._most_rollouts) for slot in self._slots if n < slot.rollouts]
         self.use(self.order[0])
 
     @property
     def _most_rollouts(self) -> int:
-        return max(turn.rollouts for turn in self._turns)
+        return max(slot.rollouts for slot in self._slots)
 
     @property
     def done(self) -> int:
         """Rollouts learned from so far, of all tasks: the place in ``order``."""
         return self._agent.num_timesteps // (self._agent.n_steps * self._agent.n_envs)
 
-    def use(self, turn: Turn) -> None:
+    def use(self, slot: TaskSlot) -> None:
         """Put the agent before a task; where it got to with the last one is kept."""
         self._in_use.keep(self._agent)
-        turn.put(self._agent)
-        self._in_use = turn
+        slot.put(self._agent)
+        self._in_use = slot
 
     def each(self) -> Iterator[str]:
         """Put the agent before one task after the other, in the recipe's order, and then back; yields their names."""
         before = self._in_use
-        for turn in self._turns:
-            self.use(turn)
-            yield turn.name
+        for slot in self._slots:
+            self.use(slot)
+            yield slot.name
         self.use(before)
 
-    def take_up(self) -> None:
+    def resume(self) -> None:
         """Put the agent before the task whose turn it is; at the end before the one that was last."""
         self.use(self.order[min(self.done, len(self.order) - 1)])
 
 
-def learn_in_turns(agent: ContinualPPO, turns: Turns, callback: BaseCallback) -> None:
+def learn_interleaved(agent: ContinualPPO, schedule: TaskSchedule, callback: BaseCallback) -> None:
     """stable-baselines3's ``learn`` with the tasks in turn, a rollout and an update each, until all have had theirs.
 
     Schedules run once over the whole. A callback sees one training, as if there were one task. An agent that has taken
     some of the turns goes on with the next one.
     """
-    turns.take_up()
-    waiting = turns.order[turns.done :]
+    schedule.resume()
+    waiting = schedule.order[schedule.done :]
     total, callback = agent._setup_learn(agent.n_steps * agent.n_envs * len(waiting), callback, False)
     callback.on_training_start(locals(), globals())
-    for turn in waiting:
-        turns.use(turn)
-        if not _learn_from_one_rollout(agent, callback, turn.name, total):
+    for slot in waiting:
+        schedule.use(slot)
+        if not _learn_from_one_rollout(agent, callback, slot.name, total):
             return
     callback.on_training_end()
 

@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 
 from blip_rl.config import Precision, TrunkConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.precision import Compiled, products, rounded
+from blip_rl.learner.precision import Compiled, matmul_precision, rounded
 from blip_rl.learner.trunk import Modulation, Trunk
 
 
@@ -225,9 +225,9 @@ class ContinualPolicy(ActorCriticPolicy):
         return cast(Tensor, self.trunk(self.preprocess(observations)))
 
     @contextmanager
-    def precisely(self) -> Iterator[None]:
+    def matmul_precision(self) -> Iterator[None]:
         """A block in which products are as exact as this policy's precision says, forward and backward."""
-        with products(self._precision, self.device):
+        with matmul_precision(self._precision, self.device):
             yield
 
     def head(self, features: Tensor) -> Distribution:
@@ -250,7 +250,7 @@ class ContinualPolicy(ActorCriticPolicy):
         Raises:
             ValueError: the network gives values that are not finite.
         """
-        with torch.no_grad(), self.precisely():
+        with torch.no_grad(), self.matmul_precision():
             outputs = self.action_net(self.extract_features(torch.as_tensor(observations, device=self.device)))
             if not outputs.isfinite().all():  # torch's distributions look too, until torch.compile ends that for good
                 raise ValueError("its network gives values that are not finite")

@@ -14,15 +14,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from blip_rl.config import AgentConfig, ComputeConfig, PpoConfig
-from blip_rl.learner.base_ppo import FastPPO
+from blip_rl.learner.base_ppo import BasePPO
 from blip_rl.learner.policy import ContinualPolicy
-from blip_rl.learner.precision import be_exact
+from blip_rl.learner.precision import disable_tf32
 from blip_rl.learner.rollout import Rollout
 from blip_rl.learner.trunk import check_observations
 from blip_rl.methods.base import FinishedTask, Method, attached
 
 
-class ContinualPPO(FastPPO):
+class ContinualPPO(BasePPO):
     """PPO with a current task: its head, its environments, its games, and what protects the tasks before it."""
 
     def __init__(
@@ -54,7 +54,7 @@ class ContinualPPO(FastPPO):
             env,
             ppo=config.ppo,
             compute=compute,
-            **stable_baselines_numbers(config.ppo),
+            **stable_baselines_hyperparameters(config.ppo),
             policy_kwargs={
                 "trunk": config.trunk,
                 "optimizer_kwargs": {"eps": config.ppo.adam_epsilon},
@@ -65,7 +65,7 @@ class ContinualPPO(FastPPO):
             device=device,
             rollout_buffer_class=cast(Any, Rollout),
         )
-        be_exact(self.device)
+        disable_tf32(self.device)
         for name, action_space in known_tasks:
             self.policy.add_task(name, action_space)
         first = known_tasks[0][0] if known_tasks else task
@@ -83,7 +83,7 @@ class ContinualPPO(FastPPO):
         if task not in self.policy.task_names:
             self.policy.add_task(task, env.action_space)
         self.policy.use_task(task)
-        self.forget_recordings()
+        self.discard_captures()
         self.task_began_at = self.num_timesteps
         self.policy.new_optimizer(self._learning_rate_start)
         # Bounds may differ from task to task; set_env would refuse them.
@@ -142,12 +142,12 @@ class ContinualPPO(FastPPO):
         """Learn the task in use, or go on in its middle, with a method attached; it is detached also after an error."""
         with attached(method, self.policy.trunk, self.policy.optimizer, resume=resume):
             self.method = method
-            self.forget_recordings()
+            self.discard_captures()
             try:
                 yield
             finally:
                 self.method = Method()
-                self.forget_recordings()
+                self.discard_captures()
 
     def finished_task(self, samples: int, generator: torch.Generator) -> FinishedTask:
         """The task in use as a method sees it at its end, with observations from fresh rollouts."""
@@ -179,22 +179,22 @@ class ContinualPPO(FastPPO):
         return torch.from_numpy(kept)
 
 
-def stable_baselines_numbers(numbers: PpoConfig) -> dict[str, Any]:
+def stable_baselines_hyperparameters(ppo: PpoConfig) -> dict[str, Any]:
     """Return the keyword arguments of stable-baselines3's ``PPO``.
 
     It has no equivalent of ``value_loss = "max"`` and ``normalize_advantage = "rollout"``; they are left out.
     """
-    linear = numbers.learning_rate_schedule == "linear"
+    linear = ppo.learning_rate_schedule == "linear"
     return {
-        "learning_rate": (lambda left: left * numbers.learning_rate) if linear else numbers.learning_rate,
-        "n_steps": numbers.rollout_steps,
-        "batch_size": numbers.rollout_steps * numbers.environments // numbers.minibatches,
-        "n_epochs": numbers.epochs,
-        "gamma": numbers.discount,
-        "gae_lambda": numbers.gae_lambda,
-        "clip_range": numbers.clip_range,
-        "clip_range_vf": numbers.clip_range_value,
-        "ent_coef": numbers.entropy_coefficient,
-        "vf_coef": numbers.value_coefficient * numbers.value_loss_scale,
-        "max_grad_norm": numbers.max_gradient_norm,
+        "learning_rate": (lambda left: left * ppo.learning_rate) if linear else ppo.learning_rate,
+        "n_steps": ppo.rollout_steps,
+        "batch_size": ppo.rollout_steps * ppo.environments // ppo.minibatches,
+        "n_epochs": ppo.epochs,
+        "gamma": ppo.discount,
+        "gae_lambda": ppo.gae_lambda,
+        "clip_range": ppo.clip_range,
+        "clip_range_vf": ppo.clip_range_value,
+        "ent_coef": ppo.entropy_coefficient,
+        "vf_coef": ppo.value_coefficient * ppo.value_loss_scale,
+        "max_grad_norm": ppo.max_gradient_norm,
     }

@@ -16,7 +16,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def products(precision: Precision, device: torch.device) -> Iterator[None]:
+def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
     """Within the block, matrix products and convolutions of float32 tensors on CUDA are exact, or TF32 where asked for.
 
     TF32 keeps 10 bits behind the leading one instead of 23. torch's own default is TF32 for convolutions alone.
@@ -35,7 +35,7 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def be_exact(device: torch.device) -> None:
+def disable_tf32(device: torch.device) -> None:
     """From now on float32 means float32 on CUDA, outside of every block that says otherwise: also for a Fisher."""
     if device.type == "cuda":
         for module, name, value in _switches("float32"):

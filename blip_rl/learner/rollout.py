@@ -120,14 +120,14 @@ class Rollout:
             last_values: V of the observations after the last step, (n_envs,) or (n_envs, 1).
             dones: Whether the last step ended an episode, (n_envs,).
         """
-        goes_on = 1 - np.concatenate([self.episode_starts[1:], dones.astype(np.float32)[None]])
+        continues = 1 - np.concatenate([self.episode_starts[1:], dones.astype(np.float32)[None]])
         if self.device.type == "cpu":
             values, last = self.values.numpy(), last_values.numpy()
-            estimate = step_by_step(self.rewards, values, last, goes_on, self.gamma, self.gae_lambda)
+            estimate = step_by_step(self.rewards, values, last, continues, self.gamma, self.gae_lambda)
             self.advantages = torch.from_numpy(estimate)
         else:
             # The estimates stay where the network is; rewards and ends cross once, together.
-            rewards, going = torch.from_numpy(np.stack([self.rewards, goes_on])).to(self.device)
+            rewards, going = torch.from_numpy(np.stack([self.rewards, continues])).to(self.device)
             self.advantages = by_doubling(rewards, self.values, last_values, going, self.gamma, self.gae_lambda)
         self.returns = self.advantages + self.values
 

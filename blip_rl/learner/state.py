@@ -58,7 +58,7 @@ def put(agent: ContinualPPO, snapshot: Snapshot) -> None:
     tensors, values = snapshot.tensors, snapshot.values
     agent.policy.load_task_state({name[7:]: t for name, t in tensors.items() if name.startswith("policy.")})
     _fill_optimizer(agent.policy.optimizer, tensors)
-    agent.forget_recordings()  # the optimizer's state is in other tensors now
+    agent.discard_captures()  # the optimizer's state is in other tensors now
     agent.num_timesteps, agent._n_updates = int(values["steps"]), int(values["updates"])
     agent.task_began_at = int(values["task_began_at"])
     put_episodes(agent, values["episodes"])

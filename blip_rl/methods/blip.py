@@ -128,7 +128,7 @@ class Blip(FisherMethod):
         """Eq. 3 and 4: let the step land, clip to the interval, quantise, keep the remainder."""
         for p in self._parameters.values():
             if self.settings.quantize_forward:
-                bits.land_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
+                bits.project_and_quantize_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
             else:
                 torch.clamp(p.weight, p.low, p.high, out=p.weight)
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from blip_rl.config import NonNegativeFloat
-from blip_rl.core.penalty import Parabola
+from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, mean_entry, parameter_bytes
 
 _KINDS = ("fisher", "anchor", "slope")
@@ -40,7 +40,7 @@ class Ewc(FisherMethod):
         """Take the fields of :class:`EwcSettings` as keywords: ``Ewc(strength=80.6)``."""
         super().__init__(**settings)
         self.tasks_seen = 0
-        self._penalty = Parabola()  # over strength
+        self._penalty = QuadraticPenalty()  # over strength
 
     def start_task(self, trunk: nn.Module) -> None:
         """Bring what is remembered to the trunk's device and layout.
@@ -55,14 +55,14 @@ class Ewc(FisherMethod):
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Add the penalty's gradient."""
         if self.tasks_seen and parameter.grad is not None:
-            parameter.grad.add_(self._penalty.pull(name, parameter), alpha=self.settings.strength)
+            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Write the same parabola around the newest weights, and add the new task's, which has its minimum there."""
         fisher, weights = finished.fisher(self.settings.fisher_expectation), finished.weights()
-        earlier = self._penalty if self.tasks_seen else Parabola.flat(weights, *_KINDS)
-        moved = earlier.rewritten(weights)
+        earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
+        moved = earlier.recentre(weights)
         self._penalty = moved.plus(fisher)
         self.tasks_seen += 1
         return {"penalty": self.settings.strength * moved.height, "mean_fisher": mean_entry(fisher)}
@@ -78,5 +78,5 @@ class Ewc(FisherMethod):
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""
-        self._penalty = Parabola.from_saved(state.tensors, *_KINDS, height=float(state.values["height"]))
+        self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS, height=float(state.values["height"]))
         self.tasks_seen = int(state.values["tasks_seen"])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from blip_rl.config import Fraction, NonNegativeFloat
-from blip_rl.core.penalty import Parabola
+from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, mean_entry, parameter_bytes
 
 _KINDS = ("fisher", "anchor")
@@ -38,7 +38,7 @@ class EwcOnline(FisherMethod):
         """Take the fields of :class:`EwcOnlineSettings` as keywords: ``EwcOnline(strength=80.6, gamma=0.9)``."""
         super().__init__(**settings)
         self.tasks_seen = 0
-        self._penalty = Parabola()  # over strength
+        self._penalty = QuadraticPenalty()  # over strength
 
     def start_task(self, trunk: nn.Module) -> None:
         """Bring the Fisher and the anchor to the trunk's device and layout.
@@ -53,14 +53,14 @@ class EwcOnline(FisherMethod):
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """∂penalty/∂θ = strength · F · (θ − θ*)."""
         if self.tasks_seen and parameter.grad is not None:
-            parameter.grad.add_(self._penalty.pull(name, parameter), alpha=self.settings.strength)
+            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """F ← gamma · F + F_k and θ* ← θ*_k, where the penalty is 0."""
         fisher, weights = finished.fisher(self.settings.fisher_expectation), finished.weights()
-        earlier = self._penalty if self.tasks_seen else Parabola.flat(weights, *_KINDS)
-        self._penalty = earlier.centred(weights).plus(fisher, keep=self.settings.gamma)
+        earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
+        self._penalty = earlier.reset(weights).plus(fisher, keep=self.settings.gamma)
         self.tasks_seen += 1
         return {"penalty": self.settings.strength * earlier.at(weights), "mean_fisher": mean_entry(fisher)}
 
@@ -75,5 +75,5 @@ class EwcOnline(FisherMethod):
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""
-        self._penalty = Parabola.from_saved(state.tensors, *_KINDS)
+        self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS)
         self.tasks_seen = int(state.values["tasks_seen"])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from blip_rl.config import NonNegativeFloat, Settings
-from blip_rl.core.penalty import Parabola
+from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.methods.base import FinishedTask, Method, MethodState, parameter_bytes
 
 
@@ -32,7 +32,7 @@ class L2(Method):
     def __init__(self, **settings: Any) -> None:
         """Take the fields of :class:`L2Settings` as keywords: ``L2(strength=10)``."""
         super().__init__(**settings)
-        self._penalty = Parabola()  # over strength; without an anchor before the first task has ended
+        self._penalty = QuadraticPenalty()  # over strength; without an anchor before the first task has ended
 
     def start_task(self, trunk: nn.Module) -> None:
         """Bring the anchor to the trunk's device and layout.
@@ -47,13 +47,13 @@ class L2(Method):
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """∂penalty/∂θ = strength · (θ − θ*)."""
         if self._penalty.anchor and parameter.grad is not None:
-            parameter.grad.add_(self._penalty.pull(name, parameter), alpha=self.settings.strength)
+            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Remember the weights as they are."""
         weights = finished.weights()
         penalty = self._penalty.at(weights) if self._penalty.anchor else 0.0
-        self._penalty = self._penalty.centred(weights)
+        self._penalty = self._penalty.reset(weights)
         return {"penalty": self.settings.strength * penalty}
 
     def state(self) -> MethodState:
@@ -66,4 +66,4 @@ class L2(Method):
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""
-        self._penalty = Parabola.from_saved(state.tensors, "anchor")
+        self._penalty = QuadraticPenalty.from_saved(state.tensors, "anchor")

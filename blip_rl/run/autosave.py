@@ -98,4 +98,4 @@ def played_games(agent: ContinualPPO, seed: int) -> PlayedGames:
     while env is not None and not isinstance(env, RecordedVecEnv):  # below what stable-baselines3 puts around it
         env = getattr(env, "venv", None)
     assert env is not None, "training environments are recorded"
-    return PlayedGames(seed, env.played(), state.episodes(agent))
+    return PlayedGames(seed, env.action_log(), state.episodes(agent))

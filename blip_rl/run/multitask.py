@@ -9,7 +9,7 @@ from typing import cast
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.learner import state
-from blip_rl.learner.multitask import Turns, learn_in_turns
+from blip_rl.learner.multitask import TaskSchedule, learn_interleaved
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.autosave import Autosave, played_games
 from blip_rl.run.context import RunContext, games_seed, training_seed
@@ -45,9 +45,9 @@ class MultitaskCallback(TrainingCallback):
 class MultitaskAutosave(Autosave):
     """Saves a training of all tasks at once, the games of every task among it."""
 
-    def __init__(self, run: RunContext, turns: Turns, seeds: list[int], *, resumed: bool = False) -> None:
+    def __init__(self, run: RunContext, schedule: TaskSchedule, seeds: list[int], *, resumed: bool = False) -> None:
         super().__init__(run, len(run.config.tasks), seeds[0], resumed=resumed)
-        self._turns, self._seeds = turns, seeds
+        self._schedule, self._seeds = schedule, seeds
 
     @property
     def plasticity_task(self) -> str:
@@ -56,12 +56,12 @@ class MultitaskAutosave(Autosave):
 
     def _restart_games(self) -> None:
         """Every task's as if it were learned alone."""
-        for number, _ in enumerate(self._turns.each(), start=1):
+        for number, _ in enumerate(self._schedule.each(), start=1):
             self._seeds[number - 1] = games_seed(self._run.config.seed, number, self._agent.num_timesteps)
             self._agent.restart_games(self._seeds[number - 1])
 
     def _played_games(self) -> list[PlayedGames]:
-        return [played_games(self._agent, seed) for seed, _ in zip(self._seeds, self._turns.each(), strict=True)]
+        return [played_games(self._agent, seed) for seed, _ in zip(self._seeds, self._schedule.each(), strict=True)]
 
 
 @contextmanager
@@ -88,36 +88,36 @@ def multitask_training(run: RunContext, saved: RunSnapshot | None) -> Iterator[C
         agent.set_logger(run.logger)
         envs[0].seed(training_seed(run.config.seed, 1))  # building the agent has reseeded them
         run.agent = agent
-        turns = Turns(agent, [(task.name, env, task.steps) for task, env in zip(tasks, envs, strict=True)])
-        _learn(run, turns, saved)
+        schedule = TaskSchedule(agent, [(task.name, env, task.steps) for task, env in zip(tasks, envs, strict=True)])
+        _learn(run, schedule, saved)
         yield agent
 
 
-def _learn(run: RunContext, turns: Turns, saved: RunSnapshot | None) -> None:
-    autosave = _restore(run, turns, saved) if saved else _begin(run, turns)
+def _learn(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot | None) -> None:
+    autosave = _restore(run, schedule, saved) if saved else _begin(run, schedule)
     agent = cast(ContinualPPO, run.agent)
     with agent.protected_by(run.method, resume=autosave.resumed):
         if saved is not None and saved.phase == "learned":
             return
         callback = MultitaskCallback(run.config, len(run.config.tasks), run.scores, run.method, run.console, autosave)
         try:
-            learn_in_turns(agent, turns, callback)
+            learn_interleaved(agent, schedule, callback)
         finally:
             callback.close()
     autosave.save_learned()
 
 
-def _begin(run: RunContext, turns: Turns) -> MultitaskAutosave:
+def _begin(run: RunContext, schedule: TaskSchedule) -> MultitaskAutosave:
     seeds = [training_seed(run.config.seed, stage) for stage, _ in enumerate(run.config.tasks, start=1)]
-    return MultitaskAutosave(run, turns, seeds)
+    return MultitaskAutosave(run, schedule, seeds)
 
 
-def _restore(run: RunContext, turns: Turns, saved: RunSnapshot) -> MultitaskAutosave:
+def _restore(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot) -> MultitaskAutosave:
     """Put every task's games where a snapshot has them, and the agent before the task whose turn it is."""
     agent = cast(ContinualPPO, run.agent)
     with restored(run, saved, run.config.tasks[0].name):
-        for played, _ in zip(saved.games, turns.each(), strict=True):
+        for played, _ in zip(saved.games, schedule.each(), strict=True):
             agent.replay_games(played.seed, played.actions)
             state.put_episodes(agent, played.episodes)
-        turns.take_up()
-    return MultitaskAutosave(run, turns, [played.seed for played in saved.games], resumed=True)
+        schedule.resume()
+    return MultitaskAutosave(run, schedule, [played.seed for played in saved.games], resumed=True)

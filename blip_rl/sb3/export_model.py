@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from blip_rl.config import PpoConfig
 from blip_rl.learner.policy import ContinualPolicy, TaskModule
-from blip_rl.learner.ppo import stable_baselines_numbers
+from blip_rl.learner.ppo import stable_baselines_hyperparameters
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -100,7 +100,7 @@ def plain_ppo(
 
 
 def _untrained(ppo: PpoConfig) -> PPO:
-    numbers = stable_baselines_numbers(ppo)
+    numbers = stable_baselines_hyperparameters(ppo)
     if ppo.learning_rate_schedule == "linear":  # the schedule of training is a closure, which a zip cannot hold
         numbers["learning_rate"] = LinearSchedule(ppo.learning_rate, 0.0, 1.0)
     return PPO("MlpPolicy", cast(Any, None), **numbers, device="cpu", _init_setup_model=False)

@@ -52,7 +52,7 @@ class RecordedVecEnv(VecEnvWrapper):
         """Return what the group's decision led to."""
         return self._grouped.step_group_wait(group)
 
-    def played(self) -> npt.NDArray[Any]:
+    def action_log(self) -> npt.NDArray[Any]:
         """All actions since the last reset, (steps, num_envs, ...); whole numbers in as few bytes as hold them.
 
         Raises:

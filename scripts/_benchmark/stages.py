@@ -19,8 +19,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from _benchmark.contestants import Contestant, Lap, synchronise
 from blip_rl.config import RunConfig
-from blip_rl.learner.collector import Lane, Staging
-from blip_rl.learner.cuda_graph import Recording, can_record
+from blip_rl.learner.collector import GroupActor, StagingBuffer
+from blip_rl.learner.cuda_graph import CapturedFunction, can_capture
 from blip_rl.learner.distributions import sample
 from blip_rl.tasks.make import make_training_env
 
@@ -49,7 +49,7 @@ class Stages:
         self.env.reset()
         self._frames = [self.env.step(self._actions[0])[0] for _ in range(_BATCHES)]
         self._device = self.plain.agent.device
-        self._chosen = _recorded_policy(self) if can_record(self._device) else _plain_policy(self)
+        self._chosen = _recorded_policy(self) if can_capture(self._device) else _plain_policy(self)
 
     @property
     def first_frames(self) -> np.ndarray:
@@ -64,7 +64,7 @@ class Stages:
         """Copy a batch of frames to the network, ask the policy, bring the actions back."""
         policy = self.plain.agent.policy
         policy.set_training_mode(False)
-        with policy.precisely():
+        with policy.matmul_precision():
             return self._lap(updates, lambda step: self._chosen(self._frames[step % _BATCHES]).cpu().numpy())
 
     def _lap(self, updates: int, function: Callable[[int], object]) -> Lap:
@@ -93,8 +93,8 @@ def _plain_policy(stages: Stages) -> Callable[[np.ndarray], torch.Tensor]:
 def _recorded_policy(stages: Stages) -> Callable[[np.ndarray], torch.Tensor]:
     """Frames → actions by a CUDA graph, the quickest there is."""
     policy = stages.plain.agent.policy
-    staging = Staging(len(stages.first_frames), policy.observation_space, policy.device)
-    recording = Recording(lambda: sample(policy, staging.tensor), policy.device)
+    staging = StagingBuffer(len(stages.first_frames), policy.observation_space, policy.device)
+    recording = CapturedFunction(lambda: sample(policy, staging.tensor), policy.device)
 
     def choose(observations: np.ndarray) -> torch.Tensor:
         staging.put(observations)
@@ -134,7 +134,7 @@ def shares(contestant: Contestant, updates: int) -> dict[str, float]:
     seconds: dict[str, float] = defaultdict(float)
     method = contestant.method
     grouped = "group_" if hasattr(agent.env, "step_group_wait") else ""
-    asked = (agent.policy, "forward") if method is None else (Lane, "choose")
+    asked = (agent.policy, "forward") if method is None else (GroupActor, "choose")
     with (
         timed(agent.env, f"step_{grouped}async", seconds, "emulator"),
         timed(agent.env, f"step_{grouped}wait", seconds, "emulator"),

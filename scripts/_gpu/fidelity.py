@@ -47,7 +47,7 @@ def compare_paths(contestant: Contestant, updates: int) -> dict[str, Any]:
     """
     agent, method = contestant.agent, contestant.method
     agent._compute = ComputeConfig(capture="off")
-    agent.forget_recordings()
+    agent.discard_captures()
     contestant.learn(1)
     start, state = take(agent), method.state()
     rollouts = _record_rollouts(contestant, updates)
@@ -98,7 +98,7 @@ def _replay(
             agent.train()
             losses.append(float(agent.logger.name_to_value["train/loss"]))
         captured = agent._captured
-        recorded = captured is not None and captured._recording._graph is not None
+        recorded = captured is not None and captured._function._graph is not None
     weights = {name: value.detach().cpu().clone() for name, value in agent.policy.task_state().items()}
     return weights, losses, recorded
 

@@ -40,7 +40,7 @@ class Variant:
         agent = contestant.agent
         agent._compute = ComputeConfig(capture=self.capture, precision=self.precision)  # type: ignore[arg-type]
         agent.policy._precision = self.precision
-        agent.forget_recordings()
+        agent.discard_captures()
         torch.set_num_threads(self.threads)
 
     def __str__(self) -> str:

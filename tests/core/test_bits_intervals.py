@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blip_rl.core import bits, landing
+from blip_rl.core import bits, projection
 
 BOUNDS = [1.0, 0.75, 6 / math.sqrt(18), 6 / math.sqrt(577), 6 / math.sqrt(6272)]
 
@@ -138,7 +138,7 @@ def test_a_nested_centre_stays_where_no_bits_grow_and_is_the_quantised_weight_aw
         assert (moved == 0).float().mean() > 0.5
 
 
-# --- land_
+# --- project_and_quantize_
 
 
 @pytest.mark.parametrize("total_bits", [4, 8, 20, 22])
@@ -158,7 +158,7 @@ def test_landing_in_place_equals_the_plain_composition_to_the_bit(shape, bound, 
         plain_weight = bits.quantize(landed, total_bits, bound)
         plain_remainder = landed - plain_weight
         weight.add_(step)
-        bits.land_(weight, remainder, low, high, bound, total_bits)
+        bits.project_and_quantize_(weight, remainder, low, high, bound, total_bits)
         assert torch.equal(weight, plain_weight)
         assert torch.equal(remainder, plain_remainder)
     assert weight.stride() == centre.stride()
@@ -169,7 +169,7 @@ def test_landing_in_place_equals_the_plain_composition_to_the_bit(shape, bound, 
 @pytest.mark.parametrize("shape", [(7, 3), (12, 5, 3, 3), (2, 1000)])
 def test_landing_in_pieces_equals_landing_at_once_to_the_bit(shape, dtype, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(landing, "CACHED", 40)
+    monkeypatch.setattr(projection, "CACHED", 40)
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     bound = 6 / 7
     frozen = torch.randint(0, 4, shape)
@@ -179,10 +179,10 @@ def test_landing_in_pieces_equals_landing_at_once_to_the_bit(shape, dtype, threa
     for _ in range(30):
         step = torch.randn(shape, dtype=dtype) * bound * 2.0 ** torch.randint(-23, 0, ())
         for (weight, remainder), large in ((whole, 10**9), (pieces, 1)):
-            monkeypatch.setattr(landing, "LARGE", large)
-            assert landing.worth_pieces(weight) == (large == 1)
+            monkeypatch.setattr(projection, "LARGE", large)
+            assert projection.worth_blocks(weight) == (large == 1)
             weight.add_(step)
-            bits.land_(weight, remainder, low, high, bound, bits.TOTAL_BITS)
+            bits.project_and_quantize_(weight, remainder, low, high, bound, bits.TOTAL_BITS)
         assert torch.equal(whole[0], pieces[0])
         assert torch.equal(whole[1], pieces[1])
     assert pieces[0].stride() == centre.stride()
@@ -195,7 +195,7 @@ def test_an_error_in_a_thread_is_not_lost():
             raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        landing._at_once(fail, 2)
+        projection._at_once(fail, 2)
 
 
 def test_landing_keeps_steps_below_the_grid():
@@ -204,6 +204,6 @@ def test_landing_keeps_steps_below_the_grid():
     low, high = bits.interval(weight, 0, 1.0, total_bits=4)
     for _ in range(100):
         weight.add_(2.0**-4 / 100)
-        bits.land_(weight, remainder, low, high, 1.0, 4)
+        bits.project_and_quantize_(weight, remainder, low, high, 1.0, 4)
     assert weight.item() == 2.0**-4
     assert remainder.abs().item() < 1e-12

@@ -1,10 +1,10 @@
-"""One parabola against the sum it stands for, written out term by term in float64, with its gradient from autograd."""
+"""One penalty against the sum it stands for, written out term by term in float64, with its gradient from autograd."""
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
-from blip_rl.core.penalty import Parabola
+from blip_rl.core.penalty import QuadraticPenalty
 
 ALL = ("fisher", "anchor", "slope")
 SHAPES = {"weight": (3, 4), "bias": (3,), "conv": (2, 3, 2, 2)}
@@ -32,17 +32,17 @@ def written_out(terms, weights):
 
 
 def the_sum(terms):
-    """The same as one parabola, as a method builds it up."""
-    parabola = Parabola.flat(terms[0][0], *ALL)
+    """The same as one penalty, as a method builds it up."""
+    penalty = QuadraticPenalty.flat(terms[0][0], *ALL)
     for anchor, fisher in terms:
-        parabola = parabola.rewritten(anchor).plus(fisher)
-    return parabola
+        penalty = penalty.recentre(anchor).plus(fisher)
+    return penalty
 
 
-def assert_is(parabola, weights, value, gradients):
-    assert parabola.at(weights) == pytest.approx(value, rel=1e-5)
+def assert_is(penalty, weights, value, gradients):
+    assert penalty.at(weights) == pytest.approx(value, rel=1e-5)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(parabola.pull(name, weights[name]).double(), gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(penalty.gradient(name, weights[name]).double(), gradient, rtol=1e-4, atol=1e-5)
 
 
 def same(one, other):
@@ -63,71 +63,75 @@ def test_the_height_is_the_sum_at_the_newest_anchor():
 
 def test_rewriting_changes_the_anchor_and_nothing_else():
     before, elsewhere, weights = the_sum(terms()), drawn(8), drawn(9)
-    after = before.rewritten(elsewhere)
+    after = before.recentre(elsewhere)
     assert same(after.anchor, elsewhere)
-    assert_is(after, weights, before.at(weights), {name: before.pull(name, w).double() for name, w in weights.items()})
+    assert_is(
+        after, weights, before.at(weights), {name: before.gradient(name, w).double() for name, w in weights.items()}
+    )
 
 
 def test_a_centred_one_is_as_steep_with_its_minimum_at_these_weights():
     before, minimum, weights = the_sum(terms()), drawn(8), drawn(9)
-    after = before.centred(minimum)
+    after = before.reset(minimum)
     assert after.at(minimum) == after.height == 0.0
-    assert not any(after.pull(name, weight).any() for name, weight in minimum.items())
+    assert not any(after.gradient(name, weight).any() for name, weight in minimum.items())
     assert_is(after, weights, *written_out([(minimum, before.fisher)], weights))
 
 
 def test_only_a_share_of_the_earlier_fisher_may_be_kept():
     (anchor, first), (_, second) = terms(2)
-    found = Parabola(anchor, first).plus(second, keep=0.25)
+    found = QuadraticPenalty(anchor, first).plus(second, keep=0.25)
     weights = drawn(7)
     assert_is(found, weights, *written_out([(anchor, {n: 0.25 * first[n] + second[n] for n in first})], weights))
 
 
 def test_without_a_fisher_every_weight_is_held_alike():
     anchor, weights = drawn(1), drawn(2)
-    found = Parabola().centred(anchor)
+    found = QuadraticPenalty().reset(anchor)
     assert_is(found, weights, *written_out([(anchor, {n: torch.ones_like(w) for n, w in anchor.items()})], weights))
     with pytest.raises(ValueError, match="keeps no Fisher has 1 everywhere"):
         found.plus(a_fisher(3))
 
 
 def test_nothing_is_changed_in_place():
-    """Neither the parabola that another is made from, nor what it was given; and later weights do not reach it."""
+    """Neither the penalty that another is made from, nor what it was given; and later weights do not reach it."""
     before, weights, fisher = the_sum(terms()), drawn(8), a_fisher(9)
     tensors, given = before.tensors(), {name: w.clone() for name, w in weights.items()}
-    made = before.rewritten(weights).plus(fisher), before.centred(weights)
-    made[0].pull("weight", weights["weight"]).add_(1.0)
+    made = before.recentre(weights).plus(fisher), before.reset(weights)
+    made[0].gradient("weight", weights["weight"]).add_(1.0)
     before.at(weights)
     assert same(before.tensors(), tensors)
     assert same(weights, given)
     assert same(fisher, a_fisher(9))
     for weight in weights.values():
         weight.add_(1.0)
-    assert all(same(parabola.anchor, given) for parabola in made)
+    assert all(same(penalty.anchor, given) for penalty in made)
 
 
 @pytest.mark.parametrize("kinds", [ALL, ("fisher", "anchor"), ("anchor",)])
 def test_it_keeps_what_it_was_made_with_and_comes_back_from_a_file(kinds):
-    flat = Parabola.flat(drawn(0), *kinds)
+    flat = QuadraticPenalty.flat(drawn(0), *kinds)
     assert set(flat.tensors()) == {f"{name}.{kind}" for name in SHAPES for kind in kinds}
     assert not any(tensor.any() for tensor in flat.tensors().values())
-    full = Parabola(*(drawn(k) if kind in kinds else None for k, kind in enumerate(("anchor", "fisher", "slope"))), 2.5)
-    loaded = Parabola.from_saved(load(save(full.tensors())), *kinds, height=2.5)
+    full = QuadraticPenalty(
+        *(drawn(k) if kind in kinds else None for k, kind in enumerate(("anchor", "fisher", "slope"))), 2.5
+    )
+    loaded = QuadraticPenalty.from_saved(load(save(full.tensors())), *kinds, height=2.5)
     assert same(loaded.tensors(), full.tensors())
     weights = drawn(7)
     assert loaded.at(weights) == full.at(weights)
-    assert all(torch.equal(loaded.pull(name, w), full.pull(name, w)) for name, w in weights.items())
+    assert all(torch.equal(loaded.gradient(name, w), full.gradient(name, w)) for name, w in weights.items())
 
 
 def test_one_that_remembers_nothing_saves_nothing():
-    assert Parabola().tensors() == Parabola.from_saved({}, *ALL).tensors() == {}
+    assert QuadraticPenalty().tensors() == QuadraticPenalty.from_saved({}, *ALL).tensors() == {}
 
 
 def test_tensors_are_copies():
-    parabola = the_sum(terms())
-    for tensor in parabola.tensors().values():
+    penalty = the_sum(terms())
+    for tensor in penalty.tensors().values():
         tensor.fill_(float("nan"))
-    assert all(torch.isfinite(tensor).all() for tensor in parabola.tensors().values())
+    assert all(torch.isfinite(tensor).all() for tensor in penalty.tensors().values())
 
 
 def test_it_takes_the_layout_of_a_network_and_refuses_another():
@@ -142,8 +146,8 @@ def test_it_takes_the_layout_of_a_network_and_refuses_another():
         assert not kept["conv"].requires_grad
     with pytest.raises(ValueError, match=r"the saved state has no 'more\.fisher'"):
         before.fitted(parameters | {"more": torch.zeros(2)})
-    lacking = Parabola(before.anchor, before.fisher, {"weight": before.slope["weight"]})
+    lacking = QuadraticPenalty(before.anchor, before.fisher, {"weight": before.slope["weight"]})
     with pytest.raises(ValueError, match=r"the saved state has no 'bias\.slope'"):
         lacking.fitted(parameters)
     with pytest.raises(ValueError, match=r"state for 'weight\.slope', expected only fisher, anchor: .* another method"):
-        Parabola.from_saved(before.tensors(), "fisher", "anchor")
+        QuadraticPenalty.from_saved(before.tensors(), "fisher", "anchor")

@@ -101,4 +101,4 @@ def acted_out(patch, recording, failing=False):
     )
     Tape.made = []
     patch.setattr(recording, "torch", SimpleNamespace(**{**vars(torch), "cuda": cuda}))
-    patch.setattr(recording, "can_record", lambda device: True)
+    patch.setattr(recording, "can_capture", lambda device: True)

@@ -204,9 +204,9 @@ def test_a_state_that_does_not_fit_is_refused():
 @pytest.mark.parametrize("name", ["blip", "clear"])
 def test_learning_apart_is_recorded_whatever_the_method(name, monkeypatch):
     acted_out(monkeypatch, cuda_graph)
-    monkeypatch.setattr(base_ppo, "can_record", lambda device: True)
-    lanes = base_ppo.Lanes
-    monkeypatch.setattr(base_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
+    monkeypatch.setattr(base_ppo, "can_capture", lambda device: True)
+    collector = base_ppo.Collector
+    monkeypatch.setattr(base_ppo, "Collector", lambda env, policy, capture: collector(env, policy, capture=False))
     learned = []
     for capture in ("off", "auto"):
         torch.manual_seed(0)

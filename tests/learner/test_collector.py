@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from blip_rl.config import AtariConfig, TaskConfig
-from blip_rl.learner.distributions import judge
+from blip_rl.learner.distributions import evaluate_actions
 from blip_rl.tasks.groups import GroupedVecEnv
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.recorded import RecordedVecEnv
@@ -45,17 +45,17 @@ def test_a_rollout_of_two_groups_is_what_its_games_showed(count):
         observations, rewards, starts, _ = plain.step(rollout.actions[step].numpy())
         np.testing.assert_array_equal(rollout.rewards[step], rewards)
     np.testing.assert_array_equal(model._last_obs, observations)
-    values, log_probs, _ = judge(model.policy, rollout.all_observations(), rollout.actions.flatten())
+    values, log_probs, _ = evaluate_actions(model.policy, rollout.all_observations(), rollout.actions.flatten())
     torch.testing.assert_close(rollout.values.flatten(), values, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_played_in_turn_is_found_again():
     model, other = collected(2), agent(env=cartpoles(1), environments=3, minibatches=4)
-    other.replay_games(3, model.env.played())
+    other.replay_games(3, model.env.action_log())
     np.testing.assert_array_equal(other._last_obs, model._last_obs)
     np.testing.assert_array_equal(other._last_episode_starts, model._last_episode_starts)
-    assert len(model.env.played()) == 32
+    assert len(model.env.action_log()) == 32
 
 
 class Told(DummyVecEnv):

@@ -8,9 +8,9 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 
 from blip_rl.learner import base_ppo, cuda_graph
-from blip_rl.learner.cuda_graph import Recording
-from blip_rl.learner.distributions import judge, sample
-from blip_rl.learner.multitask import Turns, learn_in_turns
+from blip_rl.learner.cuda_graph import CapturedFunction
+from blip_rl.learner.distributions import evaluate_actions, sample
+from blip_rl.learner.multitask import TaskSchedule, learn_interleaved
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.rollout import Rollout
 from blip_rl.methods import load_method, method_names
@@ -55,9 +55,9 @@ def learn(model, rollouts):
 def records(monkeypatch):
     """Updates are recorded, on tape; actions are chosen as ever, so that rollouts are the same."""
     acted_out(monkeypatch, cuda_graph)
-    monkeypatch.setattr(base_ppo, "can_record", lambda device: True)
-    lanes = base_ppo.Lanes
-    monkeypatch.setattr(base_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
+    monkeypatch.setattr(base_ppo, "can_capture", lambda device: True)
+    collector = base_ppo.Collector
+    monkeypatch.setattr(base_ppo, "Collector", lambda env, policy, capture: collector(env, policy, capture=False))
 
 
 def two_tasks(kind, method, **compute):
@@ -165,10 +165,10 @@ def test_tasks_in_turn_are_recorded_each_for_itself(records):
     def learned(capture):
         envs = [cartpole(), cartpole(mix=2)]
         model = agent(env=envs[0], compute={"capture": capture}, modulation=True)
-        turns = Turns(model, [("a", envs[0], 4 * ROLLOUT), ("b", envs[1], 4 * ROLLOUT)])
+        schedule = TaskSchedule(model, [("a", envs[0], 4 * ROLLOUT), ("b", envs[1], 4 * ROLLOUT)])
         model.set_logger(configure(None, []))
         with model.protected_by(Multitask()):
-            learn_in_turns(model, turns, CallbackList([]))
+            learn_interleaved(model, schedule, CallbackList([]))
         return weights(model.policy)
 
     plain = learned("off")
@@ -187,7 +187,7 @@ def test_a_recording_runs_as_it_is_first_and_never_asks_python_again(monkeypatch
         asked.append(None)
         return total.add_(1) * 2
 
-    piece = Recording(work, torch.device("cpu"))
+    piece = CapturedFunction(work, torch.device("cpu"))
     assert [piece.run().item() for _ in range(7)] == [2, 4, 6, 8, 10, 12, 14]
     assert len(asked) == 4, "three runs and the recording, which itself adds nothing"
 
@@ -209,7 +209,7 @@ def test_what_blip_does_after_a_step_never_looks_into_a_tensor(quantize_forward)
 
 def staged(monkeypatch, env, **compute):
     acted_out(monkeypatch, cuda_graph)
-    monkeypatch.setattr(base_ppo, "can_record", lambda device: True)
+    monkeypatch.setattr(base_ppo, "can_capture", lambda device: True)
     return agent(env=env, compute=compute)
 
 
@@ -224,7 +224,7 @@ def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, monkeypatch
     states, actions = rollout.all_observations(), rollout.actions.flatten(0, 1)
     np.testing.assert_array_equal(states[: len(shown)].numpy(), shown)
     assert len(states.unique(dim=0)) == ROLLOUT or kind != "frames"
-    values, log_probs, _ = judge(model.policy, states, actions)
+    values, log_probs, _ = evaluate_actions(model.policy, states, actions)
     torch.testing.assert_close(rollout.values.flatten(), values, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-5, atol=1e-6)
     assert len(actions.unique(dim=0)) > 1
@@ -258,7 +258,7 @@ def test_continuous_actions_are_drawn_as_widely_as_the_policy_says():
 def test_judging_unchecked_is_what_stable_baselines3_computes(kind):
     model = learn(agent(env=ENVIRONMENTS[kind](), modulation=True), 1)
     batch = next(model.rollout_buffer.minibatches(16))
-    found = judge(model.policy, batch.observations, batch.actions)
+    found = evaluate_actions(model.policy, batch.observations, batch.actions)
     values, log_probs, entropy = model.policy.evaluate_actions(batch.observations, batch.actions)
     for mine, theirs in zip(found, (values.flatten(), log_probs, entropy), strict=True):
         assert torch.equal(mine, theirs)

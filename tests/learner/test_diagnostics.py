@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from blip_rl.learner import ppo
-from blip_rl.learner.diagnostics import UpdateFigures
-from blip_rl.learner.loss import LossFigures
+from blip_rl.learner.diagnostics import UpdateMetrics
+from blip_rl.learner.loss import LossMetrics
 from blip_rl.methods.base import Method
 from tests.learner.small_agents import ROLLOUT, agent, cartpole, learn
 
@@ -89,7 +89,7 @@ def test_an_infinite_divergence_alone_is_no_reason_to_stop():
     """approx_kl of a ratio that is clipped: only a figure to look at."""
     model = agent(env=cartpole())
     zero, endless = torch.zeros(()), torch.tensor(math.inf)
-    losses = LossFigures(zero, zero, zero, endless, zero, zero)
-    model._check_finite([UpdateFigures(losses, None, torch.ones(()))])
+    losses = LossMetrics(zero, zero, zero, endless, zero, zero)
+    model._check_finite([UpdateMetrics(losses, None, torch.ones(()))])
     with pytest.raises(FloatingPointError, match="gradient's norm"):
-        model._check_finite([UpdateFigures(losses, None, endless)])
+        model._check_finite([UpdateMetrics(losses, None, endless)])

@@ -12,10 +12,10 @@ from stable_baselines3.common.callbacks import CallbackList
 from blip_rl.config import DistilConfig
 from blip_rl.learner import state as snapshot
 from blip_rl.learner.apart import LearnApart
-from blip_rl.learner.collector import Staging
+from blip_rl.learner.collector import StagingBuffer
 from blip_rl.learner.distil import distil
-from blip_rl.learner.distributions import judge
-from blip_rl.learner.precision import products
+from blip_rl.learner.distributions import evaluate_actions
+from blip_rl.learner.precision import matmul_precision
 from blip_rl.methods import make_method, method_names
 from blip_rl.methods.base import MethodState
 from blip_rl.methods.blip import Blip
@@ -72,7 +72,7 @@ def test_recorded_updates_are_the_plain_ones(kind, method):
                 model.train()
             assert (model._captured is not None) == (capture == "auto")
             if capture == "auto":
-                assert model._captured._recording._graph is not None, "nothing was recorded"
+                assert model._captured._function._graph is not None, "nothing was recorded"
         after.append(weights(model.policy))
     for name, value in after[0].items():
         moved = (value - start[name]).abs().max()
@@ -89,10 +89,10 @@ def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, groups):
         model.learn_task(3 * 16 * env.num_envs, CallbackList([]))
         model.train = lambda: None
         model.learn_task(16 * env.num_envs, CallbackList([]))
-        assert all(lane._recording._graph is not None for lane in model._lanes._lanes)
+        assert all(actor._captured._graph is not None for actor in model._collector._actors)
     rollout = model.rollout_buffer
-    with torch.no_grad(), model.policy.precisely():
-        values, log_probs, _ = judge(model.policy, rollout.all_observations(), rollout.actions.flatten(0, 1))
+    with torch.no_grad(), model.policy.matmul_precision():
+        values, log_probs, _ = evaluate_actions(model.policy, rollout.all_observations(), rollout.actions.flatten(0, 1))
     torch.testing.assert_close(rollout.values.flatten(), values, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-4, atol=1e-5)
     assert len(rollout.actions.flatten(0, 1).unique(dim=0)) > 1
@@ -115,9 +115,9 @@ def test_two_tasks_are_learned_the_same_at_every_run(method):
 def test_coarser_products_come_close(precision):
     model = gpu_agent("frames", precision=precision)
     frames = torch.randint(0, 256, (8, 4, 84, 84), dtype=torch.uint8, device="cuda")
-    with torch.no_grad(), model.policy.precisely():
+    with torch.no_grad(), model.policy.matmul_precision():
         coarse = model.policy.extract_features(frames)
-    with torch.no_grad(), products("float32", model.device):
+    with torch.no_grad(), matmul_precision("float32", model.device):
         exact = model.policy.trunk(model.policy.preprocess(frames))
     torch.testing.assert_close(coarse, exact, rtol=0.03, atol=0.03)
     learned(model, Finetune())
@@ -125,7 +125,7 @@ def test_coarser_products_come_close(precision):
 
 def test_staged_frames_arrive_whole():
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-    staging = Staging(16, space, torch.device("cuda"))
+    staging = StagingBuffer(16, space, torch.device("cuda"))
     rng = np.random.default_rng(0)
     for _ in range(50):
         frames = rng.integers(0, 256, (16, *space.shape), dtype=np.uint8)
@@ -197,7 +197,7 @@ def test_a_task_learned_apart_is_distilled(name, kind):
     model.switch_task("b", ENVIRONMENTS[kind]())
     with model.protected_by(method):
         model.learn_task(4 * ROLLOUT, CallbackList([]))
-        assert model._captured._recording._graph is not None
+        assert model._captured._function._graph is not None
         own = weights(model.policy.trunk)
         with method.playing(model.policy.trunk, 1):
             model.policy.act(model._last_obs, greedy=True)

@@ -150,9 +150,9 @@ def test_an_update_with_the_releases_settings_is_the_releases_update():
 
 def test_the_releases_settings_are_recorded_too(monkeypatch):
     acted_out(monkeypatch, cuda_graph)
-    monkeypatch.setattr(base_ppo, "can_record", lambda device: True)
-    lanes = base_ppo.Lanes
-    monkeypatch.setattr(base_ppo, "Lanes", lambda env, policy, record: lanes(env, policy, record=False))
+    monkeypatch.setattr(base_ppo, "can_capture", lambda device: True)
+    collector = base_ppo.Collector
+    monkeypatch.setattr(base_ppo, "Collector", lambda env, policy, capture: collector(env, policy, capture=False))
     learned = []
     for capture in ("off", "auto"):
         model = agent(env=cartpole(), compute={"capture": capture}, **RELEASE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from blip_rl.learner.advantages import by_doubling, step_by_step
-from blip_rl.learner.collector import Staging
+from blip_rl.learner.collector import StagingBuffer
 from blip_rl.learner.diagnostics import _explained_variance
 from blip_rl.learner.precision import Compiled, _switches
 from blip_rl.methods.blip import Blip
@@ -19,9 +19,9 @@ def test_advantages_at_once_are_those_step_by_step(steps, ends):
     rng = np.random.default_rng(steps)
     rewards, values = rng.standard_normal((2, steps, 5)).astype(np.float32)
     last = rng.standard_normal(5).astype(np.float32)
-    goes_on = (rng.random((steps, 5)) >= ends).astype(np.float32)
-    expected = step_by_step(rewards, values, last, goes_on, 0.99, 0.95)
-    found = by_doubling(*map(torch.from_numpy, (rewards, values, last, goes_on)), 0.99, 0.95)
+    continues = (rng.random((steps, 5)) >= ends).astype(np.float32)
+    expected = step_by_step(rewards, values, last, continues, 0.99, 0.95)
+    found = by_doubling(*map(torch.from_numpy, (rewards, values, last, continues)), 0.99, 0.95)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
@@ -37,7 +37,7 @@ def test_explained_variance_on_the_device_is_stable_baselines3s():
 
 def test_what_is_staged_stays_in_one_place():
     space = vectorised(Pixels).observation_space
-    staging = Staging(3, space, torch.device("cpu"))
+    staging = StagingBuffer(3, space, torch.device("cpu"))
     place = staging.tensor.data_ptr()
     for _ in range(2):
         frames = np.random.default_rng().integers(0, 256, (3, *space.shape), dtype=np.uint8)

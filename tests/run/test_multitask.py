@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from blip_rl import cli
 from blip_rl.evaluation.rescore import evaluate_run
-from blip_rl.learner.multitask import Turns, learn_in_turns
+from blip_rl.learner.multitask import TaskSchedule, learn_interleaved
 from blip_rl.recipes import load_run_config
 from blip_rl.run.train import train
 from blip_rl.storage.checkpoint import load_stage
@@ -145,8 +145,8 @@ class Watch(BaseCallback):
 def test_all_tasks_improve_each_by_its_own_head():
     envs = [wanted(0), wanted(2)]
     model = quiet(agent("a", envs[0], learning_rate=1e-2, epochs=4))
-    turns = Turns(model, [(name, env, 20 * ROLLOUT) for name, env in zip("ab", envs, strict=True)])
-    learn_in_turns(model, turns, Watch())
+    schedule = TaskSchedule(model, [(name, env, 20 * ROLLOUT) for name, env in zip("ab", envs, strict=True)])
+    learn_interleaved(model, schedule, Watch())
     for name, pays in (("a", 0), ("b", 2)):
         model.policy.use_task(name)
         observations = torch.full((1, 4), 0.5)
@@ -158,8 +158,8 @@ def test_tasks_take_turns_until_each_has_had_its_steps():
     """Steps round up to whole rollouts; the task with more goes on alone."""
     envs = [cartpole(), cartpole(mix=2)]
     model, watch = quiet(agent("a", envs[0])), Watch()
-    turns = Turns(model, [("a", envs[0], ROLLOUT + 1), ("b", envs[1], 4 * ROLLOUT)])
-    learn_in_turns(model, turns, watch)
+    schedule = TaskSchedule(model, [("a", envs[0], ROLLOUT + 1), ("b", envs[1], 4 * ROLLOUT)])
+    learn_interleaved(model, schedule, watch)
     assert watch.seen == [(name, (k + 1) * ROLLOUT) for k, name in enumerate("ababbb")]
     assert (watch.begun, watch.ended) == (1, 1)
     assert model.num_timesteps == 6 * ROLLOUT
@@ -169,7 +169,7 @@ def test_each_task_goes_on_where_it_was():
     """No environment is reset between turns, and each sees its own observations and actions."""
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0]))
-    turns = Turns(model, [("a", envs[0], 3 * ROLLOUT), ("b", envs[1], 3 * ROLLOUT)])
+    schedule = TaskSchedule(model, [("a", envs[0], 3 * ROLLOUT), ("b", envs[1], 3 * ROLLOUT)])
     resets, played, met = [], [], []
     for name, env in zip("ab", envs, strict=True):
         reset, wait = env.reset, env.step_wait
@@ -177,7 +177,7 @@ def test_each_task_goes_on_where_it_was():
         env.step_wait = lambda name=name, wait=wait: _noting(played, name, wait())
     collect = model.collect_rollouts
     model.collect_rollouts = lambda *arguments: met.append(model._last_obs.copy()) or collect(*arguments)
-    learn_in_turns(model, turns, Watch())
+    learn_interleaved(model, schedule, Watch())
     assert resets == []
     last = {}
     steps = ROLLOUT // 2
@@ -199,7 +199,7 @@ def test_a_turn_moves_its_own_head_and_the_trunk_but_no_other_head():
     """Also not by the momentum that an optimizer over all heads might keep pushing with."""
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0], modulation=True))
-    turns = Turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
+    schedule = TaskSchedule(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
     parts = {"trunk": model.policy.trunk, "a": model.policy.tasks[0], "b": model.policy.tasks[1]}
     update, moved = model.train, []
 
@@ -209,16 +209,16 @@ def test_a_turn_moves_its_own_head_and_the_trunk_but_no_other_head():
         moved.append({name for name, part in parts.items() if not same(before[name], weights(part))})
 
     model.train = watched
-    learn_in_turns(model, turns, Watch())
+    learn_interleaved(model, schedule, Watch())
     assert moved == [{"trunk", "a"}, {"trunk", "b"}] * 2
 
 
 def test_one_optimizer_holds_every_parameter_for_the_whole_run():
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0]))
-    turns = Turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
+    schedule = TaskSchedule(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
     optimizer = model.policy.optimizer
-    learn_in_turns(model, turns, Watch())
+    learn_interleaved(model, schedule, Watch())
     assert model.policy.optimizer is optimizer
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for module in (model.policy.trunk, model.policy.tasks) for p in module.parameters()}
@@ -230,9 +230,9 @@ def test_kinds_of_actions_may_differ():
     box = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32)
     envs = [vectorised(lambda: Lines(gymnasium.spaces.Discrete(4))), vectorised(lambda: Lines(box))]
     model = quiet(agent("a", envs[0]))
-    turns = Turns(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
+    schedule = TaskSchedule(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])
     before = weights(model.policy.tasks[1])
-    learn_in_turns(model, turns, Watch())
+    learn_interleaved(model, schedule, Watch())
     assert not same(before, weights(model.policy.tasks[1]))
 
 
@@ -243,7 +243,7 @@ def test_a_callback_can_stop_it():
 
     envs = [cartpole(), cartpole(mix=2)]
     model, stop = quiet(agent("a", envs[0])), Stop()
-    learn_in_turns(model, Turns(model, [("a", envs[0], 9999), ("b", envs[1], 9999)]), stop)
+    learn_interleaved(model, TaskSchedule(model, [("a", envs[0], 9999), ("b", envs[1], 9999)]), stop)
     assert model.num_timesteps == ROLLOUT
 
 

@@ -100,14 +100,14 @@ def test_games_recorded_group_by_group_are_found_again(kind):
             for group, where in enumerate(recorded.groups):
                 recorded.step_group_async(group, step[where])
             last = [recorded.step_group_wait(group)[0] for group in range(2)]
-        assert np.array_equal(recorded.played(), taken)
+        assert np.array_equal(recorded.action_log(), taken)
         plain.reset()
-        for step in recorded.played():
+        for step in recorded.action_log():
             observations = plain.step(step.astype(np.int64))[0]
         np.testing.assert_array_equal(observations, np.concatenate(last))
-        assert np.array_equal(plain.played(), taken)
+        assert np.array_equal(plain.action_log(), taken)
         recorded.reset()
-        assert len(recorded.played()) == 0
+        assert len(recorded.action_log()) == 0
     finally:
         recorded.close()
         plain.close()
@@ -122,7 +122,7 @@ def test_a_record_with_a_seam_is_refused():
     env.step_group_wait(1)
     env.step_group_async(0, np.zeros(2, dtype=int))
     with pytest.raises(ValueError, match="dimension"):
-        env.played()
+        env.action_log()
 
 
 def test_a_step_begun_in_one_group_alone_does_not_outlive_a_reset():

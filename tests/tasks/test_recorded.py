@@ -47,13 +47,13 @@ def test_what_was_played_leads_to_the_same_place(kind):
         envs[0].seed(11)
         first = envs[0].reset()
         seen = play(envs[0], actions)
-        recorded = envs[0].played()
+        recorded = envs[0].action_log()
         assert len(recorded) == steps
         envs[1].seed(11)
         assert np.array_equal(envs[1].reset(), first)
         replayed = recorded.astype(np.int64) if recorded.dtype == np.uint8 else recorded
         assert same(play(envs[1], replayed), seen)
-        assert np.array_equal(envs[1].played(), recorded)
+        assert np.array_equal(envs[1].action_log(), recorded)
         assert same(play(envs[1], actions[:20]), play(envs[0], actions[:20]))
         if kind != "atari":
             assert any(dones.any() for _, _, dones, _ in seen), "an episode should have ended within these steps"
@@ -77,14 +77,14 @@ def recorded(space):
 def test_actions_come_back_as_they_were(space, actions, dtype):
     env = recorded(space)
     env.reset()
-    assert env.played().shape[0] == 0
+    assert env.action_log().shape[0] == 0
     for step in actions:
         env.step(np.array(step, dtype=np.int64 if isinstance(space, spaces.Discrete) else np.float32))
-    assert np.array_equal(env.played(), np.array(actions))
+    assert np.array_equal(env.action_log(), np.array(actions))
     if dtype == np.uint8:
-        assert env.played().dtype == np.uint8
+        assert env.action_log().dtype == np.uint8
     env.reset()
-    assert len(env.played()) == 0
+    assert len(env.action_log()) == 0
 
 
 def test_what_was_noted_down_does_not_change_afterwards():
@@ -93,4 +93,4 @@ def test_what_was_noted_down_does_not_change_afterwards():
     actions = np.array([1, 2])
     env.step(actions)
     actions[:] = 3
-    assert env.played().tolist() == [[1, 2]]
+    assert env.action_log().tolist() == [[1, 2]]

@@ -1,4 +1,4 @@
-"""BLIP's step on large tensors on a CPU: :func:`blip_rl.core.bits.land_` piece by piece, in the cache and in threads.
+"""BLIP's step on large tensors on a CPU: ``bits.project_and_quantize_`` block by block, in the cache and in threads.
 
 It makes six passes over four tensors at every optimizer step, so memory is what it waits for: 416 MB for the paper's
 largest layer, 156 MB where each piece stays in the cache from pass to pass. NumPy, because its operations on a piece
@@ -22,20 +22,20 @@ LARGE = 2**19
 Array = npt.NDArray[np.floating]
 
 
-def worth_pieces(weight: Tensor) -> bool:
-    """Whether a tensor is one for :func:`land_in_pieces_`."""
+def worth_blocks(weight: Tensor) -> bool:
+    """Whether a tensor is one for :func:`project_and_quantize_in_blocks_`."""
     on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
     return on_cpu and weight.numel() >= LARGE and weight.shape[0] > 1
 
 
-def land_in_pieces_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, step: float) -> None:
-    """What ``land_`` does, equal to the bit; ``step`` is the grid's."""
+def project_and_quantize_in_blocks_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, step: float) -> None:
+    """What ``project_and_quantize_`` does, equal to the bit; ``step`` is the grid's."""
     pieces = list(row_blocks(*(tensor.detach() for tensor in (weight, remainder, low, high)), elements=CACHED))
     threads = torch.get_num_threads()
 
     def land(first: int) -> None:
         for piece in pieces[first::threads]:
-            _land_piece(*(tensor.numpy() for tensor in piece), step=step)
+            _project_and_quantize_block(*(tensor.numpy() for tensor in piece), step=step)
 
     _at_once(land, threads)
 
@@ -52,7 +52,7 @@ def _at_once(work: Callable[[int], None], threads: int) -> None:
         other.result()
 
 
-def _land_piece(weight: Array, remainder: Array, low: Array, high: Array, *, step: float) -> None:
+def _project_and_quantize_block(weight: Array, remainder: Array, low: Array, high: Array, *, step: float) -> None:
     np.add(weight, remainder, out=weight)
     np.maximum(weight, low, out=remainder)
     np.minimum(remainder, high, out=remainder)
