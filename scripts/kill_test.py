@@ -104,7 +104,7 @@ def _options() -> argparse.Namespace:
 def _trials(sequence: Sequence, count: int, agent: str, out: Path, draw: random.Random) -> list[Trial]:
     whole = out / f"{sequence.name.replace(', ', '-')}-whole"
     seconds = _run_whole(sequence.command(agent, whole), whole)
-    expected, trials = evidence(whole), list[Trial]()
+    expected, trials = run_files(whole), list[Trial]()
     for number in range(1, count + 1):
         run = out / f"{whole.name.removesuffix('-whole')}-{number:02d}"
         met_at: tuple[str, ...] = (_TOO_LATE,)
@@ -112,7 +112,7 @@ def _trials(sequence: Sequence, count: int, agent: str, out: Path, draw: random.
             shutil.rmtree(run, ignore_errors=True)
             delays = [draw.uniform(0, seconds) for _ in range(1 + number % 2)]
             met_at = _run_killed(sequence.command(agent, run), run, delays)
-        found = evidence(run)
+        found = run_files(run)
         different = tuple(name for name in {**expected, **found} if expected.get(name) != found.get(name))
         trials.append(Trial(sequence.name, met_at, different))
         print(f"{sequence.name} {number}/{count}: {', '.join(met_at)}: {', '.join(different) or 'equal'}", flush=True)
@@ -171,7 +171,7 @@ def _place(run: Path) -> str:
     return f"{where} while writing {half[0]}" if half else where
 
 
-def evidence(run: Path) -> dict[str, str]:
+def run_files(run: Path) -> dict[str, str]:
     """Digest of every file that must be equal, by its path in the folder."""
     files = [*(run / name for name in TABLES), *sorted((run / "checkpoints").glob("**/*"))]
     found = {str(file.relative_to(run)): file for file in files if file.is_file()}

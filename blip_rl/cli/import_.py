@@ -39,9 +39,9 @@ def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | No
 
     It has one stage and no scores yet; evaluate, render, report and export take it like any other.
     """
-    from blip_rl.storage.paths import check_file, check_new_folder
+    from blip_rl.storage.paths import check_is_file, check_new_folder
 
-    check_file(file)
+    check_is_file(file)
     if out is not None:
         check_new_folder(out)
     with loading():

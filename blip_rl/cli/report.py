@@ -38,10 +38,10 @@ def report(
 
     A folder that holds run folders stands for all of them.
     """
-    from blip_rl.storage.paths import check_folder, check_writable_folder
+    from blip_rl.storage.paths import check_is_folder, check_writable_folder
 
     for run in runs:
-        check_folder(run)
+        check_is_folder(run)
     if out is not None:
         check_writable_folder(out)
     elif len(runs) == 1 and (runs[0] / "config.toml").is_file():

@@ -103,7 +103,7 @@ def evaluate_task(
             spent = sum(episode.length_steps for episode in episodes)
             left = None if budget_steps is None else max(0, budget_steps - spent)
             try:
-                validation.check_observations(policy, task.name, env.observation_space)
+                validation.check_agent_observations(policy, task.name, env.observation_space)
                 validation.check_actions([(task.name, policy.current.action_space)], [(task.name, env.action_space)])
                 episodes += _play_one_each(env, policy, evaluation, left, on_games_over, on_actions, first, lowered)
             finally:

@@ -31,7 +31,7 @@ from blip_rl.recipes.games import Games, check_tasks_of, choose_games
 from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
 from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, problems_of, show, validated
 from blip_rl.recipes.trust import import_problem
-from blip_rl.untrusted.files import check_folder, parse_toml
+from blip_rl.untrusted.files import check_contained, parse_toml
 
 _CONFIG_FILE = "config.toml"
 _REMOVAL_HINT = "; --set method.KEY=none removes a key that the recipe gives"
@@ -118,7 +118,7 @@ def load_run_config(path: Path) -> RunConfig:
     if path.is_dir() and not file.exists():
         raise UserError(f"{shown(path)}: no {_CONFIG_FILE} in it: expected a run's folder (blip-rl train makes one)")
     if file.name == _CONFIG_FILE:
-        check_folder(file.parent)
+        check_contained(file.parent)
     return _run_config(read_recipe(file), shown(file))
 
 

@@ -14,7 +14,7 @@ from blip_rl.report.checkpoints import MOST_BITS, stage_folders
 from blip_rl.report.table import MOST_LAYERS, Array, Table, read_table
 from blip_rl.untrusted.files import MOST_TASKS
 from blip_rl.untrusted.machine import in_words, memory_bytes
-from blip_rl.untrusted.tensors import TensorFacts, read_header
+from blip_rl.untrusted.tensors import TensorSpec, read_header
 
 _SUFFIX = ".weight.frozen_bits"
 
@@ -117,8 +117,8 @@ def _stage_maps(path: Path, stage: int, most_bytes: int) -> list[BitMap]:
     Raises:
         UserError: no safetensors file, one of more layers than a trunk has, or maps of more than ``most_bytes``.
     """
-    maps = {name: facts for name, facts in read_header(path).items() if _is_map(name, facts)}
-    size = sum(facts.size for facts in maps.values())
+    maps = {name: spec for name, spec in read_header(path).items() if _is_map(name, spec)}
+    size = sum(spec.size for spec in maps.values())
     if len(maps) > MOST_LAYERS or size > most_bytes:
         raise UserError(f"{len(maps):,} maps of {in_words(size)}: expected at most {MOST_LAYERS} that fit into memory")
     with safe_open(path, framework="numpy") as file:
@@ -126,5 +126,5 @@ def _stage_maps(path: Path, stage: int, most_bytes: int) -> list[BitMap]:
     return [BitMap(layer, stage, bits.reshape(len(bits), -1)) for layer, bits in tensors.items()]
 
 
-def _is_map(name: str, facts: TensorFacts) -> bool:
-    return name.endswith(_SUFFIX) and facts.dtype == "U8" and len(facts.shape) > 1 and facts.size > 0
+def _is_map(name: str, spec: TensorSpec) -> bool:
+    return name.endswith(_SUFFIX) and spec.dtype == "U8" and len(spec.shape) > 1 and spec.size > 0

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from blip_rl.errors import UserError
 from blip_rl.untrusted.files import MOST_TASKS, read_json
 from blip_rl.untrusted.machine import check_memory
-from blip_rl.untrusted.tensors import TensorFacts, read_header
+from blip_rl.untrusted.tensors import TensorSpec, read_header
 
 MOST_BITS = 22
 """Of one weight: what a float32 holds exactly between its bounds; more than any recipe may ask for."""
@@ -36,37 +36,37 @@ class Checkpoint:
             UserError: a file is missing, cut off, or belongs elsewhere.
         """
         try:
-            facts = read_json(path / "stage.json")
-            self.stage = _stage_number(facts["stage"])
-            self.values: dict[str, Any] = dict(facts["method"])
+            metadata = read_json(path / "stage.json")
+            self.stage = _stage_number(metadata["stage"])
+            self.values: dict[str, Any] = dict(metadata["method"])
             policy, self._kept = (_header(path / f"{name}.safetensors") for name in ("policy", "method"))
             # Memory-mapped: a tensor's bytes are read when it is asked for.
             self._policy: Any = safe_open(path / "policy.safetensors", framework="np")
             self._method: Any = safe_open(path / "method.safetensors", framework="np")
-            trunk = {name: facts for name, facts in policy.items() if name.startswith("trunk.")}
-            if not trunk or any(facts.dtype != "F32" or not facts.size for facts in trunk.values()):
+            trunk = {name: spec for name, spec in policy.items() if name.startswith("trunk.")}
+            if not trunk or any(spec.dtype != "F32" or not spec.size for spec in trunk.values()):
                 raise ValueError("it holds no trunk of float32 weights")
         except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
-        self.shapes = {name.removeprefix("trunk."): facts.shape for name, facts in trunk.items()}
-        self.memory_shapes = {name: facts.shape for name, facts in self._kept.items()}
+        self.shapes = {name.removeprefix("trunk."): spec.shape for name, spec in trunk.items()}
+        self.memory_shapes = {name: spec.shape for name, spec in self._kept.items()}
 
     @property
     def has_intervals(self) -> bool:
         """Whether every trunk parameter has frozen bits, in a byte each, and a float32 centre of its own shape."""
         return all(
-            self._kept.get(f"{name}.{kind}") == TensorFacts(dtype, shape)
+            self._kept.get(f"{name}.{kind}") == TensorSpec(dtype, shape)
             for name, shape in self.shapes.items()
             for kind, dtype in (("frozen_bits", "U8"), ("centre", "F32"))
         )
 
     def owners(self) -> list[str]:
         """Names of the tensors that say, in a byte each, which task a weight belongs to."""
-        return [name for name, facts in self._kept.items() if name.endswith(".owner") and facts.dtype == "U8"]
+        return [name for name, spec in self._kept.items() if name.endswith(".owner") and spec.dtype == "U8"]
 
     def bases(self) -> dict[str, tuple[int, int]]:
         """Name of each tensor of directions → (numbers in one, directions)."""
-        named = {name: facts.shape for name, facts in self._kept.items() if name.endswith(".basis")}
+        named = {name: spec.shape for name, spec in self._kept.items() if name.endswith(".basis")}
         return {name: (shape[0], shape[1]) for name, shape in named.items() if len(shape) == 2}
 
     def weights(self, name: str) -> npt.NDArray[np.float32]:
@@ -109,9 +109,9 @@ def _stage_number(number: Any) -> int:
     return number
 
 
-def _header(path: Path) -> dict[str, TensorFacts]:
+def _header(path: Path) -> dict[str, TensorSpec]:
     """What a file holds, none of it too large to be looked at: its largest tensor is the most that is ever read."""
     header = read_header(path)
-    largest = max((facts.size for facts in header.values()), default=0)
+    largest = max((spec.size for spec in header.values()), default=0)
     check_memory(f"'{path}'", {"its largest tensor": _COPIES * largest}, "it is not what blip-rl writes")
     return header

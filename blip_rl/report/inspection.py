@@ -21,7 +21,7 @@ from blip_rl.report.checkpoints import MOST_BITS, Checkpoint, open_checkpoints
 from blip_rl.report.load_information import FirstTask, Information, load_information
 from blip_rl.report.scores import load_config, no_recipe
 from blip_rl.report.table import Array, Table, load_plasticity
-from blip_rl.untrusted.files import check_folder
+from blip_rl.untrusted.files import check_contained
 
 _FULL_BELOW = 1.0
 _RATES_USED = 3
@@ -154,7 +154,7 @@ def inspect_run(run: Path) -> Inspection:
 
 def _config(run: Path) -> dict[str, Any]:
     """``config.toml``, which names an agent, its method and tasks."""
-    check_folder(run)
+    check_contained(run)
     config = load_config(run)
     try:
         named = [config["agent_name"], config["agent"]["method"]["name"], *(task["name"] for task in config["tasks"])]

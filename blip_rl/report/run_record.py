@@ -16,7 +16,7 @@ from blip_rl.report.checkpoints import MOST_BITS, stage_folders
 from blip_rl.report.load_information import Information, load_information
 from blip_rl.report.scores import MOST_STEPS, RunScores, load_config, load_scores
 from blip_rl.report.table import Table, load_plasticity, load_returns, load_speed
-from blip_rl.untrusted.files import check_folder, read_json, read_text
+from blip_rl.untrusted.files import check_contained, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
 _BLIP_TOTAL_BITS = 20
@@ -164,7 +164,7 @@ def load_run(path: Path) -> RunRecord:
         raise UserError(
             f"'{path}' is not a run folder: it has none of {', '.join(_SIGNS)} (blip-rl train creates run folders)"
         )
-    check_folder(path)
+    check_contained(path)
     problems: list[str] = []
     config = _read_config(path, problems)
     tasks = _tasks(config, problems)

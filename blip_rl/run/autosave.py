@@ -15,7 +15,7 @@ from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.context import RunContext, games_seed
 from blip_rl.storage import snapshot as snapshots
-from blip_rl.storage.snapshot import PlayedGames
+from blip_rl.storage.snapshot import ActionLog
 from blip_rl.storage.snapshot_names import note_steps
 from blip_rl.tasks.recorded import RecordedVecEnv
 
@@ -72,7 +72,7 @@ class Autosave:
         self._games_seed = games_seed(self._run.config.seed, self._stage, self._agent.num_timesteps)
         self._agent.restart_games(self._games_seed)
 
-    def _played_games(self) -> list[PlayedGames]:
+    def _played_games(self) -> list[ActionLog]:
         """What leads the games to where they are: of every task that is being learned."""
         return [played_games(self._agent, self._games_seed)]
 
@@ -92,10 +92,10 @@ class Autosave:
         )
 
 
-def played_games(agent: ContinualPPO, seed: int) -> PlayedGames:
+def played_games(agent: ContinualPPO, seed: int) -> ActionLog:
     """What leads the games of the task in use to where they are from the seed they were started with."""
     env = agent.env
     while env is not None and not isinstance(env, RecordedVecEnv):  # below what stable-baselines3 puts around it
         env = getattr(env, "venv", None)
     assert env is not None, "training environments are recorded"
-    return PlayedGames(seed, env.action_log(), state.episodes(agent))
+    return ActionLog(seed, env.action_log(), state.episodes(agent))

@@ -15,7 +15,7 @@ from blip_rl.run.autosave import Autosave, played_games
 from blip_rl.run.context import RunContext, games_seed, training_seed
 from blip_rl.run.resume import restored
 from blip_rl.run.training_callback import TrainingCallback
-from blip_rl.storage.snapshot import PlayedGames, RunSnapshot
+from blip_rl.storage.snapshot import ActionLog, RunSnapshot
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.recorded import RecordedVecEnv
 
@@ -60,7 +60,7 @@ class MultitaskAutosave(Autosave):
             self._seeds[number - 1] = games_seed(self._run.config.seed, number, self._agent.num_timesteps)
             self._agent.restart_games(self._seeds[number - 1])
 
-    def _played_games(self) -> list[PlayedGames]:
+    def _played_games(self) -> list[ActionLog]:
         return [played_games(self._agent, seed) for seed, _ in zip(self._seeds, self._schedule.each(), strict=True)]
 
 

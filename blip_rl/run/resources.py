@@ -48,7 +48,7 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
         UserError: it does not; the message names the memory needed and what needs it.
     """
     ppo, frame = config.agent.ppo, _bytes(observations)
-    weights = validation.weight_bytes(validation.skeleton(observations, tasks, config.agent.trunk))
+    weights = validation.weight_bytes(validation.meta_policy(observations, tasks, config.agent.trunk))
     steps = ppo.environments * ppo.rollout_steps
     largest_game = max(_GAME_BYTES[is_atari(task.game)] for task in config.tasks)
     parts = {

@@ -19,7 +19,7 @@ from blip_rl.run.autosave import Autosave
 from blip_rl.run.context import RunContext
 from blip_rl.storage import durable, integrity
 from blip_rl.storage import snapshot as snapshots
-from blip_rl.storage.integrity import ChangedError, Evidence
+from blip_rl.storage.integrity import ChangedError, RunFiles
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.storage.snapshot_names import noted_steps, snapshot_steps
@@ -40,7 +40,7 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
     for path in reversed(folder.snapshots()):
         try:
             saved = snapshots.load(path)
-            _check_evidence(folder.path, saved.evidence, accept_changes)
+            _check_run_files(folder.path, saved.run_files, accept_changes)
         except (durable.DamagedError, ChangedError) as error:
             problems.append(error)
             continue
@@ -64,10 +64,10 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
     return None
 
 
-def _check_evidence(run: Path, then: Evidence, accept_changes: bool) -> None:
-    integrity.check_there(run, then)
+def _check_run_files(run: Path, then: RunFiles, accept_changes: bool) -> None:
+    integrity.check_complete(run, then)
     try:
-        integrity.check_same(run, then)
+        integrity.check_unchanged(run, then)
     except ChangedError as error:
         if not accept_changes:
             raise
@@ -97,10 +97,10 @@ def roll_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
     neither the old one nor the new one.
     """
     if saved is None:
-        folder.empty_evidence()
+        folder.reset_tables()
         folder.forget_snapshots()
     else:
-        integrity.cut_back(folder.path, saved.evidence)
+        integrity.truncate(folder.path, saved.run_files)
         folder.begin_tables()
         folder.forget_snapshots(after=saved.path)
         folder.forget_stages(saved.stage)

@@ -103,12 +103,12 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             raise FinishedRunError(
                 f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)"
             )
-        torch.set_num_threads(threads or provenance.threads(path))
-        provenance.check(path, device, accept_changes)
+        torch.set_num_threads(threads or provenance.saved_threads(path))
+        provenance.check_environment(path, device, accept_changes)
         method = method_of(config.agent)
         tasks, saved = _check_tasks(config, method), newest_snapshot(folder, accept_changes)
         if saved is None:
-            provenance.check_begun_recipe(path, folder.recipe(), accept_changes)
+            provenance.check_initial_recipe(path, folder.recipe(), accept_changes)
         else:
             provenance.check_recipe(folder.config, saved.recipe, accept_changes)
             if saved.stage > len(config.tasks):

@@ -91,7 +91,7 @@ class ExportingPlayer(CellPlayer[Exported]):
         if file.is_dir() and not file.is_symlink():
             raise UserError(f"'{file}' is a folder: expected a file, or nothing (remove it, or choose another --out)")
         observations, actions = _spaces(task, self.config)
-        validation.check_observations(policy, task.name, observations)
+        validation.check_agent_observations(policy, task.name, observations)
         head = cast(TaskModule, policy.tasks[policy.task_names.index(task.name)])
         validation.check_actions([(task.name, head.action_space)], [(task.name, actions)])
         size = _COPIES * validation.weight_bytes(policy)
@@ -104,7 +104,7 @@ class ExportingPlayer(CellPlayer[Exported]):
         with method.playing(stage.policy.trunk, number):
             agent = standalone(stage.policy, number, _mix(stage.policy.observation_space, task))
         model = plain_ppo(agent, *_spaces(task, self.config), self.config.agent.ppo, stage.env_steps)
-        validation.check_finite(f"the agent to export, {cell},", model.policy.state_dict())
+        validation.check_finite_tensors(f"the agent to export, {cell},", model.policy.state_dict())
         file = self._place(cell)
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as beside, beside.open("wb") as stream:
@@ -141,7 +141,7 @@ def export_run(
         if name not in learned:
             raise UserError(f"{name!r} had not been learned by stage {number}: expected one of {', '.join(learned)}")
     if out is not None and names_a_zip(out):
-        check_file(out, names)
+        check_new_zip(out, names)
         place: Callable[[Cell], Path] = lambda cell: out  # noqa: E731
     else:
         target = out or run / "export"
@@ -159,7 +159,7 @@ def names_a_zip(out: Path) -> bool:
     return out.suffix.lower() == ".zip"
 
 
-def check_file(out: Path, games: Sequence[str]) -> None:
+def check_new_zip(out: Path, games: Sequence[str]) -> None:
     """Make sure that one new file is what is asked for.
 
     Raises:

@@ -124,9 +124,9 @@ def _policy(
     (task,) = config.tasks
     env = make_evaluation_env(task, config.atari, 1, 0)
     env.close()
-    outline = validation.skeleton(env.observation_space, [(task.name, env.action_space)], config.agent.trunk)
+    outline = validation.meta_policy(env.observation_space, [(task.name, env.action_space)], config.agent.trunk)
     _check_fit(file, outline, agent, layers, actor, critic)  # before weights are allocated, whose number a file decides
-    validation.check_room(f"the network of '{file}'", outline, {})
+    validation.check_fits_memory(f"the network of '{file}'", outline, {})
     policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
     policy.add_task(task.name, env.action_space)
     policy.use_task(task.name)

@@ -68,10 +68,10 @@ def read_agent(file: Path) -> ForeignAgent:
         UserError: no such file, not one whose network can be read without running its code, or one with tensors that
             our network has no place for.
     """
-    facts, tensors = _contents(file)
-    options = facts.get("policy_kwargs")
+    metadata, tensors = _contents(file)
+    options = metadata.get("policy_kwargs")
     options = options if isinstance(options, dict) else {}
-    _check_kind(file, facts, options, tensors)
+    _check_kind(file, metadata, options, tensors)
     network = _Network(tensors)
     try:
         _check_extractor(file, network, options)
@@ -89,7 +89,7 @@ def read_agent(file: Path) -> ForeignAgent:
         )
     if not policy or not value:
         raise UserError(f"'{file}' cannot become a run: it has no layer between observations and actions")
-    return ForeignAgent(policy, value, _activation(file, tensors, options), actor, critic, log_std, _steps(facts))
+    return ForeignAgent(policy, value, _activation(file, tensors, options), actor, critic, log_std, _steps(metadata))
 
 
 def _contents(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -101,20 +101,20 @@ def _contents(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         check_memory(f"{name}: policy.pth", {"its weights": _COPIES * size}, "it is too large for this machine")
         weights = read_member(name, archive, "policy.pth", _MOST_WEIGHT_BYTES)
     tensors = load_tensors(f"{name}: policy.pth", weights)
-    facts = parse_json(text.decode("utf-8", "replace"), f"{name}: data")
-    return facts if isinstance(facts, dict) else {}, tensors
+    metadata = parse_json(text.decode("utf-8", "replace"), f"{name}: data")
+    return metadata if isinstance(metadata, dict) else {}, tensors
 
 
-def _check_kind(file: Path, facts: dict[str, Any], options: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _check_kind(file: Path, metadata: dict[str, Any], options: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Refuse what our network cannot be."""
-    described = facts.get("policy_class")
+    described = metadata.get("policy_class")
     module = str(described.get("__module__", _SB3)) if isinstance(described, dict) else _SB3
     reasons = {
         "it has no action_net and value_net: expected PPO or A2C": not {"action_net.weight", "value_net.weight"}
         <= set(tensors),
         "it is recurrent": any("lstm" in name for name in tensors),
         "it has several inputs": any(".extractors." in name for name in tensors),
-        "its exploration depends on the state (use_sde)": bool(facts.get("use_sde")),
+        "its exploration depends on the state (use_sde)": bool(metadata.get("use_sde")),
         "it takes images as they are (normalize_images=False)": options.get("normalize_images") is False,
         "it squashes its actions (squash_output)": bool(options.get("squash_output")),
         f"its policy is a class of its author's own, from the module {module[:80]!r}": not module.startswith(_SB3),
@@ -271,6 +271,6 @@ def _any(tensors: dict[str, Tensor], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in tensors)
 
 
-def _steps(facts: dict[str, Any]) -> int:
-    steps = facts.get("num_timesteps")
+def _steps(metadata: dict[str, Any]) -> int:
+    steps = metadata.get("num_timesteps")
     return steps if isinstance(steps, int) and 0 <= steps < 10**15 else 0

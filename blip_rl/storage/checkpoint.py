@@ -22,7 +22,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes.problems import show
 from blip_rl.storage import durable, validation
-from blip_rl.storage.spaces import describe_tasks, known_tasks, space, whole
+from blip_rl.storage.spaces import checked_int, describe_tasks, known_tasks, space
 from blip_rl.untrusted.files import MOST_TASKS, read_json
 
 UNREADABLE = (
@@ -46,7 +46,7 @@ class Stage:
 def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, method: Method) -> None:
     """Write the checkpoint of a stage to the folder ``path``, all or nothing."""
     state = method.state()
-    facts = {
+    metadata = {
         "format": _FORMAT,
         "stage": stage,
         "env_steps": env_steps,
@@ -56,7 +56,7 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
     with durable.writing(path) as folder:
         durable.save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
         durable.save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
-        (folder / "stage.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (folder / "stage.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
 
 
 def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
@@ -68,16 +68,16 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         UserError: a file is missing, damaged, or does not fit the run's recipe.
     """
     try:
-        facts = read_json(path / "stage.json")
-        if facts["format"] != _FORMAT:
-            raise UserError(f"'{path}' has format {show(facts['format'])}: this version reads format {_FORMAT}")
-        number, env_steps = whole(facts["stage"], 1, MOST_TASKS), whole(facts["env_steps"], 0)
-        observations, tasks = space(facts["observation_space"]), known_tasks(facts, len(config.tasks))
+        metadata = read_json(path / "stage.json")
+        if metadata["format"] != _FORMAT:
+            raise UserError(f"'{path}' has format {show(metadata['format'])}: this version reads format {_FORMAT}")
+        number, env_steps = checked_int(metadata["stage"], 1, MOST_TASKS), checked_int(metadata["env_steps"], 0)
+        observations, tasks = space(metadata["observation_space"]), known_tasks(metadata, len(config.tasks))
         _check_files(path, observations, tasks, config)
         durable.check(path, required=False)  # only now: it reads every byte, and there may be any number of them
         policy = _build_policy(observations, tasks, config)
         policy.load_task_state(_tensors(path, "policy"))
-        memory = MethodState(_tensors(path, "method"), dict(facts["method"]))
+        memory = MethodState(_tensors(path, "method"), dict(metadata["method"]))
         return Stage(number, env_steps, policy.to(device), memory)
     except UserError:
         raise
@@ -88,15 +88,17 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
 def _check_files(path: Path, observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> None:
     """Refuse files that are not of this recipe's network and method, or that need more memory than there is."""
     weights, memory = validation.headers(path, "policy", "method")
-    outline = validation.skeleton(observations, tasks, config.agent.trunk)
-    validation.check_room(f"checkpoint '{path}'", outline, {"the weights": weights, "what the method keeps": memory})
+    outline = validation.meta_policy(observations, tasks, config.agent.trunk)
+    validation.check_fits_memory(
+        f"checkpoint '{path}'", outline, {"the weights": weights, "what the method keeps": memory}
+    )
     validation.check_policy(weights, outline)
     validation.check_method(memory, outline, config)
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = load_file(path / f"{name}.safetensors")
-    validation.check_finite(f"checkpoint '{path}'", tensors)
+    validation.check_finite_tensors(f"checkpoint '{path}'", tensors)
     return tensors
 
 

@@ -136,7 +136,7 @@ def check(path: Path, *, required: bool = True) -> None:
         raise DamagedError(f"'{path}' is damaged: {error}") from error
 
 
-def seal(path: Path) -> str:
+def folder_digest(path: Path) -> str:
     """One digest for a whole folder that :func:`writing` has written, if :func:`check` finds nothing."""
     return digest(path / _DIGESTS)
 

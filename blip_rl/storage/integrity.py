@@ -16,13 +16,13 @@ from blip_rl.storage import atomic, durable
 from blip_rl.untrusted.machine import memory_bytes
 
 TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv", "speed.csv")
-_FACTS = ("command.txt", "environment.json")  # written once, when the run begins
-WRITTEN_FIRST = (*_FACTS, *TABLES)
+_METADATA = ("command.txt", "environment.json")  # written once, when the run begins
+WRITTEN_FIRST = (*_METADATA, *TABLES)
 """Files that a new run folder has before its ``config.toml``."""
 
 
 class ChangedError(RuntimeError):
-    """Evidence is not what it was; the message names the file.
+    """RunFiles is not what it was; the message names the file.
 
     Attributes:
         fix: What can be done about it.
@@ -34,7 +34,7 @@ class ChangedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Mark:
+class FileDigest:
     """What a file was: its length in bytes, and the digest of that many, which early versions did not keep."""
 
     size: int
@@ -42,7 +42,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunFiles:
     """What there was at a moment.
 
     Attributes:
@@ -50,11 +50,11 @@ class Evidence:
         stages: Digest of the digests of every stage checkpoint, by the name of its folder.
     """
 
-    files: Mapping[str, Mark]
+    files: Mapping[str, FileDigest]
     stages: Mapping[str, str]
 
 
-def growing(run: Path) -> list[Path]:
+def growing_files(run: Path) -> list[Path]:
     """Tables and TensorBoard events that there are."""
     tables = (run / name for name in TABLES)
     return [*(path for path in tables if path.exists()), *sorted(run.glob("events.out.tfevents.*"))]
@@ -62,11 +62,11 @@ def growing(run: Path) -> list[Path]:
 
 def flush(run: Path) -> None:
     """Wait until tables and events are on the disk."""
-    for path in growing(run):
+    for path in growing_files(run):
         durable.flush(path)
 
 
-def take(run: Path, stages: Iterable[Path]) -> Evidence:
+def digest_files(run: Path, stages: Iterable[Path]) -> RunFiles:
     """What there is now, once it is on the disk: a snapshot must not tell of rows that a power cut takes away.
 
     Args:
@@ -74,49 +74,50 @@ def take(run: Path, stages: Iterable[Path]) -> Evidence:
         stages: Checkpoints of the stages that are behind it.
     """
     flush(run)
-    facts = (path for path in (run / name for name in _FACTS) if path.exists())
-    return Evidence(
-        {path.name: _mark(path) for path in (*growing(run), *facts)},
-        {path.name: durable.seal(path) for path in stages},
+    metadata = (path for path in (run / name for name in _METADATA) if path.exists())
+    return RunFiles(
+        {path.name: _file_digest(path) for path in (*growing_files(run), *metadata)},
+        {path.name: durable.folder_digest(path) for path in stages},
     )
 
 
-def check_there(run: Path, then: Evidence) -> None:
+def check_complete(run: Path, then: RunFiles) -> None:
     """Make sure that nothing is missing of what was there.
 
     Raises:
         ChangedError: a file is shorter than it was, or gone.
     """
-    for name, mark in then.files.items():
-        if name in _FACTS:
+    for name, saved in then.files.items():
+        if name in _METADATA:
             continue
         path = run / name
-        if path.name != name or path.is_symlink() or not path.is_file() or path.stat().st_size < mark.size:
+        if path.name != name or path.is_symlink() or not path.is_file() or path.stat().st_size < saved.size:
             raise ChangedError(
-                f"'{path}' is shorter than when the run was saved, or gone: expected {mark.size:,} bytes", "put it back"
+                f"'{path}' is shorter than when the run was saved, or gone: expected {saved.size:,} bytes",
+                "put it back",
             )
 
 
-def check_same(run: Path, then: Evidence) -> None:
+def check_unchanged(run: Path, then: RunFiles) -> None:
     """Make sure that what was there is as it was.
 
     Raises:
         ChangedError: a file's first part is another, or a stage checkpoint is damaged.
     """
-    for name, mark in then.files.items():
-        if mark.digest is not None and not _is(run / name, mark):
+    for name, saved in then.files.items():
+        if saved.digest is not None and not _is_unchanged(run / name, saved):
             raise ChangedError(f"'{run / name}' has changed since the run was saved")
-    for name, seal in then.stages.items():
+    for name, expected in then.stages.items():
         path = run / "checkpoints" / name
         try:
             durable.check(path)
         except durable.DamagedError as error:
             raise ChangedError(str(error)) from error
-        if durable.seal(path) != seal:
+        if durable.folder_digest(path) != expected:
             raise ChangedError(f"'{path}' has changed since the run was saved")
 
 
-def cut_back(run: Path, then: Evidence) -> None:
+def truncate(run: Path, then: RunFiles) -> None:
     """Remove what was written after a moment: rows, events, whole files of events.
 
     Raises:
@@ -131,34 +132,34 @@ def cut_back(run: Path, then: Evidence) -> None:
             os.truncate(path, then.files[path.name].size)
 
 
-def clear(run: Path) -> None:
+def remove_growing(run: Path) -> None:
     """Remove all that grows.
 
     Raises:
-        UserError: as :func:`cut_back`.
+        UserError: as :func:`truncate`.
     """
     for path in _own(run):
         path.unlink()
 
 
 def _own(run: Path) -> list[Path]:
-    for path in growing(run):
+    for path in growing_files(run):
         if path.is_symlink() or not path.is_file():
             raise UserError(f"'{path}' is a link or a folder: expected a file of the run")
-    return growing(run)
+    return growing_files(run)
 
 
-def _is(path: Path, mark: Mark) -> bool:
+def _is_unchanged(path: Path, saved: FileDigest) -> bool:
     """Whether a file begins as it was; one that never grows is all of it."""
     try:
         size = path.stat().st_size
-        if mark.size > memory_bytes() or (path.name in _FACTS and size != mark.size):
+        if saved.size > memory_bytes() or (path.name in _METADATA and size != saved.size):
             return False  # told by its length: reading it may take hours, for a hole takes no room on a disk
-        return durable.digest(path, mark.size) == mark.digest
+        return durable.digest(path, saved.size) == saved.digest
     except OSError:
         return False
 
 
-def _mark(path: Path) -> Mark:
+def _file_digest(path: Path) -> FileDigest:
     size = path.stat().st_size
-    return Mark(size, durable.digest(path, size))
+    return FileDigest(size, durable.digest(path, size))

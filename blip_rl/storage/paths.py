@@ -20,7 +20,7 @@ def check_run(path: Path) -> None:
     Raises:
         UserError: it is not; the message names the folder that may be meant.
     """
-    check_folder(path)
+    check_is_folder(path)
     if (path / _RECIPE).is_file():
         return
     inside = _runs_in(path)
@@ -30,7 +30,7 @@ def check_run(path: Path) -> None:
     raise UserError(f"'{path}' is not a run folder: it has no {_RECIPE} (blip-rl train creates run folders)")
 
 
-def check_folder(path: Path) -> None:
+def check_is_folder(path: Path) -> None:
     """Make sure that a path is a folder.
 
     Raises:
@@ -46,7 +46,7 @@ def check_folder(path: Path) -> None:
     raise UserError(f"folder '{path}' does not exist{hint or ': expected a folder that blip-rl train created'}")
 
 
-def check_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
     """Make sure that a path is a file.
 
     Raises:

@@ -25,9 +25,9 @@ from blip_rl.untrusted.files import parse_toml, read_json, read_toml
 _MOST_THREADS = 1024
 
 
-def threads(run: Path) -> int:
+def saved_threads(run: Path) -> int:
     """CPU threads that the run was begun with."""
-    found = _begun(run).get("threads")
+    found = _saved_environment(run).get("threads")
     return found if isinstance(found, int) and 1 <= found <= _MOST_THREADS else torch.get_num_threads()
 
 
@@ -52,32 +52,32 @@ def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
         )
 
 
-def sealed(recipe: str) -> dict[str, str]:
-    """What :func:`check_begun_recipe` knows a recipe by, as a part of ``environment.json``."""
+def recipe_digest(recipe: str) -> dict[str, str]:
+    """What :func:`check_initial_recipe` knows a recipe by, as a part of ``environment.json``."""
     return {"recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest()}
 
 
-def check_begun_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
+def check_initial_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
     """Compare the recipe of a run that was never saved with the one it was begun with.
 
     Raises:
         UserError: it is another, and that was not accepted.
     """
-    begun = _begun(run).get("recipe_sha256")
-    if not accept_changes and begun is not None and sealed(recipe)["recipe_sha256"] != begun:
+    begun = _saved_environment(run).get("recipe_sha256")
+    if not accept_changes and begun is not None and recipe_digest(recipe)["recipe_sha256"] != begun:
         raise UserError(
             f"'{run / 'config.toml'}' has changed since the run was begun (take its changes back, or go on with "
             "--accept-changes)"
         )
 
 
-def check(run: Path, device: str, accept_changes: bool) -> None:
+def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     """Compare the conditions of a run that goes on with what the run was begun with.
 
     Raises:
         UserError: something differs, and that was not accepted; the message says what.
     """
-    begun, now = _begun(run), here(device)
+    begun, now = _saved_environment(run), environment(device)
     versions = begun.get("versions")
     before = versions if isinstance(versions, dict) else {}
     pairs = {name: (before.get(name), newer) for name, newer in now["versions"].items()}
@@ -90,7 +90,7 @@ def check(run: Path, device: str, accept_changes: bool) -> None:
         )
 
 
-def _begun(run: Path) -> dict[str, Any]:
+def _saved_environment(run: Path) -> dict[str, Any]:
     path = run / "environment.json"
     found = read_json(path)
     if not isinstance(found, dict):
@@ -117,7 +117,7 @@ def command() -> str:
     return shell_command(*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:])
 
 
-def here(device: str) -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
     """What must be known to run this again: versions, commit, machine."""
     packages = ("blip-rl", "torch", "numpy", "stable-baselines3", "gymnasium", "ale-py")
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from blip_rl.records import ReturnRow
 from blip_rl.storage.run_folder import RunFolder
-from blip_rl.storage.spaces import whole
+from blip_rl.storage.spaces import checked_int
 
 _MOST_ROWS = 200  # per task; enough for a smooth curve, and the file stays below 10 kB per task
 
@@ -62,4 +62,4 @@ def checked(saved: dict[str, Any], tasks: Collection[str]) -> Finished:
     """
     if strangers := set(saved) - set(tasks):
         raise ValueError(f"returns of {sorted(strangers)[0][:80]!r}: expected one of {', '.join(tasks)}")
-    return {task: (whole(episodes, 1), float(total)) for task, (episodes, total) in saved.items()}
+    return {task: (checked_int(episodes, 1), float(total)) for task, (episodes, total) in saved.items()}

@@ -112,8 +112,8 @@ class RunFolder:
             for name in integrity.WRITTEN_FIRST:  # by a process that was killed
                 (self.path / name).unlink(missing_ok=True)
             (self.path / "command.txt").write_text(provenance.command() + "\n", encoding="utf-8")
-            facts = {**provenance.here(device), "seeds": seeds, **provenance.sealed(config_toml)}
-            (self.path / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            metadata = {**provenance.environment(device), "seeds": seeds, **provenance.recipe_digest(config_toml)}
+            (self.path / "environment.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
             self.begin_tables()
             durable.flush_text(self.config, config_toml)  # last: a folder with a recipe is a run that can be resumed
         except OSError:
@@ -192,9 +192,9 @@ class RunFolder:
         """The text of ``config.toml``."""
         return read_text(self.config)
 
-    def empty_evidence(self) -> None:
+    def reset_tables(self) -> None:
         """Begin the evidence anew, for a run that was stopped before its first snapshot."""
-        integrity.clear(self.path)
+        integrity.remove_growing(self.path)
         self.begin_tables()
 
     def begin_tables(self) -> None:

@@ -26,10 +26,10 @@ from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
 from blip_rl.storage import durable, integrity, returns, validation
 from blip_rl.storage.checkpoint import UNREADABLE, on_cpu
-from blip_rl.storage.integrity import Evidence, Mark
+from blip_rl.storage.integrity import FileDigest, RunFiles
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import new_snapshot_folder
-from blip_rl.storage.spaces import describe_tasks, known_tasks, space, whole
+from blip_rl.storage.spaces import checked_int, describe_tasks, known_tasks, space
 from blip_rl.untrusted.files import MOST_TASKS, read_json
 
 _FORMAT = 2
@@ -40,7 +40,7 @@ Phase = Literal["learning", "learned"]
 
 
 @dataclass(frozen=True)
-class PlayedGames:
+class ActionLog:
     """What leads the games of one task to where they are.
 
     Attributes:
@@ -68,7 +68,7 @@ class RunSnapshot:
         games: Of the task in use; of every task where all are learned at once.
         watched: Observations that plasticity is measured on; None before there are any.
         returns: Finished training episodes that no row of ``returns.csv`` tells of yet.
-        evidence: What had been written.
+        run_files: What had been written.
         recipe: What ``config.toml`` held.
     """
 
@@ -78,10 +78,10 @@ class RunSnapshot:
     agent: snapshot.Snapshot
     method: MethodState
     known_tasks: list[tuple[str, Any]]
-    games: list[PlayedGames]
+    games: list[ActionLog]
     watched: Tensor | None
     returns: returns.Finished
-    evidence: Evidence
+    run_files: RunFiles
     recipe: str
 
     @property
@@ -97,7 +97,7 @@ def save(
     *,
     stage: int,
     phase: Phase,
-    games: Sequence[PlayedGames],
+    games: Sequence[ActionLog],
     watched: Tensor | None,
     finished: returns.Finished,
 ) -> None:
@@ -107,8 +107,8 @@ def save(
         OSError: the disk is full or may not be written; earlier snapshots are as they were.
     """
     taken, memory = snapshot.take(agent), method.state()
-    written = integrity.take(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
-    facts = {
+    written = integrity.digest_files(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
+    metadata = {
         "format": _FORMAT,
         "stage": stage,
         "phase": phase,
@@ -126,7 +126,7 @@ def save(
         durable.save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
         durable.save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
         durable.save_tensors(on_cpu(tensors), beside / "games.safetensors")
-        (beside / "snapshot.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (beside / "snapshot.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     for old in folder.snapshots()[:-_KEPT]:
         durable.remove(old)
 
@@ -141,26 +141,26 @@ def load(path: Path) -> RunSnapshot:
         DamagedError: a file of it is missing, cut off, changed, or not of its recipe's network and method.
     """
     try:
-        facts = _in_this_format(read_json(path / "snapshot.json"))
-        recipe = str(facts["recipe"])
+        metadata = _in_this_format(read_json(path / "snapshot.json"))
+        recipe = str(metadata["recipe"])
         config = parse_run_config(recipe, "its recipe")
-        tasks, stage = known_tasks(facts, len(config.tasks)), whole(facts["stage"], 1, MOST_TASKS)
-        _check_files(path, facts, tasks, config)
+        tasks, stage = known_tasks(metadata, len(config.tasks)), checked_int(metadata["stage"], 1, MOST_TASKS)
+        _check_files(path, metadata, tasks, config)
         durable.check(path)  # only now: it reads every byte, and there may be any number of them
         games = load_file(path / "games.safetensors")
         games |= {"actions.0": games["actions"]} if "actions" in games else {}
-        values = _checked_values(facts["agent"])
+        values = _checked_values(metadata["agent"])
         return RunSnapshot(
             path=path,
             stage=stage,
-            phase=_phase(facts["phase"]),
+            phase=_phase(metadata["phase"]),
             agent=snapshot.Snapshot(_tensors(path, "agent"), values),
-            method=MethodState(_tensors(path, "method"), dict(facts["method"])),
+            method=MethodState(_tensors(path, "method"), dict(metadata["method"])),
             known_tasks=tasks,
-            games=_games(facts["games"], games, tasks, _learned_now(config, stage), config),
+            games=_games(metadata["games"], games, tasks, _learned_now(config, stage), config),
             watched=games.get("watched"),
-            returns=returns.checked(facts.get("returns", {}), dict(tasks)),  # absent in earlier versions
-            evidence=_evidence(facts["evidence"]),
+            returns=returns.checked(metadata.get("returns", {}), dict(tasks)),  # absent in earlier versions
+            run_files=_run_files(metadata["evidence"]),
             recipe=recipe,
         )
     except durable.DamagedError:
@@ -169,17 +169,17 @@ def load(path: Path) -> RunSnapshot:
         raise durable.DamagedError(f"'{path}' cannot be read: {error!r}") from error
 
 
-def _check_files(path: Path, facts: dict[str, Any], tasks: validation.Tasks, config: RunConfig) -> None:
+def _check_files(path: Path, metadata: dict[str, Any], tasks: validation.Tasks, config: RunConfig) -> None:
     """Refuse files that are not of this recipe's network and method, or that need more memory than there is.
 
     Raises:
         ValueError: they are not, or do.
     """
     agent, memory, games = validation.headers(path, "agent", "method", "games")
-    observations = space(facts["observation_space"])
-    outline = validation.skeleton(observations, tasks, config.agent.trunk)
+    observations = space(metadata["observation_space"])
+    outline = validation.meta_policy(observations, tasks, config.agent.trunk)
     files = {"weights and optimizer": agent, "what the method keeps": memory, "the actions played": games}
-    validation.check_room(f"snapshot '{path}'", outline, files)
+    validation.check_fits_memory(f"snapshot '{path}'", outline, files)
     validation.check_policy(agent, outline, "policy.")
     validation.check_optimizer(agent, outline, outline.task_names if _at_once(config) else None)
     validation.check_method(memory, outline, config)
@@ -190,7 +190,7 @@ def _check_files(path: Path, facts: dict[str, Any], tasks: validation.Tasks, con
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = load_file(path / f"{name}.safetensors")
-    validation.check_finite(f"'{path}'", tensors)
+    validation.check_finite_tensors(f"'{path}'", tensors)
     return tensors
 
 
@@ -203,17 +203,17 @@ def _phase(text: object) -> Phase:
 def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
     """The agent's counters and the state of numpy's generator, which numpy itself takes unseen."""
     for name in ("steps", "task_began_at", "updates"):
-        whole(values[name], 0)
+        checked_int(values[name], 0)
     _checked_episodes(values["episodes"])
     kind, place, has_gauss, _ = values["random_numpy"]
-    if kind != "MT19937" or whole(place, 0, _NUMPY_KEYS) > _NUMPY_KEYS or has_gauss not in (0, 1):
+    if kind != "MT19937" or checked_int(place, 0, _NUMPY_KEYS) > _NUMPY_KEYS or has_gauss not in (0, 1):
         raise ValueError("the state of numpy's generator is none")
     return values
 
 
 def _checked_episodes(episodes: list[Any]) -> list[Any]:
     for score, length in episodes:
-        float(score), whole(length, 0)
+        float(score), checked_int(length, 0)
     return episodes
 
 
@@ -236,7 +236,7 @@ def _games(
     tasks: validation.Tasks,
     learned: list[str | None],
     config: RunConfig,
-) -> list[PlayedGames]:
+) -> list[ActionLog]:
     """What leads the games of every task learned now to where they are.
 
     Raises:
@@ -244,8 +244,8 @@ def _games(
     """
     actions_of: dict[str | None, spaces.Space[Any]] = dict(tasks)
     return [
-        PlayedGames(
-            whole(of_task["seed"], 0, 2**31),
+        ActionLog(
+            checked_int(of_task["seed"], 0, 2**31),
             _checked_actions(tensors[f"actions.{number}"].numpy(), actions_of.get(name), config),
             _checked_episodes(of_task["episodes"]),
         )
@@ -253,23 +253,25 @@ def _games(
     ]
 
 
-def _evidence(described: dict[str, Any]) -> Evidence:
-    files = {str(name): Mark(whole(mark["size"], 0), mark["digest"]) for name, mark in described["files"].items()}
-    stages = {str(name): str(seal) for name, seal in described["stages"].items()}
+def _run_files(described: dict[str, Any]) -> RunFiles:
+    files = {
+        str(name): FileDigest(checked_int(mark["size"], 0), mark["digest"]) for name, mark in described["files"].items()
+    }
+    stages = {str(name): str(digest) for name, digest in described["stages"].items()}
     if not all(re.fullmatch(r"stage-[0-9]+", name) for name in stages):
         raise ValueError(f"stages {list(stages)}: expected names of checkpoints")
-    return Evidence(files, stages)
+    return RunFiles(files, stages)
 
 
-def _in_this_format(facts: dict[str, Any]) -> dict[str, Any]:
+def _in_this_format(metadata: dict[str, Any]) -> dict[str, Any]:
     """Facts of this format; the first one knew the games of one task alone, and of evidence how long it was."""
-    if facts["format"] not in (1, _FORMAT):
-        raise ValueError(f"format {facts['format']}: this version reads formats 1 and {_FORMAT}")
-    if facts["format"] == _FORMAT:
-        return facts
-    files = {name: {"size": size, "digest": None} for name, size in facts["sizes"].items()}
-    games = [{"seed": facts["games_seed"], "episodes": facts["agent"]["episodes"]}]
-    return {**facts, "games": games, "evidence": {"files": files, "stages": {}}}
+    if metadata["format"] not in (1, _FORMAT):
+        raise ValueError(f"format {metadata['format']}: this version reads formats 1 and {_FORMAT}")
+    if metadata["format"] == _FORMAT:
+        return metadata
+    files = {name: {"size": size, "digest": None} for name, size in metadata["sizes"].items()}
+    games = [{"seed": metadata["games_seed"], "episodes": metadata["agent"]["episodes"]}]
+    return {**metadata, "games": games, "evidence": {"files": files, "stages": {}}}
 
 
 def _checked_actions(actions: np.ndarray, action_space: spaces.Space[Any] | None, config: RunConfig) -> np.ndarray:

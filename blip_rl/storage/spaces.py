@@ -29,17 +29,17 @@ def describe_tasks(policy: ContinualPolicy) -> dict[str, Any]:
     }
 
 
-def known_tasks(facts: dict[str, Any], most: int) -> list[tuple[str, spaces.Space[Any]]]:
+def known_tasks(metadata: dict[str, Any], most: int) -> list[tuple[str, spaces.Space[Any]]]:
     """Names and action spaces of what :func:`describe_tasks` returned.
 
     Args:
-        facts: What it returned.
+        metadata: What it returned.
         most: Tasks that there can be.
 
     Raises:
         LookupError, TypeError, ValueError, ArithmeticError: it returned something else.
     """
-    tasks = facts["tasks"]
+    tasks = metadata["tasks"]
     if not isinstance(tasks, list) or not 1 <= len(tasks) <= most:
         raise ValueError(f"tasks: expected a list of 1 to {most}, as many as the recipe has")
     return [(_name(task["name"]), space(task["action_space"])) for task in tasks]
@@ -75,18 +75,20 @@ def space(described: dict[str, Any]) -> spaces.Space[Any]:
             game's.
     """
     if described["kind"] == "discrete":
-        return spaces.Discrete(whole(described["n"], 1, _MOST_ACTIONS), start=whole(described["start"], -(2**31)))
+        return spaces.Discrete(
+            checked_int(described["n"], 1, _MOST_ACTIONS), start=checked_int(described["start"], -(2**31))
+        )
     dtype, sides = described["dtype"], described["shape"]
     if dtype not in _DTYPES or not isinstance(sides, list) or len(sides) > 3:
         raise ValueError(f"a space of {str(dtype)[:20]} with {len(sides)} dimensions: expected numbers, at most 3")
-    shape = tuple(whole(side, 1, _MOST_ENTRIES) for side in sides)
+    shape = tuple(checked_int(side, 1, _MOST_ENTRIES) for side in sides)
     if math.prod(shape) > _MOST_ENTRIES:
         raise ValueError(f"a space of {shape}: expected at most {_MOST_ENTRIES:,} entries")
     low, high = (_bounds(described[side], np.dtype(dtype), shape) for side in ("low", "high"))
     return spaces.Box(low, high, shape, np.dtype(dtype).type)
 
 
-def whole(value: object, lowest: int, highest: int = 2**53) -> int:
+def checked_int(value: object, lowest: int, highest: int = 2**53) -> int:
     """A whole number within bounds.
 
     Raises:

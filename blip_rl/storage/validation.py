@@ -19,7 +19,7 @@ from blip_rl.config import RunConfig, TrunkConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy, TaskModule
 from blip_rl.untrusted.machine import check_memory
-from blip_rl.untrusted.tensors import TensorFacts, read_header
+from blip_rl.untrusted.tensors import TensorSpec, read_header
 
 _KINDS = {
     torch.float32: "F32",
@@ -36,7 +36,7 @@ _FIX = "make the layers of the recipe smaller, or use a machine with more memory
 Tasks = Sequence[tuple[str, spaces.Space[Any]]]
 
 
-def skeleton(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfig) -> ContinualPolicy:
+def meta_policy(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfig) -> ContinualPolicy:
     """The policy of these tasks without memory for its weights; the last task is in use.
 
     Raises:
@@ -53,14 +53,14 @@ def skeleton(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfig) 
     return policy
 
 
-def check_policy(found: Mapping[str, TensorFacts], policy: ContinualPolicy, prefix: str = "") -> None:
+def check_policy(found: Mapping[str, TensorSpec], policy: ContinualPolicy, prefix: str = "") -> None:
     """Compare saved weights with a network; tensors of other prefixes are left alone.
 
     Raises:
         ValueError: one is missing, too many, or of another kind or shape.
     """
-    expected = {f"{prefix}{name}": _facts(tensor) for name, tensor in policy.task_state().items()}
-    mine = {name: facts for name, facts in found.items() if name.startswith(prefix)}
+    expected = {f"{prefix}{name}": _spec(tensor) for name, tensor in policy.task_state().items()}
+    mine = {name: spec for name, spec in found.items() if name.startswith(prefix)}
     for name in {**expected, **mine}:
         if mine.get(name) != expected.get(name):
             raise ValueError(
@@ -70,7 +70,7 @@ def check_policy(found: Mapping[str, TensorFacts], policy: ContinualPolicy, pref
 
 
 def check_optimizer(
-    found: Mapping[str, TensorFacts], policy: ContinualPolicy, learned: Sequence[str] | None = None
+    found: Mapping[str, TensorSpec], policy: ContinualPolicy, learned: Sequence[str] | None = None
 ) -> None:
     """Compare ``optimizer.<number>.<moment>`` with the parameters that are learned.
 
@@ -84,19 +84,19 @@ def check_optimizer(
     """
     policy.new_optimizer(1.0, learned)
     parameters = [parameter for group in policy.optimizer.param_groups for parameter in group["params"]]
-    for name, facts in found.items():
+    for name, spec in found.items():
         kind, _, rest = name.partition(".")
         number, _, moment = rest.partition(".")
         if kind != "optimizer":
             continue
         if not number.isdecimal() or int(number) >= len(parameters) or moment not in {"step", *_MOMENTS}:
             raise ValueError(f"{name!r} is no state of this network's optimizer")
-        expected = TensorFacts("F32", ()) if moment == "step" else _facts(parameters[int(number)])
-        if facts != expected:
-            raise ValueError(f"size mismatch: {name!r} is {facts}, expected {expected}: another agent's snapshot")
+        expected = TensorSpec("F32", ()) if moment == "step" else _spec(parameters[int(number)])
+        if spec != expected:
+            raise ValueError(f"size mismatch: {name!r} is {spec}, expected {expected}: another agent's snapshot")
 
 
-def check_method(found: Mapping[str, TensorFacts], policy: ContinualPolicy, config: RunConfig) -> None:
+def check_method(found: Mapping[str, TensorSpec], policy: ContinualPolicy, config: RunConfig) -> None:
     """Compare what a method remembers with the network, as far as names tell what a tensor belongs to.
 
     ``<parameter>.<kind>``, ``<number>.<parameter>`` and ``shared.<parameter>`` have the parameter's shape, bases and
@@ -107,17 +107,17 @@ def check_method(found: Mapping[str, TensorFacts], policy: ContinualPolicy, conf
         ValueError: one does not fit.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in policy.trunk.named_parameters()}
-    for name, facts in found.items():
+    for name, spec in found.items():
         before, _, kind = name.rpartition(".")
         number, _, after = name.partition(".")
         if before in shapes:
-            wrong = not _fits_kind(kind, facts.shape, shapes[before])
+            wrong = not _fits_kind(kind, spec.shape, shapes[before])
         elif (number.isdecimal() or number == "shared") and after in shapes:
-            wrong = facts.shape != shapes[after]
+            wrong = spec.shape != shapes[after]
         else:
-            wrong = name == "draws" and facts.size > _MOST_GENERATOR_BYTES
+            wrong = name == "draws" and spec.size > _MOST_GENERATOR_BYTES
         if wrong:
-            raise ValueError(f"{name!r} is {facts}: it does not fit this network")
+            raise ValueError(f"{name!r} is {spec}: it does not fit this network")
     _check_frames(found, policy, config)
 
 
@@ -130,18 +130,18 @@ def _fits_kind(kind: str, shape: tuple[int, ...], parameter: tuple[int, ...]) ->
     return shape == parameter
 
 
-def _check_frames(found: Mapping[str, TensorFacts], policy: ContinualPolicy, config: RunConfig) -> None:
+def _check_frames(found: Mapping[str, TensorSpec], policy: ContinualPolicy, config: RunConfig) -> None:
     """Refuse more frames than the recipe lets the method keep, or frames of another shape."""
     most = config.agent.method.get("capacity_frames")
-    frames = {name: facts for name, facts in found.items() if name.endswith(".observations")}
-    for name, facts in frames.items():
+    frames = {name: spec for name, spec in found.items() if name.endswith(".observations")}
+    for name, spec in frames.items():
         shape = policy.observation_space.shape
-        if facts.shape[1:] != shape or (isinstance(most, int) and facts.shape[0] > most):
-            raise ValueError(f"{name!r} is {facts}: expected at most {most} frames of {shape}")
-        _check_targets(found, policy, name.removesuffix(".observations"), facts.shape[0])
+        if spec.shape[1:] != shape or (isinstance(most, int) and spec.shape[0] > most):
+            raise ValueError(f"{name!r} is {spec}: expected at most {most} frames of {shape}")
+        _check_targets(found, policy, name.removesuffix(".observations"), spec.shape[0])
 
 
-def _check_targets(found: Mapping[str, TensorFacts], policy: ContinualPolicy, task: str, frames: int) -> None:
+def _check_targets(found: Mapping[str, TensorSpec], policy: ContinualPolicy, task: str, frames: int) -> None:
     """Refuse stored policies of another shape than their task's head, which replaying would find out much later."""
     number = task.removeprefix("task")
     if not number.isdecimal() or not 1 <= int(number) <= len(policy.tasks):
@@ -149,9 +149,9 @@ def _check_targets(found: Mapping[str, TensorFacts], policy: ContinualPolicy, ta
     outputs = cast(TaskModule, policy.tasks[int(number) - 1]).actor.out_features
     expected = {"logits": (frames, outputs), "loc": (frames, outputs), "scale": (frames, outputs), "values": (frames,)}
     for kind, shape in expected.items():
-        facts = found.get(f"{task}.{kind}")
-        if facts is not None and facts != TensorFacts("F32", shape):
-            raise ValueError(f"'{task}.{kind}' is {facts}: expected {shape}, as the task's head gives it")
+        spec = found.get(f"{task}.{kind}")
+        if spec is not None and spec != TensorSpec("F32", shape):
+            raise ValueError(f"'{task}.{kind}' is {spec}: expected {shape}, as the task's head gives it")
 
 
 def check_actions(known: Tasks, tasks: Tasks) -> None:
@@ -173,7 +173,7 @@ def check_actions(known: Tasks, tasks: Tasks) -> None:
             )
 
 
-def check_observations(policy: ContinualPolicy, task: str, observations: spaces.Space[Any]) -> None:
+def check_agent_observations(policy: ContinualPolicy, task: str, observations: spaces.Space[Any]) -> None:
     """Compare what an agent looks at with what a game shows.
 
     Raises:
@@ -187,7 +187,7 @@ def check_observations(policy: ContinualPolicy, task: str, observations: spaces.
         )
 
 
-def check_room(what: str, policy: ContinualPolicy, files: Mapping[str, Mapping[str, TensorFacts]]) -> None:
+def check_fits_memory(what: str, policy: ContinualPolicy, files: Mapping[str, Mapping[str, TensorSpec]]) -> None:
     """Make sure that a network and what is read from files fit into memory together.
 
     Args:
@@ -199,7 +199,7 @@ def check_room(what: str, policy: ContinualPolicy, files: Mapping[str, Mapping[s
         UserError: they do not; the message names the memory needed.
     """
     parts: dict[str, float] = {"the network": weight_bytes(policy) * _COPIES}
-    parts |= {name: sum(facts.size for facts in header.values()) for name, header in files.items()}
+    parts |= {name: sum(spec.size for spec in header.values()) for name, header in files.items()}
     check_memory(what, parts, _FIX)
 
 
@@ -208,7 +208,7 @@ def weight_bytes(policy: ContinualPolicy) -> int:
     return sum(tensor.nbytes for tensor in policy.task_state().values())
 
 
-def headers(folder: Path, *names: str) -> list[dict[str, TensorFacts]]:
+def headers(folder: Path, *names: str) -> list[dict[str, TensorSpec]]:
     """Of ``<name>.safetensors`` for each name.
 
     Raises:
@@ -217,7 +217,7 @@ def headers(folder: Path, *names: str) -> list[dict[str, TensorFacts]]:
     return [read_header(folder / f"{name}.safetensors") for name in names]
 
 
-def check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
+def check_finite_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
     """Refuse weights that are no numbers, which no run saves.
 
     Raises:
@@ -228,9 +228,9 @@ def check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
             raise UserError(f"{what} holds numbers that are not finite, in {name!r}: damaged or changed")
 
 
-def _facts(tensor: Tensor) -> TensorFacts:
-    return TensorFacts(_KINDS[tensor.dtype], tuple(tensor.shape))
+def _spec(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(_KINDS[tensor.dtype], tuple(tensor.shape))
 
 
-def _shown(facts: TensorFacts | None) -> str:
-    return "not there" if facts is None else str(facts)
+def _shown(spec: TensorSpec | None) -> str:
+    return "not there" if spec is None else str(spec)

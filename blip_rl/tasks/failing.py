@@ -38,7 +38,7 @@ def naming(game: str, first_seed: int | None, count: int = 1) -> Iterator[None]:
         ) from error
 
 
-def check_finite(game: str, seed: int | None, environment: int, **values: object) -> None:
+def check_finite_step(game: str, seed: int | None, environment: int, **values: object) -> None:
     """Refuse numbers from a game that are NaN or infinite: learning from them destroys the network.
 
     Args:
@@ -137,7 +137,7 @@ class NamedVecEnv(VecEnvWrapper):
 
     def _check(self, index: int, **values: Any) -> None:
         seed = None if self._seed is None else self._seed + index
-        check_finite(self._game, seed, self._first_environment + index, **values)
+        check_finite_step(self._game, seed, self._first_environment + index, **values)
 
     def _naming(self) -> Any:
         return naming(self._game, self._seed, self.num_envs)

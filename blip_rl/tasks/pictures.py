@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from blip_rl.config import AtariConfig, TaskConfig
 from blip_rl.errors import RunError, UserError
-from blip_rl.tasks.failing import check_finite, naming
+from blip_rl.tasks.failing import check_finite_step, naming
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.seeds import check_seed
 
@@ -166,13 +166,13 @@ class ControlScreen:
     def reset(self) -> Picture:
         """Begin the game that the seed stands for."""
         observation, _ = self._env.reset(seed=self.seed)
-        check_finite(self.game, self.seed, 0, observation=observation)
+        check_finite_step(self.game, self.seed, 0, observation=observation)
         return self._picture()
 
     def step(self, action: Any) -> Moment:
         """Take one decision."""
         observation, reward, terminated, truncated, _ = self._env.step(action)
-        check_finite(self.game, self.seed, 0, observation=observation, reward=reward)
+        check_finite_step(self.game, self.seed, 0, observation=observation, reward=reward)
         return Moment(self._picture(), float(reward), bool(terminated or truncated))
 
     def close(self) -> None:

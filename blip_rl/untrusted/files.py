@@ -167,7 +167,7 @@ def _inside(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def check_folder(folder: Path) -> None:
+def check_contained(folder: Path) -> None:
     """Make sure that nothing in a run's folder leads out of it or stands for anything but files and folders.
 
     The folder itself may be a link: a person typed it.

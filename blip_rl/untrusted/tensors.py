@@ -24,7 +24,7 @@ _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 
 
 @dataclass(frozen=True)
-class TensorFacts:
+class TensorSpec:
     """One tensor: ``F32``, ``U8``, … and its shape."""
 
     dtype: str
@@ -39,7 +39,7 @@ class TensorFacts:
         return f"{self.dtype} {self.shape}"
 
 
-def read_header(path: Path) -> dict[str, TensorFacts]:
+def read_header(path: Path) -> dict[str, TensorSpec]:
     """Each tensor's kind and shape by name.
 
     Raises:
@@ -52,10 +52,10 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
         if not 2 <= length <= min(_MOST_HEADER_BYTES, size - _LENGTH_BYTES):
             raise UserError(f"'{path}' is no safetensors file: it says that its header has {length:,} bytes")
         text = file.read(length)
-    return _facts(path, text, size - _LENGTH_BYTES - length)
+    return _specs(path, text, size - _LENGTH_BYTES - length)
 
 
-def _facts(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorFacts]:
+def _specs(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorSpec]:
     try:
         header = parse_json(text.decode("utf-8"), f"'{path}'")
         entries = {str(name): entry for name, entry in header.items() if name != "__metadata__"}
@@ -78,21 +78,21 @@ def _facts(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorFacts]:
 
 def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     """Where a tensor lies, checked to be as long as it must be."""
-    start, stop = (_whole(number) for number in entry["data_offsets"])
+    start, stop = (_checked_count(number) for number in entry["data_offsets"])
     size = _tensor(entry).size
     if stop - start != size:
         raise ValueError(f"{name!r} takes {stop - start:,} bytes, expected {size:,}")
     return start, stop, name
 
 
-def _tensor(entry: dict[str, Any]) -> TensorFacts:
-    shape = tuple(_whole(side) for side in entry["shape"])
+def _tensor(entry: dict[str, Any]) -> TensorSpec:
+    shape = tuple(_checked_count(side) for side in entry["shape"])
     if entry["dtype"] not in _BYTES or len(shape) > _MOST_DIMENSIONS:
         raise ValueError(f"a tensor of {entry['dtype']!r} with {len(shape)} dimensions")
-    return TensorFacts(entry["dtype"], shape)
+    return TensorSpec(entry["dtype"], shape)
 
 
-def _whole(number: Any) -> int:
+def _checked_count(number: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ValueError(f"{number!r} where a count belongs")
     return number

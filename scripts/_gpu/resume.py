@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from kill_test import ATARI, evidence
+from kill_test import ATARI, run_files
 from safetensors.torch import load_file
 
 from _gpu.results import Results, step_options
@@ -46,7 +46,7 @@ def _command(run: Path, device: str) -> list[str]:
 
 
 def _compare(one: Path, other: Path) -> dict[str, Any]:
-    mine, its = evidence(one), evidence(other)
+    mine, its = run_files(one), run_files(other)
     weights = [load_file(run / "checkpoints" / "stage-02" / "policy.safetensors") for run in (one, other)]
     return {
         "different_files": [name for name in {**mine, **its} if mine.get(name) != its.get(name)],

@@ -94,11 +94,11 @@ def resume_run(run, **options):
 
 
 def assert_equal(run, other):
-    assert evidence(run) == evidence(other)
+    assert run_files(run) == run_files(other)
     assert curves(run) == curves(other)
 
 
-def evidence(run):
+def run_files(run):
     """Digests of every table and of every file of every checkpoint."""
     files = [*(run / name for name in TABLES), *sorted(run.glob("checkpoints/**/*"))]
     return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() if f.is_file() else "" for f in files}

@@ -16,7 +16,7 @@ from blip_rl.errors import RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.train import train
 from blip_rl.storage import snapshot as snapshots
-from tests.run.broken_off import assert_equal, curves, evidence, killed_at, resume_run, settings, small_run
+from tests.run.broken_off import assert_equal, curves, killed_at, resume_run, run_files, settings, small_run
 from tests.storage.faulty_disk import FaultyDisk
 
 pytestmark = [
@@ -126,9 +126,9 @@ def ends_well(run, work, point, whole):
         return disk.failed
     if work is tiny_train and not disk.failed:
         return False
-    if evidence(run) != evidence(whole):
+    if run_files(run) != run_files(whole):
         resume_run(run)
-    assert evidence(run) == evidence(whole), point
+    assert run_files(run) == run_files(whole), point
     assert curves(run) == curves(whole), point
     return disk.failed
 
@@ -236,13 +236,13 @@ def survives(run, file, place, bit, whole):
     """Whether a run with one bit flipped goes on; then it ends as if it had not been, else nothing has been changed."""
     before = {name: (run / name).read_bytes() for name in WRITTEN_ONCE}
     flip(run / file, place, bit)
-    damaged = evidence(run)
+    damaged = run_files(run)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a snapshot that gives way to the one before
             resume_run(run)
     except (UserError, RunError):
-        assert evidence(run) == damaged, (file, place, bit)
+        assert run_files(run) == damaged, (file, place, bit)
         return False
     assert_equal(run, whole)
     unread = {"config.toml"}  # it is compared by what it means: a comment may say something else

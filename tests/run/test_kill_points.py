@@ -21,7 +21,7 @@ from blip_rl.storage import durable
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.untrusted.files import read_json
-from tests.run.broken_off import curves, evidence, killed_at, resume_run, settings, small_run
+from tests.run.broken_off import curves, killed_at, resume_run, run_files, settings, small_run
 from tests.run.kill_points import KillPoints
 
 pytestmark = [
@@ -91,7 +91,7 @@ class Verdicts:
     """
 
     def __init__(self, whole, overrides, folder):
-        self._expected = evidence(whole), curves(whole)
+        self._expected = run_files(whole), curves(whole)
         self._overrides, self._folder, self._known, self._points = overrides, folder, {}, 0
         self.failures = []
 
@@ -130,7 +130,7 @@ class Verdicts:
             resumed_from = resume(run, self._overrides)
         except Exception as error:
             return f"HARD_FAIL: {error!r}", BEGINNING
-        return "" if (evidence(run), curves(run)) == self._expected else "SILENT_DIVERGENCE", resumed_from
+        return "" if (run_files(run), curves(run)) == self._expected else "SILENT_DIVERGENCE", resumed_from
 
 
 def recorded(run, copies, work):

@@ -31,10 +31,10 @@ from tests.run.broken_off import (
     broken_off,
     command,
     curves,
-    evidence,
     killed_at,
     process,
     resume_run,
+    run_files,
     settings,
     small_run,
     wait_for,
@@ -102,7 +102,7 @@ POINTS = {
 @pytest.mark.parametrize("point", POINTS)
 def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *POINTS[point])
-    assert evidence(run) != evidence(whole("blip"))
+    assert run_files(run) != run_files(whole("blip"))
     assert_equal(resume_run(run), whole("blip"))
 
 
@@ -126,7 +126,7 @@ SLOW_POINTS = {"at its first snapshot", "in the middle", "before it is distilled
 )
 def test_a_task_learned_apart_is_resumed_from_any_point(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *APART_POINTS[point], agent="blip-distil")
-    assert evidence(run) != evidence(whole("blip-distil"))
+    assert run_files(run) != run_files(whole("blip-distil"))
     assert_equal(resume_run(run), whole("blip-distil"))
 
 
@@ -225,10 +225,10 @@ def test_a_run_with_stages_but_no_snapshot_is_left_alone(left):
     """To begin anew would delete what was learned."""
     for path in RunFolder(left).snapshots():
         shutil.rmtree(path)
-    before = evidence(left)
+    before = run_files(left)
     with pytest.raises(RunError, match="stage-01 but no snapshot to resume from"):
         resume_run(left)
-    assert evidence(left) == before
+    assert run_files(left) == before
 
 
 def test_the_command_resumes(left, whole):
@@ -279,10 +279,10 @@ def test_a_run_goes_on_from_the_snapshot_before_a_damaged_one(left, whole):
 def test_nothing_is_made_up_where_all_snapshots_are_damaged(left):
     for path in RunFolder(left).snapshots():
         cut(path / "agent.safetensors")
-    before = evidence(left)
+    before = run_files(left)
     with pytest.raises(RunError, match=r"none of the 2 snapshots.*step-000000000768.*step-000000000512"):
         resume_run(left)
-    assert evidence(left) == before
+    assert run_files(left) == before
 
 
 def test_a_run_whose_only_snapshot_is_damaged_begins_anew(whole, tmp_path):
@@ -300,10 +300,10 @@ def test_a_run_whose_only_snapshot_was_added_to_by_hand_is_left_alone(tmp_path):
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
     path = run / "environment.json"
     path.write_text(path.read_text() + "\n")
-    before = evidence(run)
+    before = run_files(run)
     with pytest.raises(UserError, match="has changed since the run was saved"):
         resume_run(run)
-    assert evidence(run) == before
+    assert run_files(run) == before
 
 
 def evidence_file(run, name):
@@ -316,12 +316,12 @@ EVIDENCE = ("scores.csv", "plasticity.csv", "events")
 @pytest.mark.parametrize("name", EVIDENCE)
 def test_evidence_that_someone_shortened_is_not_added_to(name, left):
     os.truncate(evidence_file(left, name), 10)
-    before = evidence(left)
+    before = run_files(left)
     with pytest.raises(UserError, match=r"shorter than when the run was saved.*expected [\d,]+ bytes"):
         resume_run(left)
     with pytest.raises(UserError, match="shorter than"):
         resume_run(left, accept_changes=True)
-    assert evidence(left) == before
+    assert run_files(left) == before
 
 
 EDITS = {  # as long as before, and still a table
@@ -338,18 +338,18 @@ def test_evidence_that_was_changed_in_place_is_not_added_to(name, left, whole):
     path = evidence_file(left, name)
     assert EDITS[name][0] in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(*EDITS[name], 1))
-    before = evidence(left)
+    before = run_files(left)
     with pytest.raises(UserError, match=rf"{path.name}' has changed since the run was saved.*--accept-changes"):
         resume_run(left)
-    assert evidence(left) == before
+    assert run_files(left) == before
     with pytest.warns(UserWarning, match="going on although"):
         resume_run(left, accept_changes=True)
-    assert {**evidence(left), name: ""} == {**evidence(whole("blip")), name: ""}
+    assert {**run_files(left), name: ""} == {**run_files(whole("blip")), name: ""}
 
 
 @pytest.mark.parametrize("name", EVIDENCE)
 def test_what_was_written_between_the_two_snapshots_is_written_again(name, left, whole):
-    newer, older = (snapshots.load(path).evidence.files for path in RunFolder(left).snapshots()[::-1])
+    newer, older = (snapshots.load(path).run_files.files for path in RunFolder(left).snapshots()[::-1])
     path = evidence_file(left, name)
     if newer[path.name].size == older[path.name].size:
         pytest.skip("nothing was written in between")
@@ -362,10 +362,10 @@ def test_what_was_written_between_the_two_snapshots_is_written_again(name, left,
 @pytest.mark.parametrize("file", ["policy.safetensors", "method.safetensors", "stage.json", "digests.json"])
 def test_a_damaged_checkpoint_of_an_earlier_stage_is_told_of(file, left):
     flip(left / "checkpoints" / "stage-01" / file)
-    before = evidence(left)
+    before = run_files(left)
     with pytest.raises(UserError, match=r"stage-01.*--accept-changes"):
         resume_run(left)
-    assert evidence(left) == before
+    assert run_files(left) == before
 
 
 def test_an_earlier_stage_is_made_again_where_there_is_a_snapshot_before_its_end(whole, tmp_path):
@@ -381,10 +381,10 @@ def test_an_earlier_stage_is_made_again_where_there_is_a_snapshot_before_its_end
 
 
 def test_a_finished_run_is_not_resumed(whole):
-    before = evidence(whole("blip"))
+    before = run_files(whole("blip"))
     with pytest.raises(UserError, match="finished"):
         resume_run(whole("blip"))
-    assert evidence(whole("blip")) == before
+    assert run_files(whole("blip")) == before
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -436,10 +436,10 @@ def change_environment(run, **changes):
 )
 def test_other_conditions_are_refused_with_the_difference(changes, wanted, left):
     change_environment(left, **changes)
-    before = evidence(left)
+    before = run_files(left)
     with pytest.raises(UserError, match=rf"begun under other conditions.*{wanted}.*--accept-changes"):
         resume_run(left)
-    assert evidence(left) == before
+    assert run_files(left) == before
 
 
 def test_other_conditions_can_be_accepted(left, whole):
@@ -460,10 +460,10 @@ def edit_recipe(run, old, new):
 
 def test_a_recipe_that_someone_changed_is_refused_with_the_difference(left):
     edit_recipe(left, "value_coefficient = 0.5", "value_coefficient = 0.25")
-    before = evidence(left)
+    before = run_files(left)
     with pytest.raises(UserError, match=r"has changed.*agent\.ppo\.value_coefficient 0\.5 → 0\.25.*--accept-changes"):
         resume_run(left)
-    assert evidence(left) == before
+    assert run_files(left) == before
     resume_run(left, accept_changes=True)
     assert len(RunFolder(left).stages()) == 2
 
@@ -542,13 +542,13 @@ def test_a_limit_of_the_system_is_met_like_a_full_disk(whole, tmp_path):
 
 
 def test_scoring_an_unfinished_run_leaves_its_table_to_the_training(left, whole):
-    before = evidence(left)
+    before = run_files(left)
     table = evaluate_run(left, episodes=3)
     assert "learned cartpole-a" in table
     assert "not written into scores.csv" in table
-    assert evidence(left) == before
+    assert run_files(left) == before
     with RunFolder(left).locked():
         assert "not written into scores.csv" in evaluate_run(left, episodes=1)
     assert_equal(resume_run(left), whole("blip"))
     assert "not written" not in evaluate_run(left, episodes=3)
-    assert evidence(left)["scores.csv"] != evidence(whole("blip"))["scores.csv"]
+    assert run_files(left)["scores.csv"] != run_files(whole("blip"))["scores.csv"]

@@ -8,7 +8,7 @@ from blip_rl.report import heatmaps
 from blip_rl.run.train import resume, train
 from blip_rl.storage import snapshot
 from blip_rl.tasks.groups import GroupedVecEnv
-from tests.run.broken_off import ATARI, curves, evidence, killed_at, settings, small_run
+from tests.run.broken_off import ATARI, curves, killed_at, run_files, settings, small_run
 
 GROUPS = ("compute.environment_groups=2",)
 RUNS = {
@@ -38,7 +38,7 @@ def test_a_run_killed_twice_ends_as_one_that_never_was(kind, tmp_path, monkeypat
         train(small_run(**RUNS[kind]), out=run, threads=1, quiet=True)
     with killed_at(snapshot, "save", 2, True):
         resume(run, threads=1, quiet=True)
-    assert evidence(run) != evidence(whole)
+    assert run_files(run) != run_files(whole)
     resume(run, threads=1, quiet=True)
-    assert evidence(run) == evidence(whole)
+    assert run_files(run) == run_files(whole)
     assert curves(run) == curves(whole)

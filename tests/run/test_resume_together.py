@@ -21,9 +21,9 @@ from tests.run.broken_off import (
     assert_equal,
     broken_off,
     curves,
-    evidence,
     killed_at,
     resume_run,
+    run_files,
     small_run,
 )
 
@@ -73,7 +73,7 @@ POINTS = {
 @pytest.mark.parametrize("point", POINTS)
 def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *POINTS[point], agent="multitask")
-    assert evidence(run) != evidence(whole)
+    assert run_files(run) != run_files(whole)
     assert_equal(resume_run(run), whole)
 
 

@@ -19,7 +19,7 @@ from blip_rl.run.scores import ScoreBook
 from blip_rl.run.train import resume, train
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import snapshot_steps
-from tests.run.broken_off import CARTPOLES, command, curves, evidence, process, settings, small_run, wait_for
+from tests.run.broken_off import CARTPOLES, command, curves, process, run_files, settings, small_run, wait_for
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
 FINETUNE = (*settings("finetune"), "checkpoint.every_steps=128")  # early: from the first snapshot on they are stopped
@@ -56,7 +56,7 @@ def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
             assert f"saved at step {saved:,}" in err
     for run in runs.values():
         resume(run, quiet=True)
-        assert evidence(run) == evidence(whole)
+        assert run_files(run) == run_files(whole)
         assert curves(run) == curves(whole)
 
 
@@ -67,7 +67,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path
     with process(command("finetune", run, long_updates, games="cartpole-a", steps="256")) as child:
         wait_for(child, lambda: any(run.glob("checkpoints/step-*")))
         time.sleep(0.5)  # for the second update to begin: what is asked while a snapshot is written is met before it
-        before = evidence(run)
+        before = run_files(run)
         child.send_signal(signal.SIGINT)
         for line in child.stdout:
             if "stopping after this update" in line:
@@ -78,7 +78,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path
     assert "stopped at once" in out
     assert "Traceback" not in err
     command_to_go_on(out, run)
-    assert {k: v for k, v in evidence(run).items() if "checkpoints" in k} == {
+    assert {k: v for k, v in run_files(run).items() if "checkpoints" in k} == {
         k: v for k, v in before.items() if "checkpoints" in k
     }
     assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000128"]
@@ -117,7 +117,7 @@ def test_a_run_asked_to_stop_goes_on_from_the_very_update(owner, name, call, ste
             train(small_run("finetune", overrides=FINETUNE), out=run, threads=1, quiet=True)
     assert caught.value.signal_number == signal.SIGTERM
     resume(run, quiet=True)
-    assert evidence(run) == evidence(whole)
+    assert run_files(run) == run_files(whole)
     assert curves(run) == curves(whole)
 
 

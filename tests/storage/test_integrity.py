@@ -10,11 +10,11 @@ def test_cutting_back_leaves_a_copy_made_of_hard_links_alone(tmp_path):
     for name in ("scores.csv", "events.out.tfevents.1"):
         (run / name).write_text("begin")
         (copy / name).hardlink_to(run / name)
-    then = integrity.take(run, [])
+    then = integrity.digest_files(run, [])
     for name in ("scores.csv", "events.out.tfevents.1"):
         with (run / name).open("a") as file:
             file.write(" and more")
-    integrity.cut_back(run, then)
+    integrity.truncate(run, then)
     for name in ("scores.csv", "events.out.tfevents.1"):
         assert (run / name).read_text() == "begin"
         assert (copy / name).read_text() == "begin and more"

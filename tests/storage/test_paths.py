@@ -93,10 +93,10 @@ def test_a_folder_to_write_into_may_be_there():
 
 
 def test_a_file_to_read_is_there():
-    paths.check_file(Path("file"))
+    paths.check_is_file(Path("file"))
     for path, message in (("runs", "is a folder"), ("nothing", "does not exist")):
         with pytest.raises(UserError, match=message):
-            paths.check_file(Path(path))
+            paths.check_is_file(Path(path))
 
 
 def test_games_are_the_runs():

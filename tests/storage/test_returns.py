@@ -17,7 +17,7 @@ from blip_rl.run.train import train
 from blip_rl.storage import returns
 from blip_rl.storage.returns import interval_steps
 from blip_rl.storage.run_folder import RunFolder
-from tests.run.broken_off import assert_equal, broken_off, evidence, resume_run, settings, small_run
+from tests.run.broken_off import assert_equal, broken_off, resume_run, run_files, settings, small_run
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 
@@ -134,7 +134,7 @@ def test_tasks_learned_together_are_all_scored_before_the_first_step(tmp_path):
 def test_scoring_first_changes_nothing_that_is_learned_or_scored_later(whole, tmp_path):
     config = small_run(overrides=(*settings("blip"), "evaluation.before_training=false"))
     without = train(config, out=tmp_path / "run", threads=1, quiet=True)
-    first, second = evidence(whole), evidence(without)
+    first, second = run_files(whole), run_files(without)
     assert {name for name in first if first[name] != second[name]} == {"scores.csv"}
     assert rows(without, "scores.csv") == [r for r in rows(whole, "scores.csv") if r["phase"] != "start"]
 

@@ -7,7 +7,7 @@ import pytest
 from blip_rl.config import AtariConfig, TaskConfig
 from blip_rl.errors import RunError
 from blip_rl.run.train import train
-from blip_rl.tasks.failing import check_finite
+from blip_rl.tasks.failing import check_finite_step
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 from blip_rl.tasks.pictures import ControlScreen
 from tests.run.broken_off import settings, small_run
@@ -111,7 +111,7 @@ def test_films_are_checked_too(monkeypatch):
 
 
 def test_whole_numbers_are_not_looked_at():
-    check_finite("pong", 0, 0, observation=np.zeros((4, 84, 84), np.uint8), reward=1)
+    check_finite_step("pong", 0, 0, observation=np.zeros((4, 84, 84), np.uint8), reward=1)
 
 
 def test_a_training_blames_the_game_and_not_the_learning_rate(tmp_path):

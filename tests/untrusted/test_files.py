@@ -84,7 +84,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path, target):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "stage-01").symlink_to(f"../{target}" if target.startswith("..") else target)
     with pytest.raises(UserError, match=r"stage-01' is a link that leads out of the run's folder"):
-        files.check_folder(tmp_path / "run")
+        files.check_contained(tmp_path / "run")
 
 
 def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path):
@@ -92,7 +92,7 @@ def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path):
     (tmp_path / "run-2").mkdir()
     (tmp_path / "run" / "link").symlink_to("../run-2")
     with pytest.raises(UserError, match="leads out"):
-        files.check_folder(tmp_path / "run")
+        files.check_contained(tmp_path / "run")
 
 
 def test_links_inside_and_a_linked_run_are_fine(tmp_path):
@@ -100,14 +100,14 @@ def test_links_inside_and_a_linked_run_are_fine(tmp_path):
     (tmp_path / "real" / "a").write_text("a")
     (tmp_path / "real" / "b").symlink_to("a")
     (tmp_path / "run").symlink_to("real")
-    files.check_folder(tmp_path / "run")
+    files.check_contained(tmp_path / "run")
 
 
 def test_a_pipe_in_a_run_folder_is_refused(tmp_path):
     (tmp_path / "gifs").mkdir()
     os.mkfifo(tmp_path / "gifs" / "grid.gif")
     with pytest.raises(UserError, match=r"grid.gif' is a pipe"):
-        files.check_folder(tmp_path)
+        files.check_contained(tmp_path)
 
 
 def test_a_folder_of_too_many_files_is_not_searched_to_its_end(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_folder_of_too_many_files_is_not_searched_to_its_end(tmp_path, monkeyp
     for number in range(5):
         (tmp_path / str(number)).touch()
     with pytest.raises(UserError, match="more than 3 files"):
-        files.check_folder(tmp_path)
+        files.check_contained(tmp_path)
 
 
 def test_control_characters_do_not_reach_a_terminal():

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from blip_rl.errors import UserError
-from blip_rl.untrusted.tensors import TensorFacts, read_header
+from blip_rl.untrusted.tensors import TensorSpec, read_header
 
 KINDS = {np.float32: "F32", np.float64: "F64", np.int64: "I64", np.uint8: "U8", np.bool_: "BOOL"}
 
@@ -39,8 +39,8 @@ def test_the_header_tells_what_was_saved(tmp_path, described):
     path = tmp_path / "a.safetensors"
     save_file(tensors, path)
     found = read_header(path)
-    assert found == {name: TensorFacts(KINDS[dtype], tuple(shape)) for name, (dtype, shape) in described.items()}
-    assert sum(facts.size for facts in found.values()) == sum(tensor.nbytes for tensor in tensors.values())
+    assert found == {name: TensorSpec(KINDS[dtype], tuple(shape)) for name, (dtype, shape) in described.items()}
+    assert sum(spec.size for spec in found.values()) == sum(tensor.nbytes for tensor in tensors.values())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_let_through_the_library_reads_alike(tmp_path, data):
         return
     try:
         with safe_open(path, framework="np") as file:
-            for name, facts in found.items():
-                assert tuple(file.get_slice(name).get_shape()) == facts.shape
+            for name, spec in found.items():
+                assert tuple(file.get_slice(name).get_shape()) == spec.shape
     except SafetensorError:
         pass  # stricter than the header's own check, which is fine
