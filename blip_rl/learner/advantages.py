@@ -1,4 +1,4 @@
-"""Generalised advantage estimates: step by step on the CPU, all steps at once on a GPU.
+"""Generalised advantage estimation (GAE): a loop over steps on the CPU, a parallel scan on a GPU.
 
 Â_t = δ_t + γλ·(1 − d_{t+1})·Â_{t+1} with δ_t = r_t + γ·(1 − d_{t+1})·V(s_{t+1}) − V(s_t), d_{t+1} = 1 where s_{t+1}
 begins a new episode. Source: Schulman et al. 2016, "High-dimensional continuous control using generalized advantage
@@ -18,11 +18,11 @@ Array = npt.NDArray[np.float32]
 def step_by_step(
     rewards: Array, values: Array, last_values: Array, continues: Array, gamma: float, lam: float
 ) -> Array:
-    """Estimate from the last step to the first.
+    """Estimate advantages by a loop from the last step to the first.
 
     Args:
         rewards: r_t, (steps, environments).
-        values: V(s_t), likewise.
+        values: V(s_t), (steps, environments).
         last_values: V of the observations after the last step, (environments,).
         continues: 1 − d_{t+1}, (steps, environments).
         gamma: γ.
@@ -44,10 +44,10 @@ def step_by_step(
 def by_doubling(
     rewards: Tensor, values: Tensor, last_values: Tensor, continues: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """The same of tensors, in ⌈log₂ steps⌉ rounds instead of one round for each step.
+    """Estimate advantages by recursive doubling (a Hillis–Steele scan): ⌈log₂ steps⌉ rounds of a few kernels each.
 
-    After k rounds an entry holds the sum of its next 2ᵏ terms and the product of their decays; the next round adds the
-    sum that begins where its own ends, decayed by that product.
+    Arguments and result are those of :func:`step_by_step`, as tensors. After k rounds entry t holds the sum of its
+    next 2ᵏ terms and the product of their decays. The next round adds the sum of entry t + 2ᵏ times that product.
     """
     following = torch.cat([values[1:], last_values.reshape(1, -1)])
     sums = rewards + gamma * following * continues - values
@@ -60,10 +60,10 @@ def by_doubling(
 
 
 def normalized(advantages: Tensor, epsilon: float) -> Tensor:
-    """(Â − mean) / (standard deviation + ``epsilon``), the deviation with Bessel's correction.
+    """Normalise advantages: (Â − mean) / (std + ``epsilon``), std with Bessel's correction.
 
     Args:
         advantages: Â, of any shape with at least two entries.
-        epsilon: Keeps the quotient finite where all advantages are equal.
+        epsilon: Keeps the quotient finite if all advantages are equal.
     """
     return (advantages - advantages.mean()) / (advantages.std() + epsilon)

@@ -1,4 +1,8 @@
-"""stable-baselines3's PPO with a collection and an update of our own: what its compute, with fewer copies."""
+"""stable-baselines3's PPO with its rollout collection and update replaced by faster ones that compute the same.
+
+Fewer copies, no host synchronisation per minibatch, CUDA graphs where available. Equality with stable-baselines3 is
+tested in tests/learner/test_base_ppo.py and by scripts/parity.py.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +30,24 @@ from blip_rl.methods.base import Method
 
 
 class BasePPO(PPO):
-    """PPO over a :class:`ContinualPolicy` and a :class:`Rollout`, to whose loss a method may add.
+    """PPO over a :class:`ContinualPolicy` and a :class:`Rollout`, with the hooks of a continual learning method.
 
     Schedules, logging and callbacks are stable-baselines3's own.
 
     Attributes:
-        method: The one attached; by default one that does nothing.
+        method: The method attached; by default one that does nothing.
     """
 
     policy: ContinualPolicy
 
     def __init__(self, *args: Any, ppo: PpoConfig, compute: ComputeConfig, **options: Any) -> None:
-        """Take what stable-baselines3's PPO takes and two more.
+        """Build PPO; all arguments but two are passed on to stable-baselines3.
 
         Args:
-            args: Passed on.
-            ppo: How the loss is computed; the rest of it must also be among the options.
-            compute: How the device is used.
-            options: Passed on.
+            args: Of stable-baselines3's ``PPO``.
+            ppo: Settings of the loss; those that stable-baselines3 also has must be in ``options`` too.
+            compute: Precision, capture and compilation.
+            options: Of stable-baselines3's ``PPO``.
         """
         self.method = Method()
         self._ppo, self._compute = ppo, compute
@@ -52,13 +56,13 @@ class BasePPO(PPO):
         super().__init__(*args, **options)
 
     def discard_captures(self) -> None:
-        """Record inference and update anew when they are next needed: tensors that they use are no longer the same."""
+        """Drop all CUDA graphs, to be captured anew: tensors whose addresses they hold have been replaced."""
         self._collector, self._captured = None, None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Play ``n_rollout_steps`` in every environment with the current policy, as stable-baselines3 does it.
+        """Collect ``n_rollout_steps`` of every environment with the current policy, as stable-baselines3 does.
 
         Returns:
             False if a callback asked to stop.
@@ -66,7 +70,7 @@ class BasePPO(PPO):
         rollout, collector = cast(Rollout, rollout_buffer), self._collector_for(env)
         self.policy.set_training_mode(False)
         rollout.reset()
-        callback.on_rollout_start()  # may restart the games
+        callback.on_rollout_start()  # may restart the games, so _last_obs is read after it
         dones = cast(np.ndarray, self._last_episode_starts)
         with self.policy.matmul_precision():
             for rewards, dones, infos in collector.collect(rollout, cast(np.ndarray, self._last_obs)):
@@ -92,7 +96,7 @@ class BasePPO(PPO):
         return self._collector
 
     def _bootstrap_truncated(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """Where a limit cut an episode off, add what the rest would have been worth to the last reward."""
+        """Add γ·V(last observation) to the reward where a time limit truncated an episode: its value is not 0."""
         for index in np.flatnonzero(dones).tolist():
             last = infos[index].get("terminal_observation")
             if last is not None and infos[index].get("TimeLimit.truncated", False):
@@ -104,7 +108,7 @@ class BasePPO(PPO):
             return self.policy.critic(self.policy.extract_features(tensor))
 
     def train(self) -> None:
-        """Update on the current rollout: PPO's epochs of minibatches, and whatever the method adds.
+        """Run PPO's epochs of minibatches on the current rollout, with the method's loss and gradients added.
 
         Raises:
             FloatingPointError: training has diverged.
@@ -121,16 +125,19 @@ class BasePPO(PPO):
         try:
             for _ in range(self.n_epochs):
                 for batch in rollout.minibatches(self.batch_size, into):
-                    metrics.append(update(batch))  # one by one: those before an error tell its cause
+                    metrics.append(
+                        update(batch)
+                    )  # appended one by one: after an error, the earlier ones show its cause
                 self._n_updates += 1
-        except ValueError:  # what torch's distributions say, in a method's loss, of logits that are not numbers
+        except ValueError:  # torch's distributions raise it for non-finite logits inside a method's loss
             self._check_finite(metrics)
             raise
         self._check_finite(metrics)
         self._log_update(metrics, rollout)
 
     def _captured_update(self, rollout: Rollout) -> CapturedUpdate | None:
-        """The update as one recorded piece, made when it is first needed; None where it cannot be one."""
+        """Return the captured update, created on first use; None where it cannot be captured."""
+        # A graph has fixed shapes: every minibatch must be full.
         whole = rollout.buffer_size * rollout.n_envs % self.batch_size == 0
         if not (self._captures and self.method.capturable and whole):
             return None
@@ -145,12 +152,12 @@ class BasePPO(PPO):
         return self._compute.capture == "auto" and can_capture(self.device)
 
     def _clip_ranges(self) -> tuple[float, float | None]:
-        """Of the ratio, and of the values where theirs is limited."""
+        """Clip ranges of the probability ratio and of the value (None: not clipped)."""
         left, of_values = self._current_progress_remaining, self.clip_range_vf
         return cast(Schedule, self.clip_range)(left), of_values(left) if callable(of_values) else None
 
     def _update(self, batch: Minibatch) -> UpdateMetrics:
-        """One optimizer step; no metric is looked at here, which would wait for a GPU."""
+        """Take one optimizer step. Metrics stay on the device: reading one would synchronise with the GPU."""
         clip_range, clip_range_value = self._clip_ranges()
         with self.policy.matmul_precision():
             values, log_probs, entropy = evaluate_actions(self.policy, batch.observations, batch.actions)
@@ -176,7 +183,7 @@ class BasePPO(PPO):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _progress(self) -> float:
-        """Share of the current task's steps that have been taken, from 0 to 1."""
+        """Fraction of the current task's steps taken so far, 0 to 1."""
         start = self._num_timesteps_at_start
         return min(1.0, (self.num_timesteps - start) / (self._total_timesteps - start))
 
@@ -185,10 +192,10 @@ class BasePPO(PPO):
         check_finite(updates, dict(self.policy.named_parameters()), f"learning {task} at step {self.num_timesteps:,}")
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        """Progress within this call of ``learn``: schedules run once per task while the step count goes on.
+        """Measure progress within the task: schedules restart with every task while the step count continues.
 
-        An update learns at the rate that held when its rollout began, as in openai/baselines: measured at the
-        rollout's end, the last update of every task would have a rate of 0 and be wasted.
+        The learning rate is that of the rollout's beginning, as in openai/baselines: taken at its end, the last update
+        of every task would have a rate of 0 and be wasted.
         """
         start = self._num_timesteps_at_start
         done = num_timesteps - self.n_steps * self.n_envs - start

@@ -1,4 +1,8 @@
-"""Environments in groups that take turns: while one group's games are played, actions are chosen for the other."""
+"""Rollout collection from groups of environments, overlapping emulation with inference.
+
+While the emulator steps one group, the network chooses actions for the other. With a single group this is the plain
+loop: choose, step, choose, step.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +24,28 @@ from blip_rl.tasks.groups import GroupedVecEnv
 from blip_rl.tasks.recorded import RecordedVecEnv
 
 Chosen = tuple[Tensor, Tensor, Tensor]
-"""Actions, values and log-probabilities."""
+"""Actions, V(s) and log π(a|s) of one group."""
 Outcome = tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]
-"""Rewards, ends and infos."""
+"""Rewards, dones and infos of all environments."""
 
 
 class GroupActor:
-    """One group of environments and how its actions are chosen."""
+    """Chooses the actions of one group of environments.
+
+    Attributes:
+        number: Index of the group.
+        where: Indices of its environments.
+    """
 
     def __init__(self, number: int, where: slice, policy: ContinualPolicy) -> None:
         self.number, self.where, self._policy = number, where, policy
 
     def choose(self, rollout: Rollout, step: int, observations: np.ndarray) -> np.ndarray:
-        """Choose the group's actions at a step and keep in the rollout what was seen and chosen."""
+        """Choose actions for one step and store observations, actions, values and log-probabilities in the rollout.
+
+        Returns:
+            Actions as the environments take them, (environments, ...).
+        """
         chosen = self._chosen(rollout, step, observations)
         rollout.keep(step, self.where, *chosen)
         return self._policy.within_bounds(chosen[0].cpu().numpy())
@@ -43,28 +56,30 @@ class GroupActor:
 
 
 class StagingBuffer:
-    """The place on the device where the newest observations of some environments are: always the same memory.
+    """A fixed device buffer for the newest observations of one group, filled through pinned host memory.
+
+    Its address never changes, which a captured CUDA graph requires of its inputs.
 
     Attributes:
-        tensor: What the last :meth:`put` brought, (environments, ...) of the space's type.
+        tensor: The observations of the last :meth:`put`, (environments, ...), dtype of the space.
     """
 
     def __init__(self, environments: int, space: spaces.Box, device: torch.device) -> None:
         host = torch.from_numpy(np.zeros((environments, *space.shape), dtype=space.dtype))
         self.tensor = torch.zeros_like(host, device=device)
-        # From memory that the system may move, a copy to a GPU is made twice and waited for.
+        # Pageable memory forces a synchronous copy by way of a driver buffer; pinned memory allows an asynchronous one.
         self._host = host.pin_memory() if device.type == "cuda" else None
         self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def put(self, observations: np.ndarray) -> Tensor:
-        """Bring these observations to the device; the array is free again on return, the copy may still be under way.
+        """Copy observations to the device, asynchronously on CUDA.
 
-        What is asked of the device next, on the same stream, finds them there.
+        The array may be reused on return. Work submitted to the same stream afterwards sees the observations.
         """
         given = torch.from_numpy(observations)
         if self._host is None or self._copied is None:
             return self.tensor.copy_(given)
-        self._copied.synchronize()  # the copy before may still be reading; almost always it is long done
+        self._copied.synchronize()  # the previous copy may still read the pinned buffer; it has nearly always finished
         self._host.copy_(given)
         self.tensor.copy_(self._host, non_blocking=True)
         self._copied.record(torch.cuda.current_stream(self.tensor.device))
@@ -72,7 +87,10 @@ class StagingBuffer:
 
 
 class StagedActor(GroupActor):
-    """A group whose observations cross to a device first, once, to where a recording finds them."""
+    """A group whose observations are copied to the device once, for both the rollout and the network.
+
+    With ``capture`` the forward pass and the sampling are replayed as one CUDA graph.
+    """
 
     def __init__(self, number: int, where: slice, policy: ContinualPolicy, capture: bool) -> None:
         super().__init__(number, where, policy)
@@ -89,15 +107,15 @@ class StagedActor(GroupActor):
 
 
 class Collector:
-    """All environments of a task, for as long as it is in use."""
+    """Collects rollouts from all environments of the task in use."""
 
     def __init__(self, env: VecEnv, policy: ContinualPolicy, capture: bool) -> None:
-        """Find the environments' groups, if they have any.
+        """Create one actor for each group of environments.
 
         Args:
             env: The task's environments.
             policy: Has the task in use.
-            capture: Whether to record how actions are chosen.
+            capture: Whether to capture inference as CUDA graphs.
         """
         self.env = env
         self._grouped = env if isinstance(env, GroupedVecEnv | RecordedVecEnv) else GroupedVecEnv([env])
@@ -114,21 +132,24 @@ class Collector:
 
     @property
     def observations(self) -> np.ndarray:
-        """What every environment shows now, (environments, ...)."""
+        """The newest observation of every environment, (environments, ...)."""
         return self._showing[0] if len(self._actors) == 1 else np.concatenate(self._showing)
 
     def collect(self, rollout: Rollout, observations: np.ndarray) -> Iterator[Outcome]:
-        """Play the rollout's steps one by one; each comes when every group has finished it.
+        """Yield the outcome of each step of the rollout, once every group has finished it.
 
-        Every action is chosen by the policy as it is now for the observation as it is now: nothing is stale. When a
-        step comes, all groups but the last have begun the next one: call
-        :meth:`finish_started_step` to stop early.
+        On-policy: every action is chosen by the current policy for the current observation, never a stale one. When a
+        step is yielded, all groups but the last have already started the next; a caller that stops early must call
+        :meth:`finish_started_step`.
 
         Args:
-            rollout: Where to keep what is seen and chosen.
-            observations: What the environments show at first, (environments, ...).
+            rollout: Receives observations, actions, values and log-probabilities.
+            observations: First observation of every environment, (environments, ...).
         """
         self._showing = [observations[actor.where] for actor in self._actors]
+        # Software pipeline: while the emulator's threads step the last group, the network chooses for the others, and
+        # the reverse. Groups ahead start step + 1 before step is yielded; the last group never does, so that at most
+        # one step is in flight when the caller stops.
         *ahead, last = self._actors
         for actor in ahead:
             self._begin(actor, rollout, 0)
@@ -142,7 +163,10 @@ class Collector:
             yield _outcome([*results, self._finish(last)])
 
     def finish_started_step(self, rollout: Rollout) -> None:
-        """Play the step that some groups have begun to its end in all of them; it does not count."""
+        """Complete a step that some groups have started, in all groups; it is not part of the rollout.
+
+        Afterwards all environments have taken equally many steps, so the action log stays rectangular.
+        """
         step = rollout.pos + 1
         if len(self._actors) > 1 and step < rollout.buffer_size:
             self._begin(self._actors[-1], rollout, step)
@@ -160,7 +184,7 @@ class Collector:
 
 
 def _outcome(results: list[VecEnvStepReturn]) -> Outcome:
-    """Rewards, ends and infos of all groups, in the order of the environments."""
+    """Concatenate rewards, dones and infos of all groups, in the order of the environments."""
     _, rewards, dones, infos = zip(*results, strict=True)
     if len(results) == 1:
         return rewards[0], dones[0], infos[0]

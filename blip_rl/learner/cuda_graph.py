@@ -1,4 +1,12 @@
-"""Device work that is the same every time, recorded once and replayed: one launch instead of some hundred."""
+"""CUDA graphs: capture device work once and replay it with a single launch instead of hundreds.
+
+Measured on an H200 (docs/gpu.md): the captured path equals the plain one to the bit, and training is 1.57 × as fast
+with 16 environments, 1.14 × with 64.
+
+Constraints, see "CUDA Graphs" in PyTorch's notes on CUDA semantics: captured work must not synchronise with the host,
+its control flow must not depend on tensor values, and its inputs must keep their addresses. So minibatches, observations
+and the learning rate are written into fixed buffers, and a new optimizer or task needs a new capture.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +24,35 @@ from blip_rl.learner.rollout import Minibatch
 Result = TypeVar("Result")
 
 _WARM_UP_RUNS = 3
-"""Runs before the recording: libraries pick their algorithms, the optimizer makes its state, memory is laid out."""
+"""Eager runs before the capture: cuDNN selects algorithms, the optimizer allocates its state, the allocator warms up."""
 
 
 def can_capture(device: torch.device) -> bool:
-    """Whether work on this device can be recorded at all."""
+    """Return whether CUDA graphs can be captured on this device."""
     return device.type == "cuda"
 
 
 class CapturedFunction(Generic[Result]):
-    """A function without arguments that reads and writes the same tensors at every call.
+    """A function without arguments, run eagerly at first and replayed as a CUDA graph from then on.
 
-    The first calls run it as it is, and count: nothing has to be put back after a warm-up. Then it is recorded as a
-    CUDA graph, which runs nothing, and from then on replayed. On other devices, and where a recording fails, every call
-    runs it as it is. What it returns lies in the recording's memory: use it before the next call.
+    The warm-up runs are real calls whose effects are kept: no state has to be restored after them. The capture itself
+    executes nothing; the replay that follows it does. On other devices, and where the capture fails, every call runs
+    eagerly. Results lie in the graph's memory pool and are overwritten by the next replay.
 
-    The function must neither wait for the device nor decide anything by what is in a tensor, and every tensor that it
-    reads from outside must stay where it is for as long as the recording is used.
+    The function must not synchronise with the host or branch on tensor values, and every tensor that it reads must keep
+    its address for as long as the graph is used.
     """
 
     def __init__(self, work: Callable[[], Result], device: torch.device) -> None:
         self._work, self._device, self._runs = work, device, 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: Result | None = None
-        # Warm-up and recording share a stream: autograd adds a gradient up on the stream that first saw its parameter.
+        # Warm-up and capture share a side stream: autograd accumulates a gradient on the stream that first used its
+        # parameter, and the default stream cannot be captured.
         self._stream = torch.cuda.Stream(device) if can_capture(device) else None  # type: ignore[no-untyped-call]
 
     def run(self) -> Result:
-        """Do the work once."""
+        """Run the function once: eagerly or by replay."""
         if self._stream is None:
             return self._work()
         with torch.cuda.device(self._device):
@@ -55,7 +64,7 @@ class CapturedFunction(Generic[Result]):
             return self._work() if self._graph is None else self._replay(self._graph)
 
     def _beside(self, stream: torch.cuda.Stream) -> Result:
-        """Run the work on the recording's stream, after all that was asked for before and before all that follows."""
+        """Run the function on the side stream, ordered after all earlier work and before all later work."""
         now = torch.cuda.current_stream()
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
@@ -64,16 +73,16 @@ class CapturedFunction(Generic[Result]):
         return result
 
     def _record(self, stream: torch.cuda.Stream) -> None:
-        """Take the recording, in memory of its own; where that fails, say so once and do without."""
+        """Capture the graph, in a memory pool of its own; warn once and stay eager where that fails."""
         graph = torch.cuda.CUDAGraph()
         try:
-            # The outer block brings the stream back also where ending a failed recording fails itself.
+            # The outer block restores the current stream even if leaving the failed capture raises itself.
             with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=stream):
                 self._result = self._work()
         except RuntimeError as error:
             warnings.warn(
-                f"no CUDA graph could be recorded: {error}; going on without, more slowly (compute.capture = 'off' "
-                "does not try)",
+                f"CUDA graph capture failed: {error}; running without, more slowly (set compute.capture = 'off' "
+                "to skip the attempt)",
                 stacklevel=2,
             )
             self._stream, self._result = None, None
@@ -86,14 +95,14 @@ class CapturedFunction(Generic[Result]):
 
 
 class CapturedUpdate:
-    """Forward, loss, backward, clipping, the optimizer's step and the method's, over memory that stays where it is.
+    """One PPO update as a CUDA graph: forward, loss, backward, clipping, optimizer step and the method's hooks.
 
-    What changes from one minibatch to the next is in tensors: the minibatch and the learning rate. All else is fixed
-    at the recording: the optimizer with its parameters and state, the method, the sizes, PPO's numbers.
+    Only tensor contents change between replays: the minibatch and the learning rate. All else is baked into the graph:
+    the optimizer with its parameters and state, the method, sizes and hyperparameters.
 
     Attributes:
-        batch: Where every minibatch must be written before its update.
-        fixed: What the recording is good for; where any of it has changed, there must be another.
+        batch: Input buffer; every minibatch must be written into it before its update.
+        fixed: Key of everything baked into the graph; if any of it changes, a new capture is needed.
     """
 
     def __init__(
@@ -103,25 +112,25 @@ class CapturedUpdate:
         batch: Minibatch,
         fixed: tuple[Any, ...],
     ) -> None:
-        """Prepare; nothing runs yet.
+        """Prepare the capture; nothing runs yet.
 
         Args:
-            update: One optimizer step on a minibatch; never looks into a tensor.
-            optimizer: What it steps.
-            batch: Memory for the minibatches.
+            update: One optimizer step on a minibatch; must not read tensor values on the host.
+            optimizer: The optimizer that ``update`` steps.
+            batch: See above.
             fixed: See above.
         """
         self.batch, self.fixed, self._update, self._optimizer = batch, fixed, update, optimizer
         device = batch.values.device
-        # The kernel of a GPU reads a rate of 32 bits; on the CPU it takes the number as it is.
+        # The fused CUDA kernel reads a float32 learning rate; on the CPU a float64 tensor keeps the exact Python float.
         self._rate = torch.zeros((), device=device, dtype=torch.float64 if device.type == "cpu" else torch.float32)
         self._function = CapturedFunction(self._step, device)
 
     def __call__(self, batch: Minibatch) -> UpdateMetrics:
-        """Update on what has been written into :attr:`batch`."""
+        """Update on the contents of :attr:`batch`."""
         assert batch is self.batch
         self._rate.fill_(self._optimizer.param_groups[0]["lr"])
-        return UpdateMetrics.from_row(self._function.run().clone())  # the next replay writes over it
+        return UpdateMetrics.from_row(self._function.run().clone())  # the next replay overwrites the row
 
     def _step(self) -> Tensor:
         with _for_capture(self._optimizer, self._rate):
@@ -130,10 +139,10 @@ class CapturedUpdate:
 
 @contextmanager
 def _for_capture(optimizer: torch.optim.Optimizer, rate: Tensor) -> Iterator[None]:
-    """Let the optimizer read its rate from a tensor and, on a GPU, keep to what can be recorded."""
+    """Let the optimizer read its learning rate from a tensor and, on CUDA, use its capturable code path."""
     settings: dict[str, Any] = {"lr": rate} | ({"capturable": True} if rate.device.type == "cuda" else {})
     before = [{name: group[name] for name in settings} for group in optimizer.param_groups]
-    # It would warn of the runs before the recording.
+    # The eager warm-up runs would trigger its warning about capturable=True without a capture.
     optimizer._warned_capturable_if_run_uncaptured = True
     for group in optimizer.param_groups:
         group.update(settings)

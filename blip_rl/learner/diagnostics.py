@@ -1,4 +1,4 @@
-"""What an update leaves to be looked at: kept on the device, brought over once."""
+"""Metrics of an update, kept on the device and copied to the host once, and the check that training is finite."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from blip_rl.learner.rollout import Rollout
 
 
 class UpdateMetrics(NamedTuple):
-    """What one optimizer step leaves to be looked at.
+    """Metrics of one optimizer step: detached scalars on the device.
 
     Attributes:
-        losses: PPO's.
-        method_loss: What the method added; None for nothing.
-        gradient_norm: Of all gradients together, before it was clipped, a scalar.
+        losses: Metrics of the PPO loss.
+        method_loss: The loss that the method added; None for none.
+        gradient_norm: Global norm of all gradients, before clipping.
     """
 
     losses: LossMetrics
@@ -27,8 +27,8 @@ class UpdateMetrics(NamedTuple):
     gradient_norm: Tensor
 
     def by_name(self) -> dict[str, Tensor]:
-        """Scalars by what a person calls them, in the order they are computed."""
-        losses = self.losses  # an infinite approx_kl alone does no harm: the ratios behind it are clipped
+        """Scalars that must be finite, by display name, in order of computation."""
+        losses = self.losses  # without approx_kl: an infinite one does no harm, since the ratios behind it are clipped
         named = {
             "entropy loss": losses.entropy_loss,
             "policy gradient loss": losses.policy_gradient_loss,
@@ -39,24 +39,24 @@ class UpdateMetrics(NamedTuple):
         return {**named, **added, "gradient's norm": self.gradient_norm}
 
     def row(self) -> Tensor:
-        """All metrics as one tensor, (metrics,)."""
+        """Stack all metrics into one tensor, (metrics,): the single output of a captured update."""
         added = () if self.method_loss is None else (self.method_loss.reshape(()),)
         return torch.stack([*self.losses, self.gradient_norm, *added])
 
     @classmethod
     def from_row(cls, row: Tensor) -> UpdateMetrics:
-        """The metrics of :meth:`row` again."""
+        """Unpack the result of :meth:`row`."""
         *losses, norm = row[: len(LossMetrics._fields) + 1]
         return cls(LossMetrics(*losses), row[-1] if len(row) > len(losses) + 1 else None, norm)
 
 
 def means(updates: Sequence[UpdateMetrics], rollout: Rollout, log_std: Tensor | None) -> dict[str, float]:
-    """Means over an update's minibatches, and what the rollout and the policy say, by the names they are logged under.
+    """Return means over the minibatches, explained variance and policy std, by the names they are logged under.
 
     Args:
         updates: Figures of every minibatch.
-        rollout: What was learned from.
-        log_std: Of continuous actions.
+        rollout: The rollout learned from.
+        log_std: Log standard deviation of continuous actions; None for discrete ones.
     """
     names, parts = list(LossMetrics._fields), [torch.stack([torch.stack(update.losses) for update in updates]).mean(0)]
     if rollout.device.type == "cpu":
@@ -71,17 +71,17 @@ def means(updates: Sequence[UpdateMetrics], rollout: Rollout, log_std: Tensor | 
 
 
 def _explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """1 − Var[return − V] / Var[return], (1,); NaN where all returns are the same."""
+    """Compute 1 − Var[R − V] / Var[R] on the device, (1,); NaN if all returns are equal."""
     spread = returns.double().var(correction=0)
     share = 1 - (returns.double() - values.double()).var(correction=0) / spread
     return torch.where(spread == 0, torch.nan, share).reshape(1)
 
 
 class NamedMetrics(Protocol):
-    """What one optimizer step leaves to be checked."""
+    """Metrics of one optimizer step that must be finite."""
 
     def by_name(self) -> dict[str, Tensor]:
-        """Scalars by what a person calls them, in the order they are computed."""
+        """Scalars by display name, in order of computation."""
 
 
 def check_finite(
@@ -91,15 +91,15 @@ def check_finite(
 
     Args:
         updates: Figures of the optimizer steps since the last check, in their order.
-        weights: The network's, by name.
+        weights: The network's parameters, by name.
         where: Task and step, for the message.
-        rate: The setting of the learning rate, for the message.
+        rate: Name of the learning rate setting, for the message.
 
     Raises:
-        FloatingPointError: with what came first.
+        FloatingPointError: names the first value that was not finite.
     """
     values = [value for update in updates for value in update.by_name().values()]
-    # Asked once for all, and of all metrics together: each answer waits for a GPU, each question takes a launch.
+    # One host read for the whole update: each read synchronises with the GPU, and each separate test costs a launch.
     metrics = [torch.isfinite(torch.stack([value.reshape(()) for value in values]))] if values else []
     finite = torch.cat([*metrics, torch.stack([torch.isfinite(weight).all() for weight in weights.values()])])
     if bool(finite.all()):

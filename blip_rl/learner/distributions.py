@@ -1,6 +1,7 @@
-"""A policy asked without a look at any number: each look would wait for a GPU, and nothing that waits can be recorded.
+"""Action distributions without host synchronisation, so that they can be captured as CUDA graphs.
 
-torch's distributions check their parameters and stable-baselines3's use them so; here a bad number shows in the loss.
+torch's distributions validate their parameters by default, which copies a flag from the GPU at every use, and
+stable-baselines3 uses them so. Here validation is off; ``check_finite`` finds non-finite values once an update.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from blip_rl.learner.policy import ContinualPolicy
 
 
 def evaluate_actions(policy: ContinualPolicy, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What stable-baselines3's ``evaluate_actions`` computes, in its order.
+    """Compute what stable-baselines3's ``ActorCriticPolicy.evaluate_actions`` computes, in the same order.
 
     Args:
         policy: Has a task in use.
         observations: Raw, (batch, ...).
-        actions: As a rollout keeps them, (batch,) or (batch, ...).
+        actions: As stored in a rollout, (batch,) or (batch, ...).
 
     Returns:
         V(s), log π(a|s) and entropies, each (batch,).
@@ -36,7 +37,7 @@ def evaluate_actions(policy: ContinualPolicy, observations: Tensor, actions: Ten
 
 @torch.no_grad()
 def sample(policy: ContinualPolicy, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw actions of the task in use.
+    """Sample actions for the task in use.
 
     Returns:
         Actions as the environments take them, V(s) and log π(a|s): (batch, ...), (batch,) and (batch,).
@@ -46,14 +47,15 @@ def sample(policy: ContinualPolicy, observations: Tensor) -> tuple[Tensor, Tenso
     if isinstance(distribution, Normal):
         actions = distribution.rsample()
     else:
-        # Of clocks that run at the actions' probabilities, the first to ring: torch.multinomial would look at them.
+        # Exponential-race sampling (equivalent to Gumbel-max): with Eₐ ~ Exp(1), argmaxₐ pₐ/Eₐ = a with probability pₐ.
+        # It avoids the device synchronisation of torch.multinomial, which checks its probabilities on the host.
         actions = (distribution.probs / torch.empty_like(distribution.probs).exponential_()).argmax(1)
     shaped = actions.reshape(-1, *cast(tuple[int, ...], policy.action_space.shape))
     return shaped, policy.critic(features), _log_probs(distribution, actions)
 
 
 def distribution_of(policy: ContinualPolicy, features: Tensor) -> Categorical | Normal:
-    """The distribution over actions of the task in use, (batch,) of them."""
+    """Return the action distribution of the task in use, batch shape (batch,)."""
     outputs = policy.action_net(features)
     if isinstance(policy.action_space, spaces.Discrete):
         return Categorical(logits=outputs, validate_args=False)

@@ -43,7 +43,7 @@ def ppo_loss(
         batch: The collected samples. Advantages are normalised here if ``ppo.normalize_advantage`` is ``"minibatch"``.
         ppo: c_H, c_V, and how the value loss and the advantages are computed.
         clip_range: ε.
-        clip_range_value: Limit of a value's change since collection, in units of the return; None for no limit.
+        clip_range_value: Clip range of the value around V at collection, in units of the return; None: not clipped.
 
     Returns:
         The loss, a scalar with gradients, and the metrics.
@@ -60,7 +60,7 @@ def ppo_loss(
     entropy_loss = -entropy.mean()
     loss = policy_loss + ppo.entropy_coefficient * entropy_loss + ppo.value_coefficient * value_error
     with torch.no_grad():
-        kl = (ratio - 1 - log_ratio).mean()  # Schulman's low-variance estimate, joschu.net/blog/kl-approx.html
+        kl = (ratio - 1 - log_ratio).mean()  # Schulman's low-variance estimator "k3", joschu.net/blog/kl-approx.html
         clipped = ((ratio - 1).abs() > clip_range).float().mean()
     metrics = (entropy_loss, policy_loss, value_error, kl, clipped, loss)
     return loss, LossMetrics(*(metric.detach() for metric in metrics))
@@ -78,7 +78,7 @@ def value_loss(
         old_values: V(s) at collection, (batch,).
         returns: R, (batch,).
         ppo: ``value_loss`` and ``value_loss_scale``.
-        clip_range_value: Limit of a value's change, in units of the return; None: V_clip = V.
+        clip_range_value: Clip range of the value, in units of the return; None: V_clip = V.
 
     Returns:
         A scalar.

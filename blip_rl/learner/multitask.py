@@ -1,4 +1,4 @@
-"""Several tasks learned at once by one agent: a rollout and an update of each in turn."""
+"""Multitask learning: one agent learns several tasks interleaved, one rollout and update of each in turn."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _OF_A_TASK = (
     "_collector",
     "_captured",
 )
-"""What an agent holds of the task in use alone; the rest, its optimizer too, serves all tasks."""
+"""Agent attributes that belong to the task in use; all others, the optimizer included, are shared by all tasks."""
 
 
 class TaskSlot:
-    """One task's place among the others.
+    """One task of a schedule, and its part of the agent's state while another task is in use.
 
     Attributes:
         name: The task's name.
-        rollouts: Whole rollouts that the task learns from.
+        rollouts: Number of rollouts that the task learns from.
     """
 
     def __init__(self, agent: ContinualPPO, name: str, env: VecEnv, steps: int) -> None:
-        """Make the task known to the agent and reset its environments; ``steps`` are rounded up to whole rollouts.
+        """Add the task to the agent and reset its environments; ``steps`` are rounded up to whole rollouts.
 
         Raises:
             UserError: the task's observations do not fit the trunk.
@@ -52,27 +52,31 @@ class TaskSlot:
         self.keep(agent)
 
     def share_rollout(self, other: TaskSlot) -> None:
-        """Use another task's storage if it fits: a rollout has been learned from before the next one begins."""
+        """Share another task's rollout storage if it fits: a rollout is used up before the next one begins."""
         mine, theirs = self._kept["action_space"], other._kept["action_space"]
         if type(mine) is type(theirs) and mine.shape == theirs.shape:
             self._kept["rollout_buffer"] = other._kept["rollout_buffer"]
 
     def keep(self, agent: ContinualPPO) -> None:
-        """Take from the agent where the task has got to."""
+        """Save the task's part of the agent's state."""
         self._kept: dict[str, Any] = {name: getattr(agent, name) for name in _OF_A_TASK}
 
     def put(self, agent: ContinualPPO) -> None:
-        """Put the agent before this task, where it was left."""
+        """Restore the task's part of the agent's state and make it the task in use."""
         agent.policy.use_task(self.name)
         for name, value in self._kept.items():
             setattr(agent, name, value)
 
 
 class TaskSchedule:
-    """All tasks of an agent that learns them at once; it is before one of them at a time."""
+    """The order in which an agent learns its tasks, a rollout at a time.
+
+    Attributes:
+        order: The slot of each rollout: round-robin over the tasks that still have rollouts left.
+    """
 
     def __init__(self, agent: ContinualPPO, tasks: Sequence[tuple[str, VecEnv, int]]) -> None:
-        """Make all tasks known to the agent, with one optimizer over the trunk and every task's module.
+        """Add all tasks to the agent, with one optimizer over the trunk and every task's module.
 
         Args:
             agent: Built around the first task.
@@ -97,17 +101,17 @@ class TaskSchedule:
 
     @property
     def done(self) -> int:
-        """Rollouts learned from so far, of all tasks: the place in ``order``."""
+        """Number of rollouts learned from so far, over all tasks: the position in ``order``."""
         return self._agent.num_timesteps // (self._agent.n_steps * self._agent.n_envs)
 
     def use(self, slot: TaskSlot) -> None:
-        """Put the agent before a task; where it got to with the last one is kept."""
+        """Switch the agent to a task, saving the state of the one before."""
         self._in_use.keep(self._agent)
         slot.put(self._agent)
         self._in_use = slot
 
     def each(self) -> Iterator[str]:
-        """Put the agent before one task after the other, in the recipe's order, and then back; yields their names."""
+        """Switch to each task in the recipe's order and yield its name, then switch back."""
         before = self._in_use
         for slot in self._slots:
             self.use(slot)
@@ -115,15 +119,15 @@ class TaskSchedule:
         self.use(before)
 
     def resume(self) -> None:
-        """Put the agent before the task whose turn it is; at the end before the one that was last."""
+        """Switch to the task of the next rollout; after the last rollout, to that of the last."""
         self.use(self.order[min(self.done, len(self.order) - 1)])
 
 
 def learn_interleaved(agent: ContinualPPO, schedule: TaskSchedule, callback: BaseCallback) -> None:
-    """stable-baselines3's ``learn`` with the tasks in turn, a rollout and an update each, until all have had theirs.
+    """Run stable-baselines3's ``learn`` with interleaved tasks, one rollout and update at a time.
 
-    Schedules run once over the whole. A callback sees one training, as if there were one task. An agent that has taken
-    some of the turns goes on with the next one.
+    Learning rate schedules run once over all tasks. Callbacks see a single training. An agent that has already learned
+    from some of the rollouts resumes with the next one.
     """
     schedule.resume()
     waiting = schedule.order[schedule.done :]
@@ -137,13 +141,13 @@ def learn_interleaved(agent: ContinualPPO, schedule: TaskSchedule, callback: Bas
 
 
 def _learn_from_one_rollout(agent: ContinualPPO, callback: BaseCallback, task: str, total: int) -> bool:
-    """False if the callback asked to stop."""
+    """Return False if a callback asked to stop."""
     assert agent.env is not None
     if not agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps):
         return False
     agent._update_current_progress_remaining(agent.num_timesteps, total)
     if agent.ep_info_buffer:
-        # stable-baselines3's own tags would mix the games.
+        # Tags per task: stable-baselines3's own would mix the games.
         agent.logger.record(f"rollout/{task}/ep_rew_mean", safe_mean([info["r"] for info in agent.ep_info_buffer]))
         agent.logger.record(f"rollout/{task}/ep_len_mean", safe_mean([info["l"] for info in agent.ep_info_buffer]))
     agent.logger.dump(agent.num_timesteps)

@@ -1,4 +1,4 @@
-"""stable-baselines3's PPO, extended to learn one task after another on the same agent."""
+"""stable-baselines3's PPO, extended to learn a sequence of tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from blip_rl.methods.base import FinishedTask, Method, attached
 
 
 class ContinualPPO(BasePPO):
-    """PPO with a current task: its head, its environments, its games, and what protects the tasks before it."""
+    """PPO with a task in use: its head, its environments, and the method that protects earlier tasks."""
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class ContinualPPO(BasePPO):
         known_tasks: Sequence[tuple[str, spaces.Space[Any]]] = (),
         compute: ComputeConfig | None = None,
     ) -> None:
-        """Build the agent around its first task, or around any task once others are known to it.
+        """Build the agent for its first task, or for a later one when ``known_tasks`` are given.
 
         Args:
             config: How to learn.
             task: Name of the task to learn.
             env: Its environments.
-            seed: Of every random draw.
-            device: Where the network is.
-            known_tasks: Names and action spaces of tasks that get a head first, in their order.
-            compute: How the device is used; None for the defaults.
+            seed: Seed of all random generators.
+            device: Torch device.
+            known_tasks: Names and action spaces of tasks whose heads are added first, in order.
+            compute: Precision, capture and compilation; None for the defaults.
         """
         compute = compute or ComputeConfig()
         self._learning_rate_start = config.ppo.learning_rate
@@ -73,12 +73,12 @@ class ContinualPPO(BasePPO):
         self.switch_task(task, env)
 
     def switch_task(self, task: str, env: VecEnv) -> None:
-        """Learn this task next: its own head (new if the task is), its environments and a fresh optimizer.
+        """Switch to a task: its head (added if new), its environments and a new optimizer.
 
         Raises:
             UserError: the task's observations do not fit the trunk.
         """
-        env = self._wrap_env(env, self.verbose)  # frames with their channels last are transposed
+        env = self._wrap_env(env, self.verbose)  # transposes images with channels last
         check_observations(task, env.observation_space, self._first_task, self._first_observations)
         if task not in self.policy.task_names:
             self.policy.add_task(task, env.action_space)
@@ -86,10 +86,10 @@ class ContinualPPO(BasePPO):
         self.discard_captures()
         self.task_began_at = self.num_timesteps
         self.policy.new_optimizer(self._learning_rate_start)
-        # Bounds may differ from task to task; set_env would refuse them.
+        # Bounds of spaces may differ between tasks; set_env would reject that, so the spaces are set first.
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self.set_env(env, force_reset=True)
-        self.ep_info_buffer = None  # else the first averages of a game would be the last game's
+        self.ep_info_buffer = None  # otherwise the task's first averages would include the previous task
         self.rollout_buffer = self.rollout_buffer_class(  # type: ignore[misc]
             self.n_steps,
             self.observation_space,
@@ -101,36 +101,41 @@ class ContinualPPO(BasePPO):
         )
 
     def learn_task(self, steps: int, callback: BaseCallback, began_at: int | None = None) -> None:
-        """Learn until the task in use has had ``steps`` steps.
+        """Learn the task in use until it has had ``steps`` steps.
 
         Args:
-            steps: Of the whole task.
-            callback: Told of everything.
-            began_at: Step count of the run at which the task began, for one that goes on; None begins it now.
+            steps: Length of the task in environment steps, including those already taken.
+            callback: Called by stable-baselines3's ``learn``.
+            began_at: Step count of the run when the task began, to resume it; None: it begins now.
         """
         self.task_began_at = self.num_timesteps if began_at is None else began_at
         self.learn(self.task_began_at + steps - self.num_timesteps, callback, reset_num_timesteps=False)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **options: Any) -> tuple[int, BaseCallback]:
-        """Schedules count from the task's first step, also where learning goes on in the middle of it."""
+        """Let schedules count from the task's first step, also when it is resumed in the middle."""
         result = super()._setup_learn(total_timesteps, *args, **options)
         self._num_timesteps_at_start = min(self.task_began_at, self._num_timesteps_at_start)
         return result
 
     def just_passed(self, every_steps: int) -> bool:
-        """Whether the last rollout took the task past a multiple of ``every_steps``; asked between two updates."""
+        """Return whether the last rollout passed a multiple of ``every_steps`` of the task; call it between updates."""
         done = self.num_timesteps - self.task_began_at
         return done // every_steps > max(0, done - self.n_steps * self.n_envs) // every_steps
 
     def restart_games(self, seed: int) -> None:
-        """Begin new games from a seed: a point that a run can come back to."""
+        """Restart all games from a seed, so that a resumed run can replay them from here."""
         env = cast(VecEnv, self.env)
         env.seed(seed)
         self._last_obs = cast(np.ndarray, env.reset())
         self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
 
     def replay_games(self, seed: int, actions: np.ndarray) -> None:
-        """Bring the games to where these actions led from a seed; see :mod:`blip_rl.tasks.recorded`."""
+        """Replay the environments from a seed and an action log to their saved state.
+
+        Args:
+            seed: Seed of the first environment.
+            actions: (steps, environments, ...), as :meth:`RecordedVecEnv.action_log` returned them.
+        """
         self.restart_games(seed)
         env = cast(VecEnv, self.env)
         for step in actions:
@@ -139,7 +144,12 @@ class ContinualPPO(BasePPO):
 
     @contextmanager
     def protected_by(self, method: Method, *, resume: bool = False) -> Iterator[None]:
-        """Learn the task in use, or go on in its middle, with a method attached; it is detached also after an error."""
+        """Attach a method for the block; it is detached again, also after an error.
+
+        Args:
+            method: Protects earlier tasks.
+            resume: Whether the task in use is resumed in the middle instead of started.
+        """
         with attached(method, self.policy.trunk, self.policy.optimizer, resume=resume):
             self.method = method
             self.discard_captures()
@@ -150,7 +160,7 @@ class ContinualPPO(BasePPO):
                 self.discard_captures()
 
     def finished_task(self, samples: int, generator: torch.Generator) -> FinishedTask:
-        """The task in use as a method sees it at its end, with observations from fresh rollouts."""
+        """Return the task in use as :meth:`Method.end_task` takes it, with observations from fresh rollouts."""
         return FinishedTask(
             trunk=self.policy.trunk,
             head=self.policy.head,
@@ -161,15 +171,16 @@ class ContinualPPO(BasePPO):
         )
 
     def play(self, samples: int) -> Tensor:
-        """Play on with the stochastic policy and keep the observations: (samples, *observation shape), on the CPU.
+        """Collect observations with the stochastic policy, without learning or counting the steps.
 
-        The steps are not counted, and nothing is learned from them.
+        Returns:
+            (samples, *observation shape), on the CPU.
         """
         env = cast(VecEnv, self.env)
         observations = cast(np.ndarray, self._last_obs)
         if not samples:
             return torch.empty((0, *observations.shape[1:]))
-        # One block: hundreds of megabytes in pieces would be there twice, and their memory hardly comes back.
+        # Preallocated: concatenating hundreds of megabytes would hold them twice and fragment the heap.
         kept = np.empty((samples, *observations.shape[1:]), dtype=observations.dtype)
         for first in range(0, samples, env.num_envs):
             kept[first : first + env.num_envs] = observations[: samples - first]
@@ -182,7 +193,7 @@ class ContinualPPO(BasePPO):
 def stable_baselines_hyperparameters(ppo: PpoConfig) -> dict[str, Any]:
     """Return the keyword arguments of stable-baselines3's ``PPO``.
 
-    It has no equivalent of ``value_loss = "max"`` and ``normalize_advantage = "rollout"``; they are left out.
+    ``value_loss = "max"`` and ``normalize_advantage = "rollout"`` have no equivalent there and are left out.
     """
     linear = ppo.learning_rate_schedule == "linear"
     return {

@@ -1,4 +1,4 @@
-"""How exactly a GPU multiplies: what torch decides for the whole process, decided for a block."""
+"""Precision of matrix products on a GPU, set per block instead of per process, and torch.compile with a fallback."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ Function = Callable[[Tensor], Tensor]
 
 @contextmanager
 def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within the block, matrix products and convolutions of float32 tensors on CUDA are exact, or TF32 where asked for.
+    """Set the precision of float32 matrix products and convolutions on CUDA within a block; does nothing on a CPU.
 
-    TF32 keeps 10 bits behind the leading one instead of 23. torch's own default is TF32 for convolutions alone.
-    Nothing happens on a CPU.
+    TF32 has 10 mantissa bits instead of 23. torch's default is TF32 for convolutions only.
     """
     if device.type != "cuda":
         yield
@@ -36,16 +35,16 @@ def matmul_precision(precision: Precision, device: torch.device) -> Iterator[Non
 
 
 def disable_tf32(device: torch.device) -> None:
-    """From now on float32 means float32 on CUDA, outside of every block that says otherwise: also for a Fisher."""
+    """Use IEEE float32 on CUDA from now on, outside of :func:`matmul_precision` blocks: the Fisher needs it too."""
     if device.type == "cuda":
         for module, name, value in _switches("float32"):
             setattr(module, name, value)
 
 
 def rounded(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
-    """A block whose matrix products and convolutions take bfloat16 where that is asked for; weights stay float32.
+    """Return an autocast block for ``precision = "bfloat16"``, else an empty one; weights stay float32.
 
-    A weight's copy in bfloat16 is not kept for the next product: it would outlive a recording that made it.
+    The autocast cache is off: a cached bfloat16 weight would outlive the CUDA graph whose memory pool holds it.
     """
     if precision != "bfloat16":
         return nullcontext()
@@ -53,7 +52,7 @@ def rounded(precision: Precision, device: torch.device) -> AbstractContextManage
 
 
 def _switches(precision: Precision) -> list[tuple[Any, str, Any]]:
-    """(where, name, value) of torch's settings."""
+    """List torch's settings as (module, name, value)."""
     coarse = precision == "tf32"
     if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         value = "tf32" if coarse else "ieee"
@@ -61,31 +60,36 @@ def _switches(precision: Precision) -> list[tuple[Any, str, Any]]:
             (torch.backends.cuda.matmul, "fp32_precision", value),
             (torch.backends.cudnn.conv, "fp32_precision", value),  # type: ignore[attr-defined]
         ]
-    # torch before 2.9.
+    # Before torch 2.9.
     return [(torch.backends.cuda.matmul, "allow_tf32", coarse), (torch.backends.cudnn, "allow_tf32", coarse)]
 
 
 class Compiled:
-    """Compiled at the first call, forward and backward; where that fails it is run as it is, with one warning."""
+    """A function compiled with torch.compile on its first call; runs eagerly, after one warning, where that fails."""
 
     def __init__(self, function: Function, parameters: Sequence[Tensor]) -> None:
-        """Take a function of a tensor and the parameters that its output has gradients for."""
+        """Wrap a function.
+
+        Args:
+            function: Maps one tensor to another.
+            parameters: Parameters that the output has gradients for; used to try the backward pass.
+        """
         self._function, self._parameters = function, parameters
         self._chosen: Function | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Run it."""
+        """Run the function, compiled if possible."""
         if self._chosen is None:
             self._chosen = self._tried(inputs)
         return self._chosen(inputs)
 
     def _tried(self, inputs: Tensor) -> Function:
-        """The compiled function, once it has run forward and backward; else the function."""
+        """Return the compiled function if it runs forward and backward, else the function itself."""
         compiled = torch.compile(self._function)
         try:
             with torch.enable_grad():
-                torch.autograd.grad(compiled(inputs).sum(), self._parameters)  # no parameter's own .grad, no hooks
-        except Exception as error:  # compilers fail in as many ways as there are of them
+                torch.autograd.grad(compiled(inputs).sum(), self._parameters)  # leaves .grad alone and runs no hooks
+        except Exception as error:  # every compiler backend raises its own types
             first_line = f"{type(error).__name__}: {error}".splitlines()[0]
             warnings.warn(f"torch.compile does not work here ({first_line}); going on without it", stacklevel=4)
             return self._function

@@ -1,4 +1,4 @@
-"""One rollout: what every environment saw, did and got, kept where the network is until the update has used it."""
+"""Rollout storage: observations, actions and rewards of every environment, kept on the network's device."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Some steps of a rollout; every tensor's first dimension is the batch.
+    """Steps sampled from a rollout; the first dimension of every tensor is the batch.
 
     Attributes:
         observations: Raw, images laid out with channels last.
         actions: int64 (batch,) for Discrete actions, float32 (batch, dimensions) for Box.
         log_probs: log π(a|s) when the action was taken, (batch,).
-        values: V(s) at that time, (batch,).
+        values: V(s) at collection, (batch,).
         advantages: Generalised advantage estimates, (batch,).
-        returns: What V(s) should have been: advantages + values, (batch,).
+        returns: Value targets: advantages + values, (batch,).
     """
 
     observations: Tensor
@@ -38,16 +38,16 @@ class Minibatch:
     returns: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, in this order."""
+        """Return all tensors in declaration order."""
         return self.observations, self.actions, self.log_probs, self.values, self.advantages, self.returns
 
 
 class Rollout:
-    """Preallocated storage of ``buffer_size`` steps of ``n_envs`` environments, filled once and read in minibatches.
+    """Preallocated storage for ``buffer_size`` steps of ``n_envs`` environments, filled once and read in minibatches.
 
-    Takes the place of stable-baselines3's ``RolloutBuffer``: the same arguments, estimates and order of minibatches
-    (for one state of numpy's generator), but each observation is copied once, to where it is used, in the layout the
-    network wants: as bytes, with channels last.
+    Replaces stable-baselines3's ``RolloutBuffer`` with the same arguments, estimates and order of minibatches (for one
+    state of NumPy's generator). Each observation is copied once, straight to the network's device and into the layout
+    that convolutions run fastest with: bytes, channels last.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class Rollout:
         shape = () if self._discrete else cast(tuple[int, ...], action_space.shape)
         self.actions = torch.empty((*size, *shape), dtype=torch.int64 if self._discrete else torch.float32).to(device)
         self.log_probs, self.values = torch.empty((2, *size), device=self.device)
-        # Rewards and episode starts come from the CPU, and advantages are computed there.
+        # Rewards and episode starts are produced on the CPU and needed there.
         self.rewards, self.episode_starts = np.zeros((2, *size), dtype=np.float32)
         self.advantages, self.returns = torch.empty((2, *size), device=self.device)
         self.pos, self.full = 0, False
 
     def reset(self) -> None:
-        """Begin a new rollout over the old one."""
+        """Start a new rollout in the same memory."""
         self.pos, self.full = 0, False
 
     def observe(self, step: int, where: slice, observations: Tensor) -> Tensor:
-        """Keep what some of the environments show before a step, and return it as the network takes it.
+        """Store the observations of some environments before a step, and return them as the network takes them.
 
         Args:
             step: Number of the step within the rollout.
@@ -88,7 +88,7 @@ class Rollout:
         return _channels_second(self._observations[step, where]).copy_(observations)
 
     def keep(self, step: int, where: slice, actions: Tensor, values: Tensor, log_probs: Tensor) -> None:
-        """Keep what was chosen for some of the environments.
+        """Store the actions, values and log-probabilities of some environments.
 
         Args:
             step: Number of the step within the rollout.
@@ -102,7 +102,7 @@ class Rollout:
         self.log_probs[step, where] = log_probs
 
     def add(self, rewards: Array, episode_starts: Array) -> None:
-        """Complete the next step of all environments, which was observed and chosen for before.
+        """Store the rewards of the current step of all environments and advance to the next.
 
         Args:
             rewards: (n_envs,).
@@ -114,10 +114,10 @@ class Rollout:
         self.full = self.pos == self.buffer_size
 
     def finish(self, last_values: Tensor, dones: npt.NDArray[np.bool_]) -> None:
-        """Estimate advantages and returns once all steps are there: :mod:`blip_rl.learner.advantages`.
+        """Estimate advantages and returns of the full rollout, see :mod:`blip_rl.learner.advantages`.
 
         Args:
-            last_values: V of the observations after the last step, (n_envs,) or (n_envs, 1).
+            last_values: V(s) of the observations after the last step, (n_envs,) or (n_envs, 1).
             dones: Whether the last step ended an episode, (n_envs,).
         """
         continues = 1 - np.concatenate([self.episode_starts[1:], dones.astype(np.float32)[None]])
@@ -126,26 +126,26 @@ class Rollout:
             estimate = step_by_step(self.rewards, values, last, continues, self.gamma, self.gae_lambda)
             self.advantages = torch.from_numpy(estimate)
         else:
-            # The estimates stay where the network is; rewards and ends cross once, together.
+            # Estimates stay on the device; rewards and masks are copied to it together, in one transfer.
             rewards, going = torch.from_numpy(np.stack([self.rewards, continues])).to(self.device)
             self.advantages = by_doubling(rewards, self.values, last_values, going, self.gamma, self.gae_lambda)
         self.returns = self.advantages + self.values
 
     def normalize_advantages(self) -> None:
-        """Give the advantages of the whole rollout mean 0 and standard deviation 1; returns stay as they are."""
-        # The epsilon of the BLIP release (RL/rl_module/ppo.py), the recipe that normalises so.
+        """Normalise the advantages over the whole rollout; returns are unchanged."""
+        # Epsilon of the BLIP release (RL/rl_module/ppo.py), whose recipe normalises per rollout.
         self.advantages = normalized(self.advantages, epsilon=1e-5)
 
     def empty_minibatch(self, size: int) -> Minibatch:
-        """Memory for a minibatch of this rollout."""
+        """Allocate a minibatch of this rollout's shapes."""
         return Minibatch(*(_channels_second(t.new_zeros((size, *t.shape[2:]))) for t in self._tensors()))
 
     def minibatches(self, size: int, into: Minibatch | None = None) -> Iterator[Minibatch]:
-        """Every step once, in a random order drawn from numpy's global generator, ``size`` at a time.
+        """Yield every step once, ``size`` at a time, in a random order from NumPy's global generator.
 
         Args:
             size: Steps of each minibatch.
-            into: Memory that every minibatch is written into, one over the other; None takes new memory for each.
+            into: Buffer that every minibatch is written into, as a captured update needs; None allocates each anew.
 
         Raises:
             RuntimeError: the rollout is not full.
@@ -153,7 +153,8 @@ class Rollout:
         if not self.full:
             raise RuntimeError(f"{self.pos} of {self.buffer_size} steps collected: expected a full rollout")
         order = np.random.permutation(self.buffer_size * self.n_envs)  # noqa: NPY002  stable-baselines3 seeds this one
-        # The order counts step by step within an environment, the storage environment by environment within a step.
+        # stable-baselines3 flattens to (environment, step), this storage to (step, environment): translate the indices,
+        # so that a seed draws the same minibatches.
         rows = torch.from_numpy(order % self.buffer_size * self.n_envs + order // self.buffer_size).to(self.device)
         for chosen in torch.split(rows, size):
             if into is None:
@@ -164,7 +165,7 @@ class Rollout:
                 yield into
 
     def all_observations(self) -> Tensor:
-        """Every observation collected so far, (steps · n_envs, ...)."""
+        """Return every observation collected so far, (steps · n_envs, ...)."""
         return _channels_second(self._observations[: self.pos].flatten(0, 1))
 
     def _tensors(self) -> tuple[Tensor, ...]:
@@ -172,7 +173,7 @@ class Rollout:
 
 
 def _empty_observations(size: tuple[int, int], space: spaces.Space[Any], device: torch.device) -> Tensor:
-    """Storage for (steps, environments) observations; images (channels, height, width) have their channels last."""
+    """Allocate (steps, environments, ...) observations; images are stored as (height, width, channels)."""
     shape = cast(tuple[int, ...], space.shape)
     if len(shape) == 3:
         shape = (shape[1], shape[2], shape[0])
@@ -181,12 +182,12 @@ def _empty_observations(size: tuple[int, int], space: spaces.Space[Any], device:
 
 
 def _channels_second(observations: Tensor) -> Tensor:
-    """(batch, height, width, channels) seen as (batch, channels, height, width); vectors as they are."""
+    """View (batch, height, width, channels) as (batch, channels, height, width); vectors are returned unchanged."""
     return observations.permute(0, 3, 1, 2) if observations.dim() == 4 else observations
 
 
 def _channels_last(observations: Tensor) -> Tensor:
-    """The way back."""
+    """Invert :func:`_channels_second`."""
     return observations.permute(0, 2, 3, 1) if observations.dim() == 4 else observations
 
 

@@ -1,7 +1,7 @@
-"""All that a learning agent is between two updates, as tensors and plain values, and back: to the bit.
+"""Save and restore the state of a learning agent between two updates, bit-exactly.
 
-What is left out are the games, which cannot be saved (see :mod:`blip_rl.tasks.recorded`), the rollout, which is empty
-between updates, and the method, which has a state of its own.
+Not included: the games, whose state cannot be saved (:mod:`blip_rl.tasks.recorded` replays them), the rollout, which is
+empty between updates, and the method, which saves its own state.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from torch import Tensor
 
 from blip_rl.learner.ppo import ContinualPPO
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of each parameter
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's state of each parameter
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by name, on the CPU, and values that JSON can hold."""
+    """An agent's state: tensors by name, on the CPU, and JSON-serialisable values."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
 
 def take(agent: ContinualPPO) -> Snapshot:
-    """Copy the agent's state: weights, optimizer, counters and random generators."""
-    numpy_state = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002  stable-baselines3 draws from it
+    """Copy the agent's state: weights, optimizer, counters and random generators.
+
+    All three generators are part of it, because resuming must draw the same minibatches and actions.
+    """
+    numpy_state = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002  stable-baselines3 uses it
     tensors = {
         **{f"policy.{name}": tensor for name, tensor in agent.policy.task_state().items()},
         **_optimizer_tensors(agent.policy.optimizer),
@@ -50,15 +53,15 @@ def take(agent: ContinualPPO) -> Snapshot:
 
 
 def put(agent: ContinualPPO, snapshot: Snapshot) -> None:
-    """Make an agent of the same recipe, with the same tasks and the same one in use, what it was at the snapshot.
+    """Restore a snapshot into an agent of the same recipe, with the same tasks and task in use.
 
     Raises:
-        ValueError: a tensor is missing or has another shape: the snapshot is another agent's.
+        ValueError: a tensor is missing or has another shape: the snapshot belongs to another agent.
     """
     tensors, values = snapshot.tensors, snapshot.values
     agent.policy.load_task_state({name[7:]: t for name, t in tensors.items() if name.startswith("policy.")})
     _fill_optimizer(agent.policy.optimizer, tensors)
-    agent.discard_captures()  # the optimizer's state is in other tensors now
+    agent.discard_captures()  # the optimizer's state is in new tensors, at other addresses
     agent.num_timesteps, agent._n_updates = int(values["steps"]), int(values["updates"])
     agent.task_began_at = int(values["task_began_at"])
     put_episodes(agent, values["episodes"])
@@ -66,19 +69,19 @@ def put(agent: ContinualPPO, snapshot: Snapshot) -> None:
 
 
 def episodes(agent: ContinualPPO) -> list[Any]:
-    """Return and length of the newest episodes of the task in use, which its averages are of."""
+    """List return and length of the newest episodes of the task in use, from which the logged averages are computed."""
     return [[info["r"], info["l"]] for info in agent.ep_info_buffer or ()]
 
 
 def put_episodes(agent: ContinualPPO, newest: Sequence[Any]) -> None:
-    """Take back what :func:`episodes` returned."""
+    """Restore the result of :func:`episodes`."""
     infos = [{"r": float(score), "l": int(length)} for score, length in newest]
     agent.ep_info_buffer = deque(infos, maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
 
 
 def put_random(agent: ContinualPPO, snapshot: Snapshot) -> None:
-    """Set the random generators alone: once more after something has drawn from them."""
+    """Restore the random generators alone, after something has drawn from them."""
     torch.set_rng_state(snapshot.tensors["random.torch"])
     kind, *rest = snapshot.values["random_numpy"]
     keys = snapshot.tensors["random.numpy"].numpy().astype(np.uint32)
@@ -101,19 +104,19 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     for index, parameter in enumerate(_parameters(optimizer)):
         found = {moment: tensors.get(f"optimizer.{index}.{moment}") for moment in _MOMENTS}
         if found["step"] is None:
-            continue  # never had a gradient
+            continue  # the parameter never had a gradient
         optimizer.state[parameter] = {
             moment: _like(parameter, f"optimizer.{index}.{moment}", tensor) for moment, tensor in found.items()
         }
 
 
 def _like(parameter: Tensor, name: str, saved: Tensor | None) -> Tensor:
-    """A saved tensor on the parameter's device and in its memory layout; single numbers as they are."""
+    """Copy a saved tensor to the parameter's device and memory layout; scalars keep theirs."""
     if saved is None or (saved.dim() and saved.shape != parameter.shape):
         shape = "missing" if saved is None else str(tuple(saved.shape))
         raise ValueError(f"{name!r} is {shape}, expected {tuple(parameter.shape)}: another agent's snapshot")
     if saved.dim() == 0:
-        return saved.to(parameter.device, copy=True)  # the optimizer counts in place: the snapshot must not change
+        return saved.to(parameter.device, copy=True)  # Adam increments the step in place: do not alias the snapshot
     return torch.empty_like(parameter, requires_grad=False).copy_(saved)
 
 
