@@ -1,12 +1,11 @@
-"""Learning apart: every task is learned, unprotected, by a trunk of its own.
+"""Learning apart: every task is learned, unprotected, in a trunk of its own.
 
-At its end the policy is distilled into the shared trunk (:mod:`blip_rl.learner.distil`), which the method protects then
-as it would protect learning. The learning itself can neither change earlier tasks nor be held back by their protection.
-Ancestors: Progress & Compress (Schwarz et al. 2018, arXiv 1805.06370) and Reset & Distill (Ahn et al. 2024, arXiv
-2403.05066).
+At its end the policy is distilled into the shared trunk (:mod:`blip_rl.learner.distil`), under the method's protection.
+The learning itself can neither change earlier tasks nor be constrained by their protection. Related work: Progress &
+Compress (Schwarz et al. 2018, arXiv 1805.06370) and Reset & Distill (Ahn et al. 2024, arXiv 2403.05066).
 
-The task's own weights are in the trunk itself and the shared ones beside it: 4 bytes per trunk parameter while a task
-is learned, 0 after its end.
+While a task is learned, its weights are in the trunk and the shared ones in a copy: 4 more bytes per trunk parameter,
+none after the task's end.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _VALUES = "learned_apart"
 
 
 def method_of(config: AgentConfig) -> Method:
-    """Build what protects earlier tasks as an agent recipe says: its method, or that method with tasks learned apart.
+    """Build the method of an agent recipe, wrapped in :class:`LearnApart` for ``learning = "distil"``.
 
     Raises:
         UserError: no method has this name.
@@ -45,13 +44,13 @@ def method_of(config: AgentConfig) -> Method:
 
 
 class LearnApart(Method):
-    """Keeps the shared trunk aside while a task is learned; after that it is the method inside.
+    """Sets the shared trunk aside while a task is learned; afterwards delegates to the wrapped method.
 
-    For each task, of which the first can be left out::
+    For each task, optionally without the first::
 
-        start_task(trunk)      the shared weights are set aside and the trunk gets the task's own, unprotected
-        restore_shared(trunk)  the shared weights are back: from here on the hooks are those of the method inside
-        end_task(finished)     the method inside consolidates the task
+        start_task(trunk)      the shared weights are set aside and the trunk gets weights of the task's own
+        restore_shared(trunk)  the shared weights are back; from here on all hooks are the wrapped method's
+        end_task(finished)     the wrapped method consolidates the task
     """
 
     def __init__(self, inner: Method, start: Literal["fresh", "shared"] = "fresh", *, first_task: bool = True) -> None:
@@ -59,8 +58,8 @@ class LearnApart(Method):
 
         Args:
             inner: Protects the shared trunk.
-            start: Weights that a task's own trunk starts from.
-            first_task: Whether the first task is learned apart, too.
+            start: Initial weights of a task's own trunk: new ones, or a copy of the shared ones.
+            first_task: Whether the first task is learned apart too.
         """
         super().__init__()
         self.inner, self._start, self._first_task = inner, start, first_task
@@ -73,22 +72,22 @@ class LearnApart(Method):
         return bool(self._shared)
 
     @property
-    def capturable(self) -> bool:  # type: ignore[override]  # of the hooks as they are now
-        """While a task is learned apart there is nothing to do after a step, so it can be recorded."""
+    def capturable(self) -> bool:  # type: ignore[override]  # depends on the phase
+        """True while a task is learned apart, since no hook acts then; else that of the wrapped method."""
         return self.apart or self.inner.capturable
 
     @property
     def samples_wanted(self) -> int:
-        """As many as the method inside needs."""
+        """That of the wrapped method."""
         return self.inner.samples_wanted
 
     @property
     def total_bits(self) -> int:
-        """Of the method inside."""
+        """That of the wrapped method."""
         return self.inner.total_bits
 
     def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
-        """Refuse what the method inside refuses.
+        """Check the task with the wrapped method.
 
         Raises:
             UserError: with the task, the rule and the fix.
@@ -96,22 +95,22 @@ class LearnApart(Method):
         self.inner.check_task(name, action_space)
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Start the method inside, then give the trunk weights of the task's own.
+        """Start the wrapped method, then set the shared weights aside.
 
         Raises:
-            ValueError: the state of the method inside is another network's.
+            ValueError: the state of the wrapped method belongs to another network.
         """
-        self.inner.start_task(trunk)  # while the trunk is still the shared one, to which it may bind
+        self.inner.start_task(trunk)  # before the exchange: it may bind to the shared weights
         if self.tasks_seen or self._first_task:
             self._shared = copy_weights(trunk)
             if self._start == "fresh":
                 cast(Trunk, trunk).reset_parameters()
 
     def resume_task(self, trunk: nn.Module) -> None:
-        """Resume the method inside, on the shared weights.
+        """Resume the wrapped method on the shared weights.
 
         Raises:
-            ValueError: the shared weights, or the state of the method inside, are another network's.
+            ValueError: the shared weights or the state of the wrapped method belong to another network.
         """
         if not self.apart:
             self.inner.resume_task(trunk)
@@ -122,7 +121,7 @@ class LearnApart(Method):
             self._shared = copy_weights(trunk)
 
     def restore_shared(self, trunk: nn.Module) -> None:
-        """Put the shared weights back into the trunk in place of the task's own, which are lost."""
+        """Write the shared weights back into the trunk; the task's own are overwritten."""
         set_weights(trunk, self._shared)
         self._shared = {}
 
@@ -150,7 +149,7 @@ class LearnApart(Method):
             self.inner.after_step()
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Let the method inside consolidate the task.
+        """Let the wrapped method consolidate the task.
 
         Raises:
             RuntimeError: the trunk is not the shared one.
@@ -163,10 +162,10 @@ class LearnApart(Method):
 
     @contextmanager
     def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:
-        """Within the block a finished task finds the shared weights, as the method inside plays it with them.
+        """Within the block, run a finished task with the shared weights, as the wrapped method does.
 
         Raises:
-            ValueError: the weights are another network's.
+            ValueError: the weights belong to another network.
         """
         if not self.apart:
             with self.inner.playing(trunk, task):
@@ -179,25 +178,25 @@ class LearnApart(Method):
                 yield
 
     def frozen_bits(self) -> dict[str, Tensor]:
-        """Of the method inside."""
+        """Those of the wrapped method."""
         return self.inner.frozen_bits()
 
     def state(self) -> MethodState:
-        """State of the method inside, the number of tasks seen and, while a task is learned apart, the shared trunk."""
+        """State of the wrapped method, number of tasks seen and, while a task is learned apart, the shared trunk."""
         inner = self.inner.state()
         shared = {f"{_PREFIX}{name}": tensor.clone() for name, tensor in self._shared.items()}
         values = {"tasks_seen": self.tasks_seen, "apart": self.apart}
         return MethodState(inner.tensors | shared, {**inner.values, _VALUES: values})
 
     def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """What the method inside keeps; the shared trunk, kept aside while a task is learned, is gone at its end."""
+        """Bytes that the wrapped method keeps; the copy of the shared trunk is freed at a task's end."""
         return self.inner.kept_bytes(trunk, tasks, observation_bytes)
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state; shared weights are checked against the trunk when they meet one.
+        """Load a saved state; shared weights are checked against a trunk when a task is resumed.
 
         Raises:
-            ValueError: it is not of tasks learned apart, or shared weights are missing or too many.
+            ValueError: the state is not of tasks learned apart, or shared weights are missing or unexpected.
         """
         values = dict(state.values)
         own = values.pop(_VALUES, None)

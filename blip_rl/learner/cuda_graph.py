@@ -4,8 +4,8 @@ Measured on an H200 (docs/gpu.md): the captured path equals the plain one to the
 with 16 environments, 1.14 × with 64.
 
 Constraints, see "CUDA Graphs" in PyTorch's notes on CUDA semantics: captured work must not synchronise with the host,
-its control flow must not depend on tensor values, and its inputs must keep their addresses. So minibatches, observations
-and the learning rate are written into fixed buffers, and a new optimizer or task needs a new capture.
+its control flow must not depend on tensor values, and its inputs must keep their addresses. So minibatches,
+observations and the learning rate are written into fixed buffers, and a new optimizer or task needs a new capture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from blip_rl.learner.rollout import Minibatch
 Result = TypeVar("Result")
 
 _WARM_UP_RUNS = 3
-"""Eager runs before the capture: cuDNN selects algorithms, the optimizer allocates its state, the allocator warms up."""
+"""Eager runs before the capture: cuDNN selects algorithms and the optimizer allocates its state."""
 
 
 def can_capture(device: torch.device) -> bool:

@@ -1,13 +1,13 @@
-"""Distil the policy of a task that was learned apart into the trunk that all tasks share.
+"""Policy distillation: transfer a task that was learned apart into the shared trunk.
 
-The teacher is the trunk and the task's module as they were learned. The student is the shared trunk with a new module,
-under the method's protection. With π_T, V_T of the teacher and π, V of the student, each minibatch of states minimises
+The teacher is the trunk and task module as learned. The student is the shared trunk with a new task module, under the
+method's protection. With π_T, V_T of the teacher and π, V of the student, each update minimises over a minibatch
 
     mean over s of  KL(π_T(·|s) ‖ π(·|s)) + (V(s) − V_T(s))²
 
-where the second term reaches the critic alone. The first half of the updates is on states that the teacher plays, the
-second half also on states that the student plays, as in DAgger (Ross et al. 2011, arXiv 1011.0686): it then learns to
-leave the situations that its own errors lead to.
+where the second term trains the critic alone. The first half of the updates uses states visited by the teacher, the
+second half also states visited by the student, as in DAgger (Ross et al. 2011, arXiv 1011.0686), so that the student
+learns to recover from its own errors.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from blip_rl.learner.distributions import distribution_of
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
 
-_CHUNK = 512  # states that pass the network at once when they are labelled
-_CHECKED_EVERY = 100  # updates: looking at metrics waits for a GPU
+_CHUNK = 512  # states per forward pass when labelling
+_CHECKED_EVERY = 100  # updates: reading metrics synchronises with the GPU
 
 
 class Losses(NamedTuple):
-    """Scalars of one update, detached; ``method_loss`` is None where the method adds nothing."""
+    """Detached scalars of one update; ``method_loss`` is None if the method adds no loss."""
 
     divergence: Tensor
     value_error: Tensor
     method_loss: Tensor | None
 
     def by_name(self) -> dict[str, Tensor]:
-        """Scalars by what a person calls them."""
+        """Scalars by display name."""
         added = {} if self.method_loss is None else {"method's loss": self.method_loss}
         return {"divergence from the teacher": self.divergence, "value loss": self.value_error, **added}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """States and what a policy makes of them, one row for each state, on the CPU.
+    """States with a policy's action distributions and values, one row per state, on the CPU.
 
     Attributes:
         observations: Raw, (states, ...).
@@ -64,12 +64,12 @@ class Labelled:
     values: Tensor
 
     def rows(self, chosen: Tensor, device: torch.device) -> Labelled:
-        """Some of the states, on another device."""
+        """Select rows and copy them to a device."""
         policy = {name: tensor[chosen].to(device) for name, tensor in self.policy.items()}
         return Labelled(self.observations[chosen].to(device), policy, self.values[chosen].to(device))
 
     def joined(self, other: Labelled) -> Labelled:
-        """These states and then the other's."""
+        """Concatenate two sets of states."""
         policy = {name: torch.cat([tensor, other.policy[name]]) for name, tensor in self.policy.items()}
         observations = torch.cat([self.observations, other.observations])
         return Labelled(observations, policy, torch.cat([self.values, other.values]))
@@ -82,7 +82,7 @@ class Distilled(NamedTuple):
         divergence: Mean of KL(teacher ‖ student), in nats.
         value_error: Mean squared difference of the values.
         agreement: Share of states in which both choose the same greedy action; None for continuous actions.
-        seconds: Taken.
+        seconds: Wall-clock time of the distillation.
     """
 
     divergence: float
@@ -92,14 +92,14 @@ class Distilled(NamedTuple):
 
 
 class _Teacher:
-    """The weights that the task in use was learned with; they change places with the student's while they are used."""
+    """A copy of the weights that the task in use was learned with; swapped in while the teacher runs."""
 
     def __init__(self, policy: ContinualPolicy) -> None:
         self._policy = policy
         self._trunk, self._module = copy_weights(policy.trunk), copy_weights(policy.current)
 
     def label(self, observations: Tensor) -> Labelled:
-        """Let the teacher judge states."""
+        """Compute the teacher's outputs for states."""
         with self._in_place():
             return labelled(self._policy, observations)
 
@@ -113,15 +113,15 @@ class _Teacher:
 def distil(
     agent: ContinualPPO, method: LearnApart, settings: DistilConfig, on_update: Callable[[], object] = lambda: None
 ) -> Distilled:
-    """Distil the task in use into the shared trunk. The states played count as steps of the agent.
+    """Distil the task in use into the shared trunk. Steps played for it count as steps of the agent.
 
-    Draws from torch's global generator alone.
+    Random draws come from torch's global generator alone, so that a run can be resumed bit-exactly.
 
     Args:
-        agent: Has learned the task apart; its games are open.
-        method: Keeps the shared trunk, and protects it from here on.
-        settings: How.
-        on_update: Called before every update; what it raises ends the distillation.
+        agent: Agent that has learned the task apart, with open environments.
+        method: Holds the shared trunk and protects it during distillation.
+        settings: Number of states and updates, minibatch size and learning rate.
+        on_update: Called before every update; its exceptions propagate.
 
     Raises:
         FloatingPointError: losses or weights are not finite.
@@ -143,7 +143,7 @@ def distil(
 
 
 def _played(agent: ContinualPPO, states: int) -> Tensor:
-    """Play on with the network as it is, and count the steps: (states, ...) observations."""
+    """Collect observations with the current network and count the steps; (states, ...)."""
     environments = agent.n_envs
     agent.num_timesteps += -(-states // environments) * environments
     return agent.play(states)
@@ -151,7 +151,7 @@ def _played(agent: ContinualPPO, states: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Student:
-    """The agent with its shared trunk and a new module, and how it learns from the teacher."""
+    """The agent with the shared trunk and a new task module, trained to imitate the teacher."""
 
     agent: ContinualPPO
     method: LearnApart
@@ -159,18 +159,18 @@ class Student:
     on_update: Callable[[], object]
 
     def imitate(self, states: Labelled, updates: range) -> None:
-        """Make some of the updates, with fresh moments and a learning rate that decreases from its start to 0."""
+        """Run a range of updates, with new Adam moments and a learning rate that decays linearly to 0."""
         policy, losses = self.agent.policy, list[Losses]()
         policy.optimizer.state.clear()
         for number, update in enumerate(updates):
             self.on_update()
             self.method.at_progress((update + 1) / self.settings.updates)
-            for group in policy.optimizer.param_groups:  # each half has a schedule of its own: no schedule_remaining
+            for group in policy.optimizer.param_groups:  # own schedule per half: no schedule_remaining
                 group["lr"] = self.settings.learning_rate * (1 - number / len(updates))
             chosen = torch.randint(len(states.values), (self.settings.minibatch,))
             try:
                 losses.append(self._update(states.rows(chosen, policy.device)))
-            except ValueError:  # what torch's distributions say, in a method's loss, of logits that are not numbers
+            except ValueError:  # torch's distributions raise it for non-finite logits inside a method's loss
                 self._check_finite(losses)
                 raise
             if len(losses) == _CHECKED_EVERY or number + 1 == len(updates):
@@ -178,12 +178,12 @@ class Student:
                 losses = []
 
     def _update(self, batch: Labelled) -> Losses:
-        """One optimizer step."""
+        """Take one optimizer step."""
         policy = self.agent.policy
         with policy.matmul_precision():
             features = policy.extract_features(batch.observations)
             away = divergence(batch.policy, policy_tensors(distribution_of(policy, features))).mean()
-            # Detached: the values may be of any size, and the trunk is there for the policy.
+            # Detached: value errors may be of any scale and would dominate the gradient of the trunk.
             value_error = F.mse_loss(policy.critic(features.detach()), batch.values)
             extra = self.method.loss(policy.outputs_of)
             policy.optimizer.zero_grad()
@@ -201,10 +201,10 @@ class Student:
 
 @torch.no_grad()
 def labelled(policy: ContinualPolicy, observations: Tensor) -> Labelled:
-    """What the task in use makes of states, in chunks.
+    """Compute action distributions and values of the task in use for states, in chunks.
 
     Args:
-        policy: Has a task in use.
+        policy: A policy with a task in use.
         observations: Raw, (states, ...), on any device.
     """
     policies, values = [], []

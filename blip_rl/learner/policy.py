@@ -1,4 +1,4 @@
-"""One policy for all tasks: a shared trunk, and for each task one module with everything that is its own."""
+"""One policy for all tasks: a shared trunk and one module per task with its own parameters."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from blip_rl.learner.trunk import Modulation, Trunk
 
 
 class Adam(torch.optim.Adam):
-    """torch's own Adam, to the bit, without torch's compiler behind it.
+    """torch's own Adam, bit-identical, without the import of torch's compiler.
 
-    At the first call of any optimizer's method torch imports its compiler, only to tell it to leave that method alone:
-    1.4 s of CPU time and 70 MB in every process (torch 2.13), also in those that only play. Nothing is compiled here,
-    so the methods are taken as they are below that.
+    torch wraps the methods of its optimizers in ``torch._disable_dynamo``. The first call of any imports the compiler,
+    only to exclude the method from it: 1.4 s of CPU time and 70 MB in every process (torch 2.13), also in those that
+    only evaluate. Nothing here is compiled, so the wrapped functions are used directly.
     """
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
@@ -40,7 +40,7 @@ class Adam(torch.optim.Adam):
 
 
 class TaskModule(nn.Module):
-    """All that belongs to one task: actor, critic, and where asked for a scale and shift for each trunk unit."""
+    """Parameters of one task: actor, critic and, with ``modulation``, a scale and shift for each trunk unit."""
 
     log_std: nn.Parameter | None
 
@@ -60,7 +60,7 @@ class TaskModule(nn.Module):
 
 
 class ContinualPolicy(ActorCriticPolicy):
-    """stable-baselines3's actor-critic policy with a task to switch: ``add_task`` once, then ``use_task``."""
+    """stable-baselines3's actor-critic policy with switchable tasks: ``add_task`` once per task, then ``use_task``."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class ContinualPolicy(ActorCriticPolicy):
         self._run_trunk = Compiled(run, list(self.trunk.parameters())) if compiled else run
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """No head is built here: tasks add their own."""
+        """Build everything but the heads, which tasks add."""
         self.mlp_extractor = MlpExtractor(self.features_dim, net_arch=[], activation_fn=self.activation_fn)
         self.tasks = nn.ModuleList()
         self.new_optimizer(lr_schedule(1))
@@ -125,25 +125,29 @@ class ContinualPolicy(ActorCriticPolicy):
 
     @property
     def log_std(self) -> nn.Parameter:  # type: ignore[override]
-        """The current task's exploration noise; only continuous actions have one."""
+        """Log standard deviation of the current task's actions; continuous actions only."""
         if self.current.log_std is None:
             raise AttributeError("log_std")
         return self.current.log_std
 
     def add_task(self, name: str, action_space: spaces.Space[Any]) -> None:
-        """Give a new task its module. The task in use stays the same."""
+        """Add the module of a new task; the task in use does not change.
+
+        Raises:
+            ValueError: the task has been added before.
+        """
         if name in self.task_names:
             raise ValueError(f"task {name!r} is already there: {', '.join(self.task_names)}")
         self.tasks.append(TaskModule(self.trunk, action_space, self._modulated).to(self.device))
         self.task_names.append(name)
 
     def reset_current_task(self) -> None:
-        """Initialise the module of the task in use anew, as :meth:`add_task` does, and in place."""
+        """Re-initialise the module of the task in use, in place."""
         fresh = TaskModule(self.trunk, self.action_space, self._modulated)
         self.current.load_state_dict(fresh.state_dict())
 
     def use_task(self, name: str) -> None:
-        """Play and learn this task from now on.
+        """Make this the task in use.
 
         Raises:
             ValueError: the task was never added.
@@ -159,7 +163,7 @@ class ContinualPolicy(ActorCriticPolicy):
 
     @contextmanager
     def using_task(self, name: str) -> Iterator[None]:
-        """Play another task for a while, then return to the one in use."""
+        """Use another task within the block, then return to the one before."""
         before = self.current_name
         self.use_task(name)
         try:
@@ -168,11 +172,11 @@ class ContinualPolicy(ActorCriticPolicy):
             self.use_task(before)
 
     def new_optimizer(self, learning_rate: float, tasks: Sequence[str] | None = None) -> None:
-        """A fresh optimizer over the trunk and some tasks' modules; the other tasks' modules rest.
+        """Create an optimizer over the trunk and some tasks' modules; the other modules are frozen.
 
         Args:
-            learning_rate: Where it starts.
-            tasks: Names of the tasks to learn; None means the one in use.
+            learning_rate: Initial learning rate.
+            tasks: Names of the tasks to learn; None: the one in use.
         """
         learned = {self._current} if tasks is None else {self.task_names.index(name) for name in tasks}
         parameters = list(self.trunk.parameters())
@@ -180,12 +184,12 @@ class ContinualPolicy(ActorCriticPolicy):
             task.requires_grad_(index in learned)
             parameters += task.parameters() if index in learned else ()
         self.zero_grad(set_to_none=True)
-        # The fused kernel makes the step of the large layer several times faster, on the CPU too.
+        # The fused kernel makes the step of the large layer several times faster, also on the CPU.
         options = {"fused": True, **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(parameters, lr=learning_rate, **options)  # type: ignore[call-arg]
 
     def task_state(self) -> dict[str, Tensor]:
-        """Trunk and every task's module by name, each once: stable-baselines3 lists the trunk thrice in its own."""
+        """Return trunk and task modules as one state, each once: ``state_dict`` lists the trunk three times."""
         return {
             f"{prefix}.{name}": tensor
             for prefix, module in self._parts().items()
@@ -193,7 +197,7 @@ class ContinualPolicy(ActorCriticPolicy):
         }
 
     def load_task_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take what :meth:`task_state` returned.
+        """Load the result of :meth:`task_state`.
 
         Raises:
             RuntimeError: a tensor is missing, too many or of another shape.
@@ -206,16 +210,17 @@ class ContinualPolicy(ActorCriticPolicy):
         return {"trunk": self.trunk, "tasks": self.tasks}
 
     def preprocess(self, observations: Tensor) -> Tensor:
-        """Raw observations → what the trunk takes: float, images divided by 255 and laid out with channels last."""
+        """Convert raw observations to the trunk's input: float32, images divided by 255 and with channels last."""
         if observations.dim() == 4:
-            # Laid out anew while they are bytes, a quarter of the memory to move; then one pass, and one in place.
+            # Change the layout while the frames are bytes, a quarter of the memory traffic; divide in place.
             return observations.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255.0)
         return observations.to(torch.float32)
 
     def extract_features(self, obs: Any, features_extractor: Any = None) -> Tensor:
-        """Observations as the environment gives them → trunk features, float32 whatever the precision of the trunk.
+        """Compute trunk features of raw observations, (batch, features_dim), in float32 whatever the trunk's precision.
 
-        Heads are always float32: a logit of 8 bits would move the ratio of two policies by a part of the clip range.
+        Heads are always float32: rounding a logit to the 8 significant bits of bfloat16 would change the probability
+        ratio by a noticeable part of PPO's clip range.
         """
         with rounded(self._precision, self.device):
             features = self._run_trunk(obs)
@@ -226,33 +231,37 @@ class ContinualPolicy(ActorCriticPolicy):
 
     @contextmanager
     def matmul_precision(self) -> Iterator[None]:
-        """A block in which products are as exact as this policy's precision says, forward and backward."""
+        """Use this policy's precision for matrix products within the block, forward and backward."""
         with matmul_precision(self._precision, self.device):
             yield
 
     def head(self, features: Tensor) -> Distribution:
-        """Trunk features → the current task's distribution over actions."""
+        """Map trunk features to the action distribution of the task in use."""
         return cast(Distribution, self._get_action_dist_from_latent(features).distribution)
 
     def critic(self, features: Tensor) -> Tensor:
-        """Trunk features → the current task's values, shape (batch,)."""
+        """Map trunk features to the values of the task in use, (batch,)."""
         return cast(Tensor, self.value_net(features)).flatten()
 
     def outputs_of(self, task: int, observations: Tensor) -> tuple[Distribution, Tensor]:
-        """Policy and values of task number ``task`` (from 1) for its raw observations, whatever task is in use."""
+        """Return policy and values of task number ``task`` (from 1) for raw observations, whatever task is in use."""
         with self.using_task(self.task_names[task - 1]):
             features = self.extract_features(observations.to(self.device))
             return self.head(features), self.critic(features)
 
     def act(self, observations: np.ndarray, greedy: bool) -> np.ndarray:
-        """Choose actions of the task in use, clipped to its bounds where it has some; no gradients.
+        """Choose actions for the task in use, clipped to its bounds, without gradients.
+
+        Args:
+            observations: Raw, (environments, ...).
+            greedy: Take the mode of the policy instead of a sample.
 
         Raises:
             ValueError: the network gives values that are not finite.
         """
         with torch.no_grad(), self.matmul_precision():
             outputs = self.action_net(self.extract_features(torch.as_tensor(observations, device=self.device)))
-            if not outputs.isfinite().all():  # torch's distributions look too, until torch.compile ends that for good
+            if not outputs.isfinite().all():  # torch's validation alone does not suffice: torch.compile disables it
                 raise ValueError("its network gives values that are not finite")
             noise = () if isinstance(self.action_space, spaces.Discrete) else (self.log_std,)
             distribution = self.action_dist.proba_distribution(outputs, *noise)
@@ -260,16 +269,17 @@ class ContinualPolicy(ActorCriticPolicy):
         return self.within_bounds(actions)
 
     def within_bounds(self, actions: np.ndarray) -> np.ndarray:
-        """Shape actions for the environments and clip continuous ones to the task's bounds."""
+        """Reshape actions for the environments and clip continuous ones to the task's bounds."""
         if isinstance(self.action_space, spaces.Box):
             actions = actions.reshape(-1, *self.action_space.shape)
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions
 
     def step(self, max_gradient_norm: float) -> Tensor:
-        """Clip the norm of all gradients together and let the optimizer take its step; return the norm before.
+        """Clip the global gradient norm, take an optimizer step and return the norm before clipping.
 
-        The fused optimizer divides gradients by ``grad_scale`` as it reads them: no pass over the weights for it.
+        Clipping goes through ``grad_scale``, by which the fused optimizer divides gradients as it reads them. This
+        saves the pass over all gradients of ``clip_grad_norm_`` and keeps the norm on the device.
         """
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

@@ -180,7 +180,7 @@ class ContinualPPO(BasePPO):
         observations = cast(np.ndarray, self._last_obs)
         if not samples:
             return torch.empty((0, *observations.shape[1:]))
-        # Preallocated: concatenating hundreds of megabytes would hold them twice and fragment the heap.
+        # Preallocated: concatenating hundreds of megabytes would hold them twice, and the heap keeps much of it.
         kept = np.empty((samples, *observations.shape[1:]), dtype=observations.dtype)
         for first in range(0, samples, env.num_envs):
             kept[first : first + env.num_envs] = observations[: samples - first]

@@ -1,4 +1,4 @@
-"""The layers that all tasks share."""
+"""The trunk: layers shared by all tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "e
 
 
 class Modulation(nn.Module):
-    """One task's scale and shift for every unit of one trunk layer: y ↦ scale∘y + shift, the identity at first."""
+    """One task's scale and shift for every unit of a trunk layer: y ↦ scale∘y + shift, initially the identity."""
 
     def __init__(self, units: int) -> None:
         super().__init__()
@@ -47,35 +47,35 @@ class Trunk(BaseFeaturesExtractor):
             self.add_module(name, layer)
         self.layer_names = _layer_names(layers)
         self.reset_parameters()
-        # In place where the layer's own output is not needed again: memory traffic is what these layers cost.
+        # In place where the pre-activation is not needed again: these layers are bound by memory traffic.
         self._activation = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
         self._modulations: list[Modulation] = []
-        # After the initialisation, which cannot handle it: convolutions run faster with channels last.
+        # Convolutions run faster with channels last; orthogonal initialisation does not support it, so it comes after.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise every layer, in place: weights orthogonal with gain √2, biases 0.
 
-        Drawn on the CPU from torch's global generator, so that a seed gives the same weights on every device.
+        Drawn on the CPU from torch's global generator, so that a seed gives the same weights on all devices.
         """
         for name in self.layer_names:
             layer = cast("nn.Linear | nn.Conv2d", self.get_submodule(name))
-            fresh = torch.empty(layer.weight.shape)  # contiguous, which the initialisation needs
+            fresh = torch.empty(layer.weight.shape)  # contiguous, as the initialisation requires
             layer.weight.copy_(nn.init.orthogonal_(fresh, gain=np.sqrt(2)))
             nn.init.zeros_(cast(nn.Parameter, layer.bias))
 
     @property
     def layer_outputs(self) -> list[int]:
-        """Units (or channels) of each layer."""
+        """Number of units (or channels) of each layer."""
         return [_outputs(cast("nn.Linear | nn.Conv2d", self.get_submodule(name))) for name in self.layer_names]
 
     def modulate(self, modulations: list[Modulation]) -> None:
-        """Use a task's modulations from now on; an empty list uses none. They stay the task's, not the trunk's."""
+        """Apply a task's modulations from now on (an empty list: none). They do not become parameters of the trunk."""
         self._modulations = modulations
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(batch, ...) preprocessed observations → (batch, features_dim)."""
+        """Map preprocessed observations, (batch, ...), to features, (batch, features_dim)."""
         x = observations
         for index, name in enumerate(self.layer_names):
             layer = self.get_submodule(name)
@@ -87,9 +87,10 @@ class Trunk(BaseFeaturesExtractor):
 
 
 def _modulated(layer: nn.Module, modulation: Modulation, x: Tensor) -> Tensor:
-    """Scale ∘ layer(x) + shift; for a convolution by way of its weights, thousands of numbers instead of millions.
+    """Compute scale ∘ layer(x) + shift.
 
-    A layer that is being watched by a hook, as when its Fisher is measured, runs as itself.
+    For a convolution the scale is folded into weight and bias, thousands of numbers, instead of applied to the output,
+    millions. A layer with forward hooks, as when its Fisher is measured, runs unfolded, so that its hooks are called.
     """
     if isinstance(layer, nn.Conv2d) and not layer._forward_hooks:
         scale, bias = modulation.scale, cast(Tensor, layer.bias)
@@ -113,7 +114,7 @@ def check_observations(task: str, space: spaces.Space[Any], first_task: str, fir
 
 
 def check_trunk(space: spaces.Space[Any], config: TrunkConfig) -> None:
-    """Check that a trunk can be built over these observations, without the cost of building it.
+    """Check that a trunk can be built for these observations, without allocating it.
 
     Raises:
         UserError: it cannot.
@@ -141,7 +142,7 @@ def _build_layers(space: spaces.Space[Any], config: TrunkConfig) -> tuple[list[n
 
 
 def _convolutions(shape: tuple[int, ...], config: ImageTrunkConfig) -> tuple[list[nn.Linear | nn.Conv2d], int]:
-    """The convolution layers and the number of features that leave them."""
+    """Build the convolution layers; return them and the number of their output features."""
     channels, height, width = shape
     layers: list[nn.Linear | nn.Conv2d] = []
     for index, (outputs, kernel, stride) in enumerate(config.conv, start=1):
