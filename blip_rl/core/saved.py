@@ -6,10 +6,57 @@ of all, where each is called ``<parameter>.<kind>``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """Dtype and largest shape that a tensor of a saved state may have.
+
+    Attributes:
+        dtype: Its dtype.
+        shape: Its shape; for the axes in ``bounded``, the largest size.
+        bounded: Axes whose size may also be smaller.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    bounded: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the largest such tensor."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def allows(self, dtype: torch.dtype | None, shape: tuple[int, ...]) -> bool:
+        """Return whether a tensor of this dtype and shape fits."""
+        return (
+            dtype == self.dtype
+            and len(shape) == len(self.shape)
+            and all(
+                size == most or (axis in self.bounded and size < most)
+                for axis, (size, most) in enumerate(zip(shape, self.shape, strict=True))
+            )
+        )
+
+
+def layouts(parameters: Mapping[str, Tensor], **kinds: torch.dtype) -> dict[str, TensorLayout]:
+    """Return the layouts of one tensor of each kind for each parameter, of the parameter's shape.
+
+    Args:
+        parameters: By name; they may be on the meta device.
+        kinds: Kind → dtype: ``layouts(parameters, fisher=torch.float32)`` is for tensors ``<parameter>.fisher``.
+    """
+    return {
+        f"{name}.{kind}": TensorLayout(dtype, tuple(parameter.shape))
+        for name, parameter in parameters.items()
+        for kind, dtype in kinds.items()
+    }
 
 
 def named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:

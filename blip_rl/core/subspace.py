@@ -20,7 +20,7 @@ A convolution's inputs are the patches under its kernel. Everything is computed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -51,6 +51,26 @@ def protected_layers(trunk: nn.Module) -> dict[str, Layer]:
         what = f"parameter {missing[0]!r}" if missing else "a trunk without parameters"
         raise TypeError(f"{what}: only inputs of nn.Linear and nn.Conv2d are known; keep the rest out of the trunk")
     return layers
+
+
+def basis_layouts(trunk: nn.Module) -> dict[str, saved.TensorLayout]:
+    """Return the layouts of ``<weight>.basis``, (inputs, directions): at most as many directions as a layer has inputs.
+
+    Raises:
+        TypeError: as :func:`protected_layers`.
+    """
+    sizes = {name: layer.weight[0].numel() for name, layer in protected_layers(trunk).items()}
+    return {
+        f"{name}.basis": saved.TensorLayout(torch.float32, (size, size), bounded=(1,)) for name, size in sizes.items()
+    }
+
+
+def describe_bases(bases: Mapping[str, Tensor]) -> list[str]:
+    """Return one line for each layer: how many of its input directions are protected."""
+    return [
+        f"{name.removesuffix('.weight')}: {basis.shape[1]:,} of {basis.shape[0]:,} input directions protected"
+        for name, basis in bases.items()
+    ]
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from blip_rl.core import saved
 from blip_rl.core.weights import copy_weights, exchanged_weights, set_weights
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods import make_method
-from blip_rl.methods.base import FinishedTask, Method, MethodState, Outputs
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs
 
 _PREFIX = "shared."
 _VALUES = "learned_apart"
@@ -188,9 +188,21 @@ class LearnApart(Method):
         values = {"tasks_seen": self.tasks_seen, "apart": self.apart}
         return MethodState(inner.tensors | shared, {**inner.values, _VALUES: values})
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """Bytes that the wrapped method keeps; the copy of the shared trunk is freed at a task's end."""
-        return self.inner.kept_bytes(trunk, tasks, observation_bytes)
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return those of the wrapped method and, while a task is learned apart, the shared trunk."""
+        shared = {
+            f"{_PREFIX}{name}": saved.TensorLayout(parameter.dtype, tuple(parameter.shape))
+            for name, parameter in network.parameters().items()
+        }
+        return self.inner.state_tensors(network) | shared
+
+    def describe(self, state: MethodState) -> list[str]:
+        """Return the description of the wrapped method."""
+        return self.inner.describe(_inner_state(state))
+
+    def kept_bytes(self, network: Network) -> int:
+        """Return those of the wrapped method: the shared trunk is not kept after the end of a task."""
+        return self.inner.kept_bytes(network)
 
     def load_state(self, state: MethodState) -> None:
         """Load a saved state; shared weights are checked against a trunk when a task is resumed.
@@ -198,16 +210,20 @@ class LearnApart(Method):
         Raises:
             ValueError: the state is not of tasks learned apart, or shared weights are missing or unexpected.
         """
-        values = dict(state.values)
-        own = values.pop(_VALUES, None)
+        own = state.values.get(_VALUES)
         if not isinstance(own, dict):
             raise ValueError("the saved state is of learning = 'direct', but the recipe says learning = 'distil'")
         shared = {name[len(_PREFIX) :]: t for name, t in state.tensors.items() if name.startswith(_PREFIX)}
         if bool(shared) != own["apart"]:
             raise ValueError(f"{len(shared)} tensors of the shared trunk with apart = {own['apart']}: a damaged state")
-        rest = {name: tensor for name, tensor in state.tensors.items() if not name.startswith(_PREFIX)}
-        self.inner.load_state(MethodState(rest, values))
+        self.inner.load_state(_inner_state(state))
         self.tasks_seen, self._shared = int(own["tasks_seen"]), shared
 
     def _check_fit(self, trunk: nn.Module) -> None:
         saved.check_fit(self._shared, dict(trunk.named_parameters()), f"{_PREFIX}{{}}")
+
+
+def _inner_state(state: MethodState) -> MethodState:
+    """Return the part of a state that belongs to the method inside."""
+    tensors = {name: tensor for name, tensor in state.tensors.items() if not name.startswith(_PREFIX)}
+    return MethodState(tensors, {key: value for key, value in state.values.items() if key != _VALUES})

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from blip_rl.config import PositiveInt, Settings
 from blip_rl.core.fisher import Expectation, diagonal_fisher
+from blip_rl.core.saved import TensorLayout
 from blip_rl.errors import UserError
 
 
@@ -85,6 +86,25 @@ class MethodState:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network that a saved state belongs to.
+
+    Attributes:
+        trunk: The shared layers; they may be on the meta device, which has shapes but no memory.
+        observation_space: Of raw observations.
+        outputs: Outputs of each task's actor head, in the order in which the tasks are learned.
+    """
+
+    trunk: nn.Module
+    observation_space: spaces.Space[Any]
+    outputs: tuple[int, ...]
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the trunk's parameters by name."""
+        return dict(self.trunk.named_parameters())
 
 
 class Method:
@@ -184,15 +204,21 @@ class Method:
         """What to save with a checkpoint."""
         return MethodState()
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """About how much :meth:`state` will hold, at the most: asked early in the first task, to tell what a run takes.
+    def state_tensors(self, network: Network) -> dict[str, TensorLayout]:
+        """Return the layout of every tensor that :meth:`state` may hold for this network, by name.
 
-        Args:
-            trunk: The shared layers.
-            tasks: How many will have been learned.
-            observation_bytes: Of one observation.
+        A checkpoint is compared with it before any of its tensors is read: a tensor that is not listed here, or that
+        differs from its layout, is refused.
         """
-        return sum(int(tensor.nbytes) for tensor in self.state().tensors.values())
+        return {}
+
+    def describe(self, state: MethodState) -> list[str]:
+        """Describe a state that :meth:`state` returned, in lines for people; a checkpoint saves them beside it."""
+        return []
+
+    def kept_bytes(self, network: Network) -> int:
+        """Return the most bytes that :meth:`state` will hold after all tasks of the network, approximately."""
+        return sum(layout.nbytes for layout in self.state_tensors(network).values())
 
     def load_state(self, state: MethodState) -> None:
         """Take back what :meth:`state` returned."""

@@ -19,7 +19,7 @@ from blip_rl.config import PositiveFloat
 from blip_rl.core import bits, saved
 from blip_rl.core.blocks import row_blocks
 from blip_rl.core.prior import FirstTask, Learned, PriorSearch, has_information, shortfall
-from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState
+from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network
 
 _SAVED = ("frozen_bits", "centre", "fisher_mean", "remainder")
 
@@ -183,6 +183,11 @@ class Blip(FisherMethod):
             "without_information": self._uninformed,
         }
         return MethodState(self._loaded | tensors, values)
+
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return the four tensors of every parameter."""
+        kinds = {kind: torch.uint8 if kind == "frozen_bits" else torch.float32 for kind in _SAVED}
+        return saved.layouts(network.parameters(), **kinds)
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; it reaches the trunk at the next ``start_task``.

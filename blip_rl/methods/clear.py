@@ -14,16 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from blip_rl.config import NonNegativeFloat, PositiveFloat, PositiveInt, Settings
+from blip_rl.core import saved
 from blip_rl.core.policies import KINDS, divergence, policy_tensors
 from blip_rl.errors import UserError
-from blip_rl.methods.base import FinishedTask, Method, MethodState, Outputs
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs
 
 _CHUNK = 256  # frames that pass the network at once when targets are taken
+_GENERATOR_BYTES = 100_000  # more than the state of any torch generator on a CPU
 _USUAL_FRAME_BYTES = 4 * 84 * 84  # a stack of Atari frames: assumed until the first task shows its own
 
 
@@ -159,9 +162,28 @@ class Clear(Method):
             tensors["draws"] = self._draws.get_state()
         return MethodState(tensors, {"tasks_seen": len(self._memories), "seed": self._seed})
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """The memory is full from the first task's end on; the policies kept with the frames are small beside them."""
-        return self._capacity(observation_bytes) * observation_bytes
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return each task's frames and targets, one row a frame, and the state of the generator of draws."""
+        frames, dtype, shape = self.settings.capacity_frames, *_frame(network)
+        found = {"draws": saved.TensorLayout(torch.uint8, (_GENERATOR_BYTES,), bounded=(0,))}
+        for number, outputs in enumerate(network.outputs, start=1):
+            kinds = dict.fromkeys(set().union(*KINDS), (outputs,)) | {"values": ()}
+            found[f"task{number}.observations"] = saved.TensorLayout(dtype, (frames, *shape), bounded=(0,))
+            for kind, row in kinds.items():
+                found[f"task{number}.{kind}"] = saved.TensorLayout(torch.float32, (frames, *row), bounded=(0,))
+        return found
+
+    def describe(self, state: MethodState) -> list[str]:
+        """Return the number of frames kept of each task."""
+        frames = {name: len(tensor) for name, tensor in state.tensors.items() if name.endswith(".observations")}
+        kept = ", ".join(f"{count:,} of {name.partition('.')[0]}" for name, count in frames.items())
+        return [f"frames kept for replay: {kept}"] if kept else []
+
+    def kept_bytes(self, network: Network) -> int:
+        """Return the bytes of a full memory's frames: it is full from the end of the first task on."""
+        dtype, shape = _frame(network)
+        frame_bytes = saved.TensorLayout(dtype, shape).nbytes
+        return self._capacity(frame_bytes) * frame_bytes
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state.
@@ -233,6 +255,12 @@ def _check_fit(name: str, observations: Tensor, trunk: nn.Module) -> None:
             f"{name!r} has frames of {tuple(observations.shape[1:])}, but the trunk takes {takes} "
             f"{'channels' if isinstance(first, nn.Conv2d) else 'numbers'}: another network's state"
         )
+
+
+def _frame(network: Network) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Return dtype and shape of one raw observation."""
+    space = network.observation_space
+    return torch.from_numpy(np.empty(0, space.dtype)).dtype, tuple(space.shape or ())
 
 
 def _generator(state: Tensor | None) -> torch.Generator | None:

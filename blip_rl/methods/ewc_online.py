@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from blip_rl.config import Fraction, NonNegativeFloat
+from blip_rl.core import saved
 from blip_rl.core.penalty import QuadraticPenalty
-from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, mean_entry, parameter_bytes
+from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network, mean_entry
 
 _KINDS = ("fisher", "anchor")
 
@@ -69,9 +70,9 @@ class EwcOnline(FisherMethod):
         values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height}
         return MethodState(self._penalty.tensors(), values)
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """As much from the first task's end on."""
-        return len(_KINDS) * parameter_bytes(trunk)
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return the tensors of each parameter."""
+        return saved.layouts(network.parameters(), **dict.fromkeys(_KINDS, torch.float32))
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""

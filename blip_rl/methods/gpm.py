@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from blip_rl.config import Fraction, PositiveInt, Settings
 from blip_rl.core import saved, subspace
-from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
 
 class GpmSettings(Settings):
@@ -84,9 +84,13 @@ class Gpm(Method):
         """The directions of every layer."""
         return MethodState(saved.named(self._bases, "basis"))
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """All directions of every layer's inputs; what tasks need is usually far less."""
-        return sum(4 * layer.weight[0].numel() ** 2 for layer in subspace.protected_layers(trunk).values())
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return one basis for each layer: (inputs, directions), with at most as many directions as inputs."""
+        return subspace.basis_layouts(network.trunk)
+
+    def describe(self, state: MethodState) -> list[str]:
+        """Return how many of each layer's input directions are protected."""
+        return subspace.describe_bases(*saved.split(state.tensors, "basis"))
 
     def load_state(self, state: MethodState) -> None:
         """Take saved directions; the next ``start_task`` checks them against the trunk."""

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from blip_rl.config import NonNegativeFloat, Settings
+from blip_rl.core import saved
 from blip_rl.core.penalty import QuadraticPenalty
-from blip_rl.methods.base import FinishedTask, Method, MethodState, parameter_bytes
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
 
 class L2Settings(Settings):
@@ -60,9 +61,9 @@ class L2(Method):
         """The anchor; nothing before the first task has ended."""
         return MethodState(self._penalty.tensors())
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """As much from the first task's end on."""
-        return parameter_bytes(trunk)
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return the anchor of each parameter."""
+        return saved.layouts(network.parameters(), anchor=torch.float32)
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from blip_rl.config import Fraction, PositiveInt, Settings
 from blip_rl.core import saved
-from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
 _FREE = 0
 
@@ -157,6 +157,24 @@ class Packnet(Method):
         """The owners, the number of tasks seen and, between a task's pruning and its end, the weights it kept."""
         tensors = saved.named(self._owners, "owner") | saved.named(self._kept, "kept")
         return MethodState(tensors, {"tasks_seen": self.tasks_seen})
+
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return the owner of each weight and, between a task's pruning and its end, the mask of those it keeps."""
+        return saved.layouts(_weights(network.trunk), owner=torch.uint8, kept=torch.bool)
+
+    def describe(self, state: MethodState) -> list[str]:
+        """Return the share of weights that each task owns."""
+        owners, _ = saved.split(state.tensors, "owner", "kept")
+        if not owners:
+            return []
+        counts = torch.stack([owner.flatten().bincount(minlength=256) for owner in owners.values()]).sum(0)
+        shares = (counts / counts.sum()).tolist()
+        owned = [f"task {task} {share:.1%}" for task, share in enumerate(shares) if task and share]
+        return [f"weights owned: {', '.join([*owned, f'free {shares[_FREE]:.1%}'])}"]
+
+    def kept_bytes(self, network: Network) -> int:
+        """Return the bytes of the owners: at the end of a task the mask has gone."""
+        return sum(weight.numel() for weight in _weights(network.trunk).values())
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; it is checked against the trunk when it meets one."""

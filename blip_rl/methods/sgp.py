@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from blip_rl.config import Fraction, NonNegativeFloat, PositiveInt, Settings
 from blip_rl.core import saved, subspace
-from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
 
 class SgpSettings(Settings):
@@ -94,10 +94,18 @@ class Sgp(Method):
         """The directions of every layer and their importances."""
         return MethodState(saved.named(self._bases, "basis") | saved.named(self._importance, "importance"))
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """All directions of every layer's inputs, and their importances; what tasks need is usually far less."""
-        inputs = [layer.weight[0].numel() for layer in subspace.protected_layers(trunk).values()]
-        return sum(4 * size * (size + 1) for size in inputs)
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return for each layer one basis, as GPM's, and one vector with the importance of each direction."""
+        importance = {
+            f"{name}.importance": saved.TensorLayout(torch.float32, (layer.weight[0].numel(),), bounded=(0,))
+            for name, layer in subspace.protected_layers(network.trunk).items()
+        }
+        return subspace.basis_layouts(network.trunk) | importance
+
+    def describe(self, state: MethodState) -> list[str]:
+        """Return how many of each layer's input directions are protected."""
+        bases, _ = saved.split(state.tensors, "basis", "importance")
+        return subspace.describe_bases(bases)
 
     def load_state(self, state: MethodState) -> None:
         """Take a saved state; the next ``start_task`` checks it against the trunk."""

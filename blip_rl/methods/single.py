@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blip_rl.core import saved
 from blip_rl.core.weights import copy_weights, exchanged_weights, set_weights
-from blip_rl.methods.base import FinishedTask, Method, MethodState, parameter_bytes
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
 _START = 0  # number of the copy that every task starts from; a finished task's copy has the task's number
 
@@ -69,9 +69,17 @@ class Single(Method):
         tensors = {f"{n}.{name}": tensor for n, copy in enumerate(self._copies) for name, tensor in copy.items()}
         return MethodState(tensors, {"copies": len(self._copies)})
 
-    def kept_bytes(self, trunk: nn.Module, tasks: int, observation_bytes: int) -> int:
-        """A copy for each task, and the start."""
-        return (tasks + 1) * parameter_bytes(trunk)
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return a copy of the trunk for each task, and one of the start."""
+        return {
+            f"{number}.{name}": saved.TensorLayout(parameter.dtype, tuple(parameter.shape))
+            for number in range(len(network.outputs) + 1)
+            for name, parameter in network.parameters().items()
+        }
+
+    def describe(self, state: MethodState) -> list[str]:
+        """Return the number of copies."""
+        return [f"{max(0, int(state.values['copies']) - 1)} finished tasks have a trunk of their own"]
 
     def load_state(self, state: MethodState) -> None:
         """Take saved copies; they are checked against the trunk when they meet one.

@@ -16,6 +16,7 @@ from blip_rl.untrusted.tensors import TensorSpec, read_header
 
 MOST_BITS = 22
 """Of one weight: what a float32 holds exactly between its bounds; more than any recipe may ask for."""
+_MOST_LINES, _LONGEST_LINE = 100, 300  # of a description
 _COPIES = 8  # of one parameter while it is compared
 
 
@@ -26,7 +27,7 @@ class Checkpoint:
         stage: Its number.
         shapes: Name of each trunk parameter → its shape.
         values: The plain values that the method remembers.
-        memory_shapes: Name of each tensor that the method remembers → its shape.
+        description: Lines in which the method describes its state; None in a checkpoint of an earlier version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +40,7 @@ class Checkpoint:
             metadata = read_json(path / "stage.json")
             self.stage = _stage_number(metadata["stage"])
             self.values: dict[str, Any] = dict(metadata["method"])
+            self.description = _lines(metadata.get("description"))
             policy, self._kept = (_header(path / f"{name}.safetensors") for name in ("policy", "method"))
             # Memory-mapped: a tensor's bytes are read when it is asked for.
             self._policy: Any = safe_open(path / "policy.safetensors", framework="np")
@@ -49,7 +51,6 @@ class Checkpoint:
         except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
         self.shapes = {name.removeprefix("trunk."): spec.shape for name, spec in trunk.items()}
-        self.memory_shapes = {name: spec.shape for name, spec in self._kept.items()}
 
     @property
     def has_intervals(self) -> bool:
@@ -60,14 +61,12 @@ class Checkpoint:
             for kind, dtype in (("frozen_bits", "U8"), ("centre", "F32"))
         )
 
-    def owners(self) -> list[str]:
-        """Names of the tensors that say, in a byte each, which task a weight belongs to."""
-        return [name for name, spec in self._kept.items() if name.endswith(".owner") and spec.dtype == "U8"]
-
-    def bases(self) -> dict[str, tuple[int, int]]:
-        """Name of each tensor of directions → (numbers in one, directions)."""
-        named = {name: spec.shape for name, spec in self._kept.items() if name.endswith(".basis")}
-        return {name: (shape[0], shape[1]) for name, shape in named.items() if len(shape) == 2}
+    def method_state(self) -> list[str]:
+        """Return the method's own description of its state, or else the number and size of its tensors."""
+        if self.description is not None:
+            return self.description
+        size = sum(spec.size for spec in self._kept.values())
+        return [f"method state: {size / 1e6:.2f} MB, tensors: {len(self._kept)}"] if self._kept else []
 
     def weights(self, name: str) -> npt.NDArray[np.float32]:
         """One trunk parameter."""
@@ -107,6 +106,15 @@ def _stage_number(number: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_TASKS:
         raise ValueError(f"stage {number!r}: expected 1 to {MOST_TASKS}")
     return number
+
+
+def _lines(described: Any) -> list[str] | None:
+    """Return a description from a file that a stranger may have written, cut to a readable length."""
+    if described is None:
+        return None
+    if not isinstance(described, list):
+        raise TypeError("its description is not a list of lines")
+    return [str(line)[:_LONGEST_LINE] for line in described[:_MOST_LINES]]
 
 
 def _header(path: Path) -> dict[str, TensorSpec]:

@@ -227,18 +227,8 @@ def forecast(free: Sequence[float], stages: Sequence[int], total_bits: int) -> F
 
 
 def _holdings(checkpoint: Checkpoint) -> list[str]:
-    """What packnet and gpm hold, in words; empty for methods that hold nothing of the kind."""
-    owners, lines = checkpoint.owners(), []
-    if owners:
-        counts = np.sum([np.bincount(checkpoint.memory(name).ravel(), minlength=256) for name in owners], axis=0)
-        counts = counts if counts.sum() else np.ones_like(counts[:1])
-        shares = [f"task {task} {count / counts.sum():.1%}" for task, count in enumerate(counts) if task and count]
-        shares.append(f"free {counts[0] / counts.sum():.1%}")
-        lines.append(f"weights owned after stage {checkpoint.stage}: {', '.join(shares)}")
-    for name, (numbers, directions) in checkpoint.bases().items():
-        layer = name.removesuffix(".basis").removesuffix(".weight")
-        lines.append(f"{layer}: {directions:,} of {numbers:,} input directions held after stage {checkpoint.stage}")
-    return lines
+    """Return what the method of a checkpoint holds, with the stage."""
+    return [f"{line} (after stage {checkpoint.stage})" for line in checkpoint.method_state()]
 
 
 def _full_after(bits: LayerBits) -> float:

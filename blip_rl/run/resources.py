@@ -15,7 +15,7 @@ from gymnasium import spaces
 from blip_rl.config import RunConfig
 from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.methods.base import FisherMethod, Method, parameter_bytes
+from blip_rl.methods.base import FisherMethod, Method, Network, parameter_bytes
 from blip_rl.storage import validation
 from blip_rl.tasks.games import is_atari
 from blip_rl.untrusted.machine import check_memory
@@ -95,11 +95,13 @@ def estimate_resources(
         peak_memory_bytes: The most memory that the process has held so far.
     """
     trunk, tasks = agent.policy.trunk, len(config.tasks)
-    shape, dtype = agent.observation_space.shape or (), agent.observation_space.dtype
-    frame = math.prod(shape) * np.dtype(dtype).itemsize
+    space = agent.observation_space
+    frame = math.prod(space.shape or ()) * np.dtype(space.dtype).itemsize
+    # Only the first task's head is known yet: assume the same number of outputs for all tasks.
+    outputs = (agent.policy.current.actor.out_features,)
     weights, head = parameter_bytes(trunk), parameter_bytes(agent.policy.current)
     stages = [
-        weights + stage * head + method.kept_bytes(trunk, stage, frame)
+        weights + stage * head + method.kept_bytes(Network(trunk, space, stage * outputs))
         for stage in ([tasks] if method.interleaved else range(1, tasks + 1))
     ]
     apart = config.learned_apart(tasks)
@@ -107,7 +109,7 @@ def estimate_resources(
     snapshot = stages[-1] + aside + _MOMENTS * (weights + head)
     # A third snapshot is written before the oldest goes; the last task's checkpoint comes when that is over.
     disk = max(sum(stages[:-1]) + (_SNAPSHOTS + 1) * snapshot, sum(stages) + _SNAPSHOTS * snapshot)
-    growth = max(0, method.kept_bytes(trunk, tasks, frame) - _held(method))
+    growth = max(0, method.kept_bytes(Network(trunk, space, tasks * outputs)) - _held(method))
     inner = method.inner if isinstance(method, LearnApart) else method
     copies = _CONSOLIDATING if isinstance(inner, FisherMethod) else _SAVING
     # The states that a task is distilled on have gone before those that the method wants are played.

@@ -52,6 +52,7 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
         "env_steps": env_steps,
         **describe_tasks(policy),
         "method": state.values,
+        "description": method.describe(state),
     }
     with durable.writing(path) as folder:
         durable.save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")

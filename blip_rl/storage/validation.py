@@ -6,7 +6,6 @@ and shapes of tensors are read from the files' headers, and both are compared.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,19 +16,25 @@ from torch import Tensor
 
 from blip_rl.config import RunConfig, TrunkConfig
 from blip_rl.errors import UserError
+from blip_rl.learner.apart import method_of
 from blip_rl.learner.policy import ContinualPolicy, TaskModule
+from blip_rl.methods.base import Network
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.tensors import TensorSpec, read_header
 
 _KINDS = {
     torch.float32: "F32",
     torch.float64: "F64",
+    torch.float16: "F16",
     torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_DTYPES = {name: dtype for dtype, name in _KINDS.items()}
 _MOMENTS = {"exp_avg", "exp_avg_sq"}
-_MOST_GENERATOR_BYTES = 100_000
 _COPIES = 2  # in the network, and as they come from the file
 _FIX = "make the layers of the recipe smaller, or use a machine with more memory"
 
@@ -97,61 +102,23 @@ def check_optimizer(
 
 
 def check_method(found: Mapping[str, TensorSpec], policy: ContinualPolicy, config: RunConfig) -> None:
-    """Compare what a method remembers with the network, as far as names tell what a tensor belongs to.
-
-    ``<parameter>.<kind>``, ``<number>.<parameter>`` and ``shared.<parameter>`` have the parameter's shape, bases and
-    their importances one that fits its inputs; frames of ``task<number>`` are no more than the method keeps. Other
-    methods may keep other tensors: of those only the memory they need is looked at, with all the others.
+    """Compare the tensors that a method has saved with those that it may save for this network.
 
     Raises:
-        ValueError: one does not fit.
+        ValueError: one is not among them, or is of another dtype or shape.
     """
-    shapes = {name: tuple(parameter.shape) for name, parameter in policy.trunk.named_parameters()}
+    method = method_of(config.agent)
+    outputs = tuple(cast(TaskModule, task).actor.out_features for task in policy.tasks)
+    layouts = method.state_tensors(Network(policy.trunk, policy.observation_space, outputs))
     for name, spec in found.items():
-        before, _, kind = name.rpartition(".")
-        number, _, after = name.partition(".")
-        if before in shapes:
-            wrong = not _fits_kind(kind, spec.shape, shapes[before])
-        elif (number.isdecimal() or number == "shared") and after in shapes:
-            wrong = spec.shape != shapes[after]
-        else:
-            wrong = name == "draws" and spec.size > _MOST_GENERATOR_BYTES
-        if wrong:
-            raise ValueError(f"{name!r} is {spec}: it does not fit this network")
-    _check_frames(found, policy, config)
-
-
-def _fits_kind(kind: str, shape: tuple[int, ...], parameter: tuple[int, ...]) -> bool:
-    inputs = math.prod(parameter[1:])
-    if kind == "basis":
-        return len(shape) == 2 and shape[0] == inputs and shape[1] <= inputs
-    if kind == "importance":
-        return len(shape) == 1 and shape[0] <= inputs
-    return shape == parameter
-
-
-def _check_frames(found: Mapping[str, TensorSpec], policy: ContinualPolicy, config: RunConfig) -> None:
-    """Refuse more frames than the recipe lets the method keep, or frames of another shape."""
-    most = config.agent.method.get("capacity_frames")
-    frames = {name: spec for name, spec in found.items() if name.endswith(".observations")}
-    for name, spec in frames.items():
-        shape = policy.observation_space.shape
-        if spec.shape[1:] != shape or (isinstance(most, int) and spec.shape[0] > most):
-            raise ValueError(f"{name!r} is {spec}: expected at most {most} frames of {shape}")
-        _check_targets(found, policy, name.removesuffix(".observations"), spec.shape[0])
-
-
-def _check_targets(found: Mapping[str, TensorSpec], policy: ContinualPolicy, task: str, frames: int) -> None:
-    """Refuse stored policies of another shape than their task's head, which replaying would find out much later."""
-    number = task.removeprefix("task")
-    if not number.isdecimal() or not 1 <= int(number) <= len(policy.tasks):
-        raise ValueError(f"frames of {task!r}: expected task1 to task{len(policy.tasks)}")
-    outputs = cast(TaskModule, policy.tasks[int(number) - 1]).actor.out_features
-    expected = {"logits": (frames, outputs), "loc": (frames, outputs), "scale": (frames, outputs), "values": (frames,)}
-    for kind, shape in expected.items():
-        spec = found.get(f"{task}.{kind}")
-        if spec is not None and spec != TensorSpec("F32", shape):
-            raise ValueError(f"'{task}.{kind}' is {spec}: expected {shape}, as the task's head gives it")
+        expected = layouts.get(name)
+        if expected is None:
+            raise ValueError(f"{name!r} is {spec}: method {config.agent.method['name']!r} saves no such tensor")
+        if not expected.allows(_DTYPES.get(spec.dtype), spec.shape):
+            most = "at most " if expected.bounded else ""
+            raise ValueError(
+                f"{name!r} is {spec}, expected {most}{_KINDS[expected.dtype]} {expected.shape}: another network's"
+            )
 
 
 def check_actions(known: Tasks, tasks: Tasks) -> None:

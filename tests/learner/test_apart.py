@@ -13,7 +13,7 @@ from blip_rl.core.weights import copy_weights
 from blip_rl.learner import base_ppo, cuda_graph
 from blip_rl.learner.apart import LearnApart, method_of
 from blip_rl.learner.trunk import Trunk
-from blip_rl.methods.base import Method, MethodState, parameter_bytes
+from blip_rl.methods.base import Method, MethodState, Network, parameter_bytes
 from blip_rl.methods.finetune import Finetune
 from tests.learner.apart_agents import (
     ENVIRONMENTS,
@@ -166,7 +166,10 @@ def test_the_state_has_the_shared_trunk_only_while_a_task_is_learned_apart(name)
     state = method.state()
     more = sum(tensor.nbytes for key, tensor in state.tensors.items() if key.startswith("shared."))
     assert more == parameter_bytes(model.policy.trunk)
-    assert method.kept_bytes(model.policy.trunk, 2, 16) == method.inner.kept_bytes(model.policy.trunk, 2, 16)
+    network = Network(model.policy.trunk, model.observation_space, (2, 2))
+    assert all(method.state_tensors(network)[name].allows(t.dtype, t.shape) for name, t in state.tensors.items())
+    assert method.describe(state) == method.inner.describe(kept)
+    assert method.kept_bytes(network) == method.inner.kept_bytes(network)
 
     again = LearnApart(inner_method(name))
     again.load_state(through_a_file(state))

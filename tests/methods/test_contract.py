@@ -1,21 +1,25 @@
 """What every method owes the rest: each test runs for every file of ``blip_rl/methods``, with its recipe's settings."""
 
+import ast
 import copy
 import json
 import math
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
 import torch
+from gymnasium.spaces import Box
 from safetensors.torch import load, save
 from torch import nn
 from torch.distributions import Categorical
 
+import blip_rl
 from blip_rl.methods import make_method, method_names
-from blip_rl.methods.base import MethodState, attached
+from blip_rl.methods.base import MethodState, Network, attached
 from blip_rl.methods.finetune import Finetune
 from blip_rl.recipes.files import recipe_folder
 from tests.methods.small_tasks import TRUNKS, Task, copies, three_tasks
@@ -288,6 +292,55 @@ def test_a_task_left_in_its_middle_goes_on_as_if_it_had_not_been(name, kind, num
     assert same(other.weights(), world.weights())
     assert gone_on.state().values == method.state().values
     assert same(gone_on.state().tensors, method.state().tensors)
+
+
+@methods
+@trunks
+def test_the_state_has_the_tensors_that_the_method_announces(name, kind):
+    """Before the first task, in the middle of one, and after each; on a trunk without memory too."""
+    world, method = World(kind), from_recipe(name)
+    shape, outputs = TRUNKS[kind][1], tuple(task.actions for task in world.tasks)
+    outline = Network(copy.deepcopy(world.trunk).to("meta"), Box(-1, 1, shape), outputs)
+    states = [method.state()]
+    for number in (1, 2, 3):
+        with attached(method, world.trunk, world.optimizer(number)):
+            method.at_progress(1.0)
+            states.append(method.state())
+        world.consolidate(method, number)
+        states.append(method.state())
+    announced = method.state_tensors(outline)
+    for state in states:
+        for key, tensor in state.tensors.items():
+            assert announced[key].allows(tensor.dtype, tuple(tensor.shape)), key
+            assert not announced[key].allows(torch.float16, tuple(tensor.shape))
+            assert not announced[key].allows(tensor.dtype, (*tensor.shape[:-1], 10**6))
+        lines = method.describe(MethodState(state.tensors, json.loads(json.dumps(state.values))))
+        assert all(isinstance(line, str) and line.isprintable() for line in lines)
+
+
+def kinds_of(name):
+    """The names of a method's tensors without those of parameters and tasks: ``.owner``, ``.basis``, ``draws``, …."""
+    network = Network(World("mlp").trunk, Box(-1, 1, (5,)), (4,))
+    owners = [*network.parameters(), "task1"]
+    return {
+        next((key.removeprefix(owner) for owner in owners if key.startswith(owner)), key)
+        for key in from_recipe(name).state_tensors(network)
+    }
+
+
+@methods
+def test_nothing_outside_the_methods_names_their_tensors(name):
+    """Frozen bits and centres are the exception: the report draws and audits them."""
+    kinds = kinds_of(name) - {".frozen_bits", ".centre"}
+    package = Path(blip_rl.__file__).parent
+    shared = {package / "core", package / "methods"}  # core/penalty.py keeps the tensors of several methods
+    for path in package.rglob("*.py"):
+        if shared & set(path.parents):
+            continue
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        named = {text for text in texts if any(text.endswith(kind) for kind in kinds)}
+        assert not {text for text in named if " " not in text}, path
 
 
 @methods

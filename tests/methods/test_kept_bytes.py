@@ -1,8 +1,10 @@
 """What each method says that it will keep, against what it does keep."""
 
 import pytest
+from gymnasium import spaces
 
 from blip_rl.methods import method_names
+from blip_rl.methods.base import Network
 from tests.methods.small_tasks import TRUNKS, learn, three_tasks
 from tests.methods.test_contract import from_recipe
 
@@ -14,9 +16,9 @@ AT_MOST = {"gpm", "sgp"}
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "multitask"])
 def test_it_is_told_at_the_beginning_what_will_be_kept(name, kind):
     trunk, tasks, method = TRUNKS[kind][0](), three_tasks(kind), from_recipe(name, **SETTINGS.get(name, {}))
-    frame = tasks[0].observations[:1].nbytes
+    space = spaces.Box(-1, 1, tasks[0].shape)
     method.start_task(trunk)
-    told = [method.kept_bytes(trunk, number, frame) for number in (1, 2, 3)]
+    told = [method.kept_bytes(Network(trunk, space, (4, 6, 3)[:number])) for number in (1, 2, 3)]
     for expected, task in zip(told, tasks, strict=True):
         learn(method, trunk, task, steps=3)
         kept = sum(tensor.nbytes for tensor in method.state().tensors.values())

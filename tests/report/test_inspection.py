@@ -424,26 +424,28 @@ def test_rows_written_twice_count_once(run_of_two):
     assert inspect_run(run).layers == once.layers
 
 
-def test_packnet_says_who_owns_what(tmp_path):
+def test_the_methods_description_of_its_state_is_shown(tmp_path):
     run = new_run(tmp_path, "packnet", "tasks = 4")
-    write_stage(
-        run,
-        2,
-        {"fc1.weight": np.zeros((2, 4), np.float32)},
-        {"fc1.weight.owner": np.array([[0, 0, 1, 1], [1, 1, 2, 2]], np.uint8)},
-        {"tasks_seen": 2},
-    )
+    owners = {"fc1.weight.owner": np.array([[0, 0, 1, 1], [1, 1, 2, 2]], np.uint8)}
+    write_stage(run, 2, {"fc1.weight": np.zeros((2, 4), np.float32)}, owners, {"tasks_seen": 2})
+    facts = run / "checkpoints" / "stage-02" / "stage.json"
+    change = json.loads(facts.read_text()) | {"description": ["weights owned: task 1 50.0%", "x" * 1000]}
+    facts.write_text(json.dumps(change))
     text = inspection_text(inspect_run(run))
     assert "this method (packnet) freezes no bits" in text
-    assert "task 1 50.0%, task 2 25.0%, free 25.0%" in text
+    assert "weights owned: task 1 50.0% (after stage 2)" in text
+    assert "x" * 300 in text
+    assert "x" * 301 not in text
+    facts.write_text(json.dumps(change | {"description": 7}))
+    assert "description is not a list" in inspection_text(inspect_run(run))
 
 
-def test_gpm_says_how_many_directions_it_holds(tmp_path):
+def test_a_checkpoint_without_a_description_shows_the_size_of_the_state(tmp_path):
     run = new_run(tmp_path, "gpm", "")
     write_stage(
         run, 1, {"fc1.weight": np.zeros((2, 4), np.float32)}, {"fc1.weight.basis": np.zeros((4, 3), np.float32)}, {}
     )
-    assert "fc1: 3 of 4 input directions held after stage 1" in inspection_text(inspect_run(run))
+    assert "method state: 0.00 MB, tensors: 1 (after stage 1)" in inspection_text(inspect_run(run))
 
 
 def test_a_method_that_remembers_nothing_freezes_nothing(tmp_path):

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from blip_rl.errors import UserError
 from blip_rl.evaluation.episodes import evaluate_task
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
@@ -70,6 +71,15 @@ def test_nothing_in_a_checkpoint_is_pickled(finished_run):
         assert path.is_dir() or path.suffix in {".safetensors", ".json"}
         if path.suffix == ".json":
             json.loads(path.read_text())
+
+
+def test_a_stage_has_the_methods_description_of_its_state(tmp_path, finished_run):
+    config, packnet = load_run_config(finished_run), make_method({"name": "packnet", "tasks": 4})
+    policy = load_stage(finished_run / "checkpoints" / "stage-01", config).policy
+    packnet.start_task(policy.trunk)
+    save_stage(tmp_path / "stage-01", 1, 0, policy, packnet)
+    facts = json.loads((tmp_path / "stage-01" / "stage.json").read_text())
+    assert facts["description"] == ["weights owned: free 100.0%"]
 
 
 def test_no_half_written_stage_is_left(finished_run):
