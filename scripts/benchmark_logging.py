@@ -24,12 +24,13 @@ from _measure import add_common_options, markdown_table, provenance, show
 from stable_baselines3.common.logger import Logger
 
 from blip_rl.recipes import resolve
+from blip_rl.run import consolidation
 from blip_rl.run import train as train_module
 from blip_rl.video import tensorboard
 
 PARTS = {
     "scalars": [(Logger, "record"), (Logger, "dump")],
-    "heatmaps and histograms": [(train_module, "log_bits")],
+    "heatmaps and histograms": [(consolidation, "log_bits")],
     "films": [(tensorboard, "log_boundary_gifs")],
     "layout and settings": [(train_module, "configure")],
 }

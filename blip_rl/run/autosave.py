@@ -87,8 +87,8 @@ class Autosave:
             stage=self._stage,
             phase=phase,
             games=self._played_games(),
-            watched=self._run.scores.panel.states_of(self.plasticity_task),
-            finished=self._run.scores.training.finished,
+            watched=self._run.plasticity.states_of(self.plasticity_task),
+            finished=self._run.returns.finished,
         )
 
 

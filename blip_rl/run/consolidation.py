@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import Distilled, distil
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.records import BitsRow
 from blip_rl.run.context import RunContext
-from blip_rl.run.training_callback import bits_rows, log_bits, log_method_metrics
+from blip_rl.run.tensorboard import log_bits, log_method_metrics
 from blip_rl.storage.checkpoint import trunk_bytes
 
 
@@ -65,3 +67,14 @@ def _distil(run: RunContext, agent: ContinualPPO, task: str) -> bool:
 def _line(task: str, distilled: Distilled) -> str:
     same = "" if distilled.agreement is None else f", the same greedy action in {distilled.agreement:.1%} of the states"
     return f"distilled {task}: {distilled.divergence:.2g} nats from its teacher{same}, {distilled.seconds:.1f} s"
+
+
+def bits_rows(frozen: dict[str, Tensor], stage: int) -> list[BitsRow]:
+    """Histogram of frozen bits of every trunk parameter, as rows of ``bits.csv``."""
+    rows = []
+    for name, tensor in frozen.items():
+        layer, _, parameter = name.rpartition(".")
+        for bits, count in enumerate(tensor.flatten().int().bincount().tolist()):
+            if count:
+                rows.append(BitsRow(stage, layer, parameter, bits, count))
+    return rows

@@ -12,7 +12,9 @@ from blip_rl.console import Console
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.base import Method
 from blip_rl.run.interruption import StopRequest
+from blip_rl.run.plasticity import PlasticityPanel
 from blip_rl.run.scores import ScoreBook
+from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder
 
 _TRAINING_SEEDS = 2**30 - 2**16  # below every evaluation seed, with room for one seed per environment
@@ -28,6 +30,8 @@ class RunContext:
     method: Method
     logger: Logger
     scores: ScoreBook
+    plasticity: PlasticityPanel
+    returns: TrainingReturns
     console: Console
     stop: StopRequest
     agent: ContinualPPO | None = None

@@ -37,7 +37,7 @@ class MultitaskCallback(TrainingCallback):
     def _trained(self) -> list[int]:
         return list(range(len(self._config.tasks)))
 
-    def _shown(self) -> dict[str, str]:
+    def _bar_metrics(self) -> dict[str, str]:
         """No return: it would be another game's at every rollout."""
         return {}
 
@@ -99,7 +99,7 @@ def _learn(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot | None) -
     with agent.protected_by(run.method, resume=autosave.resumed):
         if saved is not None and saved.phase == "learned":
             return
-        callback = MultitaskCallback(run.config, len(run.config.tasks), run.scores, run.method, run.console, autosave)
+        callback = MultitaskCallback(run, len(run.config.tasks), autosave)
         try:
             learn_interleaved(agent, schedule, callback)
         finally:

@@ -6,6 +6,8 @@ A recipe may come from a stranger, or hold a slip of the pen: either way a messa
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.base import FisherMethod, Method, Network, parameter_bytes
 from blip_rl.storage import validation
 from blip_rl.tasks.games import is_atari
-from blip_rl.untrusted.machine import check_memory
+from blip_rl.untrusted.machine import check_memory, in_words
 
 _PER_WEIGHT = 4  # itself, its gradient and Adam's two moments
 _PER_STEP = 32  # bytes of a rollout beside the observation: action, reward, value, advantage, …
@@ -29,6 +31,7 @@ _MOMENTS = 2  # that Adam keeps of each weight
 _SAVING = 4  # copies of weights and moments that a save makes
 _CONSOLIDATING = 7  # copies of the trunk that a Fisher and what follows it take: 5.3 with BLIP, 6.2 with EWC
 _PLOTS = 60_000_000  # matplotlib, from the first boundary on
+_LONG_RUN_SECONDS = 120
 _ADVICE = (
     "make trunk layers, ppo.environments, ppo.rollout_steps, atari.frame_size, atari.frame_stack, what the method "
     "samples or what is played to distil smaller"
@@ -120,3 +123,38 @@ def estimate_resources(
 
 def _held(method: Method) -> int:
     return sum(int(tensor.nbytes) for tensor in method.state().tensors.values())
+
+
+def forecast(config: RunConfig, agent: ContinualPPO, method: Method, steps_per_second: float) -> str | None:
+    """Describe the time, memory and disk that a run needs; None for a run of less than two minutes.
+
+    Args:
+        config: The run's.
+        agent: Has learned its first task for a few rollouts.
+        method: The run's.
+        steps_per_second: Measured in those rollouts.
+    """
+    total = sum(task.steps for task in config.tasks)
+    seconds = total / steps_per_second
+    if seconds < _LONG_RUN_SECONDS:
+        return None
+    estimate = estimate_resources(config, agent, method, peak_memory_bytes())
+    return (
+        f"{total:,} steps at {steps_per_second:,.0f} steps/s so far: about {duration(seconds)} of learning, and the "
+        f"evaluations; about {in_words(estimate.memory)} of memory, up to {in_words(estimate.disk)} of disk "
+        f"({in_words(estimate.final_disk)} in the end)"
+    )
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held."""
+    peak: int = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    for unit, size in (("days", 86_400), ("h", 3_600)):
+        if seconds >= size * 1.5:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

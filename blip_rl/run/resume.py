@@ -141,7 +141,7 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
     state.put_random(agent, saved.agent)
-    run.scores.training.finished = dict(saved.returns)
+    run.returns.finished = dict(saved.returns)
     if saved.watched is not None:
         with agent.policy.using_task(plasticity_task):
-            run.scores.panel.watch(agent.policy, saved.watched)
+            run.plasticity.watch(agent.policy, saved.watched)

@@ -27,7 +27,6 @@ from blip_rl.methods.base import Method
 from blip_rl.records import Phase, ScoreRow, SpeedRow
 from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityPanel
-from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder
 
 _CUT_OFF = 4  # times its share: a policy that has got stuck since the last evaluation
@@ -41,8 +40,6 @@ class ScoreBook:
         before: Raw mean return (stages, tasks) before consolidation; NaN where not measured.
         after: The same after consolidation: the score matrix R.
         latest: Newest normalised score of each task; NaN where unknown.
-        panel: Measures plasticity at every evaluation, once it is told on which states.
-        training: Returns of training episodes, the learning curves beside these scores.
         boundary_games: Task → its episodes at the newest boundary and their actions; kept only if they are filmed.
     """
 
@@ -54,11 +51,10 @@ class ScoreBook:
         console: Console,
         method: Method,
         stop: StopRequest,
+        plasticity: PlasticityPanel,
     ) -> None:
         self._config, self._folder, self._logger, self._console = config, folder, logger, console
-        self._method, self._stop = method, stop
-        self.panel = PlasticityPanel(folder, logger, method)
-        self.training = TrainingReturns(folder)
+        self._method, self._stop, self._plasticity = method, stop, plasticity
         self.boundary_games: dict[str, tuple[list[Episode], ActionLog]] = {}
         tasks = len(config.tasks)
         self.before = np.full((tasks, tasks), np.nan)
@@ -134,7 +130,7 @@ class ScoreBook:
             self._write(index, episodes, stage, phase, env_steps)
         if phase != "before":
             self._log_run(stage, phase)
-        self.panel.record(stage, phase, env_steps)
+        self._plasticity.record(stage, phase, env_steps)
         self._logger.dump(env_steps)
 
     def _write(self, index: int, episodes: list[Episode], stage: int, phase: Phase, env_steps: int) -> None:

@@ -14,7 +14,7 @@ from blip_rl.core import metrics
 from blip_rl.formatting import score_text
 from blip_rl.references import task_scale
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.training_callback import overall_mean
+from blip_rl.run.tensorboard import overall_mean
 from blip_rl.shell import shell_command
 
 _LEVELS = ("ACC", "accumulated reward")

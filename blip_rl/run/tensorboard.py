@@ -5,14 +5,14 @@ Everything goes through stable-baselines3's logger into the one event file of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
 from torch import Tensor
 
 from blip_rl.config import RunConfig, TaskConfig
-from blip_rl.console import optional_picture
+from blip_rl.console import Console, optional_picture
 
 _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 
@@ -114,3 +114,37 @@ def log_heatmap(logger: Logger, tag: str, frozen_bits: Tensor, total_bits: int, 
         small = block_mean(frozen_bits.flatten(1).cpu().numpy())  # millions of weights do not fit on a screen
         image: Any = frozen_bits_image(small, total_bits, title)
         logger.record(tag, Image(image, "HWC"))
+
+
+def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:
+    """Write the mean, the histogram and the heatmap of every layer to TensorBoard."""
+    for layer, mean in mean_frozen_bits(frozen).items():
+        weights = frozen[f"{layer}.weight"]
+        logger.record(f"bits/{layer}/mean_frozen", mean)
+        logger.record(f"bits/{layer}/histogram", weights.float())
+        log_heatmap(logger, f"bits/{layer}/heatmap", weights, total_bits, f"{layer} after {after}")
+    logger.dump(env_steps)
+
+
+def log_method_metrics(logger: Logger, console: Console, task: str, figures: Mapping[str, float]) -> None:
+    """Record what the method did at the end of a task, and print it, without the figures of single layers."""
+    for name, value in figures.items():
+        logger.record(f"method/{name}", value)
+    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items() if "/" not in name]
+    if shown:
+        console.say(f"consolidated {task}: {', '.join(shown)}")
+
+
+def mean_frozen_bits(frozen: dict[str, Tensor]) -> dict[str, float]:
+    """Layer → mean of the frozen bits of its weights (biases left out)."""
+    return {
+        name.removesuffix(".weight"): tensor.double().mean().item()
+        for name, tensor in frozen.items()
+        if name.endswith("weight")
+    }
+
+
+def overall_mean(frozen: dict[str, Tensor]) -> float:
+    """Mean of frozen bits over all weights of the trunk."""
+    weights = [tensor for name, tensor in frozen.items() if name.endswith("weight")]
+    return sum(int(w.sum(dtype=w.int().dtype)) for w in weights) / sum(w.numel() for w in weights)

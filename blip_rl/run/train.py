@@ -29,6 +29,7 @@ from blip_rl.run.consolidation import consolidate
 from blip_rl.run.context import RunContext, stage_seed, training_seed
 from blip_rl.run.interruption import StopRequest, StopRequestError, resume_hint, with_resume_hint
 from blip_rl.run.multitask import multitask_training
+from blip_rl.run.plasticity import PlasticityPanel
 from blip_rl.run.resources import check_training
 from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, roll_back
 from blip_rl.run.scores import ScoreBook
@@ -36,6 +37,7 @@ from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import provenance, validation
 from blip_rl.storage.checkpoint import save_stage
+from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.tasks.make import make_training_env
@@ -195,8 +197,19 @@ def _seeds(config: RunConfig) -> dict[str, Any]:
 def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunContext:
     logger = configure(str(folder.path), ["tensorboard"])
     stop = StopRequest(console.say)
-    scores = ScoreBook(config, folder, logger, console, method, stop)
-    return RunContext(config, folder, device, method, logger, scores, console, stop)
+    plasticity = PlasticityPanel(folder, logger, method)
+    return RunContext(
+        config,
+        folder,
+        device,
+        method,
+        logger,
+        scores=ScoreBook(config, folder, logger, console, method, stop, plasticity),
+        plasticity=plasticity,
+        returns=TrainingReturns(folder),
+        console=console,
+        stop=stop,
+    )
 
 
 @contextmanager
@@ -249,7 +262,7 @@ def _learn_stage(run: RunContext, stage: int, saved: RunSnapshot | None) -> None
 
 def _learn_task(run: RunContext, stage: int, autosave: Autosave) -> None:
     agent = cast(ContinualPPO, run.agent)
-    callback = TrainingCallback(run.config, stage, run.scores, run.method, run.console, autosave)
+    callback = TrainingCallback(run, stage, autosave)
     with agent.protected_by(run.method, resume=autosave.resumed):
         try:
             began_at = agent.task_began_at if autosave.resumed else None

@@ -20,18 +20,18 @@ def folder_bytes(path):
 @pytest.mark.parametrize("agent", ["blip", "blip-distil", "finetune", "clear", "single", "ewc"])
 def test_disk(agent, tmp_path, monkeypatch):
     """Weights large enough to be most of the folder; it is the largest when the oldest snapshot is to go."""
-    told, sizes, remove, rate = [], [], durable.remove, TrainingCallback._measure_rate
+    told, sizes, remove, log_update = [], [], durable.remove, TrainingCallback._log_update
 
-    def measure(monitor):
-        rate(monitor)
+    def measure(callback):
+        log_update(callback)
         if not told:
-            told.append(estimate_resources(monitor._config, monitor._agent, monitor._method, 0))
+            told.append(estimate_resources(callback._config, callback._agent, callback._run.method, 0))
 
     def before_removing(path):
         sizes.append(folder_bytes(tmp_path / "run"))
         remove(path)
 
-    monkeypatch.setattr(TrainingCallback, "_measure_rate", measure)
+    monkeypatch.setattr(TrainingCallback, "_log_update", measure)
     monkeypatch.setattr(durable, "remove", before_removing)
     overrides = ["trunk.vector.hidden=[300, 300]", "checkpoint.every_steps=256", "evaluation.every_steps=100k"]
     overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4"]
@@ -44,8 +44,8 @@ def test_disk(agent, tmp_path, monkeypatch):
 PLAY = """
 import re, sys
 from pathlib import Path
-from blip_rl.run import training_callback
-training_callback._LONG_RUN_SECONDS = 0
+from blip_rl.run import resources
+resources._LONG_RUN_SECONDS = 0
 from blip_rl.cli import cli
 cli.main(["train", *sys.argv[1:]], standalone_mode=False)
 print("PEAK", int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)

@@ -43,7 +43,9 @@ def book(tmp_path, *extra):
     folder = RunFolder(tmp_path / "run")
     if not folder.path.exists():
         folder.create(dump_run_config(config), "cpu", {})
-    return ScoreBook(config, folder, Logger(None, []), Console(True), Method(), StopRequest()), folder
+    logger, method = Logger(None, []), Method()
+    plasticity = PlasticityPanel(folder, logger, method)
+    return ScoreBook(config, folder, logger, Console(True), method, StopRequest(), plasticity), folder
 
 
 def test_a_task_of_unknown_length_gets_all_its_games_and_a_known_one_as_many_as_fit(tmp_path, asked):

@@ -32,7 +32,7 @@ def make_config(tasks) -> RunConfig:
 
 def closing(tasks, after, before=None, path="runs/x") -> list[str]:
     config = make_config(tasks)
-    scores = ScoreBook(config, None, None, None, None, StopRequest())  # only its matrices are read
+    scores = ScoreBook(config, None, None, None, None, StopRequest(), None)  # only its matrices are read
     scores.after = np.array(after, dtype=float)
     scores.before = np.array(after if before is None else before, dtype=float)
     return closing_text(config, scores, path).splitlines()
@@ -69,7 +69,7 @@ def test_a_run_says_whose_score_is_1_when_it_begins_and_when_it_ends():
     config = RunConfig.model_validate(data)
     expected = "0 = random play, 1 = human (a), the reference score of the recipe (c)"
     assert f"\nnormalised scores: {expected}\n" in opening_text(config, Path("runs/x"), "cpu")
-    scores = ScoreBook(config, None, None, None, None, StopRequest())
+    scores = ScoreBook(config, None, None, None, None, StopRequest(), None)
     scores.after = scores.before = np.zeros((3, 3))
     assert f"normalised: {expected}" in closing_text(config, scores, Path("runs/x")).splitlines()
     assert "normalised" not in opening_text(make_config({"b": None}), Path("runs/x"), "cpu")
@@ -146,7 +146,7 @@ def test_returns_between_0_and_1_keep_three_digits():
 
 def test_the_line_of_a_boundary_keeps_three_digits():
     config = make_config({"a": (0, 1), "b": (0, 1)})
-    scores = ScoreBook(config, None, None, None, None, StopRequest())
+    scores = ScoreBook(config, None, None, None, None, StopRequest(), None)
     scores.before[0], scores.after[0] = [0.9127, NAN], [0.958, NAN]
     assert boundary_line(config, scores, 1, {}) == "after a: a 0.913 → 0.958"
     scores.before[0] = scores.after[0]

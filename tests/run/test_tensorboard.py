@@ -16,8 +16,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from blip_rl.console import Console
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import ActionLog
-from blip_rl.run.tensorboard import layout, metrics, settings
-from blip_rl.run.training_callback import log_method_metrics
+from blip_rl.run.tensorboard import layout, log_method_metrics, metrics, settings
 from blip_rl.video import render, tensorboard
 from blip_rl.video.options import Look
 from blip_rl.video.tensorboard import log_boundary_gifs
