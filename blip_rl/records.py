@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 Phase = Literal["start", "periodic", "before", "after"]
 """When a score was taken: before a task's first training step, during training, before or after its consolidation."""
+
+OptionalFloat = Annotated[float | None, BeforeValidator(lambda cell: None if cell == "" else cell)]
+"""A number, or None for an empty cell."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,10 @@ class ScoreRow:
     phase: Phase
     task: str
     seed: int
-    score: float
+    score: Annotated[float, Field(alias="return")]
     length_steps: int
     truncated: bool
-    normalised: float | None
+    normalised: OptionalFloat
     actions: str
 
 
@@ -73,7 +78,7 @@ class PlasticityRow:
     dormant_share: float
     effective_rank: float
     gradient_norm: float
-    free_bits: float | None
+    free_bits: OptionalFloat
 
 
 @dataclass(frozen=True)
@@ -105,21 +110,20 @@ class ReturnRow:
     mean_return: float
 
 
-SCORE_COLUMNS = [{"score": "return"}.get(f.name, f.name) for f in fields(ScoreRow)]
-BITS_COLUMNS = [f.name for f in fields(BitsRow)]
-PLASTICITY_COLUMNS = [f.name for f in fields(PlasticityRow)]
-SPEED_COLUMNS = [f.name for f in fields(SpeedRow)]
-RETURN_COLUMNS = [f.name for f in fields(ReturnRow)]
+Row = ScoreRow | BitsRow | PlasticityRow | SpeedRow | ReturnRow
+
+_SCORE_ROW = TypeAdapter(ScoreRow)
+_LONGEST_QUOTE = 80  # characters of a wrong value in a message
 
 
-def identity(row: ScoreRow) -> tuple[int, str, str, int, str]:
-    """What makes two scores those of the same episode."""
-    return row.stage, row.phase, row.task, row.seed, row.actions
+def columns(row_type: type[Row]) -> list[str]:
+    """Return the column names of a table, in order."""
+    return [{"score": "return"}.get(field.name, field.name) for field in fields(row_type)]
 
 
-def cells_of(row: ScoreRow | BitsRow | PlasticityRow | SpeedRow | ReturnRow) -> list[str]:
-    """A row's values as they are written."""
-    return [_cell(value) for value in asdict(row).values()]
+def cells(row: Row) -> list[str]:
+    """Return a row's values as text, in the order of its columns; None is an empty cell, a truth value 0 or 1."""
+    return [_cell(value) for value in vars(row).values()]
 
 
 def _cell(value: object) -> str:
@@ -128,22 +132,23 @@ def _cell(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def score_row(cells: dict[str, str]) -> ScoreRow:
-    """A row of ``scores.csv``, from its cells by column.
+def score_row(texts: dict[str, str]) -> ScoreRow:
+    """Read a row of ``scores.csv``.
+
+    Args:
+        texts: Column → text.
 
     Raises:
-        KeyError: a column is missing.
-        ValueError: a cell holds something else.
+        ValueError: A column is missing, or its text is not a value of that column.
     """
-    return ScoreRow(
-        env_steps=int(cells["env_steps"]),
-        stage=int(cells["stage"]),
-        phase=cells["phase"],  # type: ignore[arg-type]
-        task=cells["task"],
-        seed=int(cells["seed"]),
-        score=float(cells["return"]),
-        length_steps=int(cells["length_steps"]),
-        truncated=cells["truncated"] == "1",
-        normalised=float(cells["normalised"]) if cells["normalised"] else None,
-        actions=cells["actions"],
-    )
+    try:
+        return _SCORE_ROW.validate_python(texts)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        value = "" if first["type"] == "missing" else f" = {str(first['input'])[:_LONGEST_QUOTE]!r}"
+        raise ValueError(f"{first['loc'][0]}{value}: {first['msg']}") from None
+
+
+def episode_key(row: ScoreRow) -> tuple[int, str, str, int, str]:
+    """Return what identifies an episode within a run: two rows with the same key are scores of the same episode."""
+    return row.stage, row.phase, row.task, row.seed, row.actions

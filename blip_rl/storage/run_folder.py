@@ -17,18 +17,14 @@ from typing import Any
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.records import (
-    BITS_COLUMNS,
-    PLASTICITY_COLUMNS,
-    RETURN_COLUMNS,
-    SCORE_COLUMNS,
-    SPEED_COLUMNS,
     BitsRow,
     PlasticityRow,
     ReturnRow,
     ScoreRow,
     SpeedRow,
-    cells_of,
-    identity,
+    cells,
+    columns,
+    episode_key,
     score_row,
 )
 from blip_rl.storage import atomic, durable, integrity, provenance, snapshot_names
@@ -200,19 +196,19 @@ class RunFolder:
     def begin_tables(self) -> None:
         """Write the header of every table that does not exist: runs of earlier versions lack some."""
         tables = {
-            self.scores: SCORE_COLUMNS,
-            self.returns: RETURN_COLUMNS,
-            self.bits: BITS_COLUMNS,
-            self.plasticity: PLASTICITY_COLUMNS,
-            self.speed: SPEED_COLUMNS,
+            self.scores: ScoreRow,
+            self.returns: ReturnRow,
+            self.bits: BitsRow,
+            self.plasticity: PlasticityRow,
+            self.speed: SpeedRow,
         }
-        for path, columns in tables.items():
+        for path, row_type in tables.items():
             if not path.exists():
-                _append(path, [columns])
+                _append(path, [columns(row_type)])
 
     def add_scores(self, rows: Iterable[ScoreRow]) -> None:
         """Append to ``scores.csv``."""
-        _append(self.scores, [cells_of(row) for row in rows])
+        _append(self.scores, [cells(row) for row in rows])
 
     def replace_scores(self, rows: Sequence[ScoreRow]) -> None:
         """Write rows into ``scores.csv`` in place of the same episodes: same stage, phase, task, seed and actions.
@@ -224,11 +220,11 @@ class RunFolder:
             UserError: the table is damaged, or another process keeps the folder locked.
             OSError: it cannot be written; it is as it was then.
         """
-        replaced = {identity(row) for row in rows}
+        replaced = {episode_key(row) for row in rows}
         with self.locked(_MERGE_SECONDS):
-            kept = [row for row in self.read_scores() if identity(row) not in replaced]
+            kept = [row for row in self.read_scores() if episode_key(row) not in replaced]
             with atomic.replacing(self.scores) as beside:
-                _append(beside, [SCORE_COLUMNS, *(cells_of(row) for row in [*kept, *rows])])
+                _append(beside, [columns(ScoreRow), *(cells(row) for row in [*kept, *rows])])
 
     def read_scores(self) -> list[ScoreRow]:
         """All rows of ``scores.csv``.
@@ -236,27 +232,30 @@ class RunFolder:
         Raises:
             UserError: the file is missing or damaged.
         """
+        _, rows = table_rows(self.scores)
+        return [self._score_row(line, texts) for line, texts in rows]
+
+    def _score_row(self, line: int, texts: dict[str, str]) -> ScoreRow:
         try:
-            _, rows = table_rows(self.scores)
-            return [score_row(cells) for _, cells in rows]
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"'{self.scores}' cannot be read as scores: {error!r}") from error
+            return score_row(texts)
+        except ValueError as error:
+            raise UserError(f"'{self.scores}' cannot be read as scores: line {line}: {error}") from error
 
     def add_returns(self, rows: Iterable[ReturnRow]) -> None:
         """Append to ``returns.csv``."""
-        _append(self.returns, [cells_of(row) for row in rows])
+        _append(self.returns, [cells(row) for row in rows])
 
     def add_bits(self, rows: Iterable[BitsRow]) -> None:
         """Append to ``bits.csv``."""
-        _append(self.bits, [cells_of(row) for row in rows])
+        _append(self.bits, [cells(row) for row in rows])
 
     def add_plasticity(self, rows: Iterable[PlasticityRow]) -> None:
         """Append to ``plasticity.csv``."""
-        _append(self.plasticity, [cells_of(row) for row in rows])
+        _append(self.plasticity, [cells(row) for row in rows])
 
     def add_speed(self, row: SpeedRow) -> None:
         """Append to ``speed.csv``."""
-        _append(self.speed, [cells_of(row)])
+        _append(self.speed, [cells(row)])
 
 
 def planned_folder(out: Path | None, config: RunConfig) -> RunFolder:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blip_rl.records import SCORE_COLUMNS, ScoreRow, SpeedRow
+from blip_rl.records import ScoreRow, SpeedRow, columns
 from blip_rl.storage.run_folder import RunFolder
 
 MERGING = """
@@ -35,7 +35,7 @@ def score(seed):
 def folder(tmp_path):
     found = RunFolder(tmp_path / "run")
     found.path.mkdir()
-    found.scores.write_text(",".join(SCORE_COLUMNS) + "\n")
+    found.scores.write_text(",".join(columns(ScoreRow)) + "\n")
     found.add_scores([score(10_000 + number) for number in range(2_000)])
     return found
 
