@@ -1,1 +1,1 @@
-"""Pure functions on tensors and arrays."""
+"""Algorithms as pure functions on tensors and arrays; depends on torch and NumPy only."""

@@ -1,12 +1,15 @@
-"""Bit-level information preserving: which bits of a weight are certain, and the intervals that keep them.
+"""Bit-Level Information Preserving (BLIP): how many bits of each weight to freeze, and the intervals that keep them.
 
 Shi, Yuan, Chen, Feng, "Continual Learning via Bit-Level Information Preserving", CVPR 2021 (arXiv 2105.04444), "the
 paper"; the authors' release of January 2023, "the reference".
 
 Notation: θ a weight, b its bound, θ̂ = θ/b ∈ [−1, 1]; N ``total_bits``; S ``frozen_bits``; c ``centre``; t the number of
-the task just learned, counted from 1; F a diagonal Fisher. All functions are pure and elementwise: tensors of one shape
-(or broadcastable scalars) in, a tensor of that shape out. Weights, centres and intervals are in the weight's own units
-(θ, not θ̂).
+the task just learned, counted from 1; F a diagonal Fisher. All functions are elementwise and, but for
+:func:`project_and_quantize_`, pure: tensors of one shape (or broadcastable scalars) in, a tensor of that shape out.
+Weights, centres and intervals are in the weight's own units (θ, not θ̂).
+
+One task, in the order of the paper: quantize (Eq. 2, 3) and project (Eq. 4) at every optimizer step; at its end the
+Fisher (Eq. 6, :mod:`blip_rl.core.fisher`), information gain (Eq. 8), freeze (Eq. 9) and running mean (Eq. 7).
 """
 
 from __future__ import annotations
@@ -27,28 +30,29 @@ TOTAL_BITS = 20
 
 
 def quantize(weight: Tensor, bits: Tensor | int, bound: Tensor | float) -> Tensor:
-    """Round a weight to n bits: Q(θ̂, n)·b with Q(θ̂, n) = round(2ⁿ · clip(θ̂, −1 + 2^−(n+1), 1 − 2^−(n+1))) / 2ⁿ.
+    """Quantize a weight to n bits: Q(θ̂, n)·b, Q(θ̂, n) = round(2ⁿ · clip(θ̂, −1 + 2^−(n+1), 1 − 2^−(n+1))) / 2ⁿ.
 
     Args:
         weight: θ, any shape.
-        bits: n ≥ 0, one number or one for each weight; 0 bits give exactly 0.
-        bound: b > 0, one number or one for each weight.
+        bits: n ≥ 0, a number or one per weight; 0 bits give exactly 0.
+        bound: b > 0, a number or one per weight.
 
     Returns:
-        The nearest point of the n-bit grid, same shape as ``weight``. Halves go to the even neighbour.
+        The nearest point of the n-bit grid, same shape as ``weight``; ties round to even.
 
     Source: paper Eq. 2.
     """
     scale = power_of_two(bits, weight)
     limit = 1 - 0.5 / scale
-    # By a tensor: by a number, CUDA multiplies with the reciprocal, and ties then round differently.
+    # Divide by a tensor: CUDA turns division by a Python number into multiplication with its reciprocal, whose rounding
+    # breaks ties differently, so the CPU and the GPU would disagree on the grid point.
     normalised = weight / torch.as_tensor(bound, dtype=weight.dtype, device=weight.device)
     normalised = torch.minimum(torch.maximum(normalised, -limit), limit)
     return torch.round(normalised * scale) / scale * bound
 
 
 def information_gain(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int, rule: GainRule = "paper") -> Tensor:
-    """Bits of information a task gives about each weight.
+    """Compute the information that a task gives about each weight, in bits.
 
     paper      ½ log₂((t·F₀:ₜ₋₁ + Fₜ) / (t·F₀:ₜ₋₁))                 Eq. 8
     reference  ½ log₂(F₀:ₜ / F₀:ₜ₋₁), the same minus ½ log₂((t+1)/t)
@@ -57,14 +61,14 @@ def information_gain(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int, 
         fisher_task: Fₜ ≥ 0 of the task just learned.
         fisher_mean: F₀:ₜ₋₁ > 0, the running mean before this task; before the first task, the prior F₀.
         tasks_seen: t ≥ 1, the number of the task just learned.
-        rule: which of the two.
+        rule: One of the two above.
 
     Raises:
         ValueError: ``tasks_seen`` below 1 or an unknown rule.
     """
     _check_tasks_seen(tasks_seen)
     if rule == "paper":
-        # log1p keeps gains far below one bit exact: with this rule any Fₜ > 0 must freeze a bit.
+        # log1p keeps gains far below one bit from rounding to 0: with ⌈·⌉ in Eq. 9 any Fₜ > 0 must freeze a bit.
         return torch.log1p(fisher_task / (tasks_seen * fisher_mean)) * _HALF_LOG2_E
     if rule == "reference":
         return 0.5 * torch.log2(running_fisher(fisher_task, fisher_mean, tasks_seen) / fisher_mean)
@@ -72,15 +76,15 @@ def information_gain(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int, 
 
 
 def freeze(gain: Tensor, frozen_bits: Tensor, total_bits: int = TOTAL_BITS) -> Tensor:
-    """Add the newly certain bits: S + clip(⌈gain⌉, 0, N − S).
+    """Freeze more bits: S ← S + clip(⌈gain⌉, 0, N − S).
 
     Args:
-        gain: bits, any sign; NaN counts as nothing gained.
-        frozen_bits: S before, 0 ≤ S ≤ N, any integer type.
+        gain: Information gain in bits, any sign; NaN counts as 0.
+        frozen_bits: S before this task, 0 ≤ S ≤ N, any integer type.
         total_bits: N.
 
     Returns:
-        S after, in the type of ``frozen_bits``; never smaller than before, never above N.
+        S after this task, in the dtype of ``frozen_bits``; never below S before, never above N.
 
     Source: paper Eq. 9.
     """
@@ -91,20 +95,20 @@ def freeze(gain: Tensor, frozen_bits: Tensor, total_bits: int = TOTAL_BITS) -> T
 def radius(
     frozen_bits: Tensor, total_bits: int = TOTAL_BITS, rule: IntervalRule = "paper", *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Half-width of a weight's interval, in units of θ̂.
+    """Compute the half-width r of a weight's interval, in units of θ̂.
 
     paper  2^−S                      Eq. 4
-    half   2^−(S+1) − 2^−N           the weights that round to the centre at S bits
+    half   2^−(S+1) − 2^−N           not in the paper: the weights that round to the centre at S bits
 
-    Both are 0 where all bits are frozen, and at most 1 − 2^−N, the whole range, which a weight without frozen bits
-    has under either rule. ``half`` stops one grid step short of 2^−(S+1): a weight at exactly half a step is a tie,
-    which rounds to the even neighbour and, after dividing by the bound in floating point, to either.
+    Both are 0 if all bits are frozen and at most 1 − 2^−N, the whole range, which a weight without frozen bits has
+    under either rule. ``half`` stops one grid step short of 2^−(S+1): a weight at exactly half a step is a tie,
+    which rounds to even and, after the division by the bound in floating point, to either side.
 
     Args:
         frozen_bits: S, any integer type.
         total_bits: N.
-        rule: Which of the two.
-        dtype: Of the result; None for torch's default.
+        rule: One of the two above.
+        dtype: Dtype of the result; None: torch's default.
 
     Raises:
         ValueError: an unknown rule.
@@ -125,29 +129,28 @@ def interval(
     total_bits: int = TOTAL_BITS,
     rule: IntervalRule = "paper",
 ) -> tuple[Tensor, Tensor]:
-    """Where a weight may move: [c − r·b, c + r·b] inside ±(1 − 2^−N)·b, r from :func:`radius`.
+    """Compute a weight's interval: [c − r·b, c + r·b] ∩ ±(1 − 2^−N)·b, r from :func:`radius`.
 
-    The paper's interval reaches a whole step of the S-bit grid to each side, so Q(θ̂, S) may change inside it. ``half``
-    holds only weights whose Q(θ̂, S) is c: the first S bits stay. A centre between two points of the S-bit
-    grid, which :func:`nested_centre` makes, marks half of such an interval.
+    The paper's interval extends a whole step of the S-bit grid to each side, so Q(θ̂, S) may change inside it. ``half``
+    contains only weights whose Q(θ̂, S) is c, so the first S bits are kept. A centre between two points of the S-bit
+    grid, as :func:`nested_centre` may return it, denotes half of such an interval.
 
     Args:
-        centre: c in the weight's units, as :func:`quantize` or :func:`nested_centre` returned it.
+        centre: c in the weight's units, from :func:`quantize` or :func:`nested_centre`.
         frozen_bits: S.
         bound: b > 0.
         total_bits: N.
-        rule: Which radius.
+        rule: Rule of the radius.
 
     Returns:
-        (low, high), each shaped like ``centre``, on the N-bit grid. A weight whose bits are all frozen (S = N) has no
-        room left: both are its centre.
+        (low, high), each shaped like ``centre``, on the N-bit grid; both equal the centre if S = N.
 
     Raises:
         ValueError: an unknown rule.
 
     Source: paper Eq. 4; ``half`` is in neither source.
     """
-    # In θ̂ units all numbers are dyadic, so c ± r is exact and lands on the grid that quantize() knows.
+    # In units of θ̂ all numbers are dyadic, so c ± r is exact in floating point and on the grid of quantize().
     normalised = on_grid(centre, bound, total_bits)
     frozen = torch.as_tensor(frozen_bits, device=centre.device)
     reach = radius(frozen, total_bits, rule, dtype=centre.dtype)
@@ -168,16 +171,16 @@ def nested_centre(
     total_bits: int = TOTAL_BITS,
     rule: IntervalRule = "paper",
 ) -> Tensor:
-    """Choose the new centre such that the new interval lies inside the one before: no weight leaves an interval again.
+    """Choose a new centre such that the new interval lies inside the previous one.
 
-    Neither the paper nor the reference does this: there the centre follows the weight at every task, so a weight whose
-    S does not grow may walk 2^−S further each time. Here the centre of such a weight stays. Where S grows:
+    In neither source: in both, the centre follows the weight at every task, so a weight whose S does not grow may move
+    another 2^−S each time, and the drift is unbounded. Here the centre of such a weight stays. If S grows:
 
-    paper  c is the quantised weight, moved inwards by one step of its grid where it sits on the outer interval's edge.
-           Intersecting the two intervals would leave half an interval there and need two more bits of state.
-    half   c is the quantised weight. Where that is the outer interval's edge, only the half of the new interval that
-           lies inside is kept: c is moved inwards by a quarter of a step, off the S-bit grid, which is how
-           :func:`interval` knows.
+    paper  c is the quantized weight, moved inwards by one step of its grid if it is on the outer interval's edge.
+           Intersecting the two intervals instead would need two more bits of state for the half that remains.
+    half   c is the quantized weight. If that is the outer interval's edge, only the half of the new interval that
+           lies inside is kept: c moves inwards by a quarter of a step, off the S-bit grid, by which
+           :func:`interval` recognises it.
 
     Args:
         weight: θ, inside the outer interval.
@@ -186,7 +189,7 @@ def nested_centre(
         outer_bits: S before this task, at most ``frozen_bits``.
         bound: b > 0.
         total_bits: N.
-        rule: Which radius the intervals have.
+        rule: Rule of the radius.
     """
     outer = on_grid(outer_centre, bound, total_bits)
     proposed = on_grid(quantize(weight, frozen_bits, bound), bound, total_bits)
@@ -199,25 +202,26 @@ def nested_centre(
 
 
 def project(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Put a weight back into its interval: clip(θ, low, high). Source: paper Eq. 4."""
+    """Project a weight onto its interval: clip(θ, low, high). Source: paper Eq. 4."""
     return torch.clamp(weight, low, high)
 
 
 def project_and_quantize_(
     weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, bound: float, total_bits: int
 ) -> None:
-    """Finish one optimizer step in place: θ ← clip(Q + r + step, low, high), Q ← Q(θ̂, N)·b, r ← θ − Q.
+    """Complete an optimizer step in place: θ ← clip(Q + r + step, low, high), Q ← Q(θ̂, N)·b, r ← θ − Q.
 
-    The forward pass must see Q(θ̂, N)·b while the step accumulates in θ (paper Eq. 3, straight through). So the weight
-    tensor holds Q and a second tensor the remainder r; this is exact for every optimizer whose step does not read the
-    weight itself (Adam and SGD without weight decay). No temporaries, tensors of one shape; equal to the bit to
-    ``quantize(project(weight + remainder, low, high), N, bound)``.
+    The straight-through estimator (paper Eq. 3) needs Q(θ̂, N)·b in the forward pass while steps accumulate in θ. So the
+    weight tensor itself holds Q, which any module can use unchanged, and a second tensor holds the remainder r. This is
+    exact for every optimizer whose step does not read the weight (Adam and SGD without weight decay). Bit-identical to
+    ``quantize(project(weight + remainder, low, high), N, bound)``. It runs after every optimizer step and is bound by
+    memory bandwidth: it allocates nothing, and each buffer serves as scratch space of the other.
 
     Args:
         weight: Q(θ̂, N)·b plus the optimizer's step; becomes the new Q(θ̂, N)·b.
         remainder: r, at most half a grid step; becomes the new remainder.
-        low: lower end of the interval, on the N-bit grid.
-        high: upper end, likewise.
+        low: Lower end of the interval, on the N-bit grid.
+        high: Upper end of the interval, on the N-bit grid.
         bound: b.
         total_bits: N.
     """
@@ -225,19 +229,21 @@ def project_and_quantize_(
     if worth_blocks(weight):
         project_and_quantize_in_blocks_(weight, remainder, low, high, step)
         return
-    weight.add_(remainder)
-    torch.clamp(weight, low, high, out=remainder)
+    weight.add_(remainder)  # Q + step + r
+    torch.clamp(weight, low, high, out=remainder)  # θ, kept in the remainder's memory
+    # Bit-identical to quantize(): scaling by a power of two is exact, so θ / (b·2^−N) rounds as θ/b does. Its clip to
+    # the ends of the grid is not needed: low and high are inside them.
     torch.div(remainder, step, out=weight)
-    weight.round_().mul_(step)
-    remainder.sub_(weight)
+    weight.round_().mul_(step)  # Q
+    remainder.sub_(weight)  # r = θ − Q
 
 
 def running_fisher(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int) -> Tensor:
-    """Mean over the prior and all tasks so far: F₀:ₜ = (t·F₀:ₜ₋₁ + Fₜ) / (t + 1). Source: paper Eq. 7.
+    """Update the mean over the prior and all tasks so far: F₀:ₜ = (t·F₀:ₜ₋₁ + Fₜ) / (t + 1). Source: paper Eq. 7.
 
     Args:
         fisher_task: Fₜ ≥ 0.
-        fisher_mean: F₀:ₜ₋₁, the prior counted as one task.
+        fisher_mean: F₀:ₜ₋₁, in which the prior counts as one task.
         tasks_seen: t ≥ 1.
 
     Raises:
@@ -248,22 +254,22 @@ def running_fisher(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int) ->
 
 
 def reference_prior(prior: float, batch: int) -> float:
-    """Convert the reference's prior to one for the true Fisher: × batch².
+    """Convert a prior of the reference to one for the true Fisher: F₀ · batch².
 
-    The reference takes gradients of the batch MEAN, so its Fisher is the true one / batch²: 5e-18 with its batch of 62
-    is 1.92e-14 here.
+    The reference squares gradients of the batch mean, so its Fisher is the true one divided by batch²: its 5e-18 with a
+    batch of 62 is 1.92e-14 here.
     """
     return prior * batch**2
 
 
 def fan(weight_shape: tuple[int, ...]) -> int:
-    """Return max(outputs, inputs·kernel height·kernel width) of a linear or convolution weight. Source: reference."""
+    """Compute max(outputs, inputs·kernel height·kernel width) of a linear or convolution weight. Source: reference."""
     outputs, *inputs = weight_shape
     return max(outputs, math.prod(inputs))
 
 
 def weight_bound(layer_fan: int) -> float:
-    """Bound b = 6/√fan of a layer's weights; see :func:`fan`. Source: reference."""
+    """Compute the bound b = 6/√fan of a layer's weights, see :func:`fan`. Source: reference."""
     return 6.0 / math.sqrt(layer_fan)
 
 

@@ -1,4 +1,4 @@
-"""Elementwise work on large tensors, piece by piece: what it needs meanwhile is small, and stays in the cache."""
+"""Blockwise elementwise operations on large tensors, so that temporaries are small and stay in the cache."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 CACHED = 2**17
-"""Elements of a piece: half a megabyte of float32, so that the few tensors of an equation fit in a core's cache."""
+"""Elements of a block: half a megabyte of float32, so that the tensors of one equation fit in a core's cache."""
 
 
 def row_blocks(*tensors: Tensor, elements: int = CACHED) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors of one shape along their first dimension.
+    """Split tensors of one shape into blocks along their first dimension.
 
     Args:
-        *tensors: All of one shape, in any layout and of any types.
-        elements: The most that a piece may have; a single row may have more.
+        *tensors: Tensors of one shape, any memory layout and dtype.
+        elements: Maximum number of elements per block; a single row may exceed it.
 
     Yields:
         The same rows of every tensor, as views.

@@ -1,14 +1,15 @@
 """Diagonal Fisher information of a policy, in closed form: F = E_s E_{a∼π(·|s)} [(∂ log π(a|s) / ∂θ)²] (BLIP Eq. 6).
 
-The square is of each sample's OWN gradient. Let δ be the gradient of Σₙ log π(aₙ|sₙ) with respect to a layer's output;
-samples do not mix, so row n of δ is sample n's own gradient, and the squares follow from δ and the layer's input x with
-one backward pass for a whole chunk of samples:
+The gradient is squared per sample, before the mean. Let δ be the gradient of Σₙ log π(aₙ|sₙ) with respect to a layer's
+output. Samples do not interact (no batch normalisation), so row n of δ is the gradient of sample n alone, and the sums
+of squares follow from δ and the layer's input x with one backward pass per chunk of samples:
 
     linear  y = x Wᵀ + β     Σₙ (∂W)² = (δ∘δ)ᵀ (x∘x)               Σₙ (∂β)² = Σₙ δ∘δ
     conv    y = W ∗ x + β    Gₙ = δₙ · unfold(xₙ)ᵀ, Σₙ Gₙ∘Gₙ         Σₙ (∂β)² = Σₙ (Σ positions δₙ)²
 
-Nothing depends on the chunk size. The reference squares gradients of batch means instead; ``bits.reference_prior``
-converts its constants.
+The linear form needs no per-sample weight gradient, since (δₙᵢ xₙⱼ)² = δₙᵢ² xₙⱼ². A convolution shares its weights over
+positions, so Gₙ must be summed over them before it is squared. Nothing depends on the chunk size. The BLIP release
+squares gradients of batch means instead; ``bits.reference_prior`` converts its constants.
 """
 
 from __future__ import annotations
@@ -38,26 +39,26 @@ def diagonal_fisher(
     chunk_samples: int = 64,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Mean over samples of the squared gradient of log π(a|s) with respect to every trunk parameter.
+    """Compute the diagonal Fisher: the mean over samples of (∂ log π(a|s) / ∂θ)² for every trunk parameter.
 
     Args:
         trunk: Any module whose parameters belong to ``nn.Linear`` and ``nn.Conv2d`` layers, each used once per pass.
         head: Maps the trunk's output to the policy.
-        observations: (samples, ...), on any device and of any type that ``preprocess`` or the trunk accepts.
+        observations: (samples, ...), on any device, of any dtype that ``preprocess`` or the trunk accepts.
         actions: (samples, ...) actions taken; None draws one per observation from the policy, all in one draw.
         expectation: ``sampled`` takes ``actions``; ``exact`` weights every action of a categorical policy with its
             probability: as many backward passes as actions, and no sampling noise.
-        preprocess: Applied to each chunk of observations first, for example a conversion to float.
-        chunk_samples: Samples per pass: memory against speed; the result does not depend on it.
-        generator: Source of the action draws; None draws from torch's global one.
+        preprocess: Applied to each chunk of observations, for example a conversion to float.
+        chunk_samples: Samples per pass; trades memory for speed and does not change the result.
+        generator: Random generator of the actions; None: torch's global one.
 
     Returns:
-        Parameter name (as in ``trunk.named_parameters()``) → Fisher, shaped like the parameter. A parameter that the
-        policy does not depend on has 0.
+        Parameter name (as in ``trunk.named_parameters()``) → Fisher, shaped like the parameter. 0 for a
+        parameter that the policy does not depend on.
 
     Raises:
         ValueError: no samples, a layer used twice, or ``exact`` with actions given or without a categorical policy.
-        TypeError: the trunk holds parameters of a layer that is neither linear nor a 2-D convolution.
+        TypeError: a layer with parameters is neither linear nor a 2-D convolution.
     """
     _check_arguments(observations, actions, expectation, chunk_samples)
     layers = _supported_layers(trunk)
@@ -91,7 +92,11 @@ def _check_arguments(
 
 
 def _supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers that own parameters, by name; anything but linear and 2-D convolution is refused."""
+    """Return the layers with parameters, by name.
+
+    Raises:
+        TypeError: one is neither linear nor a 2-D convolution, or there are none.
+    """
     layers: dict[str, nn.Linear | nn.Conv2d] = {}
     seen: set[nn.Parameter] = set()
     for name, module in trunk.named_modules():
@@ -126,10 +131,10 @@ def _drawn_actions(
     chunk_samples: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """One action per observation, (samples, ...).
+    """Sample one action per observation, (samples, ...).
 
-    Only the trunk runs in chunks. torch's samplers fill a tensor in vectorised blocks, so one draw for each chunk would
-    give other actions for another chunk size.
+    Only the trunk runs in chunks. torch's samplers fill tensors in vectorised blocks, so with one draw per chunk the
+    actions would depend on the chunk size.
     """
     device = next(trunk.parameters()).device
     chunks = (chunk.to(device) for chunk in torch.split(observations, chunk_samples))
@@ -143,7 +148,7 @@ def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
     if isinstance(policy, Categorical):
         drawn = torch.multinomial(policy.probs.to(generator.device), 1, generator=generator)
         return drawn.squeeze(1).to(policy.logits.device)
-    # Other distributions take no generator of their own: seed the global one from it, for this draw only.
+    # Distribution.sample takes no generator: seed the global one from it, for this draw only.
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -151,7 +156,7 @@ def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
 
 
 def _weighted_log_probabilities(policy: Distribution, actions: Tensor | None) -> Iterator[Tensor]:
-    """One scalar per backward pass: the squares of its per-sample gradients add up to the expectation over actions.
+    """Yield one scalar per backward pass; squares of their per-sample gradients sum to the expectation over actions.
 
     Args:
         policy: Over one chunk of samples.
@@ -162,7 +167,7 @@ def _weighted_log_probabilities(policy: Distribution, actions: Tensor | None) ->
         return
     if not isinstance(policy, Categorical):
         raise ValueError(f"expectation='exact' with a {type(policy).__name__} policy: only a categorical one has a sum")
-    # √π held constant: its square weights the squared gradient with exactly π(a|s).
+    # With √π detached, (∂(√π·log π))² = π·(∂ log π)²: the squared gradient is weighted with exactly π(a|s).
     root = policy.probs.detach().sqrt()
     weighted = root * policy.logits
     for action in range(weighted.shape[1]):
@@ -170,7 +175,7 @@ def _weighted_log_probabilities(policy: Distribution, actions: Tensor | None) ->
 
 
 def _log_probability(policy: Distribution, actions: Tensor) -> Tensor:
-    """(samples,) log π(a|s); a policy that factorises over action dimensions is summed over them."""
+    """Compute log π(a|s), (samples,); summed over independent action dimensions."""
     if isinstance(policy, Categorical):
         return cast(Tensor, policy.log_prob(actions.reshape(len(actions))))  # type: ignore[no-untyped-call]
     extra = len(policy.batch_shape) - 1
@@ -186,7 +191,7 @@ class _Record:
         self.outputs: dict[str, Tensor] = {}
 
     def keep(self, name: str, layer_input: Tensor, output: Tensor) -> Tensor:
-        """Remember one layer's pass; the copy returned protects y from an in-place activation that may follow."""
+        """Record one layer's pass; return a copy of y, so that in-place activations cannot overwrite the original."""
         if name in self.inputs:
             raise ValueError(f"layer {name!r} is used twice in one pass: the closed forms need each layer used once")
         if not output.requires_grad:
@@ -196,7 +201,7 @@ class _Record:
         return output.clone()
 
     def add_squares(self, log_probability: Tensor, totals: dict[str, Tensor]) -> None:
-        """Run one backward pass down to the earliest layer's output and add every layer's sum of squares."""
+        """Run one backward pass to all layer outputs and add every layer's sum of squares to ``totals``."""
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             log_probability, list(self.outputs.values()), retain_graph=True, allow_unused=True
         )
@@ -230,7 +235,7 @@ def _squares(layer: nn.Linear | nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Te
 
 
 def _linear_squares(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs x (samples, …, inputs), δ (samples, …, outputs) → sums of squares (outputs, inputs) and (outputs,)."""
+    """Map x (samples, …, inputs) and δ (samples, …, outputs) to sums of squares (outputs, inputs) and (outputs,)."""
     if x.dim() == 2:
         squared = delta.square()
         return squared.T @ x.square(), squared.sum(0)
@@ -240,7 +245,7 @@ def _linear_squares(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _conv_squares(layer: nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs x (samples, channels, height, width), δ (samples, outputs, …) → sums shaped like weight and bias."""
+    """Map x (samples, channels, height, width) and δ (samples, outputs, …) to sums shaped like weight and bias."""
     samples, groups = len(x), layer.groups
     padded = F.pad(x, _explicit_padding(layer))
     patches = F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
@@ -252,7 +257,7 @@ def _conv_squares(layer: nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Tensor, T
 
 
 def _explicit_padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom) zeros, also for padding='same', which may be uneven."""
+    """Return the zero padding as (left, right, top, bottom); padding='same' may be asymmetric."""
     if layer.padding == "valid":
         return (0, 0, 0, 0)
     if layer.padding == "same":

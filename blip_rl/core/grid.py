@@ -1,4 +1,4 @@
-"""Arithmetic on the grid of n-bit numbers in [−1, 1]: exact in floating point, because all of them are dyadic.
+"""Arithmetic on the grid of n-bit numbers in [−1, 1], exact in floating point because all of them are dyadic.
 
 Notation as in :mod:`blip_rl.core.bits`: θ̂ = θ/b, N ``total_bits``, S ``frozen_bits``.
 """
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 def power_of_two(bits: Tensor | int, like: Tensor) -> Tensor:
-    """2ⁿ in the floating type and on the device of ``like``, exactly."""
+    """Compute 2ⁿ exactly, in the dtype and on the device of ``like``."""
     exponent = torch.as_tensor(bits, device=like.device).to(torch.int32)
     return torch.ldexp(torch.ones_like(exponent, dtype=like.dtype), exponent)
 
 
 def on_grid(weight: Tensor, bound: Tensor | float, total_bits: int) -> Tensor:
-    """θ̂ rounded to the N-bit grid, which removes the rounding error of dividing by the bound."""
+    """Compute θ̂ rounded to the N-bit grid, which removes the rounding error of the division by the bound."""
     return torch.round(weight / bound * 2.0**total_bits) / 2.0**total_bits
 
 
 def off_grid(normalised: Tensor, bits: Tensor) -> Tensor:
-    """Whether θ̂, a point of the N-bit grid, lies between two points of the n-bit grid."""
+    """Return whether θ̂, a point of the N-bit grid, lies between two points of the n-bit grid."""
     scaled = normalised * power_of_two(bits, normalised)
     return scaled != torch.round(scaled)
 
@@ -29,11 +29,11 @@ def off_grid(normalised: Tensor, bits: Tensor) -> Tensor:
 def half_centre(
     normalised: Tensor, proposed: Tensor, frozen_bits: Tensor, outer: Tensor, outer_bits: Tensor, total_bits: int
 ) -> Tensor:
-    """The nested centre under the interval rule ``half``, see :func:`blip_rl.core.bits.nested_centre`.
+    """Compute the nested centre under the interval rule ``half``, see :func:`blip_rl.core.bits.nested_centre`.
 
-    The outer interval's edges are points of every finer grid. So a finer interval lies inside the outer one, or an edge
-    cuts it in the middle. The centre of the half that is left needs S + 2 bits; where N has fewer, the weight itself is
-    the only point left.
+    The outer interval's edges are points of every finer grid. So a finer interval either lies inside the outer one or
+    is cut in the middle by an edge. The centre of the remaining half needs S + 2 bits; if N has fewer, the weight
+    itself is the only remaining point.
 
     Args:
         normalised: θ̂ on the N-bit grid, inside the outer interval.
@@ -44,7 +44,7 @@ def half_centre(
         total_bits: N.
     """
     width = torch.where(off_grid(outer, outer_bits), 0.25, 0.5) / power_of_two(outer_bits, outer)
-    # Without frozen bits there is no outer interval but the whole range, whose ends cut nothing.
+    # Without frozen bits the outer interval is the whole range, whose ends never cut another interval.
     to_edge = torch.where(outer_bits > 0, width, 2.0)
     quarter = 0.25 / power_of_two(frozen_bits, outer)
     above, below = proposed >= outer + to_edge, proposed <= outer - to_edge

@@ -1,13 +1,12 @@
-"""A quadratic penalty on how far weights have moved: one parabola, whatever the number of tasks it remembers.
+"""A quadratic penalty on the distance of weights from an anchor, of constant size for any number of tasks.
 
-Around an anchor θ*, one for every weight i,
+With an anchor θ* for every weight i,
 
     P(θ) = height + Σ_i (slope_i d_i + ½ F_i d_i²),    d = θ − θ*,    ∂P/∂θ = F d + slope.
 
-A sum of parabolas ½ Σ_k F_k (θ − θ*_k)² is again one, so this form holds any number of them exactly; its slope is 0
-where they share one anchor. Two sums would do as well, as F·θ − Σ_k F_k θ*_k, but that is the small difference of
-large numbers: where weights of 0.3 have their anchors 0.001 apart, it is off by 5e-5 of the largest gradient, and this
-form by less than 1e-6.
+A sum of penalties ½ Σ_k F_k (θ − θ*_k)² has this form again, so any number of tasks is represented exactly; the slope
+is 0 if they share one anchor. Keeping the gradient as F·θ − Σ_k F_k θ*_k instead would suffer from cancellation: for
+weights of 0.3 with anchors 0.001 apart its error is 5e-5 of the largest gradient, that of this form below 1e-6.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class QuadraticPenalty:
-    """P as above; nothing is ever changed in place. Tensors are by parameter name and shaped like the parameter.
+    """The penalty P above, immutable. Tensors are by parameter name, each shaped like its parameter.
 
     Attributes:
-        anchor: θ*, the weights it is written around.
-        fisher: F; None for 1 everywhere.
-        slope: ∂P/∂θ at the anchor; None for 0 everywhere.
+        anchor: θ*, the expansion point.
+        fisher: F; None: 1 everywhere.
+        slope: ∂P/∂θ at the anchor; None: 0 everywhere.
         height: P at the anchor.
     """
 
@@ -42,18 +41,18 @@ class QuadraticPenalty:
 
     @classmethod
     def flat(cls, weights: Mapping[str, Tensor], *kinds: str) -> Self:
-        """The parabola that is 0 everywhere, or ½ d² without a kind ``fisher``; its anchor is 0.
+        """Build the penalty that is 0 everywhere (½ d² without the kind ``fisher``), with anchor 0.
 
         Args:
-            weights: By name; give shape, device and memory layout.
-            kinds: Which of ``fisher``, ``anchor`` and ``slope`` it keeps.
+            weights: Parameters by name; determine shapes, device and memory layout.
+            kinds: Tensors to keep: ``fisher``, ``anchor``, ``slope``.
         """
         zeros = {kind: {name: torch.zeros_like(w) for name, w in weights.items()} for kind in kinds}
         return cls(**zeros, height=0.0)
 
     @classmethod
     def from_saved(cls, tensors: Mapping[str, Tensor], *kinds: str, height: float = 0.0) -> Self:
-        """What :meth:`tensors` returned, not yet checked against a network.
+        """Build a penalty from the result of :meth:`tensors`, not yet checked against a network.
 
         Raises:
             ValueError: a tensor is of none of these kinds.
@@ -61,21 +60,21 @@ class QuadraticPenalty:
         return cls(**dict(zip(kinds, saved.split(tensors, *kinds), strict=True)), height=height)
 
     def tensors(self) -> Tensors:
-        """Copies of all it keeps, as a state saves them: ``<parameter>.fisher``, ``.anchor`` and ``.slope``."""
+        """Copy all tensors under the names of a saved state: ``<parameter>.fisher``, ``.anchor`` and ``.slope``."""
         return {key: copy for kind, kept in self._kinds() for key, copy in saved.named(kept, kind).items()}
 
     def fitted(self, parameters: Mapping[str, Tensor]) -> QuadraticPenalty:
-        """The same on the device and in the memory layout of the parameters.
+        """Copy the penalty to the device and memory layout of the parameters.
 
         Raises:
-            ValueError: it is another network's.
+            ValueError: it belongs to another network.
         """
         return QuadraticPenalty(
             **{kind: saved.fitted(kept, parameters, kind) for kind, kept in self._kinds()}, height=self.height
         )
 
     def gradient(self, name: str, weight: Tensor) -> Tensor:
-        """∂P/∂θ of one parameter: F d + slope."""
+        """Compute ∂P/∂θ of one parameter: F d + slope."""
         gradient = weight - self.anchor[name]
         if self.fisher is not None:
             gradient.mul_(self.fisher[name])
@@ -84,26 +83,26 @@ class QuadraticPenalty:
         return gradient
 
     def at(self, weights: Mapping[str, Tensor]) -> float:
-        """P(θ)."""
+        """Compute P(θ)."""
         return self.height + sum(self._rise(name, weight) for name, weight in weights.items())
 
     def recentre(self, weights: Mapping[str, Tensor]) -> QuadraticPenalty:
-        """The same function, written around these weights."""
+        """Return the same function with these weights as its anchor."""
         slope = {name: self.gradient(name, weight) for name, weight in weights.items()}
         return QuadraticPenalty(_copies(weights), self.fisher, slope, self.at(weights))
 
     def reset(self, weights: Mapping[str, Tensor]) -> QuadraticPenalty:
-        """Another function, as steep: 0 at these weights, where it has its minimum."""
+        """Return the penalty with the same F whose minimum is at these weights, where it is 0."""
         return QuadraticPenalty(_copies(weights), self.fisher)
 
     def plus(self, fisher: Mapping[str, Tensor], keep: float = 1.0) -> QuadraticPenalty:
-        """The sum with ½ Σ F_k d² around the same anchor: F ← keep · F + F_k.
+        """Add ½ Σ F_k d² around the same anchor: F ← keep · F + F_k.
 
         Raises:
-            ValueError: it keeps no Fisher to add to.
+            ValueError: the penalty has no Fisher to add to.
         """
         if self.fisher is None:
-            raise ValueError("a parabola that keeps no Fisher has 1 everywhere: expected one made with a fisher")
+            raise ValueError("the penalty has no Fisher (F = 1 everywhere): create it with the kind 'fisher'")
         total = {name: (earlier * keep).add_(fisher[name]) for name, earlier in self.fisher.items()}
         return QuadraticPenalty(self.anchor, total, self.slope, self.height)
 

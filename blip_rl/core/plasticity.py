@@ -1,8 +1,8 @@
-"""How able to learn a layer still is: dormant units, effective rank, size of the gradient, free bits.
+"""Measures of a layer's plasticity: dormant units, effective rank, gradient norm, free bits.
 
-All functions are pure and take one layer. ``activations`` are what the layer gives on after its activation function:
-(states, units) of a fully connected layer, (states, channels, height, width) of a convolution, whose units are its
-channels, seen at every position of every state.
+All functions are pure and take one layer. ``activations`` are the layer's outputs after the activation function:
+(states, units) of a fully connected layer, (states, channels, height, width) of a convolution. The units of a
+convolution are its channels, with one sample per position of every state.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 
 DORMANT_BELOW = 0.025
-"""τ: at most this score makes a unit dormant (Sokar et al. 2023, Sec. 3)."""
+"""τ: a unit with at most this score is dormant (Sokar et al. 2023, Sec. 3)."""
 
 
 def dormant_share(activations: Tensor, threshold: float = DORMANT_BELOW) -> float:
-    """Share of units that hardly ever respond: those with score sᵢ ≤ τ.
+    """Compute the share of dormant units, those with score sᵢ ≤ τ.
 
-    sᵢ = E|hᵢ| / (1/H · Σₖ E|hₖ|), the mean over states (and positions) of a unit's size against the layer's H units.
+    sᵢ = E|hᵢ| / (1/H · Σₖ E|hₖ|), a unit's mean absolute activation over states (and positions), relative to the mean
+    over the layer's H units.
 
     Args:
         activations: (states, units) or (states, channels, height, width), at least one state.
         threshold: τ.
 
     Returns:
-        0 to 1; 1 where the whole layer is silent.
+        0 to 1; 1 if all activations are 0.
 
     Source: Sokar, Agarwal, Castro, Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023,
     Definition 3.1.
@@ -37,24 +38,24 @@ def dormant_share(activations: Tensor, threshold: float = DORMANT_BELOW) -> floa
 
 
 def effective_rank(activations: Tensor) -> float:
-    """How many directions of equal weight would be as spread out as the features: exp(H(p)), pᵢ = σᵢ / Σₖ σₖ.
+    """Compute the effective rank exp(H(p)), pᵢ = σᵢ / Σₖ σₖ.
 
     H is Shannon's entropy in nats, σ the singular values of the matrix with a row for each state (and position) and a
     column for each unit. Chosen over the threshold rank "srank" of Kumar et al. 2021 because it is smooth: it has no
-    cut-off δ to choose, and it moves when features fade before any is lost.
+    cut-off δ to choose, and it falls while features weaken, before any is lost.
 
     Args:
         activations: (states, units) or (states, channels, height, width), at least one state.
 
     Returns:
-        1 to min(rows, units); 0 where the whole layer is silent, NaN where an activation is not finite.
+        1 to min(rows, units); 0 if all activations are 0, NaN if one is not finite.
 
     Source: Roy & Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007, Definition 1.
     """
     rows = _rows(activations).double()
     if not rows.isfinite().all():
         return math.nan
-    # σ² are the eigenvalues of the smaller Gram matrix: thousands of rows cost one product instead of an svd.
+    # σ² are the eigenvalues of the smaller Gram matrix: one matrix product instead of an SVD with thousands of rows.
     gram = rows.T @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.T
     singular = torch.linalg.eigvalsh(gram).clamp(min=0.0).sqrt()
     if singular.sum() == 0:
@@ -64,10 +65,10 @@ def effective_rank(activations: Tensor) -> float:
 
 
 def gradient_norm(fisher: Iterable[Tensor]) -> float:
-    """Root mean square over states and actions of the norm of ∂ log π(a|s)/∂θ: √(E‖g‖²) = √(trace of the Fisher).
+    """Compute the root mean square gradient norm of log π(a|s): √(E‖g‖²) = √(trace of the Fisher).
 
-    Unlike the gradient of a mean over states, in which the states' own gradients cancel, it does not depend on how many
-    states there are; and it needs no rewards, so it can be taken on a fixed batch.
+    Unlike the gradient of a mean over states, in which per-state gradients cancel, it does not depend on the number of
+    states. It needs no rewards, so it can be measured on a fixed batch.
 
     Args:
         fisher: Diagonal Fisher of every parameter of the layer (:func:`blip_rl.core.fisher.diagonal_fisher`).
@@ -76,7 +77,7 @@ def gradient_norm(fisher: Iterable[Tensor]) -> float:
 
 
 def free_bits(frozen_bits: Tensor, total_bits: int) -> float:
-    """Bits of a weight that may still change, N − S, on average over a layer.
+    """Compute the mean of free bits, N − S, over a layer's weights.
 
     Args:
         frozen_bits: S of the layer's weights, any shape.
@@ -86,7 +87,7 @@ def free_bits(frozen_bits: Tensor, total_bits: int) -> float:
 
 
 def _rows(activations: Tensor) -> Tensor:
-    """(rows, units): a row for each state, or for each position of each state."""
+    """Reshape to (rows, units), a row per state or per position of every state."""
     if len(activations) == 0:
         raise ValueError("activations of 0 states: expected at least one")
     return activations.movedim(1, -1).reshape(-1, activations.shape[1])

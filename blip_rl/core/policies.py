@@ -1,4 +1,4 @@
-"""Distributions over actions as the tensors that describe them, to be stored and compared.
+"""Action distributions as tensors of their parameters, to be stored and compared.
 
 A policy is Categorical (``logits``) or Normal with independent dimensions (``loc`` and ``scale``).
 """
@@ -15,14 +15,14 @@ KINDS: dict[frozenset[str], type[Distribution]] = {
     frozenset({"logits"}): Categorical,
     frozenset({"loc", "scale"}): Normal,
 }
-"""Names of the tensors → the distribution that they describe."""
+"""Names of the parameters → distribution."""
 
 
 def policy_tensors(policy: Any) -> dict[str, Tensor]:
-    """What describes a distribution over actions; a plain tensor is taken as logits.
+    """Return the parameters of an action distribution; a plain tensor is taken as logits.
 
     Raises:
-        TypeError: it is neither Categorical nor Normal.
+        TypeError: the distribution is neither Categorical nor Normal.
     """
     if isinstance(policy, Tensor):
         policy = Categorical(logits=policy)
@@ -34,17 +34,17 @@ def policy_tensors(policy: Any) -> dict[str, Tensor]:
 
 
 def policy_of(tensors: Mapping[str, Tensor]) -> Distribution:
-    """The distribution that :func:`policy_tensors` described."""
-    # Validation would look at every entry of every minibatch, and wait for a GPU.
+    """Build the distribution from the result of :func:`policy_tensors`."""
+    # Validation reads a flag from the device, which synchronises with a GPU at every minibatch.
     return KINDS[frozenset(tensors)](**tensors, validate_args=False)  # type: ignore[arg-type]
 
 
 def divergence(policy: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
-    """KL(policy ‖ other) of every state in nats, shape (states,): the sum over independent action dimensions.
+    """Compute KL(policy ‖ other) in nats for every state, (states,), summed over independent action dimensions.
 
     Args:
-        policy: Its tensors, one row for each state.
-        other: The same of the other policy.
+        policy: Parameters of the first policy, one row per state.
+        other: Parameters of the second.
     """
     states = len(next(iter(policy.values())))
     return kl_divergence(policy_of(policy), policy_of(other)).reshape(states, -1).sum(1)

@@ -1,8 +1,8 @@
-"""Which prior F₀ makes the first task freeze what was asked for: a number of bits, or a bound on the policy's drift.
+"""Solve for the prior F₀ with which the first task freezes a given number of bits, or bounds the policy's drift.
 
-To second order a policy diverges by ½ Δᵀ F Δ when its weights move by Δ. If every weight goes to an end of its
-interval, all in the worst common direction, that is at most the drift ½ (Σᵢ √Fᵢ rᵢ)², rᵢ the half-width of weight i's
-interval. Mean bits fall and the drift rises with F₀, both in steps, so bisection over log₂ F₀ finds the prior.
+To second order, moving the weights by Δ changes the policy by a KL divergence of ½ Δᵀ F Δ. If every weight moves to an
+end of its interval, in the worst direction, this is at most the drift ½ (Σᵢ √Fᵢ rᵢ)², rᵢ the half-width of the interval
+of weight i. Mean bits fall and the drift rises with F₀, both in steps, so bisection over log₂ F₀ finds the prior.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from blip_rl.core.bits import TOTAL_BITS, GainRule, IntervalRule, freeze, inform
 from blip_rl.core.blocks import row_blocks
 
 _LOG2_LOWEST, _LOG2_HIGHEST = -120.0, 60.0  # well inside float32, far outside any Fisher seen in practice
-_FINEST = 1e-7  # of log₂ F₀, where a search ends: below the resolution of float32
+_FINEST = 1e-7  # width in log₂ F₀ at which a search ends: below the resolution of float32
 _BITS_TOLERANCE = 1e-3
 _DRIFT_TOLERANCE = 1e-3  # relative
-_BITS_NOTED = 0.05  # a difference from the bits asked for that is said
+_BITS_NOTED = 0.05  # a larger difference from the target is reported
 _TOTAL_BITS_MOST = 22
 LEAST_FISHER = 2.0 ** (2 * _TOTAL_BITS_MOST + _LOG2_LOWEST)
-"""A Fisher below this (1e-23, in the units of the prior) is no information: no prior could freeze all bits by it."""
+"""A Fisher below this (1e-23, in units of the prior) counts as no information: no prior could freeze all bits."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What the first task says about one parameter.
+    """The first task's Fisher of one parameter.
 
     Attributes:
-        fisher: F ≥ 0 of every entry, any shape.
-        fan: The prior is multiplied by it.
+        fisher: F ≥ 0, any shape.
+        fan: Factor of the prior.
         bound: b.
-        is_weight: Whether its bits count; biases add to the drift only.
+        is_weight: Whether its bits count; biases contribute to the drift only.
     """
 
     fisher: Tensor
@@ -46,14 +46,14 @@ class Learned:
 
 @dataclass(frozen=True)
 class FirstTask:
-    """What the first task does with a prior.
+    """Outcome of the first task with a prior.
 
     Attributes:
         prior: F₀.
-        informed_bits: Mean of frozen bits over the weights with information; 0 if there are none.
-        bits: Mean of frozen bits over all weights.
+        informed_bits: Mean frozen bits over the weights with information; 0 if there are none.
+        bits: Mean frozen bits over all weights.
         drift: ½ (Σ √F r)² over all parameters, in nats.
-        informed: How many weights have information.
+        informed: Number of weights with information.
     """
 
     prior: float
@@ -68,7 +68,7 @@ class PriorSearch:
     """Solves for the prior.
 
     Attributes:
-        parameters: All of the trunk.
+        parameters: All parameters of the trunk.
         gain: The gain rule that the prior will be used with.
         interval: The interval rule.
         total_bits: N.
@@ -80,7 +80,7 @@ class PriorSearch:
     total_bits: int = TOTAL_BITS
 
     def outcome(self, prior: float) -> FirstTask:
-        """What the first task would do with a prior, with the arithmetic that consolidation has."""
+        """Compute the outcome of the first task with a prior, with the same arithmetic as consolidation."""
         weights, informed, bits, informed_bits, reach = 0, 0, 0, 0, 0.0
         for parameter in self.parameters:
             for fisher, frozen in self._frozen(parameter, prior):
@@ -94,14 +94,14 @@ class PriorSearch:
         return FirstTask(prior, informed_bits / max(1, informed), bits / max(1, weights), 0.5 * reach**2, informed)
 
     def for_bits(self, target: float) -> FirstTask | None:
-        """Find the prior whose mean of frozen bits over the weights with information is nearest to ``target``.
+        """Find the prior whose mean of frozen bits, over the weights with information, is nearest to ``target``.
 
         Args:
             target: 0 < target < N; at least 1 with the paper's gain, which freezes a bit of every such weight.
 
         Returns:
-            What that prior does, or None if no weight has information. The mean jumps across the target where few
-            weights have information.
+            The outcome of that prior, or None if no weight has information. With few informed weights the mean may
+            jump across the target.
         """
 
         def done(found: FirstTask) -> bool:
@@ -115,8 +115,8 @@ class PriorSearch:
         """Find the highest prior whose drift is at most ``target`` nats.
 
         Returns:
-            What that prior does, or None if no parameter has information. Its drift is well below the target where it
-            jumps across it, and where it is lower even without frozen bits.
+            The outcome of that prior, or None if no parameter has information. Its drift is well below the target if
+            the drift jumps across it, or is lower even without frozen bits.
         """
 
         def done(found: FirstTask) -> bool:
@@ -134,8 +134,8 @@ class PriorSearch:
         """Bisect between two values of log₂ F₀.
 
         Returns:
-            What the two priors on either side of the target do: the highest found of which ``low_side`` holds, and the
-            lowest found of which it does not. One alone if it is ``done`` or if the whole range is on one side.
+            Outcomes of the two priors that bracket the target: the highest found for which ``low_side`` holds and the
+            lowest for which it does not. A single one if it is ``done`` or the whole range is on one side.
         """
         if ends is None:
             return None
@@ -155,10 +155,10 @@ class PriorSearch:
         return low, high
 
     def _range(self, parameters: Sequence[Learned]) -> tuple[float, float] | None:
-        """log₂ of the priors that make a difference to the parameters; None if they have no information.
+        """Return the range of log₂ F₀ that affects the parameters; None if they have no information.
 
-        At the lower end all bits freeze wherever there is information, at the upper end as few as can be. A search that
-        went beyond would leave a prior with which later tasks freeze everything, or nothing.
+        At its lower end all bits of every informed weight freeze, at its upper end as few as possible. A prior outside
+        of it would make later tasks freeze everything, or nothing.
         """
         lowest, highest = math.inf, 0.0
         for parameter in parameters:
@@ -173,7 +173,7 @@ class PriorSearch:
         return max(bottom, _LOG2_LOWEST), min(top, _LOG2_HIGHEST)
 
     def _frozen(self, parameter: Learned, prior: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pieces of a parameter: their Fisher and the bits that freeze, uint8."""
+        """Yield blocks of a parameter: Fisher and frozen bits, uint8."""
         mean = torch.full((), prior * parameter.fan, dtype=parameter.fisher.dtype, device=parameter.fisher.device)
         nothing = torch.zeros((), dtype=torch.uint8, device=parameter.fisher.device)
         for (fisher,) in row_blocks(parameter.fisher):
@@ -181,7 +181,7 @@ class PriorSearch:
 
 
 def has_information(fisher: Tensor, fan: float = 1.0) -> Tensor:
-    """Whether the Fisher says anything about each entry: F / fan is not 0, nor next to it."""
+    """Return for each entry whether F / fan is at least :data:`LEAST_FISHER`."""
     return torch.ge(fisher, LEAST_FISHER * fan)
 
 
@@ -192,12 +192,12 @@ def solve_prior(
 
     Args:
         fisher: The first task's Fisher of every weight, any shape, in the units of the prior.
-        target_bits: As for :meth:`PriorSearch.for_bits`.
-        rule: The gain rule that will be used with the prior.
+        target_bits: See :meth:`PriorSearch.for_bits`.
+        rule: The gain rule that the prior will be used with.
         total_bits: N.
 
     Returns:
-        (F₀, mean of frozen bits over the weights with information that it gives).
+        (F₀, resulting mean of frozen bits over the weights with information).
 
     Raises:
         ValueError: no weight has information.
@@ -213,7 +213,7 @@ def solve_prior(
 def shortfall(
     found: FirstTask | None, target_bits: float | None, target_drift: float | None, total_bits: int
 ) -> str | None:
-    """Say how what was found differs from what was asked for, or that hardly any bit is left free; None if neither."""
+    """Describe how the outcome misses its target or leaves hardly any free bits; None if it does neither."""
     if found is None:
         return (
             "the task has no Fisher information about any weight, so no prior can be solved for: nothing is frozen, "

@@ -1,8 +1,8 @@
-"""BLIP's step on large tensors on a CPU: ``bits.project_and_quantize_`` block by block, in the cache and in threads.
+"""``bits.project_and_quantize_`` for large tensors on a CPU: cache blocking and threads.
 
-It makes six passes over four tensors at every optimizer step, so memory is what it waits for: 416 MB for the paper's
-largest layer, 156 MB where each piece stays in the cache from pass to pass. NumPy, because its operations on a piece
-start no threads of their own and let others run meanwhile.
+The operation makes six passes over four tensors at every optimizer step and is bound by memory bandwidth: 416 MB of
+traffic for the paper's largest layer, 156 MB if each block stays in the cache between passes. It uses NumPy, whose
+elementwise operations start no threads of their own and release the GIL.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor
 from blip_rl.core.blocks import CACHED, row_blocks
 
 LARGE = 2**19
-"""Elements from which on pieces and threads are worth their while."""
+"""Number of elements from which blocks and threads are faster."""
 Array = npt.NDArray[np.floating]
 
 
 def worth_blocks(weight: Tensor) -> bool:
-    """Whether a tensor is one for :func:`project_and_quantize_in_blocks_`."""
+    """Return whether :func:`project_and_quantize_in_blocks_` is faster for a tensor."""
     on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
     return on_cpu and weight.numel() >= LARGE and weight.shape[0] > 1
 
 
 def project_and_quantize_in_blocks_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, step: float) -> None:
-    """What ``project_and_quantize_`` does, equal to the bit; ``step`` is the grid's."""
+    """Do what ``project_and_quantize_`` does, bit-identically; ``step`` is the grid step, b·2^−N."""
     pieces = list(row_blocks(*(tensor.detach() for tensor in (weight, remainder, low, high)), elements=CACHED))
     threads = torch.get_num_threads()
 
@@ -41,11 +41,11 @@ def project_and_quantize_in_blocks_(weight: Tensor, remainder: Tensor, low: Tens
 
 
 def _at_once(work: Callable[[int], None], threads: int) -> None:
-    """Call ``work`` with 0, 1, …, each in a thread, the first in this one."""
+    """Call ``work(i)`` for i < ``threads``, each in a thread of its own, ``work(0)`` in the calling one."""
     if threads == 1:
         work(0)
         return
-    with ThreadPoolExecutor(threads - 1) as pool:  # made anew each time: threads do not survive a fork
+    with ThreadPoolExecutor(threads - 1) as pool:  # not kept: threads do not survive a fork
         others = [pool.submit(work, number) for number in range(1, threads)]
         work(0)
     for other in others:

@@ -1,7 +1,7 @@
-"""Tensors kept of each parameter: what they are called in a saved state, and whether they fit a network.
+"""Naming and validation of per-parameter tensors in a method's saved state.
 
-A method keeps one or several kinds of tensor, each kind a dictionary by parameter name. A saved state is one dictionary
-of all, where each is called ``<parameter>.<kind>``.
+A method keeps one or several kinds of tensor, each kind a dictionary by parameter name. A saved state is one flat
+dictionary with keys ``<parameter>.<kind>``.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def layouts(parameters: Mapping[str, Tensor], **kinds: torch.dtype) -> dict[str,
 
 
 def named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Copies of one kind of tensor under the names they are saved by."""
+    """Copy one kind of tensor, with keys of the saved state."""
     return {f"{name}.{kind}": tensor.clone() for name, tensor in tensors.items()}
 
 
 def split(saved: Mapping[str, Tensor], *kinds: str) -> list[dict[str, Tensor]]:
-    """The saved tensors of each kind by parameter name: the reverse of :func:`named`. Copies nothing.
+    """Split a saved state by kind, inverting :func:`named`; nothing is copied.
 
     Raises:
         ValueError: a tensor is of none of these kinds.
@@ -80,15 +80,15 @@ def split(saved: Mapping[str, Tensor], *kinds: str) -> list[dict[str, Tensor]]:
 
 
 def check_names(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], saved_as: str) -> None:
-    """Refuse tensors that are not one for each parameter.
+    """Check that there is exactly one tensor for each parameter.
 
     Args:
-        tensors: By parameter name.
-        parameters: The network's.
-        saved_as: What a tensor is called in the saved state, with ``{}`` for the parameter's name: ``"{}.anchor"``.
+        tensors: Tensors by parameter name.
+        parameters: Parameters of the network.
+        saved_as: Key in the saved state, with ``{}`` for the parameter's name, such as ``"{}.anchor"``.
 
     Raises:
-        ValueError: one is missing or too many.
+        ValueError: a tensor is missing or unexpected.
     """
     if unknown := [name for name in tensors if name not in parameters]:
         raise ValueError(f"state for {unknown[0]!r}, which this trunk does not have: it belongs to another network")
@@ -97,10 +97,10 @@ def check_names(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
 
 
 def check_fit(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], saved_as: str) -> None:
-    """Refuse tensors that are not one for each parameter, of its shape; arguments as for :func:`check_names`.
+    """Check that there is one tensor of the right shape for each parameter; arguments as for :func:`check_names`.
 
     Raises:
-        ValueError: one is missing, too many or of another shape.
+        ValueError: a tensor is missing, unexpected or of another shape.
     """
     check_names(tensors, parameters, saved_as)
     for name, parameter in parameters.items():
@@ -114,18 +114,18 @@ def check_fit(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], s
 def fitted(
     tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], kind: str, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """Copies on the device and in the memory layout of the parameters, checked to be theirs.
+    """Check tensors and copy them to the device and memory layout of the parameters.
 
-    A checkpoint keeps neither: it comes back on the CPU and contiguous.
+    Needed because a checkpoint is loaded on the CPU and contiguous.
 
     Args:
         tensors: One kind of tensor by parameter name.
-        parameters: The network's.
-        kind: How this kind is called in a saved state.
-        dtype: Of the copies; None for each parameter's own.
+        parameters: Parameters of the network.
+        kind: Name of the kind in a saved state.
+        dtype: Dtype of the copies; None: that of each parameter.
 
     Raises:
-        ValueError: one is missing, too many or of another shape.
+        ValueError: a tensor is missing, unexpected or of another shape.
     """
     check_fit(tensors, parameters, f"{{}}.{kind}")
     return {

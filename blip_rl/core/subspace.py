@@ -1,18 +1,18 @@
-"""The inputs a task gives to each layer span a subspace; what a layer does to it changes only by steps inside it.
+"""Gradient projection: keep updates orthogonal to the subspace spanned by the layer inputs of earlier tasks.
 
-A layer y = x Wᵀ answers an input x as before if x ΔWᵀ = 0. With the inputs of earlier tasks as rows of R, and
-orthonormal columns M that span most of them, a step is cleared of what would change those answers:
+A layer y = x Wᵀ gives the same output for an input x if x ΔWᵀ = 0. With the inputs of earlier tasks as rows of R and
+orthonormal columns M that span most of their energy, the part of a step that would change those outputs is removed:
 
     ΔW ← ΔW − (ΔW M) Λ Mᵀ                      Λ = 1: GPM, Eq. 6 and 7; Λ = diag(λ), 0 ≤ λ ≤ 1: SGP
 
-How many columns a task adds. R̂ = R − R M Mᵀ is what M misses of its inputs; the right singular vectors of R̂ are added,
-largest singular value σ first, as few as reach the threshold ε:
+Columns added by a task: R̂ = R − R M Mᵀ is the part of its inputs outside of M. The right singular vectors of R̂ are
+added, largest singular value σ first, as few as reach the threshold ε:
 
     ‖R M Mᵀ‖² + Σ σ² ≥ ε ‖R‖²                  GPM, Eq. 5 and 9
 
-How important a column m is to a task, α ≥ 0, with σ_m = ‖R m‖, which for a new column is its singular value:
+Importance of a column m for a task, α ≥ 0, with σ_m = ‖R m‖, which for a new column is its singular value:
 
-    λ_m = (α + 1) σ_m / (α σ_m + max σ)        SGP; a column's importances add up over the tasks, to 1 at most
+    λ_m = (α + 1) σ_m / (α σ_m + max σ)        SGP; summed over the tasks and capped at 1
 
 GPM: Saha, Garg & Roy, ICLR 2021 (arXiv 2103.09762). SGP: Saha & Roy, AAAI 2023 (arXiv 2302.01386).
 A convolution's inputs are the patches under its kernel. Everything is computed in float64 and kept in float32.
@@ -35,7 +35,7 @@ Projected = Literal["gradient", "step", "both"]
 
 
 def protected_layers(trunk: nn.Module) -> dict[str, Layer]:
-    """The trunk's layers by the name of their weight.
+    """Return the trunk's layers by the name of their weight.
 
     Raises:
         TypeError: the trunk has parameters of any other kind of layer, or none.
@@ -77,18 +77,18 @@ def describe_bases(bases: Mapping[str, Tensor]) -> list[str]:
 def layer_inputs(
     trunk: nn.Module, observations: Tensor, preprocess: Callable[[Tensor], Tensor], chunk_samples: int = 32
 ) -> dict[str, Tensor]:
-    """What every layer takes in when the trunk sees these observations.
+    """Collect the inputs of every layer for these observations.
 
-    No patch is left out: where a layer takes more inputs than they have numbers, only Σ x xᵀ is kept of them.
+    No patch is dropped: once a layer has more inputs than an input has entries, only Σ x xᵀ is kept.
 
     Args:
-        trunk: Linear and convolution layers.
+        trunk: Module of linear and convolution layers.
         observations: (samples, ...), on any device.
-        preprocess: Applied to each chunk of observations first.
-        chunk_samples: Samples per pass: memory against speed.
+        preprocess: Applied to each chunk of observations.
+        chunk_samples: Samples per pass; trades memory for speed.
 
     Returns:
-        Name of the layer's weight → R, float64 (at most d, d), d the numbers in one input: RᵀR = Σ x xᵀ over all.
+        Name of the layer's weight → R, float64 (at most d, d), d the size of one input, with RᵀR = Σ x xᵀ over all.
 
     Raises:
         ValueError: no observations.
@@ -106,14 +106,14 @@ def layer_inputs(
 
 
 class _Inputs:
-    """Rows x of one layer's inputs; from the d-th row on only their sum Σ x xᵀ."""
+    """The inputs x of one layer as rows; beyond d rows only their Gram matrix Σ x xᵀ."""
 
     def __init__(self) -> None:
         self.rows: list[Tensor] = []
         self.gram: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        """Take (n, d) more inputs."""
+        """Add inputs, (n, d)."""
         self.rows.append(rows)
         if self.gram is not None or sum(map(len, self.rows)) > rows.shape[1]:
             for kept in self.rows:
@@ -122,7 +122,7 @@ class _Inputs:
             self.rows = []
 
     def matrix(self, name: str) -> Tensor:
-        """R with RᵀR = Σ x xᵀ: the rows themselves, or the root of the sum."""
+        """Return R with RᵀR = Σ x xᵀ: the rows themselves, or the square root of the Gram matrix."""
         found = torch.cat(self.rows).double() if self.gram is None else self.gram
         if not torch.isfinite(found).all():
             raise FloatingPointError(f"an input of the layer of {name!r} is not finite: the trunk blew up")
@@ -135,7 +135,7 @@ class _Inputs:
 
 @contextmanager
 def _collecting(layers: dict[str, Layer]) -> Iterator[dict[str, _Inputs]]:
-    """Forward hooks, not pre-hooks: a trunk may go around a layer that has none."""
+    """Collect inputs with forward hooks; not pre-hooks, because a trunk may bypass a layer without forward hooks."""
     collected = {name: _Inputs() for name in layers}
     handles = [
         layer.register_forward_hook(lambda module, args, _, name=name: collected[name].add(_rows(module, args[0])))
@@ -149,7 +149,7 @@ def _collecting(layers: dict[str, Layer]) -> Iterator[dict[str, _Inputs]]:
 
 
 def _rows(layer: nn.Module, x: Tensor) -> Tensor:
-    """One row for every time a row of the layer's weight meets an input; copies, since x may be overwritten later."""
+    """Return one row per application of the weight: samples, or patches of a convolution. Copies, as x may change."""
     if isinstance(layer, nn.Linear):
         return x.detach().reshape(-1, layer.in_features).clone()
     conv = cast(nn.Conv2d, layer)
@@ -161,12 +161,12 @@ def _rows(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def empty_basis(weight: Tensor) -> Tensor:
-    """M of a layer before the first task: (d, 0)."""
+    """Return M of a layer before the first task, (d, 0)."""
     return weight.new_zeros((weight[0].numel(), 0), dtype=torch.float32, requires_grad=False)
 
 
 def new_directions(inputs: Tensor, basis: Tensor, threshold: float) -> Tensor:
-    """The fewest directions that, with those the basis holds, carry a share ``threshold`` of the inputs' energy.
+    """Compute the fewest new directions that, with the basis, hold a share ``threshold`` of the inputs' energy.
 
     Args:
         inputs: R, float64 (n, d).
@@ -186,23 +186,23 @@ def new_directions(inputs: Tensor, basis: Tensor, threshold: float) -> Tensor:
     enough = (reached >= threshold * energy).nonzero()
     count = min(int(enough[0]) if len(enough) else len(squares), held.shape[0] - held.shape[1])
     fresh = missed.T @ mixtures[:, :count]
-    # Weak directions carry what rounding left of the basis: take it out again before they count as orthogonal.
+    # Rounding leaves components along the basis in weak directions: orthogonalise once more.
     orthonormal: Tensor = torch.linalg.qr(fresh - held @ (held.T @ fresh)).Q
     return orthonormal.float()
 
 
 def extended(basis: Tensor, fresh: Tensor) -> Tensor:
-    """M with more columns, contiguous."""
+    """Append columns to M; contiguous."""
     return torch.cat([basis, fresh], dim=1).contiguous()
 
 
 def importance(inputs: Tensor, basis: Tensor, scale: float) -> Tensor:
-    """λ of every column of the basis for one task: 1 for the column with most energy, 0 for one with none.
+    """Compute λ of every column of the basis for one task: 1 for the column with most energy, 0 for one with none.
 
     Args:
         inputs: R, float64 (n, d).
         basis: M, (d, k).
-        scale: α. At 0, λ = σ / max σ; the larger it is, the nearer is every λ to 1.
+        scale: α. At 0, λ = σ / max σ; a larger α brings every λ closer to 1.
 
     Returns:
         float32 (k,).
@@ -214,19 +214,19 @@ def importance(inputs: Tensor, basis: Tensor, scale: float) -> Tensor:
 
 
 def accumulated(earlier: Tensor, task: Tensor) -> Tensor:
-    """λ over all tasks so far: the earlier sum, padded with 0 for columns that are new, plus the task's; at most 1."""
+    """Sum λ over all tasks: the earlier sum, zero-padded for new columns, plus the task's; capped at 1."""
     return (F.pad(earlier, (0, len(task) - len(earlier))) + task).clamp(max=1.0)
 
 
 def remove_(change: Tensor, basis: Tensor, scales: Tensor | None = None) -> None:
-    """ΔW ← ΔW − (ΔW M) Λ Mᵀ, in place, whatever the memory layout.
+    """Project in place: ΔW ← ΔW − (ΔW M) Λ Mᵀ, for any memory layout.
 
     Args:
         change: ΔW, shaped like the layer's weight: (outputs, ...).
         basis: M, float32 (d, k), d the product of the other dimensions.
         scales: λ, (k,); None for ones.
     """
-    flat = change.reshape(len(change), -1)  # a view if it can be: else a copy, whose result must go back
+    flat = change.reshape(len(change), -1)  # a view if possible; else a copy, written back below
     coefficients = flat @ basis
     flat.addmm_(coefficients if scales is None else coefficients.mul_(scales), basis.T, alpha=-1)
     if flat.data_ptr() != change.data_ptr():
@@ -234,17 +234,17 @@ def remove_(change: Tensor, basis: Tensor, scales: Tensor | None = None) -> None
 
 
 class Guard:
-    """Keeps one task's training out of the subspaces of earlier tasks; biases stand still.
+    """Keeps training out of the subspaces of earlier tasks; biases are frozen.
 
     Args:
-        trunk: The layers being trained.
+        trunk: The layers to train.
         bases: M by weight name.
         scales: λ by weight name; empty for ones.
-        projected: Clear the gradient, the optimizer's step, or both. Only the last two keep an optimizer that divides
-            each coordinate by its own scale, as Adam does, out of the subspaces.
+    """Return one row per use of the weight: a sample, or a patch of a convolution. Copies, as x may be overwritten."""
+            as Adam, only the last two keep steps out of the subspaces.
 
     Raises:
-        ValueError: the bases are another trunk's.
+        ValueError: the bases belong to another trunk.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class Guard:
 
     @torch.no_grad()
     def gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Clear one parameter's gradient."""
+        """Project one parameter's gradient."""
         if parameter.grad is None:
             return
         if name not in self._bases:
@@ -271,7 +271,7 @@ class Guard:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Clear what the optimizer has just done: θ ← θ_before + cleared(θ − θ_before)."""
+        """Project the optimizer's last step: θ ← θ_before + projected(θ − θ_before)."""
         for name, before in self._before.items():
             parameter = self._parameters[name]
             if name in self._bases:

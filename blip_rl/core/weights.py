@@ -1,6 +1,6 @@
-"""A module's parameters as plain tensors: copied, set in place, exchanged for a while.
+"""Copy, set and temporarily exchange a module's parameters.
 
-Parameters are never replaced, only written to: optimizers, hooks and CUDA graphs hold on to the tensors themselves.
+Parameters are written in place, never replaced: optimizers, hooks and CUDA graphs hold references to the tensors.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 
 def copy_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters by name, without gradients, on their device and in their memory layout."""
+    """Copy all parameters by name, detached, on their device and in their memory layout."""
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
 @torch.no_grad()
 def set_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Write a tensor of the same shape, from any device, into every parameter."""
+    """Copy tensors of the same shapes, from any device, into all parameters."""
     for name, parameter in module.named_parameters():
         parameter.copy_(weights[name])
 
 
 @contextmanager
 def exchanged_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """A block in which the module has other weights; afterwards it has its own again, to the bit."""
+    """Give the module other weights within the block; afterwards its own are restored bit-exactly."""
     own = copy_weights(module)
     set_weights(module, weights)
     try:

@@ -167,7 +167,7 @@ def test_landing_in_place_equals_the_plain_composition_to_the_bit(shape, bound, 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(7, 3), (12, 5, 3, 3), (2, 1000)])
-def test_landing_in_pieces_equals_landing_at_once_to_the_bit(shape, dtype, threads, monkeypatch):
+def test_projecting_in_blocks_equals_projecting_at_once_to_the_bit(shape, dtype, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(projection, "CACHED", 40)
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
