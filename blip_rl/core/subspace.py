@@ -240,8 +240,8 @@ class Guard:
         trunk: The layers to train.
         bases: M by weight name.
         scales: λ by weight name; empty for ones.
-    """Return one row per use of the weight: a sample, or a patch of a convolution. Copies, as x may be overwritten."""
-            as Adam, only the last two keep steps out of the subspaces.
+        projected: Project the gradient, the optimizer's step, or both. For an optimizer with per-coordinate scales,
+            such as Adam, only the last two keep steps out of the subspaces.
 
     Raises:
         ValueError: the bases belong to another trunk.
