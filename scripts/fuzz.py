@@ -96,10 +96,10 @@ def _work(options: argparse.Namespace) -> None:
     from _fuzz import canary, watch
 
     from blip_rl.report import bits
-    from blip_rl.storage import durable, integrity
+    from blip_rl.storage import atomic, integrity
     from blip_rl.untrusted import machine
 
-    for module in (machine, bits, durable, integrity):
+    for module in (machine, bits, atomic, integrity):
         module.memory_bytes = lambda: 2**30  # what is said to fit must fit into what the system leaves
     with tempfile.TemporaryDirectory(prefix="blip-rl-fuzz-") as folder, options.worker.open("w") as log:
         canaries = canary.Canaries(Path(folder))

@@ -17,7 +17,7 @@ from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.autosave import Autosave
 from blip_rl.run.context import RunContext
-from blip_rl.storage import durable, integrity
+from blip_rl.storage import atomic, integrity
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.integrity import ChangedError, RunFiles
 from blip_rl.storage.run_folder import RunFolder
@@ -36,12 +36,12 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
         RunError: there are some, none can be read, and the beginning is too far back.
         UserError: evidence has changed that all of them build on.
     """
-    problems: list[durable.DamagedError | ChangedError] = []
+    problems: list[atomic.DamagedError | ChangedError] = []
     for path in reversed(folder.snapshots()):
         try:
             saved = snapshots.load(path)
             _check_run_files(folder.path, saved.run_files, accept_changes)
-        except (durable.DamagedError, ChangedError) as error:
+        except (atomic.DamagedError, ChangedError) as error:
             problems.append(error)
             continue
         for problem in problems:

@@ -1,7 +1,7 @@
 """Stage checkpoints: tensors in safetensors, the rest in JSON, nothing pickled.
 
 A stage folder holds ``policy.safetensors`` (trunk and every task's module), ``method.safetensors`` (what the method
-remembers) and ``stage.json``; :mod:`blip_rl.storage.durable` sees to it that a stage exists whole or not at all.
+remembers) and ``stage.json``; :mod:`blip_rl.storage.atomic` sees to it that a stage exists whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from gymnasium import spaces
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blip_rl.config import RunConfig
@@ -21,7 +21,7 @@ from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes.problems import show
-from blip_rl.storage import durable, validation
+from blip_rl.storage import atomic, validation
 from blip_rl.storage.spaces import checked_int, describe_tasks, known_tasks, space
 from blip_rl.untrusted.files import MOST_TASKS, read_json
 
@@ -54,9 +54,9 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
         "method": state.values,
         "description": method.describe(state),
     }
-    with durable.writing(path) as folder:
-        durable.save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
-        durable.save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
+    with atomic.writing_folder(path) as folder:
+        save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
+        save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
         (folder / "stage.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
 
 
@@ -75,14 +75,14 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         number, env_steps = checked_int(metadata["stage"], 1, MOST_TASKS), checked_int(metadata["env_steps"], 0)
         observations, tasks = space(metadata["observation_space"]), known_tasks(metadata, len(config.tasks))
         _check_files(path, observations, tasks, config)
-        durable.check(path, required=False)  # only now: it reads every byte, and there may be any number of them
+        atomic.check_folder(path, required=False)  # only now: it reads every byte, and there may be any number of them
         policy = _build_policy(observations, tasks, config)
         policy.load_task_state(_tensors(path, "policy"))
         memory = MethodState(_tensors(path, "method"), dict(metadata["method"]))
         return Stage(number, env_steps, policy.to(device), memory)
     except UserError:
         raise
-    except (durable.DamagedError, *UNREADABLE) as error:
+    except (atomic.DamagedError, *UNREADABLE) as error:
         raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
 
 
@@ -115,6 +115,18 @@ def _build_policy(observations: spaces.Space[Any], tasks: validation.Tasks, conf
         policy.add_task(name, action_space)
     policy.use_task(policy.task_names[-1])
     return policy
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written; safetensors has an error of its own for that, which does not name the file.
+    """
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"'{path}' cannot be written: {error}") from error
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

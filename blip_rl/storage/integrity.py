@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip_rl.errors import UserError
-from blip_rl.storage import atomic, durable
+from blip_rl.storage import atomic
 from blip_rl.untrusted.machine import memory_bytes
 
 TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv", "speed.csv")
@@ -63,7 +63,7 @@ def growing_files(run: Path) -> list[Path]:
 def flush(run: Path) -> None:
     """Wait until tables and events are on the disk."""
     for path in growing_files(run):
-        durable.flush(path)
+        atomic.flush(path)
 
 
 def digest_files(run: Path, stages: Iterable[Path]) -> RunFiles:
@@ -77,7 +77,7 @@ def digest_files(run: Path, stages: Iterable[Path]) -> RunFiles:
     metadata = (path for path in (run / name for name in _METADATA) if path.exists())
     return RunFiles(
         {path.name: _file_digest(path) for path in (*growing_files(run), *metadata)},
-        {path.name: durable.folder_digest(path) for path in stages},
+        {path.name: atomic.folder_digest(path) for path in stages},
     )
 
 
@@ -110,10 +110,10 @@ def check_unchanged(run: Path, then: RunFiles) -> None:
     for name, expected in then.stages.items():
         path = run / "checkpoints" / name
         try:
-            durable.check(path)
-        except durable.DamagedError as error:
+            atomic.check_folder(path)
+        except atomic.DamagedError as error:
             raise ChangedError(str(error)) from error
-        if durable.folder_digest(path) != expected:
+        if atomic.folder_digest(path) != expected:
             raise ChangedError(f"'{path}' has changed since the run was saved")
 
 
@@ -155,11 +155,11 @@ def _is_unchanged(path: Path, saved: FileDigest) -> bool:
         size = path.stat().st_size
         if saved.size > memory_bytes() or (path.name in _METADATA and size != saved.size):
             return False  # told by its length: reading it may take hours, for a hole takes no room on a disk
-        return durable.digest(path, saved.size) == saved.digest
+        return atomic.file_digest(path, saved.size) == saved.digest
     except OSError:
         return False
 
 
 def _file_digest(path: Path) -> FileDigest:
     size = path.stat().st_size
-    return FileDigest(size, durable.digest(path, size))
+    return FileDigest(size, atomic.file_digest(path, size))

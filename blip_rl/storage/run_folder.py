@@ -27,7 +27,7 @@ from blip_rl.records import (
     episode_key,
     score_row,
 )
-from blip_rl.storage import atomic, durable, integrity, provenance, snapshot_names
+from blip_rl.storage import atomic, integrity, provenance, snapshot_names
 from blip_rl.storage.lock import locked
 from blip_rl.storage.naming import make_folder, stamped
 from blip_rl.storage.paths import check_new_run, check_parent, check_run
@@ -111,7 +111,7 @@ class RunFolder:
             metadata = {**provenance.environment(device), "seeds": seeds, **provenance.recipe_digest(config_toml)}
             (self.path / "environment.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
             self.begin_tables()
-            durable.flush_text(self.config, config_toml)  # last: a folder with a recipe is a run that can be resumed
+            atomic.write_text(self.config, config_toml)  # last: a folder with a recipe is a run that can be resumed
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -133,13 +133,13 @@ class RunFolder:
         """Remove the snapshots written after one, the oldest first; by default all of them."""
         for path in self.snapshots():
             if after is None or snapshot_order(path) > snapshot_order(after):
-                durable.remove(path)
+                atomic.remove_folder(path)
 
     def forget_stages(self, first: int) -> None:
         """Remove the checkpoints of a stage and of all later ones."""
         for stage in self.stages():
             if stage >= first:
-                durable.remove(self.stage_path(stage))
+                atomic.remove_folder(self.stage_path(stage))
 
     def finish(self) -> None:
         """Remove what only a run that is not finished needs."""
@@ -171,8 +171,8 @@ class RunFolder:
             except TimeoutError as error:
                 raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
             for folder in (self.path, self.path / "checkpoints"):
-                durable.sweep(folder)
-                atomic.sweep(folder)
+                atomic.recover_folders(folder)
+                atomic.remove_abandoned(folder)
             yield
 
     def check_writable(self) -> None:

@@ -24,8 +24,8 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
-from blip_rl.storage import durable, integrity, returns, validation
-from blip_rl.storage.checkpoint import UNREADABLE, on_cpu
+from blip_rl.storage import atomic, integrity, returns, validation
+from blip_rl.storage.checkpoint import UNREADABLE, on_cpu, save_tensors
 from blip_rl.storage.integrity import FileDigest, RunFiles
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import new_snapshot_folder
@@ -122,13 +122,13 @@ def save(
     }
     tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
     tensors |= {} if watched is None else {"watched": watched}
-    with durable.writing(new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)) as beside:
-        durable.save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
-        durable.save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
-        durable.save_tensors(on_cpu(tensors), beside / "games.safetensors")
+    with atomic.writing_folder(new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)) as beside:
+        save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
+        save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
+        save_tensors(on_cpu(tensors), beside / "games.safetensors")
         (beside / "snapshot.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     for old in folder.snapshots()[:-_KEPT]:
-        durable.remove(old)
+        atomic.remove_folder(old)
 
 
 def load(path: Path) -> RunSnapshot:
@@ -146,7 +146,7 @@ def load(path: Path) -> RunSnapshot:
         config = parse_run_config(recipe, "its recipe")
         tasks, stage = known_tasks(metadata, len(config.tasks)), checked_int(metadata["stage"], 1, MOST_TASKS)
         _check_files(path, metadata, tasks, config)
-        durable.check(path)  # only now: it reads every byte, and there may be any number of them
+        atomic.check_folder(path)  # only now: it reads every byte, and there may be any number of them
         games = load_file(path / "games.safetensors")
         games |= {"actions.0": games["actions"]} if "actions" in games else {}
         values = _checked_values(metadata["agent"])
@@ -163,10 +163,10 @@ def load(path: Path) -> RunSnapshot:
             run_files=_run_files(metadata["evidence"]),
             recipe=recipe,
         )
-    except durable.DamagedError:
+    except atomic.DamagedError:
         raise
     except UNREADABLE as error:
-        raise durable.DamagedError(f"'{path}' cannot be read: {error!r}") from error
+        raise atomic.DamagedError(f"'{path}' cannot be read: {error!r}") from error
 
 
 def _check_files(path: Path, metadata: dict[str, Any], tasks: validation.Tasks, config: RunConfig) -> None:

@@ -18,7 +18,7 @@ from blip_rl.recipes import load_run_config
 from blip_rl.report.audit import audit_run
 from blip_rl.report.bits import load_bit_maps
 from blip_rl.report.checkpoints import open_checkpoints
-from blip_rl.storage import durable
+from blip_rl.storage import atomic
 from blip_rl.storage import snapshot as snapshots
 
 
@@ -44,7 +44,7 @@ class Checkpoints:
         else:
             try:
                 snapshots.load(self._folder / chosen)
-            except durable.DamagedError as error:
+            except atomic.DamagedError as error:
                 raise UserError(str(error)) from error
 
     def _change(self, draw: random.Random, files: Files, folder: str) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from blip_rl.errors import UserError
 from blip_rl.report import bits
-from blip_rl.storage import durable, integrity
+from blip_rl.storage import atomic, integrity
 from blip_rl.untrusted import machine
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -30,7 +30,7 @@ def _scripts():
     """The fuzzer's parts can be imported, and no input is judged by this machine's memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
-        for module in (machine, bits, durable, integrity):
+        for module in (machine, bits, atomic, integrity):
             patch.setattr(module, "memory_bytes", lambda: 2**30)
         yield
     for name in [name for name in sys.modules if name.partition(".")[0] in ("_fuzz", "fuzz")]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_rl.storage import durable
+from blip_rl.storage import checkpoint
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 DIR_FD = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.rename": 2, "os.truncate": None}
@@ -61,11 +61,11 @@ class KillPoints:
     @contextlib.contextmanager
     def recorded(self):
         """Record what happens within the block."""
-        opening, saving, flushing = io.open, durable.save_file, os.fsync
+        opening, saving, flushing = io.open, checkpoint.save_file, os.fsync
         with pytest.MonkeyPatch.context() as patch:
             for owner in (builtins, io):
                 patch.setattr(owner, "open", lambda *a, **o: self._open(opening, *a, **o))
-            patch.setattr(durable, "save_file", lambda tensors, path: self._save(saving, tensors, path))
+            patch.setattr(checkpoint, "save_file", lambda tensors, path: self._save(saving, tensors, path))
             patch.setattr(os, "fsync", lambda fd: (self._event("fsync", _path_of(fd)), flushing(fd))[1])
             HOOK.recorder = self
             try:

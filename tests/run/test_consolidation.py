@@ -15,7 +15,7 @@ from blip_rl.learner.distil import Student
 from blip_rl.recipes import load_run_config
 from blip_rl.run import train as train_module
 from blip_rl.run.train import train
-from blip_rl.storage import durable, snapshot
+from blip_rl.storage import atomic, snapshot
 from blip_rl.storage.checkpoint import load_stage
 from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import assert_equal, curves, killed_at, resume_run, settings, small_run
@@ -161,7 +161,7 @@ def test_a_shared_trunk_that_does_not_fit_is_refused(tensor, learned):
     tensors = load_file(folder / "method.safetensors") | {"shared.fc1.bias": tensor}
     save_file(tensors, folder / "method.safetensors")
     digests = json.loads((folder / "digests.json").read_text())
-    digests["method.safetensors"] = durable.digest(folder / "method.safetensors")
+    digests["method.safetensors"] = atomic.file_digest(folder / "method.safetensors")
     (folder / "digests.json").write_text(json.dumps(digests))
-    with pytest.raises((durable.DamagedError, UserError), match=r"shared\.fc1\.bias"):
+    with pytest.raises((atomic.DamagedError, UserError), match=r"shared\.fc1\.bias"):
         snapshot.load(folder)

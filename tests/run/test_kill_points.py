@@ -17,7 +17,7 @@ from blip_rl.errors import UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run import train as train_module
 from blip_rl.run.train import train
-from blip_rl.storage import durable
+from blip_rl.storage import atomic
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.untrusted.files import read_json
@@ -56,8 +56,8 @@ def newest_complete(state):
     found = [BEGINNING]
     for path in state.glob("checkpoints/*step-*") if state else ():
         try:
-            durable.check(path)
-        except durable.DamagedError:
+            atomic.check_folder(path)
+        except atomic.DamagedError:
             continue
         if not path.name.endswith(".removing"):
             facts = read_json(path / "snapshot.json")

@@ -9,7 +9,7 @@ import pytest
 from blip_rl.run.resources import estimate_resources
 from blip_rl.run.train import train
 from blip_rl.run.training_callback import TrainingCallback
-from blip_rl.storage import durable
+from blip_rl.storage import atomic
 from tests.small_runs import small_config
 
 
@@ -20,7 +20,7 @@ def folder_bytes(path):
 @pytest.mark.parametrize("agent", ["blip", "blip-distil", "finetune", "clear", "single", "ewc"])
 def test_disk(agent, tmp_path, monkeypatch):
     """Weights large enough to be most of the folder; it is the largest when the oldest snapshot is to go."""
-    told, sizes, remove, log_update = [], [], durable.remove, TrainingCallback._log_update
+    told, sizes, remove, log_update = [], [], atomic.remove_folder, TrainingCallback._log_update
 
     def measure(callback):
         log_update(callback)
@@ -32,7 +32,7 @@ def test_disk(agent, tmp_path, monkeypatch):
         remove(path)
 
     monkeypatch.setattr(TrainingCallback, "_log_update", measure)
-    monkeypatch.setattr(durable, "remove", before_removing)
+    monkeypatch.setattr(atomic, "remove_folder", before_removing)
     overrides = ["trunk.vector.hidden=[300, 300]", "checkpoint.every_steps=256", "evaluation.every_steps=100k"]
     overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4"]
     path = train(small_config(agent, steps="512", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)

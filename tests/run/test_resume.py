@@ -22,7 +22,7 @@ from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.train import resume, train
 from blip_rl.run.training_callback import TrainingCallback
-from blip_rl.storage import durable
+from blip_rl.storage import atomic, checkpoint
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import (
@@ -169,7 +169,7 @@ def test_a_real_kill_leaves_nothing_that_stays(whole, tmp_path):
 
 
 def test_a_run_killed_before_it_has_a_recipe_is_started_again(whole, tmp_path):
-    run = broken_off(tmp_path / "run", durable, "flush_text")
+    run = broken_off(tmp_path / "run", atomic, "write_text")
     with pytest.raises(UserError, match="not a run folder"):
         resume_run(run)
     assert_equal(train(small_run(), out=run, threads=1, quiet=True), whole("blip"))
@@ -495,14 +495,14 @@ def test_a_run_begun_before_the_settings_of_ppos_loss_goes_on_as_it_was(whole, t
 
 
 @pytest.mark.parametrize(
-    ("name", "error"),
+    ("module", "name", "error"),
     [
-        ("save_file", durable.SafetensorError("I/O error: No space left on device (os error 28)")),
-        ("digest", OSError(errno.ENOSPC, "No space left on device")),
-        ("flush", OSError(errno.EIO, "No space left on device")),
+        (checkpoint, "save_file", checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")),
+        (atomic, "file_digest", OSError(errno.ENOSPC, "No space left on device")),
+        (atomic, "flush", OSError(errno.EIO, "No space left on device")),
     ],
 )
-def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(name, error, whole, tmp_path, monkeypatch):
+def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(module, name, error, whole, tmp_path, monkeypatch):
     run, saves = tmp_path / "run", []
 
     def full(*args):
@@ -510,9 +510,9 @@ def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(name, error, 
             return saves.append(name) or work(*args)
         raise error
 
-    work = getattr(durable, name)
+    work = getattr(module, name)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, name, full)
+        patch.setattr(module, name, full)
         with pytest.raises(RunError, match=r"No space left on device.*saved at step 512; go on with: .*--resume"):
             train(small_run(), out=run, threads=1, quiet=True)
     assert saves

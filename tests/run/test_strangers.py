@@ -16,7 +16,7 @@ from blip_rl.errors import RunError, UserError
 from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.recipes import load_run_config
 from blip_rl.run import train
-from blip_rl.storage import durable
+from blip_rl.storage import atomic
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.checkpoint import load_stage
 from blip_rl.untrusted import machine
@@ -199,13 +199,13 @@ def test_a_file_with_a_hole_of_gigabytes_is_not_read(run, monkeypatch):
     with path.open("r+b") as file:
         file.truncate(10**12)
     read = []
-    digest = durable.digest
-    monkeypatch.setattr(durable, "digest", lambda file: read.append(file.name) or digest(file))
+    digest = atomic.file_digest
+    monkeypatch.setattr(atomic, "file_digest", lambda file: read.append(file.name) or digest(file))
     with pytest.raises(UserError, match="no safetensors file"):
         load_stage(path.parent, load_run_config(run))
     assert not read
-    with pytest.raises(durable.DamagedError, match="larger than this machine's memory"):
-        durable.check(path.parent)
+    with pytest.raises(atomic.DamagedError, match="larger than this machine's memory"):
+        atomic.check_folder(path.parent)
     assert path.name not in read
 
 
@@ -232,7 +232,7 @@ def test_a_snapshot_of_absurd_facts_is_damaged(unfinished, change):
     snapshot = newest(unfinished)
     snapshots.load(snapshot)
     change_facts(snapshot, "snapshot.json", change)
-    with pytest.raises(durable.DamagedError, match="cannot be read"):
+    with pytest.raises(atomic.DamagedError, match="cannot be read"):
         snapshots.load(snapshot)
 
 
@@ -249,7 +249,7 @@ def test_a_snapshot_of_absurd_facts_is_damaged(unfinished, change):
 def test_a_snapshot_of_another_agents_tensors_is_damaged(unfinished, name, tensor):
     snapshot = newest(unfinished)
     change_tensors(snapshot, "agent.safetensors", lambda t: t.update({name: tensor}))
-    with pytest.raises(durable.DamagedError, match=name):
+    with pytest.raises(atomic.DamagedError, match=name):
         snapshots.load(snapshot)
 
 
@@ -260,7 +260,7 @@ def test_actions_that_no_game_takes_are_damaged(unfinished, actions):
     snapshot = newest(unfinished)
     key = next(name for name in load_file(snapshot / "games.safetensors") if name.startswith("actions"))
     change_tensors(snapshot, "games.safetensors", lambda t: t.update({key: torch.from_numpy(actions)}))
-    with pytest.raises(durable.DamagedError, match="actions"):
+    with pytest.raises(atomic.DamagedError, match="actions"):
         snapshots.load(snapshot)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_rl.storage import durable
+from blip_rl.storage import checkpoint
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 BROKEN = OSError(errno.EIO, "Input/output error")
@@ -81,7 +81,7 @@ class FaultyDisk:
             for name in ("rename", "replace", "mkdir", "truncate", "unlink"):
                 patch.setattr(os, name, self._calling(name, getattr(os, name)))
             patch.setattr(os, "fsync", self._flushing(os.fsync))
-            patch.setattr(durable, "save_file", self._saving(durable.save_file))
+            patch.setattr(checkpoint, "save_file", self._saving(checkpoint.save_file))
             yield self
 
     def _opening(self, work):
@@ -130,7 +130,7 @@ class FaultyDisk:
                 work(tensors, path)
                 os.truncate(path, Path(path).stat().st_size // 2)
             if fault:
-                raise durable.SafetensorError("I/O error: No space left on device (os error 28)")
+                raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
             return work(tensors, path)
 
         return saved

@@ -84,7 +84,7 @@ def test_other_hidden_files_are_not_swept(tmp_path):
         (tmp_path / name).write_text("mine")
     (tmp_path / ".x.zip.writing").mkdir()
     before = names(tmp_path)
-    atomic.sweep(tmp_path)
+    atomic.remove_abandoned(tmp_path)
     assert names(tmp_path) == before
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blip_rl.storage import durable
+from blip_rl.storage import atomic, checkpoint
 
 
 def write(path, **files):
-    with durable.writing(path) as beside:
+    with atomic.writing_folder(path) as beside:
         for name, text in files.items():
             (beside / name).write_text(text)
 
@@ -32,16 +32,16 @@ def folder(tmp_path):
 
 def test_a_folder_appears_when_all_of_it_is_written(tmp_path):
     path = tmp_path / "folder"
-    with durable.writing(path) as beside:
+    with atomic.writing_folder(path) as beside:
         (beside / "one").write_text("1")
         assert not path.exists()
     assert names(path) == ["digests.json", "one"]
     assert names(tmp_path) == ["folder"]
-    durable.check(path)
+    atomic.check_folder(path)
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
-    with contextlib.suppress(KeyError), durable.writing(tmp_path / "folder") as beside:
+    with contextlib.suppress(KeyError), atomic.writing_folder(tmp_path / "folder") as beside:
         (beside / "one").write_text("new")
         raise KeyError
     assert names(tmp_path) == []
@@ -56,15 +56,15 @@ def test_a_failing_system_call_leaves_what_was_there(name, folder, monkeypatch):
         patch.setattr(os, name, failing)
         with pytest.raises(OSError, match="No space left"):
             write(folder.with_name("new"), one="new")
-    durable.check(folder)
+    atomic.check_folder(folder)
     assert (folder / "one").read_text() == "first"
     assert names(folder.parent) == ["folder"]
 
 
 def test_every_file_is_flushed_before_the_folder_appears(tmp_path, monkeypatch):
     flushed, path = [], tmp_path / "folder"
-    work = durable.flush
-    monkeypatch.setattr(durable, "flush", lambda p: flushed.append((p.name, path.exists())) or work(p))
+    work = atomic.flush
+    monkeypatch.setattr(atomic, "flush", lambda p: flushed.append((p.name, path.exists())) or work(p))
     write(path, one="1", two="2")
     assert {name for name, appeared in flushed if not appeared} == {"one", "two", "digests.json", ".folder.writing"}
     assert flushed[-1] == (tmp_path.name, True)
@@ -76,7 +76,7 @@ def test_a_folder_is_never_replaced(folder):
         write(folder, three="third")
     assert names(folder.parent) == ["folder"]
     assert names(folder) == ["digests.json", "one", "two"]
-    durable.check(folder)
+    atomic.check_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["one", "digests.json"])
@@ -91,8 +91,8 @@ def test_a_folder_is_never_replaced(folder):
 )
 def test_damage_is_told_with_the_file(name, damage, folder):
     damage(folder / name)
-    with pytest.raises(durable.DamagedError, match=str(folder)):
-        durable.check(folder)
+    with pytest.raises(atomic.DamagedError, match=str(folder)):
+        atomic.check_folder(folder)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_damage_is_told_with_the_file(name, damage, folder):
 def test_digests_that_are_none_are_damage(digests, folder):
     (folder.parent / "outside").write_text("")
     (folder / "digests.json").write_text(digests)
-    with pytest.raises(durable.DamagedError):
-        durable.check(folder)
+    with pytest.raises(atomic.DamagedError):
+        atomic.check_folder(folder)
 
 
 @pytest.mark.parametrize("kept", [(), ("one",)])
@@ -110,39 +110,39 @@ def test_a_file_without_a_digest_is_damage(kept, folder):
     """An emptied list of digests must not vouch for files that have been changed."""
     digests = json.loads((folder / "digests.json").read_text())
     (folder / "digests.json").write_text(json.dumps({name: digests[name] for name in kept}))
-    with pytest.raises(durable.DamagedError, match=r"digests.json' has no digest of .*two"):
-        durable.check(folder)
+    with pytest.raises(atomic.DamagedError, match=r"digests.json' has no digest of .*two"):
+        atomic.check_folder(folder)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(folder, tmp_path):
     (tmp_path / "same").write_text("first")
     (folder / "one").unlink()
     (folder / "one").symlink_to(tmp_path / "same")
-    with pytest.raises(durable.DamagedError, match="not a file of this folder"):
-        durable.check(folder)
+    with pytest.raises(atomic.DamagedError, match="not a file of this folder"):
+        atomic.check_folder(folder)
 
 
 def test_folders_of_early_versions_have_no_digests(folder):
     (folder / "digests.json").unlink()
-    durable.check(folder, required=False)
-    with pytest.raises(durable.DamagedError):
-        durable.check(folder)
+    atomic.check_folder(folder, required=False)
+    with pytest.raises(atomic.DamagedError):
+        atomic.check_folder(folder)
     shutil.rmtree(folder)
     write(folder, one="1")
     (folder / "one").write_text("2")
-    with pytest.raises(durable.DamagedError):
-        durable.check(folder, required=False)
+    with pytest.raises(atomic.DamagedError):
+        atomic.check_folder(folder, required=False)
 
 
 def test_a_folder_goes_as_a_whole(folder, monkeypatch):
     """Killed while its files are being deleted, it is already gone."""
-    monkeypatch.setattr(durable.shutil, "rmtree", lambda *_, **__: None)
-    durable.remove(folder)
+    monkeypatch.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)
+    atomic.remove_folder(folder)
     assert names(folder.parent) == [".folder.removing"]
     monkeypatch.undo()
-    durable.sweep(folder.parent)
+    atomic.recover_folders(folder.parent)
     assert names(folder.parent) == []
-    durable.remove(folder)  # not there: nothing to do
+    atomic.remove_folder(folder)  # not there: nothing to do
 
 
 def complete_but_not_renamed(folder, name):
@@ -152,9 +152,9 @@ def complete_but_not_renamed(folder, name):
 def test_a_complete_copy_gets_its_name(folder):
     """Killed between the last flush and the rename."""
     complete_but_not_renamed(folder, "step-000000000128-2")
-    durable.sweep(folder.parent)
+    atomic.recover_folders(folder.parent)
     assert names(folder.parent) == ["step-000000000128-2"]
-    durable.check(folder.with_name("step-000000000128-2"))
+    atomic.check_folder(folder.with_name("step-000000000128-2"))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_complete_copy_gets_its_name(folder):
 def test_an_incomplete_copy_and_one_whose_name_is_taken_are_swept(damage, folder):
     left = complete_but_not_renamed(folder, "name")
     damage(left)
-    durable.sweep(folder.parent)
+    atomic.recover_folders(folder.parent)
     assert names(folder.parent) in ([], ["name"])
     assert not any(folder.with_name("name").glob("*"))
 
@@ -179,7 +179,7 @@ def test_an_incomplete_copy_and_one_whose_name_is_taken_are_swept(damage, folder
 @pytest.mark.parametrize("name", [".", "..", "a.b", ""])
 def test_a_copy_with_a_strange_name_is_swept(name, folder):
     complete_but_not_renamed(folder, name)
-    durable.sweep(folder.parent)
+    atomic.recover_folders(folder.parent)
     assert names(folder.parent) == []
 
 
@@ -189,26 +189,26 @@ def test_sweeping_takes_only_what_was_left_half_done(folder, tmp_path):
     (tmp_path / ".text.writing").write_text("")
     (tmp_path / ".link.removing").symlink_to(folder)
     (tmp_path / ".lock").write_text("")
-    durable.sweep(tmp_path)
+    atomic.recover_folders(tmp_path)
     assert names(tmp_path) == [".lock", "folder"]
-    durable.check(folder)
+    atomic.check_folder(folder)
 
 
 def test_a_text_is_replaced_whole(tmp_path, monkeypatch):
     path = tmp_path / "text"
-    durable.flush_text(path, "one")
-    monkeypatch.setattr(durable, "flush", lambda _: (_ for _ in ()).throw(OSError("full")))
+    atomic.write_text(path, "one")
+    monkeypatch.setattr(atomic, "flush", lambda _: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        durable.flush_text(path, "two")
+        atomic.write_text(path, "two")
     assert path.read_text() == "one"
 
 
 def test_tensors_that_cannot_be_written_are_an_error_of_the_system(tmp_path):
     tensors = {"a": torch.arange(3)}
-    durable.save_tensors(tensors, tmp_path / "t")
+    checkpoint.save_tensors(tensors, tmp_path / "t")
     assert torch.equal(load_file(tmp_path / "t")["a"], tensors["a"])
     with pytest.raises(OSError, match="nowhere"):
-        durable.save_tensors(tensors, tmp_path / "nowhere" / "t")
+        checkpoint.save_tensors(tensors, tmp_path / "nowhere" / "t")
 
 
 def test_digests_are_sha256(folder):
