@@ -64,7 +64,7 @@ def render(
     stochastic: bool | None,
     workers: int | None,
     out: Path | None,
-    **look: Any,
+    **options: Any,
 ) -> None:
     """Make moving pictures of the run in folder RUN.
 
@@ -74,9 +74,9 @@ def render(
     if other is not None and stages:
         raise UserError("--stage with two runs: both are shown as they are in the end (leave --stage out)")
     names = games_of_run(run, games)
-    from blip_rl.video.options import Look
+    from blip_rl.video.options import RenderOptions
 
-    chosen = Look(actions=ACTIONS[stochastic], **look)
+    chosen = RenderOptions(actions=ACTIONS[stochastic], **options)
     _check_places(run, other, out)
     with loading():
         from blip_rl.video.render import render_run, render_versus

@@ -22,7 +22,7 @@ from blip_rl.tasks.failing import check_finite_step, naming
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.seeds import check_seed
 
-Picture = npt.NDArray[np.uint8]
+Frame = npt.NDArray[np.uint8]
 """uint8, shape (height, width, 3), red, green and blue."""
 
 _ATARI_FRAMES_PER_SECOND = 60  # of the NTSC console, and of ale-py's
@@ -39,7 +39,7 @@ class Moment:
         over: Whether the game has ended; then it may not be played on.
     """
 
-    picture: Picture
+    picture: Frame
     reward: float
     over: bool
 
@@ -56,7 +56,7 @@ class Screen(Protocol):
     decisions_per_second: float
     """How many decisions a second of the game holds when it is played at its own speed."""
 
-    def reset(self) -> Picture:
+    def reset(self) -> Frame:
         """Begin the game that the seed stands for."""
         ...
 
@@ -90,7 +90,7 @@ def check_pictures(task: TaskConfig, atari: AtariConfig) -> None:
         screen.reset()
 
 
-def replay(screen: Screen, actions: Iterable[Any]) -> Generator[Picture, None, None]:
+def replay(screen: Screen, actions: Iterable[Any]) -> Generator[Frame, None, None]:
     """Yield the picture before each action and the one after the last; the screen is closed with the iteration.
 
     Raises:
@@ -129,7 +129,7 @@ class AtariScreen:
         )
         self.decisions_per_second = _ATARI_FRAMES_PER_SECOND / config.frame_skip
 
-    def reset(self) -> Picture:
+    def reset(self) -> Frame:
         """Begin the game that the seed stands for."""
         observations, info = self._emulator.reset(seed=np.array([self.seed]))
         self.lives = int(info["lives"][0])
@@ -163,7 +163,7 @@ class ControlScreen:
         self._env = _make_drawing(game)
         self.decisions_per_second = float(self._env.metadata.get("render_fps") or 30)
 
-    def reset(self) -> Picture:
+    def reset(self) -> Frame:
         """Begin the game that the seed stands for."""
         observation, _ = self._env.reset(seed=self.seed)
         check_finite_step(self.game, self.seed, 0, observation=observation)
@@ -179,7 +179,7 @@ class ControlScreen:
         """Close the environment."""
         self._env.close()
 
-    def _picture(self) -> Picture:
+    def _picture(self) -> Frame:
         try:
             picture = np.asarray(self._env.render())
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
@@ -210,5 +210,5 @@ def _make_drawing(game: str) -> gymnasium.Env[Any, Any]:
     )
 
 
-def _copy(picture: npt.NDArray[Any]) -> Picture:
+def _copy(picture: npt.NDArray[Any]) -> Frame:
     return np.array(picture, dtype=np.uint8)  # the emulator may write over its own

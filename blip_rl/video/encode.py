@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ from PIL import Image
 from blip_rl.errors import UserError
 from blip_rl.storage.atomic import replacing
 
-Picture = npt.NDArray[np.uint8]
-"""uint8, shape (height, width, 3), red, green and blue."""
+if TYPE_CHECKING:
+    from blip_rl.tasks.pictures import Frame
 
 FORMATS = ("gif", "mp4", "webp")
 _MOST_COLOURS = 255  # of a GIF's 256: one is kept to say that a pixel stays as it was
@@ -34,7 +34,7 @@ class Movie(Protocol):
         """Pictures."""
         ...
 
-    def frame(self, number: int) -> Picture:
+    def frame(self, number: int) -> Frame:
         """Picture ``number``, counted from 0."""
         ...
 
@@ -70,7 +70,7 @@ def save(movie: Movie, path: Path) -> None:
         {"gif": _save_gif, "webp": _save_webp, "mp4": _save_mp4}[file_format](movie, beside)
 
 
-def _frames(movie: Movie) -> Iterator[Picture]:
+def _frames(movie: Movie) -> Iterator[Frame]:
     return (movie.frame(number) for number in range(len(movie)))
 
 
@@ -96,7 +96,7 @@ def _indexed(indices: npt.NDArray[np.uint8], palette: bytes) -> Image.Image:
     return image
 
 
-def _codes(picture: Picture) -> npt.NDArray[np.int32]:
+def _codes(picture: Frame) -> npt.NDArray[np.int32]:
     """Each colour as one number below 2²⁴."""
     wide = picture.astype(np.int32)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]

@@ -14,7 +14,7 @@ _MOST_SECONDS, _MOST_FPS, _MOST_SCALE = 60.0, 50.0, 8.0
 
 
 @dataclass(frozen=True)
-class Look:
+class RenderOptions:
     """What to show, and how.
 
     Attributes:

@@ -17,18 +17,17 @@ from blip_rl.report.run_record import shown_title
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.pictures import check_pictures
 from blip_rl.video.encode import save
-from blip_rl.video.options import Look
-from blip_rl.video.recorder import FilmingPlayer, Take
+from blip_rl.video.grid import Grid, GridCell, Labels
+from blip_rl.video.options import RenderOptions
+from blip_rl.video.recorder import RecordedCell, RecordingPlayer
 from blip_rl.video.scored import scored_cells
-from blip_rl.video.sheet import Cell as SheetCell
-from blip_rl.video.sheet import Labels, Sheet
 
-_CELL_SCALE, _SHEET_SCALE = 2.0, 1.0
+_CELL_SCALE, _GRID_SCALE = 2.0, 1.0
 
 
 def render_run(
     run: Path,
-    look: Look | None = None,
+    options: RenderOptions | None = None,
     *,
     games: Sequence[str] | None = None,
     stages: Sequence[int] | None = None,
@@ -41,7 +40,7 @@ def render_run(
 
     Args:
         run: A run folder.
-        look: What of it to show, and how.
+        options: What of it to show, and how.
         games: Names of the run's tasks; None takes all.
         stages: Stages; None takes all that are finished.
         workers: Processes to play in; None as in :func:`~blip_rl.evaluation.pool.play_cells`.
@@ -55,33 +54,34 @@ def render_run(
             that cannot be drawn.
         RunError: a worker died or failed.
     """
-    look = look or Look()
-    source = _Source(run, look)
+    options = options or RenderOptions()
+    source = _Source(run, options)
     names = chosen_games(source.config, games)
     cells = source.cells(chosen_stages(source.folder, source.config, stages), names)
     folder = out or run / "gifs"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output '{folder}' is a file: expected a folder for the pictures of one run")
-    paths, takes, console = [], [], Console(quiet=False)
+    kept = f"films of cells that were done are in '{folder}'"
+    paths, shown, console = [], [], Console(quiet=False)
     with (
         console.counter(f"playing {len(cells)} cells", source.games(cells)) as bar,
-        closing(source.film(cells, workers, bar.update, f"films of cells that were done are in '{folder}'")) as results,
+        closing(source.record(cells, workers, bar.update, kept)) as results,
     ):
-        for take in results:
-            _tell_difference(console, take)
-            takes.append(take)
-            paths.append(folder / f"stage-{take.cell.stage:02d}-{take.cell.task}.{look.file_format}")
-            save(_single(source, take, look), paths[-1])
-    if len(takes) > 1:
-        paths.append(folder / f"grid.{look.file_format}")
-        save(_triangle(source, takes, look), paths[-1])
+        for recorded in results:
+            _report_difference(console, recorded)
+            shown.append(recorded)
+            paths.append(folder / f"stage-{recorded.cell.stage:02d}-{recorded.cell.task}.{options.file_format}")
+            save(_single(source, recorded, options), paths[-1])
+    if len(shown) > 1:
+        paths.append(folder / f"grid.{options.file_format}")
+        save(_triangle(source, shown, options), paths[-1])
     return sorted(paths)
 
 
 def render_versus(
     run: Path,
     other: Path,
-    look: Look | None = None,
+    options: RenderOptions | None = None,
     *,
     games: Sequence[str] | None = None,
     workers: int | None = None,
@@ -90,28 +90,28 @@ def render_versus(
     """Film the games that two runs share, each run's agent after its last stage, one run below the other.
 
     Arguments and errors are those of :func:`render_run`, but ``out`` is the file; None takes
-    ``gifs/versus-<other agent>`` in the first run's folder. The format is that of ``look``.
+    ``gifs/versus-<other agent>`` in the first run's folder. The format is that of ``options``.
 
     Returns:
         The file.
     """
-    look = look or Look()
-    sources = [_Source(run, look), _Source(other, look)]
+    options = options or RenderOptions()
+    sources = [_Source(run, options), _Source(other, options)]
     names = _shared_games(sources, games)
-    path = out or run / "gifs" / f"versus-{sources[1].config.agent_name}.{look.file_format}"
-    if path.suffix != f".{look.file_format}":
-        raise UserError(f"output file '{path}': expected a name that ends in .{look.file_format} (see --format)")
+    path = out or run / "gifs" / f"versus-{sources[1].config.agent_name}.{options.file_format}"
+    if path.suffix != f".{options.file_format}":
+        raise UserError(f"output file '{path}': expected a name that ends in .{options.file_format} (see --format)")
     cells = [source.cells([source.last_stage()], names) for source in sources]
-    played: list[list[Take]] = []
+    played: list[list[RecordedCell]] = []
     console = Console(quiet=False)
     total = sum(source.games(its_cells) for source, its_cells in zip(sources, cells, strict=True))
     with console.counter(f"playing {2 * len(names)} cells", total) as bar:
         for source, its_cells in zip(sources, cells, strict=True):
-            with closing(source.film(its_cells, workers, bar.update, "nothing was written")) as results:
+            with closing(source.record(its_cells, workers, bar.update, "nothing was written")) as results:
                 played.append(list(results))
-    for take in (take for takes in played for take in takes):
-        _tell_difference(console, take)
-    save(_versus(sources, names, played, look), path)
+    for recorded in (recorded for shown in played for recorded in shown):
+        _report_difference(console, recorded)
+    save(_versus(sources, names, played, options), path)
     return path
 
 
@@ -122,14 +122,14 @@ class _Source:
         actions: How its episodes are played: as asked for, else as its scores were taken.
     """
 
-    def __init__(self, run: Path, look: Look) -> None:
+    def __init__(self, run: Path, options: RenderOptions) -> None:
         from blip_rl.recipes import load_run_config
 
         self.folder = RunFolder.existing(run)
         self.config = load_run_config(self.folder.config)
         rows = self.folder.read_scores() if self.folder.scores.exists() else []
-        self.actions, scored = scored_cells(rows, self.config.evaluation.actions, look.actions)
-        self._player = FilmingPlayer(self.folder.path, self.config, look, self.actions, scored)
+        self.actions, scored = scored_cells(rows, self.config.evaluation.actions, options.actions)
+        self._player = RecordingPlayer(self.folder.path, self.config, options, self.actions, scored)
         self.tasks = {task.name: task for task in self.config.tasks}
         self.together = load_method(str(self.config.agent.method["name"])).interleaved
 
@@ -154,9 +154,9 @@ class _Source:
         """How many games filming the cells plays."""
         return sum(self._player.evaluation_of(cell).episodes for cell in cells)
 
-    def film(
+    def record(
         self, cells: list[Cell], workers: int | None, on_games_over: Callable[[int], object], kept: str
-    ) -> Generator[Take, None, None]:
+    ) -> Generator[RecordedCell, None, None]:
         """Play the cells, each one's film as soon as it is done; ``kept`` says what is left of them if one fails."""
         return play_cells(self._player, cells, workers, on_games_over, kept)
 
@@ -171,12 +171,12 @@ class _Source:
         return "after learning", self.title(list(self.tasks)[stage - 1])
 
 
-def _tell_difference(console: Console, take: Take) -> None:
+def _report_difference(console: Console, recorded: RecordedCell) -> None:
     """Say so where a scored episode came to another end when it was played again."""
-    if take.expected is not None:
+    if recorded.expected is not None:
         console.say(
-            f"{take.cell}: an episode with return {score_text(take.expected)} in scores.csv ended otherwise when "
-            f"played again (another device, or number of threads?); the film shows one of {score_text(take.score)}"
+            f"{recorded.cell}: an episode with return {score_text(recorded.expected)} in scores.csv ended otherwise "
+            f"when played again (another device or thread count?); the film shows one of {score_text(recorded.score)}"
         )
 
 
@@ -186,50 +186,64 @@ def caption(score: float, mean: float) -> tuple[str, str]:
     return f"score {own}", f"mean {of_all}"
 
 
-def _single(source: _Source, take: Take, look: Look) -> Sheet:
+def _single(source: _Source, recorded: RecordedCell, options: RenderOptions) -> Grid:
     """One film with the game's name above it."""
-    title = f"{source.title(take.cell.task)} {_learned(source, take.cell.stage)}"
-    labels = Labels(columns=(title,), footer=_shown(look, [take], {source.actions}))
-    return Sheet((SheetCell(take.film, *caption(take.score, take.mean)),), labels, look.fps, look.scale or _CELL_SCALE)
+    title = f"{source.title(recorded.cell.task)} {_learned(source, recorded.cell.stage)}"
+    labels = Labels(columns=(title,), footer=_shown(options, [recorded], {source.actions}))
+    return Grid(
+        (GridCell(recorded.clip, *caption(recorded.score, recorded.mean)),),
+        labels,
+        options.fps,
+        options.scale or _CELL_SCALE,
+    )
 
 
-def _triangle(source: _Source, takes: Sequence[Take], look: Look) -> Sheet:
+def _triangle(source: _Source, shown: Sequence[RecordedCell], options: RenderOptions) -> Grid:
     """A row for each stage, a column for each game, in the order in which they were learned."""
-    stages = sorted({take.cell.stage for take in takes})
-    games = [name for name in source.tasks if any(take.cell.task == name for take in takes)]
+    stages = sorted({recorded.cell.stage for recorded in shown})
+    games = [name for name in source.tasks if any(recorded.cell.task == name for recorded in shown)]
     cells = [
-        SheetCell(
-            take.film, *caption(take.score, take.mean), stages.index(take.cell.stage), games.index(take.cell.task)
+        GridCell(
+            recorded.clip,
+            *caption(recorded.score, recorded.mean),
+            stages.index(recorded.cell.stage),
+            games.index(recorded.cell.task),
         )
-        for take in sorted(takes, key=lambda take: (take.cell.stage, games.index(take.cell.task)))
+        for recorded in sorted(shown, key=lambda r: (r.cell.stage, games.index(r.cell.task)))
     ]
     labels = Labels(
         columns=tuple(source.title(game) for game in games),
         rows=tuple(source.learned(stage) for stage in stages),
         corner=(source.config.agent_name,),
-        footer=_footer(look, takes, {source.actions}),
+        footer=_footer(options, shown, {source.actions}),
     )
-    return Sheet(tuple(cells), labels, look.fps, look.scale or _SHEET_SCALE)
+    return Grid(tuple(cells), labels, options.fps, options.scale or _GRID_SCALE)
 
 
-def _versus(sources: Sequence[_Source], games: Sequence[str], played: list[list[Take]], look: Look) -> Sheet:
+def _versus(
+    sources: Sequence[_Source], games: Sequence[str], played: list[list[RecordedCell]], options: RenderOptions
+) -> Grid:
     """A row for each run, a column for each game; the higher mean of each game stands out."""
     names = _agent_names([source.config for source in sources])
-    means = {(row, take.cell.task): take.mean for row, takes in enumerate(played) for take in takes}
+    means = {(row, recorded.cell.task): recorded.mean for row, shown in enumerate(played) for recorded in shown}
     cells = [
-        SheetCell(
-            take.film, *caption(take.score, take.mean), row, games.index(take.cell.task),
-            bright=take.mean > means[1 - row, take.cell.task],
+        GridCell(
+            recorded.clip, *caption(recorded.score, recorded.mean), row, games.index(recorded.cell.task),
+            bright=recorded.mean > means[1 - row, recorded.cell.task],
         )
-        for row, takes in enumerate(played)
-        for take in sorted(takes, key=lambda take: games.index(take.cell.task))
+        for row, shown in enumerate(played)
+        for recorded in sorted(shown, key=lambda r: games.index(r.cell.task))
     ]  # fmt: skip
     labels = Labels(
         columns=tuple(sources[0].title(game) for game in games),
         rows=tuple((_learned(source, source.last_stage()), name) for source, name in zip(sources, names, strict=True)),
-        footer=_footer(look, [take for takes in played for take in takes], {source.actions for source in sources}),
+        footer=_footer(
+            options,
+            [recorded for shown in played for recorded in shown],
+            {source.actions for source in sources},
+        ),
     )
-    return Sheet(tuple(cells), labels, look.fps, look.scale or _SHEET_SCALE)
+    return Grid(tuple(cells), labels, options.fps, options.scale or _GRID_SCALE)
 
 
 def _learned(source: _Source, stage: int) -> str:
@@ -261,16 +275,17 @@ def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> li
     return shared
 
 
-def _footer(look: Look, takes: Sequence[Take], actions: Collection[str]) -> str:
-    return f"{_shown(look, takes, actions)}, first {look.seconds:g} s"
+def _footer(options: RenderOptions, shown: Sequence[RecordedCell], actions: Collection[str]) -> str:
+    return f"{_shown(options, shown, actions)}, first {options.seconds:g} s"
 
 
-def _shown(look: Look, takes: Sequence[Take], actions: Collection[str]) -> str:
+def _shown(options: RenderOptions, shown: Sequence[RecordedCell], actions: Collection[str]) -> str:
     """Which episodes the films show, and whether they are those of the score matrix."""
-    counts = {take.episodes for take in takes}
+    counts = {recorded.episodes for recorded in shown}
     many = f"{counts.pop()} " if len(counts) == 1 else ""
-    games = f"{many}{'scored' if all(take.scored for take in takes) else 'new'} {' and '.join(sorted(actions))} games"
-    replayed = " (some ended otherwise than scored)" if any(take.expected is not None for take in takes) else ""
-    if look.episode.isdecimal():
-        return f"game with seed {look.episode}, of {games}{replayed}"
-    return f"{'best' if look.episode == 'best' else 'nearest to the mean'} of {games}{replayed}"
+    kind = "scored" if all(recorded.scored for recorded in shown) else "new"
+    games = f"{many}{kind} {' and '.join(sorted(actions))} games"
+    replayed = " (some ended otherwise than scored)" if any(recorded.expected is not None for recorded in shown) else ""
+    if options.episode.isdecimal():
+        return f"game with seed {options.episode}, of {games}{replayed}"
+    return f"{'best' if options.episode == 'best' else 'nearest to the mean'} of {games}{replayed}"

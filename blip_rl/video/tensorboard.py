@@ -15,12 +15,12 @@ from blip_rl.console import optional_picture
 from blip_rl.evaluation.episodes import ActionLog, Episode
 from blip_rl.formatting import score_text
 from blip_rl.video import encode
-from blip_rl.video import sheet as gifs
-from blip_rl.video.options import Look
-from blip_rl.video.recorder import film_game
+from blip_rl.video.grid import Grid, GridCell, Labels
+from blip_rl.video.options import RenderOptions
+from blip_rl.video.recorder import record_game
 from blip_rl.video.scored import ScoredCell
 
-_LOOK = Look(seconds=5.0, fps=10.0, scale=0.5)
+_OPTIONS = RenderOptions(seconds=5.0, fps=10.0, scale=0.5)
 """Half of Atari's own size: 80 pixels wide, some tens of kilobytes."""
 
 
@@ -43,26 +43,26 @@ def log_boundary_gifs(logger: Logger, config: RunConfig, played: Played, env_ste
     for task in config.tasks:
         if task.name in played:
             with optional_picture(f"the film of {task.name} at step {env_steps:,}"):
-                _log_gif(logger, f"games/{task.name}", _film(config, task, *played[task.name]), env_steps)
+                _log_gif(logger, f"games/{task.name}", _clip_grid(config, task, *played[task.name]), env_steps)
 
 
-def _film(config: RunConfig, task: TaskConfig, episodes: list[Episode], log: ActionLog) -> gifs.Sheet:
+def _clip_grid(config: RunConfig, task: TaskConfig, episodes: list[Episode], log: ActionLog) -> Grid:
     cell = ScoredCell(tuple(config.evaluation.seed + number for number in range(len(episodes))), tuple(episodes))
-    index = cell.chosen(_LOOK.episode)
+    index = cell.chosen(_OPTIONS.episode)
     episode = episodes[index]
-    film = film_game(task, config, _LOOK, cell.seeds[index], log.games[index], episode)
+    clip = record_game(task, config, _OPTIONS, cell.seeds[index], log.games[index], episode)
     # Above and below: side by side they would not fit into the width.
-    above = gifs.Labels(columns=(f"score {score_text(episode.score)}",))
-    return gifs.Sheet((gifs.Cell(film, "mean", score_text(cell.mean)),), above, _LOOK.fps, _LOOK.scale or 1.0)
+    above = Labels(columns=(f"score {score_text(episode.score)}",))
+    return Grid((GridCell(clip, "mean", score_text(cell.mean)),), above, _OPTIONS.fps, _OPTIONS.scale or 1.0)
 
 
-def _log_gif(logger: Logger, tag: str, sheet: gifs.Sheet, env_steps: int) -> None:
+def _log_gif(logger: Logger, tag: str, grid: Grid, env_steps: int) -> None:
     """Write an encoded GIF as an image: stable-baselines3's ``Image`` would take single pictures alone."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "game.gif"
-        encode.save(sheet, path)
+        encode.save(grid, path)
         encoded = path.read_bytes()
-    width, height = sheet.size
+    width, height = grid.size
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
     for output in logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):

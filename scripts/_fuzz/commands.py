@@ -23,8 +23,8 @@ from blip_rl.evaluation import rescore
 from blip_rl.run import train
 from blip_rl.shell import shell_command
 from blip_rl.video import render
-from blip_rl.video.recorder import Take
-from blip_rl.video.sheet import Film
+from blip_rl.video.grid import Clip
+from blip_rl.video.recorder import RecordedCell
 
 _WORKING_FOLDER = "a/b/c/d"
 """Deep, so that a path such as ``..`` leads nowhere else."""
@@ -117,7 +117,7 @@ def _stubs() -> Iterator[None]:
         (train, "train", lambda *_, **__: Path("new")),
         (train, "resume", lambda path, **_: path),
         (rescore, "play_cells", lambda *_: (rows for rows in ())),
-        (render, "play_cells", lambda player, cells, *_: (_film(cell) for cell in cells[:2])),
+        (render, "play_cells", lambda player, cells, *_: (_clip_grid(cell) for cell in cells[:2])),
     )
     before = [getattr(owner, name) for owner, name, _ in owners]
     for owner, name, stub in owners:
@@ -129,7 +129,7 @@ def _stubs() -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def _film(cell: Any) -> Take:
+def _clip_grid(cell: Any) -> RecordedCell:
     picture = np.zeros((20, 30, 3), np.uint8)
     picture[5:9, 3:20] = 200
-    return Take(cell, Film.of([picture, picture[::-1]], over=True), 1.5)
+    return RecordedCell(cell, Clip.of([picture, picture[::-1]], over=True), 1.5)

@@ -24,7 +24,7 @@ def images(run):
 
 def test_pictures_that_fail_are_warnings_and_the_training_ends_well(tmp_path, monkeypatch):
     monkeypatch.setattr(heatmaps, "frozen_bits_image", fail)
-    monkeypatch.setattr(tensorboard, "_film", fail)
+    monkeypatch.setattr(tensorboard, "_clip_grid", fail)
     config = small_run(overrides=(*settings("blip"), "evaluation.gifs=true"), **ONE_GAME)
     with pytest.warns(UserWarning, match="TensorBoard lacks .*ValueError: no such font") as caught:
         run = train(config, out=tmp_path / "run", threads=1, quiet=True)

@@ -18,7 +18,7 @@ from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import ActionLog
 from blip_rl.run.tensorboard import layout, log_method_metrics, metrics, settings
 from blip_rl.video import render, tensorboard
-from blip_rl.video.options import Look
+from blip_rl.video.options import RenderOptions
 from blip_rl.video.tensorboard import log_boundary_gifs
 from tests.small_runs import small_config
 
@@ -142,13 +142,13 @@ def test_every_layer_has_a_heatmap_and_a_histogram_after_each_task(events, layer
 
 def test_each_game_moves_at_a_boundary(finished_run, tmp_path, monkeypatch):
     logger = configure(str(tmp_path), ["tensorboard"])
-    player, filmed, film_game = render._Source(finished_run, Look())._player, [], tensorboard.film_game
+    player, recorded, record_game = render._Source(finished_run, RenderOptions())._player, [], tensorboard.record_game
 
-    def filming(task, config, look, seed, actions, episode):
-        filmed.append((task.name, seed, episode.score))
-        return film_game(task, config, look, seed, actions, episode)
+    def recording(task, config, options, seed, actions, episode):
+        recorded.append((task.name, seed, episode.score))
+        return record_game(task, config, options, seed, actions, episode)
 
-    monkeypatch.setattr(tensorboard, "film_game", filming)
+    monkeypatch.setattr(tensorboard, "record_game", recording)
     played = {}
     for task in ("cartpole-a", "cartpole-b"):
         log = ActionLog()
@@ -157,7 +157,7 @@ def test_each_game_moves_at_a_boundary(finished_run, tmp_path, monkeypatch):
     log_boundary_gifs(logger, small_config(), {"cartpole-a": played["cartpole-a"]}, 1024)
     log_boundary_gifs(logger, small_config(), played, 2048)
     logger.close()
-    for (task, seed, score), (episodes, _) in zip(filmed[1:], played.values(), strict=True):
+    for (task, seed, score), (episodes, _) in zip(recorded[1:], played.values(), strict=True):
         scores = [episode.score for episode in episodes]
         assert abs(score - np.mean(scores)) == min(abs(s - np.mean(scores)) for s in scores), task
         assert score == scores[seed - small_config().evaluation.seed]

@@ -25,15 +25,15 @@ from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.pictures import make_screen
 from blip_rl.video import render
-from blip_rl.video.options import Look
-from blip_rl.video.recorder import Take, shown_moments, still_decisions
+from blip_rl.video.grid import Grid
+from blip_rl.video.options import RenderOptions
+from blip_rl.video.recorder import RecordedCell, shown_moments, still_decisions
 from blip_rl.video.render import render_run, render_versus
 from blip_rl.video.scored import of_seeds
-from blip_rl.video.sheet import Sheet
 from tests.small_runs import small_config
 
 FIRST_SEED = 1_000_003
-SHORT = Look(seconds=2)
+SHORT = RenderOptions(seconds=2)
 
 
 @pytest.fixture
@@ -42,20 +42,20 @@ def run(finished_run, tmp_path):
 
 
 @pytest.fixture
-def sheets(monkeypatch):
+def grids(monkeypatch):
     """Every sheet that is saved: (file's name, labels, cells)."""
     saved, laid_out, save = [], {}, render.save
 
-    class Watched(Sheet):
+    class Watched(Grid):
         def __init__(self, cells, labels, fps, scale=1.0):
             super().__init__(cells, labels, fps, scale)
             laid_out[id(self)] = labels, cells, scale
 
-    def saving(sheet, path):
-        saved.append((path.name, *laid_out[id(sheet)]))
-        save(sheet, path)
+    def saving(grid, path):
+        saved.append((path.name, *laid_out[id(grid)]))
+        save(grid, path)
 
-    monkeypatch.setattr(render, "Sheet", Watched)
+    monkeypatch.setattr(render, "Grid", Watched)
     monkeypatch.setattr(render, "save", saving)
     return saved
 
@@ -83,8 +83,8 @@ def decoded(path):
     return [frame for frame, _ in frames], sum(duration for _, duration in frames)
 
 
-def cell(run, stage, task, **look):
-    return render._Source(run, Look(**look))._player.play(Cell(stage, task), lambda count: None)
+def cell(run, stage, task, **options):
+    return render._Source(run, RenderOptions(**options))._player.play(Cell(stage, task), lambda count: None)
 
 
 def evaluated(run, stage, task, actions="greedy"):
@@ -122,10 +122,10 @@ def test_each_seeds_film_shows_the_very_game_that_was_scored(run, actions):
     """A CartPole's return is its length: a film with every decision has one picture more."""
     scores = []
     for seed in range(FIRST_SEED, FIRST_SEED + 4):
-        take = cell(run, 2, "cartpole-b", episodes=4, episode=str(seed), actions=actions, fps=50, seconds=60)
-        assert len(take.film.pictures) == take.score + 1
-        assert take.film.over == (take.score < 500)
-        scores.append(take.score)
+        recorded = cell(run, 2, "cartpole-b", episodes=4, episode=str(seed), actions=actions, fps=50, seconds=60)
+        assert len(recorded.clip.frames) == recorded.score + 1
+        assert recorded.clip.over == (recorded.score < 500)
+        scores.append(recorded.score)
     assert len(set(scores)) > 1
     if actions == "greedy":
         assert scores[:3] == list(evaluated(run, 2, "cartpole-b").values())
@@ -134,10 +134,10 @@ def test_each_seeds_film_shows_the_very_game_that_was_scored(run, actions):
 @pytest.mark.parametrize(("stage", "task"), [(1, "cartpole-a"), (2, "cartpole-a"), (2, "cartpole-b")])
 def test_a_film_shows_the_scored_episode_nearest_to_the_mean_of_the_scored_ones(run, stage, task):
     scores = evaluated(run, stage, task)
-    take = cell(run, stage, task, fps=50, seconds=60)
-    assert take.score == scores[nearest(scores)] == len(take.film.pictures) - 1
-    assert (take.mean, take.episodes, take.scored) == (statistics.mean(scores.values()), 3, True)
-    assert take.expected is None
+    recorded = cell(run, stage, task, fps=50, seconds=60)
+    assert recorded.score == scores[nearest(scores)] == len(recorded.clip.frames) - 1
+    assert (recorded.mean, recorded.episodes, recorded.scored) == (statistics.mean(scores.values()), 3, True)
+    assert recorded.expected is None
     assert cell(run, stage, task, episode="best").score == max(scores.values())
     assert cell(run, stage, task, episode=str(FIRST_SEED + 2)).score == scores[FIRST_SEED + 2]
 
@@ -149,12 +149,12 @@ def test_an_episode_of_a_later_block_is_played_as_it_was_scored(run, actions):
     scores = evaluated(run, 1, "cartpole-a", actions)
     assert len(scores) == 35
     for seed in (FIRST_SEED + 1, FIRST_SEED + 33):
-        take = cell(run, 1, "cartpole-a", actions=actions, episode=str(seed), fps=50, seconds=60)
-        assert take.score == scores[seed] == len(take.film.pictures) - 1
-        assert (take.expected, take.mean) == (None, statistics.mean(scores.values()))
+        recorded = cell(run, 1, "cartpole-a", actions=actions, episode=str(seed), fps=50, seconds=60)
+        assert recorded.score == scores[seed] == len(recorded.clip.frames) - 1
+        assert (recorded.expected, recorded.mean) == (None, statistics.mean(scores.values()))
 
 
-def test_a_film_that_cannot_be_the_scored_episode_says_so(run, capsys, sheets):
+def test_a_film_that_cannot_be_the_scored_episode_says_so(run, capsys, grids):
     """As after training on another device: here the table is changed."""
     text = (run / "scores.csv").read_text().splitlines()
     rows = [line.split(",") for line in text]
@@ -162,30 +162,30 @@ def test_a_film_that_cannot_be_the_scored_episode_says_so(run, capsys, sheets):
         if row[1:4] == ["1", "after", "cartpole-a"]:
             row[5] = "1234.5"
     (run / "scores.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
-    take = cell(run, 1, "cartpole-a")
-    assert (take.expected, take.mean) == (1234.5, 1234.5)
-    assert take.score < 1000
+    recorded = cell(run, 1, "cartpole-a")
+    assert (recorded.expected, recorded.mean) == (1234.5, 1234.5)
+    assert recorded.score < 1000
     render_run(run, SHORT, stages=[1])
     assert "return 1,234 in scores.csv ended otherwise" in capsys.readouterr().out
-    ((_, labels, _, _),) = sheets
+    ((_, labels, _, _),) = grids
     assert labels.footer.endswith("(some ended otherwise than scored)")
 
 
-def test_one_kind_of_actions_is_shown_and_named(run, sheets):
+def test_one_kind_of_actions_is_shown_and_named(run, grids):
     """That of the recipe, else the only one there."""
     evaluate_run(run, stages=[1], games=["cartpole-a"], episodes=2, actions="stochastic", workers=1)
     render_run(run, SHORT, stages=[1])
-    assert sheets[-1][1].footer == "nearest to the mean of 3 scored greedy games"
+    assert grids[-1][1].footer == "nearest to the mean of 3 scored greedy games"
     rows = [line for line in (run / "scores.csv").read_text().splitlines() if ",greedy" not in line]
     (run / "scores.csv").write_text("\n".join(rows) + "\n")
     render_run(run, SHORT, stages=[1])
-    assert sheets[-1][1].footer == "nearest to the mean of 2 scored stochastic games"
+    assert grids[-1][1].footer == "nearest to the mean of 2 scored stochastic games"
 
 
-def test_without_scores_new_games_are_played_and_the_film_says_so(run, sheets):
+def test_without_scores_new_games_are_played_and_the_film_says_so(run, grids):
     (run / "scores.csv").unlink()
     render_run(run, SHORT, stages=[1])
-    assert sheets[-1][1].footer == "nearest to the mean of 3 new greedy games"
+    assert grids[-1][1].footer == "nearest to the mean of 3 new greedy games"
 
 
 @pytest.mark.parametrize(
@@ -252,19 +252,19 @@ def test_a_film_of_a_game_with_a_still_beginning_begins_half_a_second_before_it_
     """Kung-Fu Master shows a motionless hall for four seconds."""
     small = ("trunk.image.conv=[[4, 8, 8]]", "trunk.image.hidden=[8]", "evaluation.max_episode_steps=150")
     run = untrained(tmp_path / "run", small_config("finetune", games="kungfu", overrides=small))
-    film = cell(run, 1, "kungfu", episodes=1, seconds=2, actions="stochastic").film
-    same = [np.array_equal(picture, film.pictures[0]) for picture in film.pictures]
+    film = cell(run, 1, "kungfu", episodes=1, seconds=2, actions="stochastic").clip
+    same = [np.array_equal(picture, film.frames[0]) for picture in film.frames]
     assert len(same) == 30
     assert 7 <= same.index(False) <= 9  # 15 pictures a second
 
 
 def test_the_same_pictures_twice_and_with_workers(run):
     options = {"stages": [2], "games": ["cartpole-a", "cartpole-b"]}
-    look = Look(episodes=2, seconds=1, actions="stochastic")
-    first = render_run(run, look, workers=1, **options)
+    chosen = RenderOptions(episodes=2, seconds=1, actions="stochastic")
+    first = render_run(run, chosen, workers=1, **options)
     bytes_of = [path.read_bytes() for path in first]
     first[0].write_bytes(b"old")
-    assert render_run(run, look, workers=2, **options) == first
+    assert render_run(run, chosen, workers=2, **options) == first
     assert [path.read_bytes() for path in first] == bytes_of
 
 
@@ -286,13 +286,13 @@ def test_playing_goes_through_the_methods_playing(run, monkeypatch):
     ],
 )
 def test_a_film_says_which_games_it_shows(episode, words):
-    take = Take(Cell(1, "a"), None, 1.0, 2.0, 3, True)
-    assert render._footer(Look(seconds=2, episode=episode), [take], {"greedy"}) == f"{words}, first 2 s"
+    recorded = RecordedCell(Cell(1, "a"), None, 1.0, 2.0, 3, True)
+    assert render._footer(RenderOptions(seconds=2, episode=episode), [recorded], {"greedy"}) == f"{words}, first 2 s"
 
 
-def test_the_grid_is_the_triangle_with_names_and_scores(run, sheets):
+def test_the_grid_is_the_triangle_with_names_and_scores(run, grids):
     render_run(run, SHORT)
-    name, labels, cells, scale = sheets[-1]
+    name, labels, cells, scale = grids[-1]
     assert (name, scale) == ("grid.gif", 1)
     assert labels.columns == ("CartPole, mix 1", "CartPole, mix 2")
     assert labels.rows == (("after learning", "CartPole, mix 1"), ("after learning", "CartPole, mix 2"))
@@ -304,28 +304,28 @@ def test_the_grid_is_the_triangle_with_names_and_scores(run, sheets):
         scores = evaluated(run, stage, task)
         assert shown.left == f"score {score_text(scores[nearest(scores)])}"
         assert shown.right == f"mean {score_text(statistics.mean(scores.values()))}"
-    singles = [(file, labels.columns) for file, labels, _, _ in sheets[:-1]]
+    singles = [(file, labels.columns) for file, labels, _, _ in grids[:-1]]
     assert singles[1] == ("stage-02-cartpole-a.gif", ("CartPole, mix 1 after 2 games",))
     assert singles[0][1] == ("CartPole, mix 1 after 1 game",)
 
 
-def test_part_of_a_run_is_a_smaller_grid_and_one_cell_is_none(run, sheets):
+def test_part_of_a_run_is_a_smaller_grid_and_one_cell_is_none(run, grids):
     render_run(run, SHORT, games=["cartpole-a"])
-    assert sheets[-1][1].columns == ("CartPole, mix 1",)
-    assert [(c.row, c.column) for c in sheets[-1][2]] == [(0, 0), (1, 0)]
+    assert grids[-1][1].columns == ("CartPole, mix 1",)
+    assert [(c.row, c.column) for c in grids[-1][2]] == [(0, 0), (1, 0)]
     shutil.rmtree(run / "gifs")
     assert [p.name for p in render_run(run, SHORT, stages=[1])] == ["stage-01-cartpole-a.gif"]
 
 
-def test_two_runs_stand_below_each_other_with_the_better_one_bright(run, tmp_path, sheets):
+def test_two_runs_stand_below_each_other_with_the_better_one_bright(run, tmp_path, grids):
     other = untrained(tmp_path / "other", small_config("finetune"), stages=(1, 2))
-    look = Look(episodes=2, seconds=1, actions="greedy")
-    path = render_versus(run, other, look)
+    chosen = RenderOptions(episodes=2, seconds=1, actions="greedy")
+    path = render_versus(run, other, chosen)
     assert path == run / "gifs" / "versus-finetune.gif"
     frames, milliseconds = decoded(path)
     assert len({frame.tobytes() for frame in frames}) > 3
     assert milliseconds <= 2000
-    ((_, labels, cells, _),) = sheets
+    ((_, labels, cells, _),) = grids
     assert labels.rows == (("after 2 games", "blip"), ("after 2 games", "finetune"))
     assert [(c.row, c.column) for c in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     for ours, theirs in zip(cells[:2], cells[2:], strict=True):
@@ -334,12 +334,12 @@ def test_two_runs_stand_below_each_other_with_the_better_one_bright(run, tmp_pat
     assert any(c.bright for c in cells)
 
 
-def test_two_runs_of_one_agent_are_told_apart_and_share_some_games(run, tmp_path, sheets):
+def test_two_runs_of_one_agent_are_told_apart_and_share_some_games(run, tmp_path, grids):
     config = small_config("blip", games="cartpole-b,cartpole-c", seed=5)
     other = untrained(tmp_path / "other", config, stages=(1,))
     out = tmp_path / "pair.webp"
-    assert render_versus(run, other, Look(episodes=1, seconds=1, file_format="webp"), out=out) == out
-    ((_, labels, _, _),) = sheets
+    assert render_versus(run, other, RenderOptions(episodes=1, seconds=1, file_format="webp"), out=out) == out
+    ((_, labels, _, _),) = grids
     assert labels.columns == ("CartPole, mix 2",)
     assert [name for _, name in labels.rows] == ["blip seed 0", "blip seed 5"]
     with pytest.raises(UserError, match="have not both learned cartpole-a"):
@@ -350,19 +350,19 @@ def test_two_runs_of_one_agent_are_told_apart_and_share_some_games(run, tmp_path
         render_versus(run, other, out=out)
 
 
-def test_all_games_learned_at_once_are_one_row(tmp_path, sheets):
+def test_all_games_learned_at_once_are_one_row(tmp_path, grids):
     run = untrained(tmp_path / "run", small_config("multitask", overrides=()), stages=(2,))
-    render_run(run, Look(episodes=1, seconds=0.5))
-    assert sheets[-1][1].rows == (("after learning", "all at once"),)
-    assert [(c.row, c.column) for c in sheets[-1][2]] == [(0, 0), (0, 1)]
-    assert sheets[0][1].columns == ("CartPole, mix 1 all at once",)
+    render_run(run, RenderOptions(episodes=1, seconds=0.5))
+    assert grids[-1][1].rows == (("after learning", "all at once"),)
+    assert [(c.row, c.column) for c in grids[-1][2]] == [(0, 0), (0, 1)]
+    assert grids[0][1].columns == ("CartPole, mix 1 all at once",)
 
 
 def test_atari_is_shown_in_its_own_colours_and_size(tmp_path):
     small = ("trunk.image.conv=[[4, 8, 8]]", "trunk.image.hidden=[8]", "evaluation.max_episode_steps=40")
     run = untrained(tmp_path / "run", small_config("finetune", games="boxing", overrides=small))
     seed = FIRST_SEED + 1
-    (path,) = render_run(run, Look(episodes=2, episode=str(seed), seconds=2, scale=1, actions="stochastic"))
+    (path,) = render_run(run, RenderOptions(episodes=2, episode=str(seed), seconds=2, scale=1, actions="stochastic"))
     frames, milliseconds = decoded(path)
     assert milliseconds == 3000
     assert len({frame.tobytes() for frame in frames}) > 10

@@ -8,9 +8,9 @@ from PIL import Image, ImageSequence
 
 from blip_rl.errors import UserError
 from blip_rl.video import encode
-from blip_rl.video import sheet as gifs
+from blip_rl.video import grid as grids
 from blip_rl.video.encode import save
-from blip_rl.video.sheet import Cell, Film, Labels, Sheet
+from blip_rl.video.grid import Clip, Grid, GridCell, Labels
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 180, 60), (40, 70, 220)
 
@@ -22,8 +22,8 @@ def picture(colour, step=0, size=(20, 16)):
     return drawn
 
 
-def film(colour, count=5, over=False, **kwargs):
-    return Film.of((picture(colour, step, **kwargs) for step in range(count)), over)
+def clip(colour, count=5, over=False, **kwargs):
+    return Clip.of((picture(colour, step, **kwargs) for step in range(count)), over)
 
 
 class Moving:
@@ -162,12 +162,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 def grid(scale=1.0, **labels):
     cells = (
-        Cell(film(RED), "score", "1", 0, 0),
-        Cell(film(GREEN, 3, over=True), "score", "2", 1, 0),
-        Cell(film(BLUE, 4), "score", "3", 1, 1),
+        GridCell(clip(RED), "score", "1", 0, 0),
+        GridCell(clip(GREEN, 3, over=True), "score", "2", 1, 0),
+        GridCell(clip(BLUE, 4), "score", "3", 1, 1),
     )
     texts = {"columns": ("Red", "Blue"), "rows": (("after", "one"), ("after", "two")), "corner": ("blip",)}
-    return Sheet(cells, Labels(**{**texts, "footer": "five games", **labels}), 10.0, scale)
+    return Grid(cells, Labels(**{**texts, "footer": "five games", **labels}), 10.0, scale)
 
 
 def inside(frame, box):
@@ -176,11 +176,11 @@ def inside(frame, box):
 
 
 def test_every_film_is_drawn_in_its_place_at_every_moment():
-    sheet = grid()
-    for number in range(len(sheet)):
-        frame = sheet.frame(number)
-        assert frame.shape == (sheet.size[1], sheet.size[0], 3)
-        for box, colour, count in zip(sheet.boxes, (RED, GREEN, BLUE), (5, 3, 4), strict=True):
+    drawn = grid()
+    for number in range(len(drawn)):
+        frame = drawn.frame(number)
+        assert frame.shape == (drawn.size[1], drawn.size[0], 3)
+        for box, colour, count in zip(drawn.boxes, (RED, GREEN, BLUE), (5, 3, 4), strict=True):
             wanted = np.repeat(np.repeat(picture(colour, min(number, count - 1)), 10, 0), 10, 1)
             shown = inside(frame, box)
             assert shown.shape == (200, 160, 3)
@@ -189,12 +189,12 @@ def test_every_film_is_drawn_in_its_place_at_every_moment():
 
 
 def test_a_game_that_is_over_says_so_once_its_film_has_ended():
-    sheet = grid()
-    box = sheet.boxes[1]
-    last, over = inside(sheet.frame(2), box), inside(sheet.frame(3), box)
+    drawn = grid()
+    box = drawn.boxes[1]
+    last, over = inside(drawn.frame(2), box), inside(drawn.frame(3), box)
     changed = np.flatnonzero((last != over).any(axis=(1, 2)))
     assert 0 < changed.size < 60  # a band; the picture around it stays
-    np.testing.assert_array_equal(over, inside(sheet.frame(len(sheet) - 1), box))
+    np.testing.assert_array_equal(over, inside(drawn.frame(len(drawn) - 1), box))
 
 
 def test_the_grids_rows_and_columns_line_up_and_nothing_overlaps():
@@ -209,8 +209,8 @@ def test_the_grids_rows_and_columns_line_up_and_nothing_overlaps():
 
 
 def test_pictures_of_another_width_are_brought_to_the_grids():
-    sheet = Sheet((Cell(film(RED, size=(40, 320)), "", ""), Cell(film(BLUE), "", "", 1)), Labels(), 10.0)
-    (wide, high) = sheet.boxes
+    drawn = Grid((GridCell(clip(RED, size=(40, 320)), "", ""), GridCell(clip(BLUE), "", "", 1)), Labels(), 10.0)
+    (wide, high) = drawn.boxes
     assert (wide[2] - wide[0], wide[3] - wide[1]) == (160, 20)
     assert (high[2] - high[0], high[3] - high[1]) == (160, 200)
 
@@ -225,23 +225,23 @@ def test_scale_is_the_width_of_a_picture(scale):
 def written(monkeypatch):
     """Every text that is drawn: (text, place, anchor, size)."""
     texts = []
-    draw = gifs.ImageDraw.ImageDraw.text
+    draw = grids.ImageDraw.ImageDraw.text
 
     def text(self, place, text, **options):
         texts.append((text, place, options["anchor"], options["font"].size))
         draw(self, place, text, **options)
 
-    monkeypatch.setattr(gifs.ImageDraw.ImageDraw, "text", text)
+    monkeypatch.setattr(grids.ImageDraw.ImageDraw, "text", text)
     return texts
 
 
 def test_labels_and_captions_are_drawn_where_they_belong(written):
-    sheet = grid()
+    drawn = grid()
     places = {text: place for text, place, _, _ in written}
     assert sorted(places) == sorted(
         ["Red", "Blue", "after", "one", "two", "blip", "five games", "score", "1", "2", "3"]
     )
-    (red, green, blue) = sheet.boxes
+    (red, green, blue) = drawn.boxes
     for label, box in (("Red", red), ("Blue", blue)):
         assert places[label][0] == (box[0] + box[2]) // 2
         assert places[label][1] < red[1]
@@ -256,18 +256,18 @@ def test_labels_and_captions_are_drawn_where_they_belong(written):
 
 def test_text_keeps_to_its_room_smaller_and_at_last_cut(written):
     labels = {"columns": ("A game with quite a long name", "Blue"), "rows": (("after", "x" * 100), ("after", "y"))}
-    sheet = grid(**labels)
-    widths = {t: (gifs._font(size, True).getlength(t), size) for t, _, _, size in written}
+    drawn = grid(**labels)
+    widths = {t: (grids._font(size, True).getlength(t), size) for t, _, _, size in written}
     assert widths["A game with quite a long name"][0] <= 160
     assert widths["Blue"][1] == widths["A game with quite a long name"][1]  # one size for all columns
     (cut,) = [text for text in widths if text.startswith("xx")]
     assert cut.endswith("…")
-    assert widths[cut][0] < sheet.boxes[0][0]
+    assert widths[cut][0] < drawn.boxes[0][0]
 
 
 def test_text_at_usual_lengths_is_large_enough_to_be_read_at_half_size(written):
-    cell = Cell(film(RED), "score", "12,345", bright=True)
-    Sheet((cell,), Labels(columns=("Space Invaders",), rows=(("after learning", "Space Invaders"),)), 10.0)
+    cell = GridCell(clip(RED), "score", "12,345", bright=True)
+    Grid((cell,), Labels(columns=("Space Invaders",), rows=(("after learning", "Space Invaders"),)), 10.0)
     assert {text: size >= 14 for text, _, _, size in written} == dict.fromkeys((t for t, *_ in written), True)
     assert len(written) == 5
 
@@ -278,22 +278,22 @@ def test_text_leaves_the_colours_to_the_games():
 
 
 def test_a_bright_caption_differs_from_a_plain_one():
-    frames = [Sheet((Cell(film(RED), "a", "1", bright=b),), Labels(), 10.0).frame(0) for b in (True, False)]
+    frames = [Grid((GridCell(clip(RED), "a", "1", bright=b),), Labels(), 10.0).frame(0) for b in (True, False)]
     assert (frames[0] != frames[1]).any()
 
 
 def test_a_film_loses_nothing():
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (7, 5, 3), dtype=np.uint8) for _ in range(3)]
-    kept = Film.of(pictures, over=False)
+    kept = Clip.of(pictures, over=False)
     for number, wanted in enumerate([*pictures, pictures[-1]]):
-        np.testing.assert_array_equal(kept.picture(number), wanted)
+        np.testing.assert_array_equal(kept.frame(number), wanted)
 
 
 def test_a_sheet_survives_the_file(tmp_path):
-    sheet = grid()
-    save(sheet, tmp_path / "grid.gif")
+    drawn = grid()
+    save(drawn, tmp_path / "grid.gif")
     shown = decoded(tmp_path / "grid.gif")
-    assert sum(duration for _, duration in shown) == 100 * len(sheet) == 100 * (5 + 10)
-    for number in range(len(sheet)):
-        np.testing.assert_array_equal(at(shown, 100 * number), sheet.frame(number))
+    assert sum(duration for _, duration in shown) == 100 * len(drawn) == 100 * (5 + 10)
+    for number in range(len(drawn)):
+        np.testing.assert_array_equal(at(shown, 100 * number), drawn.frame(number))

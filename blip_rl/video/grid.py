@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Picture = npt.NDArray[np.uint8]
-"""uint8, shape (height, width, 3), red, green and blue."""
+from blip_rl.tasks.pictures import Frame
+
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; the last two are just outside."""
 
@@ -30,37 +29,37 @@ _HOLD_SECONDS = 1.0  # for which the end is shown before the loop begins again
 
 
 @dataclass(frozen=True)
-class Film:
+class Clip:
     """The beginning of a game.
 
     Attributes:
-        pictures: As PNG files, which are small to keep and lose nothing; equal distances in time.
+        frames: As PNG files, which are small to keep and lose nothing; equal distances in time.
         over: Whether the last picture is the end of the game.
     """
 
-    pictures: tuple[bytes, ...]
+    frames: tuple[bytes, ...]
     over: bool
 
     @staticmethod
-    def of(pictures: Iterable[Picture], over: bool) -> Film:
+    def of(frames: Iterable[Frame], over: bool) -> Clip:
         """Put pictures away."""
-        return Film(tuple(_png(picture) for picture in pictures), over)
+        return Clip(tuple(_png(frame) for frame in frames), over)
 
-    def picture(self, number: int) -> Picture:
-        """Picture ``number``, counted from 0; the last one for ever after."""
-        with Image.open(io.BytesIO(self.pictures[min(number, len(self.pictures) - 1)])) as image:
+    def frame(self, number: int) -> Frame:
+        """Frame ``number``, counted from 0; the last one for ever after."""
+        with Image.open(io.BytesIO(self.frames[min(number, len(self.frames) - 1)])) as image:
             return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One film of a sheet: its place, and the caption under it, of which the right part stands out.
 
     Attributes:
         bright: Whether the caption is to catch the eye.
     """
 
-    film: Film
+    clip: Clip
     left: str
     right: str
     row: int = 0
@@ -85,7 +84,7 @@ class Labels:
     footer: str = ""
 
 
-class Sheet:
+class Grid:
     """Cells and labels laid out, to be drawn at any moment.
 
     Attributes:
@@ -94,7 +93,7 @@ class Sheet:
         boxes: Where each cell's film is, in the order of the cells.
     """
 
-    def __init__(self, cells: tuple[Cell, ...], labels: Labels, fps: float, scale: float = 1.0) -> None:
+    def __init__(self, cells: tuple[GridCell, ...], labels: Labels, fps: float, scale: float = 1.0) -> None:
         """Lay out.
 
         Args:
@@ -118,20 +117,20 @@ class Sheet:
             max(box[3] for box in self.boxes) + self._caption + self._gap + self._footer,
         )
         self._background = self._draw_still(labels)
-        self._shown: dict[int, tuple[int, Picture]] = {}
+        self._shown: dict[int, tuple[int, Frame]] = {}
 
     def __len__(self) -> int:
         """Pictures until the sheet begins again: those of the longest film, then its end for a while."""
-        return max(len(cell.film.pictures) for cell in self._cells) + round(_HOLD_SECONDS * self.fps)
+        return max(len(cell.clip.frames) for cell in self._cells) + round(_HOLD_SECONDS * self.fps)
 
-    def frame(self, number: int) -> Picture:
+    def frame(self, number: int) -> Frame:
         """Draw picture ``number``, counted from 0; a film that is shorter than the others stays at its end."""
         frame = self._background.copy()
         for index, (cell, (left, top, right, bottom)) in enumerate(zip(self._cells, self.boxes, strict=True)):
             # One picture past the last marks the end of a game that is over.
-            moment = min(number, len(cell.film.pictures))
+            moment = min(number, len(cell.clip.frames))
             if self._shown.get(index, (-1,))[0] != moment:
-                self._shown[index] = moment, self._draw(cell.film, moment)
+                self._shown[index] = moment, self._draw(cell.clip, moment)
             picture = self._shown[index][1]
             frame[top : min(bottom, top + picture.shape[0]), left:right] = picture[: bottom - top]
         return frame
@@ -144,7 +143,7 @@ class Sheet:
         """Height of the films of each row: that of the highest."""
         heights = [0] * (1 + max(cell.row for cell in self._cells))
         for cell in self._cells:
-            height, width = cell.film.picture(0).shape[:2]
+            height, width = cell.clip.frame(0).shape[:2]
             heights[cell.row] = max(heights[cell.row], max(1, round(height * self._width / width)))
         return heights
 
@@ -160,12 +159,12 @@ class Sheet:
     def _small(self) -> int:
         return round(0.75 * self._text)
 
-    def _box(self, cell: Cell) -> Box:
+    def _box(self, cell: GridCell) -> Box:
         left = self._left + cell.column * (self._width + self._gap)
         top = self._top + sum(self._heights[: cell.row]) + cell.row * (self._caption + self._gap)
         return left, top, left + self._width, top + self._heights[cell.row]
 
-    def _draw_still(self, labels: Labels) -> Picture:
+    def _draw_still(self, labels: Labels) -> Frame:
         """Everything that does not move."""
         image = Image.new("RGB", self.size, _BACKGROUND)
         for cell, box in zip(self._cells, self.boxes, strict=True):
@@ -186,7 +185,7 @@ class Sheet:
         )
         return np.asarray(image)
 
-    def _draw_caption(self, image: Image.Image, cell: Cell, box: Box) -> None:
+    def _draw_caption(self, image: Image.Image, cell: GridCell, box: Box) -> None:
         """The left part dim, the right part clear, both in one size that lets them fit."""
         y = box[3] + round(0.18 * self._text)
         between = round(0.5 * self._text)
@@ -208,18 +207,18 @@ class Sheet:
             _write(image, (self._gap, y), line, size, _BRIGHT if number == 0 else _DIM, "la", room)
             y += round(1.35 * size)
 
-    def _draw(self, film: Film, moment: int) -> Picture:
-        picture = _to_width(film.picture(moment), self._width)
-        return _game_over(picture, self._text) if film.over and moment >= len(film.pictures) else picture
+    def _draw(self, clip: Clip, moment: int) -> Frame:
+        picture = _to_width(clip.frame(moment), self._width)
+        return _game_over(picture, self._text) if clip.over and moment >= len(clip.frames) else picture
 
 
-def _png(picture: Picture) -> bytes:
+def _png(picture: Frame) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=6)
     return file.getvalue()
 
 
-def _to_width(picture: Picture, width: int) -> Picture:
+def _to_width(picture: Frame, width: int) -> Frame:
     """Bring a picture to a width: enlarged, pixels stay what they are; shrunk, they are averaged."""
     if picture.shape[1] == width:
         return picture
@@ -228,7 +227,7 @@ def _to_width(picture: Picture, width: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, way))
 
 
-def _game_over(picture: Picture, text: int) -> Picture:
+def _game_over(picture: Frame, text: int) -> Frame:
     """Lay a band with the words where it hides least: below most games' scores, above most of what happens."""
     image = Image.fromarray(picture)
     width, middle, half = image.width, image.height // 4, round(0.85 * text)
