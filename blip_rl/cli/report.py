@@ -9,7 +9,7 @@ import click
 
 from blip_rl.cli.options import complete_folders
 
-_MOST_WARNINGS = 8
+_MAX_WARNINGS = 8
 
 
 @click.command(
@@ -50,8 +50,8 @@ def report(
     from blip_rl.untrusted.files import printable
 
     written = write_report(runs, out=out, normalize=normalize, title=title)
-    for name, problem in written.problems[:_MOST_WARNINGS]:
+    for name, problem in written.problems[:_MAX_WARNINGS]:
         click.echo(f"Warning: {printable(name)}: {printable(problem)}", err=True)
-    if len(written.problems) > _MOST_WARNINGS:
-        click.echo(f"Warning: and {len(written.problems) - _MOST_WARNINGS} more, all in the report", err=True)
+    if len(written.problems) > _MAX_WARNINGS:
+        click.echo(f"Warning: and {len(written.problems) - _MAX_WARNINGS} more, all in the report", err=True)
     click.echo(f"report    {written.page}\npictures  {written.pictures}")

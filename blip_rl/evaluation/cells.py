@@ -60,13 +60,13 @@ class CellPlayer(ABC, Generic[Result]):
         (task,) = [task for task in self.config.tasks if task.name == cell.task]
         return task
 
-    def evaluation_of(self, cell: Cell) -> EvaluationConfig:
+    def evaluation_for(self, cell: Cell) -> EvaluationConfig:
         """How the cell's episodes are played, how many and with which seeds."""
         return self.evaluation
 
-    def described(self, cell: Cell) -> str:
+    def describe(self, cell: Cell) -> str:
         """A cell and the seeds of its episodes, as ``scores.csv`` has them."""
-        evaluation = self.evaluation_of(cell)
+        evaluation = self.evaluation_for(cell)
         first, last = evaluation.seed, evaluation.seed + evaluation.episodes - 1
         return f"{cell} ({f'seed {first}' if first == last else f'seeds {first} to {last}'})"
 
@@ -80,7 +80,7 @@ class CellPlayer(ABC, Generic[Result]):
         task = self.task(cell)
         policy = with_head_for(stage.policy, task, self.config)
         try:
-            evaluation = self.evaluation_of(cell)
+            evaluation = self.evaluation_for(cell)
             return evaluate_task(policy, method, task, self.config, evaluation, None, on_games_over, on_actions)
         except UserError:
             raise

@@ -80,14 +80,14 @@ def play_in_workers(
         UserError: a checkpoint is damaged or not this run's, or there is no memory for so many processes.
         RunError: a process died or could not be started, or what it ran raised an error; names the cell.
     """
-    waiting, staff = list(cells), list[_Worker[Result]]()
+    waiting, pool = list(cells), list[_Worker[Result]]()
     count = min(workers, len(cells))
     check_memory(f"playing in {count} processes", {"their libraries": _WORKER_BYTES * count}, "use fewer --workers")
     try:
         for _ in range(count):
-            staff.append(_started(player, len(staff)))
-            staff[-1].give(_next(waiting, None))
-        while busy := {worker.connection: worker for worker in staff if worker.cell is not None}:
+            pool.append(_started(player, len(pool)))
+            pool[-1].give(_next(waiting, None))
+        while busy := {worker.connection: worker for worker in pool if worker.cell is not None}:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
                 kind, content = worker.answer()
@@ -97,7 +97,7 @@ def play_in_workers(
                 yield content
                 worker.give(_next(waiting, worker.cell) if waiting else None)
     finally:
-        for worker in staff:
+        for worker in pool:
             worker.stop()
 
 
@@ -137,7 +137,7 @@ class _Worker(Generic[Result]):
             try:
                 self.connection.send(cell)
             except OSError as error:
-                raise self._death() from error
+                raise self._death_error() from error
 
     def answer(self) -> tuple[str, Any]:
         """What the process says next.
@@ -149,11 +149,11 @@ class _Worker(Generic[Result]):
         try:
             kind, content = self.connection.recv()
         except (EOFError, OSError) as error:
-            raise self._death() from error
+            raise self._death_error() from error
         if kind == _REFUSED:
             raise UserError(content)
         if kind == _FAILED:
-            raise RunError(f"playing {self._playing()} failed: {content}")
+            raise RunError(f"playing {self._current_cell()} failed: {content}")
         return kind, content
 
     def stop(self) -> None:
@@ -164,15 +164,15 @@ class _Worker(Generic[Result]):
         self._process.join()
         self.connection.close()
 
-    def _playing(self) -> str:
-        return "nothing" if self.cell is None else self._player.described(self.cell)
+    def _current_cell(self) -> str:
+        return "nothing" if self.cell is None else self._player.describe(self.cell)
 
-    def _death(self) -> RunError:
+    def _death_error(self) -> RunError:
         self._process.join(timeout=_PATIENCE_SECONDS)
         code = self._process.exitcode
         how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return RunError(
-            f"the process that played {self._playing()} died ({how}): is there enough memory? Fewer --workers need less"
+            f"the process that played {self._current_cell()} died ({how}): is there enough memory? Fewer --workers need less"
         )
 
 

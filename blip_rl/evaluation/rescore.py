@@ -72,7 +72,7 @@ def evaluate_run(
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)
     folder.read_scores()  # a damaged file is found before hours of playing
-    not_stored = _not_stored(folder, config)
+    not_stored = _reason_not_stored(folder, config)
     chosen = chosen_games(config, games)
     cells = _cells(config, chosen_stages(folder, config, stages), chosen, zero_shot)
     given = {"episodes": episodes, "actions": actions, "seed": seed}
@@ -83,7 +83,7 @@ def evaluate_run(
     return _table(config, chosen, rows, evaluation) + note
 
 
-def _not_stored(folder: RunFolder, config: RunConfig) -> str:
+def _reason_not_stored(folder: RunFolder, config: RunConfig) -> str:
     """Why scores cannot be written into ``scores.csv``; empty if they can."""
     if not folder.finished(len(config.tasks)):
         return f"the run in '{folder.path}' is not finished"
@@ -140,11 +140,11 @@ def _matrix(config: RunConfig, games: list[str], rows: list[ScoreRow], title: st
     for stage in sorted({stage for stage, _ in cells}):
         values = (cells.get((stage, game), [None]) for game in games)
         means = ["" if None in found else score_text(float(np.mean(np.array(found, float)))) for found in values]
-        lines.append([_learned(config, stage), f"stage {stage}", *means])
+        lines.append([_learned_label(config, stage), f"stage {stage}", *means])
     return aligned(lines)
 
 
-def _learned(config: RunConfig, stage: int) -> str:
+def _learned_label(config: RunConfig, stage: int) -> str:
     if load_method(str(config.agent.method["name"])).interleaved:
         return "learned all at once"
     return f"learned {config.tasks[stage - 1].name}"

@@ -77,9 +77,9 @@ class Exported:
 class ExportingPlayer(CellPlayer[Exported]):
     """Writes a cell's agent to a file instead of playing it."""
 
-    def __init__(self, run: Path, config: RunConfig, place: Callable[[Cell], Path]) -> None:
+    def __init__(self, run: Path, config: RunConfig, file_of: Callable[[Cell], Path]) -> None:
         super().__init__(run, config, config.evaluation)
-        self._place = place
+        self._file_of = file_of
 
     def check(self, cell: Cell) -> None:
         """Make sure that a cell can be exported, before any file is written.
@@ -87,10 +87,10 @@ class ExportingPlayer(CellPlayer[Exported]):
         Raises:
             UserError: its agent does not fit its game, needs more memory than there is, or its file is something else.
         """
-        policy, task, file = self._stage(cell.stage)[0].policy, self.task(cell), self._place(cell)
+        policy, task, file = self._stage(cell.stage)[0].policy, self.task(cell), self._file_of(cell)
         if file.is_dir() and not file.is_symlink():
             raise UserError(f"'{file}' is a folder: expected a file, or nothing (remove it, or choose another --out)")
-        observations, actions = _spaces(task, self.config)
+        observations, actions = _game_spaces(task, self.config)
         validation.check_agent_observations(policy, task.name, observations)
         head = cast(TaskModule, policy.tasks[policy.task_names.index(task.name)])
         validation.check_actions([(task.name, head.action_space)], [(task.name, actions)])
@@ -102,10 +102,10 @@ class ExportingPlayer(CellPlayer[Exported]):
         stage, method = self._stage(cell.stage)
         task, number = self.task(cell), stage.policy.task_names.index(cell.task) + 1
         with method.playing(stage.policy.trunk, number):
-            agent = standalone(stage.policy, number, _mix(stage.policy.observation_space, task))
-        model = plain_ppo(agent, *_spaces(task, self.config), self.config.agent.ppo, stage.env_steps)
+            agent = standalone(stage.policy, number, _observation_mix(stage.policy.observation_space, task))
+        model = plain_ppo(agent, *_game_spaces(task, self.config), self.config.agent.ppo, stage.env_steps)
         validation.check_finite_tensors(f"the agent to export, {cell},", model.policy.state_dict())
-        file = self._place(cell)
+        file = self._file_of(cell)
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as beside, beside.open("wb") as stream:
             model.save(stream)
@@ -142,12 +142,12 @@ def export_run(
             raise UserError(f"{name!r} had not been learned by stage {number}: expected one of {', '.join(learned)}")
     if out is not None and names_a_zip(out):
         check_new_zip(out, names)
-        place: Callable[[Cell], Path] = lambda cell: out  # noqa: E731
+        file_of: Callable[[Cell], Path] = lambda cell: out  # noqa: E731
     else:
         target = out or run / "export"
         check_writable_folder(target)
-        place = lambda cell: target / f"stage-{cell.stage:02d}-{cell.task}.zip"  # noqa: E731
-    player = ExportingPlayer(run, config, place)
+        file_of = lambda cell: target / f"stage-{cell.stage:02d}-{cell.task}.zip"  # noqa: E731
+    player = ExportingPlayer(run, config, file_of)
     cells = [Cell(number, name) for name in names]
     for cell in cells:
         player.check(cell)
@@ -174,14 +174,14 @@ def check_new_zip(out: Path, games: Sequence[str]) -> None:
         raise UserError(f"--out '{out}' exists: choose another name, or remove it first")
 
 
-def _mix(observations: spaces.Space[object], task: TaskConfig) -> torch.Tensor | None:
+def _observation_mix(observations: spaces.Space[object], task: TaskConfig) -> torch.Tensor | None:
     if task.observation_mix_seed is None:
         return None
     size = cast(tuple[int, ...], observations.shape)[0]
     return torch.from_numpy(orthogonal_matrix(size, task.observation_mix_seed)).float()
 
 
-def _spaces(task: TaskConfig, config: RunConfig) -> tuple[spaces.Box, spaces.Space[object]]:
+def _game_spaces(task: TaskConfig, config: RunConfig) -> tuple[spaces.Box, spaces.Space[object]]:
     """What the game itself shows and takes."""
     env = make_evaluation_env(task.model_copy(update={"observation_mix_seed": None}), config.atari, 1, 0)
     env.close()

@@ -86,7 +86,7 @@ def plain_ppo(
         ppo: Numbers for whoever trains it further.
         env_steps: Steps it has been trained for.
     """
-    model = _untrained(ppo)
+    model = _untrained_ppo(ppo)
     model.observation_space, model.action_space, model.n_envs = observations, actions, ppo.environments
     extractor = _extractor(agent, observations) if agent.convolutions else None
     model.policy_class = ActorCriticPolicy if extractor is None else PPO.policy_aliases["CnnPolicy"]
@@ -95,11 +95,11 @@ def plain_ppo(
     model.policy.load_state_dict(_state(agent, model.policy.state_dict()))
     model.num_timesteps = env_steps
     if extractor is not None:  # from here on only written down
-        model.policy_kwargs |= {"features_extractor_class": _handing_out(_described(extractor))}
+        model.policy_kwargs |= {"features_extractor_class": _constant_factory(_as_calls(extractor))}
     return model
 
 
-def _untrained(ppo: PpoConfig) -> PPO:
+def _untrained_ppo(ppo: PpoConfig) -> PPO:
     numbers = stable_baselines_hyperparameters(ppo)
     if ppo.learning_rate_schedule == "linear":  # the schedule of training is a closure, which a zip cannot hold
         numbers["learning_rate"] = LinearSchedule(ppo.learning_rate, 0.0, 1.0)
@@ -110,7 +110,7 @@ def _policy_options(agent: Standalone, extractor: NatureCNN | None, ppo: PpoConf
     # Initial weights would only be overwritten, and orthogonal ones of a large layer take a second.
     options: dict[str, Any] = {"optimizer_kwargs": {"eps": ppo.adam_epsilon}, "ortho_init": False}
     if extractor is not None:
-        return {**options, "net_arch": [], "features_extractor_class": _handing_out(extractor)}
+        return {**options, "net_arch": [], "features_extractor_class": _constant_factory(extractor)}
     sizes = [layer.out_features for layer in agent.linear]
     return {**options, "net_arch": {"pi": sizes, "vf": sizes}, "activation_fn": agent.activation}
 
@@ -133,7 +133,7 @@ def _state(agent: Standalone, names: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _copy(layer: Layer) -> Layer:
-    made: Layer = _described_layer(layer).build()
+    made: Layer = _layer_call(layer).build()
     made.load_state_dict(layer.state_dict())
     return made
 
@@ -148,10 +148,10 @@ def _extractor(agent: Standalone, observations: spaces.Box) -> NatureCNN:
 
 
 def _activated(layers: Sequence[Layer], activation: type[nn.Module]) -> list[nn.Module]:
-    return [module for layer in layers for module in (_described_layer(layer).build(), activation())]
+    return [module for layer in layers for module in (_layer_call(layer).build(), activation())]
 
 
-def _handing_out(extractor: object) -> Callable[..., Any]:
+def _constant_factory(extractor: object) -> Callable[..., Any]:
     """What stable-baselines3 calls for a features extractor, with the observation space: gives this one."""
     return functools.partial(dict.get, cast(Any, {"trunk": extractor}), "trunk")
 
@@ -161,35 +161,35 @@ class _Call:
 
     def __init__(self, made: Callable[..., Any], *arguments: Any, state: dict[str, Any] | None = None) -> None:
         self._parts = (made, arguments) if state is None else (made, arguments, state)
-        self._shown = ""
+        self._repr = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._parts
 
     def __repr__(self) -> str:
-        return self._shown
+        return self._repr
 
     def build(self) -> Any:
         """Make the call."""
         return self._parts[0](*self._parts[1])
 
-    def shown_as(self, what: object) -> _Call:
+    def with_repr(self, what: object) -> _Call:
         """Read as this does."""
-        self._shown = repr(what)
+        self._repr = repr(what)
         return self
 
 
-def _described(extractor: NatureCNN) -> _Call:
+def _as_calls(extractor: NatureCNN) -> _Call:
     """The calls that build an extractor, its weights left out: stable-baselines3 keeps those elsewhere."""
     parts = {
-        name: _Call(nn.Sequential, *(_described_layer(layer) for layer in cast(nn.Sequential, part)))
+        name: _Call(nn.Sequential, *(_layer_call(layer) for layer in cast(nn.Sequential, part)))
         for name, part in extractor.named_children()
     }
     state = {**vars(extractor), "_modules": parts}
-    return _Call(object.__new__, NatureCNN, state=state).shown_as(extractor)
+    return _Call(object.__new__, NatureCNN, state=state).with_repr(extractor)
 
 
-def _described_layer(layer: nn.Module) -> _Call:
+def _layer_call(layer: nn.Module) -> _Call:
     if isinstance(layer, nn.Linear):
         return _Call(nn.Linear, layer.in_features, layer.out_features)
     if isinstance(layer, nn.Conv2d):

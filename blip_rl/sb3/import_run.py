@@ -19,8 +19,8 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.apart import method_of
 from blip_rl.learner.policy import ContinualPolicy
-from blip_rl.sb3.joined import joined
-from blip_rl.sb3.read_zip import ForeignAgent, ForeignLayer, read_agent
+from blip_rl.sb3.concatenate import concatenate
+from blip_rl.sb3.read_zip import ExternalAgent, ExternalLayer, read_agent
 from blip_rl.storage import validation
 from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.naming import take_name
@@ -29,7 +29,7 @@ from blip_rl.storage.paths import check_new_folder
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.tasks.make import make_evaluation_env
 
-_MOST_LOOKED_AT = 10_000
+_MAX_ENTRIES_SCANNED = 10_000
 
 
 def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: Path | None = None) -> Path:
@@ -55,10 +55,10 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
 
     if out is not None:
         check_new_folder(out)
-    _warn_of_statistics(file)
+    _warn_about_normalization_statistics(file)
     agent = read_agent(file)
     try:
-        layers, actor, critic = joined(agent)
+        layers, actor, critic = concatenate(agent)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"'{file}' cannot become a run: {error}") from error
     config = _config(file, game, agent, layers, overrides)
@@ -73,11 +73,11 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
     return take_name(planned, write, numbered=out is None)
 
 
-def _warn_of_statistics(file: Path) -> None:
+def _warn_about_normalization_statistics(file: Path) -> None:
     """Say so if the agent probably saw observations that were normalised by statistics outside the zip."""
     for folder in (file.parent, file.with_suffix("")):  # where stable-baselines3's callback and its zoo keep them
         with suppress(OSError), os.scandir(folder) as entries:
-            for entry in itertools.islice(entries, _MOST_LOOKED_AT):
+            for entry in itertools.islice(entries, _MAX_ENTRIES_SCANNED):
                 if entry.name.endswith(".pkl") and "vecnormalize" in entry.name.lower().replace("_", ""):
                     warnings.warn(
                         f"'{entry.path}' beside the agent: if it was trained with VecNormalize, it plays worse than it "
@@ -88,7 +88,7 @@ def _warn_of_statistics(file: Path) -> None:
 
 
 def _config(
-    file: Path, game: str, agent: ForeignAgent, layers: Sequence[ForeignLayer], overrides: Sequence[str]
+    file: Path, game: str, agent: ExternalAgent, layers: Sequence[ExternalLayer], overrides: Sequence[str]
 ) -> RunConfig:
     """A recipe for the agent's network, learned without any method."""
     from blip_rl.recipes import resolve
@@ -115,8 +115,8 @@ def _config(
 def _policy(
     file: Path,
     config: RunConfig,
-    agent: ForeignAgent,
-    layers: Sequence[ForeignLayer],
+    agent: ExternalAgent,
+    layers: Sequence[ExternalLayer],
     actor: Tensor,
     critic: Tensor,
 ) -> ContinualPolicy:
@@ -130,7 +130,7 @@ def _policy(
     policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
     policy.add_task(task.name, env.action_space)
     policy.use_task(task.name)
-    for _, layer, weight, bias in _places(policy, agent, layers, actor, critic):
+    for _, layer, weight, bias in _layer_targets(policy, agent, layers, actor, critic):
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
     if policy.current.log_std is not None:
@@ -138,8 +138,8 @@ def _policy(
     return policy
 
 
-def _places(
-    policy: ContinualPolicy, agent: ForeignAgent, layers: Sequence[ForeignLayer], actor: Tensor, critic: Tensor
+def _layer_targets(
+    policy: ContinualPolicy, agent: ExternalAgent, layers: Sequence[ExternalLayer], actor: Tensor, critic: Tensor
 ) -> list[tuple[str, Any, Tensor, Tensor]]:
     """What each layer of the network is called, the layer, and the weight and bias that it gets."""
     trunk, head = policy.trunk, policy.current
@@ -153,18 +153,18 @@ def _places(
 def _check_fit(
     file: Path,
     policy: ContinualPolicy,
-    agent: ForeignAgent,
-    layers: Sequence[ForeignLayer],
+    agent: ExternalAgent,
+    layers: Sequence[ExternalLayer],
     actor: Tensor,
     critic: Tensor,
 ) -> None:
     """Compare the file's network with the one that the game asks for."""
-    _check_kinds(file, policy, agent, layers)
-    for what, layer, weight, _ in _places(policy, agent, layers, actor, critic):
+    _check_spaces(file, policy, agent, layers)
+    for what, layer, weight, _ in _layer_targets(policy, agent, layers, actor, critic):
         _check_shape(file, what, policy, layer, weight)
 
 
-def _check_kinds(file: Path, policy: ContinualPolicy, agent: ForeignAgent, layers: Sequence[ForeignLayer]) -> None:
+def _check_spaces(file: Path, policy: ContinualPolicy, agent: ExternalAgent, layers: Sequence[ExternalLayer]) -> None:
     """Make sure that agent and game agree on images or vectors, and on continuous or countable actions."""
     shown = policy.observation_space.shape or ()
     kind = "images" if layers[0].stride else "vectors"

@@ -20,9 +20,9 @@ from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.torch_files import load_tensors
 from blip_rl.untrusted.zips import open_zip, read_member
 
-_MOST_FACTS_BYTES, _MOST_WEIGHT_BYTES = 64_000_000, 2_000_000_000
+_MAX_METADATA_BYTES, _MAX_WEIGHT_BYTES = 64_000_000, 2_000_000_000
 _COPIES = 5  # of the weights: as they come, as they are checked, as tensors, laid side by side, in the run's network
-_MOST_CONVOLUTIONS, _MOST_DIGITS = 64, 3
+_MAX_CONVOLUTIONS, _MAX_DIGITS = 64, 3
 _NATURE_STRIDES = (4, 2, 1)
 _SB3 = "stable_baselines3."
 _SHORT = {"policy": "pi_", "value": "vf_"}
@@ -30,7 +30,7 @@ _ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu", "SiLU": "silu"}
 
 
 @dataclass(frozen=True)
-class ForeignLayer:
+class ExternalLayer:
     """A layer in front of an activation; ``stride`` is 0 for one that is fully connected."""
 
     weight: Tensor
@@ -39,7 +39,7 @@ class ForeignLayer:
 
 
 @dataclass(frozen=True)
-class ForeignAgent:
+class ExternalAgent:
     """What a file holds.
 
     Attributes:
@@ -52,8 +52,8 @@ class ForeignAgent:
         env_steps: Steps it was trained for.
     """
 
-    policy: Sequence[ForeignLayer]
-    value: Sequence[ForeignLayer]
+    policy: Sequence[ExternalLayer]
+    value: Sequence[ExternalLayer]
     activation: str
     actor: tuple[Tensor, Tensor]
     critic: tuple[Tensor, Tensor]
@@ -61,7 +61,7 @@ class ForeignAgent:
     env_steps: int
 
 
-def read_agent(file: Path) -> ForeignAgent:
+def read_agent(file: Path) -> ExternalAgent:
     """Read the network of a PPO or A2C.
 
     Raises:
@@ -89,17 +89,17 @@ def read_agent(file: Path) -> ForeignAgent:
         )
     if not policy or not value:
         raise UserError(f"'{file}' cannot become a run: it has no layer between observations and actions")
-    return ForeignAgent(policy, value, _activation(file, tensors, options), actor, critic, log_std, _steps(metadata))
+    return ExternalAgent(policy, value, _activation(file, tensors, options), actor, critic, log_std, _steps(metadata))
 
 
 def _contents(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The file's JSON and its policy's tensors."""
     name = f"'{file}'"
     with open_regular(file) as opened, open_zip(name, opened) as archive:
-        text = read_member(name, archive, "data", _MOST_FACTS_BYTES)
+        text = read_member(name, archive, "data", _MAX_METADATA_BYTES)
         size = getattr(archive.NameToInfo.get("policy.pth"), "file_size", 0)
         check_memory(f"{name}: policy.pth", {"its weights": _COPIES * size}, "it is too large for this machine")
-        weights = read_member(name, archive, "policy.pth", _MOST_WEIGHT_BYTES)
+        weights = read_member(name, archive, "policy.pth", _MAX_WEIGHT_BYTES)
     tensors = load_tensors(f"{name}: policy.pth", weights)
     metadata = parse_json(text.decode("utf-8", "replace"), f"{name}: data")
     return metadata if isinstance(metadata, dict) else {}, tensors
@@ -146,7 +146,7 @@ class _Network:
             raise ValueError(f"{name!r} has weights of {tuple(weight.shape)} and biases of {tuple(bias.shape)}")
         return weight, bias
 
-    def layers(self, prefix: str, strides: Sequence[int] | None = None) -> list[ForeignLayer]:
+    def layers(self, prefix: str, strides: Sequence[int] | None = None) -> list[ExternalLayer]:
         """Layers of an ``nn.Sequential``, each followed by its activation.
 
         Raises:
@@ -160,8 +160,8 @@ class _Network:
             raise ValueError(f"{prefix!r} has modules {_listed(found)}: expected layers with activations between them")
         layers = [self.layer(f"{prefix}{2 * index}") for index in range(count)]
         if strides is None:
-            return [ForeignLayer(*layer) for layer in layers]
-        return [ForeignLayer(*layer, stride) for layer, stride in zip(layers, strides, strict=True)]
+            return [ExternalLayer(*layer) for layer in layers]
+        return [ExternalLayer(*layer, stride) for layer, stride in zip(layers, strides, strict=True)]
 
     def log_std(self) -> Tensor | None:
         """Logarithm of the standard deviation of continuous actions.
@@ -205,7 +205,7 @@ class _Network:
         return tensor.float()
 
 
-def _path(network: _Network, part: str, options: dict[str, Any]) -> list[ForeignLayer]:
+def _path(network: _Network, part: str, options: dict[str, Any]) -> list[ExternalLayer]:
     """Layers from observations to the features of the policy or of the values."""
     extractor = next((p for p in (f"{_SHORT[part]}features_extractor.", "features_extractor.") if network.has(p)), None)
     layers = []
@@ -239,9 +239,9 @@ def _strides(described: str) -> tuple[int, ...] | None:
     if "NatureCNN(" not in described or "padding" in described:
         return None
     strides = []
-    for layer in described.split("Conv2d(")[1 : _MOST_CONVOLUTIONS + 1]:
+    for layer in described.split("Conv2d(")[1 : _MAX_CONVOLUTIONS + 1]:
         sides = layer.partition("stride=(")[2].partition(")")[0].split(", ")
-        if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MOST_DIGITS:
+        if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MAX_DIGITS:
             return None
         strides.append(int(sides[0]))
     return tuple(strides)

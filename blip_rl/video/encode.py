@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from blip_rl.tasks.pictures import Frame
 
 FORMATS = ("gif", "mp4", "webp")
-_MOST_COLOURS = 255  # of a GIF's 256: one is kept to say that a pixel stays as it was
-_COUNTED_PICTURES = 24
-_GIF_CLOCK, _WEBP_CLOCK = 100, 1000  # ticks a second
+_MAX_COLOURS = 255  # of a GIF's 256: one is kept to say that a pixel stays as it was
+_SAMPLED_FRAMES = 24
+_GIF_TICKS_PER_SECOND, _WEBP_TICKS_PER_SECOND = 100, 1000  # ticks a second
 
 
 class Movie(Protocol):
@@ -74,9 +74,9 @@ def _frames(movie: Movie) -> Iterator[Frame]:
     return (movie.frame(number) for number in range(len(movie)))
 
 
-def _durations(movie: Movie, clock: int) -> list[int]:
+def _durations(movie: Movie, ticks_per_second: int) -> list[int]:
     """Ticks for which each picture is shown; they add up to the movie's length, however the clock ticks."""
-    ends = [round(clock * number / movie.fps) for number in range(len(movie) + 1)]
+    ends = [round(ticks_per_second * number / movie.fps) for number in range(len(movie) + 1)]
     return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
@@ -84,7 +84,7 @@ def _save_gif(movie: Movie, path: Path) -> None:
     """One palette for the whole movie, so that colours do not flicker; Pillow keeps only what moves."""
     palette, index_of = _palette(movie)
     images = (_indexed(index_of[_codes(frame)], palette) for frame in _frames(movie))
-    milliseconds = [1000 // _GIF_CLOCK * ticks for ticks in _durations(movie, _GIF_CLOCK)]
+    milliseconds = [1000 // _GIF_TICKS_PER_SECOND * ticks for ticks in _durations(movie, _GIF_TICKS_PER_SECOND)]
     next(images).save(
         path, "GIF", save_all=True, append_images=images, duration=milliseconds, loop=0, optimize=True, disposal=1
     )
@@ -112,7 +112,7 @@ def _palette(movie: Movie) -> tuple[bytes, npt.NDArray[np.uint8]]:
     for frame in _frames(movie):
         seen[_codes(frame)] = True
     used = np.flatnonzero(seen)
-    kept = used if used.size <= _MOST_COLOURS else _most_frequent(movie, used)
+    kept = used if used.size <= _MAX_COLOURS else _most_frequent(movie, used)
     index_of = np.zeros(2**24, dtype=np.uint8)
     colours = _channels(kept)
     for some in np.array_split(used, 1 + used.size // 4096):
@@ -124,10 +124,10 @@ def _palette(movie: Movie) -> tuple[bytes, npt.NDArray[np.uint8]]:
 def _most_frequent(movie: Movie, used: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The colours that fill most of some pictures, evenly spread over the movie; as many as a GIF can hold."""
     counts = np.zeros(2**24, dtype=np.int64)
-    for number in np.unique(np.linspace(0, len(movie) - 1, _COUNTED_PICTURES).astype(int)).tolist():
+    for number in np.unique(np.linspace(0, len(movie) - 1, _SAMPLED_FRAMES).astype(int)).tolist():
         codes, found = np.unique(_codes(movie.frame(number)), return_counts=True)
         counts[codes] += found
-    return np.sort(used[np.argsort(-counts[used], kind="stable")[:_MOST_COLOURS]])
+    return np.sort(used[np.argsort(-counts[used], kind="stable")[:_MAX_COLOURS]])
 
 
 def _channels(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -141,7 +141,7 @@ def _save_webp(movie: Movie, path: Path) -> None:
         "WEBP",
         save_all=True,
         append_images=images,
-        duration=_durations(movie, _WEBP_CLOCK),
+        duration=_durations(movie, _WEBP_TICKS_PER_SECOND),
         loop=0,
         lossless=True,
     )

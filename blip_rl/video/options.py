@@ -9,8 +9,8 @@ from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.video.encode import check_format
 
-_MOST_EPISODES = 32  # played side by side, which is what makes them the episodes of an evaluation
-_MOST_SECONDS, _MOST_FPS, _MOST_SCALE = 60.0, 50.0, 8.0
+_MAX_EPISODES = 32  # played side by side, which is what makes them the episodes of an evaluation
+_MAX_SECONDS, _MAX_FPS, _MAX_SCALE = 60.0, 50.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class RenderOptions:
         Raises:
             UserError: a number out of range, or an unknown word.
         """
-        if self.episodes is not None and not 1 <= self.episodes <= _MOST_EPISODES:
-            raise UserError(f"episodes {self.episodes}: expected 1 to {_MOST_EPISODES}")
+        if self.episodes is not None and not 1 <= self.episodes <= _MAX_EPISODES:
+            raise UserError(f"episodes {self.episodes}: expected 1 to {_MAX_EPISODES}")
         if self.episode not in ("mean", "best") and not self.episode.isdecimal():
             raise UserError(f"episode {self.episode!r}: expected mean, best, or an evaluation seed such as 1000003")
-        for name, most in (("seconds", _MOST_SECONDS), ("fps", _MOST_FPS), ("scale", _MOST_SCALE)):
+        for name, most in (("seconds", _MAX_SECONDS), ("fps", _MAX_FPS), ("scale", _MAX_SCALE)):
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 raise UserError(f"{name} {value:g}: expected more than 0 and at most {most:g}")

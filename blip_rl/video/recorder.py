@@ -66,14 +66,14 @@ class RecordingPlayer(CellPlayer[RecordedCell]):
         self._options = options
         self._scored = {cell: found for cell, found in scored.items() if _has(found, options)}
 
-    def evaluation_of(self, cell: Cell) -> EvaluationConfig:
+    def evaluation_for(self, cell: Cell) -> EvaluationConfig:
         """The scored episode that is shown and those beside it; without scores, episodes as asked for."""
         found = self._scored.get(cell)
         return self.evaluation if found is None else found.replay(found.chosen(self._options.episode), self.evaluation)
 
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> RecordedCell:
         """Play and film."""
-        log, evaluation = ActionLog(), self.evaluation_of(cell)
+        log, evaluation = ActionLog(), self.evaluation_for(cell)
         episodes = self._episodes(cell, on_games_over, log)
         found = self._scored.get(cell)
         of = found or ScoredCell(tuple(evaluation.seed + number for number in range(len(episodes))), tuple(episodes))

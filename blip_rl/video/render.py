@@ -152,7 +152,7 @@ class _Source:
 
     def games(self, cells: Sequence[Cell]) -> int:
         """How many games filming the cells plays."""
-        return sum(self._player.evaluation_of(cell).episodes for cell in cells)
+        return sum(self._player.evaluation_for(cell).episodes for cell in cells)
 
     def record(
         self, cells: list[Cell], workers: int | None, on_games_over: Callable[[int], object], kept: str
