@@ -1,4 +1,4 @@
-"""How scores are written for people: in the terminal, in reports, in captions; without any library."""
+"""Format scores for the terminal, reports and captions. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _MOST_DECIMALS = 6
 
 
 def score_text(value: float, *, signed: bool = False) -> str:
-    """A return or a normalised score with three significant digits; from 100 on every digit before the point.
+    """Format a return or a normalised score with three significant digits; never round digits before the point.
 
-    One number of decimals does not suit all games: returns of 0.958 and of 23,310 are both common.
+    A fixed number of decimals does not suit all games: returns of 0.958 and of 23,310 are both common.
 
     Args:
-        value: The score; one that is not finite is written as Python does.
-        signed: Whether a positive number shows its sign, for differences.
+        value: The score; non-finite values are formatted by ``str``.
+        signed: Write ``+`` in front of positive values, for differences.
 
     Returns:
         ``0.958``, ``21.0``, ``-2.50``, ``3,440``, ``+0.0120``; zero is ``0.00``.

@@ -1,4 +1,4 @@
-"""The tables of ``blip-rl list``: what games, agents, sequences and methods are called. Imports nothing heavy."""
+"""Tables of ``blip-rl list``: games, agents, sequences and methods. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import click
 
 
 def print_names(kind: str | None, every: bool) -> None:
-    """Print one table, or all of them.
+    """Print one table or all of them.
 
     Args:
         kind: ``games``, ``agents``, ``sequences`` or ``methods``; None for all.
-        every: Every ALE ROM among the games.
+        every: Include every ALE ROM in the table of games.
     """
     tables = {
         "games": lambda: _games_table(every),
@@ -42,11 +42,11 @@ def _games_table(every: bool) -> list[tuple[str, ...]]:
 
 
 def _note_on_games() -> None:
-    """Say on stderr, where it disturbs no pipe, what else ``--games`` takes."""
+    """Print on stderr, so that pipes are unaffected, the other values that ``--games`` accepts."""
     from blip_rl.tasks.games import atari_roms
 
     click.echo(
-        f"\n--games also takes {len(atari_roms())} ALE ROM names such as pong (blip-rl list games --all prints them), "
+        f"\n--games also accepts {len(atari_roms())} ALE ROM names such as pong (see blip-rl list games --all), "
         "Gymnasium ids such as CartPole-v1, and paths of .toml files.",
         err=True,
     )
@@ -65,7 +65,7 @@ def _sequences_table() -> list[tuple[str, ...]]:
 
 
 def _methods_table() -> list[tuple[str, ...]]:
-    """Name the methods without importing them: torch would take seconds."""
+    """Read the methods' docstrings without importing them: importing torch takes seconds."""
     import ast
 
     import blip_rl.methods

@@ -1,4 +1,4 @@
-"""What normalised scores are measured against: published scores of Atari games, and how a reference is named."""
+"""Reference scores for normalisation: published scores of Atari games, and text that names the references."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def published_scores() -> dict[str, tuple[float, float]]:
 
 
 def scale_text(references: Iterable[tuple[str, str]]) -> str:
-    """Say what 0 and 1 mean for normalised scores.
+    """Return a text that explains 0 and 1 of normalised scores.
 
     Args:
         references: (name of a task, name of its reference score or an empty string).
@@ -39,7 +39,7 @@ def scale_text(references: Iterable[tuple[str, str]]) -> str:
 
 
 def task_scale(tasks: Iterable[TaskConfig]) -> str:
-    """Say what 0 and 1 mean for the normalised scores of tasks; those without normalisers are left out."""
+    """Return :func:`scale_text` for tasks; tasks without random and reference score are skipped."""
     return scale_text(
         (task.name, task.reference_name)
         for task in tasks

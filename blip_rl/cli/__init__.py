@@ -1,4 +1,4 @@
-"""The command line: one file for each verb, ``program`` for what they share. Nothing heavy loads until a verb runs."""
+"""The command line: one module per command, started by ``program``. Heavy libraries load when a command runs."""
 
 from blip_rl.cli.program import cli, main
 

@@ -1,4 +1,4 @@
-"""``blip-rl evaluate``: score every stage of a run again."""
+"""``blip-rl evaluate``: evaluate the stage checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ import click
 from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, STAGES, games_of_run, loading, workers_option
 
 
-@click.command(short_help="Score every stage of a run again.")
+@click.command(short_help="Evaluate the stage checkpoints of a run.")
 @RUN
 @GAMES
-@click.option("--episodes", type=click.IntRange(min=1), metavar="N", help="For each game.  [default: the run's]")
+@click.option(
+    "--episodes", type=click.IntRange(min=1), metavar="N", help="Episodes per game.  [default: as in the run's recipe]"
+)
 @ACTIONS_CHOICE
-@click.option("--zero-shot", is_flag=True, help="Also play games that a stage had not learned yet.")
+@click.option("--zero-shot", is_flag=True, help="Also evaluate games that a stage had not learned yet.")
 @STAGES
 @workers_option("the scores")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**29 - 1), metavar="N", help="First evaluation seed.  [default: the run's]"
+    "--seed",
+    type=click.IntRange(0, 2**29 - 1),
+    metavar="N",
+    help="First evaluation seed.  [default: as in the run's recipe]",
 )
 def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tuple[int, ...], **options: Any) -> None:
-    """Score every stage of the run in folder RUN again: fill or extend its score matrix."""
+    """Evaluate the stage checkpoints in run folder RUN.
+
+    Prints the score matrix (stage x game) and writes the episodes to scores.csv in RUN.
+    """
     names = games_of_run(run, games)
     with loading():
         from blip_rl.evaluation.rescore import evaluate_run

@@ -1,4 +1,4 @@
-"""``blip-rl export``: agents of a run as files that stable-baselines3 opens by itself."""
+"""``blip-rl export``: export the agents of a run as stable-baselines3 zip files."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ from blip_rl.cli.options import RUN, complete_games_of_run, games_of_run, loadin
 
 
 @click.command(
-    short_help="Write zips that stable-baselines3 opens by itself.",
-    epilog="The files hold nothing but classes of torch, stable-baselines3 and Gymnasium: PPO.load opens them where "
-    "blip-rl is not installed. Opening any such file runs what is in it: open those you trust.",
+    short_help="Export agents as stable-baselines3 zip files.",
+    epilog="The files contain only classes of torch, stable-baselines3 and Gymnasium, so PPO.load opens them without "
+    "blip-rl. PPO.load unpickles the file and can run code from it: open only files that you trust.",
 )
 @RUN
 @click.option(
     "--games",
     metavar="LIST",
     shell_complete=complete_games_of_run,
-    help="Games of the run, separated by commas; a file for each.  [default: all that were learned]",
+    help="Comma-separated games of the run; one file per game.  [default: all learned games]",
 )
-@click.option("--stage", type=click.IntRange(min=1), metavar="N", help="Agent after this stage.  [default: the last]")
+@click.option(
+    "--stage",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Export the agent after this stage.  [default: the last stage]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Folder, or for one game a new file named ….zip.  [default: RUN/export]",
+    help="Output folder or, for a single game, a new .zip file.  [default: RUN/export]",
 )
 def export(run: Path, games: str | None, stage: int | None, out: Path | None) -> None:
-    """Write the agents of the run in folder RUN as zips for stable_baselines3.PPO.load.
+    """Export the agents in run folder RUN as zip files for stable_baselines3.PPO.load.
 
-    An agent that learned several games becomes a file for each of them, with the same actions and values.
+    An agent that learned several games is written to one file per game. The exported policy computes the same actions
+    and values.
     """
     names = games_of_run(run, games)
     if out is not None:
@@ -45,4 +51,4 @@ def export(run: Path, games: str | None, stage: int | None, out: Path | None) ->
     for exported in written:
         size = exported.file.stat().st_size / 1e6
         click.echo(f"{exported.file}  {exported.task} after stage {exported.stage}, {size:,.1f} MB")
-    click.echo(f"\nTo play {written[-1].task} with it, no blip-rl needed:\n\n{written[-1].usage}")
+    click.echo(f"\nTo play {written[-1].task} with this file (blip-rl is not needed):\n\n{written[-1].usage}")

@@ -1,4 +1,4 @@
-"""The group of verbs: mistakes become messages, and a verb that does not exist gets the one that was meant."""
+"""The command group: turns user errors into messages and suggests similar names for unknown commands."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from blip_rl.untrusted.files import printable
 
 
 class BadInput(click.ClickException):
-    """A person's mistake: one message, no traceback."""
+    """Invalid input: one message without a traceback, exit code 2."""
 
     exit_code = 2
 
 
 def _check_working_directory() -> None:
-    """Relative paths, and libraries while they are imported, need one."""
+    """Check that the working directory exists: relative paths and some library imports need it."""
     try:
         Path.cwd()
     except OSError as error:
-        raise BadInput("the working directory does not exist any more: change to another one (cd)") from error
+        raise BadInput("the working directory no longer exists: change to another one (cd)") from error
 
 
 class Verbs(click.Group):
-    """A group that turns mistakes into messages and suggests the verb that was meant."""
+    """A click group that reports user errors as messages and suggests similar command names."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb.
+        """Run the command.
 
         Raises:
-            BadInput: the person made a mistake.
+            BadInput: invalid input.
         """
         _check_working_directory()
         output: Any = sys.stdout
         if hasattr(output, "reconfigure"):
-            output.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
+            output.reconfigure(errors="backslashreplace")  # file names may contain bytes that are not valid UTF-8
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -48,15 +48,15 @@ class Verbs(click.Group):
             if error.errno != errno.ENAMETOOLONG:
                 raise
             name = str(error.filename)[:80]
-            raise BadInput(f"{name!r}…: a name too long for this system: expected a shorter path") from error
+            raise BadInput(f"{name!r}…: path too long for this system: expected a shorter path") from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb.
+        """Find the command by its name.
 
         Raises:
-            click.UsageError: there is none of this name.
+            click.UsageError: unknown command.
         """
         verbs = self.list_commands(ctx)
         if args and args[0] not in verbs and not args[0].startswith("-"):

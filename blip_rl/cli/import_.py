@@ -1,4 +1,4 @@
-"""``blip-rl import``: a run made from an agent that stable-baselines3 trained."""
+"""``blip-rl import``: create a run folder from a stable-baselines3 agent."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from blip_rl.shell import shell_command
 
 @click.command(
     "import",
-    short_help="Make a run of an agent that stable-baselines3 trained.",
-    epilog="Only the tensors and plain facts in FILE are read: PPO.load runs whatever code is in it, this runs none. "
-    "Where the agent saw other frames than ours, say so, as with --set atari.sticky_action_probability=0.25.",
+    short_help="Import a stable-baselines3 agent as a run.",
+    epilog="Only tensors and plain metadata are read from FILE. Unlike PPO.load, this runs no code from the file. "
+    "If the agent was trained with other preprocessing, set it, "
+    "for example --set atari.sticky_action_probability=0.25.",
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--game", required=True, metavar="NAME", shell_complete=complete_games, help="What the agent plays, as for train."
+    "--game",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_games,
+    help="Game that the agent plays, named as for train.",
 )
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a setting of the recipe. Any number of times.",
+    help="Override a recipe setting. Repeatable.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="FOLDER",
-    help="New folder for the run.  [default: one below runs/]",
+    help="New run folder.  [default: a new folder below runs/]",
 )
 def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | None) -> None:
-    """Make a run folder of the PPO or A2C in FILE, a zip of stable-baselines3.
+    """Create a run folder from FILE, a PPO or A2C agent saved by stable-baselines3.
 
-    It has one stage and no scores yet; evaluate, render, report and export take it like any other.
+    The run has one stage and no scores. The commands evaluate, render, report and export accept it like any other run.
     """
     from blip_rl.storage.paths import check_is_file, check_new_folder
 
@@ -48,5 +53,5 @@ def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | No
         from blip_rl.sb3.import_run import import_agent
 
     run = import_agent(file, game, overrides=overrides, out=out)
-    click.echo(f"run folder {run} (only tensors were read from '{file}': no code in it was run)")
-    click.echo(f"score it   {shell_command('blip-rl', 'evaluate', run)}")
+    click.echo(f"run folder {run} (only tensors were read from '{file}'; no code from it was run)")
+    click.echo(f"evaluate   {shell_command('blip-rl', 'evaluate', run)}")

@@ -1,4 +1,4 @@
-"""``blip-rl inspect``: which bits are frozen, and whether weights stayed in their intervals."""
+"""``blip-rl inspect``: show frozen bits and check that weights stayed in their intervals."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import click
 from blip_rl.cli.options import RUN
 
 
-@click.command("inspect", short_help="Show which bits are frozen, and check them.")
+@click.command("inspect", short_help="Show and check the frozen bits of a run.")
 @RUN
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_folder(run: Path, as_json: bool) -> None:
-    """Show the bits frozen and free in the run in folder RUN, and what still fits.
+    """Show frozen and free bits per layer in run folder RUN, and the estimated remaining capacity.
 
-    The audit counts weights that left an interval and weights whose frozen bits changed, between any two stages.
+    The check counts weights that left their interval and weights whose frozen bits changed between stages.
     """
     from blip_rl.storage.paths import check_run
 

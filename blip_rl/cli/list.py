@@ -1,4 +1,4 @@
-"""``blip-rl list``: the names that the other verbs know."""
+"""``blip-rl list``: list games, agents, sequences and methods."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import click
 
 @click.command("list")
 @click.argument("kind", required=False, type=click.Choice(["games", "agents", "sequences", "methods"]))
-@click.option("--all", "every", is_flag=True, help="With games: every ALE ROM too.")
+@click.option("--all", "every", is_flag=True, help="With games: include every ALE ROM.")
 def list_names(kind: str | None, every: bool) -> None:
-    """List the names that the other commands know, a line each."""
+    """List the available games, agents, sequences and methods, one per line."""
     from blip_rl.listing import print_names
 
     print_names(kind, every)

@@ -1,4 +1,4 @@
-"""What several verbs take alike, and what a shell completes."""
+"""Options and arguments shared by several commands, their shell completion, and library loading."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from blip_rl.errors import UserError
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 ACTIONS: dict[bool | None, Literal["greedy", "stochastic"] | None] = {True: "stochastic", False: "greedy", None: None}
-"""What ``--stochastic``, ``--greedy`` and neither of them ask for."""
+"""Value of the flag ``--stochastic/--greedy`` → action selection; None: as in the run's recipe."""
 
 
 def complete_folders(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Leave folders to the shell."""
+    """Let the shell complete folder names."""
     return [CompletionItem(incomplete, type="dir")]
 
 
 def complete_agents(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the shipped agents."""
+    """Complete the names of shipped agents."""
     from blip_rl.recipes.files import list_agents
 
     return [CompletionItem(a.name, help=a.description) for a in list_agents() if a.name.startswith(incomplete)]
 
 
 def complete_games(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of games and sequences, behind the last comma."""
+    """Complete the name after the last comma: games and sequences."""
     from blip_rl.recipes.files import list_games, recipe_names
 
     before, comma, last = incomplete.rpartition(",")
@@ -41,11 +41,13 @@ def complete_games(_ctx: click.Context, _parameter: click.Parameter, incomplete:
 
 
 def complete_games_of_run(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the games of the run typed before, behind the last comma."""
+    """Complete the name after the last comma: games of the run given on the command line."""
     from blip_rl.storage.paths import task_games
 
     before, comma, last = incomplete.rpartition(",")
-    run = ctx.params.get("run") or next(iter(ctx.args), "")  # click parses nothing before an option without its value
+    run = ctx.params.get("run") or next(
+        iter(ctx.args), ""
+    )  # click leaves earlier arguments unparsed while an option lacks its value
     try:
         names = list(task_games(Path(run)))
     except UserError:
@@ -58,7 +60,7 @@ GAMES = click.option(
     "--games",
     metavar="LIST",
     shell_complete=complete_games_of_run,
-    help="Games of the run, separated by commas.  [default: all]",
+    help="Comma-separated games of the run.  [default: all]",
 )
 STAGES = click.option(
     "--stage",
@@ -66,31 +68,33 @@ STAGES = click.option(
     multiple=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Only this stage; any number of times.  [default: all]",
+    help="Only this stage. Repeatable.  [default: all]",
 )
 ACTIONS_CHOICE = click.option(
-    "--stochastic/--greedy", default=None, help="Draw actions, or take the likeliest.  [default: the run's]"
+    "--stochastic/--greedy",
+    default=None,
+    help="Sample actions or take the most probable one.  [default: as in the run's recipe]",
 )
 
 
-def workers_option(what: str) -> Callable[[Verb], Verb]:
-    """``--workers``, with what the number does not change."""
+def workers_option(results: str) -> Callable[[Verb], Verb]:
+    """Return the option ``--workers``; ``results`` names the output that is independent of their number."""
     return click.option(
         "--workers",
         type=click.IntRange(1, 1024),
         metavar="N",
-        help=f"Processes; {what} do not depend on it.  [default: all cores for Atari, else 1]",
+        help=f"Worker processes; {results} do not depend on the number.  [default: one per core for Atari, else 1]",
     )
 
 
 def games_of_run(run: Path, games: str | None) -> tuple[str, ...] | None:
-    """Check a run's folder and the games asked for of it, before anything heavy is imported.
+    """Check a run folder and the requested games before heavy libraries are imported.
 
     Returns:
-        The games' names; None for all.
+        Names of the games; None for all.
 
     Raises:
-        UserError: not a run folder, or a game that it never saw.
+        UserError: not a run folder, or a game that is not one of the run's.
     """
     from blip_rl.storage.paths import check_run, named_games, task_games
 
@@ -104,11 +108,14 @@ def games_of_run(run: Path, games: str | None) -> tuple[str, ...] | None:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Look for no garbage meanwhile: what modules make stays, and looking takes 0.3 s of the 1.9 that torch's take."""
-    looking = gc.isenabled()
+    """Disable garbage collection while libraries are imported.
+
+    Imported modules stay alive anyway, and collection takes 0.3 s of the 1.9 s that importing torch takes.
+    """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if looking:
+        if was_enabled:
             gc.enable()

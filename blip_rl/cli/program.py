@@ -1,4 +1,4 @@
-"""The program ``blip-rl``: its verbs, and what each way of ending says to the shell."""
+"""Entry point of ``blip-rl``: registers the commands and maps errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from blip_rl.errors import InterruptedRunError, RunError, error_text, is_out_of_
 from blip_rl.untrusted.files import printable
 
 _FAILED = 1
-_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_INTERRUPTED = 130  # 128 + SIGINT, the shell convention
 
 _EXAMPLES = """\b
 Examples:
-  blip-rl train                                     the paper's six games with BLIP
-  blip-rl train --games kungfu,boxing --steps 500k  two of them, shorter
-  blip-rl train --agent finetune --seed 1           what happens without BLIP
-  blip-rl train --set ppo.learning_rate=1e-4        one setting changed
-  blip-rl list games                                what --games knows
+  blip-rl train                                     the six games of the paper with BLIP
+  blip-rl train --games kungfu,boxing --steps 500k  two games, fewer steps
+  blip-rl train --agent finetune --seed 1           baseline without protection
+  blip-rl train --set ppo.learning_rate=1e-4        override one setting
+  blip-rl list games                                names that --games accepts
 """
 
 
@@ -46,7 +46,7 @@ Examples:
 )
 @click.version_option(__version__, message="%(prog)s %(version)s", prog_name="blip-rl")
 def cli() -> None:
-    """Continual reinforcement learning on Atari: one PPO agent learns game after game, BLIP keeps what it knows."""
+    """Continual reinforcement learning on Atari: one PPO agent learns a sequence of games; BLIP prevents forgetting."""
 
 
 for _verb in (train, evaluate, inspect_folder, report, render, export, import_zip, list_names):
@@ -56,25 +56,25 @@ for _verb in (train, evaluate, inspect_folder, report, render, export, import_zi
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     open_closed_streams()
-    # Threads that wait for work should sleep: spinning ones starve the emulator, and with other programs on the machine
-    # slow training several times (docs/performance.md). Read when torch loads, so it must be set before.
+    # Idle OpenMP threads should sleep: spinning ones starve the emulator and, on a shared machine, slow training down
+    # several times (docs/performance.md). torch reads the variable when it loads, so it must be set first.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Jupyter and Colab pass theirs to child processes. Where it is not installed, matplotlib cannot be imported, and
-    # stable-baselines3 before 2.9 imports it.
+    # Child processes inherit the backend of Jupyter or Colab. If that backend is not installed, importing matplotlib
+    # fails, and stable-baselines3 before 2.9 imports it.
     os.environ["MPLBACKEND"] = "agg"
     warnings.showwarning = _show_warning
     threading.excepthook = _end_thread
     code = _run()
     unwritten = flush_streams()
     if unwritten is not None and code == 0:
-        if unwritten.errno != errno.EPIPE:  # a reader that has gone, as with ``| head``, needs no message
+        if unwritten.errno != errno.EPIPE:  # a closed pipe, as with ``| head``, needs no message
             print_error(f"Error: standard output cannot be written: {unwritten.strerror}")
         code = _FAILED
     sys.exit(code)
 
 
 def _run() -> int:
-    """Run the command line and return its exit code, with a message for every way it is meant to end."""
+    """Run the command line, print a message for expected errors and return the exit code."""
     try:
         return int(cli.main(prog_name="blip-rl", standalone_mode=False) or 0)
     except SystemExit as error:  # shell completion
@@ -93,17 +93,17 @@ def _run() -> int:
     except Exception as error:
         if not isinstance(error, RunError | OSError) and not is_out_of_memory(error):
             raise
-        # A full disk or a folder that may not be written: the system's message says it all.
+        # For OSError (disk full, permission denied) the system's message is sufficient.
         print_error(f"Error: {printable(error_text(error))}")
         return _FAILED
 
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
-    """Print what a warning says, without the line of code that raised it."""
+    """Print the text of a warning without its source location."""
     print_error(f"Warning: {printable(str(message))}")
 
 
 def _end_thread(ended: threading.ExceptHookArgs) -> None:
-    """A full disk met by the thread that writes TensorBoard's events: the run hears of it at its next write."""
+    """Ignore OSError in TensorBoard's writer thread: the main thread raises it at its next write."""
     if not isinstance(ended.exc_value, OSError):
         threading.__excepthook__(ended)

@@ -1,4 +1,4 @@
-"""``blip-rl render``: moving pictures of a run, or of two."""
+"""``blip-rl render``: render videos of one run or of two runs side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from blip_rl.cli.options import (
 from blip_rl.errors import UserError
 
 
-@click.command(short_help="Make moving pictures of a run, or of two.")
+@click.command(short_help="Render GIF, WebP or MP4 videos of a run.")
 @RUN
 @click.argument("other", required=False, type=click.Path(path_type=Path), shell_complete=complete_folders)
 @GAMES
@@ -30,31 +30,40 @@ from blip_rl.errors import UserError
     multiple=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Only this stage; any number of times.  [default: all; with OTHER, each run's last]",
+    help="Only this stage. Repeatable.  [default: all; with OTHER the last stage of each run]",
 )
 @click.option(
     "--episodes",
     type=int,
     metavar="N",
-    help="Play N new games for each film, at most 32, and show one of them.  [default: show a scored game]",
+    help="Play N new episodes per video, at most 32, and show one of them.  [default: show an evaluated episode]",
 )
 @click.option(
     "--episode",
     default="mean",
     metavar="mean|best|SEED",
-    help="The game shown: nearest to the mean, the best, or the one with this evaluation seed.",
+    help="Episode to show: return nearest to the mean, best return, or the one with this evaluation seed.",
 )
-@click.option("--seconds", default=10.0, metavar="S", help="Shown of each game, from its beginning; at most 60.")
-@click.option("--fps", default=15.0, metavar="N", help="Pictures a second, at most 50; Atari agents act 15 times.")
-@click.option("--scale", type=float, metavar="X", help="Size: 1 is a game's native 160 pixels.  [default: 2; sheets 1]")
-@click.option("--format", "file_format", default="gif", metavar="gif|webp|mp4", help="Kind of file.")
+@click.option(
+    "--seconds",
+    default=10.0,
+    metavar="S",
+    help="Maximum length of each clip, from the start of the episode; at most 60.",
+)
+@click.option(
+    "--fps", default=15.0, metavar="N", help="Frames per second, at most 50. Atari agents act 15 times per second."
+)
+@click.option(
+    "--scale", type=float, metavar="X", help="Size; 1 is the native Atari width of 160 pixels.  [default: 2; grids 1]"
+)
+@click.option("--format", "file_format", default="gif", metavar="gif|webp|mp4", help="File format.")
 @ACTIONS_CHOICE
-@workers_option("the pictures")
+@workers_option("the videos")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Folder, or with OTHER the file.  [default: RUN/gifs, RUN/gifs/versus-AGENT]",
+    help="Output folder; with OTHER the output file.  [default: RUN/gifs, RUN/gifs/versus-AGENT]",
 )
 def render(
     run: Path,
@@ -66,18 +75,18 @@ def render(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Make moving pictures of the run in folder RUN.
+    """Render videos of the agents in run folder RUN.
 
-    One of every game after every stage that had learned it, and all of them on a grid. With a second run, OTHER: one
-    sheet of the games that both have learned, each played by both agents as they are in the end.
+    Writes one video per game and stage, and a grid of all of them. With a second run folder OTHER: one grid that
+    compares the final agents of both runs on the games that both have learned.
     """
     if other is not None and stages:
-        raise UserError("--stage with two runs: both are shown as they are in the end (leave --stage out)")
+        raise UserError("--stage with two runs: a comparison shows the last stage of both (leave --stage out)")
     names = games_of_run(run, games)
     from blip_rl.video.options import RenderOptions
 
     chosen = RenderOptions(actions=ACTIONS[stochastic], **options)
-    _check_places(run, other, out)
+    _check_paths(run, other, out)
     with loading():
         from blip_rl.video.render import render_run, render_versus
 
@@ -89,8 +98,8 @@ def render(
         click.echo(f"{path}  {path.stat().st_size / 1024:,.0f} KB")
 
 
-def _check_places(run: Path, other: Path | None, out: Path | None) -> None:
-    """Check the second run and where the pictures go, before hours of playing."""
+def _check_paths(run: Path, other: Path | None, out: Path | None) -> None:
+    """Check the second run and the output path before episodes are played, which can take hours."""
     from blip_rl.storage.paths import check_run, check_writable_folder
 
     if other is not None:

@@ -1,4 +1,4 @@
-"""``blip-rl report``: one page with pictures of some runs."""
+"""``blip-rl report``: write an HTML report of one or more runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _MAX_WARNINGS = 8
 
 
 @click.command(
-    short_help="Make a page with pictures of some runs.",
-    epilog="Works on a run that is still going, or that was broken off: the page says what is missing.",
+    short_help="Write an HTML report of one or more runs.",
+    epilog="Unfinished runs are accepted: the report states what is missing.",
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), shell_complete=complete_folders)
 @click.option(
@@ -22,21 +22,21 @@ _MAX_WARNINGS = 8
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="FOLDER",
-    help="Where report.html and pictures/ go.  [default: the run's folder; for several, a new one below runs/]",
+    help="Folder for report.html and pictures/.  [default: the run folder; for several runs a new one below runs/]",
 )
 @click.option(
     "--normalize",
     type=click.Choice(["recipe", "observed"]),
     default="recipe",
-    help="0 to 1 by the recipe's random and reference scores, or by the returns seen in these runs.",
+    help="Normalize scores by the recipe's random and reference scores or by the returns observed in these runs.",
 )
-@click.option("--title", metavar="TEXT", help="Heading of the page.  [default: agents and games]")
+@click.option("--title", metavar="TEXT", help="Title of the report.  [default: agents and games]")
 def report(
     runs: tuple[Path, ...], out: Path | None, normalize: Literal["recipe", "observed"], title: str | None
 ) -> None:
-    """Make a page with pictures of the runs in folders RUNS, grouped by agent.
+    """Write an HTML report with charts of the run folders RUNS, grouped by agent.
 
-    A folder that holds run folders stands for all of them.
+    A folder that contains run folders stands for all of them.
     """
     from blip_rl.storage.paths import check_is_folder, check_writable_folder
 
@@ -53,5 +53,5 @@ def report(
     for name, problem in written.problems[:_MAX_WARNINGS]:
         click.echo(f"Warning: {printable(name)}: {printable(problem)}", err=True)
     if len(written.problems) > _MAX_WARNINGS:
-        click.echo(f"Warning: and {len(written.problems) - _MAX_WARNINGS} more, all in the report", err=True)
+        click.echo(f"Warning: and {len(written.problems) - _MAX_WARNINGS} more (see the report)", err=True)
     click.echo(f"report    {written.page}\npictures  {written.pictures}")

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, on a full disk or without a reader: no traceback, and the right exit code."""
+"""Handle standard streams that are closed or cannot be written: no traceback and a correct exit code."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NAMES = ("stdin", "stdout", "stderr")
 
 
 def open_closed_streams() -> None:
-    """Open ``/dev/null`` in place of standard streams that are closed, as after ``>&-``.
+    """Open ``/dev/null`` for standard streams that are closed, as after ``>&-``.
 
-    Otherwise Python has None for them, and the next file that is opened gets the number of a standard stream: what a
-    library prints goes into that file. Child processes inherit what is opened here.
+    Otherwise Python sets them to None, and the next opened file gets the descriptor of a standard stream, so output of
+    C libraries would end up in that file. Child processes inherit the descriptors.
     """
     for number in range(len(_NAMES)):
         try:
@@ -35,19 +35,19 @@ def open_closed_streams() -> None:
 
 
 def print_error(text: str) -> None:
-    """Print to stderr if it can be written; the exit code says the rest."""
+    """Print to stderr; do nothing if it cannot be written."""
     with suppress(OSError, ValueError):
         click.echo(text, err=True)
 
 
 def flush_streams() -> OSError | None:
-    """Flush stdout and stderr at the end of the program.
+    """Flush stdout and stderr at exit.
 
-    A stream that cannot be written is pointed at ``/dev/null``: the interpreter flushes once more, and would print an
-    error and exit with code 120.
+    A stream that cannot be written is redirected to ``/dev/null``: otherwise the interpreter's own flush at exit would
+    print an error and set exit code 120.
 
     Returns:
-        Why stdout could not be written; None if all of it was.
+        The error of writing stdout; None if it was flushed.
     """
     problem = None
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""``blip-rl train``: learn games one after another, or go on with a run that was stopped."""
+"""``blip-rl train``: train one agent on a sequence of games, or resume a stopped run."""
 
 from __future__ import annotations
 
@@ -13,39 +13,43 @@ _LARGEST_SEED = 2**30 - 1
 
 
 @click.command(
-    epilog="A step is one decision of one environment: 4 frames in Atari. Ctrl-C saves and prints the command that "
-    "goes on from there; a second one leaves at once."
+    epilog="A step is one action in one environment (4 frames in Atari). Ctrl-C saves a snapshot and prints the "
+    "command that resumes the run; a second Ctrl-C exits immediately."
 )
 @click.option(
     "--games",
     default="atari6",
     metavar="LIST",
     shell_complete=complete_games,
-    help="What to learn, in this order: names of games, of a sequence, or a .toml file, separated by commas.",
+    help="Comma-separated games to learn, in this order: names of games or sequences, or .toml files.",
 )
 @click.option(
     "--agent",
     default="blip",
     metavar="NAME|FILE",
     shell_complete=complete_agents,
-    help="How to learn: an agent recipe's name, or a .toml file.",
+    help="Agent recipe: a name or a .toml file.",
 )
-@click.option("--steps", metavar="N", help="Steps of every game, for example 500k or 10M.  [default: the recipe's]")
-@click.option("--seed", default=0, type=click.IntRange(0, _LARGEST_SEED), metavar="N", help="Seed of the run.")
-@click.option("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Where the network is; auto: a GPU if any.")
+@click.option(
+    "--steps", metavar="N", help="Training steps per game, for example 500k or 10M.  [default: as in the recipe]"
+)
+@click.option("--seed", default=0, type=click.IntRange(0, _LARGEST_SEED), metavar="N", help="Random seed.")
+@click.option(
+    "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Torch device; auto uses a GPU if one is available."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="FOLDER",
-    help="New folder for the run.  [default: one below runs/]",
+    help="New run folder.  [default: a new folder below runs/]",
 )
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a recipe's setting, as in ppo.learning_rate=1e-4; none removes it. Any number of times.",
+    help="Override a recipe setting, as in ppo.learning_rate=1e-4; none unsets it. Repeatable.",
 )
 @click.option(
     "--resume",
@@ -53,14 +57,24 @@ _LARGEST_SEED = 2**30 - 1
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="RUN",
-    help="Go on with a run that was stopped: takes no other option but the next two, --threads and --quiet.",
+    help="Resume a stopped run. Combines only with --accept-changes, --finished-ok, --threads and --quiet.",
 )
-@click.option("--accept-changes", is_flag=True, help="With --resume: although versions or device have changed.")
-@click.option("--finished-ok", is_flag=True, help="With --resume: exit with 0 if the run is finished, for batch jobs.")
 @click.option(
-    "--threads", default=0, type=click.IntRange(0, 1024), metavar="N", help="CPU threads; 0: all cores, one on CUDA."
+    "--accept-changes", is_flag=True, help="With --resume: resume even if package versions or the device have changed."
 )
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--finished-ok",
+    is_flag=True,
+    help="With --resume: exit with code 0 if the run is already finished (for batch jobs).",
+)
+@click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(0, 1024),
+    metavar="N",
+    help="CPU threads of torch; 0 uses all cores, or one thread with CUDA.",
+)
+@click.option("--quiet", is_flag=True, help="Print only errors.")
 def train(
     games: str,
     agent: str,
@@ -75,13 +89,13 @@ def train(
     accept_changes: bool,
     finished_ok: bool,
 ) -> None:
-    """Learn games one after another with one agent."""
+    """Train one agent on a sequence of games."""
     if resumed is not None:
         _resume(resumed, accept_changes, finished_ok, threads, quiet)
         return
     for option, given in (("--accept-changes", accept_changes), ("--finished-ok", finished_ok)):
         if given:
-            raise UserError(f"{option} goes with --resume RUN alone")
+            raise UserError(f"{option} is only valid with --resume RUN")
     if out is not None:
         from blip_rl.storage.paths import check_new_run
 
@@ -101,7 +115,7 @@ def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, qu
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name)
-            raise UserError(f"--{option} with --resume: a run goes on with its own recipe (leave it out)")
+            raise UserError(f"--{option} with --resume: a run resumes with its own recipe (leave --{option} out)")
     from blip_rl.storage.paths import check_run
 
     check_run(run)

@@ -172,7 +172,8 @@ class _Worker(Generic[Result]):
         code = self._process.exitcode
         how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return RunError(
-            f"the process that played {self._current_cell()} died ({how}): is there enough memory? Fewer --workers need less"
+            f"the worker process that played {self._current_cell()} died ({how}); it may have run out of memory: "
+            "use fewer --workers"
         )
 
 

@@ -69,4 +69,4 @@ def test_a_working_directory_that_is_gone_is_one_message(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     assert done.returncode == 2
-    assert done.stderr == "Error: the working directory does not exist any more: change to another one (cd)\n"
+    assert done.stderr == "Error: the working directory no longer exists: change to another one (cd)\n"

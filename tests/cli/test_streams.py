@@ -29,7 +29,7 @@ def blip_rl(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "redirections", "code", "message"),
     [
-        (("list", "games"), ">&-", 0, "--games also takes"),
+        (("list", "games"), ">&-", 0, "--games also accepts"),
         (("list", "agents"), ">&- 2>&- <&-", 0, ""),
         (("--help",), ">&-", 0, ""),
         (("--help",), "2>&-", 0, ""),
