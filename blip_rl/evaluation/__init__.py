@@ -1,1 +1,1 @@
-"""Playing whole games for scores, during a run and afterwards."""
+"""Evaluation: whole episodes played for scores, during training and afterwards."""

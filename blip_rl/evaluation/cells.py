@@ -1,6 +1,6 @@
-"""Cells of the score matrix, played from stage checkpoints in this process.
+"""Play cells of the score matrix from stage checkpoints, in this process.
 
-:mod:`blip_rl.evaluation.pool` plays them in several.
+:mod:`blip_rl.evaluation.pool` plays them in several worker processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cell:
-    """One game of the run, played by the agent of one stage."""
+    """A cell of the score matrix: one game of the run, played by the agent of one stage."""
 
     stage: int
     task: str
@@ -37,9 +37,9 @@ class Cell:
 
 
 class CellPlayer(ABC, Generic[Result]):
-    """Makes something of cells of one run; keeps the last stage it loaded.
+    """Base class: play the cells of one run and return a result for each.
 
-    Goes to other processes as it is, before it has loaded any.
+    Caches the last loaded stage. Is pickled for worker processes before any stage is loaded.
     """
 
     def __init__(self, run: Path, config: RunConfig, evaluation: EvaluationConfig) -> None:
@@ -49,23 +49,27 @@ class CellPlayer(ABC, Generic[Result]):
 
     @abstractmethod
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> Result:
-        """Play a cell's episodes, and return what was asked for of them.
+        """Play a cell and return its result.
+
+        Args:
+            cell: The cell to play.
+            on_games_over: Called with the number of episodes that have just ended.
 
         Raises:
-            UserError: the stage's checkpoint is damaged or not this run's.
+            UserError: the stage's checkpoint is damaged or belongs to another run.
         """
 
     def task(self, cell: Cell) -> TaskConfig:
-        """The game of a cell."""
+        """Return the task of a cell."""
         (task,) = [task for task in self.config.tasks if task.name == cell.task]
         return task
 
     def evaluation_for(self, cell: Cell) -> EvaluationConfig:
-        """How the cell's episodes are played, how many and with which seeds."""
+        """Return the evaluation settings of a cell: number of episodes, seeds and actions."""
         return self.evaluation
 
     def describe(self, cell: Cell) -> str:
-        """A cell and the seeds of its episodes, as ``scores.csv`` has them."""
+        """Return the name of a cell with the seeds of its episodes, as they appear in ``scores.csv``."""
         evaluation = self.evaluation_for(cell)
         first, last = evaluation.seed, evaluation.seed + evaluation.episodes - 1
         return f"{cell} ({f'seed {first}' if first == last else f'seeds {first} to {last}'})"
@@ -84,16 +88,16 @@ class CellPlayer(ABC, Generic[Result]):
             return evaluate_task(policy, method, task, self.config, evaluation, None, on_games_over, on_actions)
         except UserError:
             raise
-        except ValueError as error:  # weights so large that the network gives no numbers, or another network's memory
+        except ValueError as error:  # non-finite network outputs, or method state of another network
             raise UserError(f"the agent of stage {cell.stage} cannot play {task.name}: {error}") from error
 
     def _stage(self, number: int) -> tuple[Stage, Method]:
         if self._loaded is None or self._loaded[0].number != number:
-            self._loaded = None  # before the next one is read: a stage can be hundreds of megabytes
+            self._loaded = None  # free it before the next one is loaded: a stage can take hundreds of megabytes
             path = RunFolder(self._run).stage_path(number)
             stage = load_stage(path, self.config)
             if stage.number != number:
-                raise UserError(f"'{path}' holds stage {stage.number}: not this run's")
+                raise UserError(f"'{path}' contains stage {stage.number}: it belongs to another run")
             method = method_of(self.config.agent)
             try:
                 method.load_state(stage.method_state)
@@ -106,9 +110,10 @@ class CellPlayer(ABC, Generic[Result]):
 def play_here(
     player: CellPlayer[Result], cells: Sequence[Cell], on_games_over: Callable[[int], object]
 ) -> Generator[Result, None, None]:
-    """Play cells one after another in this process, each one's result as soon as it is done.
+    """Play cells one after another in this process and yield each result as soon as it is available.
 
-    One torch thread, as every worker has: sums of another order could tip a greedy choice.
+    Uses one torch thread, as workers do: another number of threads changes the order of floating-point sums, which can
+    change a greedy action.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -120,10 +125,10 @@ def play_here(
 
 
 def chosen_games(config: RunConfig, games: Sequence[str] | None) -> list[str]:
-    """Names of the run's tasks, in its order; None takes all.
+    """Return the names of the selected tasks in the order of the run; None selects all.
 
     Raises:
-        UserError: a game the run never saw, or that several of its tasks play.
+        UserError: a game that is not one of the run's, or that several of its tasks play.
     """
     tasks = {task.name: task.game for task in config.tasks}
     chosen = list(tasks) if games is None else named_games(games, tasks)
@@ -131,14 +136,16 @@ def chosen_games(config: RunConfig, games: Sequence[str] | None) -> list[str]:
 
 
 def chosen_stages(folder: RunFolder, config: RunConfig, stages: Sequence[int] | None) -> list[int]:
-    """Numbers of stages that have a checkpoint, rising; None takes all.
+    """Return the selected stages that have a checkpoint, in ascending order; None selects all.
 
     Raises:
-        UserError: there is none, not the one asked for, or one that is not this run's.
+        UserError: no checkpoint, a selected stage without one, or a checkpoint of another run.
     """
     finished = folder.stages()
     if not finished:
-        raise UserError(f"'{folder.path}' has no stage checkpoint: one is written when the first game has been learned")
+        raise UserError(
+            f"'{folder.path}' has no stage checkpoint: the first one is written when the first game has been learned"
+        )
     for stage in stages or ():
         if stage not in finished:
             raise UserError(
@@ -146,5 +153,7 @@ def chosen_stages(folder: RunFolder, config: RunConfig, stages: Sequence[int] | 
             )
     chosen = [stage for stage in finished if stages is None or stage in stages]
     if chosen[-1] > len(config.tasks):
-        raise UserError(f"'{folder.stage_path(chosen[-1])}' is one of {len(config.tasks)} stages: not this run's")
+        raise UserError(
+            f"'{folder.stage_path(chosen[-1])}' does not belong to this run: it has only {len(config.tasks)} tasks"
+        )
     return chosen

@@ -1,4 +1,7 @@
-"""Honest scores: whole games, raw returns, unbiased by game length, the same seeds every time."""
+"""Evaluation episodes: raw returns of whole games, unbiased by episode length, with fixed seeds.
+
+Every environment plays exactly its own episodes. Taking the first N episodes to finish would favour short ones.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,15 @@ from blip_rl.tasks.make import has_lowered_time_limit, make_evaluation_env
 FIRST_EVALUATION_SEED = 2**30
 """Evaluation seeds start here; training seeds stay below."""
 MOST_ENVIRONMENTS = 32
-"""Episodes played side by side: 0 to 31, then 32 to 63, and so on."""
+"""Batch size: episodes 0 to 31 are played in parallel, then 32 to 63, and so on."""
 
 OnActions = Callable[[npt.NDArray[np.int64], npt.NDArray[Any]], object]
-"""Takes the numbers of the episodes that are being played, shape (playing,), and what each does, (playing, …)."""
+"""Called with the indices of the running episodes, shape (running,), and their actions, shape (running, …)."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One game: raw return, length in decisions, and whether a cap of the recipe ended it before its own end."""
+    """One episode: raw return, length in steps, and whether a limit of the recipe truncated it."""
 
     score: float
     length_steps: int
@@ -40,22 +43,22 @@ class Episode:
 
     @staticmethod
     def of(row: ScoreRow) -> Episode:
-        """The episode that a row of ``scores.csv`` tells of."""
+        """Return the episode recorded in a row of ``scores.csv``."""
         return Episode(row.score, row.length_steps, row.truncated)
 
 
 class ActionLog:
-    """Notes down what is done in every episode of an evaluation; pass it as ``on_actions``.
+    """Record the actions of every episode of an evaluation; pass it as ``on_actions``.
 
     Attributes:
-        games: Number of the episode → its actions.
+        games: Index of the episode → its actions.
     """
 
     def __init__(self) -> None:
         self.games: dict[int, list[Any]] = defaultdict(list)
 
     def __call__(self, playing: npt.NDArray[np.int64], actions: npt.NDArray[Any]) -> None:
-        """Note one decision of the episodes that are being played."""
+        """Append one action for each running episode."""
         for number, action in zip(playing.tolist(), actions, strict=True):
             self.games[number].append(action)
 
@@ -70,21 +73,25 @@ def evaluate_task(
     on_games_over: Callable[[int], object] = lambda count: None,
     on_actions: OnActions = lambda playing, actions: None,
 ) -> list[Episode]:
-    """Play a task's episodes with the task's own head; training's random state and current task stay untouched.
+    """Evaluate a policy on a task with the head of the task.
+
+    Does not change the random state of training, nor the policy's current task and training mode.
 
     Args:
-        policy: Knows the task.
-        method: May change what the trunk is while a task is played.
-        task: What to play.
-        config: Preprocessing.
-        evaluation: Episodes, choice of actions, caps and seeds.
-        budget_steps: Decisions that all episodes together may take; None sets no limit beyond the cap per episode.
-        on_games_over: Called with the number of games that have just ended, to show progress.
-        on_actions: Called at every decision, before it is taken.
+        policy: A policy with a head for the task.
+        method: Its ``playing`` hook may replace trunk weights during the evaluation.
+        task: The task to play.
+        config: Preprocessing settings.
+        evaluation: Number of episodes, action selection, step limits and seeds.
+        budget_steps: Maximum number of steps of all episodes together; None: only the limit per episode applies.
+        on_games_over: Called with the number of episodes that have just ended, to show progress.
+        on_actions: Called with the actions of every step before they are executed.
 
     Returns:
-        Episode k for k = 0, 1, …: the first game of the environment with seed k. Every environment plays exactly its
-        own games, so short ones are not over-counted.
+        Episode k for k = 0, 1, …: the first episode of the environment with seed k.
+
+    Raises:
+        UserError: the policy does not fit the observations or actions of the task.
     """
     episodes: list[Episode] = []
     training_mode = policy.training
@@ -126,9 +133,9 @@ def _play_one_each(
     first: int,
     lowered_time_limit: bool,
 ) -> list[Episode]:
-    """Each environment plays one game, numbered from ``first``; those that are done wait for the others.
+    """Play one episode in each environment, indexed from ``first``; finished environments idle until all are done.
 
-    A game that reaches the environment's own time limit has ended; only caps of the recipe truncate it.
+    An episode that reaches the environment's own time limit counts as ended; only limits of the recipe truncate it.
     """
     games = env.num_envs
     scores, lengths = np.zeros(games), np.zeros(games, dtype=np.int64)
@@ -154,12 +161,12 @@ def _play_one_each(
 
 
 def mean_score(episodes: list[Episode]) -> float:
-    """Mean raw return."""
+    """Return the mean raw return."""
     return float(np.mean([episode.score for episode in episodes]))
 
 
 def normalised(score: float, task: TaskConfig) -> float | None:
-    """The score between random play (0) and the reference (1); None where the recipe gives no such scores."""
+    """Return the score on a scale from random play (0) to the reference (1); None if the recipe has no such scores."""
     if task.random_score is None or task.reference_score is None:
         return None
     return float(normalise(score, task.random_score, task.reference_score))
@@ -168,7 +175,7 @@ def normalised(score: float, task: TaskConfig) -> float | None:
 def score_rows(
     episodes: list[Episode], task: TaskConfig, evaluation: EvaluationConfig, env_steps: int, stage: int, phase: Phase
 ) -> list[ScoreRow]:
-    """Episodes → rows of ``scores.csv``."""
+    """Convert episodes to rows of ``scores.csv``."""
     return [
         ScoreRow(
             env_steps=env_steps,

@@ -1,4 +1,4 @@
-"""Cells of the score matrix, played in several processes at once."""
+"""Play cells of the score matrix in several worker processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from blip_rl.tasks.games import rom_name
 from blip_rl.untrusted.machine import check_memory, memory_bytes
 
 _PATIENCE_SECONDS = 10
-_WORKER_BYTES = 250_000_000  # of a process that has imported torch and Gymnasium
+_WORKER_BYTES = 250_000_000  # of a worker process after importing torch and Gymnasium
 _GAMES_OVER, _PLAYED, _REFUSED, _FAILED = "games over", "played", "refused", "failed"
 
 
@@ -31,19 +31,19 @@ def play_cells(
     on_games_over: Callable[[int], object],
     kept: str,
 ) -> Generator[Result, None, None]:
-    """Play cells here or in several processes, each one's result as soon as it is done.
+    """Play cells in this process or in workers and yield each result as soon as it is available.
 
     Args:
-        player: What to make of a cell.
-        cells: What to play.
-        workers: Processes; None takes one for each core, or fewer where memory is short, if an Atari game is played,
-            and else none: games of a few milliseconds are over before a process has started.
-        on_games_over: Called with the number of games that have just ended.
-        kept: What is left of the cells that were done if one fails, for the error's message.
+        player: Plays a cell and returns its result.
+        cells: The cells to play.
+        workers: Number of processes. None: for Atari games one per core, or fewer if memory is short; for other games
+            no worker, because their episodes take less time than starting a process.
+        on_games_over: Called with the number of episodes that have just ended.
+        kept: Text for the error message: what happened to the results of finished cells.
 
     Raises:
-        UserError: a checkpoint is damaged or not this run's.
-        RunError: a game or a worker died or failed; with the cell, what is kept and the command to give again.
+        UserError: a checkpoint is damaged or belongs to another run.
+        RunError: a game or a worker failed; the message names the cell, ``kept`` and the command to run again.
     """
     if workers is None:
         workers = _default_workers() if any(rom_name(player.task(cell).game) for cell in cells) else 1
@@ -53,11 +53,11 @@ def play_cells(
             play_here(player, cells, on_games_over) if alone else play_in_workers(player, cells, workers, on_games_over)
         )
     except RunError as error:
-        raise RunError(f"{error} ({kept}; once more: {command()})") from error
+        raise RunError(f"{error} ({kept}; run again: {command()})") from error
 
 
 def _default_workers() -> int:
-    """One for each core that this process may use, as far as there is memory for them."""
+    """Return the number of cores that this process may use, limited by the available memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, memory_bytes() // _WORKER_BYTES))
 
@@ -68,17 +68,20 @@ def play_in_workers(
     workers: int,
     on_games_over: Callable[[int], object],
 ) -> Generator[Result, None, None]:
-    """Play cells in new processes, each one's result as soon as it is done; the processes end with the iteration.
+    """Play cells in worker processes and yield each result as soon as it is available.
+
+    The workers are stopped when the generator is closed or exhausted.
 
     Args:
-        player: Goes to every process; each loads the stages it needs.
-        cells: What to play, handed out one by one in this order, but a process goes on with its stage while it can.
-        workers: Processes.
-        on_games_over: Called here with the number of games that have just ended in some process.
+        player: Sent to every worker; each worker loads the stages it needs.
+        cells: The cells to play. They are assigned in this order, except that a worker prefers cells of the stage that
+            it has loaded.
+        workers: Number of processes.
+        on_games_over: Called in this process with the number of episodes that have just ended in a worker.
 
     Raises:
-        UserError: a checkpoint is damaged or not this run's, or there is no memory for so many processes.
-        RunError: a process died or could not be started, or what it ran raised an error; names the cell.
+        UserError: a checkpoint is damaged or belongs to another run, or there is too little memory for the workers.
+        RunError: a worker died or could not be started, or the game raised an error; the message names the cell.
     """
     waiting, pool = list(cells), list[_Worker[Result]]()
     count = min(workers, len(cells))
@@ -111,7 +114,7 @@ def _started(player: CellPlayer[Result], running: int) -> _Worker[Result]:
 
 
 def _next(waiting: list[Cell], before: Cell | None) -> Cell:
-    """Take the first cell of the stage that is loaded already, else the first of all."""
+    """Remove and return the next cell: the first one of the stage that the worker has loaded, else the first one."""
     same = [cell for cell in waiting if before is not None and cell.stage == before.stage]
     chosen = (same or waiting)[0]
     waiting.remove(chosen)
@@ -119,19 +122,21 @@ def _next(waiting: list[Cell], before: Cell | None) -> Cell:
 
 
 class _Worker(Generic[Result]):
-    """One process and what it is playing."""
+    """A worker process and the cell that it plays."""
 
     def __init__(self, player: CellPlayer[Result]) -> None:
         self._player = player
-        context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the emulator's
+        context = multiprocessing.get_context(
+            "spawn"
+        )  # fork is unsafe after torch and the emulator have started threads
         self.connection, theirs = context.Pipe()
         self.cell: Cell | None = None
         self._process = context.Process(target=_serve, args=(theirs, player), daemon=True)
         self._process.start()
-        theirs.close()  # so that the connection ends with the process
+        theirs.close()  # otherwise recv() would not raise EOFError when the worker exits
 
     def give(self, cell: Cell | None) -> None:
-        """Let the process play a cell; None leaves it idle."""
+        """Assign a cell to the worker; None leaves it idle."""
         self.cell = cell
         if cell is not None:
             try:
@@ -140,11 +145,14 @@ class _Worker(Generic[Result]):
                 raise self._death_error() from error
 
     def answer(self) -> tuple[str, Any]:
-        """What the process says next.
+        """Receive the next message of the worker.
+
+        Returns:
+            Kind of the message and its content.
 
         Raises:
-            UserError: it refuses the checkpoint.
-            RunError: it has died, or failed.
+            UserError: the worker rejected the checkpoint.
+            RunError: the worker died or failed.
         """
         try:
             kind, content = self.connection.recv()
@@ -157,10 +165,10 @@ class _Worker(Generic[Result]):
         return kind, content
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """Terminate the process; kill it if it does not exit in time."""
         self._process.terminate()
         self._process.join(timeout=_PATIENCE_SECONDS)
-        self._process.kill()  # one that is stopped, or deaf, would be waited for for ever
+        self._process.kill()  # SIGKILL: a stopped process ignores SIGTERM
         self._process.join()
         self.connection.close()
 
@@ -178,13 +186,13 @@ class _Worker(Generic[Result]):
 
 
 def _serve(connection: Connection, player: CellPlayer[Result]) -> None:
-    """A worker's life: play what is asked for until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops its workers
+    """Main loop of a worker: play the received cells until the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(OSError):  # a game that prints must not write between the lines of the parent's table
+    with suppress(OSError):  # stdout → stderr: output of a game must not mix with the parent's table
         os.dup2(2, 1)
     torch.set_num_threads(1)
-    with suppress(OSError):  # the parent has gone: there is nobody left to tell
+    with suppress(OSError):  # the parent has exited: there is no recipient for the message
         while True:
             try:
                 cell: Cell = connection.recv()
@@ -194,7 +202,10 @@ def _serve(connection: Connection, player: CellPlayer[Result]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed stops nobody, and a game that never ends would never notice."""
+    """Exit when the parent process dies.
+
+    A killed parent cannot stop its workers, and a worker does not read the pipe during an episode.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -202,7 +213,7 @@ def _end_with_parent() -> None:
 
 
 def _answer(player: CellPlayer[Any], cell: Cell, on_games_over: Callable[[int], object]) -> tuple[str, Any]:
-    """What became of a cell."""
+    """Play a cell and return the message for the parent: the result or the error."""
     try:
         return _PLAYED, player.play(cell, on_games_over)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Score a finished run again from its stage checkpoints."""
+"""Evaluate the stage checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from blip_rl.storage.run_folder import RunFolder
 
 
 class ScoringPlayer(CellPlayer[list[ScoreRow]]):
-    """Plays a cell's episodes for their scores."""
+    """Play a cell and return the scores of its episodes."""
 
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> list[ScoreRow]:
-        """Play, and return a row for each episode."""
+        """Return one row of ``scores.csv`` per episode."""
         episodes = self._episodes(cell, on_games_over)
         stage, _ = self._stage(cell.stage)
         return score_rows(episodes, self.task(cell), self.evaluation, stage.env_steps, cell.stage, "after")
@@ -43,27 +43,27 @@ def evaluate_run(
     stages: Sequence[int] | None = None,
     workers: int | None = None,
 ) -> str:
-    """Play every stage's agent on the games it has learned, and write the scores into ``scores.csv``.
+    """Evaluate the agent of every stage on the games it has learned and write the scores to ``scores.csv``.
 
-    Each cell of the matrix is stored as soon as it has been played. Several processes may score one run at the same
-    time. Nothing is stored, only returned, if the run is not finished (its table belongs to the process that trains) or
-    its folder may not be written. The scores do not depend on the number of workers.
+    Each cell of the score matrix is stored as soon as it has been played. Several processes may evaluate one run at the
+    same time. Scores are only returned, not stored, if the run is unfinished (the training process owns its table) or
+    the folder is not writable. They do not depend on the number of workers.
 
     Args:
         run: A run folder.
-        games: Names of the run's tasks to play; None plays all.
-        episodes: Episodes per task; None as in the run's recipe, as with the next two.
-        actions: Greedy or sampled.
-        zero_shot: Also play games the stage has not learned yet, with an untrained head.
-        seed: First evaluation seed.
-        stages: Stages to play; None plays all that are finished.
-        workers: Processes to play in; None as in :func:`~blip_rl.evaluation.pool.play_cells`.
+        games: Names of the run's tasks to play; None selects all.
+        episodes: Episodes per task; None: as in the run's recipe.
+        actions: Greedy or sampled actions; None: as in the run's recipe.
+        zero_shot: Also play games that the stage has not learned yet, with an untrained head.
+        seed: First evaluation seed; None: as in the run's recipe.
+        stages: Stages to evaluate; None selects all that have a checkpoint.
+        workers: Number of processes; None: see :func:`~blip_rl.evaluation.pool.play_cells`.
 
     Returns:
-        The score matrix as text, raw and, where the recipe has the scores for it, normalised.
+        The score matrix as text: raw returns and, if the recipe has reference scores, normalised scores.
 
     Raises:
-        UserError: not a run folder, no stage finished yet, a stage or game the run never saw, a damaged file.
+        UserError: not a run folder, no finished stage, an unknown stage or game, a damaged file.
         RunError: a worker died or failed.
     """
     from blip_rl.recipes import load_run_config
@@ -71,7 +71,7 @@ def evaluate_run(
 
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)
-    folder.read_scores()  # a damaged file is found before hours of playing
+    folder.read_scores()  # detect a damaged file now: playing can take hours
     not_stored = _reason_not_stored(folder, config)
     chosen = chosen_games(config, games)
     cells = _cells(config, chosen_stages(folder, config, stages), chosen, zero_shot)
@@ -79,18 +79,18 @@ def evaluate_run(
     asked = {key: value for key, value in given.items() if value is not None}
     evaluation = validated(EvaluationConfig, {**config.evaluation.model_dump(), **asked}, "evaluate")
     rows = _play(folder, ScoringPlayer(run, config, evaluation), cells, workers, not_stored)
-    note = f"\nnot written into scores.csv: {not_stored}" if not_stored else ""
+    note = f"\nnot written to scores.csv: {not_stored}" if not_stored else ""
     return _table(config, chosen, rows, evaluation) + note
 
 
 def _reason_not_stored(folder: RunFolder, config: RunConfig) -> str:
-    """Why scores cannot be written into ``scores.csv``; empty if they can."""
+    """Return the reason why scores cannot be written to ``scores.csv``; empty if they can."""
     if not folder.finished(len(config.tasks)):
         return f"the run in '{folder.path}' is not finished"
     try:
         folder.check_writable()
     except OSError as error:
-        return f"'{folder.path}' may not be written ({error.strerror or error})"
+        return f"'{folder.path}' is not writable ({error.strerror or error})"
     return ""
 
 
@@ -100,7 +100,7 @@ def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bo
     if not cells:
         raise UserError(
             f"nothing to play: {', '.join(games)} had not been learned by stage {', '.join(map(str, stages))} "
-            "(--zero-shot plays games that a stage had not learned yet)"
+            "(--zero-shot also plays games that a stage had not learned yet)"
         )
     return cells
 
@@ -108,13 +108,13 @@ def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bo
 def _play(
     folder: RunFolder, player: ScoringPlayer, cells: list[Cell], workers: int | None, not_stored: str
 ) -> list[ScoreRow]:
-    """Play the cells and store the scores of each one as it comes, unless there is a reason not to."""
+    """Play the cells and store the scores of each finished cell, unless ``not_stored`` gives a reason not to."""
     played: list[ScoreRow] = []
     total = len(cells) * player.evaluation.episodes
-    kept = f"cells that were done are {f'not kept: {not_stored}' if not_stored else 'in scores.csv'}"
+    kept = f"finished cells are {f'not stored: {not_stored}' if not_stored else 'in scores.csv'}"
     with (
         Console(quiet=False).counter(f"playing {len(cells)} cells", total) as bar,
-        closing(play_cells(player, cells, workers, bar.update, kept)) as results,  # ends the workers, come what may
+        closing(play_cells(player, cells, workers, bar.update, kept)) as results,  # stops the workers on any error
     ):
         for rows in results:
             if not not_stored:
@@ -132,7 +132,7 @@ def _table(config: RunConfig, games: list[str], rows: list[ScoreRow], evaluation
 
 
 def _matrix(config: RunConfig, games: list[str], rows: list[ScoreRow], title: str, attribute: str) -> list[str]:
-    """One line for each stage: the mean of one attribute over its episodes of each game."""
+    """Return one line per stage: the mean of an attribute over the episodes of each game."""
     cells: dict[tuple[int, str], list[float | None]] = {}
     for row in rows:
         cells.setdefault((row.stage, row.task), []).append(getattr(row, attribute))

@@ -272,7 +272,7 @@ def test_a_run_that_may_not_be_written_prints_its_table(run, monkeypatch):
     result = CliRunner().invoke(cli.cli, ["evaluate", str(run), "--workers", "1"])
     assert result.exit_code == 0, result.output
     assert "learned cartpole-b" in result.stdout
-    assert "not written into scores.csv" in result.stdout
+    assert "not written to scores.csv" in result.stdout
     assert "Read-only file system" in result.stdout
     assert (run / "scores.csv").read_bytes() == before
 

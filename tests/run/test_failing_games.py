@@ -140,7 +140,7 @@ def children(pid):
 @pytest.mark.parametrize(
     ("verb", "kept"),
     [
-        (("evaluate", "--episodes", "500"), "cells that were done are in scores.csv"),
+        (("evaluate", "--episodes", "500"), "finished cells are in scores.csv"),
         (("render", "--seconds", "1"), "films of cells that were done are in"),
     ],
     ids=["evaluate", "render"],
@@ -159,7 +159,7 @@ def test_a_worker_that_is_killed_ends_the_command_with_its_game_and_seeds(verb, 
         assert child.returncode == 1, stderr
     assert re.search(r"played cartpole-\w after stage \d \(seeds \d+ to \d+\) died \(killed by SIGKILL\)", stderr)
     assert kept in stderr
-    assert f"once more: {' '.join(command)}" in stderr
+    assert f"run again: {' '.join(command)}" in stderr
     assert "Traceback" not in stderr
 
 

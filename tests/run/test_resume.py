@@ -545,10 +545,10 @@ def test_scoring_an_unfinished_run_leaves_its_table_to_the_training(left, whole)
     before = run_files(left)
     table = evaluate_run(left, episodes=3)
     assert "learned cartpole-a" in table
-    assert "not written into scores.csv" in table
+    assert "not written to scores.csv" in table
     assert run_files(left) == before
     with RunFolder(left).locked():
-        assert "not written into scores.csv" in evaluate_run(left, episodes=1)
+        assert "not written to scores.csv" in evaluate_run(left, episodes=1)
     assert_equal(resume_run(left), whole("blip"))
     assert "not written" not in evaluate_run(left, episodes=3)
     assert run_files(left)["scores.csv"] != run_files(whole("blip"))["scores.csv"]
