@@ -65,7 +65,7 @@ def run_main(monkeypatch, *arguments):
 
 
 def test_help_shows_defaults_and_examples():
-    output = invoke("train", "-h").output
+    output = " ".join(invoke("train", "-h").output.split())  # undo line wrapping
     assert all(default in output for default in ["default: atari6", "default: blip", "default: auto", "default: 0"])
     assert "Examples:" in invoke("-h").output
 
