@@ -51,4 +51,4 @@ def export(run: Path, games: str | None, stage: int | None, out: Path | None) ->
     for exported in written:
         size = exported.file.stat().st_size / 1e6
         click.echo(f"{exported.file}  {exported.task} after stage {exported.stage}, {size:,.1f} MB")
-    click.echo(f"\nTo play {written[-1].task} with this file (blip-rl is not needed):\n\n{written[-1].usage}")
+    click.echo(f"\nTo play {written[-1].task} with this file, without blip-rl:\n\n{written[-1].usage}")

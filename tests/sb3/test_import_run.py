@@ -138,7 +138,7 @@ def test_the_run_is_one_for_every_other_verb(tmp_path, monkeypatch):
     settings = ["--set", "evaluation.episodes=2"]
     made = CliRunner().invoke(cli, ["import", "cart.zip", "--game", "CartPole-v1", "--out", "run", *settings])
     assert made.exit_code == 0, made.output
-    assert "no code in it was run" in made.stdout
+    assert "no code from it was run" in made.stdout
     assert CliRunner().invoke(cli, ["report", "run"]).exit_code == 0  # before there is any score
     assert CliRunner().invoke(cli, ["evaluate", "run"]).exit_code == 0
     assert load_scores(Path("run")).after.shape == (1, 1)
