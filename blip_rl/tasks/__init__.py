@@ -1,1 +1,1 @@
-"""What is played: the only room that knows the emulator."""
+"""Environments; the only package that imports ale_py."""

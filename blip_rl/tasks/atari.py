@@ -1,7 +1,7 @@
 """Atari games as a stable-baselines3 ``VecEnv``: ale-py's ``AtariVectorEnv`` plays them all in C++ threads.
 
-The emulator is asked for raw rewards and whole games. What the learner sees (signs of rewards, an episode end at each
-lost life) is put on top here, so that the score of the whole game is never lost.
+The emulator returns raw rewards and whole games. Reward clipping and episode ends at lost lives are applied here, on
+top, so that the raw return of the whole game stays known.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Info = dict[str, Any]
 
 
 class AtariVecEnv(VecEnv):
-    """``num_envs`` copies of one game, stepped together; follows the ``VecEnv`` contract of stable-baselines3.
+    """``num_envs`` copies of one Atari game as a ``VecEnv`` of stable-baselines3.
 
     Observations are uint8 of shape (num_envs, frame_stack, frame_size, frame_size), rewards float32 of shape
-    (num_envs,). All arrays returned are the caller's: later steps do not touch them.
+    (num_envs,). Returned arrays belong to the caller: later steps do not overwrite them.
 
-    In training, rewards are reduced to their sign and a lost life counts as the end of an episode, if the
-    configuration says so; the game itself plays on. In evaluation rewards are raw and only games end.
+    In training, rewards are reduced to their sign and a lost life ends an episode, if so configured; the game itself
+    continues. In evaluation, rewards are raw and episodes are whole games.
 
-    When a game really ends, ``infos[i]["episode"]`` holds its raw return ``r``, its length ``l`` in decisions and the
-    seconds ``t`` since construction, as ``Monitor`` would; the next game begins within the same step.
+    When a game is over, ``infos[i]["episode"]`` holds its raw return ``r``, its length ``l`` in decisions and the
+    seconds ``t`` since construction, as ``Monitor`` reports them; the next game starts within the same step.
 
     Attributes:
-        lives: int32, shape (num_envs,), lives left in each game after the last reset or step.
+        lives: int32, (num_envs,), lives left in each game after the last reset or step.
     """
 
     render_mode: str | None = None
@@ -56,8 +56,8 @@ class AtariVecEnv(VecEnv):
             num_envs: Games played at the same time.
             seed: Game ``i`` is seeded with ``seed + i``, at the first reset.
             config: How frames become observations.
-            training: Whether to show the learner's view of rewards and ends, or the raw game.
-            num_threads: Threads that emulate; 0: one for each game, at most one for each core.
+            training: Whether to clip rewards and end episodes at lost lives as configured, or return the raw game.
+            num_threads: Emulator threads; 0: one per game, at most one per core.
 
         Raises:
             UserError: unknown or unreadable game, or a seed out of range.
@@ -75,18 +75,18 @@ class AtariVecEnv(VecEnv):
     def seed(self, seed: int | None = None) -> list[int | None]:
         """Give game ``i`` the seed ``seed + i`` (drawn at random if ``None``) from the next reset on.
 
-        A seed decides a game's no-ops and sticky actions, and those of all games that follow it until the next seed.
+        A seed determines the no-ops and sticky actions of a game and of all games after it until the next seed.
 
         Raises:
             UserError: a seed out of range.
         """
-        if seed is None:  # the base class would draw from 32 bits, one more than the emulator takes
+        if seed is None:  # the base class would draw 32 bits, but the emulator takes 31
             seed = int(np.random.default_rng().integers(2**31 - self.num_envs))
         super().seed(check_seed(seed, self.num_envs))
         return self._seeds
 
     def reset(self) -> npt.NDArray[np.uint8]:
-        """Abandon all games, begin new ones and return their first observations."""
+        """Start new games, abandoning the current ones, and return their first observations."""
         if self._stepping:
             self.step_wait()
         seeds = None if self._seeds[0] is None else np.array(self._seeds)
@@ -101,13 +101,13 @@ class AtariVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Start one decision in every game; the emulator's threads work until ``step_wait`` collects.
+        """Start one step in every game; the emulator's threads run until ``step_wait``.
 
         Args:
             actions: Integers, shape (num_envs,), indices into the action set.
 
         Raises:
-            ValueError: an index outside the action set. Checked here because the emulator would wait for ever.
+            ValueError: an index outside the action set. Checked here because the emulator would block forever.
         """
         actions = np.asarray(actions, dtype=np.int32)
         if actions.view(np.uint32).max() >= self._action_count:  # unsigned: a negative index is a huge one
@@ -116,7 +116,7 @@ class AtariVecEnv(VecEnv):
         self._stepping = True
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return observations, rewards, ends and infos of the decision that ``step_async`` started."""
+        """Return observations, rewards, dones and infos of the step that ``step_async`` started."""
         observations, rewards, terminated, truncated, info = self._emulator.recv()
         self._stepping = False
         self._returns += rewards
@@ -127,7 +127,7 @@ class AtariVecEnv(VecEnv):
         if dones.any():
             self._report_ends(dones, truncated, observations, info, infos)
         if self._clip_rewards:
-            rewards = np.sign(rewards)  # rewards are integers: their sign is also their value clipped to [-1, 1]
+            rewards = np.sign(rewards)  # raw rewards are integers, so their sign equals clipping to [-1, 1]
         return observations, rewards.astype(np.float32), dones, infos
 
     def _report_ends(
@@ -138,7 +138,7 @@ class AtariVecEnv(VecEnv):
         info: Info,
         infos: list[Info],
     ) -> None:
-        """Fill ``infos`` of the games that are over (restarted by the emulator) and of those that lost a life."""
+        """Fill ``infos`` of games that are over (restarted by the emulator) and of games that lost a life."""
         first_frames = _first_frames(info)
         restarted = first_frames != self._first_frames
         for index in np.flatnonzero(dones).tolist():
@@ -156,15 +156,15 @@ class AtariVecEnv(VecEnv):
         return {"episode": episode, "terminal_observation": last_observation, "TimeLimit.truncated": truncated}
 
     def close(self) -> None:
-        """End the emulator's threads and free its memory; calling it again does nothing."""
+        """Stop the emulator's threads and free its memory; idempotent."""
         vars(self).pop("_emulator", None)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return this object's attribute once for each game asked about: games have no Python object of their own."""
+        """Return this object's attribute once per selected game: games have no Python objects of their own."""
         return [getattr(self, attr_name)] * self._count(indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute that all games share.
+        """Set an attribute for all games.
 
         Raises:
             AttributeError: ``indices`` names only some of the games.
@@ -176,7 +176,7 @@ class AtariVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Refuse: the games live in C++.
+        """Raise, because games have no Python methods.
 
         Raises:
             AttributeError: always.
@@ -186,7 +186,7 @@ class AtariVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Answer yes for ``Monitor``, whose report of whole games is built in, and no for all other wrappers."""
+        """Return True for ``Monitor``, whose episode report is built in, and False for all other wrappers."""
         return [wrapper_class is Monitor] * self._count(indices)
 
     def _count(self, indices: VecEnvIndices) -> int:
@@ -211,10 +211,10 @@ def _load(game: str, num_envs: int, config: AtariConfig, training: bool, num_thr
 
 
 def _first_frames(info: Info) -> npt.NDArray[np.int32]:
-    """Return the emulator's frame number at which each current game began, shape (num_envs,).
+    """Return the emulator's frame number at which each current game began, (num_envs,).
 
-    It changes when and only when a game has been restarted. The frame number within the game is no such sign: after
-    a game shorter than the no-ops that begin the next one, it has grown.
+    It changes if and only if a game has been restarted. The frame number within the game would not do: after a game
+    shorter than the no-ops at the start of the next one, it increases.
     """
     first: npt.NDArray[np.int32] = info["frame_number"] - info["episode_frame_number"]
     return first

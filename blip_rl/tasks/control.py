@@ -1,4 +1,4 @@
-"""Gymnasium environments as a stable-baselines3 ``VecEnv``, and families of tasks made by mixing observations."""
+"""Gymnasium environments as a stable-baselines3 ``VecEnv``, optionally with mixed observations."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def make_control_env(game: str, num_envs: int, seed: int, observation_mix_seed: 
 
     Args:
         game: A registered Gymnasium id.
-        num_envs: Copies, stepped one after the other.
-        seed: Used at the first reset. Images with their channels last are turned to channels first.
-        observation_mix_seed: If set, observations x become Q·x, Q the orthogonal matrix drawn with this seed: the
-            same problem seen through other eyes.
+        num_envs: Copies, stepped sequentially.
+        seed: Used at the first reset. Images with channels last are transposed to channels first.
+        observation_mix_seed: If set, observations x become Q·x, Q an orthogonal matrix drawn with this seed. The
+            dynamics stay the same, so this makes families of related tasks.
 
     Raises:
         UserError: unknown id, a missing dependency, spaces that cannot be learned from, or a seed out of range.
@@ -44,9 +44,9 @@ def make_control_env(game: str, num_envs: int, seed: int, observation_mix_seed: 
 
 
 def orthogonal_matrix(size: int, seed: int) -> npt.NDArray[np.float64]:
-    """Return a (size, size) orthogonal matrix, uniform over all of them (Haar), always the same for a seed.
+    """Draw an orthogonal matrix, (size, size), from the Haar (uniform) distribution; deterministic for a seed.
 
-    QR of a Gaussian matrix alone is not uniform: the signs of R's diagonal must be moved into Q
+    The QR decomposition of a Gaussian matrix alone is not uniform: the signs of R's diagonal must be moved into Q
     (Mezzadri 2007, "How to generate random matrices from the classical compact groups").
     """
     q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))

@@ -1,4 +1,4 @@
-"""ale-py's emulator, set up in one place: whoever plays a game and whoever shows it must play the same one."""
+"""Construction of ale-py's emulator, shared by playing and rendering so that both run the same game."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from blip_rl.errors import UserError
 
 
 def load_emulator(rom: str, num_envs: int, config: AtariConfig, **view: Any) -> AtariVectorEnv:
-    """Load a game ``num_envs`` times; raw rewards, whole games, the next one begins within the step that ends one.
+    """Load a game ``num_envs`` times, with raw rewards, whole games and reset within the step that ends a game.
 
     Args:
         rom: ALE ROM name.
         num_envs: Games played at the same time.
-        config: Decides the game, together with the seed.
-        view: Settings of ``AtariVectorEnv`` that decide what is seen of the game, and with how many threads.
+        config: Determines the game, together with the seed.
+        view: Further settings of ``AtariVectorEnv``: observations and number of threads.
 
     Raises:
         UserError: the ROM cannot be read.
@@ -33,11 +33,11 @@ def load_emulator(rom: str, num_envs: int, config: AtariConfig, **view: Any) -> 
             noop_max=config.noop_max,
             use_fire_reset=config.fire_on_reset,
             autoreset_mode="SameStep",
-            episodic_life=False,  # it would restart the game at every lost life; life_loss_info only reports it
+            episodic_life=False,  # would restart the game at every lost life; life_loss_info only reports it
             reward_clipping=False,
             **view,
         )
-    except OSError as error:  # ALE_ROMS_DIR points to a folder without this ROM, or with another version of it
+    except OSError as error:  # ALE_ROMS_DIR names a folder without this ROM or with another version
         raise UserError(
             f"game {rom!r}: cannot read its ROM: {error} (unset ALE_ROMS_DIR to use ale-py's own)"
         ) from error

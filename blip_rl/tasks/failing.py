@@ -1,4 +1,4 @@
-"""Games that fail say which they were: whatever an emulator or an environment raises names its game and seeds."""
+"""Errors of environments, reported with the game and its seeds."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Array = npt.NDArray[Any]
 
 @contextmanager
 def naming(game: str, first_seed: int | None, count: int = 1) -> Iterator[None]:
-    """Name the game in every error of the block that is nobody's mistake.
+    """Convert unexpected exceptions of the block into errors that name the game and its seeds.
 
     Args:
-        game: What is played.
-        first_seed: Of the first copy; None where it was drawn at random.
-        count: Copies.
+        game: Name of the game.
+        first_seed: Seed of the first copy; None if drawn at random.
+        count: Number of copies.
 
     Raises:
-        RunError: the block raised something; with the game, its seeds and what it was.
+        RunError: the block raised an exception other than UserError or RunError.
     """
     try:
         yield
@@ -39,16 +39,16 @@ def naming(game: str, first_seed: int | None, count: int = 1) -> Iterator[None]:
 
 
 def check_finite_step(game: str, seed: int | None, environment: int, **values: object) -> None:
-    """Refuse numbers from a game that are NaN or infinite: learning from them destroys the network.
+    """Check that values from a game are finite: a single NaN would destroy the network's weights.
 
     Args:
-        game: What is played.
-        seed: Of the copy; None where it was drawn at random.
-        environment: Number of the copy, from 0.
-        values: What it returned, by name, such as ``observation`` and ``reward``.
+        game: Name of the game.
+        seed: Seed of the copy; None if drawn at random.
+        environment: Index of the copy, from 0.
+        values: Values returned by the game, by name, such as ``observation`` and ``reward``.
 
     Raises:
-        RunError: one is not finite; with its first such number and where in it that is.
+        RunError: a value is NaN or infinite; names the first one and its index.
     """
     for name, value in values.items():
         numbers = np.asarray(value)
@@ -68,7 +68,7 @@ def _seeds(first: int | None, count: int) -> str:
 
 
 class NamedVecEnv(VecEnvWrapper):
-    """Copies of one game whose errors name it, and whose observations and rewards are finite."""
+    """Wraps copies of one game: exceptions name it, observations and rewards are checked to be finite."""
 
     def __init__(self, venv: VecEnv, game: str, seed: int, first_environment: int = 0) -> None:
         """Wrap the copies.
@@ -91,10 +91,10 @@ class NamedVecEnv(VecEnvWrapper):
         return given
 
     def reset(self) -> VecEnvObs:
-        """Begin new games.
+        """Start new games.
 
         Raises:
-            RunError: one failed, or showed numbers that are not finite.
+            RunError: a game failed, or an observation is not finite.
         """
         with self._naming():
             observations = self.venv.reset()
@@ -104,19 +104,19 @@ class NamedVecEnv(VecEnvWrapper):
         return observations
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Start one decision in every game.
+        """Start one step in every game.
 
         Raises:
-            RunError: one failed.
+            RunError: a game failed.
         """
         with self._naming():
             self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return what the decision led to.
+        """Return observations, rewards, dones and infos of the step.
 
         Raises:
-            RunError: a game failed, or returned numbers that are not finite.
+            RunError: a game failed, or returned values that are not finite.
         """
         with self._naming():
             result = self.venv.step_wait()
@@ -131,7 +131,7 @@ class NamedVecEnv(VecEnvWrapper):
         return result
 
     def _refuse(self, **values: Any) -> None:
-        """Find the copy whose values are not finite; asked only when there is one."""
+        """Raise the error of the first copy whose values are not finite."""
         for index in range(self.num_envs):
             self._check(index, **{name: value[index] for name, value in values.items()})
 

@@ -1,9 +1,9 @@
-"""Names → tasks: what a recipe's ``game`` means.
+"""Resolution of game names in recipes.
 
 A game is an ALE ROM (``kung_fu_master``), a Gymnasium id of one (``ALE/KungFuMaster-v5``), or any other Gymnasium id
 (``CartPole-v1``, ``package:Name-v0``). In names of ROMs, case, spaces and punctuation do not matter (``Kung-Fu
-Master``), in ids case does not; an exact name takes precedence. Nothing is ever downloaded: the ROMs are part of the
-ale-py package. Importing this module imports none of the libraries it asks.
+Master``), in ids case does not; an exact name takes precedence. Nothing is downloaded: the ROMs are part of the
+ale-py package. Importing this module does not import ale_py or gymnasium, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HINT = "(blip-rl list games)"
 _ATARI_ENTRY_POINT = "ale_py.env:AtariEnv"
 
 # ale-py ships these without a single-player mode, registers no Gymnasium id for them, and calls exit() when they are
-# loaded alone (ale-py 0.12.1): a name that takes the process down is no game.
+# loaded alone (ale-py 0.12.1): a name that ends the process must not be accepted.
 _TWO_PLAYER_ROMS = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 
@@ -33,14 +33,14 @@ _ALE_ID = re.compile(r"(?:ale_py:)?ale/(.+)-v5", re.IGNORECASE)
 
 
 def plain_name(name: str) -> str:
-    """Return the form in which spellings of one game are equal: letters and digits, of an ALE id those of its game."""
+    """Normalise a name for comparison: letters and digits, case-folded; of an ALE id, those of its game."""
     found = _ALE_ID.fullmatch(name.strip())
     return "".join(c for c in (found[1] if found else name).casefold() if c.isalnum())
 
 
 @functools.cache
 def atari_roms() -> tuple[str, ...]:
-    """Return the names of the games that ship with ale-py and can be played alone, sorted."""
+    """Return the sorted names of the single-player games that ship with ale-py."""
     spec = importlib.util.find_spec("ale_py")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("ale-py is not installed: Atari games need it (pip install ale-py)")
@@ -51,8 +51,8 @@ def atari_roms() -> tuple[str, ...]:
 def rom_name(game: str) -> str | None:
     """Return the ROM that ``game`` plays, or ``None`` if it is no Atari game.
 
-    Of a Gymnasium id such as ``ALE/Pong-v5`` only the game is taken: frame skip, sticky actions and action set are
-    the recipe's, not the id's.
+    Of a Gymnasium id such as ``ALE/Pong-v5`` only the game is used: frame skip, sticky actions and action set come
+    from the recipe.
     """
     if game in atari_roms():
         return game
@@ -82,11 +82,11 @@ def is_gymnasium_id(game: str) -> bool:
 
 
 def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
-    """Return what ``game`` stands for: its ROM name, or else its Gymnasium id.
+    """Resolve ``game`` to its ROM name, or else to its Gymnasium id.
 
     Args:
-        game: What the person typed, short names already replaced.
-        known_short_names: Other names the person may have meant; used for suggestions only.
+        game: The user's input, short names already expanded.
+        known_short_names: Further candidates for suggestions.
 
     Raises:
         UserError: no ROM and no registered environment has this name.
@@ -113,12 +113,12 @@ def _fix(game: str, known_short_names: Iterable[str]) -> str:
 
 
 def _modern_ids() -> list[str]:
-    """Return the registered ids worth suggesting: all but the hundreds of outdated ones such as ``Pong-v0``."""
+    """Return the registered ids to suggest: all but the hundreds of outdated Atari ids such as ``Pong-v0``."""
     return [name for name, spec in _registry().items() if "/" in name or spec.entry_point != _ATARI_ENTRY_POINT]
 
 
 def _gymnasium_spec(game: str) -> EnvSpec | None:
-    """Return the environment registered under ``game``, or under the only id that differs from it in case alone."""
+    """Return the environment registered under ``game``, or under the only id that equals it ignoring case."""
     if (spec := _registered(game)) is not None:
         return spec
     package, _, name = game.rpartition(":")
@@ -136,7 +136,7 @@ def _registered(game: str) -> EnvSpec | None:
 
 
 def _imports(package: str) -> bool:
-    """Import ``package``, which registers its environments; ``False`` if there is no such package."""
+    """Import ``package``, which registers its environments; return False if that fails."""
     if not re.fullmatch(r"\w+(\.\w+)*", package):
         return False
     try:

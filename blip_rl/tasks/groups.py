@@ -1,7 +1,7 @@
-"""Environments in groups that are stepped on their own: while one group's games are played, another's wait for actions.
+"""Groups of environments that can be stepped independently, to overlap emulation with inference.
 
-To everyone who calls ``step`` the groups are one set of environments, the same as without groups: environment ``i`` has
-the seed ``seed + i`` and its place in every array.
+Callers of ``step`` see one ``VecEnv``, the same as without groups: environment ``i`` has the seed ``seed + i`` and row
+``i`` of every array.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class GroupedVecEnv(VecEnv):
     """Several ``VecEnv`` of one game as one, each of which can also be stepped alone.
 
     Attributes:
-        groups: Which of the environments are in each group, in their order.
+        groups: Indices of the environments in each group, in order.
     """
 
     def __init__(self, members: Sequence[VecEnv]) -> None:
-        """Take the members' environments over, in their order.
+        """Combine environments, in order.
 
         Args:
-            members: One for each group; all of the same spaces.
+            members: One ``VecEnv`` per group, all with the same spaces.
         """
         self._members = list(members)
         ends = np.cumsum([member.num_envs for member in self._members]).tolist()
@@ -38,36 +38,36 @@ class GroupedVecEnv(VecEnv):
         super().__init__(ends[-1], first.observation_space, first.action_space)
 
     def step_group_async(self, group: int, actions: Array) -> None:
-        """Start one decision in every environment of a group, ``actions`` having a row for each."""
+        """Start one step in every environment of a group; ``actions`` has one row per environment."""
         self._members[group].step_async(actions)
 
     def step_group_wait(self, group: int) -> VecEnvStepReturn:
-        """Return what the group's decision led to."""
+        """Return observations, rewards, dones and infos of the group's step."""
         return self._members[group].step_wait()
 
     def step_async(self, actions: Array) -> None:
-        """Start one decision in all environments."""
+        """Start one step in all environments."""
         for group, where in enumerate(self.groups):
             self.step_group_async(group, actions[where])
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return what the decision led to in all environments."""
+        """Return observations, rewards, dones and infos of the step in all environments."""
         return joined([self.step_group_wait(group) for group in range(len(self.groups))])
 
     def seed(self, seed: int | None = None) -> list[int | None]:
-        """Give environment ``i`` the seed ``seed + i`` from the next reset on; ``None`` draws them at random."""
+        """Give environment ``i`` the seed ``seed + i`` from the next reset on; ``None``: random seeds."""
         given = []
         for where, member in zip(self.groups, self._members, strict=True):
             given += list(member.seed(None if seed is None else seed + where.start))
         return given
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        """Give every environment its options for the next reset."""
+        """Set the options of every environment for the next reset."""
         for where, member in zip(self.groups, self._members, strict=True):
             member.set_options(options[where] if isinstance(options, list) else options)
 
     def reset(self) -> VecEnvObs:
-        """Begin new games everywhere."""
+        """Reset all environments."""
         observations = np.concatenate([cast(Array, member.reset()) for member in self._members])
         self.reset_infos = [info for member in self._members for info in member.reset_infos]
         return observations
@@ -78,15 +78,15 @@ class GroupedVecEnv(VecEnv):
             member.close()
 
     def get_images(self) -> Sequence[Array | None]:
-        """One picture of every environment."""
+        """Render every environment."""
         return [image for member in self._members for image in member.get_images()]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of each environment asked about."""
+        """Return the attribute of each selected environment."""
         return [member.get_attr(attr_name, place)[0] for member, place in self._places(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the environments named; of all of them where none is."""
+        """Set an attribute of the selected environments; None selects all."""
         if indices is None:
             for member in self._members:
                 member.set_attr(attr_name, value)
@@ -97,7 +97,7 @@ class GroupedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of each environment asked for."""
+        """Call a method of each selected environment."""
         return [
             member.env_method(method_name, *method_args, indices=place, **method_kwargs)[0]
             for member, place in self._places(indices)
@@ -106,17 +106,17 @@ class GroupedVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether each environment asked about is wrapped so."""
+        """Return for each selected environment whether it has this wrapper."""
         return [member.env_is_wrapped(wrapper_class, place)[0] for member, place in self._places(indices)]
 
     def _places(self, indices: VecEnvIndices) -> list[tuple[VecEnv, int]]:
-        """Member and place within it of every environment asked about."""
+        """List group and index within it of every selected environment."""
         everyone = [(member, place) for member in self._members for place in range(member.num_envs)]
         return [everyone[index] for index in self._get_indices(indices)]
 
 
 def joined(parts: Sequence[VecEnvStepReturn]) -> VecEnvStepReturn:
-    """What every group returned, as one step of all environments; of a single group nothing is copied."""
+    """Concatenate the results of all groups into one step; a single group's result is not copied."""
     if len(parts) == 1:
         return parts[0]
     observations, rewards, dones, infos = zip(*parts, strict=True)
@@ -129,5 +129,5 @@ def joined(parts: Sequence[VecEnvStepReturn]) -> VecEnvStepReturn:
 
 
 def group_sizes(environments: int, groups: int) -> list[int]:
-    """How many environments each group has: as equal as can be, the larger ones first."""
+    """Split environments into groups of nearly equal size, the larger ones first."""
     return [environments // groups + (index < environments % groups) for index in range(groups)]

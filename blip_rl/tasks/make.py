@@ -1,4 +1,4 @@
-"""One task of a recipe → the environments to learn it in and the environments to score it in."""
+"""Construction of the training and evaluation environments of a task."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, groups: int = 1) -> VecEnv:
-    """Return ``num_envs`` copies of the task's game with the learner's view of rewards and episode ends.
+    """Build ``num_envs`` copies of the task's game for training, with clipped rewards and lost lives as configured.
 
     Args:
-        task: The game, and how its observations are mixed.
-        atari: Preprocessing; applies to Atari games only.
-        num_envs: Copies stepped together.
+        task: Game and observation mixing.
+        atari: Preprocessing of Atari games.
+        num_envs: Number of copies.
         seed: Copy ``i`` is seeded with ``seed + i`` at the first reset.
-        groups: In how many groups the copies are, each of which can be stepped on its own.
+        groups: Number of groups that can be stepped independently.
 
     Raises:
         UserError: the game is unknown, cannot be made, or does not fit the task's settings; or a seed out of range.
@@ -37,18 +37,18 @@ def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed:
 
 
 def make_evaluation_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int) -> VecEnv:
-    """Return ``num_envs`` copies of the task's game with raw rewards, whose episodes are whole games.
+    """Build ``num_envs`` copies of the task's game for evaluation, with raw rewards and whole games as episodes.
 
-    Arguments and errors are those of :func:`make_training_env`; there are no groups.
+    Arguments and errors are those of :func:`make_training_env`, without groups.
     """
     return _make(task, atari, num_envs, seed, training=False)
 
 
 def has_lowered_time_limit(task: TaskConfig, atari: AtariConfig) -> bool:
-    """Whether the recipe ends the task's games sooner than the environment itself would.
+    """Return whether the recipe sets a lower time limit than the environment's own.
 
-    An environment's own time limit is part of the game: its returns, and the scores they are compared with, are those
-    up to the limit. Atari's is ALE's 108,000 frames; the recipe may lower it.
+    The environment's own limit is part of the game, and reference scores are measured with it. For Atari it is ALE's
+    108,000 frames, which the recipe may lower.
     """
     return rom_name(check_game(task.game)) is not None and atari.max_episode_frames < ALE_EPISODE_FRAMES
 

@@ -1,7 +1,7 @@
-"""The pictures of a game while it is played: native size and colours, not what the agent sees.
+"""Rendering of games in native size and colours, by replaying them.
 
-A game is shown by playing it a second time: same seed, same actions, same game. Atari games run in an emulator set up
-as the agent's (:mod:`blip_rl.tasks.emulator`), but for the picture; Gymnasium environments draw themselves.
+The same seed and actions give the same game. Atari games run in an emulator with the agent's settings
+(:mod:`blip_rl.tasks.emulator`) but full-size colour frames; Gymnasium environments render themselves.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.seeds import check_seed
 
 Frame = npt.NDArray[np.uint8]
-"""uint8, shape (height, width, 3), red, green and blue."""
+"""uint8, (height, width, 3), RGB."""
 
 _ATARI_FRAMES_PER_SECOND = 60  # of the NTSC console, and of ale-py's
-_HEIGHT, _WIDTH = 210, 160  # what the emulator draws; a game that draws 250 lines (PAL) is shrunk to this
+_HEIGHT, _WIDTH = 210, 160  # the emulator's NTSC frame; PAL games of 250 lines are scaled to it
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What one decision led to.
+    """Result of one step.
 
     Attributes:
-        picture: After the decision; if the game is over, its last one.
-        reward: Raw.
-        over: Whether the game has ended; then it may not be played on.
+        picture: Frame after the step; if the game is over, its last frame.
+        reward: Raw reward.
+        over: Whether the game has ended; it must not be stepped again.
     """
 
     picture: Frame
@@ -45,35 +45,35 @@ class Moment:
 
 
 class Screen(Protocol):
-    """One game that can be watched."""
+    """A game that can be rendered."""
 
     game: str
-    """What is played."""
+    """Name of the game."""
 
     seed: int
-    """What it is played with."""
+    """Seed of the game."""
 
     decisions_per_second: float
-    """How many decisions a second of the game holds when it is played at its own speed."""
+    """Steps per second of the game at its native speed."""
 
     def reset(self) -> Frame:
-        """Begin the game that the seed stands for."""
+        """Start the game of the seed and return its first frame."""
         ...
 
     def step(self, action: Any) -> Moment:
-        """Take one decision."""
+        """Take one step."""
         ...
 
     def close(self) -> None:
-        """Free what the game holds."""
+        """Free the game's resources."""
         ...
 
 
 def make_screen(task: TaskConfig, atari: AtariConfig, seed: int) -> Screen:
-    """Return the game that environment 0 of ``make_evaluation_env(task, atari, 1, seed)`` plays first, to be watched.
+    """Build a renderable copy of the first game of environment 0 of ``make_evaluation_env(task, atari, 1, seed)``.
 
     Raises:
-        UserError: the game is unknown, cannot be drawn, or needs a package for it; or a seed out of range.
+        UserError: the game is unknown or cannot be rendered, or the seed is out of range.
     """
     check_seed(seed, 1)
     rom = rom_name(check_game(task.game))
@@ -81,20 +81,20 @@ def make_screen(task: TaskConfig, atari: AtariConfig, seed: int) -> Screen:
 
 
 def check_pictures(task: TaskConfig, atari: AtariConfig) -> None:
-    """Make sure that a game can be drawn, before anything long begins.
+    """Check that a game can be rendered, before a long computation starts.
 
     Raises:
-        UserError: it cannot; says what to install, where that helps.
+        UserError: it cannot; names the package to install if that helps.
     """
     with closing(make_screen(task, atari, 0)) as screen:
         screen.reset()
 
 
 def replay(screen: Screen, actions: Iterable[Any]) -> Generator[Frame, None, None]:
-    """Yield the picture before each action and the one after the last; the screen is closed with the iteration.
+    """Yield the frame before each action and after the last; the screen is closed when the iteration ends.
 
     Raises:
-        RunError: the game fails, or ends before its actions do: it was not the same game.
+        RunError: the game fails, or ends before its actions do, so it is not the game that was recorded.
     """
     with closing(screen), naming(screen.game, screen.seed):
         yield screen.reset()
@@ -111,10 +111,10 @@ def replay(screen: Screen, actions: Iterable[Any]) -> Generator[Frame, None, Non
 
 
 class AtariScreen:
-    """An Atari game in an emulator of its own, in lockstep with an agent's if it gets the same actions.
+    """An Atari game in an emulator of its own, which follows an agent's game if given the same actions.
 
-    As in the agent's frames, each picture is the brighter of the last two, colour by colour: many games draw a thing
-    only in every other frame.
+    As in the agent's observations, each picture is the maximum of the last two frames per colour channel, because many
+    games draw sprites only in every other frame.
 
     Attributes:
         lives: Lives left after the last reset or step.
@@ -130,29 +130,29 @@ class AtariScreen:
         self.decisions_per_second = _ATARI_FRAMES_PER_SECOND / config.frame_skip
 
     def reset(self) -> Frame:
-        """Begin the game that the seed stands for."""
+        """Start the game of the seed and return its first frame."""
         observations, info = self._emulator.reset(seed=np.array([self.seed]))
         self.lives = int(info["lives"][0])
         return _copy(observations[0, 0])
 
     def step(self, action: Any) -> Moment:
-        """Take one decision."""
+        """Take one step."""
         observations, rewards, terminated, truncated, info = self._emulator.step(np.array([action], dtype=np.int32))
         self.lives = int(info["lives"][0])
         over = bool(terminated[0] or truncated[0])
-        last = info["final_obs"][0] if over else observations[0]  # the next game has begun within the same step
+        last = info["final_obs"][0] if over else observations[0]  # the next game starts within the same step
         return Moment(_copy(last[0]), float(rewards[0]), over)
 
     def close(self) -> None:
-        """End the emulator's thread."""
+        """Stop the emulator's thread."""
         vars(self).pop("_emulator", None)
 
 
 class ControlScreen:
-    """A Gymnasium environment that draws itself."""
+    """A Gymnasium environment that renders itself."""
 
     def __init__(self, game: str, seed: int) -> None:
-        # Classic control draws with pygame, which would look for a display, a loudspeaker and someone to greet.
+        # Classic control renders with pygame: use no display and no sound device, and print no banner.
         for name, value in {
             "SDL_VIDEODRIVER": "dummy",
             "SDL_AUDIODRIVER": "dummy",
@@ -164,13 +164,13 @@ class ControlScreen:
         self.decisions_per_second = float(self._env.metadata.get("render_fps") or 30)
 
     def reset(self) -> Frame:
-        """Begin the game that the seed stands for."""
+        """Start the game of the seed and return its first frame."""
         observation, _ = self._env.reset(seed=self.seed)
         check_finite_step(self.game, self.seed, 0, observation=observation)
         return self._picture()
 
     def step(self, action: Any) -> Moment:
-        """Take one decision."""
+        """Take one step."""
         observation, reward, terminated, truncated, _ = self._env.step(action)
         check_finite_step(self.game, self.seed, 0, observation=observation, reward=reward)
         return Moment(self._picture(), float(reward), bool(terminated or truncated))
@@ -196,7 +196,7 @@ class ControlScreen:
 
 
 def _make_drawing(game: str) -> gymnasium.Env[Any, Any]:
-    """Make the environment that draws itself; asks first, because Gymnasium only warns of a mode that is not there."""
+    """Make the environment with rgb_array rendering; checked first, as Gymnasium only warns of a missing mode."""
     try:
         with closing(gymnasium.make(game)) as env:
             modes = list(env.metadata.get("render_modes") or [])
@@ -211,4 +211,4 @@ def _make_drawing(game: str) -> gymnasium.Env[Any, Any]:
 
 
 def _copy(picture: npt.NDArray[Any]) -> Frame:
-    return np.array(picture, dtype=np.uint8)  # the emulator may write over its own
+    return np.array(picture, dtype=np.uint8)  # the emulator may overwrite its buffer

@@ -1,4 +1,4 @@
-"""Games that can be brought back to where they were: emulators cannot be saved, but what was played can be replayed."""
+"""Action log of environments: emulator state cannot be saved, so games are restored by replaying their actions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from blip_rl.tasks.groups import GroupedVecEnv
 
 
 class RecordedVecEnv(VecEnvWrapper):
-    """Remembers every action since the last reset.
+    """Logs every action since the last reset.
 
-    Games are a function of their seeds and the actions taken. With both, any point is found again, without a network
-    in the way: several thousand steps per second.
+    Games are a deterministic function of their seeds and actions. With both, their state can be restored by replay,
+    which needs no network and runs at several thousand steps per second.
 
     Attributes:
-        groups: Which games can be stepped together, on their own; all games where the environments know no groups.
+        groups: Groups of environments that can be stepped independently; a single one if there are no groups.
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -29,34 +29,34 @@ class RecordedVecEnv(VecEnvWrapper):
         self._played: list[list[npt.NDArray[Any]]] = [[] for _ in self.groups]
 
     def reset(self) -> VecEnvObs:
-        """Begin new games and forget what was played."""
+        """Start new games and clear the log."""
         self._played = [[] for _ in self.groups]
         return self.venv.reset()
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Start one decision in every game, and note it down."""
+        """Start one step in every game and log its actions."""
         for group, where in enumerate(self.groups):
             self._played[group].append(_compact(np.array(actions[where])))
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return what the decision led to."""
+        """Return observations, rewards, dones and infos of the step."""
         return self.venv.step_wait()
 
     def step_group_async(self, group: int, actions: npt.NDArray[Any]) -> None:
-        """Start one decision in every game of a group, and note it down."""
+        """Start one step in every game of a group and log its actions."""
         self._played[group].append(_compact(np.array(actions)))
         self._grouped.step_group_async(group, actions)
 
     def step_group_wait(self, group: int) -> VecEnvStepReturn:
-        """Return what the group's decision led to."""
+        """Return observations, rewards, dones and infos of the group's step."""
         return self._grouped.step_group_wait(group)
 
     def action_log(self) -> npt.NDArray[Any]:
-        """All actions since the last reset, (steps, num_envs, ...); whole numbers in as few bytes as hold them.
+        """Return all actions since the last reset, (steps, num_envs, ...); small integers as uint8.
 
         Raises:
-            ValueError: some groups have taken a step more than others.
+            ValueError: some groups have taken more steps than others.
         """
         if not any(self._played):
             return np.zeros((0, self.num_envs), dtype=np.uint8)
@@ -64,7 +64,7 @@ class RecordedVecEnv(VecEnvWrapper):
 
 
 def _compact(actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Indices of actions in one byte each where they fit, which they do in every known game."""
+    """Store action indices as uint8 if they fit, as they do in every known game."""
     if actions.dtype.kind in "iu" and actions.size and actions.min() >= 0 and actions.max() < 256:
         return actions.astype(np.uint8)
     return actions

@@ -1,14 +1,14 @@
-"""Which seeds an environment accepts."""
+"""Validation of environment seeds."""
 
 from __future__ import annotations
 
 from blip_rl.errors import UserError
 
-_SEEDS = 2**31  # the emulator keeps a seed in a signed 32-bit integer and reads negative ones as "none"
+_SEEDS = 2**31  # the emulator stores seeds as signed 32-bit integers and takes negative ones as "none"
 
 
 def check_seed(seed: int, num_envs: int) -> int:
-    """Return ``seed`` if ``seed``, ``seed + 1``, … ``seed + num_envs − 1`` are seeds, one for each environment.
+    """Return ``seed`` if ``seed`` to ``seed + num_envs − 1``, one per environment, are valid.
 
     Raises:
         UserError: one of them is negative or does not fit into a signed 32-bit integer.
