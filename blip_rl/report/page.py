@@ -24,7 +24,7 @@ from blip_rl.report.run_record import RunRecord, is_run, load_run
 from blip_rl.report.section import Section
 from blip_rl.report.sequences import NORMALISERS, comparable_runs, differences
 from blip_rl.storage.atomic import replace_bytes
-from blip_rl.storage.naming import make_folder, stamped
+from blip_rl.storage.new_folder import make_folder, stamped
 
 Normalize = Literal["recipe", "observed"]
 

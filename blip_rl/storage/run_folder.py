@@ -29,7 +29,7 @@ from blip_rl.records import (
 )
 from blip_rl.storage import atomic, integrity, provenance, snapshot_names
 from blip_rl.storage.lock import locked
-from blip_rl.storage.naming import make_folder, stamped
+from blip_rl.storage.new_folder import make_folder, stamped
 from blip_rl.storage.paths import check_new_run, check_parent, check_run
 from blip_rl.storage.snapshot_names import snapshot_order
 from blip_rl.untrusted.files import read_text

@@ -1,12 +1,18 @@
-"""Folders that are created whole or not at all."""
+"""New folders: complete or absent, and never the same one for two processes."""
 
 import contextlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from blip_rl.storage.new_folder import new_folder
+from blip_rl.errors import UserError
+from blip_rl.report import page
+from blip_rl.storage.new_folder import make_folder, new_folder, take_name
+from blip_rl.storage.run_folder import RunFolder, planned_folder
+from tests.small_runs import small_config
 
 FILL = """
 import os, sys
@@ -82,3 +88,41 @@ def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_fil
         assert len(names(tmp_path)) == 2
         process.communicate()
     assert names(tmp_path) == ["three", "two"]
+
+
+def test_folders_made_at_once_get_different_names(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: make_folder(tmp_path / "runs" / "x"), range(16)))
+    assert sorted(path.name for path in made) == sorted(["x", *(f"x-{number}" for number in range(2, 17))])
+
+
+def test_a_name_that_was_asked_for_is_not_changed(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match=r"'.*x' exists: .* choose a new --out"):
+        take_name(tmp_path / "x", Path.mkdir, numbered=False)
+
+
+def test_default_names_of_runs_that_begin_within_a_second_differ(tmp_path, monkeypatch):
+    """Both were planned before either was created."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("blip_rl.storage.run_folder.stamped", lambda stem: Path("runs") / stem)
+    planned = [planned_folder(None, small_config()) for _ in range(2)]
+    made = [folder.create("", "cpu", {}) for folder in planned]
+    assert [folder.path.name for folder in made] == ["cartpole-a+cartpole-b-blip-seed0"] * 1 + [
+        "cartpole-a+cartpole-b-blip-seed0-2"
+    ]
+    assert made[1].config.parent == made[1].path
+
+
+def test_the_same_out_at_once_is_a_mistake_of_the_second(tmp_path):
+    first, second = (RunFolder.planned(tmp_path / "run") for _ in range(2))
+    first.create("", "cpu", {})
+    with pytest.raises(UserError, match="exists"):
+        second.create("", "cpu", {})
+    assert (tmp_path / "run" / "config.toml").exists()
+
+
+def test_reports_of_several_runs_within_a_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "stamped", lambda stem: Path("runs") / stem)
+    assert [str(page._folder([None, None], None)) for _ in range(2)] == ["runs/report", "runs/report-2"]
