@@ -59,7 +59,7 @@ def install(folder: Path) -> Path:
 
 
 def check_lists(programs: Path, folder: Path) -> None:
-    """Check that the installed command finds every recipe of the checkout."""
+    """Check that the installed command finds every recipe of the checkout, and that every agent resolves."""
     listed = {
         noun: {line.split()[0] for line in run(programs / "blip-rl", "list", noun, cwd=folder).splitlines()}
         for noun in ("agents", "sequences")
@@ -68,7 +68,11 @@ def check_lists(programs: Path, folder: Path) -> None:
         expected = {path.stem for path in (ROOT / kind).glob("*.toml")}
         if not expected or listed[noun] != expected:
             sys.exit(f"the installed wheel lists {noun} {sorted(listed[noun])}, the checkout has {sorted(expected)}")
-    print(f"the wheel lists {len(listed['agents'])} agents and {len(listed['sequences'])} sequences")
+    resolving = (
+        "from blip_rl.recipes import resolve; [resolve('cartpole4', a) for a in " + repr(sorted(listed["agents"])) + "]"
+    )
+    run(programs / "python", "-c", resolving, cwd=folder)  # with the bases that the recipes inherit from
+    print(f"the wheel lists and resolves {len(listed['agents'])} agents and {len(listed['sequences'])} sequences")
 
 
 def check_scores(programs: Path) -> None:

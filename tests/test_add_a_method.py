@@ -48,11 +48,8 @@ def checkout(tmp_path_factory):
     (code,) = blocks("python")
     (folder / path).write_text(code, encoding="utf-8")
     (recipe,) = re.findall(r"^## 2\..*`(.*)`$", GUIDE, flags=re.MULTILINE)
-    (copying,) = [words for words in commands() if words[0] == "cp"]
-    run(copying, folder)
-    description, method = blocks("toml")
-    kept = (folder / recipe).read_text(encoding="utf-8").partition("\n")[2].partition("[method]")[0]
-    (folder / recipe).write_text(description + kept + method, encoding="utf-8")
+    (settings,) = blocks("toml")
+    (folder / recipe).write_text(settings, encoding="utf-8")
     return folder
 
 

@@ -59,6 +59,19 @@ def recipe_names(kind: Kind) -> list[str]:
     return [path.stem for path in recipe_paths(kind)]
 
 
+def find_base(name: object) -> Path:
+    """Return the shipped file that ``base = name`` of an agent recipe refers to.
+
+    Raises:
+        UserError: there is no base of this name.
+    """
+    paths = {path.stem: path for path in sorted((recipe_folder("agents") / "base").glob("*.toml"))}
+    if isinstance(name, str) and name in paths:
+        return paths[name]
+    hint = did_you_mean(name[:80], list(paths)) if isinstance(name, str) else ""
+    raise UserError(f"unknown base{hint} (expected a shipped one: {', '.join(paths)})")
+
+
 def is_path(name: str) -> bool:
     """Return whether a recipe is given as a file rather than by its name."""
     return name.endswith(".toml")

@@ -1,8 +1,15 @@
-"""What ``--games`` means: tasks of shipped sequences, whole sequences, sequence files, ROMs and Gymnasium ids."""
+"""Resolve ``--games``: tasks of shipped sequences, whole sequences, sequence files, ROMs and Gymnasium ids.
+
+Gymnasium imports the package before the colon of ``package:Name-v0``, which runs its code. A person may name one with
+``--games``; a recipe or run folder, which may come from a stranger, may only name packages listed in
+``BLIP_RL_TRUSTED_PACKAGES``.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +18,11 @@ from blip_rl.config import SequenceConfig, TaskConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_recipe, is_path, list_games, read_recipe, recipe_names, sequence_with, shown
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
-from blip_rl.recipes.trust import import_problem
 from blip_rl.references import HUMAN, published_scores
 from blip_rl.untrusted.files import MOST_TASKS
+
+TRUSTED = "BLIP_RL_TRUSTED_PACKAGES"
+"""Environment variable: names of packages, separated by commas."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,8 @@ def _with_published_scores(task: TaskConfig) -> TaskConfig:
 def _read_sequence(path: Path) -> Games:
     """Read and check a whole sequence file."""
     values, source = read_recipe(path), shown(path)
+    if "base" in values or (isinstance(values.get("agent"), dict) and "base" in values["agent"]):
+        raise UserError(f"{source}: base: only an agent recipe can have a base (choose the agent with --agent)")
     check_tasks_of(values, source)
     sequence = validated(SequenceConfig, values, source)
     lines: list[str] = []
@@ -171,3 +182,19 @@ def check_tasks_of(values: dict[str, Any], source: str) -> None:
     """
     tasks = values.get("tasks")
     check_task_count(len(tasks) if isinstance(tasks, list) else 0, source)
+
+
+def import_problem(game: str) -> str:
+    """Return what is wrong with a game that a file names, or an empty string.
+
+    A package that is already imported is allowed: importing it again runs no code.
+    """
+    package, colon, _ = game.rpartition(":")
+    named = [name.strip() for name in os.environ.get(TRUSTED, "").split(",") if name.strip()]
+    if not colon or package in sys.modules or package in named:
+        return ""
+    shown = package[:80] if package.isprintable() else "NAME"
+    return (
+        f"a file may not import a package, for {package[:80]!r} is code that its author chose: expected a ROM or a "
+        f"registered id (if you trust the package, name it yourself: {TRUSTED}={shown} before the command)"
+    )

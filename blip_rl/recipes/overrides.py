@@ -1,4 +1,4 @@
-"""Settings laid over settings, and who set what: recipe file ← sequence's ``[agent]`` ← each ``--set``."""
+"""Layers of settings and their sources: base ← recipe file ← the sequence's ``[agent]`` ← each ``--set``."""
 
 from __future__ import annotations
 
@@ -46,12 +46,14 @@ class Layer:
         values: Nested tables.
         prefix: What the keys are called in a file, before what they are called here.
         option_key: Of an option, the key that it sets: the source already shows this key and its value.
+        is_base: Whether a recipe inherits these settings, so that what is missing is missing in the recipe.
     """
 
     source: str
     values: dict[str, Any]
     prefix: str = ""
     option_key: Location | None = None
+    is_base: bool = False
 
     def holds(self, location: Location) -> bool:
         """Return whether this layer sets the value at a location."""
@@ -169,12 +171,13 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], list[str]]:
 
 
 def blame(layers: list[Layer], problem: Problem) -> str:
-    """Return the line of a problem, headed by the last layer that set the value, or else by the first layer."""
+    """Return the line of a problem, headed by the last layer that set the value, or else by the recipe's own."""
     locations = [problem.location]
     if problem.is_about_keys:
         locations = [(*problem.location, key) for key in re.findall(r"(\w+) = ", problem.text)]
     guilty = [layer for layer in layers if any(layer.holds(location) for location in locations)]
-    return (guilty[-1] if guilty else layers[0]).line(problem)
+    own = next(layer for layer in layers if not layer.is_base)
+    return (guilty[-1] if guilty else own).line(problem)
 
 
 def _drop_settings_of_another_method(result: dict[str, Any], values: dict[str, Any]) -> None:

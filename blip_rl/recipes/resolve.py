@@ -1,6 +1,6 @@
-"""Recipes and options → one ``RunConfig``, and a ``RunConfig`` ↔ the ``config.toml`` of a run folder.
+"""Resolve recipes and options to one ``RunConfig``; read and write the ``config.toml`` of a run folder.
 
-Later beats earlier: agent recipe ← the sequence's ``[agent]`` ← each ``--set``.
+Later settings replace earlier ones: the agent's base, the agent recipe, the sequence's ``[agent]``, each ``--set``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from blip_rl.config import (
     Steps,
 )
 from blip_rl.errors import UserError
-from blip_rl.recipes.files import find_recipe, is_path, read_recipe, shown
-from blip_rl.recipes.games import Games, check_tasks_of, choose_games
+from blip_rl.recipes.files import find_base, find_recipe, is_path, read_recipe, shown
+from blip_rl.recipes.games import Games, check_tasks_of, choose_games, import_problem
 from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
 from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, problems_of, show, validated
-from blip_rl.recipes.trust import import_problem
 from blip_rl.untrusted.files import check_contained, parse_toml
 
 _CONFIG_FILE = "config.toml"
@@ -81,30 +80,44 @@ def resolve(
     options = attempt(lines, _options, {"steps": steps, "seed": seed, "device": device})
     read = [override for text in overrides if (override := attempt(lines, parse_override, text))]
     chosen = attempt(lines, choose_games, games) or Games("", ())
-    changes_of_agent = [override for override in read if override.recipe == "agent"]
-    agent_config: AgentConfig | None = None
-    if chosen.tasks or changes_of_agent or is_path(agent):
-        agent_config = attempt(lines, _agent_config, agent, chosen, changes_of_agent)
-    else:  # a shipped agent as it is has no mistakes, and to find that out takes loading torch
-        attempt(lines, find_recipe, "agents", agent)
+    agent_config = _checked_agent(lines, agent, chosen, [o for o in read if o.recipe == "agent"])
     sections = attempt(lines, _sections, chosen, [o for o in read if o.recipe == "sequence"])
     if lines or options is None or agent_config is None or sections is None:
         raise RecipeError(lines)
+    return _assembled(Path(agent).stem if is_path(agent) else agent, agent_config, chosen, options, sections)
+
+
+def _checked_agent(lines: list[str], name: str, games: Games, overrides: list[Override]) -> AgentConfig | None:
+    """Return the agent, or None; add what is wrong to ``lines``."""
+    if games.tasks or overrides or is_path(name):
+        return attempt(lines, _agent_config, name, games, overrides)
+    # There are no games to learn, so there is an error already. A shipped agent without overrides has none to add, and
+    # checking it would import torch.
+    attempt(lines, find_recipe, "agents", name)
+    return None
+
+
+def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, sections: _Sections) -> RunConfig:
+    """Return the configuration of a run from its parts, each of which is valid.
+
+    Raises:
+        RecipeError: agent and tasks do not go together.
+    """
     changes = {} if options.steps is None else {"steps": options.steps}
     try:
         return RunConfig(
-            agent_name=Path(agent).stem if is_path(agent) else agent,
-            sequence_name=chosen.name,
+            agent_name=name,
+            sequence_name=games.name,
             seed=options.seed,
             device=options.device,
-            agent=agent_config,
-            tasks=tuple(task.model_copy(update=changes) for task in chosen.tasks),
+            agent=agent,
+            tasks=tuple(task.model_copy(update=changes) for task in games.tasks),
             atari=sections.atari,
             evaluation=sections.evaluation,
             checkpoint=sections.checkpoint,
             compute=sections.compute,
         )
-    except ValidationError as error:  # only of rules that agent and tasks must keep together: each is valid alone
+    except ValidationError as error:
         raise RecipeError([problem.text for problem in problems_of(error, RunConfig)]) from None
 
 
@@ -175,9 +188,8 @@ def _options(values: dict[str, Any]) -> _Options:
 
 
 def _agent_config(name: str, games: Games, overrides: list[Override]) -> AgentConfig:
-    path = find_recipe("agents", name)
     layers = [
-        Layer(shown(path), read_recipe(path)),
+        *_agent_layers(find_recipe("agents", name)),
         Layer(games.source, games.agent, prefix="agent."),
         *(override.layer() for override in method_name_first(overrides)),
     ]
@@ -192,6 +204,26 @@ def _agent_config(name: str, games: Games, overrides: list[Override]) -> AgentCo
     if lines or config is None:
         raise RecipeError(lines)
     return config.model_copy(update={"method": method})
+
+
+def _agent_layers(path: Path) -> list[Layer]:
+    """Return the settings of an agent recipe, after those of the base that it names.
+
+    Raises:
+        UserError: a file cannot be read, or the base is not a shipped one.
+    """
+    values, source = read_recipe(path), shown(path)
+    if "base" not in values:
+        return [Layer(source, values)]
+    name = values.pop("base")
+    try:
+        base = find_base(name)
+    except UserError as error:
+        raise UserError(f"{source}: base = {show(name)}: {error}") from None
+    inherited = read_recipe(base)
+    if "base" in inherited:
+        raise UserError(f"{shown(base)}: base = {show(inherited['base'])}: a base cannot have a base itself")
+    return [Layer(shown(base), inherited, is_base=True), Layer(source, values)]
 
 
 def _sections(games: Games, overrides: list[Override]) -> _Sections:

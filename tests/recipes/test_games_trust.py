@@ -6,7 +6,7 @@ import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.recipes import dump_run_config, load_run_config, resolve
-from blip_rl.recipes.trust import TRUSTED, import_problem
+from blip_rl.recipes.games import TRUSTED, import_problem
 from blip_rl.untrusted.files import MOST_TASKS
 
 PACKAGE = "a_package_of_a_stranger"
