@@ -114,7 +114,7 @@ def _supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
         seen.update(module.parameters())
         layers[name] = module
     if not layers:
-        raise TypeError("the trunk has no nn.Linear or nn.Conv2d layer with parameters: there is nothing to measure")
+        raise TypeError("the trunk has no nn.Linear or nn.Conv2d layer with parameters: it has no Fisher")
     return layers
 
 

@@ -1,14 +1,14 @@
-"""Aggregate scores over runs (seeds), with a 95 % interval whose kind depends on the number of runs.
+"""Aggregate scores over runs (seeds) with 95 % confidence intervals; the method depends on the number of runs.
 
-From ten runs on: interquartile mean and its stratified bootstrap interval, as defined by Agarwal et al. 2021, "Deep
-Reinforcement Learning at the Edge of the Statistical Precipice", and their package rliable. With three to nine runs:
-mean and Student's t interval, because a bootstrap of so few values covers far less than it says (three values: it is
-[min, max], which covers 75 %). With fewer: the values alone. :func:`estimate` chooses.
+Ten or more runs: interquartile mean and stratified bootstrap interval, as defined by Agarwal et al. 2021, "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice", and their package rliable. Three to nine runs: mean
+and Student's t interval, because the bootstrap of so few values has far less than its nominal coverage (of three values
+it is [min, max], which covers 75 %). Fewer: the values alone. :func:`estimate` chooses.
 
 Scores are a matrix of runs × tasks; a vector is one task.
 
-The matrix is for tasks learned in runs of their own. Tasks of one continual run share a trunk and are not independent:
-there, pass one number for each run, such as its ACC, and whole runs are drawn.
+A matrix requires that every task was learned in a run of its own. Tasks of one continual run share a trunk and are not
+independent: pass one number per run instead, such as its ACC, so that whole runs are resampled.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 FEWEST_RUNS = 3
-"""With fewer runs no interval is given."""
+"""Minimum number of runs for an interval."""
 FEWEST_RUNS_FOR_BOOTSTRAP = 10
-"""With fewer runs a bootstrap interval is too narrow."""
+"""Minimum number of runs for a bootstrap interval; with fewer it is too narrow."""
 _T_QUANTILES = (4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004)
 """97.5 % quantiles of Student's t distribution with 2 to 8 degrees of freedom, for 3 to 9 runs."""
 _CUT = 0.25
@@ -34,12 +34,12 @@ _NUMBERS_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number over several runs.
+    """A score aggregated over runs.
 
     Attributes:
-        values: The number of each run.
-        centre: Interquartile mean from ten runs on, mean below; NaN where a value is missing or there are none.
-        interval: (low, high) of the 95 % interval; None with fewer than three runs or where a value is missing.
+        values: The score of each run.
+        centre: Interquartile mean of ten or more runs, else the mean; NaN if a value is missing or there are none.
+        interval: (low, high) of the 95 % interval; None with fewer than three runs or if a value is missing.
     """
 
     values: tuple[float, ...]
@@ -48,11 +48,11 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], *, resamples: int = 50_000) -> Estimate:
-    """Aggregate one number per run by the rule for this many runs.
+    """Aggregate one number per run with the method for this number of runs.
 
     Args:
         values: One number per run; may be empty.
-        resamples: Bootstrap resamples, used from ten runs on.
+        resamples: Bootstrap resamples, for ten or more runs.
     """
     found = tuple(float(value) for value in values)
     if len(found) >= FEWEST_RUNS_FOR_BOOTSTRAP:
@@ -62,23 +62,23 @@ def estimate(values: Sequence[float], *, resamples: int = 50_000) -> Estimate:
 
 
 def describe(runs: int) -> str:
-    """What :func:`estimate` gives for this many runs, to be printed beside it; empty below three runs."""
+    """Describe the result of :func:`estimate` for this number of runs; empty below three runs."""
     if runs >= FEWEST_RUNS_FOR_BOOTSTRAP:
         return "interquartile mean, 95 % bootstrap interval"
     return "mean, 95 % Student interval" if runs >= FEWEST_RUNS else ""
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's t interval of the mean, 95 %: mean ± t · s / √n.
+    """Compute the 95 % Student's t interval of the mean: mean ± t · s / √n.
 
     Args:
         values: One number per run.
 
     Returns:
-        (low, high); None with fewer than three runs or where a value is missing.
+        (low, high); None with fewer than three runs or if a value is missing.
 
     Raises:
-        ValueError: ten values or more, for which :func:`interquartile_mean_interval` is meant.
+        ValueError: ten values or more; use :func:`interquartile_mean_interval`.
     """
     count = len(values)
     if count >= FEWEST_RUNS_FOR_BOOTSTRAP:
@@ -91,13 +91,13 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def interquartile_mean(scores: npt.ArrayLike) -> float:
-    """IQM: the mean of what is left of all scores, runs and tasks together, without the lowest and the highest ⌊n/4⌋.
+    """Compute the IQM: the mean of all n scores, runs and tasks pooled, without the lowest and the highest ⌊n/4⌋.
 
     Args:
         scores: (runs, tasks) or (runs,).
 
     Returns:
-        The mean; NaN where a score is missing.
+        The mean; NaN if a score is missing.
 
     Raises:
         ValueError: no scores, or not a vector or matrix.
@@ -108,16 +108,16 @@ def interquartile_mean(scores: npt.ArrayLike) -> float:
 def interquartile_mean_interval(
     scores: npt.ArrayLike, *, confidence: float = 0.95, resamples: int = 50_000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile interval of the IQM over stratified bootstrap resamples.
+    """Compute the percentile interval of the IQM over stratified bootstrap resamples.
 
-    A resample draws, for each task on its own, as many runs as there are, with replacement: the tasks stay the same
-    and in equal number, because another experiment would change the seeds and not the games.
+    A resample draws runs with replacement, for each task separately. Tasks are not resampled, because a repeated
+    experiment would change the seeds and not the games.
 
     Args:
         scores: (runs, tasks) or (runs,).
         confidence: Share of the resamples inside the interval.
-        resamples: How many.
-        seed: Of the draws; the same scores give the same interval.
+        resamples: Number of resamples.
+        seed: Seed of the draws; the same scores give the same interval.
 
     Returns:
         (low, high); None with fewer than ten runs or where a score is missing.
@@ -133,7 +133,7 @@ def interquartile_mean_interval(
     if len(matrix) < FEWEST_RUNS_FOR_BOOTSTRAP or np.isnan(matrix).any():
         return None
     generator = np.random.default_rng(seed)
-    chunk = max(1, _NUMBERS_AT_ONCE // matrix.size)  # so that memory stays small whatever is compared
+    chunk = max(1, _NUMBERS_AT_ONCE // matrix.size)  # bounds memory for matrices of any size
     sizes = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
     means = np.concatenate([_trimmed_mean(_resampled(matrix, size, generator)) for size in sizes])
     tail = (1 - confidence) / 2
@@ -142,14 +142,14 @@ def interquartile_mean_interval(
 
 
 def _resampled(matrix: Array, count: int, generator: np.random.Generator) -> Array:
-    """(count, runs · tasks): every column drawn on its own."""
+    """Draw resamples, (count, runs · tasks), each column separately."""
     runs, tasks = matrix.shape
     chosen = generator.integers(runs, size=(count, runs, tasks))
     return np.asarray(matrix[chosen, np.arange(tasks)].reshape(count, -1))
 
 
 def _trimmed_mean(rows: Array) -> Array:
-    """The mean of each row without its lowest and highest quarter; NaN where the row has one."""
+    """Compute the mean of each row without its lowest and highest quarter; NaN for rows with a NaN."""
     count = rows.shape[1]
     cut = math.floor(_CUT * count)
     kept = np.sort(rows, axis=1)[:, cut : count - cut].mean(axis=1)

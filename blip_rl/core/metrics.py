@@ -1,9 +1,9 @@
-"""One definition of every metric, on plain arrays.
+"""Metrics of continual learning, each defined once, on plain arrays.
 
-R[i, j] is the mean raw return on task j after learning the first i tasks, N its normalised form. Row i − 1 of a matrix
-here is stage i (after learning task i), column j − 1 is task j; scores from before any training (stage 0) are no row of
-it. NaN marks a cell that was not measured, and a metric that needs such a cell is NaN itself, never 0 and never the
-rest of its sum. Every function works on raw returns too, except those that say N.
+R[i, j] is the mean raw return on task j after learning the first i tasks, N its normalised form. Row i − 1 of a score
+matrix is stage i (after learning task i), column j − 1 is task j; scores before any training (stage 0) are not part of
+it. NaN marks a cell that was not measured; a metric that needs such a cell is NaN, never 0 and never a partial sum.
+Functions accept raw returns too, except those whose docstring says N.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Array = npt.NDArray[np.float64]
 
 
 def normalise(score: npt.ArrayLike, random: npt.ArrayLike, reference: npt.ArrayLike) -> Array:
-    """N = (R − random) / (reference − random): 0 plays like chance, 1 like the reference. Not clipped.
+    """Normalise scores: N = (R − random) / (reference − random), 0 for random play, 1 for the reference; not clipped.
 
     Args:
         score: Raw returns, any shape.
-        random: Return of random play; NaN where unknown.
-        reference: Return that counts as 1; NaN where unknown.
+        random: Return of random play; NaN if unknown.
+        reference: Return that is normalised to 1; NaN if unknown.
 
     Returns:
-        Normalised scores; NaN where a score or a normaliser is missing.
+        Normalised scores; NaN where a score or a normaliser is NaN.
 
     Raises:
         ValueError: random and reference are the same somewhere, or the three shapes do not fit together.
@@ -44,23 +44,23 @@ def normalise(score: npt.ArrayLike, random: npt.ArrayLike, reference: npt.ArrayL
 
 
 def accumulated(latest: npt.ArrayLike) -> float:
-    """Sum of the latest normalised scores of all tasks seen so far (BLIP Fig. 4); NaN if one of them is missing."""
+    """Compute the sum of the latest normalised scores of all tasks seen so far (BLIP Fig. 4); NaN if one is missing."""
     return float(np.sum(_row("latest scores", latest)))
 
 
 def accumulated_curve(curves: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]) -> tuple[npt.NDArray[np.int64], Array]:
-    """The accumulated score at every step where a task was scored: A(s) = Σ over tasks seen at s of the latest N.
+    """Compute the accumulated score at every evaluated step: A(s) = Σ over tasks seen at s of the latest N.
 
     Source: BLIP Fig. 4.
 
     Args:
-        curves: For each task (env_steps, N), steps rising. A task is seen from its first point on.
+        curves: (env_steps, N) of each task, steps increasing. A task counts as seen from its first point on.
 
     Returns:
-        (env_steps, A), every step once, rising.
+        (env_steps, A), steps unique and increasing.
 
     Raises:
-        ValueError: a curve's arrays do not fit together, or its steps do not rise.
+        ValueError: a curve's arrays have different shapes, or its steps do not increase.
     """
     checked = [_curve(steps, scores) for steps, scores in curves]
     grid = np.unique(np.concatenate([steps for steps, _ in checked])) if checked else np.empty(0)
@@ -73,30 +73,30 @@ def accumulated_curve(curves: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]) -> 
 
 
 def average_performance(matrix: npt.ArrayLike) -> float:
-    """ACC = mean over tasks j of N[T, j] (BLIP Eq. 10), T the last row."""
+    """Compute ACC = mean over tasks j of N[T, j], T the last row (BLIP Eq. 10)."""
     return float(np.mean(_square(matrix)[-1]))
 
 
 def backward_transfer(matrix: npt.ArrayLike) -> float:
-    """BWT = 1/(T−1) · Σ over j < T of (N[T, j] − N[j, j]) (BLIP Eq. 11); NaN for a single task, which has none.
+    """Compute BWT = 1/(T−1) · Σ over j < T of (N[T, j] − N[j, j]) (BLIP Eq. 11); NaN for a single task.
 
-    Below 0: earlier tasks got worse; above 0: learning later tasks made them better.
+    Negative if earlier tasks got worse, positive if learning later tasks improved them.
     """
     scores = _square(matrix)
     return _mean((scores[-1] - np.diagonal(scores))[:-1])
 
 
 def forgetting(matrix: npt.ArrayLike) -> Array:
-    """Per task: N[j, j] − N[T, j], what was lost between learning it and the end (Continual World). Shape (T,).
+    """Compute forgetting per task: N[j, j] − N[T, j], from learning the task to the end (Continual World), (T,).
 
-    Always 0 for the last task, after which nothing was learned.
+    Always 0 for the last task.
     """
     scores = _square(matrix)
     return np.asarray(np.diagonal(scores) - scores[-1])
 
 
 def forgetting_from_best(matrix: npt.ArrayLike) -> Array:
-    """Per task: max over i ≥ j of N[i, j] − N[T, j], what was lost since the task was at its best. Shape (T,).
+    """Compute forgetting per task relative to its best score: max over i ≥ j of N[i, j] − N[T, j], (T,).
 
     Never below 0 and never below :func:`forgetting`. Source: Chaudhry et al. 2018, Eq. 3, there over i < T.
     """
@@ -106,20 +106,20 @@ def forgetting_from_best(matrix: npt.ArrayLike) -> Array:
 
 
 def mean_forgetting(matrix: npt.ArrayLike) -> float:
-    """Mean over tasks j < T of :func:`forgetting_from_best` (Chaudhry et al. 2018, Eq. 4); NaN for a single task.
+    """Compute the mean of :func:`forgetting_from_best` over tasks j < T (Chaudhry et al. 2018, Eq. 4); NaN if T = 1.
 
-    The mean of the other form, :func:`forgetting`, would be −BWT and tell nothing new.
+    The mean of :func:`forgetting` would equal −BWT.
     """
     return _mean(forgetting_from_best(matrix)[:-1])
 
 
 def isolated_forgetting(matrix: npt.ArrayLike) -> Array:
-    """F(i, j) = N[j−1, i] − N[j, i] for i < j: what learning task j alone took from the earlier task i.
+    """Compute F(i, j) = N[j−1, i] − N[j, i] for i < j: forgetting of task i caused by learning task j.
 
     Source: CORA, which divides by each method's own largest return instead of normalising by a fixed reference.
 
     Returns:
-        (T, T): row of the task that is scored, column of the task that was learned; NaN where i ≥ j.
+        (T, T): rows are scored tasks, columns learned tasks; NaN where i ≥ j.
     """
     scores = _square(matrix)
     lost = np.full(scores.shape, np.nan)
@@ -128,16 +128,16 @@ def isolated_forgetting(matrix: npt.ArrayLike) -> Array:
 
 
 def zero_shot_transfer(matrix: npt.ArrayLike, untrained: npt.ArrayLike | None = None) -> Array:
-    """Z(i, j) = N[j, i] − N[j−1, i] for i > j: what learning task j gave to the task i, not learned yet.
+    """Compute Z(i, j) = N[j, i] − N[j−1, i] for i > j: improvement on task i, not learned yet, by learning task j.
 
     Source: CORA, normalised as in :func:`isolated_forgetting`.
 
     Args:
-        matrix: Scores with the cells above the diagonal, which only a run that scores unseen tasks has.
-        untrained: (T,) scores from before any training, N[0, i], which Z(i, 1) needs; None where not measured.
+        matrix: Scores, including the cells above the diagonal, which need evaluation of unseen tasks.
+        untrained: (T,) scores before any training, N[0, i], for Z(i, 1); None if not measured.
 
     Returns:
-        (T, T): row of the task that is scored, column of the task that was learned; NaN where i ≤ j.
+        (T, T): rows are scored tasks, columns learned tasks; NaN where i ≤ j.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -150,19 +150,19 @@ def zero_shot_transfer(matrix: npt.ArrayLike, untrained: npt.ArrayLike | None = 
 
 
 def area_under_curve(steps: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """AUC = 1/(s₁ − s₀) · ∫ N(s) ds by the trapezoid rule from the first point to the last: the mean height.
+    """Compute AUC = 1/(s₁ − s₀) · ∫ N(s) ds from the first to the last point, by the trapezoid rule.
 
     Source: Continual World, where the curve is the score on a task during its own training.
 
     Args:
-        steps: (points,) rising; put the start of training in, with its score, where the curve shall begin there.
+        steps: (points,) increasing; include the start of training, with its score, to integrate from there.
         scores: (points,) N at these steps.
 
     Returns:
-        The area; NaN with fewer than two points, or where a score is missing.
+        The area; NaN with fewer than two points or if a score is missing.
 
     Raises:
-        ValueError: the shapes do not fit together, or the steps do not rise.
+        ValueError: the shapes differ, or the steps do not increase.
     """
     at, height = _curve(steps, scores)
     if len(at) < 2:
@@ -172,16 +172,16 @@ def area_under_curve(steps: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def forward_transfer(area: npt.ArrayLike, single_area: npt.ArrayLike) -> Array:
-    """Per task: (AUC − AUC_single) / (1 − AUC_single), how much faster it was learned than from scratch.
+    """Compute forward transfer per task: (AUC − AUC_single) / (1 − AUC_single).
 
-    Source: Continual World. Above 0: earlier tasks helped; at most 1 as long as N does not pass 1.
+    Source: Continual World. Positive if earlier tasks sped up learning; at most 1 while N ≤ 1.
 
     Args:
         area: (T,) area under N over the task's own training.
-        single_area: (T,) the same of a fresh run on this task alone with the same recipe.
+        single_area: (T,) the same for a run on this task alone, from scratch, with the same recipe.
 
     Returns:
-        (T,); NaN where AUC_single ≥ 1, which leaves nothing to gain and would turn the sign.
+        (T,); NaN where AUC_single ≥ 1, where the denominator is 0 or negative.
 
     Raises:
         ValueError: the shapes differ.
@@ -192,21 +192,21 @@ def forward_transfer(area: npt.ArrayLike, single_area: npt.ArrayLike) -> Array:
 
 
 def learned_scores(matrix: npt.ArrayLike) -> Array:
-    """Per task: N[j, j], the score just after learning it. Shape (T,)."""
+    """Return N[j, j] per task, the score just after learning it, (T,)."""
     return np.diagonal(_square(matrix)).copy()
 
 
 def learned_later(matrix: npt.ArrayLike) -> float:
-    """Mean over tasks j ≥ 2 of N[j, j]: whether an agent that has learned still learns.
+    """Compute the mean over tasks j ≥ 2 of N[j, j], which shows whether the agent can still learn.
 
-    NaN for a single task, and where any N[j, j] is missing, N[1, 1] too: tasks learned at the same time have no order.
+    NaN for a single task, and if any N[j, j] is missing, N[1, 1] included: tasks learned simultaneously have no order.
     """
     scores = learned_scores(matrix)
     return float("nan") if np.isnan(scores).any() else _mean(scores[1:])
 
 
 def rounding_loss(before: npt.ArrayLike, after: npt.ArrayLike) -> Array:
-    """Per task: N before consolidation − N after. Positive: freezing bits cost some score.
+    """Compute N before consolidation − N after, per task; positive if freezing bits lowered the score.
 
     Raises:
         ValueError: the shapes differ.
@@ -216,15 +216,14 @@ def rounding_loss(before: npt.ArrayLike, after: npt.ArrayLike) -> Array:
 
 
 def plasticity(learned: npt.ArrayLike, single: npt.ArrayLike) -> Array:
-    """Per task: N[j, j] / N of a fresh run on this task alone: 1 learns as well as a network that knows nothing.
+    """Compute plasticity per task: N[j, j] / N of a run on this task alone; 1 learns as well as a new network.
 
     Args:
-        learned: (T,) scores just after learning each task, as :func:`learned_scores` gives them.
+        learned: (T,) scores just after learning each task, from :func:`learned_scores`.
         single: (T,) scores of single-task runs with the same recipe.
 
     Returns:
-        (T,); NaN where the single-task score is 0 or below: against an agent no better than chance no ratio means
-        anything.
+        (T,); NaN where the single-task score is 0 or below, no better than random play.
 
     Raises:
         ValueError: the shapes differ.
@@ -234,7 +233,7 @@ def plasticity(learned: npt.ArrayLike, single: npt.ArrayLike) -> Array:
 
 
 def _mean(values: Array) -> float:
-    """Mean, and NaN of nothing without numpy's warning."""
+    """Compute the mean; NaN for an empty array, without NumPy's warning."""
     return float(np.mean(values)) if values.size else float("nan")
 
 

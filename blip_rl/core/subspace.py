@@ -96,7 +96,7 @@ def layer_inputs(
         FloatingPointError: an input is not finite.
     """
     if len(observations) == 0:
-        raise ValueError("0 observations: a task's inputs cannot be told from none")
+        raise ValueError("0 observations: expected at least one")
     layers = protected_layers(trunk)
     device = next(trunk.parameters()).device
     with _collecting(layers) as collected:

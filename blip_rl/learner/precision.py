@@ -91,6 +91,6 @@ class Compiled:
                 torch.autograd.grad(compiled(inputs).sum(), self._parameters)  # leaves .grad alone and runs no hooks
         except Exception as error:  # every compiler backend raises its own types
             first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-            warnings.warn(f"torch.compile does not work here ({first_line}); going on without it", stacklevel=4)
+            warnings.warn(f"torch.compile failed ({first_line}); running without it", stacklevel=4)
             return self._function
         return compiled

@@ -102,7 +102,7 @@ def replay(screen: Screen, actions: Iterable[Any]) -> Generator[Frame, None, Non
         for number, action in enumerate(actions):
             if over:
                 raise RunError(
-                    f"a game that was played again ended after {number} decisions, earlier than the first time: its "
+                    f"a replayed game ended after {number} decisions, earlier than the recorded one: its "
                     "environment draws from something other than its seed, so it cannot be shown"
                 )
             moment = screen.step(action)
@@ -184,7 +184,7 @@ class ControlScreen:
             picture = np.asarray(self._env.render())
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(
-                f"game {self.game!r} cannot draw itself: {error} "
+                f"game {self.game!r} cannot be rendered: {error} "
                 "(classic control needs: pip install 'blip-rl[control]')"
             ) from error
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -205,7 +205,7 @@ def _make_drawing(game: str) -> gymnasium.Env[Any, Any]:
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"game {game!r} cannot be made: {error}") from error
     raise UserError(
-        f"game {game!r} cannot draw itself: its render modes are {', '.join(map(str, modes)) or 'none'}, expected "
+        f"game {game!r} cannot be rendered: its render modes are {', '.join(map(str, modes)) or 'none'}, expected "
         "rgb_array among them; choose other games (--games)"
     )
 
