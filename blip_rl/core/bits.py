@@ -197,6 +197,7 @@ def nested_centre(
         inside = half_centre(on_grid(weight, bound, total_bits), proposed, frozen_bits, outer, outer_bits, total_bits)
     else:
         reach = 1 / power_of_two(outer_bits, weight) - radius(frozen_bits, total_bits, rule, dtype=weight.dtype)
+        # |c − c_outer| ≤ r_outer − r is what makes the new interval a subset of the outer one.
         inside = torch.minimum(torch.maximum(proposed, outer - reach), outer + reach)
     return torch.where(frozen_bits > outer_bits, inside * bound, outer_centre)
 

@@ -194,7 +194,7 @@ class _Record:
         """Record one layer's pass; return a copy of y, so that in-place activations cannot overwrite the original."""
         if name in self.inputs:
             raise ValueError(f"layer {name!r} is used twice in one pass: the closed forms need each layer used once")
-        if not output.requires_grad:
+        if not output.requires_grad:  # a frozen first layer: its output has no graph, but δ is needed all the same
             output.requires_grad_()
         self.inputs[name] = layer_input.detach()
         self.outputs[name] = output
@@ -202,6 +202,7 @@ class _Record:
 
     def add_squares(self, log_probability: Tensor, totals: dict[str, Tensor]) -> None:
         """Run one backward pass to all layer outputs and add every layer's sum of squares to ``totals``."""
+        # The graph is kept: the exact expectation runs one backward pass per action over the same forward pass.
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             log_probability, list(self.outputs.values()), retain_graph=True, allow_unused=True
         )
@@ -249,9 +250,11 @@ def _conv_squares(layer: nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Tensor, T
     samples, groups = len(x), layer.groups
     padded = F.pad(x, _explicit_padding(layer))
     patches = F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
+    # Each group is a convolution of its own: fold groups into the batch, so that one bmm gives all Gₙ.
     patches = patches.reshape(samples * groups, -1, patches.shape[-1])
     positions = delta.reshape(samples * groups, -1, patches.shape[-1])
     per_sample = torch.bmm(positions, patches.transpose(1, 2))
+    # In place: per_sample is the largest tensor here, (samples · groups, outputs / groups, inputs · kernel).
     weight = per_sample.square_().reshape(samples, -1).sum(0).reshape(layer.weight.shape)
     return weight, delta.sum(dim=(2, 3)).square().sum(0)
 

@@ -34,6 +34,7 @@ def project_and_quantize_in_blocks_(weight: Tensor, remainder: Tensor, low: Tens
     threads = torch.get_num_threads()
 
     def land(first: int) -> None:
+        # Interleaved blocks balance the threads; they are disjoint views, so no locks are needed.
         for piece in pieces[first::threads]:
             _project_and_quantize_block(*(tensor.numpy() for tensor in piece), step=step)
 

@@ -77,11 +77,12 @@ class BasePPO(PPO):
                 self.num_timesteps += env.num_envs
                 callback.update_locals(locals())
                 if not callback.on_step():
+                    # The rollout is discarded. Environments and last observations stay consistent, for a later save.
                     collector.finish_started_step(rollout)
                     self._last_obs = collector.observations
                     return False
                 self._update_info_buffer(infos, dones)
-                self._bootstrap_truncated(rewards, dones, infos)
+                self._bootstrap_truncated(rewards, dones, infos)  # in place, so before the rollout copies them
                 rollout.add(rewards, cast(np.ndarray, self._last_episode_starts))
                 self._last_episode_starts = dones
             self._last_obs = collector.observations
@@ -114,6 +115,7 @@ class BasePPO(PPO):
             FloatingPointError: training has diverged.
         """
         self.method.at_progress(self._progress())
+        # After at_progress: PackNet prunes there and then gives retraining a schedule of its own.
         self._current_progress_remaining = self.method.schedule_remaining(self._current_progress_remaining)
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -121,6 +123,7 @@ class BasePPO(PPO):
         if self._ppo.normalize_advantage == "rollout":
             rollout.normalize_advantages()
         captured = self._captured_update(rollout)
+        # A captured update reads its minibatch from a fixed buffer; otherwise the rollout allocates each minibatch.
         update, into = (self._update, None) if captured is None else (captured, captured.batch)
         try:
             for _ in range(self.n_epochs):
@@ -141,6 +144,8 @@ class BasePPO(PPO):
         whole = rollout.buffer_size * rollout.n_envs % self.batch_size == 0
         if not (self._captures and self.method.capturable and whole):
             return None
+        # Python numbers become constants of the graph. The learning rate is a tensor instead, since it changes with
+        # every update; clip ranges rarely have a schedule, and a new value leads to a new capture.
         fixed = (self.policy.optimizer, self.batch_size, *self._clip_ranges())
         if self._captured is None or self._captured.fixed != fixed:
             batch = rollout.empty_minibatch(self.batch_size)
@@ -171,6 +176,8 @@ class BasePPO(PPO):
                 clip_range_value=clip_range_value,
             )
             extra = self.method.loss(self.policy.outputs_of)
+            # Gradients are set to None, not to 0: under capture, backward then allocates them in the graph's memory
+            # pool and overwrites them at every replay instead of adding to them.
             self.policy.optimizer.zero_grad()
             (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         norm = self.policy.step(self.max_grad_norm)

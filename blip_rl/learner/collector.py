@@ -48,6 +48,7 @@ class GroupActor:
         """
         chosen = self._chosen(rollout, step, observations)
         rollout.keep(step, self.where, *chosen)
+        # This copy waits for the GPU: the emulator needs the actions. Values and log-probabilities stay on the device.
         return self._policy.within_bounds(chosen[0].cpu().numpy())
 
     def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:

@@ -148,6 +148,6 @@ def _for_capture(optimizer: torch.optim.Optimizer, rate: Tensor) -> Iterator[Non
         group.update(settings)
     try:
         yield
-    finally:
+    finally:  # stable-baselines3 sets the learning rate as a float, and snapshots must not depend on the path
         for group, values in zip(optimizer.param_groups, before, strict=True):
             group.update(values)

@@ -133,6 +133,7 @@ def distil(
     policy.reset_current_task()
     policy.new_optimizer(settings.learning_rate)
     student = Student(agent, method, settings, on_update)
+    # Without student states all updates use the teacher's; else the second half adds the student's own.
     first = settings.updates - (settings.updates // 2 if settings.student_states else 0)
     with agent.protected_by(method, resume=True):
         student.imitate(states, range(first))

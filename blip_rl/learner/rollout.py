@@ -160,6 +160,7 @@ class Rollout:
             if into is None:
                 yield Minibatch(*(_rows(tensor, chosen) for tensor in self._tensors()))
             else:
+                # Both sides are contiguous with channels last, so the gather needs neither a temporary nor a transpose.
                 for tensor, place in zip(self._tensors(), into.tensors(), strict=True):
                     torch.index_select(tensor.flatten(0, 1), 0, chosen, out=_channels_last(place))
                 yield into

@@ -36,6 +36,7 @@ class RecordedVecEnv(VecEnvWrapper):
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Start one step in every game and log its actions."""
         for group, where in enumerate(self.groups):
+            # A copy, because the caller may reuse its array.
             self._played[group].append(_compact(np.array(actions[where])))
         self.venv.step_async(actions)
 
