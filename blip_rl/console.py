@@ -1,4 +1,4 @@
-"""What a run prints for a person."""
+"""Terminal output: lines, progress bars, aligned tables."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from tqdm import tqdm
 
 
 class Console:
-    """Lines for a person, kept apart from the progress bar; silent when asked to be."""
+    """Prints lines and progress bars.
+
+    Attributes:
+        quiet: Print nothing.
+        bars: Show progress bars: stderr is a terminal, and not ``quiet``.
+    """
 
     def __init__(self, quiet: bool) -> None:
+        """Create a console; with ``quiet`` it prints nothing."""
         self.quiet = quiet
         self.bars = not quiet and sys.stderr is not None and sys.stderr.isatty()
 
-    def counter(self, what: str, total: int, unit: str = "game") -> tqdm[Any]:
-        """A bar that counts to ``total`` and then goes away; invisible where bars are."""
-        return tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True, disable=not self.bars)
+    def counter(self, title: str, total: int, unit: str = "game") -> tqdm[Any]:
+        """Return a progress bar up to ``total`` units that disappears when closed; hidden without ``bars``."""
+        return tqdm(total=total, desc=title, unit=unit, leave=False, dynamic_ncols=True, disable=not self.bars)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar if one is shown.
+        """Print a line, above the progress bar if there is one.
 
-        A line that cannot be printed, because the terminal or the reader of a pipe has gone or a log's disk is full,
-        is dropped: a training is not ended for it.
+        Errors are ignored: a closed terminal, a broken pipe or a full disk must not end a training.
         """
         with suppress(OSError):
             self.show_result(text)
 
     def show_result(self, text: str) -> None:
-        """Print what a command was asked for, which must not be lost without a word.
+        """Print the result of a command.
 
         Raises:
-            OSError: stdout cannot be written.
+            OSError: Standard output cannot be written.
         """
         if not self.quiet and sys.stdout is not None:
             tqdm.write(text, file=sys.stdout)
@@ -43,7 +48,7 @@ class Console:
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Columns side by side: the first two to the left, numbers to the right."""
+    """Return the lines of a table: the first two columns are left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -56,13 +61,13 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 @contextmanager
 def optional_picture(what: str) -> Iterator[None]:
-    """Turn every error of the block into a warning: a picture is not worth the end of a training.
+    """Turn every error in the block into a warning, so that a failed picture does not end a training.
 
     Args:
-        what: What would have been shown, for the warning.
+        what: Description of the picture, for the warning.
     """
     try:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        warnings.warn(f"TensorBoard lacks {what}, training continues: {reason}", stacklevel=3)
+        warnings.warn(f"could not log {what} to TensorBoard, training continues: {reason}", stacklevel=3)

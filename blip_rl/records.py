@@ -1,4 +1,4 @@
-"""The rows of a run's tables, and how one becomes text and text becomes one again."""
+"""The tables of a run: one row type for each, used to write and to read it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 Phase = Literal["start", "periodic", "before", "after"]
-"""When a score was taken: before a task's first training step, during training, before or after its consolidation."""
+"""When a score was measured: before a task's first training step, during training, before or after consolidation."""
 
 OptionalFloat = Annotated[float | None, BeforeValidator(lambda cell: None if cell == "" else cell)]
 """A number, or None for an empty cell."""
@@ -16,21 +16,21 @@ OptionalFloat = Annotated[float | None, BeforeValidator(lambda cell: None if cel
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One episode of one evaluation; a row of ``scores.csv``.
+    """One evaluation episode; a row of ``scores.csv``.
 
     Attributes:
-        env_steps: Training steps of the whole run when the score was taken.
-        stage: Tasks learned so far, counting the one being learned or just learned.
-        phase: Before the task's first training step, during training, or before or after the stage's consolidation.
-        task: Name of the task played.
-        seed: What the episode was played with; the same at every evaluation of a run.
-        score: Raw return of the whole game; the column is called ``return``.
-        length_steps: Decisions.
-        truncated: Whether a cap of the recipe ended it (``evaluation.max_episode_steps``, ``evaluation.periodic_share``
-            or an ``atari.max_episode_frames`` below ALE's), so that its return is too low. An environment's own time
-            limit, such as CartPole's 500 steps, is a game's normal end.
-        normalised: 0 = random play, 1 = the reference; empty without normalisers.
-        actions: How actions were chosen.
+        env_steps: Training steps of the whole run at the evaluation; a step is one decision of one environment.
+        stage: Number of tasks learned so far, including the current one.
+        phase: When in the stage: ``start``, ``periodic``, ``before`` or ``after``.
+        task: Name of the evaluated task.
+        seed: Seed of the episode, as in ``evaluation.seed`` plus its number; the same at every evaluation of a run.
+        score: Raw, undiscounted return of the episode; the column is named ``return``.
+        length_steps: Length in decisions.
+        truncated: Whether a limit of the recipe ended it (``evaluation.max_episode_steps``,
+            ``evaluation.periodic_share`` or an ``atari.max_episode_frames`` below ALE's), so that its return is biased.
+            An environment's own time limit, such as CartPole's 500 steps, does not count.
+        normalised: Score with random play = 0 and the reference = 1; None if the recipe gives no normalisers.
+        actions: ``greedy`` or ``stochastic``.
     """
 
     env_steps: int
@@ -47,7 +47,15 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class BitsRow:
-    """How many parameters of a layer have how many frozen bits after a stage; a row of ``bits.csv``."""
+    """Number of weights with a given number of frozen bits; a row of ``bits.csv``.
+
+    Attributes:
+        stage: Number of the stage whose consolidation froze them, counted from 1.
+        layer: Name of the trunk layer.
+        parameter: ``weight`` or ``bias``.
+        frozen_bits: Frozen bits per weight.
+        count: Number of weights of this parameter that have as many.
+    """
 
     stage: int
     layer: str
@@ -58,17 +66,17 @@ class BitsRow:
 
 @dataclass(frozen=True)
 class PlasticityRow:
-    """How able to learn a layer was at an evaluation; a row of ``plasticity.csv``.
+    """Plasticity of one layer at an evaluation; a row of ``plasticity.csv``. See :mod:`blip_rl.core.plasticity`.
 
     Attributes:
         env_steps: Training steps of the whole run.
-        stage: Tasks learned so far, counting the one being learned or just learned.
-        phase: During learning, or before or after the consolidation that ends the stage.
-        layer: Name of the trunk's layer.
-        dormant_share: Share of units that hardly ever respond.
-        effective_rank: Directions that the layer's outputs spread over.
-        gradient_norm: Root mean square of the norm of log π's gradient.
-        free_bits: Mean bits of a weight that may still change; empty for a method that freezes none.
+        stage: Number of tasks learned so far, including the current one.
+        phase: When in the stage: ``periodic``, ``before`` or ``after``.
+        layer: Name of the trunk layer.
+        dormant_share: Share of dormant units, 0 to 1.
+        effective_rank: Effective rank of the layer's outputs, from 1.
+        gradient_norm: Root mean square of the norm of ∇ log π.
+        free_bits: Mean bits of a weight that are not frozen; None for a method that freezes none.
     """
 
     env_steps: int
@@ -83,7 +91,14 @@ class PlasticityRow:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """How fast a stage had been learned by then, evaluations left out; a row of ``speed.csv``."""
+    """Training speed of a stage so far; a row of ``speed.csv``.
+
+    Attributes:
+        env_steps: Training steps of the whole run.
+        stage: Number of the stage, counted from 1.
+        steps_per_second: Mean since the process started the stage, without evaluations.
+        peak_memory_mb: Peak memory of the process, 10⁶ bytes.
+    """
 
     env_steps: int
     stage: int
@@ -93,14 +108,14 @@ class SpeedRow:
 
 @dataclass(frozen=True)
 class ReturnRow:
-    """Training episodes of a task that finished since its last row; a row of ``returns.csv``.
+    """Mean return of a task's training episodes finished since its last row; a row of ``returns.csv``.
 
     Attributes:
         env_steps: Training steps of the whole run at the end of the interval.
-        stage: Tasks learned so far, counting the one being learned.
-        task: Name of the task trained.
+        stage: Number of tasks learned so far, including the current one.
+        task: Name of the trained task.
         episodes: Number of finished episodes, at least 1.
-        mean_return: Their mean raw return: whole games, rewards not clipped, actions sampled from the policy.
+        mean_return: Mean raw return of whole games, with unclipped rewards and sampled actions.
     """
 
     env_steps: int
@@ -122,7 +137,7 @@ def columns(row_type: type[Row]) -> list[str]:
 
 
 def cells(row: Row) -> list[str]:
-    """Return a row's values as text, in the order of its columns; None is an empty cell, a truth value 0 or 1."""
+    """Return a row's values as text, in the order of its columns; None becomes an empty cell, a bool 0 or 1."""
     return [_cell(value) for value in vars(row).values()]
 
 

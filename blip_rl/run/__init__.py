@@ -1,1 +1,1 @@
-"""One run, first step to last."""
+"""The training loop of a run: start, resume, save, evaluate, consolidate and log."""

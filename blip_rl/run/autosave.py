@@ -1,8 +1,9 @@
-"""When a run is saved: at fixed steps, at the end of each task, and when it is asked to stop.
+"""Saves snapshots of a run: every ``checkpoint.every_steps``, at the end of each task, and when a stop is requested.
 
-At the fixed steps all games start anew from a seed of that step, interrupted or not: from there a run that goes on
-plays the same games, to the bit, as one that never stopped. A stop at any other update is saved with the actions played
-since, which bring the games to the same place.
+Emulators are not saved. At every ``checkpoint.every_steps`` all environments are reset with a seed derived from the
+step, in every run, interrupted or not: resuming from there only needs the seed. A snapshot after any other update also
+holds the action log since the last reset, which replays the environments to their current state. Either way the
+results are bit-identical to those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -21,26 +22,37 @@ from blip_rl.tasks.recorded import RecordedVecEnv
 
 
 class Autosave:
-    """Saves one task of a run while it is being learned.
+    """Saves snapshots while one task is learned.
 
     Attributes:
-        resumed: Whether the task was begun by an earlier process.
+        resumed: Whether an earlier process started the task.
     """
 
     def __init__(self, run: RunContext, stage: int, first_seed: int, *, resumed: bool = False) -> None:
+        """Create the autosave of a task.
+
+        Args:
+            run: The run.
+            stage: Number of the task, counted from 1.
+            first_seed: Seed that the environments were last reset with.
+            resumed: Whether an earlier process started the task.
+        """
         self._run, self._stage = run, stage
         self._games_seed, self.resumed = first_seed, resumed
 
     def save_start(self) -> None:
-        """Save the beginning of the task; a run stopped before its first snapshot begins anew, which is the same."""
+        """Save the start of the task.
+
+        The first task needs no snapshot: starting the run again gives the same result.
+        """
         if self._agent.num_timesteps:
             self._save("learning")
 
     def between_updates(self) -> None:
-        """Start games anew and save, if it is time to; save and leave, if the run has been asked to stop.
+        """Reset the environments and save every ``checkpoint.every_steps``; save and raise if a stop was requested.
 
         Raises:
-            StopRequestError: it has been, and is saved.
+            StopRequestError: A stop was requested; the run is saved.
         """
         note_steps(self._run.folder.path, self._agent.num_timesteps)
         if self._agent.just_passed(self._run.config.checkpoint.every_steps):
@@ -51,16 +63,16 @@ class Autosave:
         self._run.stop.check()
 
     def save_now(self) -> None:
-        """Save this moment between two updates."""
+        """Save the current state; only called between two updates."""
         self._save("learning")
 
     def save_learned(self) -> None:
-        """Save the end of learning, before the task is scored and consolidated."""
+        """Save the end of learning, before the task is evaluated and consolidated."""
         self._save("learned")
 
     @property
     def plasticity_task(self) -> str:
-        """The task on whose states plasticity is measured."""
+        """Name of the task on whose observations plasticity is measured."""
         return self._run.config.tasks[self._stage - 1].name
 
     @property
@@ -68,15 +80,16 @@ class Autosave:
         return cast(ContinualPPO, self._run.agent)
 
     def _restart_games(self) -> None:
-        """Begin new games, from a seed of this step."""
+        """Reset the environments with a seed derived from the current step."""
         self._games_seed = games_seed(self._run.config.seed, self._stage, self._agent.num_timesteps)
         self._agent.restart_games(self._games_seed)
 
     def _played_games(self) -> list[ActionLog]:
-        """What leads the games to where they are: of every task that is being learned."""
+        """Return the action log of the environments of every task that is being learned."""
         return [played_games(self._agent, self._games_seed)]
 
     def _save(self, phase: snapshots.Phase) -> None:
+        # TensorBoard's writer buffers: the snapshot must not be newer than the events on disk.
         for output in self._run.logger.output_formats:
             if isinstance(output, TensorBoardOutputFormat):
                 output.writer.flush()
@@ -93,9 +106,14 @@ class Autosave:
 
 
 def played_games(agent: ContinualPPO, seed: int) -> ActionLog:
-    """What leads the games of the task in use to where they are from the seed they were started with."""
+    """Return the seed and action log that replay the current task's environments to their current state.
+
+    Args:
+        agent: Uses the task.
+        seed: Seed that its environments were last reset with.
+    """
     env = agent.env
-    while env is not None and not isinstance(env, RecordedVecEnv):  # below what stable-baselines3 puts around it
+    while env is not None and not isinstance(env, RecordedVecEnv):  # inside the wrappers of stable-baselines3
         env = getattr(env, "venv", None)
     assert env is not None, "training environments are recorded"
     return ActionLog(seed, env.action_log(), state.episodes(agent))

@@ -1,4 +1,4 @@
-"""The end of a task: score it, distil it where it was learned apart, let the method consolidate it, score again."""
+"""The end of a task: evaluate, distil if it was learned apart, consolidate with the method, evaluate again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ from blip_rl.storage.checkpoint import trunk_bytes
 
 
 def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
-    """End a task. The scores before are those of what was learned, so that both together show what this costs.
+    """Evaluate a learned task, (distil and) consolidate it, and evaluate again.
+
+    The scores before are those of the policy as it was learned, so the difference is the cost of distilling and
+    consolidating.
+
+    Args:
+        run: The run; its agent uses the task.
+        agent: The run's agent.
+        stage: Number of the stage, counted from 1.
 
     Raises:
-        FloatingPointError: distilling diverged, or the Fisher is not finite.
+        FloatingPointError: Distilling diverged, or the Fisher information is not finite.
+        StopRequestError: A stop was requested; the run resumes from the end of learning.
     """
     task, policy = run.config.tasks[stage - 1], agent.policy
     played = run.scores.evaluate(policy, stage, "before", agent.num_timesteps)
@@ -26,24 +35,24 @@ def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
     steps, weights_before = agent.num_timesteps, trunk_bytes(policy.trunk)
     generator = torch.Generator().manual_seed(run.config.seed * 1_000 + stage)
     try:
-        figures = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
+        metrics = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
     except FloatingPointError as error:
         raise FloatingPointError(f"{error} (consolidating {task.name} after step {steps:,})") from error
-    log_method_metrics(run.logger, run.console, task.name, figures)
+    log_method_metrics(run.logger, run.console, task.name, metrics)
     frozen = run.method.frozen_bits()
     if frozen:
         log_bits(run.logger, frozen, run.method.total_bits, task.name, steps)
         run.folder.add_bits(bits_rows(frozen, stage))
     same_weights = not distilled and trunk_bytes(policy.trunk) == weights_before
     if same_weights and run.config.evaluation.actions == "greedy":
-        # Same weights, same seeds, greedy actions: the same games would be played again.
+        # Same weights, same seeds and greedy actions give the same episodes: reuse them.
         run.scores.record(played, stage, "after", steps)
     else:
         run.scores.evaluate(policy, stage, "after", steps)
 
 
 def _distil(run: RunContext, agent: ContinualPPO, task: str) -> bool:
-    """Distil a task that was learned apart; return whether it was."""
+    """Distil the task if it was learned apart; return whether it was."""
     if not (isinstance(run.method, LearnApart) and run.method.apart):
         return False
     settings = run.config.agent.distil
@@ -70,7 +79,15 @@ def _line(task: str, distilled: Distilled) -> str:
 
 
 def bits_rows(frozen: dict[str, Tensor], stage: int) -> list[BitsRow]:
-    """Histogram of frozen bits of every trunk parameter, as rows of ``bits.csv``."""
+    """Count the weights of every trunk parameter by their number of frozen bits.
+
+    Args:
+        frozen: Trunk parameter → frozen bits of each of its weights.
+        stage: Number of the stage, counted from 1.
+
+    Returns:
+        Rows of ``bits.csv``; numbers of bits that no weight has are left out.
+    """
     rows = []
     for name, tensor in frozen.items():
         layer, _, parameter = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""What the parts of one run share while it is being made."""
+"""The objects that the modules of the training loop share, and the seeds of a run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,26 @@ from blip_rl.run.scores import ScoreBook
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder
 
-_TRAINING_SEEDS = 2**30 - 2**16  # below every evaluation seed, with room for one seed per environment
+_TRAINING_SEEDS = 2**30 - 2**16  # below every evaluation seed; leaves room for consecutive seeds, one per environment
 
 
 @dataclass
 class RunContext:
-    """One run's recipe, where it writes, and what learns; the agent exists from the first task on."""
+    """Everything that one run works with.
+
+    Attributes:
+        config: The resolved recipe.
+        folder: The run folder.
+        device: Torch device: ``cpu``, ``cuda`` or ``cuda:N``.
+        method: Protects earlier tasks.
+        logger: Writes TensorBoard events.
+        scores: Evaluates tasks and keeps the score matrix.
+        plasticity: Measures plasticity at every evaluation.
+        returns: Collects the returns of training episodes.
+        console: Prints to the terminal.
+        stop: Whether a signal has requested a stop.
+        agent: The learner; None until the first task starts.
+    """
 
     config: RunConfig
     folder: RunFolder
@@ -38,15 +52,15 @@ class RunContext:
 
 
 def training_seed(run_seed: int, stage: int) -> int:
-    """Seed of the first training environment of a stage; the others follow it."""
+    """Return the seed of the first training environment of a stage; environment k adds k."""
     return int(np.random.SeedSequence([run_seed, stage]).generate_state(1)[0]) % _TRAINING_SEEDS
 
 
 def games_seed(run_seed: int, stage: int, env_steps: int) -> int:
-    """Seed of the first training environment where games start anew in the middle of a stage."""
+    """Return the seed with which the environments are reset after ``env_steps`` steps of the run."""
     return int(np.random.SeedSequence([run_seed, stage, env_steps]).generate_state(1)[0]) % _TRAINING_SEEDS
 
 
 def stage_seed(run_seed: int, stage: int) -> int:
-    """Seed of the network's and the learner's random draws in a stage: the same whether or not a run was stopped."""
+    """Return the seed of the random draws of network and learner in a stage."""
     return int(np.random.SeedSequence([run_seed, stage, 0, 1]).generate_state(1)[0]) % _TRAINING_SEEDS

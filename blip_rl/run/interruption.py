@@ -1,4 +1,4 @@
-"""Asked to stop: by Ctrl-C, or by a scheduler that wants its machine back."""
+"""Interrupted runs: signals that request a stop, and the message that says how to resume."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from blip_rl.shell import shell_command
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import snapshot_steps
 
-# SIGHUP: the terminal has gone. SIGUSR1 is what batch schedulers send some time before they kill.
+# SIGHUP: the terminal was closed. SIGUSR1: batch schedulers send it some time before SIGKILL.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class StopRequestError(BaseException):
-    """Leave what is being done, back to where the run can be saved; no error handler should catch it."""
+    """Unwinds the stack to a point where the run can be saved; a BaseException, so that no error handler catches it."""
 
 
 class StopRequest:
-    """Whether, and by which signal, the run has been asked to stop.
+    """Records whether a signal has requested a stop.
 
     Attributes:
-        signal_number: Of the first request; None while there is none.
+        signal_number: Number of the first signal; None before one arrives.
     """
 
     def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Create a request; ``say`` prints a line when the first signal arrives."""
         self._say = say
         self.signal_number: int | None = None
 
     def check(self) -> None:
-        """Leave if a request has come.
+        """Raise if a stop was requested.
 
         Raises:
-            StopRequestError: it has.
+            StopRequestError: A signal has arrived.
         """
         if self.signal_number is not None:
             raise StopRequestError
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Take the signals within the block; only the main thread can. A second Ctrl-C leaves at once.
+        """Handle SIGINT, SIGTERM, SIGHUP and SIGUSR1 within the block; the second SIGINT raises KeyboardInterrupt.
 
-        SIGHUP stays ignored where it is, as under ``nohup``.
+        Does nothing outside of the main thread, where Python cannot set handlers. SIGHUP stays ignored if it was, as
+        under ``nohup``.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -53,28 +55,28 @@ class StopRequest:
         numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
             numbers.remove(signal.SIGHUP)
-        before = {number: signal.signal(number, self._take) for number in numbers}
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal_number is None:
             self.signal_number = number
-            with suppress(RuntimeError):  # Python forbids to print within a print that the signal broke into
+            with suppress(RuntimeError):  # printing is not reentrant: the signal may have interrupted a print
                 self._say(f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again leaves at once)")
 
 
 @contextmanager
 def with_resume_hint(folder: RunFolder) -> Iterator[None]:
-    """Add to whatever ends the block how the run goes on.
+    """Add to errors in the block how to resume the run.
 
     Raises:
-        RunError: the training diverged, a game failed, a file could not be written, memory was not enough.
+        RunError: Training diverged, a game failed, a file could not be written, or memory ran out.
     """
     try:
         yield
@@ -83,12 +85,12 @@ def with_resume_hint(folder: RunFolder) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, FloatingPointError | OSError | RunError) or is_out_of_memory(error):
             raise RunError(f"{error_text(error)}; {resume_hint(folder)}") from error
-        error.add_note(resume_hint(folder))  # a fault of the program: its traceback is wanted
+        error.add_note(resume_hint(folder))  # a bug: keep its traceback
         raise
 
 
 def resume_hint(folder: RunFolder) -> str:
-    """Where the last good state is, and the command that goes on from it."""
+    """Return the step of the newest snapshot, and the command that resumes the run."""
     saved = folder.snapshots()
-    where = f"saved at step {snapshot_steps(saved[-1]):,}" if saved else "nothing is saved yet"
-    return f"{where}; go on with: {shell_command('blip-rl', 'train', '--resume', folder.path)}"
+    where = f"saved at step {snapshot_steps(saved[-1]):,}" if saved else "no snapshot yet"
+    return f"{where}; resume with: {shell_command('blip-rl', 'train', '--resume', folder.path)}"

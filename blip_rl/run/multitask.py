@@ -1,4 +1,4 @@
-"""All tasks of a run learned at once: what is played, learned, seen and saved until the one boundary at the end."""
+"""Multitask training: all tasks of a run are learned at once, a rollout of each in turn, in one single stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blip_rl.tasks.recorded import RecordedVecEnv
 
 
 class MultitaskCallback(TrainingCallback):
-    """Watches all tasks being learned at once, as one training."""
+    """The schedule of learning all tasks at once, as one training."""
 
     @property
     def _title(self) -> str:
@@ -29,7 +29,7 @@ class MultitaskCallback(TrainingCallback):
 
     @property
     def _steps(self) -> int:
-        """Each task's are whole rollouts."""
+        """Training steps of all tasks; each task's are rounded up to whole rollouts."""
         rollout = self._config.agent.ppo.environments * self._config.agent.ppo.rollout_steps
         return sum(-(-task.steps // rollout) * rollout for task in self._config.tasks)
 
@@ -38,12 +38,12 @@ class MultitaskCallback(TrainingCallback):
         return list(range(len(self._config.tasks)))
 
     def _bar_metrics(self) -> dict[str, str]:
-        """No return: it would be another game's at every rollout."""
+        """Show no return: it would belong to another game at every rollout."""
         return {}
 
 
 class MultitaskAutosave(Autosave):
-    """Saves a training of all tasks at once, the games of every task among it."""
+    """Saves snapshots while all tasks are learned at once, with the action logs of all their environments."""
 
     def __init__(self, run: RunContext, schedule: TaskSchedule, seeds: list[int], *, resumed: bool = False) -> None:
         super().__init__(run, len(run.config.tasks), seeds[0], resumed=resumed)
@@ -51,11 +51,11 @@ class MultitaskAutosave(Autosave):
 
     @property
     def plasticity_task(self) -> str:
-        """The task whose turn comes first."""
+        """Name of the first task."""
         return self._run.config.tasks[0].name
 
     def _restart_games(self) -> None:
-        """Every task's as if it were learned alone."""
+        """Reset every task's environments with the seed it would have if it were learned alone."""
         for number, _ in enumerate(self._schedule.each(), start=1):
             self._seeds[number - 1] = games_seed(self._run.config.seed, number, self._agent.num_timesteps)
             self._agent.restart_games(self._seeds[number - 1])
@@ -66,13 +66,16 @@ class MultitaskAutosave(Autosave):
 
 @contextmanager
 def multitask_training(run: RunContext, saved: RunSnapshot | None) -> Iterator[ContinualPPO]:
-    """Learn every task of the run, a rollout of each in turn; the games stay open within the block.
+    """Learn every task of the run, a rollout of each in turn; the environments stay open within the block.
 
-    Every task has its own environments (``ppo.environments`` of each), seeded as when it is learned alone.
+    Every task has ``ppo.environments`` environments of its own, seeded as when it is learned alone.
 
     Args:
-        run: Its agent is made here.
-        saved: Where to go on from; None begins.
+        run: The run; its agent is created here.
+        saved: Snapshot to resume from; None starts from the beginning.
+
+    Yields:
+        The trained agent.
     """
     numbers, tasks, compute = run.config.agent.ppo, run.config.tasks, run.config.compute
     groups = compute.groups(run.device, numbers.environments)
@@ -86,7 +89,7 @@ def multitask_training(run: RunContext, saved: RunSnapshot | None) -> Iterator[C
             run.config.agent, tasks[0].name, envs[0], seed=run.config.seed, device=run.device, compute=compute
         )
         agent.set_logger(run.logger)
-        envs[0].seed(training_seed(run.config.seed, 1))  # building the agent has reseeded them
+        envs[0].seed(training_seed(run.config.seed, 1))  # stable-baselines3 reseeds them when the agent is created
         run.agent = agent
         schedule = TaskSchedule(agent, [(task.name, env, task.steps) for task, env in zip(tasks, envs, strict=True)])
         _learn(run, schedule, saved)
@@ -113,7 +116,7 @@ def _begin(run: RunContext, schedule: TaskSchedule) -> MultitaskAutosave:
 
 
 def _restore(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot) -> MultitaskAutosave:
-    """Put every task's games where a snapshot has them, and the agent before the task whose turn it is."""
+    """Restore every task's environments from a snapshot, and select the task whose turn it is."""
     agent = cast(ContinualPPO, run.agent)
     with restored(run, saved, run.config.tasks[0].name):
         for played, _ in zip(saved.games, schedule.each(), strict=True):

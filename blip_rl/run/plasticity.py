@@ -1,7 +1,7 @@
-"""The plasticity panel of a run: how able to learn each layer still is, measured on the same states every time.
+"""Plasticity of each trunk layer, measured at every evaluation on the same observations of the current task.
 
-The states are some of the current task's first rollout, taken without a random draw; nothing here touches a random
-stream, a gradient or a weight that training uses, so a run learns the same to the bit with the panel as without it.
+The observations are a subset of the task's first rollout, chosen without a random draw. Measuring leaves random
+generators, gradients and weights unchanged, so training is bit-identical with and without it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from blip_rl.storage.run_folder import RunFolder
 
 STATES = 256
 _GRADIENT_STRIDE = 4
-"""Every fourth state is enough for the gradient's norm, which costs a pass of the Fisher over the states."""
+"""Use every fourth observation for the gradient norm: it takes a pass of the diagonal Fisher over them."""
 
 
 @dataclass(frozen=True)
 class LayerPlasticity:
-    """One layer's figures; see :mod:`blip_rl.core.plasticity`. ``free_bits`` is None where no bits freeze."""
+    """Plasticity metrics of one layer, see :mod:`blip_rl.core.plasticity`; ``free_bits`` is None if none freeze."""
 
     dormant_share: float
     effective_rank: float
@@ -43,60 +43,60 @@ class _Watched:
 
 
 class PlasticityPanel:
-    """Measures what it watches and writes it into ``plasticity.csv`` and TensorBoard."""
+    """Measures plasticity and writes it to ``plasticity.csv`` and TensorBoard."""
 
     def __init__(self, folder: RunFolder, logger: Logger, method: Method) -> None:
         self._folder, self._logger, self._method = folder, logger, method
         self._watched: _Watched | None = None
 
     def states_of(self, task: str) -> Tensor | None:
-        """What is measured on while this task is learned; None where that is not known yet."""
+        """Return the observations used for a task, (states, ...); None if :meth:`watch` has set none."""
         return self._watched.observations if self._watched is not None and self._watched.task == task else None
 
     def watch(self, policy: ContinualPolicy, observations: Tensor) -> None:
-        """From now on measure the task in use, on some of these states.
+        """Measure the policy's current task from now on, on at most ``STATES`` of these observations.
 
         Args:
-            policy: The agent's, with the task in use.
-            observations: (states, ...) of the task, raw, on any device: those of a snapshot are on the CPU.
+            policy: The agent's policy.
+            observations: (states, ...), unprocessed, of the current task, on any device.
         """
         states = evenly_spaced_states(observations).to(policy.device)
         self._watched = _Watched(policy, policy.current_name, states)
 
     def record(self, stage: int, phase: Phase, env_steps: int) -> None:
-        """Measure and write every layer; nothing before :meth:`watch`."""
+        """Measure and write every layer; does nothing before :meth:`watch`."""
         if self._watched is None:
             return
         watched = self._watched
         layers = measure(watched.policy, self._method, watched.task, watched.observations)
         self._folder.add_plasticity(
-            PlasticityRow(env_steps, stage, phase, layer, **vars(figures)) for layer, figures in layers.items()
+            PlasticityRow(env_steps, stage, phase, layer, **vars(metrics)) for layer, metrics in layers.items()
         )
-        if phase == "before":  # the same step as after: a second point there would hide the first
+        if phase == "before":  # same step as `after`: TensorBoard would show both points on top of each other
             return
-        for layer, figures in layers.items():
-            for name, value in vars(figures).items():
+        for layer, metrics in layers.items():
+            for name, value in vars(metrics).items():
                 if value is not None:
                     self._logger.record(f"plasticity/{layer}/{name}", value)
 
 
 def evenly_spaced_states(observations: Tensor, states: int = STATES) -> Tensor:
-    """A copy of up to ``states`` of them, evenly spaced; no random draw."""
+    """Return a copy of at most ``states`` evenly spaced observations; draws no random numbers."""
     rows = torch.linspace(0, len(observations) - 1, min(states, len(observations))).round().long()
     return observations[rows.to(observations.device)]
 
 
 def measure(policy: ContinualPolicy, method: Method, task: str, observations: Tensor) -> dict[str, LayerPlasticity]:
-    """Every trunk layer's figures, with the weights that play the task.
+    """Measure the plasticity of every trunk layer.
 
     Args:
-        policy: Knows the task.
-        method: May change what the trunk is while the task is played.
-        task: Whose head, and modulation if it has one.
-        observations: (states, ...), raw, on the policy's device.
+        policy: Has a head for the task.
+        method: Protects earlier tasks; may mask trunk weights while the task is played.
+        task: Name of the task whose head and modulation are used.
+        observations: (states, ...), unprocessed, on the policy's device.
 
     Returns:
-        Layer → figures, in the trunk's order.
+        Layer name → metrics, in the trunk's order.
     """
     trunk = policy.trunk
     with policy.using_task(task), method.playing(trunk, policy.task_names.index(task) + 1):
@@ -122,9 +122,9 @@ def measure(policy: ContinualPolicy, method: Method, task: str, observations: Te
 
 @torch.no_grad()
 def _activations(trunk: Trunk, inputs: Tensor) -> dict[str, Tensor]:
-    """What each layer gives on after its activation function."""
+    """Return layer name → output of its activation function, (states, units, ...)."""
     outputs: list[Tensor] = []
-    # Behind the activation rather than the layer: in place, it would overwrite what a layer's own hook has kept.
+    # Hook the activation, not the layers: it works in place and would overwrite outputs kept by a layer's hook.
     activation = trunk.get_submodule("_activation")
     handle = activation.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:

@@ -1,4 +1,4 @@
-"""Progress of one training: its speed without evaluations, and the progress bar."""
+"""Training speed, without evaluations, and the progress bar."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The memory that a training needs at the least, told before any of it is taken.
+"""Memory and disk that a run needs: a check before anything is allocated, and a forecast early in the first task.
 
-A recipe may come from a stranger, or hold a slip of the pen: either way a message beats a machine that stops answering.
+A recipe may be untrusted or hold a typo. An error message is better than a machine that swaps.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from blip_rl.storage import validation
 from blip_rl.tasks.games import is_atari
 from blip_rl.untrusted.machine import check_memory, in_words
 
-_PER_WEIGHT = 4  # itself, its gradient and Adam's two moments
-_PER_STEP = 32  # bytes of a rollout beside the observation: action, reward, value, advantage, …
-_DISTILLING = 3  # copies of the weights: the shared trunk, the teacher, and the student while the teacher judges
-_GAME_BYTES = {True: 1_700_000, False: 20_000}  # of one environment, measured: an emulator, a small Python game
+_PER_WEIGHT = 4  # copies: the weight, its gradient and Adam's two moments
+_PER_STEP = 32  # bytes of a rollout besides the observation: action, reward, value, advantage, …
+_DISTILLING = 3  # copies of the weights: shared trunk, teacher, and student while the teacher labels its states
+_GAME_BYTES = {True: 1_700_000, False: 20_000}  # of one environment, measured: Atari emulator, small Python environment
 _SNAPSHOTS = 2
-_MOMENTS = 2  # that Adam keeps of each weight
-_SAVING = 4  # copies of weights and moments that a save makes
-_CONSOLIDATING = 7  # copies of the trunk that a Fisher and what follows it take: 5.3 with BLIP, 6.2 with EWC
-_PLOTS = 60_000_000  # matplotlib, from the first boundary on
+_MOMENTS = 2  # Adam's, per weight
+_SAVING = 4  # copies of weights and moments while a snapshot is saved
+_CONSOLIDATING = 7  # copies of the trunk during consolidation with a Fisher: measured 5.3 with BLIP, 6.2 with EWC
+_PLOTS = 60_000_000  # bytes: matplotlib, loaded at the end of the first task
 _LONG_RUN_SECONDS = 120
 _ADVICE = (
-    "make trunk layers, ppo.environments, ppo.rollout_steps, atari.frame_size, atari.frame_stack, what the method "
-    "samples or what is played to distil smaller"
+    "reduce the trunk's layers, ppo.environments, ppo.rollout_steps, atari.frame_size, atari.frame_stack, the method's "
+    "samples or the states to distil on"
 )
 
 
 def check_training(config: RunConfig, method: Method, observations: spaces.Space[Any], tasks: validation.Tasks) -> None:
-    """Make sure that a training fits into this machine's memory, as far as the recipe decides it.
+    """Check that the memory which the recipe determines fits into this machine.
 
     Args:
-        config: The run's.
-        method: The recipe's.
-        observations: Of one environment.
-        tasks: Names and action spaces.
+        config: The resolved recipe.
+        method: Its method.
+        observations: Observation space of one environment.
+        tasks: Names and action spaces of the tasks.
 
     Raises:
-        UserError: it does not; the message names the memory needed and what needs it.
+        UserError: It does not fit; the message lists the memory needed by its use.
     """
     ppo, frame = config.agent.ppo, _bytes(observations)
     weights = validation.weight_bytes(validation.meta_policy(observations, tasks, config.agent.trunk))
@@ -61,7 +61,7 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
         f"{method.samples_wanted:,} observations for the method": float(method.samples_wanted * frame),
     }
     if config.learned_apart(len(config.tasks)):
-        parts["distilling, the teacher and the shared trunk"] = float(
+        parts["distilling, with teacher and shared trunk"] = float(
             config.agent.distil.steps * frame + weights * _DISTILLING
         )
     check_memory("this recipe", parts, _ADVICE)
@@ -73,12 +73,12 @@ def _bytes(space: spaces.Space[Any]) -> int:
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """Bytes.
+    """Estimated needs of a run, in bytes.
 
     Attributes:
-        disk: Of the run folder at its largest: checkpoints, and the snapshots to resume from.
-        final_disk: When the snapshots have gone.
-        memory: Of the process.
+        disk: Largest size of the run folder: checkpoints and the snapshots to resume from.
+        final_disk: Size of the run folder once the run has finished and its snapshots are removed.
+        memory: Peak memory of the process.
     """
 
     disk: int
@@ -89,13 +89,13 @@ class ResourceEstimate:
 def estimate_resources(
     config: RunConfig, agent: ContinualPPO, method: Method, peak_memory_bytes: int
 ) -> ResourceEstimate:
-    """Estimate what a run needs.
+    """Estimate the disk and memory that a run needs.
 
     Args:
-        config: The run's.
+        config: The resolved recipe.
         agent: Has learned its first task for a few rollouts.
-        method: The run's.
-        peak_memory_bytes: The most memory that the process has held so far.
+        method: The run's method.
+        peak_memory_bytes: Peak memory of the process so far.
     """
     trunk, tasks = agent.policy.trunk, len(config.tasks)
     space = agent.observation_space
@@ -108,14 +108,14 @@ def estimate_resources(
         for stage in ([tasks] if method.interleaved else range(1, tasks + 1))
     ]
     apart = config.learned_apart(tasks)
-    aside = weights if apart else 0  # the shared trunk, while a task is learned apart
+    aside = weights if apart else 0  # the shared trunk is kept while a task is learned apart
     snapshot = stages[-1] + aside + _MOMENTS * (weights + head)
-    # A third snapshot is written before the oldest goes; the last task's checkpoint comes when that is over.
+    # A third snapshot is written before the oldest is removed; the last task's checkpoint is written after that.
     disk = max(sum(stages[:-1]) + (_SNAPSHOTS + 1) * snapshot, sum(stages) + _SNAPSHOTS * snapshot)
     growth = max(0, method.kept_bytes(Network(trunk, space, tasks * outputs)) - _held(method))
     inner = method.inner if isinstance(method, LearnApart) else method
     copies = _CONSOLIDATING if isinstance(inner, FisherMethod) else _SAVING
-    # The states that a task is distilled on have gone before those that the method wants are played.
+    # The states to distil on are freed before the method's samples are collected.
     states = max(config.agent.distil.steps if apart else 0, method.samples_wanted)
     memory = peak_memory_bytes + growth + aside + _PLOTS + states * frame + copies * weights
     return ResourceEstimate(disk, sum(stages), memory)
@@ -129,10 +129,10 @@ def forecast(config: RunConfig, agent: ContinualPPO, method: Method, steps_per_s
     """Describe the time, memory and disk that a run needs; None for a run of less than two minutes.
 
     Args:
-        config: The run's.
+        config: The resolved recipe.
         agent: Has learned its first task for a few rollouts.
-        method: The run's.
-        steps_per_second: Measured in those rollouts.
+        method: The run's method.
+        steps_per_second: Training speed measured in those rollouts.
     """
     total = sum(task.steps for task in config.tasks)
     seconds = total / steps_per_second
@@ -147,13 +147,13 @@ def forecast(config: RunConfig, agent: ContinualPPO, method: Method, steps_per_s
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held."""
+    """Return the peak resident memory of this process, in bytes."""
     peak: int = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
+    return peak if sys.platform == "darwin" else peak * 1024  # ru_maxrss is in kilobytes, on macOS in bytes
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    """Format seconds as ``45 s``, ``12 min``, ``3.5 h`` or ``2.1 days``."""
     for unit, size in (("days", 86_400), ("h", 3_600)):
         if seconds >= size * 1.5:
             return f"{seconds / size:.1f} {unit}"

@@ -1,6 +1,7 @@
-"""Which snapshot a run is resumed from, and how much of what was learned after it is lost.
+"""Resuming a run: choose its snapshot, remove what was written later, restore agent, method and environments.
 
-It is the newest snapshot that can be read and whose tables, events and earlier checkpoints are unchanged.
+A run is resumed from its newest snapshot that is readable and whose tables, event files and earlier checkpoints are
+unchanged since it was saved.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ from blip_rl.storage.snapshot_names import noted_steps, snapshot_steps
 
 
 def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
-    """The newest snapshot that can be gone on from; None for the run's beginning. Newer ones are warned of.
+    """Return the newest usable snapshot; warn of newer ones that are not.
 
     Args:
-        folder: The run's.
-        accept_changes: Whether evidence that is another than when the snapshot was saved will do.
+        folder: The run's folder.
+        accept_changes: Whether to accept files that were changed after the snapshot was saved.
+
+    Returns:
+        The snapshot. None restarts the run: there is no snapshot, or the only one is not readable and no task has been
+        finished.
 
     Raises:
-        RunError: there are some, none can be read, and the beginning is too far back.
-        UserError: evidence has changed that all of them build on.
+        RunError: No snapshot is usable, and restarting would lose too much.
+        UserError: Files that every snapshot depends on were changed.
     """
     problems: list[atomic.DamagedError | ChangedError] = []
     for path in reversed(folder.snapshots()):
@@ -45,13 +50,13 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
             problems.append(error)
             continue
         for problem in problems:
-            warnings.warn(f"{problem}; going on from the snapshot before it", stacklevel=2)
+            warnings.warn(f"{problem}; resuming from the snapshot before it", stacklevel=2)
         return saved
     for problem in problems:
         if isinstance(problem, ChangedError):
-            raise UserError(f"{problem}: the run would not end as if it had never stopped ({problem.fix})")
-    if len(problems) == 1 and not folder.stages():  # the run's first snapshot: before it there is the beginning
-        warnings.warn(f"{problems[0]}; going on from the beginning", stacklevel=2)
+            raise UserError(f"{problem}: the results would differ from those of an uninterrupted run ({problem.fix})")
+    if len(problems) == 1 and not folder.stages():  # the run's first snapshot: restarting loses no more than it holds
+        warnings.warn(f"{problems[0]}; restarting from the beginning", stacklevel=2)
         return None
     if not problems and folder.stages():
         last = folder.stage_path(folder.stages()[-1]).name
@@ -71,11 +76,11 @@ def _check_run_files(run: Path, then: RunFiles, accept_changes: bool) -> None:
     except ChangedError as error:
         if not accept_changes:
             raise
-        warnings.warn(f"going on although {error}", stacklevel=3)
+        warnings.warn(f"resuming although {error}", stacklevel=3)
 
 
 def resume_message(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:
-    """What is printed when a run is resumed: the step, and how much was learned after it, lost, and why."""
+    """Return what is printed on resume: the step, and how many later steps are lost and why."""
     steps, there = saved.steps if saved else 0, folder.snapshots()
     text = f"resuming {folder.path} at step {steps:,}"
     lost = max(noted_steps(folder.path), *map(snapshot_steps, there), 0) - steps
@@ -87,14 +92,18 @@ def resume_message(folder: RunFolder, config: RunConfig, saved: RunSnapshot | No
         if later
         else f"the process ended before the next snapshot (checkpoint.every_steps = {config.checkpoint.every_steps:,})"
     )
-    return f"{text}: at least {lost:,} steps after it are lost and learned again, because {why}"
+    return f"{text}: at least {lost:,} steps after it are lost and repeated, because {why}"
 
 
 def roll_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
-    """Remove what was written after a snapshot; without one, everything.
+    """Remove what was written after a snapshot, or everything without one.
 
-    Stages from the snapshot's own on are saved again: a checkpoint is never replaced, as a kill in between would leave
-    neither the old one nor the new one.
+    Checkpoints of the snapshot's stage and of later ones are removed, to be written again. Replacing them later instead
+    could leave neither the old nor the new one if the process were killed in between.
+
+    Args:
+        folder: The run's folder, locked.
+        saved: The snapshot to resume from; None restarts the run.
     """
     if saved is None:
         folder.reset_tables()
@@ -107,10 +116,17 @@ def roll_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
 
 
 def restore_task(run: RunContext, saved: RunSnapshot) -> Autosave:
-    """Put the run's agent, with its task in use, and its method where a snapshot has them.
+    """Restore agent, method and environments of the task being learned.
+
+    Args:
+        run: The run; its agent uses that task.
+        saved: The snapshot.
+
+    Returns:
+        The autosave with which the task is continued.
 
     Raises:
-        UserError: the snapshot is of another network, other games or another method than the recipe's.
+        UserError: The snapshot does not match the recipe's network, games or method.
     """
     agent = cast(ContinualPPO, run.agent)
     with restored(run, saved, run.config.tasks[saved.stage - 1].name):
@@ -121,25 +137,26 @@ def restore_task(run: RunContext, saved: RunSnapshot) -> Autosave:
 
 @contextmanager
 def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Iterator[None]:
-    """Put agent and method where a snapshot has them; the block replays the games.
+    """Restore agent and method, run the block, which replays the environments, and restore the random generators last.
 
     Args:
-        run: Its agent has the same tasks as the snapshot's.
+        run: The run; its agent has the snapshot's tasks.
         saved: The snapshot.
-        plasticity_task: The task on whose states plasticity is measured.
+        plasticity_task: Name of the task on whose observations plasticity is measured.
 
     Raises:
-        UserError: the snapshot is of another network, other games or another method than the recipe's.
+        UserError: The snapshot does not match the recipe's network, games or method.
     """
     agent = cast(ContinualPPO, run.agent)
     try:
         state.put(agent, saved.agent)
         run.method.load_state(saved.method)
         yield
-    except RunError:  # of a game
+    except RunError:  # a game failed
         raise
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (take its changes back)") from error
+        raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (undo its changes)") from error
+    # After the replay, which may draw from the same generators.
     state.put_random(agent, saved.agent)
     run.returns.finished = dict(saved.returns)
     if saved.watched is not None:

@@ -1,4 +1,4 @@
-"""The score book of a run: plays the tasks, writes every episode down and keeps the matrix the metrics need."""
+"""Scores of a run: evaluates tasks, writes every episode to ``scores.csv`` and keeps the score matrix."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityPanel
 from blip_rl.storage.run_folder import RunFolder
 
-_CUT_OFF = 4  # times its share: a policy that has got stuck since the last evaluation
-_NO_LIMIT = 1e15  # decisions: no evaluation takes as many, and a larger share may be infinite
+_CUT_OFF = 4  # times its share of steps: cuts off a policy that got stuck after the last evaluation
+_NO_LIMIT = 1e15  # steps: above any evaluation's, and finite whatever periodic_share is
 
 
 class ScoreBook:
-    """Scores of one run so far.
+    """Evaluates the tasks of one run and keeps their scores.
 
     Attributes:
-        before: Raw mean return (stages, tasks) before consolidation; NaN where not measured.
-        after: The same after consolidation: the score matrix R.
-        latest: Newest normalised score of each task; NaN where unknown.
-        boundary_games: Task → its episodes at the newest boundary and their actions; kept only if they are filmed.
+        before: Mean raw return before each consolidation, (stages, tasks); NaN where not measured.
+        after: The same after consolidation: the score matrix R of continual learning.
+        latest: Newest normalised score of each task, (tasks,); NaN where unknown.
+        boundary_games: Task → its episodes at the end of the newest task, and their actions; only with
+            ``evaluation.gifs``.
     """
 
     def __init__(
@@ -60,14 +61,17 @@ class ScoreBook:
         self.before = np.full((tasks, tasks), np.nan)
         self.after = np.full((tasks, tasks), np.nan)
         self.latest = np.full(tasks, np.nan)
-        self._started = set[int]()  # tasks that were scored before their first step
-        self._lengths = np.full(tasks, np.nan)  # mean decisions of a game, in each task's newest evaluation
+        self._started = set[int]()  # tasks that were scored before their first training step
+        self._lengths = np.full(tasks, np.nan)  # mean steps of an episode in each task's newest evaluation
 
     def restore(self, rows: Sequence[ScoreRow]) -> None:
-        """Know what a run that goes on has scored before it was stopped.
+        """Restore the scores of a resumed run.
+
+        Args:
+            rows: All rows of ``scores.csv``.
 
         Raises:
-            UserError: a row is of another run.
+            UserError: A row has a task or stage that the run does not have.
         """
         names = [task.name for task in self._config.tasks]
         for row in rows:
@@ -78,7 +82,20 @@ class ScoreBook:
             self._keep(names.index(task), [Episode.of(row) for row in episodes], stage, phase)
 
     def evaluate(self, policy: ContinualPolicy, stage: int, phase: Phase, env_steps: int) -> list[list[Episode]]:
-        """Play every task seen (and, where the recipe asks, the others), and record the scores at ``env_steps``."""
+        """Evaluate every task seen so far, or all tasks with ``evaluation.unseen_tasks``, and record the scores.
+
+        Args:
+            policy: Has a head for every task seen.
+            stage: Number of the stage, counted from 1.
+            phase: When in the stage; a periodic evaluation takes at most ``evaluation.periodic_share`` of the steps.
+            env_steps: Training steps of the whole run.
+
+        Returns:
+            The episodes of tasks 0, 1, ….
+
+        Raises:
+            StopRequestError: A stop was requested; nothing is recorded.
+        """
         tasks = self._config.tasks if self._config.evaluation.unseen_tasks else self._config.tasks[:stage]
         share = self._share(len(tasks)) if phase == "periodic" else None
         played = [self._play(policy, index, share) for index in range(len(tasks))]
@@ -86,13 +103,13 @@ class ScoreBook:
         return played
 
     def evaluate_start(self, policy: ContinualPolicy, stage: int, tasks: Sequence[int], env_steps: int) -> None:
-        """Play each task that has no training step yet, and record its scores; those already recorded are not repeated.
+        """Evaluate tasks before their first training step, unless a resumed run has done so already.
 
-        They count for no metric and decide nothing: a run has the same later scores with and without them.
+        These scores enter no metric and do not change later scores.
 
         Args:
             policy: Has a head for every one of the tasks.
-            stage: Number of the stage that begins.
+            stage: Number of the stage that starts, counted from 1.
             tasks: Indices of the tasks that it trains, counted from 0.
             env_steps: Training steps of the whole run.
         """
@@ -125,7 +142,14 @@ class ScoreBook:
             return episodes
 
     def record(self, played: Sequence[list[Episode]], stage: int, phase: Phase, env_steps: int) -> None:
-        """Write episodes of tasks 0, 1, … into ``scores.csv``, TensorBoard and the matrix; measure plasticity."""
+        """Record the episodes of tasks 0, 1, … in ``scores.csv``, TensorBoard and the score matrix; measure plasticity.
+
+        Args:
+            played: The episodes of each task.
+            stage: Number of the stage, counted from 1.
+            phase: When in the stage.
+            env_steps: Training steps of the whole run.
+        """
         for index, episodes in enumerate(played):
             self._write(index, episodes, stage, phase, env_steps)
         if phase != "before":
@@ -134,7 +158,7 @@ class ScoreBook:
         self._logger.dump(env_steps)
 
     def _write(self, index: int, episodes: list[Episode], stage: int, phase: Phase, env_steps: int) -> None:
-        """Write one task's episodes into ``scores.csv`` and TensorBoard, and keep what later evaluations need."""
+        """Record one task's episodes in ``scores.csv`` and TensorBoard, and update the score matrix."""
         task = self._config.tasks[index]
         self._folder.add_scores(score_rows(episodes, task, self._config.evaluation, env_steps, stage, phase))
         self._keep(index, episodes, stage, phase)
@@ -142,28 +166,28 @@ class ScoreBook:
             self._log_task(task, episodes)
 
     def add_speed(self, stage: int, env_steps: int, steps_per_second: float, peak_memory_bytes: int) -> None:
-        """Write down how fast learning went, next to what it led to."""
+        """Append the training speed so far, without evaluations, to ``speed.csv``."""
         self._folder.add_speed(SpeedRow(env_steps, stage, steps_per_second, peak_memory_bytes / 1e6))
 
     def normalised(self, matrix: np.ndarray) -> np.ndarray:
-        """The raw matrix, normalised column by column; NaN where a task has no normalisers."""
+        """Return a matrix of raw returns, (stages, tasks), normalised; NaN where a task has no normalisers."""
         return np.array([[_or_nan(normalised(score, task)) for score, task in self._pairs(row)] for row in matrix])
 
     def _pairs(self, row: np.ndarray) -> list[tuple[float, TaskConfig]]:
         return list(zip(row.tolist(), self._config.tasks, strict=True))
 
     def _share(self, tasks: int) -> float:
-        """Decisions one task should take in a periodic evaluation.
+        """Return how many steps a periodic evaluation may take for each of so many tasks.
 
-        In decisions and not in seconds, so that a run is the same on a slow machine as on a fast one.
+        Counted in steps, not in seconds, so that a run does not depend on the machine's speed.
         """
         evaluation = self._config.evaluation
         return min(evaluation.periodic_share * evaluation.every_steps / tasks, _NO_LIMIT)
 
     def _whole_games(self, index: int, share: float) -> int:
-        """How many games to play, going by how long they lasted last time.
+        """Return how many episodes fit into a share of steps, given their mean length in the last evaluation.
 
-        Fewer whole games, and not as many that are cut off: a return that stops early is no return of the game.
+        Fewer whole episodes rather than more truncated ones: the return of a truncated episode is biased low.
         """
         episodes, length = self._config.evaluation.episodes, self._lengths[index]
         return episodes if math.isnan(length) else int(np.clip(share / length, 1, episodes))
@@ -204,7 +228,7 @@ class ScoreBook:
                 self._logger.record(f"rounding_loss/{task.name}", lost)
 
     def summary(self, stage: int) -> dict[str, float]:
-        """Metrics over the first ``stage`` tasks, normalised: ``acc`` and ``bwt``; NaN where undefined."""
+        """Return ``acc`` and ``bwt`` over the normalised scores of the first ``stage`` tasks; NaN where undefined."""
         matrix = self.normalised(self.after)[:stage, :stage]
         return {"acc": metrics.average_performance(matrix), "bwt": metrics.backward_transfer(matrix)}
 

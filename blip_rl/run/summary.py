@@ -1,4 +1,4 @@
-"""What a run says in words: its opening line, one line at each boundary, the closing table."""
+"""Text that a run prints: an opening text, one line at the end of each task, and the closing score table."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from blip_rl.run.tensorboard import overall_mean
 from blip_rl.shell import shell_command
 
 _LEVELS = ("ACC", "accumulated reward")
-"""Metrics that are a score; the others are a change, and show their sign."""
+"""Metrics that are scores; the others are differences and are printed with their sign."""
 
 
 def opening_text(config: RunConfig, path: Path, device: str) -> str:
-    """What is about to be learned, how and where it is written."""
+    """Return the text printed at the start: agent, tasks, steps, device, seed and run folder."""
     games = ", ".join(task.name for task in config.tasks)
     steps = sum(task.steps for task in config.tasks)
     rollout = config.agent.ppo.environments * config.agent.ppo.rollout_steps
@@ -37,7 +37,7 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
 
 
 def boundary_line(config: RunConfig, scores: ScoreBook, stage: int, frozen: dict[str, Tensor]) -> str:
-    """Scores on every task seen, before and after consolidation of the stage."""
+    """Return the line printed at the end of a task: scores of every task seen, before → after consolidation."""
     parts = []
     for index, task in enumerate(config.tasks[:stage]):
         before, after = scores.before[stage - 1, index], scores.after[stage - 1, index]
@@ -48,7 +48,7 @@ def boundary_line(config: RunConfig, scores: ScoreBook, stage: int, frozen: dict
 
 
 def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
-    """The score matrix with both sides of each boundary, the metrics, and where to look next."""
+    """Return the text printed at the end: the score matrix, the metrics, and commands to continue with."""
     return "\n".join(
         [
             "",
@@ -80,7 +80,7 @@ def _score_table(config: RunConfig, scores: ScoreBook) -> list[str]:
 
 
 def _metric_lines(config: RunConfig, scores: ScoreBook) -> list[str]:
-    """Every metric over raw returns and over normalised scores, side by side, and why one is undefined."""
+    """Return a table of every metric over raw returns and over normalised scores, with why one is undefined."""
     names = [task.name for task in config.tasks]
     raw, normalised = _metrics(scores.after), _metrics(scores.normalised(scores.after))
     why = "one task" if len(names) == 1 else "learned together" if _together(scores) else "not measured"
@@ -99,12 +99,12 @@ def _metric_lines(config: RunConfig, scores: ScoreBook) -> list[str]:
 
 
 def _together(scores: ScoreBook) -> bool:
-    """Whether the tasks were learned at the same time and so scored at the end alone."""
+    """Return whether all tasks were learned at once, and so evaluated at the end only."""
     return len(scores.after) > 1 and bool(np.isnan(scores.after[:-1]).all())
 
 
 def _metrics(matrix: np.ndarray) -> dict[tuple[str, int | None], float]:
-    """Metric and, where it belongs to one, task → value."""
+    """Return (metric, index of its task or None) → value, for a score matrix (stages, tasks)."""
     lost = metrics.forgetting(matrix)[:-1].tolist() or [math.nan]  # nothing was learned after the last task
     return {
         ("ACC", None): metrics.average_performance(matrix),

@@ -1,6 +1,6 @@
-"""How a run presents itself in TensorBoard, beside its scalars: charts that hold all games, and its settings.
+"""TensorBoard output of a run: Custom Scalars layout, HParams, bit histograms and heatmaps, method metrics.
 
-Everything goes through stable-baselines3's logger into the one event file of the run.
+Everything goes through stable-baselines3's logger into the run's event file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 
 
 def describe_run(logger: Logger, config: RunConfig) -> None:
-    """Write the layout of the Custom Scalars page, and the settings and metrics of the HParams page.
+    """Write the layout of the Custom Scalars page, and the hyperparameters and metrics of the HParams page.
 
-    Metrics are named, not given: TensorBoard shows the newest value of each scalar, at the end of a run its final one.
+    HParams gets the metrics' names only: TensorBoard shows the newest value of each of these scalars.
     """
     for output in logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):
@@ -30,7 +30,7 @@ def describe_run(logger: Logger, config: RunConfig) -> None:
 
 
 def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
-    """Page → chart → kind and tags: every chart holds all games, or all layers. Tags are regular expressions."""
+    """Return page → chart → [kind, tags]; one chart shows all games or all layers. Tags are regular expressions."""
     charts = {
         "games": {
             "normalised score": [
@@ -54,7 +54,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
             "free bits": ["plasticity/.*/free_bits"],
         },
     }
-    # An expression matches every tag that begins with it: continual/acc would also be accumulated_normalised_reward.
+    # TensorBoard matches prefixes: continual/acc would also select continual/accumulated_normalised_reward.
     return {
         page: {chart: ["Multiline", [f"{tag}$" for tag in tags]] for chart, tags in of_page.items() if tags}
         for page, of_page in charts.items()
@@ -62,7 +62,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
 
 
 def settings(config: RunConfig) -> dict[str, bool | str | float | None]:
-    """Everything of the recipe that a person compares runs by, flat: ``ppo.learning_rate``, ``method.gain``."""
+    """Return the hyperparameters that distinguish runs, flattened: ``ppo.learning_rate``, ``method.gain``, …."""
     agent = config.agent.model_dump(exclude={"description"})
     return {
         "agent": config.agent_name,
@@ -74,7 +74,7 @@ def settings(config: RunConfig) -> dict[str, bool | str | float | None]:
 
 
 def metrics(config: RunConfig) -> list[str]:
-    """Tags of the scores that stand for the whole run, and of each game's latest."""
+    """Return the tags of the continual-learning metrics and of each game's latest score."""
     run = ["continual/acc", "continual/bwt", "continual/accumulated_normalised_reward"]
     normalised = any(_has_normalisers(task) for task in config.tasks)
     games = [f"eval/{task.name}/{'normalised' if _has_normalisers(task) else 'return'}" for task in config.tasks]
@@ -94,7 +94,7 @@ def _has_normalisers(task: TaskConfig) -> bool:
 
 
 def _escaped(task: TaskConfig) -> str:
-    """The name as a regular expression: of what a name may hold, only the dot means something else."""
+    """Return the task's name as a regular expression; of the characters allowed in names only the dot is special."""
     return task.name.replace(".", r"\.")
 
 
@@ -102,22 +102,23 @@ def log_heatmap(logger: Logger, tag: str, frozen_bits: Tensor, total_bits: int, 
     """Record the heatmap of a layer's frozen bits.
 
     Args:
-        logger: The run's.
+        logger: The run's logger.
         tag: Name of the image in TensorBoard.
-        frozen_bits: (outputs, ...) bits of every weight.
+        frozen_bits: Frozen bits of every weight, (outputs, ...).
         total_bits: Upper end of the colour scale.
-        title: Which layer, after which task.
+        title: Names the layer and the last task.
     """
     with optional_picture(f"the heatmap of {title}"):
-        from blip_rl.report.heatmaps import block_mean, frozen_bits_image  # matplotlib: 0.5 s of a run's start
+        # Imported here, because matplotlib would delay a run's start by 0.5 s.
+        from blip_rl.report.heatmaps import block_mean, frozen_bits_image
 
-        small = block_mean(frozen_bits.flatten(1).cpu().numpy())  # millions of weights do not fit on a screen
+        small = block_mean(frozen_bits.flatten(1).cpu().numpy())  # layers have millions of weights
         image: Any = frozen_bits_image(small, total_bits, title)
         logger.record(tag, Image(image, "HWC"))
 
 
 def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:
-    """Write the mean, the histogram and the heatmap of every layer to TensorBoard."""
+    """Log mean, histogram and heatmap of every layer's frozen bits."""
     for layer, mean in mean_frozen_bits(frozen).items():
         weights = frozen[f"{layer}.weight"]
         logger.record(f"bits/{layer}/mean_frozen", mean)
@@ -126,17 +127,17 @@ def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: 
     logger.dump(env_steps)
 
 
-def log_method_metrics(logger: Logger, console: Console, task: str, figures: Mapping[str, float]) -> None:
-    """Record what the method did at the end of a task, and print it, without the figures of single layers."""
-    for name, value in figures.items():
+def log_method_metrics(logger: Logger, console: Console, task: str, metrics: Mapping[str, float]) -> None:
+    """Log the metrics of a consolidation, and print those that do not belong to a single layer."""
+    for name, value in metrics.items():
         logger.record(f"method/{name}", value)
-    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items() if "/" not in name]
+    shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in metrics.items() if "/" not in name]
     if shown:
         console.say(f"consolidated {task}: {', '.join(shown)}")
 
 
 def mean_frozen_bits(frozen: dict[str, Tensor]) -> dict[str, float]:
-    """Layer → mean of the frozen bits of its weights (biases left out)."""
+    """Return layer name → mean frozen bits of its weights, without biases."""
     return {
         name.removesuffix(".weight"): tensor.double().mean().item()
         for name, tensor in frozen.items()
@@ -145,6 +146,6 @@ def mean_frozen_bits(frozen: dict[str, Tensor]) -> dict[str, float]:
 
 
 def overall_mean(frozen: dict[str, Tensor]) -> float:
-    """Mean of frozen bits over all weights of the trunk."""
+    """Return the mean frozen bits of all trunk weights, without biases."""
     weights = [tensor for name, tensor in frozen.items() if name.endswith("weight")]
     return sum(int(w.sum(dtype=w.int().dtype)) for w in weights) / sum(w.numel() for w in weights)

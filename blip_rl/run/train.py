@@ -1,6 +1,6 @@
-"""The scheduler: for each task of the sequence start, learn, score, (distil,) consolidate, score again, save.
+"""The training loop: for each task learn, evaluate, (distil,) consolidate, evaluate again, save a checkpoint.
 
-A method that learns all tasks at once has one such stage.
+A method that learns all tasks at once has a single such stage.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ from blip_rl.tasks.recorded import RecordedVecEnv
 
 
 def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet: bool = False) -> Path:
-    """Learn a sequence of tasks with one agent and leave a run folder that describes itself.
+    """Learn a sequence of tasks with one agent, and write a run folder.
 
     Args:
-        config: Everything that decides the run.
-        out: Folder to create; None picks a new one below ``runs/``.
-        threads: CPU threads for the network; 0 leaves torch's choice on a CPU (OMP_NUM_THREADS, or every core) and
-            takes one where the network is on a GPU.
+        config: The resolved recipe.
+        out: Folder to create; None picks a new name below ``runs/``.
+        threads: CPU threads of torch; 0 keeps torch's default on a CPU (OMP_NUM_THREADS, or every core) and uses one on
+            a GPU.
         quiet: Print nothing.
 
     Returns:
         The run folder.
 
     Raises:
-        UserError: something about the request cannot work; nothing has been written then.
-        RunError: training diverged.
-        InterruptedRunError: a signal asked the run to stop; it is saved.
+        UserError: The recipe or the folder is invalid; nothing is written.
+        RunError: Training diverged, a game failed, a file could not be written, or memory ran out.
+        InterruptedRunError: A signal requested a stop; the run is saved.
     """
     folder = planned_folder(out, config)
     device = resolve_device(config.device)
     if count := cpu_threads(threads, device):
-        torch.set_num_threads(count)  # otherwise torch's own choice: OMP_NUM_THREADS, or every core
+        torch.set_num_threads(count)  # otherwise torch's default: OMP_NUM_THREADS, or every core
     method = method_of(config.agent)
     _check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
@@ -78,22 +78,22 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
 
 
 def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet: bool = False) -> Path:
-    """Go on with a run that was stopped or killed: it ends as if it had never been.
+    """Resume a stopped or killed run. Results are bit-identical to those of an uninterrupted run.
 
     Args:
         path: The run folder.
-        accept_changes: Go on although versions, device or threads differ from the run's, which may change its numbers.
-        threads: CPU threads; 0 takes as many as before.
+        accept_changes: Resume although files, versions, device or threads have changed, which may change the results.
+        threads: CPU threads of torch; 0 uses as many as before.
         quiet: Print nothing.
 
     Returns:
         The run folder.
 
     Raises:
-        UserError: not a run folder, a finished run, one that another process writes, or one begun under other
-            conditions.
-        RunError: no snapshot can be read; or training diverged.
-        InterruptedRunError: a signal asked the run to stop; it is saved.
+        UserError: Not a run folder; the run is finished; another process writes it; or files, versions, device or
+            threads have changed.
+        RunError: No snapshot is readable; or an error as in :func:`train`.
+        InterruptedRunError: A signal requested a stop; the run is saved.
     """
     folder = RunFolder.existing(path)
     config = load_run_config(folder.config)
@@ -128,7 +128,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
 
 
 def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
-    """All stages, from the beginning or from a snapshot on, with an answer for every way they can end."""
+    """Run all stages, or the remaining ones of a resumed run, and handle stops."""
     try:
         with run.stop.handle_signals():
             if run.method.interleaved:
@@ -142,35 +142,44 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
         run.console.say(f"\nstopped at once: {resume_hint(run.folder)}")
         raise
     finally:
-        with suppress(OSError):  # on a full disk its last flush would hide the error that ended the run
+        with suppress(OSError):  # on a full disk, the error of the last flush would hide the original one
             run.logger.close()
     run.folder.finish()
 
 
 def cpu_threads(asked: int, device: str) -> int:
-    """CPU threads to give torch; 0 leaves them as they are.
+    """Return the number of CPU threads for torch; 0 keeps its default.
 
-    With the network on a GPU torch's threads only take cores from the emulator: see docs/gpu.md.
+    With the network on a GPU, torch's CPU threads only compete with the emulators for cores: see docs/gpu.md.
     """
     return asked or (1 if device.startswith("cuda") else 0)
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` → ``cuda`` where there is one, else ``cpu``.
+    """Resolve ``auto`` to ``cuda`` if a GPU is available, else to ``cpu``; return other devices unchanged.
 
     Raises:
-        UserError: the device is not there.
+        UserError: The device is not available.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if device not in [*found, *(["cuda"] if len(found) > 1 else [])]:
-        raise UserError(f"device {device!r} is not there: this machine has {', '.join(found)} (or say auto)")
+        raise UserError(
+            f"device {device!r} is not available: this machine has {', '.join(found)} (use one of them, or auto)"
+        )
     return device
 
 
 def _check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
-    """Open every task once, so that what cannot work is found before anything is written; return names and actions."""
+    """Create every task's environment once, to find errors before anything is written.
+
+    Returns:
+        Name and action space of each task.
+
+    Raises:
+        UserError: A task cannot be created or does not fit the trunk, the method or the memory.
+    """
     first: VecEnv | None = None
     tasks = []
     for task in config.tasks:
@@ -214,7 +223,7 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
 
 @contextmanager
 def _environments(run: RunContext, stage: int, saved: RunSnapshot | None) -> Iterator[VecEnv]:
-    """The task's training games, seeded by run and stage."""
+    """Create a task's training environments and select the task in the agent; close them after the block."""
     config, task = run.config, run.config.tasks[stage - 1]
     seed = training_seed(config.seed, stage)
     environments = config.agent.ppo.environments
@@ -236,14 +245,14 @@ def _environments(run: RunContext, stage: int, saved: RunSnapshot | None) -> Ite
         else:
             set_random_seed(stage_seed(config.seed, stage))
             run.agent.switch_task(task.name, env)
-        env.seed(seed)  # building the agent has reseeded its environments
+        env.seed(seed)  # stable-baselines3 reseeds them when the agent is created
         yield env
     finally:
         env.close()
 
 
 def _learn_stage(run: RunContext, stage: int, saved: RunSnapshot | None) -> None:
-    """One task from its beginning, or from a snapshot on."""
+    """Learn one task, or the rest of it from a snapshot; consolidate it and save its checkpoint."""
     with _environments(run, stage, saved):
         agent = cast(ContinualPPO, run.agent)
         autosave = restore_task(run, saved) if saved else Autosave(run, stage, training_seed(run.config.seed, stage))
@@ -251,7 +260,7 @@ def _learn_stage(run: RunContext, stage: int, saved: RunSnapshot | None) -> None
             _learn_task(run, stage, autosave)
             autosave.save_learned()
         else:
-            # What the method binds to when a task begins is needed at its end too.
+            # end_task needs what the method attaches to when a task starts or resumes.
             with agent.protected_by(run.method, resume=True):
                 pass
         consolidate(run, agent, stage)
@@ -272,7 +281,7 @@ def _learn_task(run: RunContext, stage: int, autosave: Autosave) -> None:
 
 
 def _learn_multitask(run: RunContext, saved: RunSnapshot | None) -> None:
-    """All tasks in one stage, whose number is that of the tasks: the last row of the score matrix is all there is."""
+    """Learn all tasks in one stage. Its number is the last task's: only the last row of the score matrix is filled."""
     stage = len(run.config.tasks)
     with multitask_training(run, saved) as agent:
         consolidate(run, agent, stage)
@@ -282,7 +291,8 @@ def _learn_multitask(run: RunContext, saved: RunSnapshot | None) -> None:
 
 def _show_gifs(run: RunContext, agent: ContinualPPO) -> None:
     if run.config.evaluation.gifs:
-        with optional_picture(f"the films at step {agent.num_timesteps:,}"):
-            from blip_rl.video.tensorboard import log_boundary_gifs  # its libraries would delay every run's first step
+        with optional_picture(f"the videos at step {agent.num_timesteps:,}"):
+            # Imported here, because its libraries would delay every run's first step.
+            from blip_rl.video.tensorboard import log_boundary_gifs
 
             log_boundary_gifs(run.logger, run.config, run.scores.boundary_games, agent.num_timesteps)

@@ -1,4 +1,4 @@
-"""The schedule of one training: what happens at its start, around each rollout, and at its end."""
+"""Schedule of a training: hooks called at its start, around each rollout and at its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROLLOUTS_BEFORE_FORECAST = 3
 
 
 class TrainingCallback(BaseCallback):
-    """Runs everything that happens while one task is learned, apart from learning itself.
+    """Logs, saves and evaluates while one task is learned.
 
     ============================  ==========================================================================
     Start                         describe the run to TensorBoard, save a snapshot, evaluate the untrained task
@@ -77,7 +77,7 @@ class TrainingCallback(BaseCallback):
             self._returns.write(self._stage, self.num_timesteps)
         if not self._has_states:
             self._keep_states()
-        if not last:  # at the task's last step the bits are logged that its consolidation freezes
+        if not last:  # the consolidation logs its newly frozen bits at the last step
             for layer, mean in self._layer_bits.items():
                 self.logger.record(f"bits/{layer}/mean_frozen", mean)
         self._running.show(self.num_timesteps, self._bar_metrics())
@@ -85,7 +85,7 @@ class TrainingCallback(BaseCallback):
     def _on_training_end(self) -> None:
         """Called after the last update, unless an error or a stop ended the training."""
         self._add_speed()
-        # Before the end of learning is saved: a run resumed from there does not log this update again.
+        # Before the end of learning is saved: a run resumed from that snapshot does not log this update again.
         self.logger.dump(self.num_timesteps)
 
     def close(self) -> None:
@@ -121,14 +121,14 @@ class TrainingCallback(BaseCallback):
         return cast(Progress, self._progress)
 
     def _prepare(self) -> None:
-        """Compute what stays the same during the training, and start the clock."""
+        """Compute what is constant during the training, and start the clock."""
         self._start_steps, self._began_run = self._agent.task_began_at, self.num_timesteps == 0
         self._end_steps = self._start_steps + self._steps
         rollout = self._rollout
         self._returns_every = interval_steps(self._steps, rollout.buffer_size * rollout.n_envs)
         watched = self._plasticity.states_of(self._autosave.plasticity_task)
         self._has_states = self._autosave.resumed and watched is not None
-        # Bits change only between tasks, and their mean over millions of weights takes time.
+        # Frozen bits only change between tasks; avoid averaging millions of weights at every rollout.
         frozen = self._run.method.frozen_bits()
         self._layer_bits = mean_frozen_bits(frozen)
         self._mean_bits = overall_mean(frozen) if frozen else None
@@ -141,7 +141,7 @@ class TrainingCallback(BaseCallback):
         )
 
     def _evaluate(self) -> None:
-        """Score all tasks seen. Asked to stop meanwhile, save as if the evaluation had not begun."""
+        """Evaluate all tasks seen; on a stop request save the state before, so that a resumed run evaluates again."""
         try:
             with self._running.paused():
                 self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
@@ -151,7 +151,7 @@ class TrainingCallback(BaseCallback):
         self._add_speed()
 
     def _log_update(self) -> None:
-        """Write the metrics of the last update at that update's step, not with the next rollout's."""
+        """Log the last update at its own step; stable-baselines3 would log it together with the next rollout."""
         speed = self._running.steps_per_second(self.num_timesteps)
         self.logger.record("time/steps_per_second", speed)
         if self._began_run and self._rollouts == _ROLLOUTS_BEFORE_FORECAST:
@@ -165,7 +165,7 @@ class TrainingCallback(BaseCallback):
         self._scores.add_speed(self._stage, self.num_timesteps, speed, peak_memory_bytes())
 
     def _keep_states(self) -> None:
-        """Choose the states on which plasticity is measured: the same at every evaluation, without a random draw."""
+        """Keep observations of the first rollout, on which every evaluation measures plasticity."""
         self._has_states = True
         self._plasticity.watch(self._agent.policy, self._rollout.all_observations())
 

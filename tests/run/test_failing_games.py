@@ -69,7 +69,7 @@ def test_a_game_that_fails_in_training_is_named_and_the_run_goes_on(fault, whole
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         fails(patch, CartPoleEnv, name, error, call)
-        with pytest.raises(RunError, match=r"saved at step \d+; go on with: blip-rl train --resume") as caught:
+        with pytest.raises(RunError, match=r"saved at step \d+; resume with: blip-rl train --resume") as caught:
             train(small_run("finetune", overrides=CARTPOLES_ALONE), out=run, threads=1, quiet=True)
     found = re.match(rf"the game CartPole-v1 failed \(one of the seeds (\d+) to (\d+)\): {told}; ", str(caught.value))
     assert found, caught.value
@@ -106,14 +106,14 @@ def test_an_emulator_that_fails_is_named(tmp_path, monkeypatch):
 
 
 def test_memory_that_runs_out_says_how_to_go_on(tmp_path):
-    with pytest.raises(RunError, match="MemoryError; nothing is saved yet; go on with"), _telling(tmp_path):
+    with pytest.raises(RunError, match="MemoryError; no snapshot yet; resume with"), _telling(tmp_path):
         raise MemoryError
 
 
 def test_a_fault_of_the_program_keeps_its_traceback_and_says_how_to_go_on(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught, _telling(tmp_path):
         raise ZeroDivisionError
-    assert "go on with: blip-rl train --resume" in caught.value.__notes__[0]
+    assert "resume with: blip-rl train --resume" in caught.value.__notes__[0]
 
 
 def _telling(path):

@@ -120,7 +120,7 @@ def ends_well(run, work, point, whole):
         told = str(error)
         assert re.search(r"No space left|Input/output error", told), (point, told)
         if run.exists():
-            assert "go on with: blip-rl train --resume" in told, (point, told)
+            assert "resume with: blip-rl train --resume" in told, (point, told)
             assert (run / "config.toml").exists(), point
     if not run.exists():  # the fault was met before there was a run
         return disk.failed

@@ -207,17 +207,17 @@ def test_a_resume_says_how_much_is_lost_and_why(every, resumed, lost, tmp_path, 
         overrides = (*settings("blip"), f"checkpoint.every_steps={every}")
         train(small_run(steps="2k", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)
     assert said_by_a_resume(tmp_path / "run", capsys) == (
-        f"resuming {tmp_path / 'run'} at step {resumed}: at least {lost} steps after it are lost and learned again, "
+        f"resuming {tmp_path / 'run'} at step {resumed}: at least {lost} steps after it are lost and repeated, "
         f"because the process ended before the next snapshot (checkpoint.every_steps = {every.replace('k', ',000')})"
     )
 
 
 def test_a_resume_from_before_a_damaged_snapshot_says_what_that_costs(left, capsys):
     flip(RunFolder(left).snapshots()[-1] / "agent.safetensors")
-    with pytest.warns(UserWarning, match="going on from the snapshot before"):
+    with pytest.warns(UserWarning, match="resuming from the snapshot before"):
         said = said_by_a_resume(left, capsys)
     assert said.endswith(
-        "at step 512: at least 256 steps after it are lost and learned again, because step-000000000768 cannot be used"
+        "at step 512: at least 256 steps after it are lost and repeated, because step-000000000768 cannot be used"
     )
 
 
@@ -265,13 +265,13 @@ FILES = ("agent.safetensors", "method.safetensors", "games.safetensors", "snapsh
 def test_a_damaged_snapshot_gives_way_to_the_one_before(file, damage, left):
     folder = RunFolder(left)
     DAMAGE[damage](folder.snapshots()[-1] / file)
-    with pytest.warns(UserWarning, match=r"step-000000000768.*going on from the snapshot before"):
+    with pytest.warns(UserWarning, match=r"step-000000000768.*resuming from the snapshot before"):
         assert newest_snapshot(folder).steps == 512
 
 
 def test_a_run_goes_on_from_the_snapshot_before_a_damaged_one(left, whole):
     flip(RunFolder(left).snapshots()[-1] / "agent.safetensors")
-    with pytest.warns(UserWarning, match="going on from the snapshot before"):
+    with pytest.warns(UserWarning, match="resuming from the snapshot before"):
         resume_run(left)
     assert_equal(left, whole("blip"))
 
@@ -290,7 +290,7 @@ def test_a_run_whose_only_snapshot_is_damaged_begins_anew(whole, tmp_path):
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
     (only,) = RunFolder(run).snapshots()
     flip(only / "agent.safetensors")
-    with pytest.warns(UserWarning, match=rf"{only.name}.*going on from the beginning"):
+    with pytest.warns(UserWarning, match=rf"{only.name}.*restarting from the beginning"):
         resume_run(run)
     assert_equal(run, whole("blip"))
 
@@ -342,7 +342,7 @@ def test_evidence_that_was_changed_in_place_is_not_added_to(name, left, whole):
     with pytest.raises(UserError, match=rf"{path.name}' has changed since the run was saved.*--accept-changes"):
         resume_run(left)
     assert run_files(left) == before
-    with pytest.warns(UserWarning, match="going on although"):
+    with pytest.warns(UserWarning, match="resuming although"):
         resume_run(left, accept_changes=True)
     assert {**run_files(left), name: ""} == {**run_files(whole("blip")), name: ""}
 
@@ -354,7 +354,7 @@ def test_what_was_written_between_the_two_snapshots_is_written_again(name, left,
     if newer[path.name].size == older[path.name].size:
         pytest.skip("nothing was written in between")
     flip_at(path, newer[path.name].size - 1)
-    with pytest.warns(UserWarning, match=r"has changed since the run was saved.*going on from the snapshot before"):
+    with pytest.warns(UserWarning, match=r"has changed since the run was saved.*resuming from the snapshot before"):
         resume_run(left)
     assert_equal(left, whole("blip"))
 
@@ -372,7 +372,7 @@ def test_an_earlier_stage_is_made_again_where_there_is_a_snapshot_before_its_end
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 5)
     assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000512", "step-000000000512-2"]
     shutil.rmtree(run / "checkpoints" / "stage-01")
-    with pytest.warns(UserWarning, match=r"stage-01.*going on from the snapshot before"):
+    with pytest.warns(UserWarning, match=r"stage-01.*resuming from the snapshot before"):
         resume_run(run)
     assert_equal(run, whole("blip"))
 
@@ -445,7 +445,7 @@ def test_other_conditions_are_refused_with_the_difference(changes, wanted, left)
 def test_other_conditions_can_be_accepted(left, whole):
     change_environment(left, versions={"torch": "0.1"})
     with pytest.warns(
-        UserWarning, match=r"going on although .*environment\.json' has changed since the run was saved$"
+        UserWarning, match=r"resuming although .*environment\.json' has changed since the run was saved$"
     ):
         resume_run(left, accept_changes=True)
     assert_equal(left, whole("blip"))
@@ -513,7 +513,7 @@ def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(module, name,
     work = getattr(module, name)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, full)
-        with pytest.raises(RunError, match=r"No space left on device.*saved at step 512; go on with: .*--resume"):
+        with pytest.raises(RunError, match=r"No space left on device.*saved at step 512; resume with: .*--resume"):
             train(small_run(), out=run, threads=1, quiet=True)
     assert saves
     assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000256", "step-000000000512"]

@@ -105,7 +105,7 @@ def test_a_run_asked_to_stop_goes_on_from_the_very_update(update, whole, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(ContinualPPO, "train", interrupted)
-        with pytest.raises(InterruptedRunError, match=f"saved at step {128 * update}; go on with") as stopped:
+        with pytest.raises(InterruptedRunError, match=f"saved at step {128 * update}; resume with") as stopped:
             train(small_run("multitask"), out=run, threads=1, quiet=True)
     assert stopped.value.signal_number == signal.SIGTERM
     assert len(updates) == update

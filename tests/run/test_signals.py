@@ -33,7 +33,7 @@ def whole(tmp_path_factory):
 
 def command_to_go_on(text, run):
     """The command that a message ends with, as a shell takes it."""
-    words = shlex.split(text[text.index("go on with: ") :].splitlines()[0])
+    words = shlex.split(text[text.index("resume with: ") :].splitlines()[0])
     assert words[3:] == ["blip-rl", "train", "--resume", str(run)]
     return words[3:]
 
@@ -113,7 +113,7 @@ def test_a_run_asked_to_stop_goes_on_from_the_very_update(owner, name, call, ste
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         signalled(patch, owner, name, call)
-        with pytest.raises(InterruptedRunError, match=f"saved at step {steps}; go on with") as caught:
+        with pytest.raises(InterruptedRunError, match=f"saved at step {steps}; resume with") as caught:
             train(small_run("finetune", overrides=FINETUNE), out=run, threads=1, quiet=True)
     assert caught.value.signal_number == signal.SIGTERM
     resume(run, quiet=True)

@@ -119,5 +119,5 @@ def test_a_training_blames_the_game_and_not_the_learning_rate(tmp_path):
         train(small_run("finetune", FAULTY, "128", settings("finetune")), out=tmp_path / "run", threads=1, quiet=True)
     told = str(caught.value)
     assert f"the game {FAULTY} returned the observation nan" in told
-    assert "go on with: blip-rl train --resume" in told
+    assert "resume with: blip-rl train --resume" in told
     assert "learning_rate" not in told
