@@ -1,7 +1,8 @@
-"""Recipe models: typed, frozen, with units in their names; an unknown key is an error.
+"""Recipe models: typed and frozen; unknown keys are errors, and names end in their units.
 
-Two kinds of recipe exist. An agent recipe (``agents/*.toml``) says HOW to learn, a sequence recipe (``envs/*.toml``)
-says WHAT to learn and in what order. :mod:`blip_rl.recipes` finds, merges and validates them into one ``RunConfig``.
+An agent recipe (``agents/*.toml``) configures how to learn, a sequence recipe (``envs/*.toml``) what to learn, in
+what order. :mod:`blip_rl.recipes` finds, merges and validates them into one ``RunConfig``. A step is one decision of
+one environment: with Atari's frame skip of 4, 4 frames.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-_LONGEST_STEP_COUNT = 40  # characters; a recipe may come from a stranger, and the pattern backtracks
+_LONGEST_STEP_COUNT = 40  # characters; recipes may be untrusted, and the pattern backtracks
 _STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
 
 
 def parse_steps(value: object) -> int:
-    """Read a step count: ``50000``, ``"500k"``, ``"10M"``, ``"1e6"``, ``"2_000"``.
+    """Parse a step count: ``50000``, ``"500k"``, ``"10M"``, ``"1e6"``, ``"2_000"``.
 
     Raises:
-        ValueError: not a number, not a whole number, or below 1.
+        ValueError: Not a whole number between 1 and 10¹⁵.
     """
     rule = "expected a whole number of steps of at least 1, for example 500000, 500k, 10M or 1e6"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -35,7 +36,7 @@ def parse_steps(value: object) -> int:
 
 
 def _no_bool(value: object) -> object:
-    """Refuse ``true`` where a number belongs: Python, and so pydantic, would take it for 1."""
+    """Reject ``true`` as a number; pydantic would convert it to 1."""
     if isinstance(value, bool):
         raise ValueError(f"{value!r}: expected a number")
     return value
@@ -55,13 +56,13 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Settings(BaseModel):
-    """Base of every recipe section: immutable, and strict about unknown keys."""
+    """Base class of recipe sections: immutable, and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class PpoConfig(Settings):
-    """Proximal policy optimisation (Schulman et al. 2017). A step is one decision of one environment."""
+    """Proximal policy optimisation (PPO; Schulman et al. 2017, https://arxiv.org/abs/1707.06347)."""
 
     environments: Annotated[int, Field(ge=1, le=4096), BeforeValidator(_no_bool)]
     rollout_steps: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_no_bool)]
@@ -78,19 +79,19 @@ class PpoConfig(Settings):
     max_gradient_norm: PositiveFloat
     adam_epsilon: PositiveFloat
     value_loss: Literal["clipped", "max"] = "clipped"
-    """With ``clip_range_value``: the squared error of the clipped value, as in stable-baselines3, or the larger of the
-    errors of the clipped and the unclipped value, sample by sample, as in openai/baselines."""
+    """Value loss with ``clip_range_value``: ``clipped`` is the squared error of the clipped value, as in
+    stable-baselines3; ``max`` the larger of the errors of clipped and unclipped value, as in openai/baselines."""
     value_loss_scale: PositiveFloat = 1.0
-    """Factor of the mean squared error of the values, before ``value_coefficient``; openai/baselines has 0.5."""
+    """Factor of the mean squared value error, in addition to ``value_coefficient``; openai/baselines uses 0.5."""
     normalize_advantage: Literal["minibatch", "rollout"] = "minibatch"
-    """Over which samples advantages get mean 0 and standard deviation 1."""
+    """Samples over which advantages are normalised to mean 0 and standard deviation 1."""
 
     @model_validator(mode="after")
     def _value_loss_is_defined(self) -> Self:
         if self.value_loss == "max" and self.clip_range_value is None:
             raise ValueError(
-                "value_loss = 'max' without clip_range_value: expected a clip_range_value, because it takes the larger "
-                "of the losses of the clipped and the unclipped value (set one, or value_loss = 'clipped')"
+                "value_loss = 'max' without clip_range_value: expected a clip_range_value, because the loss is the "
+                "larger of those of the clipped and the unclipped value (set one, or value_loss = 'clipped')"
             )
         return self
 
@@ -106,78 +107,80 @@ class PpoConfig(Settings):
 
 
 class ImageTrunkConfig(Settings):
-    """Convolutions, then fully connected layers, over stacked frames."""
+    """Trunk for images: convolutions, then fully connected layers, over stacked frames."""
 
     conv: Annotated[tuple[tuple[Units, Kernel, Kernel], ...], Field(min_length=1, max_length=32)]
-    """One (channels, kernel, stride) for each layer, no padding."""
+    """(channels, kernel size, stride) of each convolution; no padding."""
     hidden: Annotated[tuple[Units, ...], Field(min_length=1, max_length=32)]
     activation: Activation
 
 
 class VectorTrunkConfig(Settings):
-    """Fully connected layers over a vector of observations."""
+    """Trunk for vectors: fully connected layers."""
 
     hidden: Annotated[tuple[Units, ...], Field(min_length=1, max_length=32)]
     activation: Activation
 
 
 class TrunkConfig(Settings):
-    """The layers that all tasks share; the first task's observations decide which of the two is built."""
+    """The layers that all tasks share; the first task's observation space selects ``image`` or ``vector``."""
 
     image: ImageTrunkConfig
     vector: VectorTrunkConfig
     task_modulation: bool
-    """A learned scale and shift for each unit and task on each trunk layer's output."""
+    """Learn a scale and a shift per task and unit, applied to the output of each trunk layer."""
 
 
 class DistilConfig(Settings):
-    """How a task learned in a trunk of its own is distilled into the shared trunk (``learning = "distil"``)."""
+    """Distillation of a task learned in a separate trunk into the shared trunk (``learning = "distil"``)."""
 
     start: Literal["fresh", "shared"] = "fresh"
-    """Initial weights of the task's own trunk: newly initialised, or a copy of the shared trunk."""
+    """Initial weights of the separate trunk: newly initialised, or a copy of the shared trunk."""
     first_task: bool = True
-    """Whether the first task is learned apart, too. PPO leaves many units saturated; the weights that feed them have no
-    Fisher information, and a method that goes by it leaves them free to destroy the task. A distilled trunk has few."""
+    """Whether to learn the first task in a separate trunk, too. PPO saturates many units. The weights that feed them
+    have no Fisher information, so that a method based on it leaves them free, although changing them destroys the task.
+    A distilled trunk has few saturated units."""
     teacher_states: PositiveInt = 4_096
-    """States to distil on that the learned policy, the teacher, plays; they count as steps of the task."""
+    """States to distil on, collected with the learned policy, the teacher; they count as steps of the task."""
     student_states: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] = 4_096
-    """States to distil on that the student plays after half of the updates, for the teacher to label; they count as
-    steps of the task. 0: the teacher's states only."""
+    """States to distil on, collected with the student after half of the updates and labelled by the teacher, as in
+    DAgger; they count as steps of the task. 0: the teacher's states only."""
     updates: PositiveInt = 1_500
-    """Optimizer steps: half on the teacher's states, half on all; all on the teacher's if the student plays none."""
+    """Optimizer steps: the first half on the teacher's states, the second half on all states; without student states,
+    all on the teacher's."""
     minibatch: PositiveInt = 256
-    """States in each optimizer step, drawn with replacement."""
+    """States per optimizer step, drawn with replacement."""
     learning_rate: PositiveFloat = 3e-3
-    """Adam's at the start of each half; it decreases linearly to 0 within the half."""
+    """Adam's learning rate at the start of each half; it decays linearly to 0 within the half."""
 
     @property
     def steps(self) -> int:
-        """Steps of a task that are played for distilling instead of learning."""
+        """Steps of a task that are used for distilling instead of learning."""
         return self.teacher_states + self.student_states
 
 
 class AgentConfig(Settings):
-    """How to learn: ``agents/*.toml``."""
+    """Agent recipe, how to learn: ``agents/*.toml``."""
 
     description: str
     learning: Literal["direct", "distil"] = "direct"
-    """Where tasks are learned: in the shared trunk, or unprotected in a trunk of their own, from which the policy is
-    then distilled into the shared trunk under the method's protection."""
+    """``direct``: learn each task in the shared trunk. ``distil``: learn it without protection in a separate trunk,
+    then distil the policy into the shared trunk under the method's protection."""
     ppo: PpoConfig
     trunk: TrunkConfig
     method: dict[str, Any]
-    """``name`` and that method's own settings, validated by the method itself."""
+    """``name`` and the settings of that method, which validates them itself."""
     distil: DistilConfig = DistilConfig()
-    """Used with ``learning = "distil"`` only."""
+    """Only used with ``learning = "distil"``."""
 
 
 ALE_EPISODE_FRAMES = 108_000
-"""ALE's own limit of a game, 30 minutes of play: the default of all its environments, under which published scores,
-random and reference scores among them, were measured."""
+"""ALE's default limit of an episode, 30 minutes at 60 Hz. Published scores, including random and reference scores, are
+measured with it."""
 
 
 class AtariConfig(Settings):
-    """How the emulator's frames become observations. Defaults: DQN preprocessing as in the BLIP paper."""
+    """Atari preprocessing. Defaults: that of DQN (Mnih et al. 2015), as in the BLIP paper."""
 
     frame_skip: Annotated[int, Field(ge=1, le=100), BeforeValidator(_no_bool)] = 4
     frame_size: Annotated[int, Field(ge=16, le=210), BeforeValidator(_no_bool)] = 84
@@ -189,7 +192,7 @@ class AtariConfig(Settings):
     lost_life_ends_episode: bool = True
     clip_rewards: bool = True
     max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_no_bool)] = ALE_EPISODE_FRAMES
-    """Below the default, which is ALE's own limit, games that reach it count as cut off (``truncated``)."""
+    """Frames after which an episode ends. Below ALE's default limit, such episodes count as ``truncated``."""
 
 
 _NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
@@ -198,11 +201,11 @@ _ReferenceName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length
 
 
 class TaskConfig(Settings):
-    """One task of a sequence: a game, how long to learn it, and the scores that normalise it."""
+    """One task of a sequence: a game, its training steps, and the scores that normalise its returns."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80, description=_NAME_RULE)]
     game: str
-    """An ALE ROM name (``kung_fu_master``) or a Gymnasium id (``CartPole-v1``), in any spelling that names one game."""
+    """ALE ROM name (``kung_fu_master``) or Gymnasium id (``CartPole-v1``); other unambiguous spellings are accepted."""
     title: str = ""
     steps: Steps = 10_000_000
     random_score: float | None = None
@@ -210,10 +213,10 @@ class TaskConfig(Settings):
     reference_name: Annotated[
         str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=80, description=_REFERENCE_RULE)
     ] = ""
-    """Whose score the reference is, for texts: ``human``."""
+    """Name of the reference in texts, for example ``human``."""
     human_score: float | None = None
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] | None = None
-    """Vector observations are multiplied by the orthogonal matrix drawn with this seed; unset: left as they are."""
+    """Multiply vector observations by a random orthogonal matrix with this seed; None leaves them unchanged."""
 
     @model_validator(mode="after")
     def _scores_differ(self) -> Self:
@@ -226,7 +229,7 @@ class TaskConfig(Settings):
 
 
 def _names_differ(tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
-    """Refuse two tasks of one name: the name is the key of the task's head and scores."""
+    """Reject two tasks of the same name: the name identifies the task's head and scores."""
     names = [task.name for task in tasks]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise ValueError(f"two tasks are named {twice[0]!r}: expected every task to have its own name")
@@ -237,60 +240,61 @@ Tasks = Annotated[tuple[TaskConfig, ...], Field(min_length=1), AfterValidator(_n
 
 
 class EvaluationConfig(Settings):
-    """When and how scores are measured."""
+    """When and how tasks are evaluated."""
 
     episodes: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_no_bool)] = 10
     actions: Literal["greedy", "stochastic"] = "greedy"
     every_steps: Steps = 200_000
     max_episode_steps: PositiveInt = 27_000
-    """Decisions after which a game is cut off. A run whose recipe does not set it gets ``atari.max_episode_frames`` ÷
+    """Decisions after which an episode is truncated. Default of a run: ``atari.max_episode_frames`` ÷
     ``atari.frame_skip``, rounded up."""
     periodic_share: PositiveFloat = 1.0
-    """Decisions that a periodic evaluation should take at most for each training step since the last one.
+    """Most steps of a periodic evaluation per training step since the last one.
 
-    It plays fewer games rather than cut them off; only a game that goes on beyond four times its share ends there.
+    The evaluation plays fewer episodes rather than truncated ones; only at four times this limit are they truncated.
     """
     seed: Annotated[int, Field(ge=0, lt=2**29), BeforeValidator(_no_bool)] = 1_000_003
-    """Episode k is played with seed 2³⁰ + this + k; training seeds stay below 2³⁰."""
+    """Episode k uses seed 2³⁰ + ``seed`` + k; training seeds are below 2³⁰."""
     before_training: bool = True
-    """Score each task once before its first training step: where its learning curve begins.
+    """Evaluate each task once before its first training step, as the start of its learning curve.
 
-    Takes no longer than the task's part of a periodic evaluation, and changes nothing that is learned.
+    Takes at most the task's part of a periodic evaluation, and does not change training.
     """
     unseen_tasks: bool = False
-    """Also score tasks not learned yet (zero-shot)."""
+    """Also evaluate tasks that are not learned yet (zero-shot)."""
     gifs: bool = False
-    """Film each game at each boundary for TensorBoard: some seconds for each."""
+    """Log a video of each game to TensorBoard at the end of each task; takes some seconds per game."""
 
 
 class CheckpointConfig(Settings):
-    """When a run is saved in the middle of a task; at the end of each it always is."""
+    """When a run is saved during a task; at the end of each task it always is."""
 
     every_steps: Steps = 200_000
-    """Steps of a task; at these steps all games start anew, so it is part of what decides a run."""
+    """Steps of a task between snapshots. All environments are reset at each, so this setting influences the results."""
 
 
 class ComputeConfig(Settings):
-    """How the machine is used. Nothing here changes what PPO computes; ``precision`` rounds more coarsely."""
+    """How the machine is used. None of these settings changes the algorithm; ``precision`` changes its rounding."""
 
     environment_groups: Annotated[Literal[1, 2, "auto"], BeforeValidator(_no_bool)] = "auto"
-    """Groups of environments that take turns: one plays while actions are chosen for the other. ``auto``: 2 on CUDA."""
+    """Groups of environments that alternate: one steps while the other's actions are computed. ``auto``: 2 on CUDA."""
     capture: Literal["auto", "off"] = "auto"
-    """Record inference and update once as CUDA graphs and replay them, where there is CUDA and the method allows it."""
+    """Capture inference and update as CUDA graphs and replay them, if on CUDA and supported by the method."""
     compile: bool = False
-    """Let ``torch.compile`` make one piece of the trunk's many operations; needs a compiler for the machine."""
+    """Fuse the trunk's operations with ``torch.compile``; needs a C++ compiler."""
     precision: Precision = "float32"
-    """Of the trunk's products in collection, update and evaluation; weights, optimizer and Fisher stay float32."""
+    """Precision of the trunk's matrix products and convolutions in collection, update and evaluation. Weights,
+    optimizer and Fisher are always float32."""
 
     def groups(self, device: str, environments: int) -> int:
-        """How many groups the environments of a task are in, on a device that is not ``auto`` any more."""
+        """Return the number of environment groups of a task; ``device`` is ``cpu``, ``cuda`` or ``cuda:N``."""
         if self.environment_groups == "auto":
             return min(2 if device.startswith("cuda") else 1, environments)
         return min(self.environment_groups, environments)
 
 
 class SequenceConfig(Settings):
-    """What to learn, in what order: ``envs/*.toml``."""
+    """Sequence recipe, what to learn in what order: ``envs/*.toml``."""
 
     description: str
     tasks: Tasks
@@ -298,11 +302,11 @@ class SequenceConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     agent: dict[str, Any] = {}
-    """Settings these tasks need, laid over the agent recipe (``--set`` beats both)."""
+    """Settings that these tasks need; they override the agent recipe, and ``--set`` overrides both."""
 
 
 class RunConfig(Settings):
-    """Everything that decides a run, resolved: what ``config.toml`` in a run folder holds."""
+    """Resolved recipe of a run, as saved in its ``config.toml``."""
 
     agent_name: str
     sequence_name: str
@@ -321,16 +325,16 @@ class RunConfig(Settings):
             if self.learning_steps(stage) < 1:
                 raise ValueError(
                     f"task {task.name!r} has steps = {task.steps:,}: expected more than {self.agent.distil.steps:,}, "
-                    "the steps that learning = 'distil' plays to distil a task (raise its steps, or lower "
+                    "the steps that learning = 'distil' uses to distil a task (raise its steps, or lower "
                     "distil.teacher_states and distil.student_states)"
                 )
         return self
 
     def learned_apart(self, stage: int) -> bool:
-        """Whether task number ``stage``, counted from 1, is learned in a trunk of its own."""
+        """Return whether task number ``stage``, counted from 1, is learned in a separate trunk."""
         return self.agent.learning == "distil" and (stage > 1 or self.agent.distil.first_task)
 
     def learning_steps(self, stage: int) -> int:
-        """Steps of task number ``stage``, counted from 1, in which it is learned: all but those played to distil it."""
+        """Return the training steps of task number ``stage``, counted from 1: all but those used for distilling."""
         played = self.agent.distil.steps if self.learned_apart(stage) else 0
         return self.tasks[stage - 1].steps - played
