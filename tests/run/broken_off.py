@@ -1,4 +1,4 @@
-"""Runs that are broken off at chosen points, and what must be equal once they have gone on to their end."""
+"""Helpers that interrupt runs at chosen points and compare resumed runs with uninterrupted ones."""
 
 import contextlib
 import hashlib
@@ -59,12 +59,12 @@ def small_run(agent="blip", games="cartpole-a,cartpole-b", steps="512", override
 
 
 class KilledError(BaseException):
-    """The process ends here."""
+    """Simulates the end of the process."""
 
 
 @contextlib.contextmanager
 def killed_at(owner, name, call=1, after=False):
-    """The ``call``-th call of a function ends the block, before or after it has done its work, as if by a kill."""
+    """Simulate a kill at the ``call``-th call of a function, before or after its work."""
     function, calls = getattr(owner, name), []
 
     def deadly(*args, **options):
@@ -83,7 +83,7 @@ def killed_at(owner, name, call=1, after=False):
 
 
 def broken_off(out, owner, name, call=1, after=False, agent="blip", **options):
-    """A new run that ends at a call, as :func:`killed_at` says."""
+    """Start a run that is killed as in :func:`killed_at`; return its folder."""
     with killed_at(owner, name, call, after):
         train(small_run(agent, **options), out=out, threads=1, quiet=True)
     return out
@@ -99,13 +99,13 @@ def assert_equal(run, other):
 
 
 def run_files(run):
-    """Digests of every table and of every file of every checkpoint."""
+    """Return the digests of all tables and of all checkpoint files."""
     files = [*(run / name for name in TABLES), *sorted(run.glob("checkpoints/**/*"))]
     return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() if f.is_file() else "" for f in files}
 
 
 def curves(run):
-    """Every scalar of TensorBoard but speeds, in the order of its steps: (step, value)."""
+    """Return tag → sorted (step, value) of every TensorBoard scalar except speeds."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # several event files in one folder, which is what a resumed run has
@@ -115,7 +115,7 @@ def curves(run):
 
 
 def command(agent, out, overrides, *more, games="cartpole-a,cartpole-b", steps="512"):
-    """A run in a process of its own, of the same recipe as :func:`small_run` makes."""
+    """Return the command line that trains the recipe of :func:`small_run`."""
     changes = [part for setting in overrides for part in ("--set", setting)]
     asked = ["train", "--games", games, "--agent", agent, "--steps", steps, "--threads", "1", "--out", str(out)]
     return [sys.executable, "-m", "blip_rl", *asked, *changes, *more]
@@ -123,7 +123,7 @@ def command(agent, out, overrides, *more, games="cartpole-a,cartpole-b", steps="
 
 @contextlib.contextmanager
 def process(arguments):
-    """A process that does not outlive the test."""
+    """Start a process and kill it at the end of the block."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -137,7 +137,7 @@ def process(arguments):
 
 
 def wait_for(child, condition, seconds=120):
-    """Wait until something is so; fails when the process ends before."""
+    """Wait until a condition holds; fail if the process ends first."""
     end = time.monotonic() + seconds
     while not condition():
         assert child.poll() is None, child.communicate()[1]

@@ -1,4 +1,4 @@
-"""What a kill leaves of a folder: a copy of it before every single file event, and with every write half done.
+"""Records the states in which a kill could leave a folder: before every file event, and with every write half done.
 
 Events come from Python's audit hooks (open, rename, unlink, mkdir, rmdir, truncate) and from functions that raise none:
 writes to a file, fsync, and safetensors, which writes from Rust. A process that is killed leaves what it has handed to
@@ -23,12 +23,12 @@ from blip_rl.storage import checkpoint
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 DIR_FD = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.rename": 2, "os.truncate": None}
-"""Audit event → where its arguments hold the descriptor that a path is relative to."""
+"""Audit event → index of its dir_fd argument."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A moment at which a process can be killed.
+    """A point at which a process can be killed.
 
     Attributes:
         kind: The event that comes next, or "half" of a write.
@@ -60,7 +60,7 @@ class KillPoints:
 
     @contextlib.contextmanager
     def recorded(self):
-        """Record what happens within the block."""
+        """Record the file events within the block."""
         opening, saving, flushing = io.open, checkpoint.save_file, os.fsync
         with pytest.MonkeyPatch.context() as patch:
             for owner in (builtins, io):
@@ -74,7 +74,7 @@ class KillPoints:
                 HOOK.recorder = None
 
     def audited(self, event, arguments):
-        """An event that Python tells of before it happens."""
+        """Handle an audit event, which Python raises before the operation."""
         if event == "open":
             path, mode, flags = arguments
             writes = set(mode) & set("wax+") if isinstance(mode, str) else (flags or 0) & WRITING
@@ -87,7 +87,7 @@ class KillPoints:
             self._event(event.removeprefix("os."), path if base == -1 else str(Path(_path_of(base)) / path))
 
     def _event(self, kind, path, more=b"", cut=None):
-        """Copy the folder if an event is below it, its file in the copy longer by some bytes or cut to a size."""
+        """Copy the folder if the event is inside it; append bytes to the copied file or truncate it."""
         path = str(Path(os.fsdecode(path)).absolute())
         if getattr(self._mine, "busy", False) or not f"{path}/".startswith(f"{self._folder}/"):
             return
@@ -157,7 +157,7 @@ HOOK = _Hook()
 
 
 def tree_digest(folder):
-    """One for the names and bytes of all files and folders below one."""
+    """Return a digest of the names and contents of all files below a folder."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         found.update(f"{path.relative_to(folder)}\0{path.is_file()}\0".encode())

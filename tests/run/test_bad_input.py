@@ -1,4 +1,4 @@
-"""What a person may get wrong at ``blip-rl train``: one message with value, rule and fix, exit code 2, nothing left."""
+"""Invalid input of ``blip-rl train``: one message with value, rule and fix, exit code 2, nothing written."""
 
 import subprocess
 import sys

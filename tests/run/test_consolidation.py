@@ -40,7 +40,7 @@ def _killed(tmp_path_factory):
 
 @pytest.fixture
 def learned(_killed, tmp_path):
-    """A run that was killed when its second task had been learned and not distilled yet."""
+    """A run that was killed after its second task was learned, before it was distilled."""
     return shutil.copytree(_killed, tmp_path / "run")
 
 
@@ -55,7 +55,7 @@ def scores(run):
 
 
 def test_earlier_tasks_are_scored_with_the_shared_trunk_while_another_is_learned_apart(run):
-    """Greedy actions and the same seeds: the same games, to the last decision."""
+    """Greedy actions and equal seeds give identical episodes."""
     found = scores(run)
     learned = found[1, "after", "cartpole-a"][1]
     steps, periodic = found[2, "periodic", "cartpole-a"]
@@ -65,7 +65,7 @@ def test_earlier_tasks_are_scored_with_the_shared_trunk_while_another_is_learned
 
 
 def test_steps_played_to_distil_are_steps_of_the_task(run):
-    """512 are asked for: 448 learn, which are 4 rollouts of 128, and 64 distil."""
+    """512 steps: 448 for learning, in 4 rollouts of 128, and 64 for distilling."""
     found = scores(run)
     assert {key[:2]: steps for key, (steps, _) in found.items() if key[2] == f"cartpole-{'ab'[key[0] - 1]}"} == {
         (1, "start"): 0,

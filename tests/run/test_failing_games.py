@@ -1,4 +1,4 @@
-"""A game, or the process that plays it, fails: the message names both, and nothing that was saved is lost."""
+"""A game or its worker process fails: the message names it, and no saved state is lost."""
 
 import errno
 import functools
@@ -26,7 +26,7 @@ from tests.evaluation.test_rescore import Dying
 from tests.run.broken_off import ATARI, assert_equal, process, resume_run, settings, small_run
 
 CARTPOLES_ALONE = (*settings("finetune"), "evaluation.before_training=false")
-"""Games are counted here: those before the first step would be failed first."""
+"""Without these, the counted calls would start with the evaluation before training."""
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
@@ -64,7 +64,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_game_that_fails_in_training_is_named_and_the_run_goes_on(fault, whole, tmp_path, monkeypatch):
+def test_a_game_that_fails_in_training_is_named_and_the_run_resumes(fault, whole, tmp_path, monkeypatch):
     name, error, call, told = FAULTS[fault]
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -105,12 +105,12 @@ def test_an_emulator_that_fails_is_named(tmp_path, monkeypatch):
         train(config, out=tmp_path / "run", threads=1, quiet=True)
 
 
-def test_memory_that_runs_out_says_how_to_go_on(tmp_path):
+def test_running_out_of_memory_says_how_to_resume(tmp_path):
     with pytest.raises(RunError, match="MemoryError; no snapshot yet; resume with"), _telling(tmp_path):
         raise MemoryError
 
 
-def test_a_fault_of_the_program_keeps_its_traceback_and_says_how_to_go_on(tmp_path):
+def test_a_bug_keeps_its_traceback_and_says_how_to_resume(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught, _telling(tmp_path):
         raise ZeroDivisionError
     assert "resume with: blip-rl train --resume" in caught.value.__notes__[0]
@@ -124,7 +124,7 @@ def _telling(path):
 
 
 def children(pid):
-    """Worker processes of a process."""
+    """Return the worker processes of a process."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

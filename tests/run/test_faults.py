@@ -1,4 +1,4 @@
-"""Each write of a run fails, each file of its folder loses a bit: the run ends as it should, or it is said why not.
+"""Fault injection: failing writes and flipped bits. A run ends with the right results or with an error message.
 
 The quick tests take one write of each kind; those marked slow take every single one, and several bits of every file.
 """
@@ -49,7 +49,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def left_in_the_middle(tmp_path_factory):
-    """A run broken off twice in its second task: two snapshots, and events that were written after the newer one."""
+    """A run interrupted twice in its second task, with two snapshots and events written after the newer one."""
     out = tmp_path_factory.mktemp("left") / "run"
     with killed_at(ContinualPPO, "train", 4):
         tiny_train(out)
@@ -87,12 +87,12 @@ def faults_of(kind):
 
 
 def kind_of_file(name):
-    """One name for what is written again and again under others."""
+    """Return a file's name without its changing parts."""
     return re.sub(r"(step|stage)-\d+", r"\1", name)
 
 
 def one_of_each(writes):
-    """(kind, name), call and fault: of each kind of file the one in the middle, with the fault that does most harm."""
+    """Return (kind, name), call and fault for the middle write of each kind of file, with the worst fault."""
     calls, seen = {}, Counter()
     for (kind, name), count in writes.items():
         calls.setdefault((kind, kind_of_file(name)), []).extend(((kind, name), call) for call in range(1, count + 1))
@@ -110,7 +110,7 @@ def every(writes):
 
 
 def ends_well(run, work, point, whole):
-    """Do some work with one write failing, then go on without: nothing differs from a run that never met a fault."""
+    """Run with one failing write, then resume; the results must equal those of a run without faults."""
     chosen, call, fault = point
     disk = FaultyDisk(run, chosen, call, fault)
     try:
@@ -141,7 +141,7 @@ def test_a_write_of_each_kind_fails(writes_of_a_run, whole, tmp_path):
         assert ends_well(tmp_path / f"run-{number}", tiny_train, point, whole), point
 
 
-def test_a_write_of_each_kind_fails_while_a_run_goes_on(left_in_the_middle, writes_of_a_resume, whole, tmp_path):
+def test_a_write_of_each_kind_fails_while_a_run_is_resumed(left_in_the_middle, writes_of_a_resume, whole, tmp_path):
     points = [point for point in one_of_each(writes_of_a_resume) if point[0][0] in ("truncate", "unlink", "rename")]
     assert {kind for (kind, _), _, _ in points} == {"truncate", "unlink", "rename"}
     for number, point in enumerate(points):
@@ -160,7 +160,7 @@ def test_every_single_write_fails(writes_of_a_run, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_single_write_fails_while_a_run_goes_on(left_in_the_middle, writes_of_a_resume, whole, tmp_path):
+def test_every_single_write_fails_while_a_run_is_resumed(left_in_the_middle, writes_of_a_resume, whole, tmp_path):
     met = 0
     for number, point in enumerate(every(writes_of_a_resume)):
         run = shutil.copytree(left_in_the_middle, tmp_path / f"run-{number}")
@@ -175,7 +175,7 @@ def test_every_single_write_fails_while_a_run_goes_on(left_in_the_middle, writes
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk whose size is chosen, and chosen again."""
+    """A small file system whose size can be changed."""
     path = tmp_path / "disk"
     path.mkdir()
     if (
@@ -193,7 +193,7 @@ def small_disk(tmp_path):
 
 
 def kilobytes_of(run):
-    """What its files take on a disk that is given away in pages of 4 KB."""
+    """Return the size of the files in pages of 4 KB."""
     return sum(-(-file.stat().st_size // 4096) * 4 for file in run.rglob("*") if file.is_file())
 
 
@@ -217,7 +217,7 @@ def test_a_disk_is_really_full(small_disk, whole):
 
 @pytest.mark.slow
 def test_disks_of_many_sizes_are_really_full(small_disk, whole):
-    """From one that has not room for a recipe to one that is full at the last checkpoint."""
+    """From too small for the recipe to full at the last checkpoint."""
     found = [is_full_at(size, small_disk, whole) for size in range(8, kilobytes_of(whole), 12)]
     assert found[0]
     assert not found[-1]
@@ -233,7 +233,7 @@ def flip(path, place, bit):
 
 
 def survives(run, file, place, bit, whole):
-    """Whether a run with one bit flipped goes on; then it ends as if it had not been, else nothing has been changed."""
+    """Return whether a run with a flipped bit resumes, with the right results; if not, its files must be unchanged."""
     before = {name: (run / name).read_bytes() for name in WRITTEN_ONCE}
     flip(run / file, place, bit)
     damaged = run_files(run)
@@ -251,12 +251,12 @@ def survives(run, file, place, bit, whole):
 
 
 def places(size, count):
-    """The ends of a file, and places spread between them."""
+    """Return the first and last offset of a file, and offsets between them."""
     return sorted({0, size - 1, *(size * part // count for part in range(count))})
 
 
 def flipped(left, tmp_path, whole, count):
-    """File → how many of its flips the run went on from, and how many were refused."""
+    """Return file → numbers of flips after which the run resumed, and was refused."""
     found = {}
     for file in sorted(path.relative_to(left) for path in left.rglob("*") if path.is_file()):
         size = (left / file).stat().st_size

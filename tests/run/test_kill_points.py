@@ -47,12 +47,12 @@ def start(out, overrides):
 
 
 def position(stage, steps, phase):
-    """Where a snapshot is in its run, in the order in which snapshots are written."""
+    """Return a snapshot's position in the order of writing."""
     return stage, steps, phase == "learned"
 
 
 def newest_complete(state):
-    """Position of the newest complete snapshot in a folder, whatever its name is."""
+    """Return the position of the newest complete snapshot in a folder."""
     found = [BEGINNING]
     for path in state.glob("checkpoints/*step-*") if state else ():
         try:
@@ -66,7 +66,7 @@ def newest_complete(state):
 
 
 def resume(run, overrides):
-    """Go on as a user would; the position of the snapshot that the run was resumed from."""
+    """Resume as a user would; return the position of the snapshot that was used."""
     if not (run / "config.toml").exists():
         start(run, overrides)
         return BEGINNING
@@ -84,7 +84,7 @@ def resume(run, overrides):
 
 
 class Verdicts:
-    """What becomes of a run that is killed at each of its points.
+    """Resumes a run from every kill point and collects failures.
 
     Attributes:
         failures: A line for each point that a run does not survive as it should.
@@ -116,7 +116,7 @@ class Verdicts:
         return f"{self._points} points, {len(self._known)} different folders, {dict(kinds) or 'no failure'}"
 
     def _outcome(self, state):
-        """What is wrong, and the position resumed from; equal folders are resumed once."""
+        """Return the problem, if any, and the position resumed from; equal folders are resumed once."""
         if state not in self._known:
             run = self._folder / "run"
             shutil.rmtree(run, ignore_errors=True)
@@ -134,7 +134,7 @@ class Verdicts:
 
 
 def recorded(run, copies, work):
-    """Do some work on a run; the points at which it can be killed."""
+    """Run or resume; return the kill points."""
     copies.mkdir()
     with KillPoints(run, copies).recorded() as recorder, pytest.MonkeyPatch.context() as patch:
         update = ContinualPPO.train
@@ -146,14 +146,14 @@ def recorded(run, copies, work):
 
 
 def of_the_quick_test(points):
-    """Before each rename of a snapshot or checkpoint, and before its files go: where both copies could be lost."""
+    """Select the points before each rename and removal of a snapshot or checkpoint, where both copies could be lost."""
     for before, point in pairwise(points):
         if "checkpoints" in point.name and "rename" in (point.kind, before.kind):
             yield point
 
 
 def test_a_run_killed_while_snapshots_take_turns(tmp_path):
-    """Tasks shorter than ``checkpoint.every_steps``: snapshots are saved at the tasks' boundaries alone."""
+    """With tasks shorter than ``checkpoint.every_steps``, snapshots are only saved at the ends of tasks."""
     run = tmp_path / "run"
     points = recorded(run, tmp_path / "copies", lambda run: start(run, AT_BOUNDARIES))
     verdicts = Verdicts(run, AT_BOUNDARIES, tmp_path / "resumed")
@@ -177,7 +177,7 @@ def test_a_run_killed_at_every_point(overrides, most_lost, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_resume_killed_at_every_point(damaged, tmp_path):
-    """Also one that takes the snapshot before a damaged one, and removes what was written after it."""
+    """Also from the snapshot before a damaged one, where later files are removed first."""
     whole, run = start(tmp_path / "whole", EVERY_UPDATE), tmp_path / "run"
     with killed_at(snapshots, "save", 5):
         start(run, EVERY_UPDATE)

@@ -1,4 +1,4 @@
-"""All tasks at once: every head learns, one boundary at the end, one checkpoint that plays them all."""
+"""Multitask training: every head learns; one consolidation and one checkpoint at the end."""
 
 import csv
 import math
@@ -94,7 +94,7 @@ def test_the_command_copes_with_a_matrix_of_one_row(tmp_path):
 
 
 class Wanted(gymnasium.Env):
-    """One step; one action pays, and the observation does not say which: only a head of its own can know."""
+    """Episodes of one step. The observation does not show the rewarded action, so each task needs its own head."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
     action_space = gymnasium.spaces.Discrete(3)
@@ -122,7 +122,7 @@ def quiet(model):
 
 
 class Watch(BaseCallback):
-    """Notes what a callback of a run would see."""
+    """Records the calls to a callback."""
 
     def __init__(self):
         super().__init__()
@@ -155,7 +155,7 @@ def test_all_tasks_improve_each_by_its_own_head():
 
 
 def test_tasks_take_turns_until_each_has_had_its_steps():
-    """Steps round up to whole rollouts; the task with more goes on alone."""
+    """Steps are rounded up to whole rollouts; the longest task continues alone."""
     envs = [cartpole(), cartpole(mix=2)]
     model, watch = quiet(agent("a", envs[0])), Watch()
     schedule = TaskSchedule(model, [("a", envs[0], ROLLOUT + 1), ("b", envs[1], 4 * ROLLOUT)])
@@ -165,8 +165,8 @@ def test_tasks_take_turns_until_each_has_had_its_steps():
     assert model.num_timesteps == 6 * ROLLOUT
 
 
-def test_each_task_goes_on_where_it_was():
-    """No environment is reset between turns, and each sees its own observations and actions."""
+def test_each_task_continues_where_it_was():
+    """No environment is reset between rollouts, and each gets its own observations and actions."""
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0]))
     schedule = TaskSchedule(model, [("a", envs[0], 3 * ROLLOUT), ("b", envs[1], 3 * ROLLOUT)])
@@ -196,7 +196,7 @@ def _noting(played, name, result):
 
 
 def test_a_turn_moves_its_own_head_and_the_trunk_but_no_other_head():
-    """Also not by the momentum that an optimizer over all heads might keep pushing with."""
+    """Adam's momentum must not move the other heads either."""
     envs = [cartpole(), cartpole(mix=2)]
     model = quiet(agent("a", envs[0], modulation=True))
     schedule = TaskSchedule(model, [("a", envs[0], 2 * ROLLOUT), ("b", envs[1], 2 * ROLLOUT)])

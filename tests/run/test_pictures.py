@@ -1,4 +1,4 @@
-"""Images in TensorBoard: one that cannot be drawn is a warning, and the training goes on."""
+"""Images in TensorBoard: a failed image is a warning, and training continues."""
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -41,7 +41,7 @@ def test_what_stops_a_run_is_not_taken_for_a_picture_that_failed():
 
 
 def test_jupyters_backend_and_latex_leave_training_its_pictures(tmp_path):
-    """As a process of its own, since matplotlib reads the environment when it is imported."""
+    """In a separate process, because matplotlib reads the environment when it is imported."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n", encoding="utf-8")
     surroundings = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": str(tmp_path)}
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The plasticity panel: what it measures, that it is written at every evaluation, and that training never notices."""
+"""Plasticity metrics: values, rows at every evaluation, no influence on training."""
 
 import csv
 
@@ -49,7 +49,7 @@ def states(count=12):
 
 
 def slow_activations(policy, observations):
-    """Layer by layer, without the trunk's own forward pass."""
+    """Compute the activations layer by layer, without the trunk's forward."""
     x, found = observations.float() / 255, {}
     modulations = list(policy.current.modulations)
     for index, name in enumerate(policy.trunk.layer_names):
@@ -237,7 +237,7 @@ def test_tasks_learned_at_once_are_watched_on_the_first(tmp_path):
 
 
 def test_states_go_to_the_policys_device(tmp_path):
-    """A resumed run reads them from a file, on the CPU, wherever its policy is."""
+    """Observations restored from a snapshot are on the CPU."""
     policy = image_policy().to("meta")
     panel = PlasticityPanel(None, None, Method())
     panel.watch(policy, states())

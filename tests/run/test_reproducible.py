@@ -1,4 +1,4 @@
-"""The same recipe twice, in two processes with different hash seeds: every byte that tells no time is the same."""
+"""The same recipe in two processes with different hash seeds gives the same bytes, except for times."""
 
 import contextlib
 import hashlib
@@ -18,13 +18,13 @@ RUNS = {
 
 
 def files(run):
-    """Digest of every file that tells no time and not its own place."""
+    """Return the digests of all files without times or paths."""
     found = sorted(path for path in run.rglob("*") if path.is_file() and not path.name.startswith(TIMED))
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def events(run):
-    """Every value that TensorBoard shows, in the order of writing: numbers, histograms, pictures; speeds left out."""
+    """Return all TensorBoard values except speeds, in the order of writing."""
     (path,) = run.glob("events*")
     return [
         (event.step, value.tag, value.SerializeToString())

@@ -1,4 +1,4 @@
-"""What a run says that it will take, against what it takes."""
+"""Estimated memory and disk of a run, compared with the measured ones."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def folder_bytes(path):
 
 @pytest.mark.parametrize("agent", ["blip", "blip-distil", "finetune", "clear", "single", "ewc"])
 def test_disk(agent, tmp_path, monkeypatch):
-    """Weights large enough to be most of the folder; it is the largest when the oldest snapshot is to go."""
+    """Large weights dominate the folder, which is largest before the oldest snapshot is removed."""
     told, sizes, remove, log_update = [], [], atomic.remove_folder, TrainingCallback._log_update
 
     def measure(callback):

@@ -1,4 +1,4 @@
-"""A run that is broken off at any moment and resumed ends, to the byte, as one that never was."""
+"""Results of an interrupted and resumed run are byte-identical to those of an uninterrupted run."""
 
 import errno
 import json
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Runs that were never broken off, each made when it is first asked for."""
+    """Uninterrupted runs, trained on first use."""
     made = {}
 
     def run(agent, **options):
@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def left_in_the_middle(tmp_path_factory):
-    """A run broken off in its second task, with two snapshots there."""
+    """A run interrupted in its second task, with two snapshots."""
     out = tmp_path_factory.mktemp("left") / "run"
     with killed_at(ContinualPPO, "train", 7):
         train(small_run(), out=out, threads=1, quiet=True)
@@ -100,7 +100,7 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
+def test_a_run_killed_once_equals_an_uninterrupted_run(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *POINTS[point])
     assert run_files(run) != run_files(whole("blip"))
     assert_equal(resume_run(run), whole("blip"))
@@ -132,7 +132,7 @@ def test_a_task_learned_apart_is_resumed_from_any_point(point, whole, tmp_path):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_killed_five_times_shows_no_seam(agent, whole, tmp_path):
-    """In the first task's middle, at its end, between the tasks, and before and after PackNet's pruning."""
+    """During and at the end of the first task, between the tasks, and before and after PackNet's pruning."""
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 4, agent=agent)
     method = load_method(small_run(agent).agent.method["name"])
     later = [(method, "end_task", 1, True), (train_module, "save_stage", 1, True), (ContinualPPO, "train", 2, True)]
@@ -155,7 +155,7 @@ def test_an_atari_run_killed_in_the_middle_of_its_games(agent, whole, tmp_path):
 
 
 def test_a_real_kill_leaves_nothing_that_stays(whole, tmp_path):
-    """SIGKILL in the middle of learning; another process, this one, goes on."""
+    """SIGKILL during learning; this process resumes."""
     run = tmp_path / "run"
     with process(command("blip", run, settings("blip"), "--quiet")) as child:
         wait_for(child, lambda: (run / "checkpoints" / "step-000000000256").is_dir())
@@ -176,7 +176,7 @@ def test_a_run_killed_before_it_has_a_recipe_is_started_again(whole, tmp_path):
 
 
 def test_of_two_runs_in_one_folder_one_is_refused(tmp_path):
-    """The second begins while the first has not written its recipe, and again when it has."""
+    """The second process starts before, and again after, the first has written its recipe."""
     run, folder = tmp_path / "run", RunFolder(tmp_path / "run")
     folder.path.mkdir()
     with folder.locked(), pytest.raises(UserError, match="another process"):
@@ -222,7 +222,7 @@ def test_a_resume_from_before_a_damaged_snapshot_says_what_that_costs(left, caps
 
 
 def test_a_run_with_stages_but_no_snapshot_is_left_alone(left):
-    """To begin anew would delete what was learned."""
+    """Restarting would delete what was learned."""
     for path in RunFolder(left).snapshots():
         shutil.rmtree(path)
     before = run_files(left)
@@ -269,7 +269,7 @@ def test_a_damaged_snapshot_gives_way_to_the_one_before(file, damage, left):
         assert newest_snapshot(folder).steps == 512
 
 
-def test_a_run_goes_on_from_the_snapshot_before_a_damaged_one(left, whole):
+def test_a_run_resumes_from_the_snapshot_before_a_damaged_one(left, whole):
     flip(RunFolder(left).snapshots()[-1] / "agent.safetensors")
     with pytest.warns(UserWarning, match="resuming from the snapshot before"):
         resume_run(left)
@@ -286,7 +286,7 @@ def test_nothing_is_made_up_where_all_snapshots_are_damaged(left):
 
 
 def test_a_run_whose_only_snapshot_is_damaged_begins_anew(whole, tmp_path):
-    """Kept are two: where there is one and no finished task, what was before it is the beginning."""
+    """Two snapshots are kept: if there is only one and no finished task, the run restarts from the beginning."""
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
     (only,) = RunFolder(run).snapshots()
     flip(only / "agent.safetensors")
@@ -296,7 +296,7 @@ def test_a_run_whose_only_snapshot_is_damaged_begins_anew(whole, tmp_path):
 
 
 def test_a_run_whose_only_snapshot_was_added_to_by_hand_is_left_alone(tmp_path):
-    """Beginning anew would throw away what someone changed."""
+    """Restarting would delete the user's changes."""
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 3)
     path = run / "environment.json"
     path.write_text(path.read_text() + "\n")
@@ -401,7 +401,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         (["--out", "x"], "--out with --resume"),
     ],
 )
-def test_a_run_goes_on_with_its_own_recipe(options, wanted, left):
+def test_a_run_resumes_with_its_own_recipe(options, wanted, left):
     result = CliRunner().invoke(cli.cli, ["train", "--resume", str(left), *options])
     assert result.exit_code == 2
     assert wanted in result.stderr
@@ -474,7 +474,7 @@ def test_a_recipe_of_another_network_is_refused_even_when_changes_are_accepted(l
         resume_run(left, accept_changes=True)
 
 
-def test_a_run_begun_before_the_settings_of_ppos_loss_goes_on_as_it_was(whole, tmp_path, monkeypatch):
+def test_a_run_without_the_settings_of_ppos_loss_resumes(whole, tmp_path, monkeypatch):
     dump = train_module.dump_run_config
     new = ("value_loss = ", "value_loss_scale = ", "normalize_advantage = ")
 
@@ -521,7 +521,7 @@ def test_a_full_disk_stops_the_run_and_takes_nothing_saved_with_it(module, name,
 
 
 def test_a_limit_of_the_system_is_met_like_a_full_disk(whole, tmp_path):
-    """Real failing writes: from the first snapshot on no file of the process may grow beyond a kilobyte."""
+    """Real failing writes: from the first snapshot on, RLIMIT_FSIZE is one kilobyte."""
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
         pytest.skip("no prlimit here")

@@ -1,4 +1,4 @@
-"""Runs whose environments are in two groups: broken off and resumed, they too end as if they had never been."""
+"""Resuming runs with two environment groups: results are identical to those of uninterrupted runs."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ RUNS = {
 
 @pytest.fixture(autouse=True)
 def _blank_heatmaps(monkeypatch):
-    """Drawing them takes longer than all the rest, and no curve is of them."""
+    """Drawing heatmaps would take most of the time, and the test does not compare them."""
     monkeypatch.setattr(heatmaps, "frozen_bits_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_run_killed_twice_ends_as_one_that_never_was(kind, tmp_path, monkeypatch):
+def test_a_run_killed_twice_equals_an_uninterrupted_run(kind, tmp_path, monkeypatch):
     begun, begin = [], GroupedVecEnv.step_group_async
     monkeypatch.setattr(
         GroupedVecEnv,

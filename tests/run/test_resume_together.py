@@ -1,4 +1,4 @@
-"""A training of all tasks at once that is broken off and resumed ends, to the byte, as one that never was."""
+"""Resuming multitask training: results are byte-identical to those of an uninterrupted run."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ observation_mix_seed = 2
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that was never broken off: 8 updates, of two tasks in turn."""
+    """An uninterrupted run: 8 updates of two alternating tasks."""
     return train(small_run("multitask"), out=tmp_path_factory.mktemp("whole") / "run", threads=1, quiet=True)
 
 
@@ -71,7 +71,7 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_run_killed_once_ends_as_one_that_never_was(point, whole, tmp_path):
+def test_a_run_killed_once_equals_an_uninterrupted_run(point, whole, tmp_path):
     run = broken_off(tmp_path / "run", *POINTS[point], agent="multitask")
     assert run_files(run) != run_files(whole)
     assert_equal(resume_run(run), whole)
@@ -93,8 +93,8 @@ def test_a_run_killed_five_times_shows_no_seam(whole, tmp_path):
 
 
 @pytest.mark.parametrize("update", [1, 3, 4, 7])
-def test_a_run_asked_to_stop_goes_on_from_the_very_update(update, whole, tmp_path, monkeypatch):
-    """Also where one task has played more than the other since their games were started."""
+def test_a_run_asked_to_stop_resumes_from_the_same_update(update, whole, tmp_path, monkeypatch):
+    """Also if one task has taken more steps than the other since the last reset."""
     updates, train_once, run = [], ContinualPPO.train, tmp_path / "run"
 
     def interrupted(agent):
@@ -114,7 +114,7 @@ def test_a_run_asked_to_stop_goes_on_from_the_very_update(update, whole, tmp_pat
     assert_equal(resume_run(run), whole)
 
 
-def test_tasks_of_different_lengths_go_on_in_their_order(tmp_path):
+def test_tasks_of_different_lengths_continue_in_their_order(tmp_path):
     recipe = tmp_path / "lengths.toml"
     recipe.write_text(DIFFERENT_LENGTHS)
     config = resolve(str(recipe), "multitask", overrides=CARTPOLES)

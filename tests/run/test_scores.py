@@ -1,4 +1,4 @@
-"""How many games a periodic evaluation plays: whole ones, as many as its share of the time allows."""
+"""Number of episodes of a periodic evaluation: whole ones, within its share of steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARE = ("evaluation.every_steps=1000", "evaluation.periodic_share=1.0", "evalua
 
 @pytest.fixture
 def asked(monkeypatch):
-    """(task, games asked for, decisions at most) of every call of the evaluation; each game lasts ``lasting`` steps."""
+    """(task, episodes, step limit) of every evaluation; each episode takes ``lasting`` steps."""
     calls = []
 
     def play(policy, method, task, config, evaluation, budget, on_games_over):
@@ -72,7 +72,7 @@ def test_the_scores_of_a_boundary_play_all_games_to_their_end(tmp_path, asked):
     assert calls[1:] == [("cartpole-a", 8, None)] * 2
 
 
-def test_a_run_that_goes_on_plays_as_many_games_as_one_that_was_never_stopped(tmp_path, asked):
+def test_a_resumed_run_plays_as_many_games_as_an_uninterrupted_one(tmp_path, asked):
     calls, _ = asked
     scores, folder = book(tmp_path)
     scores.evaluate(None, 2, "periodic", 2000)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run that was resumed five times: one curve, with no step twice and none left out."""
+"""TensorBoard events of a run resumed five times: no step is missing or repeated."""
 
 import re
 
@@ -22,7 +22,7 @@ RESUMED_FROM = [
 
 
 def written(run):
-    """Tag → (step, value) of every scalar as it stands in the event files, one file after the other."""
+    """Return tag → (step, value) of every scalar, in the order of the event files."""
     found = {}
     for path in sorted(run.glob("events*"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]):
         for event in EventFileLoader(str(path)).Load():

@@ -1,4 +1,4 @@
-"""Asked to stop by a signal: the update is finished, the run saved, the command that resumes it printed."""
+"""Signals that request a stop: the update is finished, the run saved, and the resume command printed."""
 
 import contextlib
 import os
@@ -31,15 +31,15 @@ def whole(tmp_path_factory):
     return train(small_run("finetune", overrides=FINETUNE), out=out, threads=1, quiet=True)
 
 
-def command_to_go_on(text, run):
-    """The command that a message ends with, as a shell takes it."""
+def resume_command(text, run):
+    """Parse the resume command in a message as a shell would."""
     words = shlex.split(text[text.index("resume with: ") :].splitlines()[0])
-    assert words[3:] == ["blip-rl", "train", "--resume", str(run)]
-    return words[3:]
+    assert words[2:] == ["blip-rl", "train", "--resume", str(run)]
+    return words[2:]
 
 
-def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
-    """All signals, each to a process of its own, with a space in the run's name."""
+def test_processes_save_and_say_how_to_resume(whole, tmp_path):
+    """Every signal, each sent to a separate process, with a space in the run's name."""
     runs = {name: tmp_path / f"run {name}" for name in SIGNALS}
     with contextlib.ExitStack() as opened:
         children = {n: opened.enter_context(process(command("finetune", runs[n], FINETUNE))) for n in SIGNALS}
@@ -51,7 +51,7 @@ def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
             assert child.returncode == SIGNALS[name], err
             assert f"{name}: stopping after this update" in out
             assert "Traceback" not in err
-            command_to_go_on(err, runs[name])
+            resume_command(err, runs[name])
             saved = snapshot_steps(RunFolder(runs[name]).snapshots()[-1])
             assert f"saved at step {saved:,}" in err
     for run in runs.values():
@@ -61,7 +61,7 @@ def test_processes_save_and_say_how_to_go_on(whole, tmp_path):
 
 
 def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path):
-    """In the middle of an update that would go on for seconds."""
+    """During an update that would take seconds."""
     long_updates = (*CARTPOLES, "ppo.epochs=200", "checkpoint.every_steps=128")
     run = tmp_path / "run"
     with process(command("finetune", run, long_updates, games="cartpole-a", steps="256")) as child:
@@ -77,7 +77,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path
         assert child.returncode == 130, err
     assert "stopped at once" in out
     assert "Traceback" not in err
-    command_to_go_on(out, run)
+    resume_command(out, run)
     assert {k: v for k, v in run_files(run).items() if "checkpoints" in k} == {
         k: v for k, v in before.items() if "checkpoints" in k
     }
@@ -109,7 +109,7 @@ def signalled(monkeypatch, owner, name, call, number=signal.SIGTERM):
     ],
     ids=["update", "rollout", "periodic scores", "scores at the end", "scores at the start", "later periodic scores"],
 )
-def test_a_run_asked_to_stop_goes_on_from_the_very_update(owner, name, call, steps, whole, tmp_path, monkeypatch):
+def test_a_run_asked_to_stop_resumes_from_the_same_update(owner, name, call, steps, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         signalled(patch, owner, name, call)
@@ -163,7 +163,7 @@ def test_a_hangup_that_is_ignored_stays_so():
 
 
 def test_a_run_whose_terminal_is_closed_is_saved(tmp_path):
-    """The system sends SIGHUP, and nothing can be printed any more."""
+    """The system sends SIGHUP, and printing fails."""
     run, (terminal, its) = tmp_path / "run", pty.openpty()
     leader = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     leader += "os.execv(sys.argv[1], sys.argv[1:])"  # a new session whose terminal this is

@@ -1,4 +1,4 @@
-"""The batch job: what it exits with, and what it asks of ``blip-rl``."""
+"""The Slurm batch script: its exit codes and its calls to ``blip-rl``."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Run folders that a stranger may have made: nothing they say is believed before it has been compared."""
+"""Untrusted run folders: every value is validated before it is used."""
 
 import hashlib
 import io
@@ -40,12 +40,12 @@ def _broken_off(tmp_path_factory):
 
 @pytest.fixture
 def unfinished(_broken_off, tmp_path):
-    """A run that was killed at the end of its second task."""
+    """A run killed at the end of its second task."""
     return shutil.copytree(_broken_off, tmp_path / "run")
 
 
 def sealed(folder):
-    """Put the digests right, as a stranger would."""
+    """Recompute the digests, as an attacker would."""
     digests = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in folder.iterdir()
@@ -306,7 +306,7 @@ def test_too_many_episodes_are_a_message(run):
 
 
 def printed(arguments, monkeypatch):
-    """Run the program on a terminal that refuses what it cannot encode; its exit code and what it wrote."""
+    """Run the program on an ASCII terminal; return its exit code and output."""
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors=errors) for errors in ("strict", "backslashreplace")]
     for name, stream in zip(("stdout", "stderr"), streams, strict=True):
         monkeypatch.setattr(f"sys.{name}", stream)

@@ -1,4 +1,4 @@
-"""The closing text of runs whose scores are known: numbers by hand, why one is missing, tables that line up."""
+"""Opening, boundary and closing texts: values computed by hand, reasons for missing ones, aligned tables."""
 
 import shlex
 from pathlib import Path
@@ -17,7 +17,7 @@ NAN = np.nan
 
 
 def make_config(tasks) -> RunConfig:
-    """Tasks by name, with (random_score, reference_score) or None."""
+    """Create a recipe from task name → (random_score, reference_score) or None."""
     data = small_config().model_dump()
     data["tasks"] = [
         {
@@ -39,7 +39,7 @@ def closing(tasks, after, before=None, path="runs/x") -> list[str]:
 
 
 def metric(lines, *name):
-    """The cells of a metric's row, without its name."""
+    """Return the cells of a metric's row, without its name."""
     rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
     (found,) = [row for row in rows if tuple(row[: len(name)]) == name]
     return found[len(name) :]
@@ -136,7 +136,7 @@ def test_a_change_too_small_to_show_has_no_minus():
 
 
 def test_returns_between_0_and_1_keep_three_digits():
-    """MiniGrid's are: 0.958 was shown as 1.0."""
+    """As in MiniGrid: 0.958 must not be shown as 1.0."""
     lines = closing({"a": (0, 1), "b": (0, 1)}, [[0.958, NAN], [0.5, 0.9127]])
     assert metric(lines, "learned a") == ["before consolidation", "0.958"]
     assert metric(lines, "learned b") == ["before consolidation", "0.500", "0.913"]

@@ -1,4 +1,4 @@
-"""What TensorBoard is told of a run: one event file, charts for all games, settings with their metrics, pictures."""
+"""TensorBoard output: one event file, Custom Scalars layout, HParams, images."""
 
 import io
 import json
@@ -122,7 +122,7 @@ def test_metrics_of_games_without_normalisers_are_returns():
     assert metrics(small_config(games="Acrobot-v1")) == ["eval/Acrobot-v1/return"]
 
 
-def test_the_step_axis_goes_on_across_games(events):
+def test_the_step_axis_continues_across_games(events):
     for tag in ("eval/cartpole-a/return", "plasticity/fc1/free_bits", "time/steps_per_second", "train/loss"):
         steps = [point.step for point in events.Scalars(tag)]
         assert steps == sorted(set(steps))

@@ -1,4 +1,4 @@
-"""A whole small run: what it leaves on disk, in which order things happen, and what it refuses."""
+"""A small run: its files, the order of events, and rejected input."""
 
 import csv
 import json
@@ -156,7 +156,7 @@ def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
 
 
 def test_rounding_is_scored_on_both_sides(tmp_path):
-    """With rounding, the consolidation changes the weights: the games after it are played, not copied."""
+    """With rounding, consolidation changes the weights, so the episodes after it are played again."""
     overrides = ("method.round_after_task=true", "method.first_task_bits=1", "method.first_task_drift=none")
     config = small_config(overrides=overrides, steps="4096")
     path = train(config, out=tmp_path / "r", threads=1, quiet=True)
@@ -167,7 +167,7 @@ def test_rounding_is_scored_on_both_sides(tmp_path):
 
 
 class Dots(gymnasium.Env):
-    """Pictures with their channels last, as most of Gymnasium's are."""
+    """Images with channels last, as in most Gymnasium environments."""
 
     observation_space = gymnasium.spaces.Box(0, 255, (36, 40, 3), np.uint8)
     action_space = gymnasium.spaces.Discrete(3)
@@ -235,7 +235,7 @@ def test_an_existing_folder_is_never_written_into(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_device_that_is_not_there_is_named(tmp_path):
+def test_an_unavailable_device_is_named(tmp_path):
     message = refused(tmp_path, small_config(device="cuda:7"))
     assert "cuda:7" in message
     assert "cpu" in message
