@@ -34,17 +34,17 @@ _OLD_TEMPORARY = re.compile(r"\..+\.(zip|gif|webp|mp4|html)\.writing")  # of ver
 
 
 class DamagedError(RuntimeError):
-    """A file is missing, cut off or changed."""
+    """A file is missing, truncated or modified."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file: fill the temporary one yielded; when the block ends well it becomes ``path``.
+    """Replace or create a file: write to the temporary file yielded; it is renamed to ``path`` if the block succeeds.
 
-    Temporary files that killed processes left in the folder are removed.
+    Temporary files of killed processes in the same folder are removed.
 
     Raises:
-        OSError: the disk is full or may not be written; ``path`` is as it was.
+        OSError: The disk is full or not writable; ``path`` is unchanged.
     """
     remove_abandoned(path.parent)
     beside, descriptor = _new_temporary(path.parent)
@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file.
+    """Write a file atomically.
 
     Raises:
         OSError: as :func:`replacing`.
@@ -69,10 +69,10 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure that files in a folder can be replaced.
+    """Check that files in a folder can be replaced.
 
     Raises:
-        OSError: they cannot.
+        OSError: They cannot.
     """
     path, descriptor = _new_temporary(folder)
     path.unlink()
@@ -80,7 +80,7 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files whose writers are gone; nothing is raised if that is not possible."""
+    """Remove temporary files whose writing process has ended; errors are ignored."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name) or _OLD_TEMPORARY.fullmatch(entry.name):
@@ -88,16 +88,16 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _new_temporary(folder: Path) -> tuple[Path, int]:
-    """A new, locked file, and its descriptor."""
+    """Create and lock a temporary file; return its path and descriptor."""
     while True:
         path = folder / f".blip-rl-{secrets.token_hex(8)}.tmp"
-        # With the permissions of any new file; those of the module tempfile would hide it from others.
+        # Default permissions (umask): a file of the module tempfile would be readable by its owner alone.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # without locks the file is not swept either
+        with suppress(OSError):  # on a file system without locks the file is never removed as abandoned either
             try_lock(descriptor, wait=True)
         if os.fstat(descriptor).st_nlink:
             return path, descriptor
-        os.close(descriptor)  # another process swept it before it was locked
+        os.close(descriptor)  # another process removed it between creation and locking
 
 
 def _remove_if_abandoned(path: Path) -> None:
@@ -111,11 +111,11 @@ def _remove_if_abandoned(path: Path) -> None:
 
 
 def separate(path: Path, size: int | None = None) -> None:
-    """Replace a file by a copy of itself, so that what is written to it does not appear under its other names.
+    """Break hard links: replace a file by a copy of itself, so that later writes do not change its other names.
 
     Args:
         path: A file with several hard links.
-        size: How many bytes to copy; None copies all.
+        size: Number of bytes to copy; None copies all.
 
     Raises:
         OSError: as :func:`replacing`.
@@ -129,12 +129,12 @@ def separate(path: Path, size: int | None = None) -> None:
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Write a new folder: fill the temporary one yielded; it is renamed to ``path`` when the block ends without error.
+    """Create a folder: fill the temporary folder yielded; it is renamed to ``path`` if the block succeeds.
 
     Raises:
-        FileExistsError: ``path`` exists. Two folders cannot be exchanged atomically on every file system, so
-            replacing one would leave a moment without either.
-        OSError: the disk is full or cannot be written; nothing is left of the new folder.
+        FileExistsError: ``path`` exists. Not every file system can exchange two folders atomically, so a
+            replacement would leave a moment without either.
+        OSError: The disk is full or not writable; the temporary folder is removed.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, "a saved folder is never replaced", str(path))
@@ -155,7 +155,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder if it exists. It is renamed first, so that a partly deleted folder never has its final name."""
+    """Remove a folder if it exists; rename it first, so that a partly deleted folder never has its final name."""
     aside = _beside(path, "removing")
     shutil.rmtree(aside, ignore_errors=True)
     if path.exists():
@@ -164,9 +164,9 @@ def remove_folder(path: Path) -> None:
 
 
 def recover_folders(folder: Path) -> None:
-    """Finish or remove what a killed process left under temporary names in a folder.
+    """Clean up temporary entries of killed processes in a folder.
 
-    A folder that was completely written but not renamed yet gets its final name; everything else is removed.
+    A folder that was completely written but not renamed yet gets its final name; every other entry is removed.
     """
     for ending in ("writing", "removing"):
         for left in folder.glob(f".*.{ending}"):
@@ -179,7 +179,7 @@ def recover_folders(folder: Path) -> None:
 
 
 def _completed(left: Path) -> bool:
-    """Give a complete folder its final name; return whether it was one."""
+    """Rename a complete temporary folder to its final name; return whether it was complete."""
     name = re.fullmatch(r"\.([\w-]+)\.writing", left.name)
     if name is None or left.is_symlink() or not left.is_dir() or os.path.lexists(left.with_name(name[1])):
         return False
@@ -193,14 +193,14 @@ def _completed(left: Path) -> bool:
 
 
 def check_folder(path: Path, *, required: bool = True) -> None:
-    """Make sure that a folder is as it was written.
+    """Verify the SHA-256 digests of all files in a folder.
 
     Args:
         path: The folder.
-        required: Whether a folder without digests counts as damaged; early versions wrote none.
+        required: Whether a folder without ``digests.json`` is damaged; early versions wrote none.
 
     Raises:
-        DamagedError: it is not; the message names the file.
+        DamagedError: A file is missing, truncated, modified or unlisted; the message names it.
     """
     if not required and not (path / _DIGESTS).exists():
         return
@@ -220,12 +220,12 @@ def check_folder(path: Path, *, required: bool = True) -> None:
 
 
 def folder_digest(path: Path) -> str:
-    """One digest for a whole folder that :func:`writing_folder` has written, if :func:`check_folder` finds nothing."""
+    """Return one digest for a folder, that of its ``digests.json``; valid only if :func:`check_folder` succeeds."""
     return file_digest(path / _DIGESTS)
 
 
 def file_digest(file: Path, size: int | None = None) -> str:
-    """SHA-256 of a file, or of its first ``size`` bytes."""
+    """Return the SHA-256 digest of a file, or of its first ``size`` bytes, in hexadecimal."""
     state, left = hashlib.sha256(), file.stat().st_size if size is None else size
     with file.open("rb") as stream:
         while left > 0 and (chunk := stream.read(min(left, _CHUNK_BYTES))):
@@ -235,7 +235,7 @@ def file_digest(file: Path, size: int | None = None) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically and flush it and its folder to the disk."""
     beside = _beside(path, "writing")
     beside.write_text(text, encoding="utf-8")
     flush(beside)
@@ -244,7 +244,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Flush a file or folder to the disk (``fsync``)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

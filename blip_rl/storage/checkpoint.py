@@ -1,7 +1,7 @@
-"""Stage checkpoints: tensors in safetensors, the rest in JSON, nothing pickled.
+"""Stage checkpoints: tensors in safetensors files, metadata in JSON; no pickle.
 
-A stage folder holds ``policy.safetensors`` (trunk and every task's module), ``method.safetensors`` (what the method
-remembers) and ``stage.json``; :mod:`blip_rl.storage.atomic` sees to it that a stage exists whole or not at all.
+A stage folder holds ``policy.safetensors`` (trunk and every task's module), ``method.safetensors`` (the state of
+the method) and ``stage.json``; :mod:`blip_rl.storage.atomic` writes it atomically.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ UNREADABLE = (
     OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError,
     SafetensorError,
 )  # fmt: skip
-"""What Python, torch and Gymnasium make of a damaged or foreign file."""
+"""Exceptions that Python, torch and Gymnasium raise for a damaged or unexpected file."""
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A loaded checkpoint: an agent that plays every task learned so far, and the method's memory."""
+    """A loaded checkpoint: the policy with the heads of all tasks learned so far, and the state of the method."""
 
     number: int
     env_steps: int
@@ -44,7 +44,7 @@ class Stage:
 
 
 def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, method: Method) -> None:
-    """Write the checkpoint of a stage to the folder ``path``, all or nothing."""
+    """Write the checkpoint of a stage to the new folder ``path`` atomically."""
     state = method.state()
     metadata = {
         "format": _FORMAT,
@@ -61,12 +61,12 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
 
 
 def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
-    """Rebuild the agent of a stage.
+    """Load the checkpoint of a stage.
 
-    Everything is compared with the recipe first: a file that asks for more memory than there is takes none.
+    Headers are validated against the recipe before any tensor is allocated.
 
     Raises:
-        UserError: a file is missing, damaged, or does not fit the run's recipe.
+        UserError: A file is missing, damaged, needs more memory than available, or does not fit the recipe.
     """
     try:
         metadata = read_json(path / "stage.json")
@@ -75,7 +75,7 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         number, env_steps = checked_int(metadata["stage"], 1, MOST_TASKS), checked_int(metadata["env_steps"], 0)
         observations, tasks = space(metadata["observation_space"]), known_tasks(metadata, len(config.tasks))
         _check_files(path, observations, tasks, config)
-        atomic.check_folder(path, required=False)  # only now: it reads every byte, and there may be any number of them
+        atomic.check_folder(path, required=False)  # after the size checks, since it reads every byte
         policy = _build_policy(observations, tasks, config)
         policy.load_task_state(_tensors(path, "policy"))
         memory = MethodState(_tensors(path, "method"), dict(metadata["method"]))
@@ -87,7 +87,7 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
 
 
 def _check_files(path: Path, observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> None:
-    """Refuse files that are not of this recipe's network and method, or that need more memory than there is."""
+    """Raise if the files do not fit the recipe's network and method, or need more memory than available."""
     weights, memory = validation.headers(path, "policy", "method")
     outline = validation.meta_policy(observations, tasks, config.agent.trunk)
     validation.check_fits_memory(
@@ -121,7 +121,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a safetensors file.
 
     Raises:
-        OSError: it cannot be written; safetensors has an error of its own for that, which does not name the file.
+        OSError: The file cannot be written. safetensors raises its own error instead, which does not name the file.
     """
     try:
         save_file(tensors, path)
@@ -130,10 +130,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them."""
+    """Return the tensors detached, contiguous and on the CPU, as safetensors requires."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def trunk_bytes(trunk: nn.Module) -> bytes:
-    """The trunk's weights as bytes, to tell whether a consolidation changed any."""
+    """Return the trunk's weights as bytes, to detect whether a consolidation changed any."""
     return b"".join(p.detach().cpu().contiguous().numpy().tobytes() for p in trunk.parameters())

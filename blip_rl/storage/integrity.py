@@ -1,7 +1,7 @@
-"""A run's evidence and what it was at a moment.
+"""Sizes and digests of a run's files at the time of a snapshot.
 
-Tables and TensorBoard events only ever grow: what was written after the moment can be cut off, and what was written
-before it must still be the same, as must the checkpoints of earlier stages.
+Tables and TensorBoard event files are append-only: a resume truncates them to their size at the snapshot, and checks
+that their content up to there, and the checkpoints of earlier stages, are unchanged.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ WRITTEN_FIRST = (*_METADATA, *TABLES)
 
 
 class ChangedError(RuntimeError):
-    """RunFiles is not what it was; the message names the file.
+    """A file of the run has changed since the snapshot; the message names it.
 
     Attributes:
-        fix: What can be done about it.
+        fix: Advice for the user.
     """
 
-    def __init__(self, message: str, fix: str = "put it back, or go on with --accept-changes") -> None:
+    def __init__(self, message: str, fix: str = "restore it, or resume with --accept-changes") -> None:
         super().__init__(message)
         self.fix = fix
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file was: its length in bytes, and the digest of that many, which early versions did not keep."""
+    """Size of a file in bytes and SHA-256 digest of that many bytes; None in snapshots of early versions."""
 
     size: int
     digest: str | None
@@ -43,11 +43,11 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What there was at a moment.
+    """Files of a run at the time of a snapshot.
 
     Attributes:
-        files: Tables, events and facts by name.
-        stages: Digest of the digests of every stage checkpoint, by the name of its folder.
+        files: Size and digest of tables, event files and metadata files, by file name.
+        stages: Folder digest of every earlier stage checkpoint, by folder name.
     """
 
     files: Mapping[str, FileDigest]
@@ -55,23 +55,25 @@ class RunFiles:
 
 
 def growing_files(run: Path) -> list[Path]:
-    """Tables and TensorBoard events that there are."""
+    """Return the tables and TensorBoard event files that exist."""
     tables = (run / name for name in TABLES)
     return [*(path for path in tables if path.exists()), *sorted(run.glob("events.out.tfevents.*"))]
 
 
 def flush(run: Path) -> None:
-    """Wait until tables and events are on the disk."""
+    """Flush tables and event files to the disk."""
     for path in growing_files(run):
         atomic.flush(path)
 
 
 def digest_files(run: Path, stages: Iterable[Path]) -> RunFiles:
-    """What there is now, once it is on the disk: a snapshot must not tell of rows that a power cut takes away.
+    """Flush the run's files, then return their sizes and digests.
+
+    Flushed first because a snapshot must not refer to rows that a power failure could still lose.
 
     Args:
         run: The run folder.
-        stages: Checkpoints of the stages that are behind it.
+        stages: Checkpoint folders of completed stages.
     """
     flush(run)
     metadata = (path for path in (run / name for name in _METADATA) if path.exists())
@@ -82,10 +84,10 @@ def digest_files(run: Path, stages: Iterable[Path]) -> RunFiles:
 
 
 def check_complete(run: Path, then: RunFiles) -> None:
-    """Make sure that nothing is missing of what was there.
+    """Check that no table or event file is missing or shorter than at the snapshot.
 
     Raises:
-        ChangedError: a file is shorter than it was, or gone.
+        ChangedError: One is; ``--accept-changes`` does not help, because rows are lost.
     """
     for name, saved in then.files.items():
         if name in _METADATA:
@@ -94,15 +96,15 @@ def check_complete(run: Path, then: RunFiles) -> None:
         if path.name != name or path.is_symlink() or not path.is_file() or path.stat().st_size < saved.size:
             raise ChangedError(
                 f"'{path}' is shorter than when the run was saved, or gone: expected {saved.size:,} bytes",
-                "put it back",
+                "restore it",
             )
 
 
 def check_unchanged(run: Path, then: RunFiles) -> None:
-    """Make sure that what was there is as it was.
+    """Check that the content of the run's files up to the snapshot is unchanged.
 
     Raises:
-        ChangedError: a file's first part is another, or a stage checkpoint is damaged.
+        ChangedError: A file differs within its saved size, or a stage checkpoint is damaged or another one.
     """
     for name, saved in then.files.items():
         if saved.digest is not None and not _is_unchanged(run / name, saved):
@@ -118,22 +120,22 @@ def check_unchanged(run: Path, then: RunFiles) -> None:
 
 
 def truncate(run: Path, then: RunFiles) -> None:
-    """Remove what was written after a moment: rows, events, whole files of events.
+    """Truncate tables and event files to their saved sizes; remove files created since.
 
     Raises:
-        UserError: something that is no file of the run has the name of one; nothing has been removed then.
+        UserError: A link or folder has the name of a run file; nothing is changed then.
     """
     for path in _own(run):
         if path.name not in then.files:
             path.unlink()
-        elif path.stat().st_nlink > 1:  # a copy made of hard links (cp -al) shares the file with its original
+        elif path.stat().st_nlink > 1:  # a hard-linked copy of the run (cp -al): truncating would change the original
             atomic.separate(path, then.files[path.name].size)
         else:
             os.truncate(path, then.files[path.name].size)
 
 
 def remove_growing(run: Path) -> None:
-    """Remove all that grows.
+    """Remove all tables and event files.
 
     Raises:
         UserError: as :func:`truncate`.
@@ -150,11 +152,11 @@ def _own(run: Path) -> list[Path]:
 
 
 def _is_unchanged(path: Path, saved: FileDigest) -> bool:
-    """Whether a file begins as it was; one that never grows is all of it."""
+    """Return whether the first bytes of a file match its saved digest; for metadata files, the whole file."""
     try:
         size = path.stat().st_size
         if saved.size > memory_bytes() or (path.name in _METADATA and size != saved.size):
-            return False  # told by its length: reading it may take hours, for a hole takes no room on a disk
+            return False  # do not hash: a huge sparse file would take hours
         return atomic.file_digest(path, saved.size) == saved.digest
     except OSError:
         return False

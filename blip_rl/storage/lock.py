@@ -1,7 +1,7 @@
 """Exclusive locks between processes, with ``flock``.
 
-The package filelock is not used: it truncates the file it locks and follows links to it, and a run folder may come from
-a stranger.
+The package filelock is not used: it truncates the lock file and follows symbolic links, which is unsafe in a run folder
+from an untrusted source.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _POLL_SECONDS = 0.02
 
 
 def try_lock(descriptor: int, *, wait: bool = False) -> bool:
-    """Lock an open file; closing it, or the end of the process, unlocks it.
+    """Lock an open file; the lock is released when it is closed or the process ends.
 
     Returns:
-        Whether it is locked now; it is not if another process holds the lock and ``wait`` is false.
+        Whether the lock was acquired; False if another process holds it and ``wait`` is false.
 
     Raises:
-        OSError: the file system has no locks.
+        OSError: The file system does not support locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -35,16 +35,16 @@ def try_lock(descriptor: int, *, wait: bool = False) -> bool:
 
 @contextmanager
 def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a file within the block. The file is created if it is missing, and never read or written.
+    """Hold an exclusive lock on a file within the block. The file is created if missing, and never read or written.
 
     Args:
-        path: The lock file. It is kept, because removing it could let two processes lock two files of one name.
+        path: The lock file. It is never removed: two processes could otherwise lock two different files of that name.
         wait_seconds: How long to wait for another process.
 
     Raises:
-        TimeoutError: another process holds the lock.
-        OSError: the file cannot be opened for writing, is a link, or is not a regular file; or the file system has no
-            locks.
+        TimeoutError: Another process holds the lock.
+        OSError: The file cannot be opened for writing, is a symbolic link or not a regular file; or the file system
+            does not support locks.
     """
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -70,9 +70,10 @@ def _open(path: Path) -> int:
 
 
 def _is_ours_alone(path: Path, descriptor: int) -> bool:
-    """Whether the locked file still has the path's name, and no other.
+    """Return whether the locked file is still the one at ``path`` and has no other hard link.
 
-    A copy made of hard links (``cp -al``) shares its lock with the original: it gets one of its own.
+    A hard-linked copy of a run (``cp -al``) would share its lock with the original, so its link is removed and the
+    caller creates a new lock file.
     """
     mine = os.fstat(descriptor)
     try:

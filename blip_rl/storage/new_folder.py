@@ -21,36 +21,38 @@ _TEMPORARY = re.compile(r"\.blip-rl-[0-9a-f]{16}\.new")
 
 
 def stamped(stem: str) -> Path:
-    """Return ``runs/<stem>-<time>``, the default place of what a command makes."""
+    """Return ``runs/<stem>-<time>``, the default output folder of a command; the time is in UTC."""
     return Path("runs") / f"{stem}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
 
 
 def make_folder(path: Path) -> Path:
-    """Create a new, empty folder, with a number after its name if that is taken, and return its path."""
+    """Create an empty folder, appending a number if the name is taken, and return its path."""
     return take_name(path, lambda chosen: chosen.mkdir(parents=True), numbered=True)
 
 
 def take_name(path: Path, create: Callable[[Path], None], *, numbered: bool) -> Path:
-    """Create something under a name that is free. Creating it decides who gets a name, not looking before.
+    """Create a file or folder under a free name.
+
+    The attempt to create it decides whether a name is free; a check beforehand would be a race between processes.
 
     Args:
-        path: The name wanted.
-        create: Creates it; raises ``FileExistsError`` if the name is taken.
-        numbered: Whether to append ``-2``, ``-3``, … where the name is taken.
+        path: The preferred name.
+        create: Called with a path; raises ``FileExistsError`` if the name is taken.
+        numbered: Whether to append ``-2``, ``-3``, … if the name is taken.
 
     Returns:
-        The name.
+        The path created.
 
     Raises:
-        UserError: the name is taken and ``numbered`` is false.
-        OSError: it cannot be created.
+        UserError: The name is taken and ``numbered`` is false.
+        OSError: It cannot be created.
     """
     for number in itertools.count(1):
         chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
             create(chosen)
         except OSError as error:
-            if not isinstance(error, FileExistsError) and error.errno != errno.ENOTEMPTY:  # from renaming a folder
+            if not isinstance(error, FileExistsError) and error.errno != errno.ENOTEMPTY:  # from a rename
                 raise
             if not numbered:
                 raise UserError(
@@ -63,14 +65,14 @@ def take_name(path: Path, create: Callable[[Path], None], *, numbered: bool) -> 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Create and fill the folder yielded, which does not exist yet; when the block ends well it becomes ``path``.
+    """Create a folder atomically: the block creates and fills the path yielded, which is then renamed to ``path``.
 
-    If it does not, nothing is left, not even a parent folder that was made for it. What a killed process left beside
-    ``path`` is removed by the next one.
+    If the block raises, nothing is left, including parent folders created here. Temporary folders of killed processes
+    beside ``path`` are removed.
 
     Raises:
         FileExistsError: ``path`` exists.
-        OSError: the folder cannot be created.
+        OSError: The folder cannot be created.
     """
     parent = path.absolute().parent
     first_missing = next((folder for folder in [parent, *parent.parents][::-1] if not folder.exists()), None)
@@ -89,7 +91,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove temporary folders whose creating process has ended."""
     for left in parent.iterdir():
         if _TEMPORARY.fullmatch(left.name) and (left / _LOCK).is_file() and not left.is_symlink():
             with suppress(OSError), locked(left / _LOCK):
@@ -97,7 +99,7 @@ def _sweep(parent: Path) -> None:
 
 
 def _remove_empty(folder: Path, last: Path | None) -> None:
-    """Remove a folder and those above it up to ``last``, as far as they are empty."""
+    """Remove a folder and its parents up to ``last``, as long as they are empty."""
     if last is None or not folder.is_relative_to(last):
         return
     with suppress(OSError):

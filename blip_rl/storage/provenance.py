@@ -1,6 +1,6 @@
-"""What decides a run's numbers beside its recipe: versions, machine, device, threads; and whether any has changed.
+"""Provenance of a run: package versions, machine, device and threads, and checks that a resume uses the same.
 
-``environment.json`` in the run folder holds what a run was begun with.
+``environment.json`` in the run folder stores the environment in which the run was started.
 """
 
 from __future__ import annotations
@@ -26,56 +26,56 @@ _MOST_THREADS = 1024
 
 
 def saved_threads(run: Path) -> int:
-    """CPU threads that the run was begun with."""
+    """Return the number of CPU threads the run was started with; torch's current number if that is unknown."""
     found = _saved_environment(run).get("threads")
     return found if isinstance(found, int) and 1 <= found <= _MOST_THREADS else torch.get_num_threads()
 
 
 def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
-    """Compare the recipe with what it was when the run was saved.
+    """Compare the recipe with the one stored in the snapshot.
 
     Args:
-        config: ``config.toml`` as it is.
-        begun: What it held then.
-        accept_changes: Whether any will do.
+        config: Path of ``config.toml``.
+        begun: Text of the recipe in the snapshot.
+        accept_changes: Whether to accept differences.
 
     Raises:
-        UserError: something differs, and that was not accepted; the message says what.
+        UserError: A setting differs and ``accept_changes`` is false; the message lists old and new values.
     """
     then, now = dict(_flat(parse_toml(begun, "the saved recipe"))), dict(_flat(read_toml(config)))
     changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed and not accept_changes:
         differences = "; ".join(f"{key} {then.get(key)!r} → {now.get(key)!r}" for key in changed)
         raise UserError(
-            f"'{config}' has changed since the run was saved: {differences}. It would not end as if it had "
-            "never stopped (take it back, or go on with --accept-changes)"
+            f"'{config}' has changed since the run was saved: {differences}. The results would differ "
+            "from those of an uninterrupted run (undo the changes, or resume with --accept-changes)"
         )
 
 
 def recipe_digest(recipe: str) -> dict[str, str]:
-    """What :func:`check_initial_recipe` knows a recipe by, as a part of ``environment.json``."""
+    """Return the SHA-256 entry for a recipe in ``environment.json``, read by :func:`check_initial_recipe`."""
     return {"recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest()}
 
 
 def check_initial_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
-    """Compare the recipe of a run that was never saved with the one it was begun with.
+    """Compare the recipe of a run without a snapshot with the recipe digest in ``environment.json``.
 
     Raises:
-        UserError: it is another, and that was not accepted.
+        UserError: It differs and ``accept_changes`` is false.
     """
     begun = _saved_environment(run).get("recipe_sha256")
     if not accept_changes and begun is not None and recipe_digest(recipe)["recipe_sha256"] != begun:
         raise UserError(
-            f"'{run / 'config.toml'}' has changed since the run was begun (take its changes back, or go on with "
+            f"'{run / 'config.toml'}' has changed since the run was started (undo the changes, or resume with "
             "--accept-changes)"
         )
 
 
 def check_environment(run: Path, device: str, accept_changes: bool) -> None:
-    """Compare the conditions of a run that goes on with what the run was begun with.
+    """Compare the current versions, device, machine and threads with those in ``environment.json``.
 
     Raises:
-        UserError: something differs, and that was not accepted; the message says what.
+        UserError: One differs and ``accept_changes`` is false; the message lists old and new values.
     """
     begun, now = _saved_environment(run), environment(device)
     versions = begun.get("versions")
@@ -85,8 +85,8 @@ def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     differences = [f"{name} {then} → {newer}" for name, (then, newer) in pairs.items() if then != newer]
     if differences and not accept_changes:
         raise UserError(
-            f"the run in '{run}' was begun under other conditions: {'; '.join(differences)}. It would not "
-            "end as if it had never stopped (restore them, or go on with --accept-changes)"
+            f"the run in '{run}' was begun under other conditions: {'; '.join(differences)}. The results "
+            "may differ from those of an uninterrupted run (restore them, or resume with --accept-changes)"
         )
 
 
@@ -99,7 +99,7 @@ def _saved_environment(run: Path) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings of nested tables by dotted name; those of an array of tables by their number, from 1."""
+    """Yield the settings of nested tables by dotted name, those of arrays of tables by index from 1."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
@@ -111,14 +111,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def command() -> str:
-    """The command as a shell would take it again."""
+    """Return the current command line, quoted for a shell."""
     program = Path(sys.argv[0])
     ours = program.name in ("blip-rl", "__main__.py")
     return shell_command(*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:])
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What must be known to run this again: versions, commit, machine."""
+    """Return what is needed to reproduce a run: start time, versions, commit, device, threads, machine."""
     packages = ("blip-rl", "torch", "numpy", "stable-baselines3", "gymnasium", "ale-py")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -133,7 +133,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with ``-dirty`` where files differ from it; None for an installed package."""
+    """Return the commit of the checkout, with ``-dirty`` if files are modified; None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

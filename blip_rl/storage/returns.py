@@ -1,6 +1,6 @@
-"""Returns of finished training episodes, averaged over fixed intervals: the learning curves of a run.
+"""Learning curves: mean returns of finished training episodes over fixed intervals, in ``returns.csv``.
 
-They come from the policy that is being trained, with sampled actions, at no extra cost; evaluations are the scores.
+These are returns of the training policy with sampled actions, collected at no extra cost; scores come from evaluations.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from blip_rl.storage.spaces import checked_int
 _MOST_ROWS = 200  # per task; enough for a smooth curve, and the file stays below 10 kB per task
 
 Finished = dict[str, tuple[int, float]]
-"""Task → number and sum of returns of the episodes that finished since the task's last row."""
+"""Task → (number of episodes, sum of returns) since the task's last row."""
 
 
 class TrainingReturns:
     """Collects the returns of finished training episodes and writes their means into ``returns.csv``.
 
     Attributes:
-        finished: What no row has been written for yet; part of a snapshot, so that a resumed run writes the same rows.
+        finished: Episodes since the last row; part of a snapshot, so that a resumed run writes the same rows.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -30,12 +30,12 @@ class TrainingReturns:
         self.finished: Finished = {}
 
     def add(self, task: str, score: float) -> None:
-        """Count an episode that has just finished; ``score`` is its raw return."""
+        """Add a finished episode with raw return ``score``."""
         episodes, total = self.finished.get(task, (0, 0.0))
         self.finished[task] = episodes + 1, total + score
 
     def write(self, stage: int, env_steps: int) -> None:
-        """Write a row for every task of which episodes have finished since its last row."""
+        """Write a row for every task with finished episodes since its last row."""
         self._folder.add_returns(
             ReturnRow(env_steps, stage, task, episodes, total / episodes)
             for task, (episodes, total) in self.finished.items()
@@ -44,21 +44,21 @@ class TrainingReturns:
 
 
 def interval_steps(steps: int, rollout_steps: int) -> int:
-    """Training steps from one row to the next: whole rollouts, at most 200 rows.
+    """Return the training steps between two rows: a multiple of the rollout, for at most 200 rows.
 
     Args:
-        steps: Of the whole training.
-        rollout_steps: Of one rollout, over all environments.
+        steps: Training steps of the task.
+        rollout_steps: Steps of one rollout, summed over environments.
     """
     rollouts = -(-steps // rollout_steps)
     return -(-rollouts // _MOST_ROWS) * rollout_steps
 
 
 def checked(saved: dict[str, Any], tasks: Collection[str]) -> Finished:
-    """``TrainingReturns.finished`` as read from a snapshot whose agent knows ``tasks``.
+    """Validate ``TrainingReturns.finished`` read from a snapshot with the given tasks.
 
     Raises:
-        AttributeError, TypeError, ValueError: it is something else.
+        AttributeError, TypeError, ValueError: It is malformed or names another task.
     """
     if strangers := set(saved) - set(tasks):
         raise ValueError(f"returns of {sorted(strangers)[0][:80]!r}: expected one of {', '.join(tasks)}")
