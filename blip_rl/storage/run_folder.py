@@ -1,6 +1,6 @@
-"""The run folder: where a run's evidence is written, and how it is read back.
+"""The run folder: paths, locking, and reading and writing of its tables.
 
-Everything a report needs is here as text: ``config.toml``, ``command.txt``, ``environment.json``, ``scores.csv``,
+It holds everything a report needs as text: ``config.toml``, ``command.txt``, ``environment.json``, ``scores.csv``,
 ``returns.csv``, ``bits.csv``, ``plasticity.csv``, ``speed.csv``, TensorBoard event files and ``checkpoints/``.
 """
 
@@ -39,7 +39,7 @@ _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes l
 
 
 class RunFolder:
-    """Paths and writers of one run folder. Rows reach the disk as soon as they are written."""
+    """Paths and writers of one run folder. Every method that adds rows opens, appends and closes the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,10 +53,10 @@ class RunFolder:
 
     @staticmethod
     def planned(path: Path, *, numbered: bool = False) -> RunFolder:
-        """A folder that a new run may create; nothing is written yet.
+        """Return a folder that a new run may create; nothing is written yet.
 
         Args:
-            path: Where.
+            path: Path of the folder.
             numbered: Whether to append a number to the name if it is taken.
 
         Raises:
@@ -72,23 +72,23 @@ class RunFolder:
 
     @staticmethod
     def existing(path: Path) -> RunFolder:
-        """The folder of a run that was made.
+        """Return the folder of an existing run.
 
         Raises:
-            UserError: it is not one.
+            UserError: ``path`` is not a run folder.
         """
         check_run(path)
         return RunFolder(path)
 
     def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> RunFolder:
-        """Create the folder with its tables and ``config.toml``, also where a killed process has begun to.
+        """Create the folder with its tables and ``config.toml``; replace the remains of a killed process there.
 
         Returns:
-            The folder, whose name may have got a number.
+            The folder; a number may have been appended to its name.
 
         Raises:
-            UserError: another process has created a run there meanwhile, or is doing so.
-            OSError: the disk is full or cannot be written; nothing is left of the folder.
+            UserError: Another process has created a run there in the meantime, or is doing so.
+            OSError: The disk is full or not writable; the folder is removed.
         """
         if self._numbered:
             return RunFolder(make_folder(self.path)).create(config_toml, device, seeds)
@@ -105,65 +105,65 @@ class RunFolder:
 
     def _write_new(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
         try:
-            for name in integrity.WRITTEN_FIRST:  # by a process that was killed
+            for name in integrity.WRITTEN_FIRST:  # left by a killed process
                 (self.path / name).unlink(missing_ok=True)
             (self.path / "command.txt").write_text(provenance.command() + "\n", encoding="utf-8")
             metadata = {**provenance.environment(device), "seeds": seeds, **provenance.recipe_digest(config_toml)}
             (self.path / "environment.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
             self.begin_tables()
-            atomic.write_text(self.config, config_toml)  # last: a folder with a recipe is a run that can be resumed
+            atomic.write_text(self.config, config_toml)  # last: a folder with a recipe can be resumed
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 
     def stage_path(self, stage: int) -> Path:
-        """Where the checkpoint after a stage is kept."""
+        """Return the path of the checkpoint of a stage."""
         return self.path / "checkpoints" / f"stage-{stage:02d}"
 
     def stages(self) -> list[int]:
-        """Stages that have a checkpoint, in order."""
+        """Return the numbers of the stages that have a checkpoint, in ascending order."""
         found = (self.path / "checkpoints").glob("stage-*")
         return sorted(int(path.name[6:]) for path in found if _is_number(path.name[6:]))
 
     def snapshots(self) -> list[Path]:
-        """Folders of the snapshots, in the order in which they were written."""
+        """Return the snapshot folders, oldest first."""
         return snapshot_names.snapshot_folders(self.path / "checkpoints")
 
     def forget_snapshots(self, after: Path | None = None) -> None:
-        """Remove the snapshots written after one, the oldest first; by default all of them."""
+        """Remove the snapshots newer than ``after``, oldest first; by default all of them."""
         for path in self.snapshots():
             if after is None or snapshot_order(path) > snapshot_order(after):
                 atomic.remove_folder(path)
 
     def forget_stages(self, first: int) -> None:
-        """Remove the checkpoints of a stage and of all later ones."""
+        """Remove the checkpoints of stage ``first`` and all later stages."""
         for stage in self.stages():
             if stage >= first:
                 atomic.remove_folder(self.stage_path(stage))
 
     def finish(self) -> None:
-        """Remove what only a run that is not finished needs."""
+        """Flush the tables, then remove snapshots and the step counter, which only an unfinished run needs."""
         integrity.flush(self.path)
         snapshot_names.forget_steps(self.path)
         self.forget_snapshots()
 
     def finished(self, stages: int) -> bool:
-        """Whether the last stage is saved and nothing is left to be done."""
+        """Return whether the last stage is saved and no snapshot is left."""
         return stages in self.stages() and not self.snapshots()
 
     @contextmanager
     def locked(self, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Hold the folder's lock: whoever changes its recipe, tables or checkpoints does.
+        """Hold the folder's lock, required to change its recipe, tables or checkpoints.
 
-        Reports, pictures and exports only replace whole files of their own and do not need it, so that they can be
-        made while the run is being trained.
+        Reports, pictures and exports only replace files of their own atomically and do not need it, so that they can
+        be made during training.
 
         Args:
             wait_seconds: How long to wait for another process.
 
         Raises:
-            UserError: another process holds it.
-            OSError: the folder may not be written.
+            UserError: Another process holds the lock.
+            OSError: The folder is not writable.
         """
         with ExitStack() as held:
             try:
@@ -176,25 +176,25 @@ class RunFolder:
             yield
 
     def check_writable(self) -> None:
-        """Make sure that files of the folder can be replaced.
+        """Check that files in the folder can be replaced.
 
         Raises:
-            OSError: they cannot.
+            OSError: They cannot.
         """
         with self.locked(_MERGE_SECONDS):
             atomic.check_writable(self.path)
 
     def recipe(self) -> str:
-        """The text of ``config.toml``."""
+        """Return the text of ``config.toml``."""
         return read_text(self.config)
 
     def reset_tables(self) -> None:
-        """Begin the evidence anew, for a run that was stopped before its first snapshot."""
+        """Replace all tables and event files by empty tables, for a run stopped before its first snapshot."""
         integrity.remove_growing(self.path)
         self.begin_tables()
 
     def begin_tables(self) -> None:
-        """Write the header of every table that does not exist: runs of earlier versions lack some."""
+        """Write the header of every missing table; runs of earlier versions lack some."""
         tables = {
             self.scores: ScoreRow,
             self.returns: ReturnRow,
@@ -211,14 +211,14 @@ class RunFolder:
         _append(self.scores, [cells(row) for row in rows])
 
     def replace_scores(self, rows: Sequence[ScoreRow]) -> None:
-        """Write rows into ``scores.csv`` in place of the same episodes: same stage, phase, task, seed and actions.
+        """Write rows to ``scores.csv``, replacing those of the same stage, phase, task, seed and action mode.
 
-        Episodes with other seeds stay: scoring again extends the evidence and never thins it. The table is read and
-        replaced under the folder's lock, so that several processes may store scores at the same time.
+        Episodes with other seeds are kept. The table is read and replaced under the folder's lock, so that several
+        processes may store scores at the same time.
 
         Raises:
-            UserError: the table is damaged, or another process keeps the folder locked.
-            OSError: it cannot be written; it is as it was then.
+            UserError: The table is damaged, or another process holds the lock for too long.
+            OSError: The table cannot be written; it is unchanged then.
         """
         replaced = {episode_key(row) for row in rows}
         with self.locked(_MERGE_SECONDS):
@@ -227,10 +227,10 @@ class RunFolder:
                 _append(beside, [columns(ScoreRow), *(cells(row) for row in [*kept, *rows])])
 
     def read_scores(self) -> list[ScoreRow]:
-        """All rows of ``scores.csv``.
+        """Return all rows of ``scores.csv``.
 
         Raises:
-            UserError: the file is missing or damaged.
+            UserError: The file is missing or damaged.
         """
         _, rows = table_rows(self.scores)
         return [self._score_row(line, texts) for line, texts in rows]
@@ -259,7 +259,7 @@ class RunFolder:
 
 
 def planned_folder(out: Path | None, config: RunConfig) -> RunFolder:
-    """The folder that a new run may create; by default ``runs/<sequence>-<agent>-seed<seed>-<time>``.
+    """Return the folder that a new run may create; by default ``runs/<sequence>-<agent>-seed<seed>-<time>``.
 
     Raises:
         UserError: ``out`` exists, or it cannot be created there.
@@ -271,7 +271,7 @@ def planned_folder(out: Path | None, config: RunConfig) -> RunFolder:
 
 
 def _is_number(text: str) -> bool:
-    """Whether int() takes it; not every digit of every script is one for it."""
+    """Return whether text consists of ASCII digits only."""
     return text.isascii() and text.isdecimal()
 
 

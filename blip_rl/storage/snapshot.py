@@ -1,7 +1,7 @@
-"""Snapshots: the complete state of a run in the middle of a task, from which it is resumed exactly.
+"""Snapshots: the complete state of a run in the middle of a task, for an exact resume.
 
-A snapshot is a folder ``checkpoints/step-…`` with the agent, the method, the actions that restore the environments'
-state, and the length and digest of each table and event file. The two newest are kept, in case one is damaged.
+A snapshot is a folder ``checkpoints/step-…`` with the agent, the method, the action logs that replay the environments
+to their state, and the size and digest of each table and event file. The newest two are kept, in case one is damaged.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from blip_rl.untrusted.files import MOST_TASKS, read_json
 
 _FORMAT = 2
 _KEPT = 2
-_NUMPY_KEYS = 624  # of its generator; where it is in them is read without a check
+_NUMPY_KEYS = 624  # of MT19937's state; numpy does not check the position within it
 
 Phase = Literal["learning", "learned"]
 
 
 @dataclass(frozen=True)
 class ActionLog:
-    """What leads the games of one task to where they are.
+    """Seed and actions that replay the environments of one task to their current state.
 
     Attributes:
-        seed: What they were last started with.
-        actions: What was played since, (steps, environments, ...).
-        episodes: Return and length of the newest that ended.
+        seed: Seed of the last reset.
+        actions: Actions since that reset, shape (steps, environments, ...).
+        episodes: Return and length of the most recent finished episodes.
     """
 
     seed: int
@@ -56,20 +56,20 @@ class ActionLog:
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """A moment of a run.
+    """The state of a run at one training step.
 
     Attributes:
         path: Its folder.
-        stage: Number of the task in use.
-        phase: Whether it is still being learned, or learned and not consolidated yet.
+        stage: Number of the current task, from 1.
+        phase: ``learning``, or ``learned`` if training of the task is done and consolidation is not.
         agent: Weights, optimizer, counters and random generators.
-        method: What the method remembers.
+        method: State of the method.
         known_tasks: Names and action spaces of the tasks that have a head.
-        games: Of the task in use; of every task where all are learned at once.
-        watched: Observations that plasticity is measured on; None before there are any.
-        returns: Finished training episodes that no row of ``returns.csv`` tells of yet.
-        run_files: What had been written.
-        recipe: What ``config.toml`` held.
+        games: Action log of the current task; of every task in multitask training.
+        watched: Observations on which plasticity is measured; None before there are any.
+        returns: Finished training episodes not yet written to ``returns.csv``.
+        run_files: Sizes and digests of the files of the run.
+        recipe: Text of ``config.toml``.
     """
 
     path: Path
@@ -104,7 +104,7 @@ def save(
     """Write a snapshot under a new name, then remove all but the newest two.
 
     Raises:
-        OSError: the disk is full or may not be written; earlier snapshots are as they were.
+        OSError: The disk is full or not writable; earlier snapshots are unchanged.
     """
     taken, memory = snapshot.take(agent), method.state()
     written = integrity.digest_files(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
@@ -134,11 +134,11 @@ def save(
 def load(path: Path) -> RunSnapshot:
     """Read one snapshot.
 
-    Everything is compared with the snapshot's own recipe first: a file that asks for more memory than there is takes
-    none. Whether that recipe is still the run's is for the caller to see.
+    Headers are validated against the recipe stored in the snapshot before any tensor is allocated. The caller checks
+    whether that recipe is still the run's.
 
     Raises:
-        DamagedError: a file of it is missing, cut off, changed, or not of its recipe's network and method.
+        DamagedError: A file is missing, truncated, modified, or does not fit the recipe's network and method.
     """
     try:
         metadata = _in_this_format(read_json(path / "snapshot.json"))
@@ -146,7 +146,7 @@ def load(path: Path) -> RunSnapshot:
         config = parse_run_config(recipe, "its recipe")
         tasks, stage = known_tasks(metadata, len(config.tasks)), checked_int(metadata["stage"], 1, MOST_TASKS)
         _check_files(path, metadata, tasks, config)
-        atomic.check_folder(path)  # only now: it reads every byte, and there may be any number of them
+        atomic.check_folder(path)  # after the size checks, since it reads every byte
         games = load_file(path / "games.safetensors")
         games |= {"actions.0": games["actions"]} if "actions" in games else {}
         values = _checked_values(metadata["agent"])
@@ -170,10 +170,10 @@ def load(path: Path) -> RunSnapshot:
 
 
 def _check_files(path: Path, metadata: dict[str, Any], tasks: validation.Tasks, config: RunConfig) -> None:
-    """Refuse files that are not of this recipe's network and method, or that need more memory than there is.
+    """Check that the files fit the recipe's network and method, and into memory.
 
     Raises:
-        ValueError: they are not, or do.
+        ValueError: They do not.
     """
     agent, memory, games = validation.headers(path, "agent", "method", "games")
     observations = space(metadata["observation_space"])
@@ -201,7 +201,7 @@ def _phase(text: object) -> Phase:
 
 
 def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
-    """The agent's counters and the state of numpy's generator, which numpy itself takes unseen."""
+    """Validate the agent's counters and the state of numpy's generator, which numpy does not validate itself."""
     for name in ("steps", "task_began_at", "updates"):
         checked_int(values[name], 0)
     _checked_episodes(values["episodes"])
@@ -218,12 +218,12 @@ def _checked_episodes(episodes: list[Any]) -> list[Any]:
 
 
 def _at_once(config: RunConfig) -> bool:
-    """Whether all tasks are learned at the same time."""
+    """Return whether the method trains all tasks at the same time."""
     return load_method(str(config.agent.method["name"])).interleaved
 
 
 def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
-    """Names of the tasks whose games are open in a stage; None for one that the recipe does not have."""
+    """Return the names of the tasks trained in a stage; None for a task that is not in the recipe."""
     names = [task.name for task in config.tasks]
     if _at_once(config):
         return [*names]
@@ -237,10 +237,10 @@ def _games(
     learned: list[str | None],
     config: RunConfig,
 ) -> list[ActionLog]:
-    """What leads the games of every task learned now to where they are.
+    """Parse the action log of every task being trained.
 
     Raises:
-        LookupError, TypeError, ValueError: it is of other games.
+        LookupError, TypeError, ValueError: It is malformed or belongs to other games.
     """
     actions_of: dict[str | None, spaces.Space[Any]] = dict(tasks)
     return [
@@ -275,10 +275,10 @@ def _in_this_format(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_actions(actions: np.ndarray, action_space: spaces.Space[Any] | None, config: RunConfig) -> np.ndarray:
-    """Actions that the games of a task can take, no more than are ever played between two snapshots.
+    """Check actions against the action space, and their number against the steps between two snapshots.
 
     Raises:
-        ValueError: they are not, or more.
+        ValueError: They do not fit.
     """
     ppo = config.agent.ppo
     most = config.checkpoint.every_steps // ppo.environments + ppo.rollout_steps + 1

@@ -1,6 +1,6 @@
-"""Spaces and tasks in JSON's terms, and back: what a policy is built from again.
+"""Conversion of observation and action spaces to JSON and back, to rebuild a policy from a checkpoint.
 
-What comes back may come from a stranger: nothing is built that is larger than any game's.
+The JSON may come from an untrusted source, so sizes are bounded before a space is built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "fl
 
 
 def describe_tasks(policy: ContinualPolicy) -> dict[str, Any]:
-    """Observations, and each task's name and actions."""
+    """Return the observation space and each task's name and action space as JSON values."""
     return {
         "observation_space": describe(policy.observation_space),
         "tasks": [
@@ -30,14 +30,14 @@ def describe_tasks(policy: ContinualPolicy) -> dict[str, Any]:
 
 
 def known_tasks(metadata: dict[str, Any], most: int) -> list[tuple[str, spaces.Space[Any]]]:
-    """Names and action spaces of what :func:`describe_tasks` returned.
+    """Parse the names and action spaces written by :func:`describe_tasks`.
 
     Args:
-        metadata: What it returned.
-        most: Tasks that there can be.
+        metadata: JSON values with the key ``tasks``.
+        most: Maximum number of tasks.
 
     Raises:
-        LookupError, TypeError, ValueError, ArithmeticError: it returned something else.
+        LookupError, TypeError, ValueError, ArithmeticError: The values are malformed.
     """
     tasks = metadata["tasks"]
     if not isinstance(tasks, list) or not 1 <= len(tasks) <= most:
@@ -52,7 +52,7 @@ def _name(name: object) -> str:
 
 
 def describe(space: spaces.Space[Any]) -> dict[str, Any]:
-    """A ``Discrete`` or ``Box`` space as JSON values."""
+    """Return a ``Discrete`` or ``Box`` space as JSON values."""
     if isinstance(space, spaces.Discrete):
         return {"kind": "discrete", "n": int(space.n), "start": int(space.start)}
     box = cast(spaces.Box, space)
@@ -61,18 +61,17 @@ def describe(space: spaces.Space[Any]) -> dict[str, Any]:
         "kind": "box",
         "shape": list(box.shape),
         "dtype": str(box.dtype),
-        # Bounds that are the same everywhere, as an image's are, take one number. JSON has no infinity: text does.
+        # A uniform bound, as of images, is stored once. Stored as text because JSON has no infinity.
         "low": [str(value) for value in (low if len(low) == 1 else box.low.ravel())],
         "high": [str(value) for value in (high if len(high) == 1 else box.high.ravel())],
     }
 
 
 def space(described: dict[str, Any]) -> spaces.Space[Any]:
-    """What :func:`describe` described.
+    """Parse a space written by :func:`describe`.
 
     Raises:
-        LookupError, TypeError, ValueError, ArithmeticError: it is no description, or one of a space larger than any
-            game's.
+        LookupError, TypeError, ValueError, ArithmeticError: The values are malformed or the space is too large.
     """
     if described["kind"] == "discrete":
         return spaces.Discrete(
@@ -89,10 +88,10 @@ def space(described: dict[str, Any]) -> spaces.Space[Any]:
 
 
 def checked_int(value: object, lowest: int, highest: int = 2**53) -> int:
-    """A whole number within bounds.
+    """Return ``value`` if it is an integer from ``lowest`` to ``highest``.
 
     Raises:
-        ValueError: it is not.
+        ValueError: It is not; booleans are refused, too.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
         raise ValueError(f"{str(value)[:80]}: expected a whole number from {lowest} to {highest}")

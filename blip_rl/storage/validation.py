@@ -1,7 +1,7 @@
-"""Are a checkpoint's files those of the network and the method that a recipe describes? Told before any is allocated.
+"""Validation of checkpoint files against the recipe's network and method, before any tensor is allocated.
 
-A checkpoint may come from a stranger. The network is first built without memory, on torch's meta device; names, kinds
-and shapes of tensors are read from the files' headers, and both are compared.
+A checkpoint may come from an untrusted source. The network is built on torch's meta device, without memory for its
+weights, and compared with the names, dtypes and shapes in the headers of the safetensors files.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _KINDS = {
 }
 _DTYPES = {name: dtype for dtype, name in _KINDS.items()}
 _MOMENTS = {"exp_avg", "exp_avg_sq"}
-_COPIES = 2  # in the network, and as they come from the file
+_COPIES = 2  # of the weights while loading: in the network and as read from the file
 _FIX = "make the layers of the recipe smaller, or use a machine with more memory"
 
 Tasks = Sequence[tuple[str, spaces.Space[Any]]]
 
 
 def meta_policy(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfig) -> ContinualPolicy:
-    """The policy of these tasks without memory for its weights; the last task is in use.
+    """Build a policy for these tasks on the meta device, with the last task in use.
 
     Raises:
-        UserError: no such network can be built.
+        UserError: The network cannot be built.
     """
     with torch.device("meta"):
-        # Adam's fused kernel refuses weights that are nowhere.
+        # Fused Adam does not support meta tensors.
         policy = ContinualPolicy(
             observations, tasks[0][1], lambda _: 0.0, trunk=trunk, optimizer_kwargs={"fused": False}
         )
@@ -59,10 +59,10 @@ def meta_policy(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfi
 
 
 def check_policy(found: Mapping[str, TensorSpec], policy: ContinualPolicy, prefix: str = "") -> None:
-    """Compare saved weights with a network; tensors of other prefixes are left alone.
+    """Compare the specs of saved weights with those of a network; tensors without the prefix are ignored.
 
     Raises:
-        ValueError: one is missing, too many, or of another kind or shape.
+        ValueError: A tensor is missing, unexpected, or has another dtype or shape.
     """
     expected = {f"{prefix}{name}": _spec(tensor) for name, tensor in policy.task_state().items()}
     mine = {name: spec for name, spec in found.items() if name.startswith(prefix)}
@@ -77,15 +77,15 @@ def check_policy(found: Mapping[str, TensorSpec], policy: ContinualPolicy, prefi
 def check_optimizer(
     found: Mapping[str, TensorSpec], policy: ContinualPolicy, learned: Sequence[str] | None = None
 ) -> None:
-    """Compare ``optimizer.<number>.<moment>`` with the parameters that are learned.
+    """Compare ``optimizer.<number>.<moment>`` with the parameters being trained.
 
     Args:
-        found: Tensors by name.
-        policy: The network.
-        learned: Names of the tasks that are; None means the one in use.
+        found: Tensor specs by name.
+        policy: The network; its optimizer is replaced.
+        learned: Names of the tasks being trained; None means the task in use.
 
     Raises:
-        ValueError: one does not fit.
+        ValueError: A tensor does not fit.
     """
     policy.new_optimizer(1.0, learned)
     parameters = [parameter for group in policy.optimizer.param_groups for parameter in group["params"]]
@@ -122,14 +122,14 @@ def check_method(found: Mapping[str, TensorSpec], policy: ContinualPolicy, confi
 
 
 def check_actions(known: Tasks, tasks: Tasks) -> None:
-    """Compare the actions that an agent's heads choose with those that its games take.
+    """Compare the action spaces of an agent's heads with those of its games.
 
     Args:
         known: Names and action spaces of the agent's tasks.
-        tasks: The games'.
+        tasks: Names and action spaces of the games.
 
     Raises:
-        UserError: a head belongs to another game.
+        UserError: The action spaces of a task differ.
     """
     games = dict(tasks)
     for name, actions in known:
@@ -141,10 +141,10 @@ def check_actions(known: Tasks, tasks: Tasks) -> None:
 
 
 def check_agent_observations(policy: ContinualPolicy, task: str, observations: spaces.Space[Any]) -> None:
-    """Compare what an agent looks at with what a game shows.
+    """Compare the observation space of an agent with that of a game.
 
     Raises:
-        UserError: they differ.
+        UserError: Shape or dtype differ.
     """
     mine = policy.observation_space
     if observations.shape != mine.shape or observations.dtype != mine.dtype:
@@ -155,15 +155,15 @@ def check_agent_observations(policy: ContinualPolicy, task: str, observations: s
 
 
 def check_fits_memory(what: str, policy: ContinualPolicy, files: Mapping[str, Mapping[str, TensorSpec]]) -> None:
-    """Make sure that a network and what is read from files fit into memory together.
+    """Check that a network and the tensors read from files fit into memory together.
 
     Args:
-        what: What is read.
-        policy: Without memory.
-        files: Headers by what they hold.
+        what: Name of the checkpoint, for the message.
+        policy: From :func:`meta_policy`.
+        files: Content of each file, for the message → tensor specs by name.
 
     Raises:
-        UserError: they do not; the message names the memory needed.
+        UserError: They do not fit; the message gives the memory needed.
     """
     parts: dict[str, float] = {"the network": weight_bytes(policy) * _COPIES}
     parts |= {name: sum(spec.size for spec in header.values()) for name, header in files.items()}
@@ -171,24 +171,24 @@ def check_fits_memory(what: str, policy: ContinualPolicy, files: Mapping[str, Ma
 
 
 def weight_bytes(policy: ContinualPolicy) -> int:
-    """Memory of all weights, trunk and heads."""
+    """Return the bytes of all weights, trunk and heads."""
     return sum(tensor.nbytes for tensor in policy.task_state().values())
 
 
 def headers(folder: Path, *names: str) -> list[dict[str, TensorSpec]]:
-    """Of ``<name>.safetensors`` for each name.
+    """Read the header of ``<name>.safetensors`` for each name.
 
     Raises:
-        UserError: a file is missing or no safetensors file.
+        UserError: A file is missing or not a safetensors file.
     """
     return [read_header(folder / f"{name}.safetensors") for name in names]
 
 
 def check_finite_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are no numbers, which no run saves.
+    """Check that tensors hold neither NaN nor infinity, which no run saves.
 
     Raises:
-        UserError: there are some; the message names the tensor.
+        UserError: One does; the message names the tensor.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
