@@ -1,4 +1,4 @@
-"""Moving pictures → one file: GIF and WebP with Pillow alone, MP4 with the package av."""
+"""Encode videos: GIF and WebP with Pillow, MP4 with the optional package av."""
 
 from __future__ import annotations
 
@@ -20,45 +20,47 @@ if TYPE_CHECKING:
     from blip_rl.tasks.pictures import Frame
 
 FORMATS = ("gif", "mp4", "webp")
-_MAX_COLOURS = 255  # of a GIF's 256: one is kept to say that a pixel stays as it was
+_MAX_COLOURS = 255  # of 256: Pillow needs one entry for unchanged (transparent) pixels
 _SAMPLED_FRAMES = 24
-_GIF_TICKS_PER_SECOND, _WEBP_TICKS_PER_SECOND = 100, 1000  # ticks a second
+_GIF_TICKS_PER_SECOND, _WEBP_TICKS_PER_SECOND = 100, 1000  # resolution of frame durations
 
 
 class Movie(Protocol):
-    """What can be written: pictures of one size, equal distances in time apart."""
+    """A video that can be encoded: frames of one size at a constant frame rate."""
 
     fps: float
 
     def __len__(self) -> int:
-        """Pictures."""
+        """Return the number of frames."""
         ...
 
     def frame(self, number: int) -> Frame:
-        """Picture ``number``, counted from 0."""
+        """Return a frame by its index, counted from 0."""
         ...
 
 
 def check_format(file_format: str) -> None:
-    """Make sure that files of this format can be written here.
+    """Check that a video format is supported and its package is installed.
 
     Raises:
-        UserError: no such format, or its package is not installed.
+        UserError: unknown format, or its package is not installed.
     """
     if file_format not in FORMATS:
         raise UserError(f"format {file_format!r}: expected one of {', '.join(FORMATS)}")
     if file_format == "mp4" and importlib.util.find_spec("av") is None:
-        raise UserError("format 'mp4' needs a package: pip install 'blip-rl[video]' (gif and webp need none)")
+        raise UserError(
+            "format 'mp4' needs the package av: pip install 'blip-rl[video]' (gif and webp need no extra package)"
+        )
 
 
 def save(movie: Movie, path: Path) -> None:
-    """Write a movie that loops for ever; the same movie gives the same bytes.
+    """Encode a movie as an endlessly looping video file. The output is deterministic: same frames, same bytes.
 
-    The file is written beside and renamed, so that it exists whole or not at all; one that was there is replaced.
+    The file is written to a temporary name and renamed atomically; an existing file is replaced.
 
     Args:
-        movie: At least one picture.
-        path: Its suffix says the format. Folders are made.
+        movie: A movie with at least one frame.
+        path: Output file; its suffix selects the format. Parent folders are created.
 
     Raises:
         UserError: as :func:`check_format`.
@@ -75,13 +77,13 @@ def _frames(movie: Movie) -> Iterator[Frame]:
 
 
 def _durations(movie: Movie, ticks_per_second: int) -> list[int]:
-    """Ticks for which each picture is shown; they add up to the movie's length, however the clock ticks."""
+    """Return the duration of each frame in ticks, rounded so that the durations sum to the length of the movie."""
     ends = [round(ticks_per_second * number / movie.fps) for number in range(len(movie) + 1)]
     return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def _save_gif(movie: Movie, path: Path) -> None:
-    """One palette for the whole movie, so that colours do not flicker; Pillow keeps only what moves."""
+    """Write a GIF with one palette for all frames, which avoids flicker; Pillow stores only changed regions."""
     palette, index_of = _palette(movie)
     images = (_indexed(index_of[_codes(frame)], palette) for frame in _frames(movie))
     milliseconds = [1000 // _GIF_TICKS_PER_SECOND * ticks for ticks in _durations(movie, _GIF_TICKS_PER_SECOND)]
@@ -97,16 +99,16 @@ def _indexed(indices: npt.NDArray[np.uint8], palette: bytes) -> Image.Image:
 
 
 def _codes(picture: Frame) -> npt.NDArray[np.int32]:
-    """Each colour as one number below 2²⁴."""
+    """Return each RGB colour as one integer below 2²⁴."""
     wide = picture.astype(np.int32)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
 def _palette(movie: Movie) -> tuple[bytes, npt.NDArray[np.uint8]]:
-    """The movie's colours, exact if a GIF can hold them all; of more, the most frequent ones.
+    """Compute the palette of a movie: exact up to 255 colours, otherwise the most frequent colours.
 
     Returns:
-        Palette, three bytes for each entry; for each of the 2²⁴ colours the entry it becomes.
+        The palette with three bytes per entry, and an array of shape (2²⁴,): colour code → palette index.
     """
     seen = np.zeros(2**24, dtype=np.bool_)
     for frame in _frames(movie):
@@ -122,7 +124,7 @@ def _palette(movie: Movie) -> tuple[bytes, npt.NDArray[np.uint8]]:
 
 
 def _most_frequent(movie: Movie, used: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The colours that fill most of some pictures, evenly spread over the movie; as many as a GIF can hold."""
+    """Return the 255 most frequent colours in a sample of frames spread evenly over the movie."""
     counts = np.zeros(2**24, dtype=np.int64)
     for number in np.unique(np.linspace(0, len(movie) - 1, _SAMPLED_FRAMES).astype(int)).tolist():
         codes, found = np.unique(_codes(movie.frame(number)), return_counts=True)
@@ -148,12 +150,12 @@ def _save_webp(movie: Movie, path: Path) -> None:
 
 
 def _save_mp4(movie: Movie, path: Path) -> None:
-    """H.264 in the layout that every browser plays, which needs even sides."""
+    """Write H.264 in yuv420p, which all browsers play; it requires an even width and height."""
     import av
 
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        # One thread: how many there are must not change the bytes. No macroblock tree: now and then what that decides
-        # depends on what was in memory before.
+        # For deterministic output: one thread, and no macroblock tree (mbtree), whose decisions occasionally depend on
+        # uninitialised memory.
         options = {"crf": "20", "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(movie.fps).limit_denominator(1000), options=options)
         height, width = (side + side % 2 for side in movie.frame(0).shape[:2])

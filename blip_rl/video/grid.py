@@ -1,6 +1,6 @@
-"""Sheets of moving pictures: games side by side, with row and column labels and a caption under each.
+"""Lay out clips in a grid with row and column labels and captions.
 
-A sheet is drawn picture by picture; :mod:`blip_rl.video.encode` writes it to a file.
+A grid is drawn frame by frame; :mod:`blip_rl.video.encode` writes it to a file.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from blip_rl.tasks.pictures import Frame
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; the last two are just outside."""
 
-_WIDTH = 160  # of a game's picture at scale 1: Atari's own
-_BACKGROUND = (13, 17, 23)  # dark, as most games are: it stands on light and on dark pages
+_WIDTH = 160  # pixels of a clip at scale 1: the native Atari width
+_BACKGROUND = (13, 17, 23)  # dark, as most games: suits light and dark pages
 _TEXT = (240, 243, 246)
 _DIM = (157, 167, 179)
 _BRIGHT = (255, 200, 87)
 _SMALLEST_TEXT = 9  # pixels
 _SHADE = 51  # a fifth of 255
-_HOLD_SECONDS = 1.0  # for which the end is shown before the loop begins again
+_HOLD_SECONDS = 1.0  # the last frame is held before the video loops
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The beginning of a game.
+    """The beginning of an episode.
 
     Attributes:
-        frames: As PNG files, which are small to keep and lose nothing; equal distances in time.
-        over: Whether the last picture is the end of the game.
+        frames: Frames at a constant rate, compressed as PNG (lossless and small).
+        over: Whether the last frame is the end of the episode.
     """
 
     frames: tuple[bytes, ...]
@@ -42,21 +42,21 @@ class Clip:
 
     @staticmethod
     def of(frames: Iterable[Frame], over: bool) -> Clip:
-        """Put pictures away."""
+        """Create a clip from frames."""
         return Clip(tuple(_png(frame) for frame in frames), over)
 
     def frame(self, number: int) -> Frame:
-        """Frame ``number``, counted from 0; the last one for ever after."""
+        """Return a frame by its index, counted from 0; indices past the end return the last frame."""
         with Image.open(io.BytesIO(self.frames[min(number, len(self.frames) - 1)])) as image:
             return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """One film of a sheet: its place, and the caption under it, of which the right part stands out.
+    """A clip in a grid: its position and the caption under it, whose right part is emphasised.
 
     Attributes:
-        bright: Whether the caption is to catch the eye.
+        bright: Whether the caption is highlighted.
     """
 
     clip: Clip
@@ -69,13 +69,13 @@ class GridCell:
 
 @dataclass(frozen=True)
 class Labels:
-    """Text around the cells of a sheet; what is empty takes no room.
+    """Text around the cells of a grid; empty labels take no space.
 
     Attributes:
-        columns: One above each column.
-        rows: Two lines left of each row: a small one, and a name.
-        corner: Lines in the upper left corner, of which the first stands out.
-        footer: A line below everything.
+        columns: One label above each column.
+        rows: Two lines left of each row: a small one and a name.
+        corner: Lines in the upper left corner; the first one is highlighted.
+        footer: A line below the grid.
     """
 
     columns: tuple[str, ...] = ()
@@ -85,22 +85,22 @@ class Labels:
 
 
 class Grid:
-    """Cells and labels laid out, to be drawn at any moment.
+    """A layout of cells and labels that is drawn frame by frame.
 
     Attributes:
-        fps: Pictures a second, of every film and of the sheet.
+        fps: Frames per second of the clips and of the grid.
         size: (width, height) in pixels.
-        boxes: Where each cell's film is, in the order of the cells.
+        boxes: Position of each clip, in the order of the cells.
     """
 
     def __init__(self, cells: tuple[GridCell, ...], labels: Labels, fps: float, scale: float = 1.0) -> None:
-        """Lay out.
+        """Compute the layout.
 
         Args:
-            cells: At least one.
-            labels: Text around them.
-            fps: Pictures a second.
-            scale: 1: pictures 160 pixels wide, as Atari draws them; all pictures are brought to one width.
+            cells: At least one cell.
+            labels: Text around the cells.
+            fps: Frames per second.
+            scale: Width of the clips: 1 is 160 pixels, the native Atari width. All clips are resized to this width.
         """
         self.fps = fps
         self._cells = cells
@@ -120,14 +120,14 @@ class Grid:
         self._shown: dict[int, tuple[int, Frame]] = {}
 
     def __len__(self) -> int:
-        """Pictures until the sheet begins again: those of the longest film, then its end for a while."""
+        """Return the number of frames: those of the longest clip, then its held last frame."""
         return max(len(cell.clip.frames) for cell in self._cells) + round(_HOLD_SECONDS * self.fps)
 
     def frame(self, number: int) -> Frame:
-        """Draw picture ``number``, counted from 0; a film that is shorter than the others stays at its end."""
+        """Draw a frame by its index, counted from 0; shorter clips stay at their last frame."""
         frame = self._background.copy()
         for index, (cell, (left, top, right, bottom)) in enumerate(zip(self._cells, self.boxes, strict=True)):
-            # One picture past the last marks the end of a game that is over.
+            # The index after the last frame shows the "game over" mark.
             moment = min(number, len(cell.clip.frames))
             if self._shown.get(index, (-1,))[0] != moment:
                 self._shown[index] = moment, self._draw(cell.clip, moment)
@@ -140,7 +140,7 @@ class Grid:
         return round(1.45 * self._text)
 
     def _row_heights(self) -> list[int]:
-        """Height of the films of each row: that of the highest."""
+        """Return the height of each row: that of its tallest clip."""
         heights = [0] * (1 + max(cell.row for cell in self._cells))
         for cell in self._cells:
             height, width = cell.clip.frame(0).shape[:2]
@@ -148,7 +148,7 @@ class Grid:
         return heights
 
     def _label_width(self, labels: Labels) -> int:
-        """Width left of the cells, with the gap that follows."""
+        """Return the width of the row labels, including the gap next to them."""
         texts = [(name, self._text) for _, name in labels.rows] + [(small, self._small) for small, _ in labels.rows]
         texts += [(labels.corner[0], self._text)] if labels.corner else []
         texts += [(line, self._small) for line in labels.corner[1:]]
@@ -165,7 +165,7 @@ class Grid:
         return left, top, left + self._width, top + self._heights[cell.row]
 
     def _draw_still(self, labels: Labels) -> Frame:
-        """Everything that does not move."""
+        """Draw everything that is the same in all frames."""
         image = Image.new("RGB", self.size, _BACKGROUND)
         for cell, box in zip(self._cells, self.boxes, strict=True):
             self._draw_caption(image, cell, box)
@@ -186,7 +186,7 @@ class Grid:
         return np.asarray(image)
 
     def _draw_caption(self, image: Image.Image, cell: GridCell, box: Box) -> None:
-        """The left part dim, the right part clear, both in one size that lets them fit."""
+        """Draw a caption: left part dim, right part bright, in a common text size that fits."""
         y = box[3] + round(0.18 * self._text)
         between = round(0.5 * self._text)
         size = _fitting_size(cell.left + cell.right, round(0.9 * self._text), box[2] - box[0] - between)
@@ -219,7 +219,7 @@ def _png(picture: Frame) -> bytes:
 
 
 def _to_width(picture: Frame, width: int) -> Frame:
-    """Bring a picture to a width: enlarged, pixels stay what they are; shrunk, they are averaged."""
+    """Resize a frame to a width: nearest neighbour when enlarging, averaging when shrinking."""
     if picture.shape[1] == width:
         return picture
     size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
@@ -228,7 +228,7 @@ def _to_width(picture: Frame, width: int) -> Frame:
 
 
 def _game_over(picture: Frame, text: int) -> Frame:
-    """Lay a band with the words where it hides least: below most games' scores, above most of what happens."""
+    """Draw a band with "game over" in the upper quarter: below most score displays, above most of the action."""
     image = Image.fromarray(picture)
     width, middle, half = image.width, image.height // 4, round(0.85 * text)
     ImageDraw.Draw(image).rectangle((0, middle - half, width, middle + half), fill=_BACKGROUND)
@@ -238,15 +238,15 @@ def _game_over(picture: Frame, text: int) -> Frame:
 
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: there on every machine, and with more than the Latin letters."""
-    from blip_rl.report.drawing import font_file  # matplotlib: half a second of every start, and only text needs it
+    """Return DejaVu Sans, which matplotlib ships: available on every machine, with non-Latin glyphs."""
+    from blip_rl.report.drawing import font_file  # imports matplotlib (0.5 s), needed for text only
 
-    # Without the layout engine of the machine's own libraries texts are drawn alike everywhere.
+    # The basic layout engine renders text identically on all machines; Raqm depends on system libraries.
     return ImageFont.truetype(font_file(bold), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _fitting_size(text: str, size: int, room: float) -> int:
-    """The largest text size, up to ``size``, at which the text is at most ``room`` pixels wide; or the smallest."""
+    """Return the largest text size up to ``size`` at which the text fits into ``room`` pixels, or the minimum size."""
     while size > _SMALLEST_TEXT and _font(size, True).getlength(text) > room:
         size -= 1
     return size
@@ -261,9 +261,9 @@ def _write(
     anchor: str,
     room: int,
 ) -> None:
-    """Write a line no wider than ``room``: smaller if it must be, and at last cut.
+    """Draw a line of text no wider than ``room`` pixels: shrink it if necessary, then truncate it.
 
-    Edges are softened in a few shades, not in all there are: a GIF's colours are for the games.
+    Antialiasing is limited to a few shades, to leave the colours of a GIF palette to the games.
     """
     if not text:
         return

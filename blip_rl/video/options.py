@@ -1,4 +1,4 @@
-"""What a film shows of a game, and how; checked before anything heavy is imported."""
+"""Options for rendering videos; validated before heavy libraries are imported."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.video.encode import check_format
 
-_MAX_EPISODES = 32  # played side by side, which is what makes them the episodes of an evaluation
+_MAX_EPISODES = 32  # one batch of parallel environments, as in an evaluation
 _MAX_SECONDS, _MAX_FPS, _MAX_SCALE = 60.0, 50.0, 8.0
 
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """What to show, and how.
+    """Options for rendering videos.
 
     Attributes:
-        episodes: None shows one of the scored episodes of each cell. A number plays as many now and shows one of them.
-        episode: ``mean`` (the return nearest to the mean of all), ``best``, or an evaluation seed. A seed that is none
-            of the episodes' is played alone.
-        actions: Greedy or sampled; None as the scores were taken.
-        seconds: Of each game, from its beginning, at the game's own speed.
-        fps: Pictures a second.
-        scale: Size: 1 is 160 pixels for a game. None: 2 for single games, 1 for sheets.
-        file_format: gif, webp or mp4.
+        episodes: None: show one of the evaluated episodes of each cell. A number: play so many new episodes and show
+            one of them.
+        episode: Episode to show: ``mean`` (return nearest to the mean of all), ``best``, or an evaluation seed. A seed
+            that does not belong to the episodes is played alone.
+        actions: Greedy or sampled actions; None: as in the evaluation.
+        seconds: Maximum length of a clip in seconds of game time, from the start of the episode.
+        fps: Frames per second.
+        scale: Size of a game: 1 is 160 pixels wide. None: 2 for single games, 1 for grids.
+        file_format: ``gif``, ``webp`` or ``mp4``.
     """
 
     episodes: int | None = None
@@ -37,10 +38,10 @@ class RenderOptions:
     file_format: str = "gif"
 
     def __post_init__(self) -> None:
-        """Check all that can be checked without a run.
+        """Validate everything that does not depend on a run.
 
         Raises:
-            UserError: a number out of range, or an unknown word.
+            UserError: a number out of range, or an unknown value.
         """
         if self.episodes is not None and not 1 <= self.episodes <= _MAX_EPISODES:
             raise UserError(f"episodes {self.episodes}: expected 1 to {_MAX_EPISODES}")
@@ -53,10 +54,10 @@ class RenderOptions:
         check_format(self.file_format)
 
     def evaluation(self, config: RunConfig, actions: Literal["greedy", "stochastic"]) -> EvaluationConfig:
-        """How episodes are played where none of the scored ones is shown.
+        """Return the evaluation settings for cells of which no evaluated episode is shown.
 
         Raises:
-            UserError: an episode's seed out of range.
+            UserError: the seed of the episode is out of range.
         """
         given: dict[str, Any] = {"episodes": self.episodes or config.evaluation.episodes, "actions": actions}
         first = config.evaluation.seed

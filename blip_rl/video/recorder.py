@@ -1,4 +1,7 @@
-"""Films of scored episodes: the agent plays as in the evaluation, then the game is played again and filmed."""
+"""Record clips of evaluated episodes.
+
+The evaluation is repeated to obtain the actions; then the episode is replayed from seed and actions with rendering on.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,21 @@ from blip_rl.video.grid import Clip
 from blip_rl.video.options import RenderOptions
 from blip_rl.video.scored import Actions, ScoredCell
 
-_STILL_SECONDS = 0.5  # of the still picture that Kung-Fu Master shows for four
+_STILL_SECONDS = 0.5  # of a still title screen; that of Kung-Fu Master lasts four seconds
 
 
 @dataclass(frozen=True)
 class RecordedCell:
-    """A film of one cell.
+    """A recorded cell of the score matrix.
 
     Attributes:
-        cell: Which game, after which stage.
-        clip: The beginning of one of its episodes.
-        score: Return of that whole episode, as it was played for the film.
-        mean: Mean return of all the cell's episodes.
-        episodes: How many these are.
-        scored: Whether they are those of ``scores.csv``.
-        expected: What ``scores.csv`` has for the episode, where playing it again came to another end; else None.
+        cell: Stage and game.
+        clip: The beginning of one episode.
+        score: Return of the whole recorded episode.
+        mean: Mean return of all episodes of the cell.
+        episodes: Number of these episodes.
+        scored: Whether the episodes are those of ``scores.csv``.
+        expected: Return of the episode in ``scores.csv`` if the repeated episode differs from it; else None.
     """
 
     cell: Cell
@@ -48,31 +51,31 @@ class RecordedCell:
 
 
 class RecordingPlayer(CellPlayer[RecordedCell]):
-    """Plays the episode of a cell that is to be shown, then the same game once more where it can be seen."""
+    """Play a cell, select the episode to show and record it in a replay."""
 
     def __init__(
         self, run: Path, config: RunConfig, options: RenderOptions, actions: Actions, scored: Mapping[Cell, ScoredCell]
     ) -> None:
-        """Plan what to play.
+        """Create a player.
 
         Args:
             run: The run folder.
-            config: The run's.
-            options: What to show.
-            actions: How episodes are played.
-            scored: The cells that have scored episodes with these actions.
+            config: Configuration of the run.
+            options: Options for rendering.
+            actions: Greedy or sampled actions.
+            scored: Evaluated episodes with these actions, by cell.
         """
         super().__init__(run, config, options.evaluation(config, actions))
         self._options = options
         self._scored = {cell: found for cell, found in scored.items() if _has(found, options)}
 
     def evaluation_for(self, cell: Cell) -> EvaluationConfig:
-        """The scored episode that is shown and those beside it; without scores, episodes as asked for."""
+        """Return settings that repeat the batch of the evaluated episode or, without one, play new episodes."""
         found = self._scored.get(cell)
         return self.evaluation if found is None else found.replay(found.chosen(self._options.episode), self.evaluation)
 
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> RecordedCell:
-        """Play and film."""
+        """Play a cell and record one of its episodes."""
         log, evaluation = ActionLog(), self.evaluation_for(cell)
         episodes = self._episodes(cell, on_games_over, log)
         found = self._scored.get(cell)
@@ -90,22 +93,22 @@ class RecordingPlayer(CellPlayer[RecordedCell]):
 
 
 def _has(found: ScoredCell, options: RenderOptions) -> bool:
-    """Whether what is asked for is one of the scored episodes."""
+    """Return whether the options select one of the evaluated episodes."""
     return options.episodes is None and (not options.episode.isdecimal() or int(options.episode) in found.seeds)
 
 
 def record_game(
     task: TaskConfig, config: RunConfig, options: RenderOptions, seed: int, actions: Sequence[Any], episode: Episode
 ) -> Clip:
-    """Play a game again, from its seed and actions, and keep its first pictures.
+    """Replay an episode from its seed and actions and record its beginning.
 
     Args:
-        task: The game.
-        config: Preprocessing.
-        options: How much to show.
+        task: The task.
+        config: Preprocessing settings.
+        options: Length and frame rate of the clip.
         seed: Evaluation seed of the episode.
-        actions: All that were taken in it.
-        episode: How it ended.
+        actions: All actions of the episode.
+        episode: Outcome of the episode.
     """
     screen = make_screen(task, config.atari, FIRST_EVALUATION_SEED + seed)
     begin = _begin(task, config, seed, actions, screen.decisions_per_second)
@@ -114,21 +117,21 @@ def record_game(
         for moment in shown_moments(len(actions) - begin, screen.decisions_per_second, options.fps, options.seconds)
     ]
     whole = shown[-1] == len(actions)
-    wanted = Counter(shown)  # a picture shown twice is wanted twice
+    wanted = Counter(shown)  # a frame can occur more than once
     with closing(replay(screen, actions[: shown[-1]])) as pictures:
         kept = (picture for number, picture in enumerate(pictures) for _ in range(wanted[number]))
         return Clip.of(kept, over=whole and not episode.truncated)
 
 
 def _begin(task: TaskConfig, config: RunConfig, seed: int, actions: Sequence[Any], decisions_per_second: float) -> int:
-    """After how many decisions the film begins: a game that shows a still picture first is joined at its end."""
+    """Return the number of steps to skip: a clip starts half a second before the end of a still title screen."""
     screen = make_screen(task, config.atari, FIRST_EVALUATION_SEED + seed)
     with closing(replay(screen, actions)) as pictures:
         return max(0, still_decisions(pictures) - round(_STILL_SECONDS * decisions_per_second))
 
 
 def still_decisions(pictures: Iterable[Frame]) -> int:
-    """How many decisions leave the first picture as it is; 0 if nothing ever moves."""
+    """Return the number of steps before the first change of the frame; 0 if the frames never change."""
     iterator = iter(pictures)
     first = next(iterator)
     for number, picture in enumerate(iterator):
@@ -138,13 +141,13 @@ def still_decisions(pictures: Iterable[Frame]) -> int:
 
 
 def shown_moments(decisions: int, decisions_per_second: float, fps: float, seconds: float) -> list[int]:
-    """After how many decisions each picture of a film is taken: evenly spread, so that time runs as in the game.
+    """Return the step at which each frame of a clip is taken, so that the clip runs at the speed of the game.
 
     Args:
-        decisions: Of the whole game.
-        decisions_per_second: Of the game at its own speed.
-        fps: Pictures a second. More than decisions a second repeat pictures.
-        seconds: Length of the film; the end of a game that is shorter is always its last picture.
+        decisions: Steps of the whole episode.
+        decisions_per_second: Steps per second at the speed of the game.
+        fps: Frames per second. Frames repeat if it is larger than ``decisions_per_second``.
+        seconds: Maximum length of the clip. If the episode is shorter, its last frame is the last one of the clip.
     """
     count = max(1, round(seconds * fps))
     shown = [math.floor(number * decisions_per_second / fps + 1e-9) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Pictures of what a run's agents can do: every game after every stage, from the stage checkpoints."""
+"""Render videos of the agents of a run: every game after every stage, from the stage checkpoints."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def render_run(
     workers: int | None = None,
     out: Path | None = None,
 ) -> list[Path]:
-    """Film every game after every stage that had learned it, and lay all films out on one sheet.
+    """Render a video of every game after every stage that had learned it, and a grid of all videos.
 
-    The files do not depend on the number of workers; those that are there are replaced.
+    The files do not depend on the number of workers; existing files are replaced.
 
     Args:
         run: A run folder.
-        options: What of it to show, and how.
-        games: Names of the run's tasks; None takes all.
-        stages: Stages; None takes all that are finished.
-        workers: Processes to play in; None as in :func:`~blip_rl.evaluation.pool.play_cells`.
-        out: Folder for the files; None takes ``gifs`` in the run folder.
+        options: Options for rendering.
+        games: Names of the run's tasks; None selects all.
+        stages: Stages to show; None selects all that have a checkpoint.
+        workers: Number of processes; None: see :func:`~blip_rl.evaluation.pool.play_cells`.
+        out: Output folder; None: ``gifs`` in the run folder.
 
     Returns:
-        ``stage-<stage>-<game>.<format>`` for every cell and, if there are several, ``grid.<format>``.
+        Paths of ``stage-<stage>-<game>.<format>`` for every cell and, if there are several, ``grid.<format>``.
 
     Raises:
-        UserError: not a run folder, no stage finished yet, a stage or game the run never saw, a damaged file, a game
-            that cannot be drawn.
+        UserError: not a run folder, no finished stage, an unknown stage or game, a damaged file, a game that cannot be
+            rendered.
         RunError: a worker died or failed.
     """
     options = options or RenderOptions()
@@ -60,8 +60,8 @@ def render_run(
     cells = source.cells(chosen_stages(source.folder, source.config, stages), names)
     folder = out or run / "gifs"
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"output '{folder}' is a file: expected a folder for the pictures of one run")
-    kept = f"films of cells that were done are in '{folder}'"
+        raise UserError(f"output '{folder}' is a file: expected a folder for the videos of one run")
+    kept = f"videos of finished cells are in '{folder}'"
     paths, shown, console = [], [], Console(quiet=False)
     with (
         console.counter(f"playing {len(cells)} cells", source.games(cells)) as bar,
@@ -87,13 +87,13 @@ def render_versus(
     workers: int | None = None,
     out: Path | None = None,
 ) -> Path:
-    """Film the games that two runs share, each run's agent after its last stage, one run below the other.
+    """Render a grid that compares the final agents of two runs on their common games, one row per run.
 
-    Arguments and errors are those of :func:`render_run`, but ``out`` is the file; None takes
-    ``gifs/versus-<other agent>`` in the first run's folder. The format is that of ``options``.
+    Arguments and errors are those of :func:`render_run`, but ``out`` is the output file; None:
+    ``gifs/versus-<other agent>.<format>`` in the folder of the first run.
 
     Returns:
-        The file.
+        Path of the file.
     """
     options = options or RenderOptions()
     sources = [_Source(run, options), _Source(other, options)]
@@ -116,10 +116,10 @@ def render_versus(
 
 
 class _Source:
-    """A run to film.
+    """A run to render.
 
     Attributes:
-        actions: How its episodes are played: as asked for, else as its scores were taken.
+        actions: Greedy or sampled: as requested, else as in its evaluation.
     """
 
     def __init__(self, run: Path, options: RenderOptions) -> None:
@@ -134,16 +134,16 @@ class _Source:
         self.together = load_method(str(self.config.agent.method["name"])).interleaved
 
     def last_stage(self) -> int:
-        """Number of the stage in which the agent has learned the most."""
+        """Return the number of the last stage with a checkpoint."""
         return chosen_stages(self.folder, self.config, None)[-1]
 
     def cells(self, stages: Sequence[int], games: Sequence[str]) -> list[Cell]:
-        """Every game after every stage that had learned it; all can be drawn."""
+        """Return the cells of all games after all stages that had learned them, and check that they can be rendered."""
         order = list(self.tasks)
         cells = [Cell(stage, game) for stage in stages for game in games if order.index(game) < stage]
         if not cells:
             raise UserError(
-                f"nothing to show: '{self.folder.path}' had not learned {', '.join(games)} by stage "
+                f"nothing to render: '{self.folder.path}' had not learned {', '.join(games)} by stage "
                 f"{', '.join(map(str, stages))}"
             )
         for game in dict.fromkeys(cell.task for cell in cells):
@@ -151,43 +151,43 @@ class _Source:
         return cells
 
     def games(self, cells: Sequence[Cell]) -> int:
-        """How many games filming the cells plays."""
+        """Return the number of episodes that are played to record the cells."""
         return sum(self._player.evaluation_for(cell).episodes for cell in cells)
 
     def record(
         self, cells: list[Cell], workers: int | None, on_games_over: Callable[[int], object], kept: str
     ) -> Generator[RecordedCell, None, None]:
-        """Play the cells, each one's film as soon as it is done; ``kept`` says what is left of them if one fails."""
+        """Record the cells and yield each as soon as it is available; ``kept`` as for ``play_cells``."""
         return play_cells(self._player, cells, workers, on_games_over, kept)
 
     def title(self, game: str) -> str:
-        """What the game is called."""
+        """Return the display name of a game."""
         return shown_title(game, self.tasks[game].title)
 
     def learned(self, stage: int) -> tuple[str, str]:
-        """What a stage's agent had learned, in two lines."""
+        """Return the two-line row label of a stage."""
         if self.together:
             return "after learning", "all at once"
         return "after learning", self.title(list(self.tasks)[stage - 1])
 
 
 def _report_difference(console: Console, recorded: RecordedCell) -> None:
-    """Say so where a scored episode came to another end when it was played again."""
+    """Print a message if a repeated episode differs from the one in ``scores.csv``."""
     if recorded.expected is not None:
         console.say(
-            f"{recorded.cell}: an episode with return {score_text(recorded.expected)} in scores.csv ended otherwise "
-            f"when played again (another device or thread count?); the film shows one of {score_text(recorded.score)}"
+            f"{recorded.cell}: an episode with return {score_text(recorded.expected)} in scores.csv could not be repeated "
+            f"(different device or thread count?); the video shows an episode with return {score_text(recorded.score)}"
         )
 
 
 def caption(score: float, mean: float) -> tuple[str, str]:
-    """Left and right part of a film's caption: the return of its own episode, and the mean of all scored ones."""
+    """Return the left and right part of a caption: the return of the shown episode and the mean return of all."""
     own, of_all = (score_text(value).replace("-", "−") for value in (score, mean))
     return f"score {own}", f"mean {of_all}"
 
 
 def _single(source: _Source, recorded: RecordedCell, options: RenderOptions) -> Grid:
-    """One film with the game's name above it."""
+    """Lay out one clip below the name of the game."""
     title = f"{source.title(recorded.cell.task)} {_learned(source, recorded.cell.stage)}"
     labels = Labels(columns=(title,), footer=_shown(options, [recorded], {source.actions}))
     return Grid(
@@ -199,7 +199,7 @@ def _single(source: _Source, recorded: RecordedCell, options: RenderOptions) -> 
 
 
 def _triangle(source: _Source, shown: Sequence[RecordedCell], options: RenderOptions) -> Grid:
-    """A row for each stage, a column for each game, in the order in which they were learned."""
+    """Lay out one row per stage and one column per game, in the order of learning."""
     stages = sorted({recorded.cell.stage for recorded in shown})
     games = [name for name in source.tasks if any(recorded.cell.task == name for recorded in shown)]
     cells = [
@@ -223,7 +223,7 @@ def _triangle(source: _Source, shown: Sequence[RecordedCell], options: RenderOpt
 def _versus(
     sources: Sequence[_Source], games: Sequence[str], played: list[list[RecordedCell]], options: RenderOptions
 ) -> Grid:
-    """A row for each run, a column for each game; the higher mean of each game stands out."""
+    """Lay out one row per run and one column per game; the higher mean of each game is highlighted."""
     names = _agent_names([source.config for source in sources])
     means = {(row, recorded.cell.task): recorded.mean for row, shown in enumerate(played) for recorded in shown}
     cells = [
@@ -251,7 +251,7 @@ def _learned(source: _Source, stage: int) -> str:
 
 
 def _agent_names(configs: Sequence[RunConfig]) -> list[str]:
-    """The agents' names; with the seed, or at last a letter, where they are the same."""
+    """Return the names of the agents; equal names get the seed or, if that is equal too, a letter."""
     names = [config.agent_name for config in configs]
     if len(set(names)) < len(names):
         names = [f"{config.agent_name} seed {config.seed}" for config in configs]
@@ -261,7 +261,7 @@ def _agent_names(configs: Sequence[RunConfig]) -> list[str]:
 
 
 def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> list[str]:
-    """Games that both runs have learned by their last stages, in the first run's order."""
+    """Return the games that both runs have learned, in the order of the first run."""
     learned = [list(source.tasks.values())[: source.last_stage()] for source in sources]
     theirs = {task.name: task.game for task in learned[1]}
     chosen = chosen_games(sources[0].config, games)
@@ -270,7 +270,7 @@ def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> li
         missing = [name for name in chosen if name not in shared]
         raise UserError(
             f"'{sources[0].folder.path}' and '{sources[1].folder.path}' have not both learned {', '.join(missing)}: "
-            "expected two runs with games in common (--games chooses among them)"
+            "expected two runs with common games (select them with --games)"
         )
     return shared
 
@@ -280,12 +280,12 @@ def _footer(options: RenderOptions, shown: Sequence[RecordedCell], actions: Coll
 
 
 def _shown(options: RenderOptions, shown: Sequence[RecordedCell], actions: Collection[str]) -> str:
-    """Which episodes the films show, and whether they are those of the score matrix."""
+    """Describe which episodes the clips show, and whether they are those of the score matrix."""
     counts = {recorded.episodes for recorded in shown}
     many = f"{counts.pop()} " if len(counts) == 1 else ""
     kind = "scored" if all(recorded.scored for recorded in shown) else "new"
     games = f"{many}{kind} {' and '.join(sorted(actions))} games"
-    replayed = " (some ended otherwise than scored)" if any(recorded.expected is not None for recorded in shown) else ""
+    replayed = " (some differ from scores.csv)" if any(recorded.expected is not None for recorded in shown) else ""
     if options.episode.isdecimal():
         return f"game with seed {options.episode}, of {games}{replayed}"
     return f"{'best' if options.episode == 'best' else 'nearest to the mean'} of {games}{replayed}"

@@ -1,4 +1,4 @@
-"""The scored episodes of a cell of the score matrix, which of them to show, and how to play that one again."""
+"""Evaluated episodes of a cell of the score matrix: select one to show and repeat it exactly."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Actions = Literal["greedy", "stochastic"]
 
 @dataclass(frozen=True)
 class ScoredCell:
-    """Episodes behind one number of the score matrix.
+    """The episodes behind one value of the score matrix.
 
     Attributes:
-        seeds: Evaluation seed of each episode, rising.
-        episodes: Their outcomes.
+        seeds: Evaluation seeds of the episodes in ascending order.
+        episodes: The episodes, in the order of ``seeds``.
     """
 
     seeds: tuple[int, ...]
@@ -32,15 +32,15 @@ class ScoredCell:
 
     @property
     def mean(self) -> float:
-        """The number in the score matrix."""
+        """Mean return: the value in the score matrix."""
         return float(np.mean([episode.score for episode in self.episodes]))
 
     def chosen(self, which: str) -> int:
-        """Index of the episode to show.
+        """Return the index of the episode to show.
 
         Args:
-            which: ``mean`` for the one whose return is nearest to the mean of all (the lowest seed of several),
-                ``best``, or an evaluation seed that is among ``seeds``.
+            which: ``mean`` for the return nearest to the mean of all (ties: the lowest seed), ``best`` for the highest
+                return, or an evaluation seed in ``seeds``.
         """
         if which.isdecimal():
             return self.seeds.index(int(which))
@@ -48,14 +48,14 @@ class ScoredCell:
         return int(np.argmax(scores) if which == "best" else np.argmin(np.abs(scores - self.mean)))
 
     def replay(self, index: int, evaluation: EvaluationConfig) -> EvaluationConfig:
-        """The evaluation that plays an episode again together with those that it was played side by side with.
+        """Return evaluation settings that repeat an episode exactly.
 
-        A network's outputs depend, in their last bits, on the batch, and sampled actions on everything drawn before.
-        So greedy episodes need the block of environments that the episode was in, stochastic ones every block before.
+        The last bits of network outputs depend on the batch, and sampled actions depend on all random numbers drawn
+        before. So a greedy episode needs its batch of parallel environments, a stochastic one all earlier batches too.
 
         Args:
-            index: Of the episode.
-            evaluation: With the cell's kind of actions; its seed and number of episodes are replaced.
+            index: Index of the episode.
+            evaluation: Settings with the actions of the cell; seed and number of episodes are replaced.
         """
         first = index
         while first and self.seeds[first - 1] == self.seeds[first] - 1:
@@ -72,15 +72,15 @@ class ScoredCell:
 def scored_cells(
     rows: Sequence[ScoreRow], recipe: Actions, asked: Actions | None
 ) -> tuple[Actions, dict[Cell, ScoredCell]]:
-    """The cells of the score matrix that ``scores.csv`` has episodes of, all of one kind of actions.
+    """Group the episodes of ``scores.csv`` with one kind of actions by cell.
 
     Args:
-        rows: Of ``scores.csv``.
-        recipe: The run's choice of actions.
-        asked: Another choice that was asked for; None takes the kind that the report takes too.
+        rows: Rows of ``scores.csv``.
+        recipe: Kind of actions in the run's recipe.
+        asked: Requested kind of actions; None: the kind that the report shows.
 
     Returns:
-        The kind, and the cells.
+        The kind of actions, and the cells.
     """
     after = [row for row in rows if row.phase == "after"]
     actions = asked or cast(Actions, chosen_actions(recipe, {row.actions for row in after}))
@@ -92,6 +92,6 @@ def scored_cells(
 
 
 def of_seeds(episodes: dict[int, Episode]) -> ScoredCell:
-    """Episodes by their seeds as a cell."""
+    """Create a cell from a mapping of seed → episode."""
     seeds = sorted(episodes)
     return ScoredCell(tuple(seeds), tuple(episodes[seed] for seed in seeds))

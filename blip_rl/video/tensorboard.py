@@ -1,4 +1,4 @@
-"""The first seconds of each game at each boundary, as moving images in TensorBoard."""
+"""Log clips of the first seconds of each game to TensorBoard at task boundaries."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from blip_rl.video.recorder import record_game
 from blip_rl.video.scored import ScoredCell
 
 _OPTIONS = RenderOptions(seconds=5.0, fps=10.0, scale=0.5)
-"""Half of Atari's own size: 80 pixels wide, some tens of kilobytes."""
+"""Half the native Atari size: 80 pixels wide, some tens of kilobytes per clip."""
 
 
 Played = Mapping[str, tuple[list[Episode], ActionLog]]
-"""Task → its episodes at a boundary, and their actions."""
+"""Task → its evaluated episodes at a boundary and their actions."""
 
 
 def log_boundary_gifs(logger: Logger, config: RunConfig, played: Played, env_steps: int) -> None:
-    """Show a film of every game that was scored at a boundary in TensorBoard.
+    """Log a clip of every game that was evaluated at a task boundary.
 
-    The film is the scored episode whose return is nearest to their mean, played again from its seed and actions. No
-    network and no random stream of the training is used: films may be switched on without changing a run.
+    A clip shows the evaluated episode whose return is nearest to the mean, replayed from its seed and actions. It uses
+    neither the network nor a random generator of the training, so logging clips does not change a run.
 
     Args:
-        logger: The run's.
-        config: The run's.
-        played: The games that were scored.
-        env_steps: Training steps of the whole run.
+        logger: Logger of the run.
+        config: Configuration of the run.
+        played: The evaluated games.
+        env_steps: Training steps of the whole run so far.
     """
     for task in config.tasks:
         if task.name in played:
-            with optional_picture(f"the film of {task.name} at step {env_steps:,}"):
+            with optional_picture(f"the video of {task.name} at step {env_steps:,}"):
                 _log_gif(logger, f"games/{task.name}", _clip_grid(config, task, *played[task.name]), env_steps)
 
 
@@ -51,13 +51,13 @@ def _clip_grid(config: RunConfig, task: TaskConfig, episodes: list[Episode], log
     index = cell.chosen(_OPTIONS.episode)
     episode = episodes[index]
     clip = record_game(task, config, _OPTIONS, cell.seeds[index], log.games[index], episode)
-    # Above and below: side by side they would not fit into the width.
+    # Score above and mean below the clip: side by side they are too wide.
     above = Labels(columns=(f"score {score_text(episode.score)}",))
     return Grid((GridCell(clip, "mean", score_text(cell.mean)),), above, _OPTIONS.fps, _OPTIONS.scale or 1.0)
 
 
 def _log_gif(logger: Logger, tag: str, grid: Grid, env_steps: int) -> None:
-    """Write an encoded GIF as an image: stable-baselines3's ``Image`` would take single pictures alone."""
+    """Log an encoded GIF as an image summary: ``Image`` of stable-baselines3 supports single frames only."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "game.gif"
         encode.save(grid, path)

@@ -141,7 +141,7 @@ def children(pid):
     ("verb", "kept"),
     [
         (("evaluate", "--episodes", "500"), "finished cells are in scores.csv"),
-        (("render", "--seconds", "1"), "films of cells that were done are in"),
+        (("render", "--seconds", "1"), "videos of finished cells are in"),
     ],
     ids=["evaluate", "render"],
 )

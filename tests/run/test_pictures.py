@@ -30,7 +30,7 @@ def test_pictures_that_fail_are_warnings_and_the_training_ends_well(tmp_path, mo
         run = train(config, out=tmp_path / "run", threads=1, quiet=True)
     told = " ".join(str(warning.message) for warning in caught)
     assert "the heatmap of fc1 after cartpole-a" in told
-    assert "the film of cartpole-a at step 128" in told
+    assert "the video of cartpole-a at step 128" in told
     assert (run / "checkpoints" / "stage-01").is_dir()
     assert images(run) == []
 

@@ -282,7 +282,7 @@ def test_a_bright_caption_differs_from_a_plain_one():
     assert (frames[0] != frames[1]).any()
 
 
-def test_a_film_loses_nothing():
+def test_clips_are_lossless():
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (7, 5, 3), dtype=np.uint8) for _ in range(3)]
     kept = Clip.of(pictures, over=False)

@@ -43,7 +43,7 @@ def run(finished_run, tmp_path):
 
 @pytest.fixture
 def grids(monkeypatch):
-    """Every sheet that is saved: (file's name, labels, cells)."""
+    """Every grid that is saved: (file's name, labels, cells)."""
     saved, laid_out, save = [], {}, render.save
 
     class Watched(Grid):
@@ -118,8 +118,8 @@ def test_every_cell_gets_a_file_and_all_of_them_a_grid(run):
 
 
 @pytest.mark.parametrize("actions", ["greedy", "stochastic"])
-def test_each_seeds_film_shows_the_very_game_that_was_scored(run, actions):
-    """A CartPole's return is its length: a film with every decision has one picture more."""
+def test_the_clip_of_each_seed_shows_the_scored_episode(run, actions):
+    """A CartPole's return is its length: a clip with every step has one frame more."""
     scores = []
     for seed in range(FIRST_SEED, FIRST_SEED + 4):
         recorded = cell(run, 2, "cartpole-b", episodes=4, episode=str(seed), actions=actions, fps=50, seconds=60)
@@ -132,7 +132,7 @@ def test_each_seeds_film_shows_the_very_game_that_was_scored(run, actions):
 
 
 @pytest.mark.parametrize(("stage", "task"), [(1, "cartpole-a"), (2, "cartpole-a"), (2, "cartpole-b")])
-def test_a_film_shows_the_scored_episode_nearest_to_the_mean_of_the_scored_ones(run, stage, task):
+def test_a_clip_shows_the_scored_episode_nearest_to_the_mean_of_the_scored_ones(run, stage, task):
     scores = evaluated(run, stage, task)
     recorded = cell(run, stage, task, fps=50, seconds=60)
     assert recorded.score == scores[nearest(scores)] == len(recorded.clip.frames) - 1
@@ -154,7 +154,7 @@ def test_an_episode_of_a_later_block_is_played_as_it_was_scored(run, actions):
         assert (recorded.expected, recorded.mean) == (None, statistics.mean(scores.values()))
 
 
-def test_a_film_that_cannot_be_the_scored_episode_says_so(run, capsys, grids):
+def test_a_clip_that_differs_from_the_scored_episode_is_reported(run, capsys, grids):
     """As after training on another device: here the table is changed."""
     text = (run / "scores.csv").read_text().splitlines()
     rows = [line.split(",") for line in text]
@@ -166,9 +166,9 @@ def test_a_film_that_cannot_be_the_scored_episode_says_so(run, capsys, grids):
     assert (recorded.expected, recorded.mean) == (1234.5, 1234.5)
     assert recorded.score < 1000
     render_run(run, SHORT, stages=[1])
-    assert "return 1,234 in scores.csv ended otherwise" in capsys.readouterr().out
+    assert "return 1,234 in scores.csv could not be repeated" in capsys.readouterr().out
     ((_, labels, _, _),) = grids
-    assert labels.footer.endswith("(some ended otherwise than scored)")
+    assert labels.footer.endswith("(some differ from scores.csv)")
 
 
 def test_one_kind_of_actions_is_shown_and_named(run, grids):
@@ -182,7 +182,7 @@ def test_one_kind_of_actions_is_shown_and_named(run, grids):
     assert grids[-1][1].footer == "nearest to the mean of 2 scored stochastic games"
 
 
-def test_without_scores_new_games_are_played_and_the_film_says_so(run, grids):
+def test_without_scores_new_games_are_played_and_the_footer_says_so(run, grids):
     (run / "scores.csv").unlink()
     render_run(run, SHORT, stages=[1])
     assert grids[-1][1].footer == "nearest to the mean of 3 new greedy games"
@@ -389,7 +389,7 @@ def test_atari_is_shown_in_its_own_colours_and_size(tmp_path):
         (["--episode", str(2**29)], [str(2**29 - 1)]),
         (["--format", "avi"], ["'avi'", "gif, mp4, webp"]),
         (["--games", "cartpole-z"], ["never saw 'cartpole-z'", "did you mean cartpole-"]),
-        (["--games", "cartpole-b", "--stage", "1"], ["nothing to show", "cartpole-b", "stage 1"]),
+        (["--games", "cartpole-b", "--stage", "1"], ["nothing to render", "cartpole-b", "stage 1"]),
         (["--stage", "3"], ["stage 3", "1, 2"]),
         (["--workers", "0"], ["--workers"]),
         (["--out", "scores.csv"], ["scores.csv", "is a file"]),
