@@ -1,1 +1,1 @@
-"""Exchange with stable-baselines3: export, import, and protecting its agents."""
+"""Interoperability with stable-baselines3: export and import of agents, and ``protect`` for its models."""

@@ -1,4 +1,7 @@
-"""Two networks side by side as one: how separate policy and value networks become one shared trunk, exactly."""
+"""Concatenate separate policy and value networks into one trunk that computes exactly the same outputs.
+
+Layer by layer, the units of both networks are stacked and the weights become block-diagonal: W = [[W_π, 0], [0, W_v]].
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,29 @@ from blip_rl.untrusted.machine import check_memory
 
 
 def concatenate(agent: ExternalAgent) -> tuple[list[ExternalLayer], Tensor, Tensor]:
-    """Lay the two networks side by side; layers that they share stay one.
+    """Concatenate the policy and value network of an agent; leading layers that are equal are kept once.
 
     Returns:
-        The layers, and the weights of actor and critic over all features: each sees the other's through zeros.
+        The layers, and the weights of actor and critic over all features, with zeros for those of the other network.
 
     Raises:
-        ValueError: the networks differ in depth, or in the kernels or strides of a layer.
-        UserError: the layers side by side need more memory than there is.
+        ValueError: the networks differ in depth, or in the kernel size or stride of a layer.
+        UserError: the concatenated layers need too much memory.
     """
     if [_layer_kind(layer) for layer in agent.policy] != [_layer_kind(layer) for layer in agent.value]:
         raise ValueError(
-            "policy and values have networks of different depth or kind: expected as many layers of the same kernels"
+            "policy and value networks differ: expected the same number of layers, kernel sizes and strides"
         )
     shared = _shared_layers(agent)
     pairs = list(zip(agent.policy, agent.value, strict=True))[shared:]
     check_memory(
-        "the run's network, policy and values side by side,",
+        "the concatenated policy and value network",
         {f"layer {shared + number}": _concatenated_bytes(*pair) for number, pair in enumerate(pairs, start=1)},
         "it is too large for this machine",
     )
     layers = list(agent.policy[:shared])
     for index, (policy, value) in enumerate(pairs):
-        join = _block_diagonal if index else torch.cat  # the first two see the same features
+        join = _block_diagonal if index else torch.cat  # both first layers get the same input
         layers.append(
             ExternalLayer(join([policy.weight, value.weight]), torch.cat([policy.bias, value.bias]), policy.stride)
         )
@@ -55,7 +58,7 @@ def _layer_kind(layer: ExternalLayer) -> tuple[int, tuple[int, ...]]:
 
 
 def _shared_layers(agent: ExternalAgent) -> int:
-    """How many layers from the observations on are the same in both networks."""
+    """Return the number of leading layers that are equal in both networks."""
     same = [
         torch.equal(policy.weight, value.weight) and torch.equal(policy.bias, value.bias)
         for policy, value in zip(agent.policy, agent.value, strict=True)
@@ -64,7 +67,7 @@ def _shared_layers(agent: ExternalAgent) -> int:
 
 
 def _block_diagonal(weights: Sequence[Tensor]) -> Tensor:
-    """Weights (outputs, inputs, ...) → one whose blocks they are, with zeros elsewhere."""
+    """Return the block-diagonal weight of two weights of shape (outputs, inputs, ...)."""
     first, second = weights
     both = first.new_zeros(len(first) + len(second), first.shape[1] + second.shape[1], *first.shape[2:])
     both[: len(first), : first.shape[1]] = first

@@ -1,4 +1,4 @@
-"""A run's agents as files that plain stable-baselines3 opens."""
+"""Export the agents of a run as zip files for stable-baselines3."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from blip_rl.tasks.games import rom_name
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.untrusted.machine import check_memory
 
-_COPIES = 8  # as loaded and scaled, for policy and for values, as a state dictionary, in the file
+_COPIES = 8  # of the weights: loaded, folded, in policy and value network, in the state dict, in the file
 
 
 _ATARI = """\
@@ -66,7 +66,7 @@ print(score)
 
 @dataclass(frozen=True)
 class Exported:
-    """A file, and how it is used."""
+    """An exported file and the code that plays it."""
 
     file: Path
     task: str
@@ -75,30 +75,32 @@ class Exported:
 
 
 class ExportingPlayer(CellPlayer[Exported]):
-    """Writes a cell's agent to a file instead of playing it."""
+    """Write the agent of a cell to a file instead of playing it."""
 
     def __init__(self, run: Path, config: RunConfig, file_of: Callable[[Cell], Path]) -> None:
         super().__init__(run, config, config.evaluation)
         self._file_of = file_of
 
     def check(self, cell: Cell) -> None:
-        """Make sure that a cell can be exported, before any file is written.
+        """Check that a cell can be exported, before any file is written.
 
         Raises:
-            UserError: its agent does not fit its game, needs more memory than there is, or its file is something else.
+            UserError: the agent does not fit the game or needs too much memory, or the output path is a folder.
         """
         policy, task, file = self._stage(cell.stage)[0].policy, self.task(cell), self._file_of(cell)
         if file.is_dir() and not file.is_symlink():
-            raise UserError(f"'{file}' is a folder: expected a file, or nothing (remove it, or choose another --out)")
+            raise UserError(
+                f"'{file}' is a folder: expected a file or a new path (remove the folder or choose another --out)"
+            )
         observations, actions = _game_spaces(task, self.config)
         validation.check_agent_observations(policy, task.name, observations)
         head = cast(TaskModule, policy.tasks[policy.task_names.index(task.name)])
         validation.check_actions([(task.name, head.action_space)], [(task.name, actions)])
         size = _COPIES * validation.weight_bytes(policy)
-        check_memory(f"exporting {cell}", {"copies of the network": size}, "use a machine with more")
+        check_memory(f"exporting {cell}", {"copies of the network": size}, "use a machine with more memory")
 
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> Exported:
-        """Write the file; nothing is played."""
+        """Write the file; no episode is played."""
         stage, method = self._stage(cell.stage)
         task, number = self.task(cell), stage.policy.task_names.index(cell.task) + 1
         with method.playing(stage.policy.trunk, number):
@@ -115,20 +117,20 @@ class ExportingPlayer(CellPlayer[Exported]):
 def export_run(
     run: Path, *, games: Sequence[str] | None = None, stage: int | None = None, out: Path | None = None
 ) -> list[Exported]:
-    """Write a zip that ``stable_baselines3.PPO.load`` opens for games that an agent has learned.
+    """Export an agent as zip files for ``stable_baselines3.PPO.load``, one per game.
 
     Args:
         run: A run folder.
-        games: Names of the run's tasks; None takes all that the stage has learned.
-        stage: After which the agent is taken; None takes the last one that is finished.
-        out: A folder, or for one game a file whose name ends in ``.zip``; None takes ``export`` in the run folder.
+        games: Names of the run's tasks; None selects all that the stage has learned.
+        stage: Number of the stage whose agent is exported; None: the last one with a checkpoint.
+        out: A folder or, for a single game, a new file with the suffix ``.zip``; None: ``export`` in the run folder.
 
     Returns:
-        The files, in the order in which the games were learned.
+        The exported files, in the order in which the games were learned.
 
     Raises:
-        UserError: not a run folder, no such stage, a game that it had not learned, a damaged checkpoint or one that
-            does not fit the game, or files cannot be written there; nothing has been written then.
+        UserError: not a run folder, an unknown stage, a game that the stage had not learned, a checkpoint that is
+            damaged or does not fit the game, or an output path that cannot be written. Nothing has been written then.
     """
     from blip_rl.recipes import load_run_config
 
@@ -155,15 +157,15 @@ def export_run(
 
 
 def names_a_zip(out: Path) -> bool:
-    """Whether ``--out`` means a file rather than a folder."""
+    """Return whether ``--out`` names a zip file rather than a folder."""
     return out.suffix.lower() == ".zip"
 
 
 def check_new_zip(out: Path, games: Sequence[str]) -> None:
-    """Make sure that one new file is what is asked for.
+    """Check that a single new file is requested.
 
     Raises:
-        UserError: there are several games, or the file is there already.
+        UserError: several games are selected, or the file exists.
     """
     if len(games) != 1:
         raise UserError(
@@ -182,14 +184,14 @@ def _observation_mix(observations: spaces.Space[object], task: TaskConfig) -> to
 
 
 def _game_spaces(task: TaskConfig, config: RunConfig) -> tuple[spaces.Box, spaces.Space[object]]:
-    """What the game itself shows and takes."""
+    """Return the observation and action space of the game without the mixing of observations."""
     env = make_evaluation_env(task.model_copy(update={"observation_mix_seed": None}), config.atari, 1, 0)
     env.close()
     return cast(spaces.Box, env.observation_space), env.action_space
 
 
 def usage(file: Path, task: TaskConfig, config: RunConfig) -> str:
-    """Python code that plays the first episode of the run's evaluation with an exported agent, and prints its score."""
+    """Return Python code that plays the first evaluation episode with the exported agent and prints its score."""
     atari, rom = config.atari, rom_name(task.game)
     return (_GYMNASIUM if rom is None else _ATARI).format(
         file=str(file),

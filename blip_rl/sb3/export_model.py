@@ -1,10 +1,10 @@
-"""One task's agent as a plain stable-baselines3 PPO, which is opened without this package.
+"""Convert the agent of one task to a plain stable-baselines3 PPO that loads without this package.
 
-Everything of ours is folded into ordinary layers: the task's scale and shift, and the mixing of its observations.
-Vector tasks are an ``MlpPolicy`` (policy and values each get a copy of the trunk). Image tasks are a ``CnnPolicy``.
-Its ``NatureCNN`` has fixed layers, and a class of ours could be embedded only as bytecode, which another Python does
-not read. So the file holds a ``NatureCNN`` whose layers are ours, written down as the calls that build them: classes of
-torch and stable-baselines3, no code.
+Task-specific modulation (scale and shift) and the mixing of observations are folded into ordinary layers. Vector tasks
+use an ``MlpPolicy`` in which policy and value network each get a copy of the trunk. Image tasks use a ``CnnPolicy``.
+The layers of ``NatureCNN`` are fixed, and a custom extractor class could be pickled only as bytecode, which depends on
+the Python version. So the file contains a ``NatureCNN`` with replaced layers, pickled as the calls that build them: it
+refers to classes of torch and stable-baselines3 only and contains no code.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Layer = nn.Linear | nn.Conv2d
 
 @dataclass(frozen=True)
 class Standalone:
-    """One task's agent in terms of ordinary layers.
+    """The agent of one task, expressed in ordinary layers.
 
     Attributes:
-        layers: Each is followed by the activation; convolutions first.
-        activation: Class of torch.
-        task: Actor, critic and, for continuous actions, the logarithm of their standard deviation.
+        layers: Layers of the trunk, convolutions first; each is followed by the activation.
+        activation: Activation class of torch.
+        task: Actor, critic and, for continuous actions, the logarithm of the standard deviation.
     """
 
     layers: Sequence[Layer]
@@ -45,27 +45,29 @@ class Standalone:
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
-        """The layers over images."""
+        """Convolutional layers."""
         return [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
 
     @property
     def linear(self) -> list[nn.Linear]:
-        """The other layers."""
+        """Fully connected layers."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
 
 @torch.no_grad()
 def standalone(policy: ContinualPolicy, task: int, mix: Tensor | None = None) -> Standalone:
-    """Fold all that is a task's own into copies of the trunk's layers.
+    """Fold the task-specific transformations into copies of the trunk's layers.
+
+    Modulation: γ ⊙ (W x + b) + β = (γ ⊙ W) x + (γ ⊙ b + β). Mixing: W (M x) = (W M) x.
 
     Args:
-        policy: The agent; its trunk is as the task is played.
+        policy: The agent, with the trunk weights that the task is played with.
         task: Number of the task, counted from 1.
-        mix: (inputs, inputs) matrix that the task's observations are multiplied by before the agent sees them.
+        mix: Matrix M, shape (inputs, inputs), that multiplies the observations; None: no mixing.
     """
     module, trunk = cast(TaskModule, policy.tasks[task - 1]), policy.trunk
     layers = [_copy(cast(Layer, trunk.get_submodule(name))) for name in trunk.layer_names]
-    for layer, modulation in zip(layers, module.modulations, strict=False):  # there are none, or one for each layer
+    for layer, modulation in zip(layers, module.modulations, strict=False):  # empty without task modulation
         scale, shift = cast(Tensor, modulation.scale), cast(Tensor, modulation.shift)
         layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
         cast(Tensor, layer.bias).mul_(scale).add_(shift)
@@ -77,14 +79,14 @@ def standalone(policy: ContinualPolicy, task: int, mix: Tensor | None = None) ->
 def plain_ppo(
     agent: Standalone, observations: spaces.Box, actions: spaces.Space[Any], ppo: PpoConfig, env_steps: int
 ) -> PPO:
-    """Build stable-baselines3's PPO with the agent's network, ready to be saved.
+    """Build a stable-baselines3 PPO with the network of the agent, ready to be saved.
 
     Args:
         agent: The network.
-        observations: What the game shows.
-        actions: What it takes.
-        ppo: Numbers for whoever trains it further.
-        env_steps: Steps it has been trained for.
+        observations: Observation space of the game.
+        actions: Action space of the game.
+        ppo: Hyperparameters, stored for further training.
+        env_steps: Number of training steps so far.
     """
     model = _untrained_ppo(ppo)
     model.observation_space, model.action_space, model.n_envs = observations, actions, ppo.environments
@@ -94,20 +96,20 @@ def plain_ppo(
     model._setup_model()
     model.policy.load_state_dict(_state(agent, model.policy.state_dict()))
     model.num_timesteps = env_steps
-    if extractor is not None:  # from here on only written down
+    if extractor is not None:  # replace the extractor by its pickled form (see _Call)
         model.policy_kwargs |= {"features_extractor_class": _constant_factory(_as_calls(extractor))}
     return model
 
 
 def _untrained_ppo(ppo: PpoConfig) -> PPO:
     numbers = stable_baselines_hyperparameters(ppo)
-    if ppo.learning_rate_schedule == "linear":  # the schedule of training is a closure, which a zip cannot hold
+    if ppo.learning_rate_schedule == "linear":  # the schedule used in training is a closure, which cannot be pickled
         numbers["learning_rate"] = LinearSchedule(ppo.learning_rate, 0.0, 1.0)
     return PPO("MlpPolicy", cast(Any, None), **numbers, device="cpu", _init_setup_model=False)
 
 
 def _policy_options(agent: Standalone, extractor: NatureCNN | None, ppo: PpoConfig) -> dict[str, Any]:
-    # Initial weights would only be overwritten, and orthogonal ones of a large layer take a second.
+    # Weights are overwritten anyway, and orthogonal initialisation of a large layer takes a second.
     options: dict[str, Any] = {"optimizer_kwargs": {"eps": ppo.adam_epsilon}, "ortho_init": False}
     if extractor is not None:
         return {**options, "net_arch": [], "features_extractor_class": _constant_factory(extractor)}
@@ -116,7 +118,7 @@ def _policy_options(agent: Standalone, extractor: NatureCNN | None, ppo: PpoConf
 
 
 def _state(agent: Standalone, names: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The agent's tensors under the names of stable-baselines3's policy."""
+    """Return the agent's tensors as a state dict of the stable-baselines3 policy."""
     named: dict[str, Any] = {"action_net": agent.task.actor, "value_net": agent.task.critic}
     pairs = [
         *((f"cnn.{2 * index}", layer) for index, layer in enumerate(agent.convolutions)),
@@ -139,7 +141,7 @@ def _copy(layer: Layer) -> Layer:
 
 
 def _extractor(agent: Standalone, observations: spaces.Box) -> NatureCNN:
-    """A ``NatureCNN`` whose layers are the agent's; its own could not be built for every size of frames."""
+    """Build a ``NatureCNN`` with the layers of the agent. Its constructor is skipped: it rejects small frames."""
     extractor = NatureCNN.__new__(NatureCNN)
     BaseFeaturesExtractor.__init__(extractor, observations, agent.linear[-1].out_features)
     extractor.cnn = nn.Sequential(*_activated(agent.convolutions, agent.activation), nn.Flatten())
@@ -152,12 +154,16 @@ def _activated(layers: Sequence[Layer], activation: type[nn.Module]) -> list[nn.
 
 
 def _constant_factory(extractor: object) -> Callable[..., Any]:
-    """What stable-baselines3 calls for a features extractor, with the observation space: gives this one."""
+    """Return a picklable callable that ignores its argument and returns the given extractor.
+
+    stable-baselines3 calls ``features_extractor_class(observation_space)``. Here the argument is the unused
+    default of ``dict.get``. A lambda would be pickled as bytecode, which depends on the Python version.
+    """
     return functools.partial(dict.get, cast(Any, {"trunk": extractor}), "trunk")
 
 
 class _Call:
-    """Is pickled as a call, and so unpickled as what the call returns; reads as that does."""
+    """An object that is pickled as a call, so that unpickling returns the result of the call."""
 
     def __init__(self, made: Callable[..., Any], *arguments: Any, state: dict[str, Any] | None = None) -> None:
         self._parts = (made, arguments) if state is None else (made, arguments, state)
@@ -170,17 +176,17 @@ class _Call:
         return self._repr
 
     def build(self) -> Any:
-        """Make the call."""
+        """Return the result of the call."""
         return self._parts[0](*self._parts[1])
 
     def with_repr(self, what: object) -> _Call:
-        """Read as this does."""
+        """Set ``repr`` to that of another object: stable-baselines3 writes it into the zip's JSON."""
         self._repr = repr(what)
         return self
 
 
 def _as_calls(extractor: NatureCNN) -> _Call:
-    """The calls that build an extractor, its weights left out: stable-baselines3 keeps those elsewhere."""
+    """Return the calls that rebuild an extractor without weights, which stable-baselines3 stores in policy.pth."""
     parts = {
         name: _Call(nn.Sequential, *(_layer_call(layer) for layer in cast(nn.Sequential, part)))
         for name, part in extractor.named_children()

@@ -1,4 +1,4 @@
-"""A run of one stage made from an agent that stable-baselines3 trained, to be scored, filmed and compared."""
+"""Import an agent trained by stable-baselines3 as a run with one stage."""
 
 from __future__ import annotations
 
@@ -32,23 +32,22 @@ _MAX_ENTRIES_SCANNED = 10_000
 
 
 def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: Path | None = None) -> Path:
-    """Make a finished run of an agent in a stable-baselines3 zip; no code of the file is run.
+    """Create a finished run from an agent in a stable-baselines3 zip file without running code from the file.
 
     Args:
-        file: What ``PPO.save`` or ``A2C.save`` wrote, or ``blip-rl export``.
-        game: What it plays: one game, named as for training.
-        overrides: ``section.key=value`` settings, for a preprocessing other than the recipe's.
-        out: Folder to create; None picks a new one below ``runs/``.
+        file: A file written by ``PPO.save``, ``A2C.save`` or ``blip-rl export``.
+        game: The game that the agent plays, named as for training.
+        overrides: ``section.key=value`` settings, for preprocessing that differs from the recipe.
+        out: Folder to create; None: a new one below ``runs/``.
 
     Returns:
-        The run folder: one stage, not scored yet.
+        The run folder, with one stage and no scores.
 
     Raises:
-        UserError: the file cannot be read, or its agent does not fit the game. Nothing is left of the run then.
+        UserError: the file cannot be read, or its agent does not fit the game. No run folder is left behind.
 
     Warns:
-        UserWarning: there are statistics of a ``VecNormalize`` beside the file; the run's agent gets observations as
-            they are.
+        UserWarning: ``VecNormalize`` statistics were found next to the file; they are not imported.
     """
     from blip_rl.recipes import dump_run_config
 
@@ -73,14 +72,17 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
 
 
 def _warn_about_normalization_statistics(file: Path) -> None:
-    """Say so if the agent probably saw observations that were normalised by statistics outside the zip."""
-    for folder in (file.parent, file.with_suffix("")):  # where stable-baselines3's callback and its zoo keep them
+    """Warn if ``VecNormalize`` statistics next to the file suggest that the agent expects normalised observations."""
+    for folder in (
+        file.parent,
+        file.with_suffix(""),
+    ):  # used by stable-baselines3's CheckpointCallback and by the RL Zoo
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in itertools.islice(entries, _MAX_ENTRIES_SCANNED):
                 if entry.name.endswith(".pkl") and "vecnormalize" in entry.name.lower().replace("_", ""):
                     warnings.warn(
-                        f"'{entry.path}' beside the agent: if it was trained with VecNormalize, it plays worse than it "
-                        "did, because the run gives it observations without these statistics, which are not imported",
+                        f"found '{entry.path}': VecNormalize statistics are not imported; an agent trained with them "
+                        "plays worse because its observations are not normalised",
                         stacklevel=3,
                     )
                     return
@@ -89,7 +91,7 @@ def _warn_about_normalization_statistics(file: Path) -> None:
 def _config(
     file: Path, game: str, agent: ExternalAgent, layers: Sequence[ExternalLayer], overrides: Sequence[str]
 ) -> RunConfig:
-    """A recipe for the agent's network, learned without any method."""
+    """Return a recipe with the trunk of the agent's network and the method ``finetune``."""
     from blip_rl.recipes import resolve
 
     kind = "image" if layers[0].stride else "vector"
@@ -105,7 +107,7 @@ def _config(
     found = [f"{key}={value}" for key, value in shape.items()]
     config = resolve(game, "finetune", steps=str(max(1, agent.env_steps)), overrides=[*found, *overrides])
     if len(config.tasks) != 1:
-        raise UserError(f"--game {game!r} means {len(config.tasks)} games: expected the one that '{file}' plays")
+        raise UserError(f"--game {game!r} names {len(config.tasks)} games: expected the one game that '{file}' plays")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem)[:40]
     return config.model_copy(update={"agent_name": name or "imported"})
 
@@ -119,12 +121,14 @@ def _policy(
     actor: Tensor,
     critic: Tensor,
 ) -> ContinualPolicy:
-    """A network as the game asks for it, with the file's weights."""
+    """Build the policy for the game's spaces and copy the weights of the file into it."""
     (task,) = config.tasks
     env = make_evaluation_env(task, config.atari, 1, 0)
     env.close()
     outline = validation.meta_policy(env.observation_space, [(task.name, env.action_space)], config.agent.trunk)
-    _check_fit(file, outline, agent, layers, actor, critic)  # before weights are allocated, whose number a file decides
+    _check_fit(
+        file, outline, agent, layers, actor, critic
+    )  # before allocating weights: the file determines their number
     validation.check_fits_memory(f"the network of '{file}'", outline, {})
     policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
     policy.add_task(task.name, env.action_space)
@@ -140,7 +144,7 @@ def _policy(
 def _layer_targets(
     policy: ContinualPolicy, agent: ExternalAgent, layers: Sequence[ExternalLayer], actor: Tensor, critic: Tensor
 ) -> list[tuple[str, Any, Tensor, Tensor]]:
-    """What each layer of the network is called, the layer, and the weight and bias that it gets."""
+    """Return (name, layer, new weight, new bias) of every layer of the network."""
     trunk, head = policy.trunk, policy.current
     found: list[tuple[str, Any, Tensor, Tensor]] = [
         (f"layer {number}", trunk.get_submodule(name), layer.weight, layer.bias)
@@ -157,28 +161,28 @@ def _check_fit(
     actor: Tensor,
     critic: Tensor,
 ) -> None:
-    """Compare the file's network with the one that the game asks for."""
+    """Check that the network of the file matches the spaces of the game."""
     _check_spaces(file, policy, agent, layers)
     for what, layer, weight, _ in _layer_targets(policy, agent, layers, actor, critic):
         _check_shape(file, what, policy, layer, weight)
 
 
 def _check_spaces(file: Path, policy: ContinualPolicy, agent: ExternalAgent, layers: Sequence[ExternalLayer]) -> None:
-    """Make sure that agent and game agree on images or vectors, and on continuous or countable actions."""
+    """Check that agent and game agree on image or vector observations and on continuous or discrete actions."""
     shown = policy.observation_space.shape or ()
     kind = "images" if layers[0].stride else "vectors"
     if kind != ("images" if len(shown) == 3 else "vectors"):
         raise UserError(
-            f"'{file}' does not fit the game: it looks at {kind}, but the game shows observations of {shown}"
+            f"'{file}' does not fit the game: its network expects {kind}, but observations have shape {shown}"
         )
     ours, theirs = policy.current.log_std, agent.log_std
     if ours is not None and theirs is not None and ours.shape != theirs.shape:
         raise UserError(
-            f"'{file}' does not fit the game: it takes {theirs.numel()} actions at once, not {ours.numel()}"
+            f"'{file}' does not fit the game: its actions have {theirs.numel()} dimensions, not {ours.numel()}"
         )
     if (ours is None) != (theirs is None):
-        its, games = ("continuous", "countable")[:: -1 if theirs is None else 1]
-        raise UserError(f"'{file}' does not fit the game: it takes {its} actions, but the game takes {games} ones")
+        its, games = ("continuous", "discrete")[:: -1 if theirs is None else 1]
+        raise UserError(f"'{file}' does not fit the game: it chooses {its} actions, but the game expects {games} ones")
 
 
 def _check_shape(file: Path, what: str, policy: ContinualPolicy, layer: nn.Linear | nn.Conv2d, weight: Tensor) -> None:
@@ -186,11 +190,11 @@ def _check_shape(file: Path, what: str, policy: ContinualPolicy, layer: nn.Linea
         return
     if what == "actor":
         theirs, ours = len(weight), len(layer.weight)
-        why = f"it chooses among {theirs} actions, but the game takes {ours}"
+        why = f"it chooses among {theirs} actions, but the game has {ours}"
         if isinstance(policy.action_space, spaces.Discrete):
-            why += " (--set atari.full_action_space=true makes it all 18 of Atari)"
+            why += " (--set atari.full_action_space=true selects all 18 Atari actions)"
     else:
         shape = policy.observation_space.shape
-        why = f"{what} has weights of {tuple(weight.shape)}, but for observations of {shape} expected "
-        why += f"{tuple(layer.weight.shape)} (--set atari.frame_size and atari.frame_stack change what Atari shows)"
+        why = f"{what} has weights of shape {tuple(weight.shape)}, but observations of shape {shape} require "
+        why += f"{tuple(layer.weight.shape)} (set preprocessing with --set atari.frame_size and atari.frame_stack)"
     raise UserError(f"'{file}' does not fit the game: {why}")

@@ -1,4 +1,4 @@
-"""Protect anyone's own stable-baselines3 PPO with a method, without the rest of blip-rl."""
+"""Apply a continual learning method to a plain stable-baselines3 PPO or A2C model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from blip_rl.methods.base import FinishedTask, Method, attached
 
 
 class ActorPath(nn.Module):
-    """Every layer between an observation and the actions of a plain policy.
+    """All layers between the observation and the actions of a policy: the part that is protected.
 
-    A plain model has one head for everything it learns, so the action layer is protected with the others. The critic's
-    own layers are not: they may go on changing without changing what the agent does.
+    A plain model has a single head for all tasks, so the action layer is protected too. The layers of the critic are
+    not protected: changes to them do not change the actions.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
@@ -37,30 +37,33 @@ class ActorPath(nn.Module):
 
 @contextmanager
 def protect(model: OnPolicyAlgorithm, method: Method, seed: int = 0) -> Iterator[Method]:
-    """Learn one task under protection: attach on entry, consolidate on a clean exit, always detach.
+    """Context manager that protects earlier tasks while the model learns one task.
+
+    Attaches the method on entry, consolidates it when the block ends without an exception, and always detaches it.
 
     Args:
         model: A stable-baselines3 PPO (or A2C) with a discrete or a Gaussian policy; call ``learn`` inside.
-        method: The same object for every task of the sequence.
-        seed: Seed of the method's own random draws.
+        method: The method; pass the same object for every task of the sequence.
+        seed: Seed for the choice of observations and the random numbers of the method.
 
     Raises:
-        RuntimeError: nothing was learned inside, so there is no rollout to measure the task on.
-        TypeError: the policy has actions or layers that the method cannot protect.
+        RuntimeError: ``model.learn`` was not called in the block, so there is no rollout to consolidate on.
+        TypeError: the method or the policy is not supported.
     """
     for hook in ("loss", "playing", "at_progress", "schedule_remaining"):
         if getattr(type(method), hook) is not getattr(Method, hook):
             raise TypeError(
-                f"{type(method).__name__} needs the hook {hook!r}, which a plain stable-baselines3 model never calls: "
-                "expected a method of gradients and steps alone, such as blip, ewc or gpm (or use blip-rl train)"
+                f"{type(method).__name__} needs the hook {hook!r}, which stable-baselines3 does not call: "
+                "expected a method with gradient and step hooks only, such as blip, ewc or gpm (or use blip-rl train)"
             )
     policy = model.policy
     if not isinstance(policy.action_dist, CategoricalDistribution | DiagGaussianDistribution):
         raise TypeError(
-            f"a policy with {type(policy.action_dist).__name__}: expected Discrete or Box actions without use_sde"
+            f"unsupported action distribution {type(policy.action_dist).__name__}: "
+            "expected Discrete or Box actions without use_sde"
         )
     trunk = ActorPath(policy)
-    model.rollout_buffer.reset()  # so that an earlier task's rollout cannot pass for this one's
+    model.rollout_buffer.reset()  # discard the rollout of an earlier task
     with attached(method, trunk, policy.optimizer):
         yield method
         observations = _rollout_observations(model.rollout_buffer, method.samples_wanted, seed)
@@ -76,10 +79,10 @@ def protect(model: OnPolicyAlgorithm, method: Method, seed: int = 0) -> Iterator
 
 
 def _rollout_observations(buffer: RolloutBuffer, samples: int, seed: int) -> Tensor:
-    """At most ``samples`` observations drawn from the model's last rollout."""
+    """Draw at most ``samples`` observations from the last rollout; returns shape (samples, *observation)."""
     if buffer.size() == 0:
         raise RuntimeError("the rollout buffer is empty: call model.learn(...) inside the with block")
-    # A callback may have stopped training in the middle of a rollout: then its first part is all there is.
+    # A callback may have stopped training during a rollout: use the part that was collected.
     collected = buffer.observations if buffer.full else buffer.observations[: buffer.pos]
     observations = torch.from_numpy(collected).reshape(-1, *buffer.obs_shape)
     if len(observations) <= samples:
@@ -89,7 +92,7 @@ def _rollout_observations(buffer: RolloutBuffer, samples: int, seed: int) -> Ten
 
 
 def _head(policy: ActorCriticPolicy) -> Callable[[Tensor], Any]:
-    """Outputs of the action layer → torch distribution over actions."""
+    """Return a function: outputs of the action layer → torch distribution over actions."""
 
     def distribution(outputs: Tensor) -> Any:
         if hasattr(policy, "log_std"):

@@ -1,7 +1,7 @@
-"""The network inside a stable-baselines3 zip, read without running any code of the file.
+"""Read the network in a stable-baselines3 zip file without running code from the file.
 
-Such a file is meant to be unpickled, and unpickling runs whatever its author wrote into it. Here only its tensors are
-read, with torch's loader for tensors alone, and what its JSON says in plain words: kinds of layers, steps trained.
+``PPO.load`` unpickles parts of the file, which can run arbitrary code. Here only tensors are read, with a loader that
+accepts nothing else, and plain JSON metadata such as layer types and the number of training steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blip_rl.untrusted.torch_files import load_tensors
 from blip_rl.untrusted.zips import open_zip, read_member
 
 _MAX_METADATA_BYTES, _MAX_WEIGHT_BYTES = 64_000_000, 2_000_000_000
-_COPIES = 5  # of the weights: as they come, as they are checked, as tensors, laid side by side, in the run's network
+_COPIES = 5  # of the weights: raw bytes, validated bytes, tensors, concatenated, in the network of the run
 _MAX_CONVOLUTIONS, _MAX_DIGITS = 64, 3
 _NATURE_STRIDES = (4, 2, 1)
 _SB3 = "stable_baselines3."
@@ -31,7 +31,7 @@ _ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu", "SiLU": "silu"}
 
 @dataclass(frozen=True)
 class ExternalLayer:
-    """A layer in front of an activation; ``stride`` is 0 for one that is fully connected."""
+    """A layer that is followed by an activation; ``stride`` is 0 for a fully connected layer."""
 
     weight: Tensor
     bias: Tensor
@@ -40,16 +40,16 @@ class ExternalLayer:
 
 @dataclass(frozen=True)
 class ExternalAgent:
-    """What a file holds.
+    """The network of a stable-baselines3 agent.
 
     Attributes:
-        policy: Layers from observations to the features that actions are chosen by.
-        value: Layers from observations to the features that values are told by.
-        activation: As recipes name it.
+        policy: Layers from observations to the features of the actor.
+        value: Layers from observations to the features of the critic.
+        activation: Name of the activation as in recipes.
         actor: Weight and bias of the last layer of the policy.
-        critic: Weight and bias of the last layer of the values.
-        log_std: For continuous actions.
-        env_steps: Steps it was trained for.
+        critic: Weight and bias of the last layer of the value function.
+        log_std: Logarithm of the standard deviation of continuous actions, shape (actions,); None if discrete.
+        env_steps: Number of training steps.
     """
 
     policy: Sequence[ExternalLayer]
@@ -65,8 +65,8 @@ def read_agent(file: Path) -> ExternalAgent:
     """Read the network of a PPO or A2C.
 
     Raises:
-        UserError: no such file, not one whose network can be read without running its code, or one with tensors that
-            our network has no place for.
+        UserError: the file does not exist, its network cannot be read without running code, or it has unsupported
+            tensors.
     """
     metadata, tensors = _contents(file)
     options = metadata.get("policy_kwargs")
@@ -81,19 +81,19 @@ def read_agent(file: Path) -> ExternalAgent:
     except UserError:
         raise
     except (LookupError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"'{file}' is not one of stable-baselines3's usual policies: {error}") from error
+        raise UserError(f"'{file}' is not a standard policy of stable-baselines3: {error}") from error
     if unknown := network.unused():
         raise UserError(
-            f"'{file}' cannot become a run: it has {_listed(unknown)}, which stable-baselines3's usual policies have "
-            "not, and without which it would play as another agent"
+            f"'{file}' cannot become a run: it has {_listed(unknown)}, which standard policies of "
+            "stable-baselines3 do not have and which would be lost"
         )
     if not policy or not value:
-        raise UserError(f"'{file}' cannot become a run: it has no layer between observations and actions")
+        raise UserError(f"'{file}' cannot become a run: it has no layers between observations and actions")
     return ExternalAgent(policy, value, _activation(file, tensors, options), actor, critic, log_std, _steps(metadata))
 
 
 def _contents(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The file's JSON and its policy's tensors."""
+    """Read the JSON metadata and the tensors of the policy."""
     name = f"'{file}'"
     with open_regular(file) as opened, open_zip(name, opened) as archive:
         text = read_member(name, archive, "data", _MAX_METADATA_BYTES)
@@ -106,18 +106,18 @@ def _contents(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_kind(file: Path, metadata: dict[str, Any], options: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Refuse what our network cannot be."""
+    """Raise UserError for agents that the run's network cannot represent."""
     described = metadata.get("policy_class")
     module = str(described.get("__module__", _SB3)) if isinstance(described, dict) else _SB3
     reasons = {
         "it has no action_net and value_net: expected PPO or A2C": not {"action_net.weight", "value_net.weight"}
         <= set(tensors),
         "it is recurrent": any("lstm" in name for name in tensors),
-        "it has several inputs": any(".extractors." in name for name in tensors),
+        "it has several inputs (MultiInputPolicy)": any(".extractors." in name for name in tensors),
         "its exploration depends on the state (use_sde)": bool(metadata.get("use_sde")),
-        "it takes images as they are (normalize_images=False)": options.get("normalize_images") is False,
+        "it does not normalise images (normalize_images=False)": options.get("normalize_images") is False,
         "it squashes its actions (squash_output)": bool(options.get("squash_output")),
-        f"its policy is a class of its author's own, from the module {module[:80]!r}": not module.startswith(_SB3),
+        f"its policy is a custom class from the module {module[:80]!r}": not module.startswith(_SB3),
     }
     for reason, applies in reasons.items():
         if applies:
@@ -125,32 +125,34 @@ def _check_kind(file: Path, metadata: dict[str, Any], options: dict[str, Any], t
 
 
 class _Network:
-    """The tensors of a policy by name, and which of them have been used."""
+    """The tensors of a policy by name; tracks which of them have been used."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
         self._used: set[str] = set()
 
     def has(self, *prefixes: str) -> bool:
-        """Whether a name begins in one of these ways."""
+        """Return whether a name starts with one of the prefixes."""
         return any(name.startswith(prefixes) for name in self.tensors)
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a layer.
+        """Return weight and bias of a layer.
 
         Raises:
-            LookupError, ValueError: one is missing, or they are no layer's.
+            LookupError, ValueError: a tensor is missing, or the shapes do not match.
         """
         weight, bias = self._take(f"{name}.weight"), self._take(f"{name}.bias")
         if weight.dim() not in (2, 4) or bias.shape != weight.shape[:1] or 0 in weight.shape:
-            raise ValueError(f"{name!r} has weights of {tuple(weight.shape)} and biases of {tuple(bias.shape)}")
+            raise ValueError(
+                f"{name!r} has a weight of shape {tuple(weight.shape)} and a bias of shape {tuple(bias.shape)}"
+            )
         return weight, bias
 
     def layers(self, prefix: str, strides: Sequence[int] | None = None) -> list[ExternalLayer]:
-        """Layers of an ``nn.Sequential``, each followed by its activation.
+        """Return the layers of an ``nn.Sequential`` in which layers and activations alternate.
 
         Raises:
-            LookupError, ValueError: other modules are among them.
+            LookupError, ValueError: it has other modules.
         """
         found = sorted(
             {name.removeprefix(prefix).partition(".")[0] for name in self.tensors if name.startswith(prefix)}
@@ -164,60 +166,60 @@ class _Network:
         return [ExternalLayer(*layer, stride) for layer, stride in zip(layers, strides, strict=True)]
 
     def log_std(self) -> Tensor | None:
-        """Logarithm of the standard deviation of continuous actions.
+        """Return the logarithm of the standard deviation of continuous actions; None for discrete actions.
 
         Raises:
-            ValueError: it is none.
+            ValueError: wrong shape, or values that are not finite.
         """
         if "log_std" not in self.tensors:
             return None
         found = self._take("log_std")
         if found.dim() != 1 or not found.exp().isfinite().all():
-            raise ValueError("'log_std' is no logarithm of a standard deviation for each action")
+            raise ValueError("'log_std' does not contain one finite value per action dimension")
         return found
 
     def drop_copies(self, prefix: str, of: str) -> None:
-        """Count tensors as used that are copies of others.
+        """Mark tensors as used that are copies of others.
 
         Raises:
-            LookupError, ValueError: one is not.
+            LookupError, ValueError: a tensor differs from its original.
         """
         for name in [name for name in self.tensors if name.startswith(prefix)]:
             if not torch.equal(self._take(name), self.tensors[of + name.removeprefix(prefix)].float()):
                 raise ValueError(f"{name!r} differs from the one below {of!r}")
 
     def unused(self) -> list[str]:
-        """Names that nobody has asked for."""
+        """Return the names of tensors that have not been used."""
         return [name for name in self.tensors if name not in self._used]
 
     def _take(self, name: str) -> Tensor:
-        """A tensor as float32.
+        """Return a tensor as float32 and mark it as used.
 
         Raises:
-            LookupError, ValueError: it is missing, holds no numbers or some that float32 cannot hold.
+            LookupError, ValueError: it is missing, not floating point, not finite, or out of the range of float32.
         """
         self._used.add(name)
         tensor = self.tensors[name].detach()
         if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ValueError(f"{name!r} holds numbers that are not finite, or no weights ({tensor.dtype})")
+            raise ValueError(f"{name!r} is not floating point or has values that are not finite ({tensor.dtype})")
         if not tensor.float().isfinite().all():
-            raise ValueError(f"{name!r} holds {tensor.abs().max().item():.3g}: weights beyond float32 are not taken")
+            raise ValueError(f"{name!r} contains {tensor.abs().max().item():.3g}, which is out of the range of float32")
         return tensor.float()
 
 
 def _path(network: _Network, part: str, options: dict[str, Any]) -> list[ExternalLayer]:
-    """Layers from observations to the features of the policy or of the values."""
+    """Return the layers from observations to the features of the policy or of the value function."""
     extractor = next((p for p in (f"{_SHORT[part]}features_extractor.", "features_extractor.") if network.has(p)), None)
     layers = []
-    if extractor is not None:  # a FlattenExtractor has no tensors
+    if extractor is not None:  # None: a FlattenExtractor, which has no tensors
         strides = _strides(str(options.get("features_extractor_class", "")))
         layers += [*network.layers(f"{extractor}cnn.", strides), *network.layers(f"{extractor}linear.")]
-    # Until version 1.8 stable-baselines3 could share the first layers of policy and values.
+    # stable-baselines3 before 1.8 could share the first layers of policy and value function.
     return [*layers, *network.layers("mlp_extractor.shared_net."), *network.layers(f"mlp_extractor.{part}_net.")]
 
 
 def _check_extractor(file: Path, network: _Network, options: dict[str, Any]) -> None:
-    """Make sure that the features extractors, if any, are stable-baselines3's or of our export."""
+    """Check that a features extractor, if any, is a ``NatureCNN`` or was written by ``blip-rl export``."""
     modules = {
         name.partition("features_extractor.")[2].partition(".")[0]
         for name in network.tensors
@@ -225,15 +227,15 @@ def _check_extractor(file: Path, network: _Network, options: dict[str, Any]) -> 
     }
     if modules and (modules != {"cnn", "linear"} or _strides(str(options.get("features_extractor_class", ""))) is None):
         raise UserError(
-            f"'{file}' has a features extractor of its author's own: expected stable-baselines3's NatureCNN, or a file "
-            "of blip-rl export (others are known only to the code in the file, which is not run)"
+            f"'{file}' has a custom features extractor: expected NatureCNN of stable-baselines3, or a file written by "
+            "blip-rl export (other extractors are defined by code in the file, which is not run)"
         )
     if network.has("pi_features_extractor."):
         network.drop_copies("features_extractor.", of="pi_features_extractor.")
 
 
 def _strides(described: str) -> tuple[int, ...] | None:
-    """Strides of a ``NatureCNN``, or as ``blip-rl export`` writes them down; None for another class."""
+    """Return the strides of a ``NatureCNN`` or those in the repr written by ``blip-rl export``; None: another class."""
     if described in ("", "<class 'stable_baselines3.common.torch_layers.NatureCNN'>"):
         return _NATURE_STRIDES
     if "NatureCNN(" not in described or "padding" in described:
@@ -248,7 +250,7 @@ def _strides(described: str) -> tuple[int, ...] | None:
 
 
 def _activation(file: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> str:
-    """The one activation of all layers."""
+    """Return the activation, which must be the same for all layers."""
     words = {name for name in _ACTIVATIONS if f"{name}(" in str(options.get("features_extractor_class", ""))}
     found = words or ({"ReLU"} if _any(tensors, "features_extractor.", "pi_features_extractor.") else set())
     if _any(tensors, "mlp_extractor."):  # Tanh is the default of stable-baselines3
@@ -256,13 +258,14 @@ def _activation(file: Path, tensors: dict[str, Tensor], options: dict[str, Any])
     if len(found) != 1 or not found <= set(_ACTIVATIONS):
         named = ", ".join(sorted(found)) or "none"
         raise UserError(
-            f"'{file}' has the activations {named[:200]}: expected one for all layers, out of {', '.join(_ACTIVATIONS)}"
+            f"'{file}' has the activations {named[:200]}: "
+            f"expected the same for all layers, one of {', '.join(_ACTIVATIONS)}"
         )
     return _ACTIVATIONS[found.pop()]
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first few of some names from a file."""
+    """Format the first three names from a file, truncated."""
     shown = ", ".join(repr(name[:80]) for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 

@@ -175,7 +175,7 @@ def _report_difference(console: Console, recorded: RecordedCell) -> None:
     """Print a message if a repeated episode differs from the one in ``scores.csv``."""
     if recorded.expected is not None:
         console.say(
-            f"{recorded.cell}: an episode with return {score_text(recorded.expected)} in scores.csv could not be repeated "
+            f"{recorded.cell}: the episode with return {score_text(recorded.expected)} in scores.csv is not repeatable "
             f"(different device or thread count?); the video shows an episode with return {score_text(recorded.score)}"
         )
 

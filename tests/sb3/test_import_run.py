@@ -236,27 +236,31 @@ CASES = {
     "another algorithm": ({"kind": DQN, "learning_starts": 1}, "CartPole-v1", ["expected PPO or A2C"]),
     "gSDE": ({"env": "Pendulum-v1", "use_sde": True}, "Pendulum-v1", ["use_sde"]),
     "no layer": ({"policy_kwargs": {"net_arch": []}}, "CartPole-v1", ["no layer"]),
-    "depths": ({"policy_kwargs": {"net_arch": {"pi": [4], "vf": [4, 4]}}}, "CartPole-v1", ["different depth"]),
+    "depths": (
+        {"policy_kwargs": {"net_arch": {"pi": [4], "vf": [4, 4]}}},
+        "CartPole-v1",
+        ["policy and value networks differ"],
+    ),
     "activation": ({"policy_kwargs": {"activation_fn": nn.GELU}}, "CartPole-v1", ["GELU", "ReLU, Tanh, ELU, SiLU"]),
     "two activations": (
         {"policy": "CnnPolicy", "env": Pictures(), "policy_kwargs": {"net_arch": [4]}},
         "pong",
-        ["ReLU, Tanh", "one for all"],
+        ["ReLU, Tanh", "the same for all layers"],
     ),
     "own extractor": (
         {"policy": "CnnPolicy", "env": Pictures(), "policy_kwargs": {"features_extractor_class": OwnExtractor}},
         "pong",
-        ["of its author's own", "NatureCNN"],
+        ["custom features extractor", "NatureCNN"],
     ),
     "another game's actions": (
         {"policy": "CnnPolicy", "env": Pictures()},
         "boxing",
-        ["among 6 actions", "the game takes 18"],
+        ["among 6 actions", "the game has 18"],
     ),
     "another game's vectors": ({}, "Acrobot-v1", ["layer 1", "(6,)", "(128, 4)"]),
-    "another game's kind": ({}, "pong", ["looks at vectors", "(4, 84, 84)"]),
-    "another kind of actions": ({"env": "Pendulum-v1"}, "MountainCar-v0", ["takes continuous actions", "countable"]),
-    "several games": ({}, "cartpole4", ["4 games", "the one that"]),
+    "another game's kind": ({}, "pong", ["expects vectors", "(4, 84, 84)"]),
+    "another kind of actions": ({"env": "Pendulum-v1"}, "MountainCar-v0", ["chooses continuous actions", "discrete"]),
+    "several games": ({}, "cartpole4", ["4 games", "the one game that"]),
     "unknown game": ({}, "CartPol-v1", ["did you mean CartPole-v1"]),
 }
 

@@ -1,4 +1,4 @@
-"""Sheets are laid out as their data say; files, decoded again, hold the pictures, the time and the colours."""
+"""Layout of grids; encoded files, decoded again, contain the expected frames, durations and colours."""
 
 import io
 
