@@ -47,7 +47,7 @@ class Episode:
         return Episode(row.score, row.length_steps, row.truncated)
 
 
-class ActionLog:
+class EpisodeActions:
     """Record the actions of every episode of an evaluation; pass it as ``on_actions``.
 
     Attributes:

@@ -14,8 +14,8 @@ from blip_rl.console import Console
 from blip_rl.core import metrics
 from blip_rl.errors import UserError
 from blip_rl.evaluation.episodes import (
-    ActionLog,
     Episode,
+    EpisodeActions,
     evaluate_task,
     mean_score,
     normalised,
@@ -56,7 +56,7 @@ class ScoreBook:
     ) -> None:
         self._config, self._folder, self._logger, self._console = config, folder, logger, console
         self._method, self._stop, self._plasticity = method, stop, plasticity
-        self.boundary_games: dict[str, tuple[list[Episode], ActionLog]] = {}
+        self.boundary_games: dict[str, tuple[list[Episode], EpisodeActions]] = {}
         tasks = len(config.tasks)
         self.before = np.full((tasks, tasks), np.nan)
         self.after = np.full((tasks, tasks), np.nan)
@@ -136,7 +136,7 @@ class ScoreBook:
 
             if share is not None or not evaluation.gifs:
                 return evaluate_task(player, self._method, task, self._config, evaluation, budget, games_over)
-            log = ActionLog()
+            log = EpisodeActions()
             episodes = evaluate_task(player, self._method, task, self._config, evaluation, None, games_over, log)
             self.boundary_games[task.name] = episodes, log
             return episodes

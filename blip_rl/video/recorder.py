@@ -18,7 +18,7 @@ import numpy as np
 
 from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.evaluation.cells import Cell, CellPlayer
-from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED, ActionLog, Episode
+from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED, Episode, EpisodeActions
 from blip_rl.tasks.pictures import Frame, make_screen, replay
 from blip_rl.video.grid import Clip
 from blip_rl.video.options import RenderOptions
@@ -76,7 +76,7 @@ class RecordingPlayer(CellPlayer[RecordedCell]):
 
     def play(self, cell: Cell, on_games_over: Callable[[int], object]) -> RecordedCell:
         """Play a cell and record one of its episodes."""
-        log, evaluation = ActionLog(), self.evaluation_for(cell)
+        log, evaluation = EpisodeActions(), self.evaluation_for(cell)
         episodes = self._episodes(cell, on_games_over, log)
         found = self._scored.get(cell)
         of = found or ScoredCell(tuple(evaluation.seed + number for number in range(len(episodes))), tuple(episodes))

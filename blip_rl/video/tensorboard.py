@@ -12,7 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.console import optional_picture
-from blip_rl.evaluation.episodes import ActionLog, Episode
+from blip_rl.evaluation.episodes import Episode, EpisodeActions
 from blip_rl.formatting import score_text
 from blip_rl.video import encode
 from blip_rl.video.grid import Grid, GridCell, Labels
@@ -24,7 +24,7 @@ _OPTIONS = RenderOptions(seconds=5.0, fps=10.0, scale=0.5)
 """Half the native Atari size: 80 pixels wide, some tens of kilobytes per clip."""
 
 
-Played = Mapping[str, tuple[list[Episode], ActionLog]]
+Played = Mapping[str, tuple[list[Episode], EpisodeActions]]
 """Task → its evaluated episodes at a boundary and their actions."""
 
 
@@ -46,7 +46,7 @@ def log_boundary_gifs(logger: Logger, config: RunConfig, played: Played, env_ste
                 _log_gif(logger, f"games/{task.name}", _clip_grid(config, task, *played[task.name]), env_steps)
 
 
-def _clip_grid(config: RunConfig, task: TaskConfig, episodes: list[Episode], log: ActionLog) -> Grid:
+def _clip_grid(config: RunConfig, task: TaskConfig, episodes: list[Episode], log: EpisodeActions) -> Grid:
     cell = ScoredCell(tuple(config.evaluation.seed + number for number in range(len(episodes))), tuple(episodes))
     index = cell.chosen(_OPTIONS.episode)
     episode = episodes[index]

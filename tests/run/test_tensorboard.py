@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from blip_rl.console import Console
 from blip_rl.evaluation.cells import Cell
-from blip_rl.evaluation.episodes import ActionLog
+from blip_rl.evaluation.episodes import EpisodeActions
 from blip_rl.run.tensorboard import layout, log_method_metrics, metrics, settings
 from blip_rl.video import render, tensorboard
 from blip_rl.video.options import RenderOptions
@@ -151,7 +151,7 @@ def test_each_game_moves_at_a_boundary(finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorboard, "record_game", recording)
     played = {}
     for task in ("cartpole-a", "cartpole-b"):
-        log = ActionLog()
+        log = EpisodeActions()
         played[task] = player._episodes(Cell(2, task), lambda count: None, log), log
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     log_boundary_gifs(logger, small_config(), {"cartpole-a": played["cartpole-a"]}, 1024)
