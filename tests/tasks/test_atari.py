@@ -192,8 +192,8 @@ def test_games_shorter_than_the_noops_of_the_next_are_counted():
 
 
 def test_unknown_games_are_refused():
-    with pytest.raises(UserError, match=r"'spaceinvaders': did you mean space_invaders?"):
-        make("spaceinvaders")
+    with pytest.raises(UserError, match=r"'space_invader': did you mean space_invaders?"):
+        make("space_invader")
     with pytest.raises(UserError, match="'CartPole-v1' is no Atari game"):
         make("CartPole-v1")
 
