@@ -68,7 +68,7 @@ class Labelled:
         policy = {name: tensor[chosen].to(device) for name, tensor in self.policy.items()}
         return Labelled(self.observations[chosen].to(device), policy, self.values[chosen].to(device))
 
-    def joined(self, other: Labelled) -> Labelled:
+    def concatenate(self, other: Labelled) -> Labelled:
         """Concatenate two sets of states."""
         policy = {name: torch.cat([tensor, other.policy[name]]) for name, tensor in self.policy.items()}
         observations = torch.cat([self.observations, other.observations])
@@ -138,7 +138,7 @@ def distil(
     with agent.protected_by(method, resume=True):
         student.imitate(states, range(first))
         if settings.student_states:
-            states = states.joined(teacher.label(_played(agent, settings.student_states)))
+            states = states.concatenate(teacher.label(_played(agent, settings.student_states)))
             student.imitate(states, range(first, settings.updates))
     return _compared(policy, states, began)
 

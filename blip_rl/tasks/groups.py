@@ -52,7 +52,7 @@ class GroupedVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return observations, rewards, dones and infos of the step in all environments."""
-        return joined([self.step_group_wait(group) for group in range(len(self.groups))])
+        return concatenate_steps([self.step_group_wait(group) for group in range(len(self.groups))])
 
     def seed(self, seed: int | None = None) -> list[int | None]:
         """Give environment ``i`` the seed ``seed + i`` from the next reset on; ``None``: random seeds."""
@@ -115,7 +115,7 @@ class GroupedVecEnv(VecEnv):
         return [everyone[index] for index in self._get_indices(indices)]
 
 
-def joined(parts: Sequence[VecEnvStepReturn]) -> VecEnvStepReturn:
+def concatenate_steps(parts: Sequence[VecEnvStepReturn]) -> VecEnvStepReturn:
     """Concatenate the results of all groups into one step; a single group's result is not copied."""
     if len(parts) == 1:
         return parts[0]
