@@ -1,30 +1,30 @@
-"""What goes wrong, by whose doing."""
+"""Exceptions of the package and helpers for their messages."""
 
 import errno
 
 
 class UserError(ValueError):
-    """A mistake in a command, a recipe or a file: the message holds the value, the rule and the fix.
+    """Invalid input in a command, recipe or file; the message names the value, the rule and the fix.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 class FinishedRunError(UserError):
-    """A run that was to be resumed has nothing left to do."""
+    """A run cannot be resumed because it is finished."""
 
 
 class RunError(RuntimeError):
-    """A run that could not go on, through nobody's typing: the message holds the cause and what was saved.
+    """A run failed for another reason than invalid input; the message names the cause and what was saved.
 
     The command line prints it without a traceback and exits with code 1.
     """
 
 
 class InterruptedRunError(RuntimeError):
-    """A run that was asked to stop and did: the message says how to go on.
+    """A run was stopped by a signal; the message gives the command that resumes it.
 
-    The command line prints it without a traceback and exits with code 128 + signal number, as shells count.
+    The command line prints it without a traceback and exits with code 128 + signal number, as shells do.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -43,7 +43,7 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was not enough, by its type or by torch's and the system's words."""
+    """Return whether an error means out of memory, by its type or by known texts of torch and the system."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     text = str(error).lower()
@@ -51,7 +51,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def error_text(error: BaseException) -> str:
-    """One message for an error, which for a lack of memory says so; torch adds many lines of its own stack."""
+    """Return the message of an error; for out-of-memory errors its first line, since torch appends its C++ stack."""
     if not is_out_of_memory(error) or isinstance(error, UserError | RunError):
         return str(error)
     cause = str(error).partition("\n")[0] or type(error).__name__

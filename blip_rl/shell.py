@@ -1,4 +1,4 @@
-"""Commands that are printed for a person to copy into a shell."""
+"""Quoting of commands shown to the user for copying into a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that a command names, checked before anything heavy is imported: a wrong one is told of at once."""
+"""Validation of the paths and games given to a command, before torch is imported: mistakes are reported fast."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MOST_LOOKED_AT = 1_000
 
 
 def check_run(path: Path) -> None:
-    """Make sure that a path is a run folder.
+    """Check that a path is a run folder.
 
     Raises:
-        UserError: it is not; the message names the folder that may be meant.
+        UserError: It is not; the message suggests the folder that may be meant.
     """
     check_is_folder(path)
     if (path / _RECIPE).is_file():
@@ -31,10 +31,10 @@ def check_run(path: Path) -> None:
 
 
 def check_is_folder(path: Path) -> None:
-    """Make sure that a path is a folder.
+    """Check that a path is a folder.
 
     Raises:
-        UserError: it is not; the message names the folder that may be meant.
+        UserError: It is not; the message suggests the folder that may be meant.
     """
     if path.is_dir():
         return
@@ -47,10 +47,10 @@ def check_is_folder(path: Path) -> None:
 
 
 def check_is_file(path: Path) -> None:
-    """Make sure that a path is a file.
+    """Check that a path is a file.
 
     Raises:
-        UserError: it is not.
+        UserError: It is not.
     """
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: expected a file")
@@ -59,10 +59,10 @@ def check_is_file(path: Path) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Make sure that a folder can be created.
+    """Check that a folder does not exist and can be created.
 
     Raises:
-        UserError: something is there already, or it cannot be created there.
+        UserError: The path exists, or its parent is not writable.
     """
     if os.path.lexists(path):
         raise UserError(f"output folder '{path}' exists: a run never writes into another; choose a new --out")
@@ -70,22 +70,22 @@ def check_new_folder(path: Path) -> None:
 
 
 def check_new_run(path: Path) -> None:
-    """Make sure that a training can create its folder.
+    """Check that a new run can use or create a folder.
 
-    It can use an empty folder, and what is left of a run that was killed before it had a recipe.
+    An empty folder is allowed, and the remains of a run that was killed before it wrote its recipe.
 
     Raises:
-        UserError: something else is there, or the folder cannot be created.
+        UserError: The path exists otherwise, or its parent is not writable.
     """
     if not _never_begun(path):
         check_new_folder(path)
 
 
 def check_writable_folder(path: Path) -> None:
-    """Make sure that files can be put into a folder, which need not be there yet.
+    """Check that files can be written to a folder, which need not exist yet.
 
     Raises:
-        UserError: they cannot.
+        UserError: They cannot.
     """
     if path.is_dir():
         if not os.access(path, os.W_OK):
@@ -97,10 +97,10 @@ def check_writable_folder(path: Path) -> None:
 
 
 def task_games(run: Path) -> dict[str, str]:
-    """Name → game of a run's tasks, as its recipe gives them; other mistakes in the recipe are not looked for.
+    """Return name → game of the tasks in a run's recipe, without validating the rest of the recipe.
 
     Raises:
-        UserError: the recipe cannot be read.
+        UserError: The recipe cannot be read.
     """
     from blip_rl.recipes.files import read_recipe
 
@@ -110,14 +110,14 @@ def task_games(run: Path) -> dict[str, str]:
 
 
 def named_games(games: Sequence[str], tasks: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the run's tasks that were asked for by name or game, in any spelling; an exact name comes first.
+    """Resolve task names or games, in any spelling, to the names of a run's tasks; an exact name takes precedence.
 
     Args:
-        games: What was asked for.
+        games: Task names or games given by the user.
         tasks: Name → game of the run's tasks.
 
     Raises:
-        UserError: none of them, or several: a run may play one game in several tasks.
+        UserError: No task matches, or several do: a run may play one game in several tasks.
     """
     return tuple(_named_game(game, tasks) for game in games)
 
@@ -136,7 +136,7 @@ def _named_game(asked: str, tasks: Mapping[str, str]) -> str:
 
 
 def _never_begun(path: Path) -> bool:
-    """Whether a folder is empty or holds only what a new run writes before its recipe."""
+    """Return whether a folder is empty or holds only files that a new run writes before its recipe."""
     if path.is_symlink() or not path.is_dir():
         return False
     try:
@@ -147,7 +147,7 @@ def _never_begun(path: Path) -> bool:
     if not inside:
         return True
     names = {entry.name for entry in inside}
-    if _RECIPE in names or _LOCK not in names:  # a finished or foreign folder, refused before torch is imported
+    if _RECIPE in names or _LOCK not in names:  # decided here to avoid importing torch
         return False
     from blip_rl.storage.integrity import WRITTEN_FIRST  # imports torch
 
@@ -156,10 +156,10 @@ def _never_begun(path: Path) -> bool:
 
 
 def check_parent(path: Path) -> None:
-    """Make sure that a folder can be created where it is meant to be; whether it is there already is not asked.
+    """Check that the nearest existing parent of a folder is writable.
 
     Raises:
-        UserError: it cannot.
+        UserError: It is not.
     """
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -167,7 +167,7 @@ def check_parent(path: Path) -> None:
 
 
 def _runs_in(path: Path) -> list[Path]:
-    """Run folders inside a folder, by name; a folder of thousands of things is not searched to its end."""
+    """Return the run folders among the first 1,000 entries of a folder, sorted by name."""
     try:
         with os.scandir(path) as entries:
             inside = [path / entry.name for entry, _ in zip(entries, range(_MOST_LOOKED_AT), strict=False)]

@@ -1,5 +1,6 @@
-"""Files that a stranger may have written: read within bounds, from inside their folder, without running anything.
+"""Readers for untrusted files: bounded size and nesting, no links out of the folder, no code execution.
 
-``files`` reads text, JSON, TOML and tables; ``tensors`` the headers of safetensors files; ``machine`` knows how much
-memory there is. Standard library only, because recipes, runs and reports all read through here.
+``files`` reads text, JSON and TOML; ``tables`` CSV; ``tensors`` the headers of safetensors files; ``torch_files`` and
+``zips`` files of stable-baselines3; ``machine`` measures memory. All but ``torch_files`` use the standard library only,
+because recipes and reports read through them without importing torch.
 """

@@ -1,4 +1,4 @@
-"""Text, JSON and TOML of a bounded size; folders without links that lead out of them, pipes or devices."""
+"""Readers for text, JSON and TOML of bounded size, and a check of folders for outside links, pipes and devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from blip_rl.errors import UserError
 
 MOST_TASKS = 250
-"""Of one run. Pictures and matrices grow with its square; all ROMs of ale-py are about a hundred."""
+"""Maximum number of tasks of a run. Figures and matrices grow with its square; ale-py has about 100 ROMs."""
 _MOST_TEXT_BYTES = 1_000_000
 _MOST_JSON_BYTES = 4_000_000
 _MOST_JSON_VALUES = 500_000
@@ -28,8 +28,8 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading.
 
     Raises:
-        UserError: it is missing, may not be read, or is something else: opening a pipe would wait for somebody to write
-            into it, and a device may never end.
+        UserError: It is missing, not readable or not a regular file: opening a pipe would block until it has a writer,
+            and a device may be endless.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -46,10 +46,10 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Read a whole file.
+    """Read a file.
 
     Raises:
-        UserError: as :func:`open_regular`, or it is larger than ``most`` bytes.
+        UserError: As :func:`open_regular`, or the file is larger than ``most`` bytes.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)
@@ -63,11 +63,11 @@ def read_text(path: Path, most: int = _MOST_TEXT_BYTES, *, errors: str = "strict
 
     Args:
         path: The file.
-        most: Bytes.
-        errors: What to do with other bytes, as for :meth:`bytes.decode`.
+        most: Maximum size in bytes.
+        errors: Error handling of :meth:`bytes.decode` for bytes that are not UTF-8.
 
     Raises:
-        UserError: as :func:`read_bytes`, or not UTF-8.
+        UserError: As :func:`read_bytes`, or the file is not UTF-8.
     """
     try:
         return read_bytes(path, most).decode("utf-8-sig", errors)
@@ -79,20 +79,20 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: as :func:`read_text`, or it is no JSON, or nested too deeply.
+        UserError: As :func:`read_text` and :func:`parse_json`.
     """
     return parse_json(read_text(path, _MOST_JSON_BYTES), f"'{path}' cannot be read")
 
 
 def parse_json(text: str, name: str) -> Any:
-    """Read JSON.
+    """Parse JSON.
 
     Args:
-        text: Its values are counted first, because each may take thirty times the memory that it takes in the text.
-        name: What messages call it.
+        text: JSON. Its values are counted first, because a parsed value may take 30 times the memory of its text.
+        name: Name of the source in messages.
 
     Raises:
-        UserError: no JSON, nested too deeply, more than half a million values, or a whole number of more than 64 bits.
+        UserError: Invalid JSON, nested too deeply, more than 500,000 values, or an integer of more than 64 bits.
     """
     if sum(text.count(mark) for mark in "[{,") > _MOST_JSON_VALUES:
         raise UserError(f"{name}: more than {_MOST_JSON_VALUES:,} values: expected a few thousand")
@@ -103,20 +103,20 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        UserError: as :func:`read_text` and :func:`parse_toml`.
+        UserError: As :func:`read_text` and :func:`parse_toml`.
     """
     return parse_toml(read_text(path), f"'{path}' cannot be read")
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:
-    """Read TOML.
+    """Parse TOML.
 
     Args:
-        text: At most a megabyte.
-        name: What messages call it.
+        text: TOML of at most 1 MB.
+        name: Name of the source in messages.
 
     Raises:
-        UserError: no TOML, nested too deeply, or a whole number of more than 64 bits.
+        UserError: Invalid TOML, nested too deeply, or an integer of more than 64 bits.
     """
     if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
         raise UserError(f"{name}: a line with more than {_MOST_DOTS} dots: expected tables and lists of a few")
@@ -125,16 +125,16 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def parsed(name: str, kind: str, parse: Callable[[str], Any], text: str) -> Any:
-    """Parse a text, and make sure that what comes out can be walked and shown.
+    """Parse a text and check the nesting depth and integers of the result.
 
     Args:
-        name: What messages call the text.
-        kind: What it should be.
-        parse: The parser.
-        text: What to parse.
+        name: Name of the source in messages.
+        kind: Name of the format in messages.
+        parse: The parser; raises ``ValueError`` for invalid text.
+        text: The text.
 
     Raises:
-        UserError: it is not what it should be, is nested too deeply, or holds a whole number of more than 64 bits.
+        UserError: Invalid text, nested too deeply, or an integer of more than 64 bits.
     """
     try:
         found = parse(text)
@@ -147,10 +147,10 @@ def parsed(name: str, kind: str, parse: Callable[[str], Any], text: str) -> Any:
 
 
 def check_plain(values: Any, name: str) -> None:
-    """Make sure that values can be walked, shown and counted: neither deep nor with numbers of thousands of digits.
+    """Check that parsed values are not nested too deeply and hold no integers of more than 64 bits.
 
     Raises:
-        UserError: they cannot.
+        UserError: They are or do; recursion, or formatting a huge integer, would fail later.
     """
     level, depth = [values], 0
     while level:
@@ -168,12 +168,12 @@ def _inside(value: Any) -> list[Any]:
 
 
 def check_contained(folder: Path) -> None:
-    """Make sure that nothing in a run's folder leads out of it or stands for anything but files and folders.
+    """Check that a run folder holds only files, folders, and links to targets inside it.
 
-    The folder itself may be a link: a person typed it.
+    The folder itself may be a link, since the user chose it.
 
     Raises:
-        UserError: a link leads out, or something is a pipe, a socket or a device; or there are too many files.
+        UserError: A link leads out, an entry is a pipe, a socket or a device, or there are too many files.
     """
     root, waiting, seen = os.path.realpath(folder), [str(folder)], 0
     while waiting:
@@ -193,7 +193,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except OSError:  # gone since, as in a run that goes on, or not to be read: whoever needs it will say so
+    except OSError:  # removed meanwhile by a running training, or unreadable: reported when it is read
         return []
 
 
@@ -216,5 +216,5 @@ def _check_kind(entry: os.DirEntry[str]) -> None:
 
 
 def printable(text: str) -> str:
-    """Text from a file as a terminal may show it: control characters and half characters are spelt out."""
+    """Escape control characters and lone surrogates of untrusted text, so that a terminal can show it safely."""
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter).strip("'\"") for letter in text)

@@ -1,4 +1,4 @@
-"""How much memory there is, and whether something fits into it."""
+"""Available memory, and a check before large allocations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from blip_rl.errors import UserError
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_NAMED_FROM = 0.05  # of the whole: smaller parts are no help to the reader
+_NAMED_FROM = 0.05  # of the total: smaller parts are omitted from the message
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
-_UNKNOWN = 2**40  # where no system call tells
+_UNKNOWN = 2**40  # where the system cannot be asked
 
 
 def memory_bytes() -> int:
-    """Memory that this process may hold: the machine's, or less where a container or a limit allows less."""
+    """Return the bytes of memory available to this process: the minimum of RAM, cgroup limit and ``ulimit -v``."""
     found = [_UNKNOWN]
     with contextlib.suppress(ValueError, OSError, AttributeError):
         found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -32,15 +32,15 @@ def memory_bytes() -> int:
 
 
 def check_memory(what: str, parts: Mapping[str, float], advice: str) -> None:
-    """Make sure that something fits into memory, before any of it is there.
+    """Check that something fits into memory, before it is allocated.
 
     Args:
-        what: What needs the memory.
-        parts: Bytes of each part of it.
-        advice: What makes it smaller.
+        what: Name of what is to be allocated, for the message.
+        parts: Name of each part → bytes.
+        advice: How to reduce the memory needed.
 
     Raises:
-        UserError: it does not; the message names the memory needed and its largest parts.
+        UserError: It does not fit; the message gives the memory needed and its largest parts.
     """
     total, limit = sum(parts.values()), memory_bytes()
     if total <= limit:
@@ -51,7 +51,7 @@ def check_memory(what: str, parts: Mapping[str, float], advice: str) -> None:
 
 
 def in_words(size: float) -> str:
-    """Bytes in the unit that suits them: ``4.3 TB``."""
+    """Format a number of bytes with a decimal unit, such as ``4.3 TB``."""
     unit = 0
     while size >= 1000 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1

@@ -1,4 +1,4 @@
-"""CSV files of a bounded size, read row by row."""
+"""Reader for CSV files of bounded size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blip_rl.errors import UserError
 from blip_rl.untrusted.files import read_bytes
 
 MOST_ROWS = 1_000_000
-"""Of one table; a run over six games writes some twenty thousand, one with 1,000 episodes less than this."""
+"""Maximum rows of a table; a run over six games writes about 20,000."""
 _MOST_BYTES = 128_000_000
 _MOST_COLUMNS = 64
 _MOST_BLANK_LINES = 1_000
@@ -23,21 +23,20 @@ _MOST_LINES = 1_000  # of one row; more than one only where a quote is not close
 
 
 def table_rows(path: Path, *, errors: str = "strict", strict: bool = False) -> tuple[list[str], Iterator[Any]]:
-    """Open a CSV file with a line of column names.
+    """Open a CSV file with a header line.
 
     Args:
         path: The file.
-        errors: What to do with bytes that are not UTF-8.
-        strict: Whether quotes that do not match are an error.
+        errors: Error handling of :meth:`bytes.decode` for bytes that are not UTF-8.
+        strict: Whether malformed quoting is an error.
 
     Returns:
-        The names, and an iterator over (line number, row by column), which may raise what this function raises. As
-        with :class:`csv.DictReader`, ``None`` is the key of the cells that a row has too many, and the value of those
-        that it lacks.
+        The column names, and an iterator over (line number, row by column), which may raise the same errors. As with
+        :class:`csv.DictReader`, surplus cells of a row have the key ``None`` and missing cells the value ``None``.
 
     Raises:
-        UserError: as :func:`~blip_rl.untrusted.files.read_bytes`; not UTF-8; no CSV; more rows, columns or blank lines
-            than a run writes.
+        UserError: As :func:`~blip_rl.untrusted.files.read_bytes`; not UTF-8; invalid CSV; too many rows, columns or
+            blank lines.
     """
     lines = _Lines(path, read_bytes(path, _MOST_BYTES), errors)
     reader = csv.DictReader(lines, strict=strict)
@@ -65,7 +64,7 @@ def _as_user_errors(path: Path, reader: csv.DictReader[str]) -> Iterator[None]:
 
 
 class _Lines:
-    """The lines of a file, checked before the CSV reader splits them into cells.
+    """Iterates over the lines of a file and checks them before the CSV reader splits them into cells.
 
     Attributes:
         since_row: Lines read since this was last set to 0.

@@ -1,4 +1,4 @@
-"""What a safetensors file holds, told from its header: nothing is allocated for the tensors themselves.
+"""Reader for the headers of safetensors files; allocates nothing for the tensors themselves.
 
 The format: eight bytes with the header's length, the header in JSON, and the tensors' bytes without gaps
 (https://huggingface.co/docs/safetensors).
@@ -25,14 +25,14 @@ _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor: ``F32``, ``U8``, … and its shape."""
+    """Data type (``F32``, ``U8``, …) and shape of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return _BYTES[self.dtype] * math.prod(self.shape)
 
     def __str__(self) -> str:
@@ -40,11 +40,10 @@ class TensorSpec:
 
 
 def read_header(path: Path) -> dict[str, TensorSpec]:
-    """Each tensor's kind and shape by name.
+    """Return the data type and shape of each tensor by name.
 
     Raises:
-        UserError: no safetensors file, one whose parts do not add up to its length, or one with a header of more than
-            4 MB.
+        UserError: Not a safetensors file, tensors do not fill the file exactly, or the header is larger than 4 MB.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -77,7 +76,7 @@ def _specs(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorSpec]:
 
 
 def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
-    """Where a tensor lies, checked to be as long as it must be."""
+    """Return start, end and name of a tensor; check that its bytes fit its data type and shape."""
     start, stop = (_checked_count(number) for number in entry["data_offsets"])
     size = _tensor(entry).size
     if stop - start != size:

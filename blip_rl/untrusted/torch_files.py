@@ -1,9 +1,9 @@
-"""Tensors in files of ``torch.save``, read without running their code and without allocating what they merely claim.
+"""Safe reader for tensors in files of ``torch.save``: no code execution, no allocation beyond the size of the file.
 
-Such a file is a zip with a pickle, which says what is in it, and one member for the bytes of each storage. torch's own
-loader for weights alone runs no code either, but it lets a pickle call functions that allocate, and its tensors may be
-views that claim any number of elements of a few bytes. So the pickle's instructions are checked before they are run,
-and the tensors before anything is computed with them.
+Such a file is a zip with a pickle that describes the tensors, and one member with the bytes of each storage.
+``torch.load(weights_only=True)`` executes no code either, but lets a pickle call functions that allocate memory, and
+its tensors may be views with many more elements than their storage. Therefore the opcodes of the pickle are checked
+before it is loaded, and the tensors before they are used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from blip_rl.errors import UserError
 from blip_rl.untrusted.zips import open_zip, read_member
 
 _MOST_PICKLE_BYTES = 1_000_000
-_MOST_NAMES = 4  # of one storage, on average; stable-baselines3 names a shared extractor three times
+_MOST_NAMES = 4  # references to a storage, on average; stable-baselines3 stores a shared extractor under three names
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _GLOBALS = {
     "collections OrderedDict",
@@ -31,7 +31,7 @@ _GLOBALS = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in _STORAGES),
 }
-# What torch.save writes for a dictionary of tensors, in protocol 2.
+# Pickle opcodes that torch.save writes for a dictionary of tensors, in protocol 2.
 _INSTRUCTIONS = {
     "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE", "NEWFALSE",
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET",
@@ -48,14 +48,14 @@ def load_tensors(name: str, content: bytes) -> dict[str, Tensor]:
     """Read a dictionary of tensors by name.
 
     Args:
-        name: What messages call the file.
-        content: What ``torch.save`` wrote, since version 1.6.
+        name: Name of the file in messages.
+        content: Bytes written by ``torch.save``, version 1.6 or later.
 
     Returns:
         Tensors on the CPU, none of which has more elements than the file has bytes for.
 
     Raises:
-        UserError: damaged, or something else than a dictionary of plain tensors.
+        UserError: The file is damaged, or holds anything but a dictionary of plain tensors.
     """
     clean = _with_checked_pickle(name, content)
     try:
@@ -74,7 +74,7 @@ def load_tensors(name: str, content: bytes) -> dict[str, Tensor]:
 
 
 def _with_checked_pickle(name: str, content: bytes) -> io.BytesIO:
-    """The file as Python's zipfile sees it, written again, so that torch's own zip reader cannot see another one."""
+    """Check the pickle and rewrite the zip: torch's zip reader might parse a crafted file differently than zipfile."""
     if content[:2] != b"PK":
         raise UserError(
             f"{name} is damaged, or of a torch older than 1.6, from 2020 (load and save the agent with a newer one)"
@@ -95,7 +95,7 @@ def _with_checked_pickle(name: str, content: bytes) -> io.BytesIO:
 
 
 def _check_pickle(name: str, content: bytes) -> None:
-    """Refuse instructions that a dictionary of tensors does not need."""
+    """Raise if the pickle has opcodes or globals that a dictionary of tensors does not need."""
     try:
         for instruction, argument, _ in pickletools.genops(content):
             if instruction.name not in _INSTRUCTIONS:
@@ -111,7 +111,7 @@ def _check_pickle(name: str, content: bytes) -> None:
 
 
 def _check_tensor(name: str, key: str, tensor: object) -> None:
-    """Refuse what is no tensor, and views that have more elements than their storage."""
+    """Raise if ``tensor`` is not a plain tensor, or a view with more elements than its storage."""
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         raise UserError(f"{name}: {key[:80]!r} is a {type(tensor).__name__}: expected only tensors")
     assert isinstance(tensor, Tensor)

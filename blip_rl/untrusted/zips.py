@@ -1,4 +1,4 @@
-"""Members of zip files, of a bounded size and number."""
+"""Reader for zip files with a bounded number and size of members."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from blip_rl.errors import UserError
 
 _MOST_MEMBERS = 5_000
 _MOST_DIRECTORY_BYTES = 2_000_000
-_FREE_BYTES = 64_000_000  # below this any compression will do
-_MOST_RATIO = 20  # above it; weights hardly compress
-_DIRECTORY_SIZE = 5  # where zipfile keeps it in the record of the archive's end
+_FREE_BYTES = 64_000_000  # members up to this size may have any compression ratio
+_MOST_RATIO = 20  # of larger members, against zip bombs; weights hardly compress
+_DIRECTORY_SIZE = 5  # index in the record returned by zipfile._EndRecData
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _WHAT_ZIPFILE_RAISES = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, LookupError, OverflowError,
@@ -25,17 +25,17 @@ _WHAT_ZIPFILE_RAISES = (
 
 @contextmanager
 def open_zip(name: str, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
-    """Open a zip file whose list of members is bounded.
+    """Open a zip file after checking the size of its central directory.
 
     Args:
-        name: What messages call the file.
+        name: Name of the file in messages.
         file: Its content.
 
     Raises:
-        UserError: no zip file, damaged, or with more members than an agent has; a name is there twice.
+        UserError: Not a zip file, damaged, too many members, or duplicate names.
     """
     with _as_user_errors(name):
-        # Read with zipfile's own function: another parser might find another list in a file made for that.
+        # Use zipfile's private parser: another parser might find a different directory in a crafted file.
         end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
         if not end:
             raise zipfile.BadZipFile("it has no list of members")
@@ -49,17 +49,17 @@ def open_zip(name: str, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
 
 
 def read_member(name: str, archive: zipfile.ZipFile, member: str, most: int) -> bytes:
-    """Read one member whole.
+    """Read one member.
 
     Args:
-        name: What messages call the archive.
+        name: Name of the archive in messages.
         archive: From :func:`open_zip`.
-        member: Its name in the archive.
-        most: Bytes.
+        member: Name of the member.
+        most: Maximum uncompressed size in bytes.
 
     Raises:
-        UserError: it is not there, larger than ``most`` bytes, compressed in another way than stable-baselines3 or zip
-            programs do, encrypted, or damaged.
+        UserError: The member is missing, larger than ``most`` bytes, neither stored nor deflated, encrypted, damaged,
+            or its compression ratio is implausible.
     """
     info = archive.NameToInfo.get(member)
     if info is None:
