@@ -1,4 +1,4 @@
-"""Ways to protect earlier tasks: one file each, found by its name."""
+"""Methods that protect earlier tasks: one module each, found by its name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NOT_METHODS = {"__init__", "base"}
 
 
 def method_names() -> list[str]:
-    """Names of all methods: the files of this package. Imports none of them."""
+    """Return the names of all methods, which are the files of this package. Imports none of them."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_METHODS)
 
 
 def load_method(name: str) -> type[Method]:
-    """Import a method's class: the one ``Method`` subclass defined in the file of that name.
+    """Import the ``Method`` subclass that the file of this name defines.
 
     Raises:
         UserError: no method has this name.
@@ -41,11 +41,11 @@ def load_method(name: str) -> type[Method]:
 
 
 def make_method(section: dict[str, Any]) -> Method:
-    """Build the method of a recipe's ``[method]`` section: ``name`` and that method's own settings.
+    """Build a method from the ``[method]`` section of a recipe: its ``name`` and settings.
 
     Raises:
         UserError: no method has this name.
-        pydantic.ValidationError: a setting is wrong.
+        pydantic.ValidationError: a setting is invalid.
     """
     settings = dict(section)
     return load_method(str(settings.pop("name")))(**settings)

@@ -1,14 +1,14 @@
-"""How earlier tasks are protected: the hooks that every method may override.
+"""Base class of methods: the hooks that protect earlier tasks.
 
-A method is one small class. Its life in a run, once for each task:
+A method overrides the hooks it needs. For each task they are called in this order:
 
     start_task(trunk)
         for every update:         at_progress(done), schedule_remaining(remaining)
         for every optimizer step: loss(outputs), add_gradient(name, parameter)…, after_step()
     end_task(finished)
 
-and whenever a task is scored, ``playing(trunk, task)`` is around it. A method never sees the agent, only the trunk
-whose parameters it protects and, at the end, the finished task's policy. The empty method is fine-tuning.
+``playing(trunk, task)`` surrounds every evaluation of a task. A method has no access to the agent: only to the trunk
+whose parameters it protects and, at the end of a task, to the task's policy. The base class is fine-tuning.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from blip_rl.errors import UserError
 
 @dataclass(frozen=True)
 class FinishedTask:
-    """What a method sees of a task that has just been learned.
+    """A task that has just been learned, as a method sees it.
 
     Attributes:
-        trunk: The shared layers, as ``start_task`` got them.
+        trunk: The shared layers passed to ``start_task``.
         head: Trunk output → this task's policy: logits or a torch Distribution.
         observations: (samples, ...) from fresh rollouts of the learned policy; empty if the method asked for none.
-        preprocess: Turns raw observations into what the trunk takes.
-        generator: Source of every random draw the method makes.
-        critic: Trunk output → values, shape (samples,); None where there is no critic to ask.
+        preprocess: Converts raw observations to the input of the trunk.
+        generator: Random generator for all draws of the method.
+        critic: Trunk output → values, shape (samples,); None without a critic.
     """
 
     trunk: nn.Module
@@ -49,15 +49,15 @@ class FinishedTask:
     critic: Callable[[Tensor], Tensor] | None = None
 
     def weights(self) -> dict[str, Tensor]:
-        """The trunk's parameters by name, as they are now, without gradients: the tensors themselves, no copies."""
+        """Return the trunk's parameters by name, detached but not copied."""
         return {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
 
     def fisher(self, expectation: Expectation) -> dict[str, Tensor]:
-        """The diagonal Fisher over the observations, by parameter name: :func:`blip_rl.core.fisher.diagonal_fisher`.
+        """Return the diagonal Fisher over the observations, by parameter name.
 
         Raises:
-            ValueError, TypeError: as there.
-            FloatingPointError: it is not finite.
+            ValueError, TypeError: as :func:`blip_rl.core.fisher.diagonal_fisher`.
+            FloatingPointError: the Fisher is not finite.
         """
         fisher = diagonal_fisher(
             self.trunk,
@@ -70,7 +70,7 @@ class FinishedTask:
         for name, value in fisher.items():
             if not torch.isfinite(value).all():
                 raise FloatingPointError(
-                    f"the Fisher of {name!r} is not finite: the policy's log-probabilities blew up"
+                    f"the Fisher of {name!r} is not finite: the gradients of the policy's log-probabilities diverged"
                 )
         return fisher
 
@@ -82,7 +82,7 @@ values, shape (batch,), from that task's own head over the trunk as it is now. G
 
 @dataclass(frozen=True)
 class MethodState:
-    """Everything a method must remember between tasks: tensors by name, and plain JSON values."""
+    """State that a method keeps between tasks: tensors by name, and plain JSON values."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Network:
     """The network that a saved state belongs to.
 
     Attributes:
-        trunk: The shared layers; they may be on the meta device, which has shapes but no memory.
+        trunk: The shared layers; the meta device, which allocates no memory, is enough.
         observation_space: Of raw observations.
         outputs: Outputs of each task's actor head, in the order in which the tasks are learned.
     """
@@ -108,16 +108,16 @@ class Network:
 
 
 class Method:
-    """Protects nothing: every hook is a no-op. Subclasses override what they need.
+    """Method without protection: every hook is a no-op. Subclasses override those they need.
 
     Class attributes:
         Settings: The pydantic model of the method's section in an agent recipe.
         interleaved: Whether all tasks are learned at once, a rollout of each in turn, instead of one after another.
-        capturable: Whether, from ``start_task`` to ``end_task``, the hooks of every optimizer step (``loss``,
-            ``add_gradient``, ``after_step``) do the same device operations on the same tensors, look into none of them
-            and draw no random numbers. Such steps may be recorded once and replayed, without asking the hooks again.
-        distillable: Whether it protects one trunk that all tasks share, task after task, so that a task can be learned
-            elsewhere and distilled into that trunk (``learning = "distil"``).
+        capturable: Whether the hooks of an optimizer step (``loss``, ``add_gradient``, ``after_step``) can be captured
+            in a CUDA graph between ``start_task`` and ``end_task``: the same device operations on the same tensors,
+            no control flow that depends on their values, no random numbers. The graph is replayed without calling them.
+        distillable: Whether the method protects one trunk shared by all tasks, learned one after another, so that a
+            task can be learned in a separate trunk and distilled into the shared one (``learning = "distil"``).
     """
 
     Settings: ClassVar[type[Settings]] = Settings
@@ -126,43 +126,39 @@ class Method:
     distillable: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
-        """Validate the settings; a wrong one is a ``pydantic.ValidationError``, which is a ``ValueError``."""
+        """Validate the settings; an invalid one raises ``pydantic.ValidationError``, a ``ValueError``."""
         self.settings = self.Settings(**settings)
 
     @property
     def samples_wanted(self) -> int:
-        """How many on-policy observations ``end_task`` needs."""
+        """Number of on-policy observations that ``end_task`` needs."""
         return 0
 
     @property
     def total_bits(self) -> int:
-        """Bits a weight has, for a method that freezes bits."""
+        """Bits of each weight, if the method freezes bits; else 0."""
         return 0
 
     def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
-        """Refuse a task that the method could not consolidate, before any training.
-
-        Raises:
-            UserError: with the task, the rule and the fix.
-        """
+        """Raise UserError, before any training, if the method cannot consolidate a task."""
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Prepare for training: called before the first optimizer step of a task."""
+        """Prepare for a task; called before its first optimizer step."""
 
     def resume_task(self, trunk: nn.Module) -> None:
-        """Prepare for training in the middle of a task, after :meth:`load_state`: as if it had never been left."""
+        """Resume a task in its middle, after :meth:`load_state`; results equal those without interruption."""
         self.start_task(trunk)
 
     def at_progress(self, done: float) -> None:
-        """Act at a point within the task: called before each update with the share of its steps taken, up to 1."""
+        """Act on progress within a task; called before each update with the share of steps taken, at most 1."""
 
     def schedule_remaining(self, remaining: float) -> float:
-        """Map the share of a task that remains to the one that the learning-rate schedule is asked for.
+        """Map the remaining share of a task to the share passed to the learning-rate schedule.
 
         Called before each update, after :meth:`at_progress`.
 
         Args:
-            remaining: Share of the task's steps that had not been taken when the update's rollout began, 1 to 0.
+            remaining: Share of the task's steps not yet taken at the start of the update's rollout, 1 to 0.
         """
         return remaining
 
@@ -171,37 +167,37 @@ class Method:
         return None
 
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Change ``parameter.grad`` of one trunk parameter, after backward and before the norm is clipped."""
+        """Change ``parameter.grad`` of a trunk parameter in place; called after backward, before gradient clipping."""
 
     def after_step(self) -> None:
-        """Correct the trunk in place after each optimizer step."""
+        """Correct the trunk in place; called after each optimizer step."""
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Consolidate the task just learned.
 
         Returns:
-            Figures worth logging, by name.
+            Metrics to log, by name.
         """
         return {}
 
     @contextmanager
     def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:
-        """Let the trunk be, within the block, what it must be to play a task; afterwards it is as it was, to the bit.
+        """Set the trunk to the weights that play a task within the block; restore it bit for bit afterwards.
 
-        Must work on any trunk of the same shape, also right after :meth:`load_state`.
+        Must work on any trunk of the same shape, also directly after :meth:`load_state`.
 
         Args:
             trunk: The shared layers.
-            task: Number of the task, counted from 1; the one being learned or one not learned yet may be asked for.
+            task: Number of the task, counted from 1; it may be the current task or a later one.
         """
         yield
 
     def frozen_bits(self) -> dict[str, Tensor]:
-        """Frozen bits per trunk parameter (uint8), by parameter name; empty if the method freezes none."""
+        """Return the frozen bits of each trunk parameter (uint8) by name; empty if the method freezes none."""
         return {}
 
     def state(self) -> MethodState:
-        """What to save with a checkpoint."""
+        """Return the state to save in a checkpoint, as copies that later training does not change."""
         return MethodState()
 
     def state_tensors(self, network: Network) -> dict[str, TensorLayout]:
@@ -221,31 +217,31 @@ class Method:
         return sum(layout.nbytes for layout in self.state_tensors(network).values())
 
     def load_state(self, state: MethodState) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned; raise ValueError if it belongs to another method."""
         if state.tensors or state.values:
             raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds some of it")
 
 
 class FisherSettings(Settings):
-    """How a method measures a task's Fisher."""
+    """Settings of the Fisher estimate."""
 
     fisher_samples: PositiveInt = 2_000
     fisher_expectation: Expectation = "sampled"
 
 
 class FisherMethod(Method):
-    """A method that calls :meth:`FinishedTask.fisher` at the end of a task, with what its settings say."""
+    """Method that calls :meth:`FinishedTask.fisher` at the end of a task."""
 
     Settings = FisherSettings
     settings: FisherSettings
 
     @property
     def samples_wanted(self) -> int:
-        """How many on-policy observations the Fisher is taken over."""
+        """Number of on-policy observations for the Fisher estimate."""
         return self.settings.fisher_samples
 
     def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
-        """Refuse an exact expectation over actions that cannot be enumerated."""
+        """Check that an exact expectation is asked for with Discrete actions only."""
         if self.settings.fisher_expectation == "exact" and not isinstance(action_space, spaces.Discrete):
             raise UserError(
                 f"task {name!r} has {type(action_space).__name__} actions: method.fisher_expectation = 'exact' needs a "
@@ -254,12 +250,12 @@ class FisherMethod(Method):
 
 
 def parameter_bytes(trunk: nn.Module) -> int:
-    """Bytes of all parameters of a trunk."""
+    """Return the bytes of all parameters of a trunk."""
     return sum(int(parameter.nbytes) for parameter in trunk.parameters())
 
 
 def mean_entry(tensors: dict[str, Tensor]) -> float:
-    """Mean over all entries of all tensors."""
+    """Return the mean over all entries of all tensors."""
     return torch.cat([tensor.flatten() for tensor in tensors.values()]).mean().item()
 
 
@@ -267,13 +263,13 @@ def mean_entry(tensors: dict[str, Tensor]) -> float:
 def attached(
     method: Method, trunk: nn.Module, optimizer: torch.optim.Optimizer, *, resume: bool = False
 ) -> Iterator[Method]:
-    """Attach a method to a trunk and its optimizer for the length of one task; always detach, also after an error.
+    """Attach a method to a trunk and its optimizer for one task; detach at the end, also after an error.
 
     Args:
-        method: What protects the trunk.
+        method: Protects the trunk.
         trunk: The shared layers.
         optimizer: Steps the trunk's parameters.
-        resume: Whether the task goes on in its middle, from a state that was loaded.
+        resume: Whether to resume a task in its middle, from a loaded state.
     """
     if resume:
         _resume(method, trunk)
@@ -296,7 +292,7 @@ def attached(
 
 
 def _resume(method: Method, trunk: nn.Module) -> None:
-    """Let a method go on in the middle of a task; what it was given may come from a damaged file."""
+    """Resume a method in the middle of a task; its state may come from a damaged file."""
     try:
         method.resume_task(trunk)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -1,8 +1,8 @@
-"""BLIP: the Fisher information of a task says how many bits of each weight are certain; those bits freeze.
+"""BLIP: freezes as many bits of each weight as the Fisher information of the learned tasks makes certain.
 
 Shi, Yuan, Chen, Feng, CVPR 2021. The equations are in :mod:`blip_rl.core.bits`; this file keeps their state.
-State per trunk parameter, whatever the number of tasks: frozen bits (1 byte), centre (4), running Fisher (4),
-remainder below the grid (4) = 13 bytes. While a task is being trained the interval's two ends are cached beside it.
+State per trunk parameter, for any number of tasks: frozen bits (1 byte), centre (4), running Fisher (4),
+remainder below the grid (4) = 13 bytes. During training the two ends of each interval are cached as well.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from blip_rl.core.blocks import row_blocks
 from blip_rl.core.prior import FirstTask, Learned, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network
 
-_SAVED = ("frozen_bits", "centre", "fisher_mean", "remainder")
+_SAVED = {"frozen_bits": torch.uint8, "centre": torch.float32, "fisher_mean": torch.float32, "remainder": torch.float32}
 
 
 class BlipSettings(FisherSettings):
-    """BLIP's switches; the paper's and the reference's rules can be mixed. Units of priors: the TRUE Fisher."""
+    """Settings of BLIP; the paper's and the released code's rules can be mixed. Priors: in units of the true Fisher."""
 
     total_bits: Annotated[int, Field(ge=1, le=22)] = bits.TOTAL_BITS
     gain: Literal["paper", "reference"] = "reference"
     round_after_task: bool = False
     """Set each weight to its interval's centre after a task (the reference does)."""
     nested: bool = True
-    """Keep each interval inside all earlier ones, so that no weight leaves one it was given (neither source does)."""
+    """Keep each interval inside all earlier ones, so that no weight leaves one it was given (in neither source)."""
     interval: bits.IntervalRule = "paper"
-    """Radius 2^−S (paper Eq. 4), within which Q(θ̂, S) may change, or half of it, within which it stays."""
+    """Radius 2^−S (paper Eq. 4), within which Q(θ̂, S) can change, or half of it, within which it cannot."""
     quantize_forward: bool = True
-    """The forward pass sees weights on the N-bit grid (paper Eq. 3) instead of plain floats (the reference)."""
+    """Quantise the weights of the forward pass to the N-bit grid (paper Eq. 3); the reference uses plain floats."""
     weight_bound: Literal["fan", "unit"] = "fan"
     """b of the weights: 6/√fan (the reference) or 1 (the paper). Biases: 1."""
     prior_scale: Literal["fan", "uniform"] = "fan"
@@ -45,7 +45,7 @@ class BlipSettings(FisherSettings):
     first_task_bits: PositiveFloat | None = None
     """Solve for the prior: mean of the bits that the first task freezes, over weights with Fisher information."""
     first_task_drift: PositiveFloat | None = None
-    """Solve for the prior: bound in nats on how far the first task's policy can diverge, see :mod:`core.prior`."""
+    """Solve for the prior: bound in nats on the divergence of the first task's policy, see :mod:`core.prior`."""
 
     @model_validator(mode="after")
     def _one_prior(self) -> Self:
@@ -87,14 +87,14 @@ class _Parameter:
 
 
 class Blip(FisherMethod):
-    """Freezes the bits that earlier tasks made certain, bit by bit of every trunk parameter."""
+    """Freezes the certain bits of every trunk parameter; see the module's docstring."""
 
     capturable: ClassVar[bool] = True
     Settings = BlipSettings
     settings: BlipSettings
 
     def __init__(self, **settings: Any) -> None:
-        """Take the fields of :class:`BlipSettings` as keywords: ``Blip(first_task_bits=4)``."""
+        """Pass the fields of :class:`BlipSettings` as keywords: ``Blip(first_task_bits=4)``."""
         super().__init__(**settings)
         self.tasks_seen = 0
         self.fisher_prior = self.settings.fisher_prior
@@ -110,12 +110,11 @@ class Blip(FisherMethod):
 
     @torch.no_grad()
     def start_task(self, trunk: nn.Module) -> None:
-        """Bind to the trunk's parameters and put each into its interval and onto the grid."""
+        """Bind to the trunk's parameters; project each into its interval and onto the grid."""
         found = _trunk_parameters(trunk)
         if self._loaded:
-            parameters = {name: parameter for name, parameter, _ in found}
             for kind, tensors in zip(_SAVED, saved.split(self._loaded, *_SAVED), strict=True):
-                saved.check_fit(tensors, parameters, f"{{}}.{kind}")
+                saved.check_fit(tensors, {name: parameter for name, parameter, _ in found}, f"{{}}.{kind}")
         self._parameters = {name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in found}
         self._loaded = {}
         self._warn_of_clipping()
@@ -125,7 +124,7 @@ class Blip(FisherMethod):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Eq. 3 and 4: let the step land, clip to the interval, quantise, keep the remainder."""
+        """Clip to the interval, quantise and keep the remainder (paper Eq. 3 and 4), so that small steps add up."""
         for p in self._parameters.values():
             if self.settings.quantize_forward:
                 bits.project_and_quantize_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
@@ -135,8 +134,8 @@ class Blip(FisherMethod):
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Fisher → prior, after the first task → gain → frozen bits → centre → (round) → running Fisher.
 
-        Where a prior is to be solved for and the task has no information about any weight, nothing is frozen and the
-        next task counts as the first: a warning says so. Stopping would not help, since the task is learned already.
+        If a prior must be solved for and no weight has information, nothing is frozen, a warning is issued, and the
+        next task counts as the first. It is not an error because the task is already learned.
         """
         if not self._parameters:
             raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
@@ -156,24 +155,22 @@ class Blip(FisherMethod):
         return {"fisher_prior": self.fisher_prior, "mean_frozen_bits": self.mean_frozen_bits(), **found, **shares}
 
     def mean_frozen_bits(self) -> float:
-        """Mean of frozen bits over all trunk weights (biases left out)."""
+        """Return the mean of frozen bits over all trunk weights, without biases."""
         weights = [p.frozen_bits for p in self._parameters.values() if p.frozen_bits.dim() > 1]
         return sum(w.sum().item() for w in weights) / max(1, sum(w.numel() for w in weights))
 
     def frozen_bits(self) -> dict[str, Tensor]:
-        """S of every trunk parameter, uint8, as it is now."""
+        """Return the current frozen bits S of every trunk parameter, uint8, by name."""
         return {name: state.frozen_bits.clone() for name, state in self._parameters.items()}
 
     def intervals(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Where every trunk parameter may move now: (low, high), in the parameter's units."""
+        """Return the current interval (low, high) of every trunk parameter, each shaped like the parameter."""
         return {name: (state.low.clone(), state.high.clone()) for name, state in self._parameters.items()}
 
     def state(self) -> MethodState:
-        """The four tensors of every parameter, the number of tasks seen, the prior in use and what it did."""
+        """Return the four tensors of every parameter, the number of tasks seen, the prior and its effect."""
         tensors = {
-            f"{name}.{kind}": getattr(state, kind).clone()
-            for name, state in self._parameters.items()
-            for kind in _SAVED
+            f"{name}.{kind}": getattr(p, kind).clone() for name, p in self._parameters.items() for kind in _SAVED
         }
         values = {
             "tasks_seen": self.tasks_seen,
@@ -186,11 +183,10 @@ class Blip(FisherMethod):
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
         """Return the four tensors of every parameter."""
-        kinds = {kind: torch.uint8 if kind == "frozen_bits" else torch.float32 for kind in _SAVED}
-        return saved.layouts(network.parameters(), **kinds)
+        return saved.layouts(network.parameters(), **_SAVED)
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state; it reaches the trunk at the next ``start_task``.
+        """Load a saved state; the next ``start_task`` applies it to the trunk.
 
         Raises:
             ValueError: it was saved with another number of bits.
@@ -206,7 +202,7 @@ class Blip(FisherMethod):
         self._uninformed = dict(state.values.get("without_information", {}))
 
     def _bind(self, name: str, parameter: nn.Parameter, layer_fan: int) -> _Parameter:
-        """State of one parameter: the one it had, the one loaded for it, or a new one."""
+        """Return the state of one parameter: the existing one, the loaded one, or a new one."""
         known = self._parameters.get(name)
         if known is not None and known.weight is parameter:
             return known
@@ -226,7 +222,7 @@ class Blip(FisherMethod):
         return state
 
     def _warn_of_clipping(self) -> None:
-        """Say so where a network that was trained without BLIP has weights beyond their bounds."""
+        """Warn if a network trained without BLIP has weights beyond their bounds."""
         for name, p in self._parameters.items() if self.tasks_seen == 0 else ():
             lowest, highest = torch.aminmax(p.weight)
             if max(-lowest, highest) <= p.bound:
@@ -246,7 +242,7 @@ class Blip(FisherMethod):
             high.copy_(ends[1])
 
     def _start_from_prior(self, fisher: dict[str, Tensor]) -> FirstTask | None:
-        """Start the running mean at F₀ (× fan), solved for where that was asked; None if it cannot be."""
+        """Start the running mean at F₀ (× fan), given or solved for; return None if there is no solution."""
         settings = self.settings
         learned = [Learned(fisher[name], p.fan, p.bound, p.weight.dim() > 1) for name, p in self._parameters.items()]
         search = PriorSearch(learned, settings.gain, settings.interval, settings.total_bits)
@@ -267,7 +263,7 @@ class Blip(FisherMethod):
 
     def _consolidate(self, p: _Parameter, fisher: Tensor) -> None:
         settings = self.settings
-        # In pieces: a dozen temporaries of a large layer would be the most memory that a run ever takes.
+        # In blocks of rows: a dozen temporaries of a whole large layer would set the peak memory of a run.
         for f, weight, bits_before, centre, mean in row_blocks(
             fisher, p.weight, p.frozen_bits, p.centre, p.fisher_mean
         ):
@@ -290,7 +286,7 @@ class Blip(FisherMethod):
 
 
 def _trunk_parameters(trunk: nn.Module) -> list[tuple[str, nn.Parameter, int]]:
-    """(name, parameter, fan of its layer) for every parameter of the trunk's linear and convolution layers."""
+    """Return (name, parameter, fan of its layer) for each parameter of the trunk's linear and convolution layers."""
     found = [
         (f"{layer_name}.{kind}" if layer_name else kind, parameter, bits.fan(tuple(layer.weight.shape)))
         for layer_name, layer in trunk.named_modules()

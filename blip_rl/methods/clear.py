@@ -1,12 +1,11 @@
-"""CLEAR: replay frames of earlier tasks, and hold the policy and the values to what they were there.
+"""CLEAR: replays frames of earlier tasks and clones the policy and the values stored with them.
 
 Rolnick, Ahuja, Schwarz, Lillicrap, Wayne, "Experience Replay for Continual Learning", NeurIPS 2019 (arXiv 1811.11682).
-With μ and V_μ the policy and values stored with a frame s, π and V those of today, each minibatch's loss gains
+With μ and V_μ the policy and values stored with a frame s, π and V the current ones, the loss of a minibatch gains
 
     L = mean over replayed s of  policy_cloning · KL(μ(·|s) ‖ π(·|s)) + value_cloning · (V(s) − V_μ(s))²
 
-Only the cloning half is kept: PPO cannot learn from games as old as these, as CLEAR's V-trace term does, and the frames
-are those that the finished policy sees.
+CLEAR's V-trace term is left out: PPO cannot learn from data this old. Frames come from rollouts of the finished policy.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from blip_rl.core.policies import KINDS, divergence, policy_tensors
 from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs
 
-_CHUNK = 256  # frames that pass the network at once when targets are taken
+_CHUNK = 256  # batch size when targets are computed
 _GENERATOR_BYTES = 100_000  # more than the state of any torch generator on a CPU
-_USUAL_FRAME_BYTES = 4 * 84 * 84  # a stack of Atari frames: assumed until the first task shows its own
+_USUAL_FRAME_BYTES = 4 * 84 * 84  # a stack of Atari frames; assumed until the first task has ended
 
 
 class ClearSettings(Settings):
-    """How much is kept, how much of it is replayed, and how hard it pulls."""
+    """Size of the memory, size of the replayed batch, and weights of the two losses."""
 
     policy_cloning: NonNegativeFloat = 10.0
     """Weight of KL(stored ‖ current), in units of PPO's policy loss."""
     value_cloning: NonNegativeFloat = 0.5
     """Weight of the squared error of the values, in units of PPO's policy loss."""
     batch: Annotated[PositiveInt, Field(le=65_536)] = 64
-    """Frames replayed with every minibatch; each costs what a training sample costs."""
+    """Frames replayed with every minibatch; each costs as much as a training sample."""
     capacity_frames: PositiveInt = 10_000
     """Frames kept of all earlier tasks together."""
     capacity_mb: PositiveFloat = 300.0
-    """Megabytes they may take; the smaller of the two limits counts."""
+    """Megabytes of frames kept; the smaller of the two limits applies."""
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """Frames of one task and what its policy made of them; every tensor has one row for each frame, on the CPU.
+    """Frames of one task with their targets; every tensor has one row for each frame, on the CPU.
 
     Attributes:
         observations: Raw, as the environment gave them: (frames, ...).
@@ -72,13 +71,13 @@ class _Memory:
 
 
 class Clear(Method):
-    """Adds the cloning loss over a bounded memory of earlier tasks."""
+    """Adds a cloning loss over a bounded memory of frames of earlier tasks."""
 
     Settings = ClearSettings
     settings: ClearSettings
 
     def __init__(self, **settings: Any) -> None:
-        """Take the fields of :class:`ClearSettings` as keywords: ``Clear(policy_cloning=0.1)``."""
+        """Pass the fields of :class:`ClearSettings` as keywords: ``Clear(policy_cloning=0.1)``."""
         super().__init__(**settings)
         self._memories: list[_Memory] = []
         self._seed = 0
@@ -86,23 +85,23 @@ class Clear(Method):
 
     @property
     def samples_wanted(self) -> int:
-        """The new task's share of the memory."""
+        """The new task's share of the memory, in frames."""
         return self._capacity() // (len(self._memories) + 1)
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Start the draws of this task: the same after a restart from a checkpoint.
+        """Seed this task's draws from the state: a restart from a checkpoint draws the same frames.
 
         Raises:
-            ValueError: the frames do not fit the trunk: the state of another network.
+            ValueError: the frames belong to another network.
         """
         self._check_memories(trunk)
         self._draws = torch.Generator().manual_seed(self._seed)
 
     def resume_task(self, trunk: nn.Module) -> None:
-        """Go on with the draws where the task was left.
+        """Continue with the loaded state of the generator.
 
         Raises:
-            ValueError: the frames do not fit the trunk: the state of another network.
+            ValueError: the frames belong to another network.
         """
         if self._draws is None:
             self.start_task(trunk)
@@ -110,10 +109,10 @@ class Clear(Method):
             self._check_memories(trunk)
 
     def loss(self, outputs: Outputs) -> Tensor | None:
-        """The cloning loss over ``batch`` frames drawn evenly from the earlier tasks; None while there is none.
+        """Return the cloning loss over ``batch`` frames, drawn evenly from the earlier tasks; None without any.
 
         Raises:
-            ValueError: a task's stored policy has another shape than its head: the state of another network.
+            ValueError: a stored policy has another shape than its task's head: it belongs to another network.
         """
         if not self._memories:
             return None
@@ -126,10 +125,10 @@ class Clear(Method):
         return torch.stack(terms).sum() / self.settings.batch
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Keep frames of the task with their targets, and thin the earlier tasks to their new share.
+        """Store frames of the task with their targets, and reduce the earlier tasks to their new share.
 
         Raises:
-            UserError: the capacity has no room for a frame of each task.
+            UserError: the capacity is too small for one frame of each task.
         """
         frame_bytes = _row_bytes(finished.observations)
         capacity = self._capacity(frame_bytes)
@@ -148,11 +147,11 @@ class Clear(Method):
         return {"replay_frames": float(sum(map(len, self._memories))), "replay_mb": self.memory_bytes() / 1e6}
 
     def memory_bytes(self) -> int:
-        """What the frames kept take, without the few bytes of targets that each has."""
+        """Return the bytes of all frames, without their targets, which are small."""
         return sum(memory.observations.nbytes for memory in self._memories)
 
     def state(self) -> MethodState:
-        """Every task's frames and targets, the seed of the next task's draws and, while it is learned, their state."""
+        """Return every task's frames and targets, the seed of the next task and, during a task, the generator's state."""
         tensors = {
             f"task{number}.{key}": tensor
             for number, memory in enumerate(self._memories, start=1)
@@ -176,8 +175,7 @@ class Clear(Method):
     def describe(self, state: MethodState) -> list[str]:
         """Return the number of frames kept of each task."""
         frames = {name: len(tensor) for name, tensor in state.tensors.items() if name.endswith(".observations")}
-        kept = ", ".join(f"{count:,} of {name.partition('.')[0]}" for name, count in frames.items())
-        return [f"frames kept for replay: {kept}"] if kept else []
+        return [f"{count:,} frames of {name.partition('.')[0]} kept for replay" for name, count in frames.items()]
 
     def kept_bytes(self, network: Network) -> int:
         """Return the bytes of a full memory's frames: it is full from the end of the first task on."""
@@ -186,11 +184,7 @@ class Clear(Method):
         return self._capacity(frame_bytes) * frame_bytes
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state.
-
-        Raises:
-            ValueError: a tensor is missing, too many, or not of one row for each frame: another method's state.
-        """
+        """Load a saved state; raise ValueError if it is not of this method or damaged."""
         left = dict(state.tensors)
         draws = _generator(left.pop("draws", None))
         tasks = state.values.get("tasks_seen", 0)
@@ -204,20 +198,20 @@ class Clear(Method):
             _check_fit(f"task{number}.observations", memory.observations, trunk)
 
     def _capacity(self, frame_bytes: int | None = None) -> int:
-        """Frames that fit; the first task's frames tell how large one is."""
+        """Return the number of frames that fit; their size is that of the first task's."""
         if self._memories:
             frame_bytes = _row_bytes(self._memories[0].observations)
         within = int(self.settings.capacity_mb * 1e6 / (frame_bytes or _USUAL_FRAME_BYTES))
         return min(self.settings.capacity_frames, within)
 
     def _shares(self) -> list[int]:
-        """How many of the batch's frames each earlier task gives: the same, odd ones to tasks drawn by chance."""
+        """Return the number of frames that each earlier task contributes: equal, the remainder to random tasks."""
         tasks = len(self._memories)
         odd = set(torch.randperm(tasks, generator=self._draws)[: self.settings.batch % tasks].tolist())
         return [self.settings.batch // tasks + (index in odd) for index in range(tasks)]
 
     def _cloning(self, number: int, replayed: _Memory, outputs: Outputs) -> Tensor:
-        """Weighted divergence and squared error of each replayed frame of one task, shape (frames,)."""
+        """Return the weighted divergence and squared error of each replayed frame of one task, shape (frames,)."""
         policy, values = outputs(number, replayed.observations)
         current = policy_tensors(policy)
         for key, stored in replayed.policy.items():
@@ -232,7 +226,7 @@ class Clear(Method):
 
 @torch.no_grad()
 def _remember(finished: FinishedTask, observations: Tensor) -> _Memory:
-    """Frames with the finished task's distribution and values, in chunks."""
+    """Return frames with the finished task's policy and values, computed in chunks."""
     device = next(finished.trunk.parameters()).device
     policies, values = [], []
     for chunk in torch.split(observations, _CHUNK):
@@ -245,7 +239,7 @@ def _remember(finished: FinishedTask, observations: Tensor) -> _Memory:
 
 
 def _check_fit(name: str, observations: Tensor, trunk: nn.Module) -> None:
-    """Refuse frames that the trunk's first layer could not take, where that can be told without running it."""
+    """Refuse frames whose channels or features differ from the input of the trunk's first layer."""
     first = next((layer for layer in trunk.modules() if isinstance(layer, nn.Linear | nn.Conv2d)), None)
     if first is None or observations.dim() != first.weight.dim():
         return
@@ -259,12 +253,12 @@ def _check_fit(name: str, observations: Tensor, trunk: nn.Module) -> None:
 
 def _frame(network: Network) -> tuple[torch.dtype, tuple[int, ...]]:
     """Return dtype and shape of one raw observation."""
-    space = network.observation_space
-    return torch.from_numpy(np.empty(0, space.dtype)).dtype, tuple(space.shape or ())
+    row = np.empty(network.observation_space.shape or (), network.observation_space.dtype)
+    return torch.from_numpy(row).dtype, row.shape
 
 
 def _generator(state: Tensor | None) -> torch.Generator | None:
-    """A generator in a saved state; None for none."""
+    """Return a generator with a saved state; None without one."""
     if state is None:
         return None
     generator = torch.Generator()
@@ -279,7 +273,7 @@ def _row_bytes(observations: Tensor) -> int:
 
 
 def _subset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` rows drawn without replacement, or a copy of all there are."""
+    """Return ``count`` random rows, drawn without replacement, or all if there are fewer."""
     return rows[torch.randperm(len(rows), generator=generator)[:count]].cpu()
 
 
@@ -290,7 +284,7 @@ def _thinned(memory: _Memory, count: int, generator: torch.Generator) -> _Memory
 
 
 def _taken_from(tensors: dict[str, Tensor], prefix: str) -> _Memory:
-    """One task's memory, removed from what was loaded."""
+    """Remove one task's memory from the loaded tensors and return it."""
     mine = {key.removeprefix(f"{prefix}."): key for key in tensors if key.startswith(f"{prefix}.")}
     parts = {key: tensors.pop(name) for key, name in mine.items()}
     if "observations" not in parts:

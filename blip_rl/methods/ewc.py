@@ -1,9 +1,9 @@
-"""Elastic weight consolidation: earlier tasks pull each weight back to where they left it, as hard as they need it.
+"""Elastic weight consolidation: a quadratic penalty around the weights of each earlier task, scaled by its Fisher.
 
 Kirkpatrick et al., PNAS 2017 (arXiv 1612.00796). Over the earlier tasks k, with weights θ*_k and Fishers F_k, the
-penalty is ½ · strength · Σ_k Σ_i F_k,i (θ_i − θ*_k,i)². A sum of parabolas is a parabola (:mod:`blip_rl.core.penalty`),
-so three tensors hold every earlier task exactly, 12 bytes per trunk parameter whatever the number of tasks: around the
-newest anchor θ*_K,
+penalty is ½ · strength · Σ_k Σ_i F_k,i (θ_i − θ*_k,i)². A sum of quadratic functions is quadratic
+(:mod:`blip_rl.core.penalty`), so three tensors represent it exactly for any number of tasks, 12 bytes per trunk
+parameter: around the newest anchor θ*_K,
 
     penalty / strength = height + Σ_i (slope_i d_i + ½ F_i d_i²),    d = θ − θ*_K,    F = Σ_k F_k,
     slope = Σ_k F_k (θ*_K − θ*_k).
@@ -25,26 +25,26 @@ _KINDS = ("fisher", "anchor", "slope")
 
 
 class EwcSettings(FisherSettings):
-    """EWC's settings. ``strength`` goes with the TRUE Fisher, the mean of each sample's own squared gradient."""
+    """Settings of EWC. ``strength`` is for the true Fisher: the mean of per-sample squared gradients."""
 
     strength: NonNegativeFloat = 80.6
 
 
 class Ewc(FisherMethod):
-    """A quadratic penalty around the weights of every earlier task."""
+    """Adds a quadratic penalty around the weights of every earlier task."""
 
     capturable: ClassVar[bool] = True
     Settings = EwcSettings
     settings: EwcSettings
 
     def __init__(self, **settings: Any) -> None:
-        """Take the fields of :class:`EwcSettings` as keywords: ``Ewc(strength=80.6)``."""
+        """Pass the fields of :class:`EwcSettings` as keywords: ``Ewc(strength=80.6)``."""
         super().__init__(**settings)
         self.tasks_seen = 0
         self._penalty = QuadraticPenalty()  # over strength
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Bring what is remembered to the trunk's device and layout.
+        """Move the penalty to the trunk's device and memory layout.
 
         Raises:
             ValueError: it belongs to another network.
@@ -60,7 +60,7 @@ class Ewc(FisherMethod):
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Write the same parabola around the newest weights, and add the new task's, which has its minimum there."""
+        """Recentre the penalty at the newest weights, and add the new task's, whose minimum is there."""
         fisher, weights = finished.fisher(self.settings.fisher_expectation), finished.weights()
         earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
         moved = earlier.recentre(weights)
@@ -69,7 +69,7 @@ class Ewc(FisherMethod):
         return {"penalty": self.settings.strength * moved.height, "mean_fisher": mean_entry(fisher)}
 
     def state(self) -> MethodState:
-        """What is kept of every parameter, the penalty's height at the anchor, and the number of tasks seen."""
+        """Return the penalty's tensors, its value at the anchor (``height``), and the number of tasks seen."""
         values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height}
         return MethodState(self._penalty.tensors(), values)
 
@@ -78,6 +78,6 @@ class Ewc(FisherMethod):
         return saved.layouts(network.parameters(), **dict.fromkeys(_KINDS, torch.float32))
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state; the next ``start_task`` checks it against the trunk."""
+        """Load a saved state; the next ``start_task`` checks it against the trunk."""
         self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS, height=float(state.values["height"]))
         self.tasks_seen = int(state.values["tasks_seen"])

@@ -1,9 +1,9 @@
-"""Online elastic weight consolidation: one anchor, the newest weights, and all Fishers added up.
+"""Online elastic weight consolidation: one anchor, the newest weights, and the sum of all Fishers.
 
 Schwarz et al., ICML 2018 (arXiv 1805.06370). The penalty ½ · strength · Σ_i F_i (θ_i − θ*_i)² is centred on the weights
-after the newest task, F ← gamma · F + F_k, so that with gamma < 1 old tasks are slowly let go. Their second gamma, a
-factor of the whole penalty, is left to ``strength``. 8 bytes per trunk parameter. What EWC has beside it is the slope
-with which older tasks pull at the newest weights: here they agree to stay where the newest task has left them.
+after the newest task, F ← gamma · F + F_k, so gamma < 1 discounts earlier tasks. Their second gamma, a
+factor of the whole penalty, is part of ``strength`` here. 8 bytes per trunk parameter. Unlike EWC it keeps no slope:
+earlier tasks pull towards the newest weights, not towards their own.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _KINDS = ("fisher", "anchor")
 
 
 class EwcOnlineSettings(FisherSettings):
-    """How hard the pull is, with the TRUE Fisher, and how much of the earlier Fishers each task's end keeps."""
+    """``strength`` of the penalty, for the true Fisher, and the discount ``gamma`` of earlier Fishers."""
 
     strength: NonNegativeFloat = 80.6
     gamma: Fraction = 1.0
 
 
 class EwcOnline(FisherMethod):
-    """A quadratic penalty around the weights of the newest task."""
+    """Adds a quadratic penalty around the weights of the newest task."""
 
     capturable: ClassVar[bool] = True
     Settings = EwcOnlineSettings
     settings: EwcOnlineSettings
 
     def __init__(self, **settings: Any) -> None:
-        """Take the fields of :class:`EwcOnlineSettings` as keywords: ``EwcOnline(strength=80.6, gamma=0.9)``."""
+        """Pass the fields of :class:`EwcOnlineSettings` as keywords: ``EwcOnline(strength=80.6, gamma=0.9)``."""
         super().__init__(**settings)
         self.tasks_seen = 0
         self._penalty = QuadraticPenalty()  # over strength
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Bring the Fisher and the anchor to the trunk's device and layout.
+        """Move the Fisher and the anchor to the trunk's device and memory layout.
 
         Raises:
             ValueError: they belong to another network.
@@ -52,13 +52,13 @@ class EwcOnline(FisherMethod):
 
     @torch.no_grad()
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """∂penalty/∂θ = strength · F · (θ − θ*)."""
+        """Add ∂penalty/∂θ = strength · F · (θ − θ*)."""
         if self.tasks_seen and parameter.grad is not None:
             parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """F ← gamma · F + F_k and θ* ← θ*_k, where the penalty is 0."""
+        """Update F ← gamma · F + F_k and θ* ← θ*_k."""
         fisher, weights = finished.fisher(self.settings.fisher_expectation), finished.weights()
         earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
         self._penalty = earlier.reset(weights).plus(fisher, keep=self.settings.gamma)
@@ -66,7 +66,7 @@ class EwcOnline(FisherMethod):
         return {"penalty": self.settings.strength * earlier.at(weights), "mean_fisher": mean_entry(fisher)}
 
     def state(self) -> MethodState:
-        """The Fisher, the anchor, the penalty's height there, which is 0, and the number of tasks seen."""
+        """Return the Fisher, the anchor, the penalty's value there, 0, and the number of tasks seen."""
         values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height}
         return MethodState(self._penalty.tensors(), values)
 
@@ -75,6 +75,6 @@ class EwcOnline(FisherMethod):
         return saved.layouts(network.parameters(), **dict.fromkeys(_KINDS, torch.float32))
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state; the next ``start_task`` checks it against the trunk."""
+        """Load a saved state; the next ``start_task`` checks it against the trunk."""
         self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS)
         self.tasks_seen = int(state.values["tasks_seen"])

@@ -1,4 +1,4 @@
-"""Fine-tuning: the next task simply goes on training. What forgets most, and what every method is measured against."""
+"""Fine-tuning: each task continues to train the same trunk, without protection. The baseline of every comparison."""
 
 from typing import ClassVar
 
@@ -6,6 +6,6 @@ from blip_rl.methods.base import Method
 
 
 class Finetune(Method):
-    """The empty method."""
+    """Protects nothing."""
 
     capturable: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Freeze: the first task makes the trunk, later ones learn their own parts over it. Nothing of it can be forgotten."""
+"""Freeze: the trunk is learned by the first task and then frozen; later tasks learn only their own parts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from blip_rl.methods.base import FinishedTask, Method, MethodState
 
 
 class Freeze(Method):
-    """Keeps the trunk as the first task left it, to the bit."""
+    """Keeps the trunk bit for bit as the first task left it."""
 
     capturable: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
-        """Take no settings: there are none."""
+        """Create the method; it has no settings."""
         super().__init__(**settings)
         self.tasks_seen = 0
 
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Take the gradient away: an optimizer leaves a parameter without one alone, weight decay and all."""
+        """Remove the gradient: an optimizer skips parameters without one, so weight decay does not move them either."""
         if self.tasks_seen:
             parameter.grad = None
 
@@ -30,11 +30,11 @@ class Freeze(Method):
         return {}
 
     def state(self) -> MethodState:
-        """The number of tasks seen: 0 bytes per parameter."""
+        """Return the number of tasks seen."""
         return MethodState(values={"tasks_seen": self.tasks_seen})
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state.
+        """Load a saved state.
 
         Raises:
             ValueError: it holds tensors, which this method never saves.

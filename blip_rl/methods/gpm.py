@@ -1,9 +1,9 @@
-"""GPM, gradient projection memory: train only where no earlier task has inputs.
+"""GPM, gradient projection memory: updates orthogonal to the inputs of earlier tasks.
 
 Saha, Garg & Roy, ICLR 2021 (arXiv 2103.09762). The equations are in :mod:`blip_rl.core.subspace`. Each layer keeps
-orthonormal directions that span most of the inputs of all earlier tasks, and learns only at right angles to them; its
-bias stands still after the first task. State: 4 bytes × d × k for a layer with d inputs and k directions, at most d;
-while a later task is trained, also a copy of the weights.
+an orthonormal basis of most of the input space of all earlier tasks, and its updates are projected onto the orthogonal
+complement; its bias is frozen after the first task. State: 4 bytes × d × k for a layer with d inputs and k ≤ d
+directions; while a later task is trained, also a copy of the weights.
 """
 
 from __future__ import annotations
@@ -20,58 +20,58 @@ from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
 
 class GpmSettings(Settings):
-    """How much of a task's inputs is protected, and at which point of the training."""
+    """How much of a task's input space is protected, and what is projected."""
 
     threshold: Annotated[Fraction, Field(gt=0.0, lt=1.0)] = 0.995
-    """Share of the energy of each layer's inputs that the directions carry."""
+    """Share of the energy of each layer's inputs that the basis must explain."""
     samples: PositiveInt = 2_000
-    """Observations of a finished task whose inputs are looked at; every patch of them for convolutions."""
+    """Observations of a finished task that the basis is computed from; for convolutions, all of their patches."""
     project: subspace.Projected = "both"
-    """What is cleared: gradients, the optimizer's steps, or both. Adam's step leaves the directions its gradient kept
-    to, so ``gradient`` alone protects less."""
+    """What is projected: gradients, the optimizer's steps, or both. Adam rescales each coordinate, so its step is not
+    orthogonal to the basis even if the gradient is: ``gradient`` alone protects less."""
 
 
 class Gpm(Method):
-    """Learns at right angles to the inputs of earlier tasks."""
+    """Projects updates onto the orthogonal complement of the inputs of earlier tasks."""
 
     capturable: ClassVar[bool] = True
     Settings = GpmSettings
     settings: GpmSettings
 
     def __init__(self, **settings: Any) -> None:
-        """Take the fields of :class:`GpmSettings` as keywords: ``Gpm(threshold=0.995)``."""
+        """Pass the fields of :class:`GpmSettings` as keywords: ``Gpm(threshold=0.995)``."""
         super().__init__(**settings)
         self._bases: dict[str, Tensor] = {}  # by weight name; empty before the first task has ended
         self._guard: subspace.Guard | None = None
 
     @property
     def samples_wanted(self) -> int:
-        """How many on-policy observations are looked at."""
+        """Number of on-policy observations that the basis is computed from."""
         return self.settings.samples
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Guard the directions, if there are any yet.
+        """Start the projection, if there is a basis.
 
         Raises:
-            ValueError: they are another network's.
+            ValueError: the basis belongs to another network.
             TypeError: the trunk has parameters of layers that are neither linear nor a 2-D convolution.
         """
         subspace.protected_layers(trunk)
         self._guard = subspace.Guard(trunk, self._bases, {}, self.settings.project) if self._bases else None
 
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Clear the gradient of the directions."""
+        """Project the gradient."""
         if self._guard is not None:
             self._guard.gradient(name, parameter)
 
     def after_step(self) -> None:
-        """Clear the step of the directions."""
+        """Project the step."""
         if self._guard is not None:
             self._guard.step()
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Add the directions that the task needs."""
+        """Add the directions that the task needs to each basis."""
         self._guard = None
         inputs = subspace.layer_inputs(finished.trunk, finished.observations, finished.preprocess)
         for name, layer in subspace.protected_layers(finished.trunk).items():
@@ -81,7 +81,7 @@ class Gpm(Method):
         return {f"held/{name.removesuffix('.weight')}": b.shape[1] / len(b) for name, b in self._bases.items()}
 
     def state(self) -> MethodState:
-        """The directions of every layer."""
+        """Return the basis of every layer."""
         return MethodState(saved.named(self._bases, "basis"))
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
@@ -93,6 +93,6 @@ class Gpm(Method):
         return subspace.describe_bases(*saved.split(state.tensors, "basis"))
 
     def load_state(self, state: MethodState) -> None:
-        """Take saved directions; the next ``start_task`` checks them against the trunk."""
+        """Load a saved state; the next ``start_task`` checks it against the trunk."""
         (self._bases,) = saved.split(state.tensors, "basis")
         self._guard = None

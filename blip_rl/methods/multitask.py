@@ -1,4 +1,4 @@
-"""Multitask: all tasks at once, a rollout of each in turn. Not continual: how far one trunk can get with them all."""
+"""Multitask: learns all tasks at once, a rollout of each in turn. Not continual: an upper bound for one trunk."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from blip_rl.methods.base import Method
 
 
 class Multitask(Method):
-    """The empty method, on all tasks interleaved: nothing is forgotten because nothing is ever left."""
+    """Protects nothing; all tasks are interleaved, so there is nothing to forget."""
 
     capturable: ClassVar[bool] = True
     interleaved: ClassVar[bool] = True

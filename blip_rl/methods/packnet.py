@@ -1,9 +1,9 @@
-"""PackNet: every task owns some of the weights: those of earlier tasks stand still, those of later ones are hidden.
+"""PackNet: each task owns some of the weights; those of earlier tasks are frozen, those of later ones masked.
 
 Mallya & Lazebnik, CVPR 2018 (arXiv 1711.05769); in reinforcement learning Wołczyk et al., "Continual World", NeurIPS
-2021 (arXiv 2105.10919). A task trains every weight that is still free; towards its end each layer keeps the largest of
-them and sets the others to 0; what was kept trains on for the rest of the task and then belongs to it.
-The owners are all that is remembered: 1 byte per trunk weight, whatever the number of tasks.
+2021 (arXiv 2105.10919). A task trains all free weights; towards its end each layer keeps the largest of
+them and prunes the others to 0; the kept ones are retrained for the rest of the task and then belong to it.
+State: the owner of each weight, 1 byte per trunk weight for any number of tasks.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ _FREE = 0
 
 
 class PacknetSettings(Settings):
-    """How the weights are shared out."""
+    """How the weights are divided among the tasks."""
 
     tasks: Annotated[PositiveInt, Field(le=255)] = 6
-    """Tasks that the trunk must hold: each gets an equal share of every layer. Later ones train their head alone."""
+    """Number of tasks that get an equal share of every layer. Later ones train only their head."""
     retrain_share: Annotated[Fraction, Field(lt=1.0)] = 0.2
-    """Share of a task's steps, its last, that are trained with the pruned weights at 0."""
+    """Last share of a task's steps, trained with the pruned weights at 0."""
     retrain_schedule: Literal["own", "task"] = "task"
-    """``own``: the learning-rate schedule runs once until the pruning and once more after it; ``task``: once over the
-    task, so that retraining has its last part."""
+    """``own``: the learning-rate schedule runs once before the pruning and once after it; ``task``: once over the whole
+    task, so retraining gets its last part."""
 
 
 class Packnet(Method):
-    """Shares the weights of every layer out among the tasks."""
+    """Divides the weights of every layer among the tasks."""
 
     Settings = PacknetSettings
     settings: PacknetSettings
 
     def __init__(self, **settings: Any) -> None:
-        """Take the fields of :class:`PacknetSettings` as keywords: ``Packnet(tasks=6)``."""
+        """Pass the fields of :class:`PacknetSettings` as keywords: ``Packnet(tasks=6)``."""
         super().__init__(**settings)
         self.tasks_seen = 0
         self._owners: dict[str, Tensor] = {}  # number of the task each weight belongs to, 0 where it is free
         self._weights: dict[str, nn.Parameter] = {}  # while a task is learned
-        self._still: dict[str, Tensor] = {}  # weights that the task must not move: of earlier tasks, or just pruned
+        self._still: dict[str, Tensor] = {}  # masks of weights without gradient: of earlier tasks, or pruned
         self._kept: dict[str, Tensor] = {}  # once pruned: the weights the task will own
 
     @torch.no_grad()
     def start_task(self, trunk: nn.Module) -> None:
-        """Hold the weights of earlier tasks still.
+        """Freeze the weights of earlier tasks.
 
         Raises:
-            ValueError: the owners are those of another network's weights.
+            ValueError: the owners belong to another network.
         """
         weights = _weights(trunk)
         if self.tasks_seen:
@@ -74,10 +74,10 @@ class Packnet(Method):
 
     @torch.no_grad()
     def resume_task(self, trunk: nn.Module) -> None:
-        """Hold the same weights still as when the task was left: after its pruning, all but those it kept.
+        """Freeze the same weights as before the interruption: after the pruning, all but those the task keeps.
 
         Raises:
-            ValueError: the owners, or the weights kept, are those of another network.
+            ValueError: the owners or the masks belong to another network.
         """
         kept = self._kept
         self.start_task(trunk)
@@ -86,12 +86,12 @@ class Packnet(Method):
             self._still = {name: ~mask for name, mask in self._kept.items()}
 
     def at_progress(self, done: float) -> None:
-        """Prune once the task's last ``retrain_share`` begins."""
+        """Prune when the last ``retrain_share`` of the task begins."""
         if self.settings.retrain_share and done >= 1 - self.settings.retrain_share and not self._kept:
             self._prune()
 
     def schedule_remaining(self, remaining: float) -> float:
-        """Let training and retraining each have the whole learning-rate schedule, if they should."""
+        """Restart the learning-rate schedule for retraining, if the setting says so."""
         share = self.settings.retrain_share
         if self.settings.retrain_schedule == "task" or not share:
             return remaining
@@ -101,7 +101,7 @@ class Packnet(Method):
 
     @torch.no_grad()
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """No gradient for weights that must not move; after the first task none for biases."""
+        """Zero the gradients of frozen weights and, after the first task, of biases."""
         if parameter.grad is None:
             return
         if name in self._still:
@@ -111,13 +111,13 @@ class Packnet(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Hold pruned weights at 0 against what momentum is left in the optimizer."""
+        """Reset pruned weights to 0: the optimizer's momentum still moves them."""
         for name, kept in self._kept.items():
             self._weights[name].masked_fill_((self._owners[name] == _FREE) & ~kept, 0.0)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Give the task the weights it kept; if no progress was ever reported, prune only now."""
+        """Assign the kept weights to the task; prune first if :meth:`at_progress` has not done so."""
         if not self._weights:
             raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
         if not self._kept:
@@ -131,10 +131,10 @@ class Packnet(Method):
 
     @contextmanager
     def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:
-        """Within the block a finished task finds only its own and earlier tasks' weights; all others are 0.
+        """Within the block, mask all weights that belong neither to a finished task nor to earlier ones.
 
         Raises:
-            ValueError: the owners are those of another network's weights.
+            ValueError: the owners belong to another network.
         """
         if task > self.tasks_seen:
             yield
@@ -154,7 +154,7 @@ class Packnet(Method):
                     weight.copy_(before[name])
 
     def state(self) -> MethodState:
-        """The owners, the number of tasks seen and, between a task's pruning and its end, the weights it kept."""
+        """Return the owners, the number of tasks seen and, between pruning and the end of a task, its masks."""
         tensors = saved.named(self._owners, "owner") | saved.named(self._kept, "kept")
         return MethodState(tensors, {"tasks_seen": self.tasks_seen})
 
@@ -177,14 +177,14 @@ class Packnet(Method):
         return sum(weight.numel() for weight in _weights(network.trunk).values())
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state; it is checked against the trunk when it meets one."""
+        """Load a saved state; it is checked against the trunk when it is used."""
         self._owners, self._kept = saved.split(state.tensors, "owner", "kept")
         self._weights, self._still = {}, {}
         self.tasks_seen = int(state.values["tasks_seen"])
 
     @torch.no_grad()
     def _prune(self) -> None:
-        """Of each layer's n free weights keep the ⌈n / tasks left⌉ largest in size, so that shares come out equal."""
+        """Keep the ⌈n / tasks left⌉ largest of each layer's n free weights, which makes all shares equal."""
         tasks_left = max(1, self.settings.tasks - self.tasks_seen)
         for name, weight in self._weights.items():
             free = self._owners[name] == _FREE
@@ -194,17 +194,17 @@ class Packnet(Method):
 
 
 def _weights(trunk: nn.Module) -> dict[str, nn.Parameter]:
-    """The trunk's parameters that are shared out: all but biases and other vectors."""
+    """Return the trunk's parameters that are divided: all but biases and other vectors."""
     return {name: parameter for name, parameter in trunk.named_parameters() if parameter.dim() > 1}
 
 
 def _like(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros in the weight's shape and memory layout."""
+    """Return zeros in the weight's shape and memory layout."""
     return torch.zeros_like(weight, dtype=dtype, requires_grad=False)
 
 
 def _largest(weight: Tensor, among: Tensor, count: int) -> Tensor:
-    """Mask of the ``count`` entries of ``weight`` that are largest in absolute value where ``among`` is true."""
+    """Return a mask of the ``count`` entries of ``weight`` of largest magnitude where ``among`` is true."""
     sizes = weight.abs().masked_fill_(~among, -1.0).flatten()
     chosen = torch.zeros_like(sizes, dtype=torch.bool)
     chosen[sizes.topk(count).indices] = True

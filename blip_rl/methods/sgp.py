@@ -1,9 +1,9 @@
-"""SGP, scaled gradient projection: the less a direction matters to earlier tasks, the more it may still be trained.
+"""SGP, scaled gradient projection: as GPM, but updates along less important directions are only scaled down.
 
 Saha & Roy, AAAI 2023 (arXiv 2302.01386). The equations are in :mod:`blip_rl.core.subspace`. Each layer keeps
-orthonormal directions that span most of the inputs of all earlier tasks, and for each its importance λ: of a step along
-it the share 1 − λ is let through. Biases stand still after the first task. State: 4 bytes × (d + 1) × k for a layer
-with d inputs and k directions, at most d; while a later task is trained, also a copy of the weights.
+an orthonormal basis of most of the input space of all earlier tasks, and the importance λ of each direction: an update
+along it is scaled by 1 − λ. Biases are frozen after the first task. State: 4 bytes × (d + 1) × k for a layer with d
+inputs and k ≤ d directions; while a later task is trained, also a copy of the weights.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
 
 class SgpSettings(Settings):
-    """How much of a task's inputs is protected, how firmly, and at which point of the training."""
+    """How much of a task's input space is protected, how strongly, and what is projected."""
 
     threshold: Annotated[Fraction, Field(gt=0.0, lt=1.0)] = 0.995
-    """Share of the energy of each layer's inputs that the directions carry."""
+    """Share of the energy of each layer's inputs that the basis must explain."""
     scale: NonNegativeFloat = 25.0
     """α: at 0 a direction's importance is its σ / the largest; the larger α, the nearer to 1, where SGP is GPM."""
     samples: PositiveInt = 2_000
-    """Observations of a finished task whose inputs are looked at; every patch of them for convolutions."""
+    """Observations of a finished task that the basis is computed from; for convolutions, all of their patches."""
     project: subspace.Projected = "step"
-    """What is scaled: gradients, the optimizer's steps, or both, which scales twice. Adam gives a scaled gradient its
-    size back, so ``gradient`` alone protects less."""
+    """What is scaled: gradients, the optimizer's steps, or both, which scales twice. Adam is invariant to the scale of
+    the gradient, so ``gradient`` alone protects less."""
 
 
 class Sgp(Method):
-    """Learns little along the directions that matter much to earlier tasks."""
+    """Scales updates down along the directions that are important to earlier tasks."""
 
     capturable: ClassVar[bool] = True
     Settings = SgpSettings
     settings: SgpSettings
 
     def __init__(self, **settings: Any) -> None:
-        """Take the fields of :class:`SgpSettings` as keywords: ``Sgp(threshold=0.995, scale=25)``."""
+        """Pass the fields of :class:`SgpSettings` as keywords: ``Sgp(threshold=0.995, scale=25)``."""
         super().__init__(**settings)
         self._bases: dict[str, Tensor] = {}  # by weight name; empty before the first task has ended
         self._importance: dict[str, Tensor] = {}
@@ -49,14 +49,14 @@ class Sgp(Method):
 
     @property
     def samples_wanted(self) -> int:
-        """How many on-policy observations are looked at."""
+        """Number of on-policy observations that the basis is computed from."""
         return self.settings.samples
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Guard the directions, if there are any yet.
+        """Start the projection, if there is a basis.
 
         Raises:
-            ValueError: they are another network's.
+            ValueError: the basis belongs to another network.
             TypeError: the trunk has parameters of layers that are neither linear nor a 2-D convolution.
         """
         subspace.protected_layers(trunk)
@@ -75,7 +75,7 @@ class Sgp(Method):
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Add the directions that the task needs, and its importances to all."""
+        """Add the directions that the task needs, and update the importance of all directions."""
         self._guard = None
         inputs = subspace.layer_inputs(finished.trunk, finished.observations, finished.preprocess)
         for name, layer in subspace.protected_layers(finished.trunk).items():
@@ -87,11 +87,11 @@ class Sgp(Method):
         return {f"held/{name.removesuffix('.weight')}": self._held(name) for name in self._bases}
 
     def _held(self, name: str) -> float:
-        """Share of a layer's inputs that is kept from training, directions counted by their importance."""
+        """Return the protected share of a layer's input space, with directions weighted by their importance."""
         return self._importance[name].sum().item() / len(self._bases[name])
 
     def state(self) -> MethodState:
-        """The directions of every layer and their importances."""
+        """Return the basis of every layer and the importance of its directions."""
         return MethodState(saved.named(self._bases, "basis") | saved.named(self._importance, "importance"))
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
@@ -108,6 +108,6 @@ class Sgp(Method):
         return subspace.describe_bases(bases)
 
     def load_state(self, state: MethodState) -> None:
-        """Take a saved state; the next ``start_task`` checks it against the trunk."""
+        """Load a saved state; the next ``start_task`` checks it against the trunk."""
         self._bases, self._importance = saved.split(state.tensors, "basis", "importance")
         self._guard = None

@@ -1,7 +1,7 @@
-"""Single: a fresh agent for every task, kept for ever. What transfer and the loss of plasticity are measured against.
+"""Single: an independent trunk for each task. The reference for forward transfer and for loss of plasticity.
 
-Each task starts from the same initial trunk and nothing is shared, so nothing can be forgotten and nothing transferred.
-Every finished task keeps its own copy of the trunk: 4 bytes per trunk parameter and task, and once more for the start.
+Each task starts from the same initial weights and shares none, so nothing is forgotten and nothing is transferred.
+State: a copy of the trunk for each finished task, and one of the initial weights; 4 bytes per parameter and copy.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from blip_rl.core import saved
 from blip_rl.core.weights import copy_weights, exchanged_weights, set_weights
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 
-_START = 0  # number of the copy that every task starts from; a finished task's copy has the task's number
+_START = 0  # index of the initial weights; the copy of a finished task has the number of the task
 
 
 class Single(Method):
-    """Puts the trunk back to its start before each task, and swaps each task's own trunk in when it is played."""
+    """Resets the trunk before each task, and exchanges its weights while a finished task is played."""
 
     capturable: ClassVar[bool] = True
     distillable: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
-        """There is nothing to set."""
+        """Create the method; it has no settings."""
         super().__init__(**settings)
         self._copies: list[dict[str, Tensor]] = []  # by number
 
     def start_task(self, trunk: nn.Module) -> None:
-        """Remember the very first weights; give them to every later task.
+        """Save the initial weights at the first task; load them at each later one.
 
         Raises:
-            ValueError: the copies are another network's.
+            ValueError: the copies belong to another network.
         """
         if self._copies:
             set_weights(trunk, self._copy_for(_START, trunk))
@@ -42,10 +42,10 @@ class Single(Method):
             self._copies.append(copy_weights(trunk))
 
     def resume_task(self, trunk: nn.Module) -> None:
-        """The trunk is where the task got to, and stays there."""
+        """Keep the trunk as it is: it has the weights that the task has reached."""
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Keep the trunk as this task leaves it."""
+        """Save a copy of the trunk."""
         if not self._copies:
             raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
         self._copies.append(copy_weights(finished.trunk))
@@ -53,10 +53,10 @@ class Single(Method):
 
     @contextmanager
     def playing(self, trunk: nn.Module, task: int) -> Iterator[None]:
-        """Within the block a finished task has its own trunk back.
+        """Within the block, load the weights of a finished task.
 
         Raises:
-            ValueError: the copies are another network's.
+            ValueError: the copies belong to another network.
         """
         if task >= len(self._copies):
             yield
@@ -65,12 +65,12 @@ class Single(Method):
             yield
 
     def state(self) -> MethodState:
-        """All copies, named by their number and parameter."""
+        """Return all copies, named ``<number>.<parameter>``."""
         tensors = {f"{n}.{name}": tensor for n, copy in enumerate(self._copies) for name, tensor in copy.items()}
         return MethodState(tensors, {"copies": len(self._copies)})
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return a copy of the trunk for each task, and one of the start."""
+        """Return a copy of the trunk for each task, and one of the initial weights."""
         return {
             f"{number}.{name}": saved.TensorLayout(parameter.dtype, tuple(parameter.shape))
             for number in range(len(network.outputs) + 1)
@@ -82,10 +82,10 @@ class Single(Method):
         return [f"{max(0, int(state.values['copies']) - 1)} finished tasks have a trunk of their own"]
 
     def load_state(self, state: MethodState) -> None:
-        """Take saved copies; they are checked against the trunk when they meet one.
+        """Load saved copies; they are checked against the trunk when they are used.
 
         Raises:
-            ValueError: fewer are there than the state says.
+            ValueError: there are fewer copies than the state says.
         """
         count = int(state.values["copies"])
         if count > len(state.tensors):  # each has a tensor at least
@@ -96,7 +96,7 @@ class Single(Method):
             self._copies[int(number)][name] = tensor
 
     def _copy_for(self, number: int, trunk: nn.Module) -> dict[str, Tensor]:
-        """One of the copies, checked to fit the trunk."""
+        """Return one of the copies, checked to fit the trunk."""
         copy = self._copies[number]
         saved.check_fit(copy, dict(trunk.named_parameters()), f"{number}.{{}}")
         return copy
