@@ -151,7 +151,7 @@ class Clear(Method):
         return sum(memory.observations.nbytes for memory in self._memories)
 
     def state(self) -> MethodState:
-        """Return every task's frames and targets, the seed of the next task and, during a task, the generator's state."""
+        """Return every task's frames and targets, the next task's seed and, during a task, the generator's state."""
         tensors = {
             f"task{number}.{key}": tensor
             for number, memory in enumerate(self._memories, start=1)
@@ -178,7 +178,7 @@ class Clear(Method):
         return [f"{count:,} frames of {name.partition('.')[0]} kept for replay" for name, count in frames.items()]
 
     def kept_bytes(self, network: Network) -> int:
-        """Return the bytes of a full memory's frames: it is full from the end of the first task on."""
+        """Return the bytes of a full memory's frames: full after the first task."""
         dtype, shape = _frame(network)
         frame_bytes = saved.TensorLayout(dtype, shape).nbytes
         return self._capacity(frame_bytes) * frame_bytes

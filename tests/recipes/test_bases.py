@@ -20,7 +20,7 @@ def test_every_agent_of_then_is_still_shipped():
 
 @pytest.mark.parametrize("agent", RESOLVED)
 def test_the_resolved_agent_is_the_one_that_was_written_out(agent):
-    assert resolve("cartpole4", agent).agent.model_dump(mode="json") == RESOLVED[agent]
+    assert resolve("pong", agent).agent.model_dump(mode="json") == RESOLVED[agent]
 
 
 @pytest.mark.parametrize("agent", recipe_names("agents"))
