@@ -15,9 +15,7 @@ from torch import Tensor
 Array = npt.NDArray[np.float32]
 
 
-def step_by_step(
-    rewards: Array, values: Array, last_values: Array, continues: Array, gamma: float, lam: float
-) -> Array:
+def gae_loop(rewards: Array, values: Array, last_values: Array, continues: Array, gamma: float, lam: float) -> Array:
     """Estimate advantages by a loop from the last step to the first.
 
     Args:
@@ -41,12 +39,12 @@ def step_by_step(
     return advantages
 
 
-def by_doubling(
+def gae_scan(
     rewards: Tensor, values: Tensor, last_values: Tensor, continues: Tensor, gamma: float, lam: float
 ) -> Tensor:
     """Estimate advantages by recursive doubling (a Hillis–Steele scan): ⌈log₂ steps⌉ rounds of a few kernels each.
 
-    Arguments and result are those of :func:`step_by_step`, as tensors. After k rounds entry t holds the sum of its
+    Arguments and result are those of :func:`gae_loop`, as tensors. After k rounds entry t holds the sum of its
     next 2ᵏ terms and the product of their decays. The next round adds the sum of entry t + 2ᵏ times that product.
     """
     following = torch.cat([values[1:], last_values.reshape(1, -1)])

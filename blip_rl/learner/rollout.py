@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from blip_rl.learner.advantages import by_doubling, normalized, step_by_step
+from blip_rl.learner.advantages import gae_loop, gae_scan, normalized
 
 Array = npt.NDArray[np.float32]
 
@@ -123,12 +123,12 @@ class Rollout:
         continues = 1 - np.concatenate([self.episode_starts[1:], dones.astype(np.float32)[None]])
         if self.device.type == "cpu":
             values, last = self.values.numpy(), last_values.numpy()
-            estimate = step_by_step(self.rewards, values, last, continues, self.gamma, self.gae_lambda)
+            estimate = gae_loop(self.rewards, values, last, continues, self.gamma, self.gae_lambda)
             self.advantages = torch.from_numpy(estimate)
         else:
             # Estimates stay on the device; rewards and masks are copied to it together, in one transfer.
             rewards, going = torch.from_numpy(np.stack([self.rewards, continues])).to(self.device)
-            self.advantages = by_doubling(rewards, self.values, last_values, going, self.gamma, self.gae_lambda)
+            self.advantages = gae_scan(rewards, self.values, last_values, going, self.gamma, self.gae_lambda)
         self.returns = self.advantages + self.values
 
     def normalize_advantages(self) -> None:

@@ -1,10 +1,10 @@
-"""How the device is used: advantages at once, compiled and rounded trunks, and the settings that ask for them."""
+"""Compute settings: GAE by parallel scan, compiled trunks, reduced precision."""
 
 import numpy as np
 import pytest
 import torch
 
-from blip_rl.learner.advantages import by_doubling, step_by_step
+from blip_rl.learner.advantages import gae_loop, gae_scan
 from blip_rl.learner.collector import StagingBuffer
 from blip_rl.learner.diagnostics import _explained_variance
 from blip_rl.learner.precision import Compiled, _switches
@@ -20,8 +20,8 @@ def test_advantages_at_once_are_those_step_by_step(steps, ends):
     rewards, values = rng.standard_normal((2, steps, 5)).astype(np.float32)
     last = rng.standard_normal(5).astype(np.float32)
     continues = (rng.random((steps, 5)) >= ends).astype(np.float32)
-    expected = step_by_step(rewards, values, last, continues, 0.99, 0.95)
-    found = by_doubling(*map(torch.from_numpy, (rewards, values, last, continues)), 0.99, 0.95)
+    expected = gae_loop(rewards, values, last, continues, 0.99, 0.95)
+    found = gae_scan(*map(torch.from_numpy, (rewards, values, last, continues)), 0.99, 0.95)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
