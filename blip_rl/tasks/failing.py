@@ -75,7 +75,7 @@ class NamedVecEnv(VecEnvWrapper):
 
         Args:
             venv: The copies.
-            game: What they play.
+            game: Name of the game.
             seed: Of the first copy.
             first_environment: Its number among all copies, for messages.
         """

@@ -1,4 +1,4 @@
-"""Where weights may move: intervals, nested centres, and the in-place step that lands inside them."""
+"""Intervals of weights, nested centres, and the in-place projection and quantization."""
 
 import math
 from fractions import Fraction

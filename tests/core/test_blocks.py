@@ -1,4 +1,4 @@
-"""Pieces of large tensors."""
+"""Blocks of large tensors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Expectations over actions, policies other than categorical ones, and what a measurement must leave alone."""
+"""Fisher: expectations over actions, non-categorical policies, and absence of side effects."""
 
 import copy
 

@@ -70,7 +70,7 @@ def test_rewriting_changes_the_anchor_and_nothing_else():
     )
 
 
-def test_a_centred_one_is_as_steep_with_its_minimum_at_these_weights():
+def test_reset_keeps_the_fisher_and_moves_the_minimum_to_these_weights():
     before, minimum, weights = the_sum(terms()), drawn(8), drawn(9)
     after = before.reset(minimum)
     assert after.at(minimum) == after.height == 0.0

@@ -1,4 +1,4 @@
-"""The prior for a wanted number of bits or a wanted drift: reached, monotone, and honest about what is out of reach."""
+"""Solving for the prior: targets of bits and drift are reached, monotone, and reported if out of reach."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Names of saved tensors, and which network they belong to."""
+"""Names of saved tensors and their validation against a network."""
 
 import pytest
 import torch

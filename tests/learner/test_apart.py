@@ -1,4 +1,4 @@
-"""A task learned apart: the shared trunk is untouched, earlier tasks are played with it, and nothing stays behind."""
+"""Learning apart: the shared trunk is unchanged, earlier tasks use it, and the copy is freed at the end."""
 
 import copy
 import inspect

@@ -1,4 +1,4 @@
-"""Our collection and update against stable-baselines3's own, step by step over the same games."""
+"""Rollout collection and update, compared with stable-baselines3's over the same games."""
 
 import numpy as np
 import pytest

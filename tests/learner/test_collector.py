@@ -1,4 +1,4 @@
-"""Collection with environments in groups: the same rollouts as without, whoever is waited for."""
+"""Rollout collection from groups of environments: the same rollouts as without groups, in any order of completion."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The recorded update and the recorded choice of actions against the plain ones."""
+"""Captured updates and captured inference, compared with eager ones."""
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def figures(model):
 
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_the_figures_of_replayed_updates_are_the_plain_ones(kind, records):
+def test_metrics_of_replayed_updates_equal_those_of_eager_ones(kind, records):
     plain = figures(agent(env=ENVIRONMENTS[kind](), compute={"capture": "off"}))
     assert not Tape.made
     assert figures(agent(env=ENVIRONMENTS[kind]())) == plain

@@ -1,4 +1,4 @@
-"""Numbers gone bad: the first is named, with the task and the step, at the update where it appears."""
+"""Divergence: the first non-finite value is named, with task and step, at the update in which it appears."""
 
 import math
 

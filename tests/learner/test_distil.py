@@ -1,4 +1,4 @@
-"""Distilling: its loss against closed forms, what it leaves alone, and how close the student comes."""
+"""Distillation: loss against closed forms, unchanged state, and the student's accuracy."""
 
 import copy
 import math

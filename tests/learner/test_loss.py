@@ -1,4 +1,4 @@
-"""PPO's loss against a plain loop over samples, and a whole update against the BLIP release's."""
+"""PPO's loss against a loop over samples, and a whole update against the BLIP release."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""A shared trunk, and for each task everything that is its own; the optimizer."""
+"""The policy's shared trunk, task modules and optimizer."""
 
 import copy
 import subprocess

@@ -1,4 +1,4 @@
-"""One agent, one task after another: what goes on, what starts anew, and what rests."""
+"""A sequence of tasks on one agent: state that continues, is reset, or is frozen at a task switch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""All that an agent is, taken and put back to the bit."""
+"""Saving and restoring an agent's state, bit-exactly."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The shared layers: shapes, initialisation, modulation, and observations that do not fit."""
+"""The trunk: shapes, initialisation, modulation, and rejected observations."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What stable-baselines3 asks of a VecEnv besides playing."""
+"""The VecEnv contract of stable-baselines3 besides stepping."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The proof that AtariVecEnv plays what Gymnasium's own environment plays, to the pixel."""
+"""AtariVecEnv against Gymnasium's Atari environment, pixel by pixel."""
 
 import gymnasium
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the seed of an AtariVecEnv decides."""
+"""Effects of the seed of an AtariVecEnv."""
 
 import numpy as np
 import pytest

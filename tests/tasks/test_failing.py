@@ -1,4 +1,4 @@
-"""Numbers from a game that are not finite are refused where they come in, with the game, the copy and its seed."""
+"""Non-finite values from a game raise an error that names the game, the copy and its seed."""
 
 import gymnasium
 import numpy as np

@@ -1,4 +1,4 @@
-"""Environments in groups: to everyone who steps them all, the same as without."""
+"""Groups of environments behave as one VecEnv when stepped together."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The second emulator plays the very game that the agent's plays, and shows it in its own colours."""
+"""Rendering: the second emulator plays the same game as the agent's, in native colours."""
 
 import itertools
 

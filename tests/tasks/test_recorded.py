@@ -1,4 +1,4 @@
-"""Games brought back to where they were, from their seed and the actions taken."""
+"""Replaying games to their state from seeds and action logs."""
 
 import numpy as np
 import pytest
