@@ -1,4 +1,4 @@
-"""What each verb imports before it answers: time is not measured here, scripts/benchmark_startup.py does that."""
+"""Which modules each command imports; scripts/benchmark_startup.py measures the time."""
 
 import gc
 import subprocess
@@ -14,7 +14,7 @@ LEARNING = ("torch", "stable_baselines3", "tensorboard")
 
 
 def imported(arguments, modules, cwd):
-    """Exit code, and which of the modules a command has imported when it is over."""
+    """Return the exit code and which of the modules the command has imported."""
     code = (
         "import sys; from blip_rl.cli import cli\n"
         f"try: cli.main({[str(a) for a in arguments]!r})\n"
@@ -28,7 +28,7 @@ def imported(arguments, modules, cwd):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run that learned one game, as its text files tell of it."""
+    """The text files of a run that learned one game."""
     path = tmp_path / "run"
     path.mkdir()
     (path / "config.toml").write_text(

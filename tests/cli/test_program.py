@@ -1,4 +1,4 @@
-"""How the program ends where the system gives it less than it needs: one message and the right exit code."""
+"""Lack of memory or of a working directory gives one message and the correct exit code."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or without a reader: no traceback, the right exit code, nothing lost."""
+"""Closed or unwritable standard streams: no traceback, correct exit code, no data lost."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists(FULL), reason="needs /dev/ful
 
 
 def shell(arguments, redirections, folder):
-    """Run the program with streams as a shell sets them; return the exit code, and what it wrote to those left open."""
+    """Run the program with redirected streams; return the exit code and the output on open streams."""
     words = " ".join(f"'{word}'" for word in arguments)
     done = subprocess.run(
         ["sh", "-c", f"{words} {redirections}"], cwd=folder, capture_output=True, text=True, timeout=120
@@ -51,7 +51,7 @@ def test_the_exit_code_is_right(arguments, redirections, code, message, tmp_path
 
 
 def test_a_training_without_streams_writes_none_of_its_files_wrongly(tmp_path):
-    """A closed stream's number is given to the next file that is opened, and libraries print into it."""
+    """The next opened file gets the descriptor of a closed stream, and libraries would print into it."""
     arguments = command("finetune", "run", CARTPOLES, games="cartpole-a", steps="128")
     assert shell(arguments, ">&- 2>&- <&-", tmp_path) == (0, "", "")
     run = tmp_path / "run"

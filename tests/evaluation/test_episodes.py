@@ -1,4 +1,4 @@
-"""Evaluation plays whole games, each environment its own, and leaves training alone."""
+"""Evaluation plays whole games, one per environment, and does not change the state of training."""
 
 from contextlib import contextmanager
 
@@ -22,7 +22,7 @@ OBSERVATIONS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 
 
 class ScriptedGames(VecEnv):
-    """Game k lasts lengths[k % …] steps and pays 1 a step; a restarted game pays 100, which nobody may count."""
+    """Game k lasts lengths[k % …] steps with reward 1 per step; a restarted game pays 100, not to be counted."""
 
     made: list["ScriptedGames"] = []  # noqa: RUF012
 
@@ -103,7 +103,7 @@ def test_more_episodes_than_environments_use_new_seeds(monkeypatch, policy, conf
 
 
 def test_every_decision_of_every_episode_is_told(monkeypatch, policy, config):
-    """Of 34 games in two sets of environments, some over sooner: what is told is what each environment was given."""
+    """34 games in two batches with different lengths: the callback gets the actions that each environment got."""
     told: list[list[int]] = [[] for _ in range(34)]
 
     def note(playing, actions):
@@ -210,7 +210,7 @@ def test_every_task_is_played_in_its_own_game(monkeypatch, policy, config):
 
 
 class Recording(ScriptedGames):
-    """Writes down which actions were played in whose game."""
+    """Record the actions played in each task's game."""
 
     def __init__(self, num_envs, seed, lengths, task, played):
         super().__init__(num_envs, seed, lengths)
@@ -221,7 +221,7 @@ class Recording(ScriptedGames):
 
 
 class Swapping(Method):
-    """Plays each task with a trunk of its own, as a method that keeps weights per task does."""
+    """Play each task with its own trunk, as a method with weights per task does."""
 
     def __init__(self, trunks):
         super().__init__()
@@ -239,7 +239,7 @@ class Swapping(Method):
 
 
 def test_each_task_gets_its_head_its_game_and_its_trunk_at_once(monkeypatch, policy, config):
-    """Each action tells which head and which trunk were there: heads read unit ``index``, trunks light it up or not."""
+    """Each action identifies head and trunk: a head reads unit ``index``, which a trunk activates or not."""
     weights = policy.trunk.state_dict()
     last = max(name for name in weights if name.endswith("bias"))
     trunks = {}
@@ -270,7 +270,7 @@ def test_each_task_gets_its_head_its_game_and_its_trunk_at_once(monkeypatch, pol
 
 
 def test_real_games_give_raw_whole_returns(policy, config):
-    """CartPole pays 1 a step: return and length agree, and the same seeds give the same games."""
+    """CartPole pays 1 per step, so return equals length; equal seeds give equal games."""
     played = evaluate_task(policy, Method(), config.tasks[0], config, EvaluationConfig(episodes=5), None)
     assert [e.score for e in played] == [float(e.length_steps) for e in played]
     assert evaluate_task(policy, Method(), config.tasks[0], config, EvaluationConfig(episodes=5), None) == played

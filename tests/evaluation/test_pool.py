@@ -23,7 +23,7 @@ ALL = [Cell(1, "cartpole-a"), Cell(2, "cartpole-a"), Cell(2, "cartpole-b")]
 
 
 class Printing(ScoringPlayer):
-    """As a game that prints, from Python and from C."""
+    """A game that prints from Python and from C."""
 
     def play(self, cell, on_games_over):
         print("noise", flush=True)
@@ -32,7 +32,7 @@ class Printing(ScoringPlayer):
 
 
 class Hanging(ScoringPlayer):
-    """As a game that never ends."""
+    """A game that never ends."""
 
     def play(self, cell, on_games_over):
         os.write(2, b"%d\n" % os.getpid())

@@ -1,4 +1,4 @@
-"""``blip-rl evaluate``: scores from checkpoints equal the run's own, and replace instead of doubling."""
+"""``blip-rl evaluate``: scores from checkpoints equal those of the run and replace its rows."""
 
 import csv
 import dataclasses
@@ -138,7 +138,7 @@ def test_each_stage_is_loaded_once_for_all_its_games(run, monkeypatch):
 
 
 def test_evaluation_goes_through_the_methods_playing(run, monkeypatch):
-    """A method that keeps a trunk for each task is asked for the number of each task it plays, at every stage."""
+    """``playing`` gets the number of the task for every task and stage."""
     from blip_rl.methods.blip import Blip
 
     asked = []
@@ -149,7 +149,7 @@ def test_evaluation_goes_through_the_methods_playing(run, monkeypatch):
 
 
 def test_each_game_is_played_in_itself_with_its_own_saved_head(run, monkeypatch):
-    """Heads in the checkpoint are rigged: the first game's always goes left, the second's always right."""
+    """Modified heads in the checkpoint: the first game's always goes left, the second's always right."""
     config = load_run_config(run)
     stage = checkpoint.load_stage(run / "checkpoints" / "stage-02", config)
     for head, action in zip(stage.policy.tasks, (0, 1), strict=True):
@@ -173,7 +173,7 @@ def test_each_game_is_played_in_itself_with_its_own_saved_head(run, monkeypatch)
 
 
 def test_workers_give_the_scores_of_one_process(run, tmp_path):
-    """Stochastic actions and an untrained head: everything that is drawn must be drawn alike."""
+    """Stochastic actions and an untrained head: all random numbers must be the same."""
     alone = shutil.copytree(run, tmp_path / "alone")
     threads = torch.get_num_threads()
     options = {"actions": "stochastic", "zero_shot": True, "episodes": 4, "seed": 5}
@@ -184,7 +184,7 @@ def test_workers_give_the_scores_of_one_process(run, tmp_path):
 
 
 class Dying(ScoringPlayer):
-    """A player whose process is killed by one cell, and that fails at another."""
+    """A player whose process is killed by one cell and raises an error at another."""
 
     def __init__(self, *args, deadly=None, failing=None):
         super().__init__(*args)
@@ -278,7 +278,7 @@ def test_a_run_that_may_not_be_written_prints_its_table(run, monkeypatch):
 
 
 def test_scores_that_another_process_stores_meanwhile_are_kept(run, monkeypatch):
-    """The table is read again after playing, when it is written."""
+    """The table is read again when it is written, after playing."""
     play = ScoringPlayer.play
 
     def played(self, cell, on_games_over):

@@ -1,4 +1,4 @@
-"""Exported agents against the agents themselves: same probabilities, values and games, with nothing of ours at hand."""
+"""Exported agents give the same probabilities, values and episodes as the originals, without blip_rl installed."""
 
 import base64
 import json
@@ -38,7 +38,7 @@ BOX_ACTIONS = Box(-1, 1, (3,), np.float32)
 
 
 def agent_of(observations, actions, *overrides):
-    """Two tasks' policy whose every weight, scale and shift is drawn, and its recipe."""
+    """A policy of two tasks with random weights, scales and shifts, and its recipe."""
     config = resolve("pong", "blip", overrides=[*SMALL_IMAGE, "trunk.vector.hidden=[16, 12]", *overrides])
     policy = ContinualPolicy(observations, actions, lambda _: 0.0, trunk=config.agent.trunk)
     for name in ("first", "second"):
@@ -55,7 +55,7 @@ def seen(space):
 
 
 def both(policy, task, model, observations):
-    """(probabilities or means and spreads, values) of ours and of stable-baselines3's."""
+    """Return (probabilities, or means and deviations; values) of both policies."""
     with torch.no_grad():
         mine, values = policy.outputs_of(task, torch.from_numpy(observations))
         tensor, _ = model.policy.obs_to_tensor(observations)
@@ -107,7 +107,7 @@ def test_the_agent_is_as_it_was_after_an_export():
 
 @pytest.mark.parametrize("space", [FRAMES, VECTOR])
 def test_a_file_is_made_of_nothing_but_public_classes(space, tmp_path):
-    """No code, of ours or of anyone: another Python could not read it, and a reader could not judge it."""
+    """The file contains no bytecode: it would depend on the Python version and could not be reviewed."""
     policy, config = agent_of(space, Discrete(3))
     plain_ppo(standalone(policy, 1), space, Discrete(3), config.agent.ppo, 0).save(tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
@@ -146,7 +146,7 @@ PPO.predict = noted
 
 
 def play_elsewhere(usage, cwd):
-    """The score that the printed lines print, and the actions taken, without blip_rl."""
+    """Run the printed code without blip_rl; return its score and actions."""
     code = f"{BLOCKED}\n{usage}\nprint(played)"
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def play_elsewhere(usage, cwd):
 
 
 def play_here(run, stage, task_name):
-    """Score and actions of the first episode of the run's evaluation, by our own agent."""
+    """Return score and actions of the first evaluation episode of the original agent."""
     config = load_run_config(run)
     loaded = load_stage(RunFolder(run).stage_path(stage), config)
     method = make_method(config.agent.method)
@@ -176,7 +176,7 @@ def play_here(run, stage, task_name):
 
 @pytest.fixture(scope="module")
 def atari_run(tmp_path_factory):
-    """A run of two games whose agent was drawn, not learned; games are cut off after 300 decisions."""
+    """A run of two games with an untrained agent; episodes are truncated after 300 steps."""
     path = tmp_path_factory.mktemp("atari") / "run"
     overrides = [*SMALL_IMAGE, "atari.max_episode_frames=1200", "evaluation.episodes=1"]
     config = resolve("boxing,pong", "finetune", overrides=[*overrides, "trunk.task_modulation=true"])
@@ -203,7 +203,7 @@ def test_an_atari_game_goes_the_same_way_without_blip_rl(atari_run, game, tmp_pa
 
 
 def check_trained(run, exported):
-    """Probabilities and values of every task, on states as the plain game shows them."""
+    """Probabilities and values of every task on observations of the plain game."""
     config = load_run_config(run)
     stage = load_stage(RunFolder(run).stage_path(2), config)
     method = make_method(config.agent.method)
@@ -222,7 +222,7 @@ def check_trained(run, exported):
 
 @pytest.mark.parametrize("agent", ["blip", "packnet"])
 def test_a_trained_run_goes_the_same_way_without_blip_rl(agent, tmp_path):
-    """CartPoles seen through other eyes; ``packnet`` plays each task with another trunk."""
+    """CartPole with mixed observations; ``packnet`` uses different trunk weights for each task."""
     tasks = ("method.tasks=2",) if agent == "packnet" else ()
     run = train(small_config(agent, overrides=tasks), out=tmp_path / "run", threads=1, quiet=True)
     exported = export_run(run)
@@ -288,7 +288,7 @@ def test_a_run_without_checkpoints_is_refused(tmp_path):
 
 
 def edited(finished_run, tmp_path, old, new):
-    """A copy of a run, its recipe changed by a stranger."""
+    """A copy of a run with a modified recipe."""
     run = shutil.copytree(finished_run, tmp_path / "run")
     text = (run / "config.toml").read_text()
     assert old in text
@@ -331,7 +331,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(finished_run
 
 
 def test_scales_that_leave_float32_are_refused(finished_run, tmp_path):
-    """What is folded together may leave it although each part is a number."""
+    """A product of finite factors can overflow."""
     run = shutil.copytree(finished_run, tmp_path / "run")
     config = load_run_config(run)
     stage = load_stage(RunFolder(run).stage_path(1), config)

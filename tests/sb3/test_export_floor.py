@@ -1,4 +1,4 @@
-"""Exported agents are opened by the oldest stable-baselines3 and Gymnasium that the package asks for."""
+"""The oldest supported stable-baselines3 and Gymnasium open exported agents."""
 
 import json
 import os
@@ -42,7 +42,7 @@ print(json.dumps(found))
 
 
 def floor(package):
-    """The lowest version that pyproject.toml allows."""
+    """Return the lowest version that pyproject.toml allows."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     (found,) = [text for text in project["dependencies"] if text.partition(">=")[0].partition("[")[0] == package]
     version = found.partition(">=")[2].partition(",")[0]
@@ -51,7 +51,7 @@ def floor(package):
 
 @pytest.fixture(scope="module")
 def floors(tmp_path_factory):
-    """A folder with the oldest versions, to be found before the installed ones."""
+    """A folder with the oldest versions, placed first on the path."""
     path = tmp_path_factory.mktemp("floors")
     oldest = [f"{package}=={floor(package)}" for package in ("stable-baselines3", "gymnasium")]
     wanted = [*oldest, "pandas", "pytz", "tzdata"]  # the oldest stable-baselines3 imports pandas

@@ -1,4 +1,4 @@
-"""Files that are no agents, claim too much, or hold what a run has no place for: one message, and nothing is left."""
+"""Invalid, oversized or unsupported agent files are refused with one message, and no run folder is left."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def _inside(tmp_path, monkeypatch):
 
 
 def write(members, tensors=None, facts=None, method=zipfile.ZIP_STORED):
-    """``x.zip`` with other tensors or facts."""
+    """Write ``x.zip`` with other tensors or metadata."""
     if tensors is not None:
         file = io.BytesIO()
         torch.save(tensors, file)
@@ -51,7 +51,7 @@ def write(members, tensors=None, facts=None, method=zipfile.ZIP_STORED):
 
 
 def refused(*parts, seconds=3.0, megabytes=300):
-    """Import the file: one message that says this, at once, without much memory, and with nothing left."""
+    """Import the file; check for one message with these parts, low time and memory, and no files left."""
     before = sorted(path.name for path in Path().iterdir())
     began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = CliRunner().invoke(cli, COMMAND)
@@ -137,7 +137,7 @@ def test_tensors_that_a_run_has_no_place_for_are_refused(kind, plain):
 
 
 def test_a_policy_of_its_authors_own_is_refused(plain):
-    """The same tensors, used in a way that only its code knows."""
+    """The same tensors, used in a way that is defined only by its code."""
     write(plain[0], facts={"policy_class": {":type:": "x", "__module__": "__main__"}})
     refused("custom class", "'__main__'")
 
@@ -153,7 +153,7 @@ def test_a_second_extractor_that_differs_is_refused(plain, tmp_path):
 
 
 class Sharing(nn.Module):
-    """What stable-baselines3 1.x had instead of two networks: shared layers first."""
+    """Shared first layers, as in stable-baselines3 1.x."""
 
     def __init__(self, model):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Agents that stable-baselines3 saved become runs that play as they do, and no code in their files is run."""
+"""Imported stable-baselines3 agents act as the originals, and no code of their files is run."""
 
 import base64
 import io
@@ -30,13 +30,13 @@ FRAMES = Box(0, 255, (4, 84, 84), np.uint8)
 
 
 class Pictures(gymnasium.Env):
-    """What Atari's games of six actions show and take, without a game."""
+    """An environment with the spaces of an Atari game with six actions."""
 
     observation_space, action_space = FRAMES, gymnasium.spaces.Discrete(6)
 
 
 def saved(path, kind=PPO, policy="MlpPolicy", env="CartPole-v1", **options):
-    """An untrained agent whose weights are drawn, and the file it is in."""
+    """An agent with random weights and its file."""
     model = kind(policy, env, n_steps=64, device="cpu", policy_kwargs=options.pop("policy_kwargs", {}), **options)
     with torch.no_grad():
         for parameter in model.policy.parameters():
@@ -51,7 +51,7 @@ def loaded(run):
 
 
 def check_same(run, model):
-    """Same policy and values on states that are drawn."""
+    """Check that policy and values agree on random observations."""
     stage = loaded(run)
     drawn = np.random.default_rng(0).random((16, *model.observation_space.shape))
     observations = (255 * drawn).astype(np.uint8) if len(drawn.shape) > 2 else drawn.astype(np.float32)
@@ -107,7 +107,7 @@ def test_images(options, conv, hidden, tmp_path):
 
 
 def test_an_export_comes_back_as_it_was(finished_run, tmp_path):
-    """Also after its user has saved it again: one trunk, not one for the policy and one for the values."""
+    """Also after it was saved again: one trunk, not separate ones for policy and values."""
     (exported,) = export_run(finished_run, stage=1, out=tmp_path)
     model = PPO.load(exported.file, device="cpu")
     model.save(tmp_path / "again.zip")
@@ -154,7 +154,7 @@ def test_the_run_is_one_for_every_other_verb(tmp_path, monkeypatch):
 
 
 class Trap:
-    """Pickled, it is a call that leaves a mark."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, mark):
         self._mark = mark

@@ -1,4 +1,4 @@
-"""Anyone's own PPO under protection."""
+"""``protect`` applied to plain stable-baselines3 models."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ MODELS = {"vector": vector_model, "image": image_model, "pendulum": pendulum_mod
 
 
 class Recording(Method):
-    """Keeps what it was given at the end of a task."""
+    """A method that stores the arguments of ``end_task``."""
 
     def __init__(self, samples=10):
         super().__init__()
@@ -156,7 +156,7 @@ def test_the_path_and_head_are_the_models_own_policy(make):
 
 def test_observations_are_drawn_from_the_last_rollout():
     def given(samples, seed):
-        """What the method gets; the models are seeded alike, so their rollouts are the same."""
+        """Return the observations that the method gets; equal seeds give equal rollouts."""
         model, method = vector_model(), Recording(samples)
         with protect(model, method, seed=seed):
             model.learn(64)

@@ -16,7 +16,7 @@ RED, GREEN, BLUE = (200, 30, 30), (30, 180, 60), (40, 70, 220)
 
 
 def picture(colour, step=0, size=(20, 16)):
-    """One colour, and a white bar that walks."""
+    """A frame of one colour with a moving white bar."""
     drawn = np.full((*size, 3), colour, np.uint8)
     drawn[:, step % size[1]] = 255
     return drawn
@@ -27,7 +27,7 @@ def clip(colour, count=5, over=False, **kwargs):
 
 
 class Moving:
-    """Pictures given one by one."""
+    """A movie of the given frames."""
 
     def __init__(self, frames, fps=10.0):
         self._frames, self.fps = frames, fps
@@ -40,7 +40,7 @@ class Moving:
 
 
 def decoded(path):
-    """Every picture with the milliseconds for which it is shown."""
+    """Return every frame with its duration in milliseconds."""
     with Image.open(path) as image:
         return [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(image)]
 
@@ -88,7 +88,7 @@ def test_the_same_movie_gives_the_same_bytes_for_ever_looping(tmp_path, file_for
 
 
 def test_what_was_in_memory_before_does_not_change_an_mp4(tmp_path):
-    """Of x264's macroblock tree it does, in one of a hundred such movies."""
+    """With x264's macroblock tree enabled, about one in a hundred such movies differs."""
     rng, path, junk, seen = np.random.default_rng(0), tmp_path / "a.mp4", [], set()
     for _ in range(1_000):
         junk.append(rng.integers(0, 255, rng.integers(1_000, 400_000), dtype=np.uint8))
@@ -175,7 +175,7 @@ def inside(frame, box):
     return frame[top:bottom, left:right]
 
 
-def test_every_film_is_drawn_in_its_place_at_every_moment():
+def test_every_clip_is_drawn_at_its_position_in_every_frame():
     drawn = grid()
     for number in range(len(drawn)):
         frame = drawn.frame(number)
@@ -188,7 +188,7 @@ def test_every_film_is_drawn_in_its_place_at_every_moment():
                 np.testing.assert_array_equal(shown, wanted)
 
 
-def test_a_game_that_is_over_says_so_once_its_film_has_ended():
+def test_game_over_is_drawn_after_the_last_frame():
     drawn = grid()
     box = drawn.boxes[1]
     last, over = inside(drawn.frame(2), box), inside(drawn.frame(3), box)
@@ -223,7 +223,7 @@ def test_scale_is_the_width_of_a_picture(scale):
 
 @pytest.fixture
 def written(monkeypatch):
-    """Every text that is drawn: (text, place, anchor, size)."""
+    """Every drawn text: (text, position, anchor, size)."""
     texts = []
     draw = grids.ImageDraw.ImageDraw.text
 
@@ -290,7 +290,7 @@ def test_clips_are_lossless():
         np.testing.assert_array_equal(kept.frame(number), wanted)
 
 
-def test_a_sheet_survives_the_file(tmp_path):
+def test_a_grid_is_encoded_without_loss(tmp_path):
     drawn = grid()
     save(drawn, tmp_path / "grid.gif")
     shown = decoded(tmp_path / "grid.gif")

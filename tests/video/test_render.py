@@ -1,4 +1,4 @@
-"""``blip-rl render``: the episodes of an evaluation, shown; every file decoded again."""
+"""``blip-rl render``: videos show the evaluated episodes; every file is decoded again."""
 
 import csv
 import math
@@ -61,7 +61,7 @@ def grids(monkeypatch):
 
 
 def untrained(path, config, stages=(1,)):
-    """A run folder with the checkpoints of an agent that never learned."""
+    """A run folder with checkpoints of an untrained agent."""
     folder = RunFolder(path)
     folder.create(dump_run_config(config), "cpu", {})
     for stage in stages:
@@ -95,7 +95,7 @@ def evaluated(run, stage, task, actions="greedy"):
 
 
 def nearest(scores):
-    """By hand: the lowest seed of those whose return is nearest to the mean."""
+    """Reference implementation: the lowest seed among the returns nearest to the mean."""
     mean = statistics.mean(scores.values())
     return min(scores, key=lambda seed: (abs(scores[seed] - mean), seed))
 
@@ -144,7 +144,7 @@ def test_a_clip_shows_the_scored_episode_nearest_to_the_mean_of_the_scored_ones(
 
 @pytest.mark.parametrize("actions", ["greedy", "stochastic"])
 def test_an_episode_of_a_later_block_is_played_as_it_was_scored(run, actions):
-    """Episodes are scored 32 side by side; sampled actions depend on all that was drawn before."""
+    """Episodes are evaluated in batches of 32; sampled actions depend on all earlier random numbers."""
     evaluate_run(run, games=["cartpole-a"], stages=[1], episodes=35, actions=actions, workers=1)
     scores = evaluated(run, 1, "cartpole-a", actions)
     assert len(scores) == 35
@@ -155,7 +155,7 @@ def test_an_episode_of_a_later_block_is_played_as_it_was_scored(run, actions):
 
 
 def test_a_clip_that_differs_from_the_scored_episode_is_reported(run, capsys, grids):
-    """As after training on another device: here the table is changed."""
+    """Simulates training on another device by changing the table."""
     text = (run / "scores.csv").read_text().splitlines()
     rows = [line.split(",") for line in text]
     for row in rows:
@@ -172,7 +172,7 @@ def test_a_clip_that_differs_from_the_scored_episode_is_reported(run, capsys, gr
 
 
 def test_one_kind_of_actions_is_shown_and_named(run, grids):
-    """That of the recipe, else the only one there."""
+    """The kind of the recipe, else the only one available."""
     evaluate_run(run, stages=[1], games=["cartpole-a"], episodes=2, actions="stochastic", workers=1)
     render_run(run, SHORT, stages=[1])
     assert grids[-1][1].footer == "nearest to the mean of 3 scored greedy games"
@@ -248,8 +248,8 @@ def test_a_still_beginning_is_counted():
     assert still_decisions([still, still]) == 0
 
 
-def test_a_film_of_a_game_with_a_still_beginning_begins_half_a_second_before_it_moves(tmp_path):
-    """Kung-Fu Master shows a motionless hall for four seconds."""
+def test_a_clip_skips_a_still_title_screen_up_to_half_a_second(tmp_path):
+    """Kung-Fu Master starts with a still frame for four seconds."""
     small = ("trunk.image.conv=[[4, 8, 8]]", "trunk.image.hidden=[8]", "evaluation.max_episode_steps=150")
     run = untrained(tmp_path / "run", small_config("finetune", games="kungfu", overrides=small))
     film = cell(run, 1, "kungfu", episodes=1, seconds=2, actions="stochastic").clip
@@ -285,7 +285,7 @@ def test_playing_goes_through_the_methods_playing(run, monkeypatch):
         ("7", "game with seed 7, of 3 scored greedy games"),
     ],
 )
-def test_a_film_says_which_games_it_shows(episode, words):
+def test_the_footer_names_the_shown_games(episode, words):
     recorded = RecordedCell(Cell(1, "a"), None, 1.0, 2.0, 3, True)
     assert render._footer(RenderOptions(seconds=2, episode=episode), [recorded], {"greedy"}) == f"{words}, first 2 s"
 
