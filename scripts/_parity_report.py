@@ -12,7 +12,7 @@ from _measure import cell, markdown_table
 
 from blip_rl.core.intervals import Estimate, describe, estimate
 from blip_rl.report.drawing import Axes, figure
-from blip_rl.report.style import LIGHT, add_legend, dress, steps_axis
+from blip_rl.report.style import LIGHT, add_legend, steps_axis, style_axes
 
 LAST_GAMES = 100
 LABELS = {"ours": "blip-rl", "stock": "stable-baselines3"}
@@ -142,7 +142,7 @@ def draw(games: dict[str, Runs], path: Path) -> None:
     """Learning curves: for each game a panel, for each contestant its seeds faintly and their mean strongly."""
     with figure((5.2 * len(games), 3.6)) as drawn:
         for index, (game, runs) in enumerate(games.items(), start=1):
-            _draw_game(dress(drawn.add_subplot(1, len(games), index), LIGHT), game, runs)
+            _draw_game(style_axes(drawn.add_subplot(1, len(games), index), LIGHT), game, runs)
         drawn.savefig(path, dpi=130)
 
 

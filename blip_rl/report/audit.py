@@ -45,7 +45,7 @@ class Intervals:
 
 
 @dataclass(frozen=True)
-class Moved:
+class Violations:
     """What happened until a later stage to the weights that an earlier one froze bits of.
 
     Attributes:
@@ -77,7 +77,7 @@ class Audit:
 
     stages: tuple[int, ...]
     parameters: int
-    pairs: tuple[Moved, ...]
+    pairs: tuple[Violations, ...]
 
 
 def interval(centre: Array, frozen_bits: Bits, bound: float, total_bits: int, half: bool = False) -> Intervals:
@@ -152,7 +152,7 @@ def audit_run(
     )
 
 
-def _compare_all(checkpoints: Sequence[Checkpoint], fan_bounds: bool, total_bits: int, half: bool) -> list[Moved]:
+def _compare_all(checkpoints: Sequence[Checkpoint], fan_bounds: bool, total_bits: int, half: bool) -> list[Violations]:
     """One entry for each two stages, the earlier one first; one parameter in memory at a time."""
     pairs = [(i, j) for i in range(len(checkpoints)) for j in range(i + 1, len(checkpoints))]
     found: dict[tuple[int, int], list[tuple[int, int, float, int]]] = {pair: [] for pair in pairs}
@@ -169,9 +169,9 @@ def _compare_all(checkpoints: Sequence[Checkpoint], fan_bounds: bool, total_bits
     return [_total(checkpoints[i].stage, checkpoints[j].stage, results) for (i, j), results in found.items()]
 
 
-def _total(earlier: int, later: int, results: list[tuple[int, int, float, int]]) -> Moved:
+def _total(earlier: int, later: int, results: list[tuple[int, int, float, int]]) -> Violations:
     frozen, left, furthest, changed = zip(*results, strict=True)
-    return Moved(earlier, later, sum(frozen), sum(left), max(furthest), sum(changed))
+    return Violations(earlier, later, sum(frozen), sum(left), max(furthest), sum(changed))
 
 
 def _wrong_intervals(checkpoint: Checkpoint, total_bits: int) -> str | None:

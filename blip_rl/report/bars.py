@@ -12,12 +12,12 @@ from blip_rl.report.style import (
     BESIDE_LEGEND_INCHES,
     Theme,
     add_legend,
-    dress,
     few_ticks,
     figure_width,
-    name_ticks,
-    plain,
+    label_columns,
+    safe_label,
     short_number,
+    style_axes,
 )
 from blip_rl.report.table import Array
 
@@ -47,7 +47,7 @@ def draw_estimates(
     Returns:
         ``ax``.
     """
-    dress(ax, theme)
+    style_axes(ax, theme)
     ax.grid(visible=False, axis="y")
     ax.grid(axis="x", color=theme.grid, linewidth=0.8)
     for row, one in enumerate(estimates):
@@ -57,7 +57,7 @@ def draw_estimates(
         if one.interval is not None:
             ax.plot(one.interval, [row, row], "-", color=colour, linewidth=3, solid_capstyle="round")
             ax.plot([one.centre], [row], "D", color=colour, markersize=7.5, markeredgecolor=theme.paper)
-    ax.set_yticks(range(len(labels)), [plain(label, 30) for label in labels], color=theme.text)
+    ax.set_yticks(range(len(labels)), [safe_label(label, 30) for label in labels], color=theme.text)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.xaxis.set_major_locator(few_ticks())
     ax.xaxis.set_major_formatter(FuncFormatter(short_number))
@@ -88,14 +88,14 @@ def draw_budget(
     Returns:
         ``ax``.
     """
-    dress(ax, theme)
+    style_axes(ax, theme)
     ax.grid(visible=False)
     rows = np.arange(len(layers))
     ax.barh(rows, np.full(len(layers), total_bits), color=theme.shade, height=0.62)
     before = np.zeros(len(layers))
     for task, name in enumerate(tasks):
         grown = np.where(np.isfinite(frozen[task]), frozen[task] - before, 0)  # NaN: not counted
-        ax.barh(rows, grown, left=before, color=theme.colour(task), height=0.62, label=plain(name, 22))
+        ax.barh(rows, grown, left=before, color=theme.colour(task), height=0.62, label=safe_label(name, 22))
         before = before + grown
     for row, used in enumerate(before):
         ax.annotate(
@@ -108,7 +108,7 @@ def draw_budget(
             fontsize=9,
             color=theme.text,
         )
-    ax.set_yticks(rows, [plain(layer, 16) for layer in layers], color=theme.text)
+    ax.set_yticks(rows, [safe_label(layer, 16) for layer in layers], color=theme.text)
     ax.set_ylim(len(layers) - 0.4, -0.6)
     ax.set_xlim(0, total_bits)
     ax.xaxis.set_major_locator(few_ticks())
@@ -133,14 +133,14 @@ def draw_rounding(
     Returns:
         ``ax``.
     """
-    dress(ax, theme)
+    style_axes(ax, theme)
     width = 0.7 / max(1, len(groups))
     for index, (label, losses) in enumerate(groups):
         at = np.arange(len(tasks)) + (index - (len(groups) - 1) / 2) * width
         measured = np.isfinite(losses)
         counts = np.maximum(measured.sum(axis=1), 1)
         means = np.where(measured, losses, 0).sum(axis=1) / counts
-        ax.bar(at, means, width * 0.86, color=theme.colour(index), alpha=0.75, label=plain(label))
+        ax.bar(at, means, width * 0.86, color=theme.colour(index), alpha=0.75, label=safe_label(label))
         for place, row in zip(at, losses, strict=True):
             shown = row[np.isfinite(row)]
             ax.plot(
@@ -153,7 +153,7 @@ def draw_rounding(
                 linewidth=0,
             )
     ax.axhline(0, color=theme.muted, linewidth=1)
-    name_ticks(ax, tasks, theme, figure_width(ax) - BESIDE_LEGEND_INCHES)
+    label_columns(ax, tasks, theme, figure_width(ax) - BESIDE_LEGEND_INCHES)
     ax.set_xlabel("after learning", fontsize=10)
     ax.set_ylabel(ylabel, fontsize=10)
     low, high = ax.get_ylim()

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from blip_rl.errors import UserError
-from blip_rl.report.checkpoints import MOST_BITS, stage_folders
-from blip_rl.report.table import MOST_LAYERS, Array, Table, read_table
+from blip_rl.report.checkpoints import MAX_BITS, stage_folders
+from blip_rl.report.table import MAX_LAYERS, Array, Table, read_table
 from blip_rl.untrusted.files import MOST_TASKS
 from blip_rl.untrusted.machine import in_words, memory_bytes
 from blip_rl.untrusted.tensors import TensorSpec, read_header
@@ -62,12 +62,12 @@ def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
     if table is None:
         return None
     table = _plausible(table.where("parameter", "weight"), problems)
-    layers = tuple(dict.fromkeys(table.words["layer"]))
+    layers = tuple(dict.fromkeys(table.text["layer"]))
     stages = tuple(sorted({int(stage) for stage in table.numbers["stage"]}))
     if not layers:
         return None
-    if len(layers) > MOST_LAYERS:
-        problems.append(f"bits.csv names {len(layers):,} layers: expected at most {MOST_LAYERS}; left out")
+    if len(layers) > MAX_LAYERS:
+        problems.append(f"bits.csv names {len(layers):,} layers: expected at most {MAX_LAYERS}; left out")
         return None
     frozen, counted = np.stack([_layer(table.where("layer", layer), stages) for layer in layers], axis=2)
     weights = counted.max(axis=0)
@@ -78,7 +78,7 @@ def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
 def _plausible(table: Table, problems: list[str]) -> Table:
     """The rows whose numbers can be meant: a stage of a run, bits that a weight can have, some weights."""
     stage, bits, count = (table.numbers[name] for name in ("stage", "frozen_bits", "count"))
-    meant = (stage >= 1) & (stage <= MOST_TASKS) & (bits >= 0) & (bits <= MOST_BITS) & (count >= 1)
+    meant = (stage >= 1) & (stage <= MOST_TASKS) & (bits >= 0) & (bits <= MAX_BITS) & (count >= 1)
     meant &= np.floor(stage) == stage
     if wrong := int((~meant).sum()):
         problems.append(f"bits.csv: {wrong} rows left out, whose numbers are out of range")
@@ -119,8 +119,8 @@ def _stage_maps(path: Path, stage: int, most_bytes: int) -> list[BitMap]:
     """
     maps = {name: spec for name, spec in read_header(path).items() if _is_map(name, spec)}
     size = sum(spec.size for spec in maps.values())
-    if len(maps) > MOST_LAYERS or size > most_bytes:
-        raise UserError(f"{len(maps):,} maps of {in_words(size)}: expected at most {MOST_LAYERS} that fit into memory")
+    if len(maps) > MAX_LAYERS or size > most_bytes:
+        raise UserError(f"{len(maps):,} maps of {in_words(size)}: expected at most {MAX_LAYERS} that fit into memory")
     with safe_open(path, framework="numpy") as file:
         tensors = {name.removesuffix(_SUFFIX): np.asarray(file.get_tensor(name)) for name in sorted(maps)}
     return [BitMap(layer, stage, bits.reshape(len(bits), -1)) for layer, bits in tensors.items()]

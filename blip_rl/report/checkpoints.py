@@ -14,7 +14,7 @@ from blip_rl.untrusted.files import MOST_TASKS, read_json
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.tensors import TensorSpec, read_header
 
-MOST_BITS = 22
+MAX_BITS = 22
 """Of one weight: what a float32 holds exactly between its bounds; more than any recipe may ask for."""
 _MOST_LINES, _LONGEST_LINE = 100, 300  # of a description
 _COPIES = 8  # of one parameter while it is compared

@@ -11,12 +11,12 @@ from blip_rl.report.style import (
     MARKERS,
     Theme,
     add_legend,
-    dress,
     few_ticks,
     legend_above_all,
-    plain,
+    safe_label,
     short_number,
     steps_axis,
+    style_axes,
 )
 from blip_rl.report.table import Array
 
@@ -40,7 +40,7 @@ def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -
     Returns:
         ``ax``.
     """
-    dress(ax, theme)
+    style_axes(ax, theme)
     for one in series:
         colour, dashes = theme.colour(one.index), theme.line(one.index)
         if not one.centre.size or (len(one.lines) > 1 and len(series) == 1):
@@ -56,7 +56,7 @@ def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -
                 dashes,
                 color=colour,
                 linewidth=2.2,
-                label=plain(one.label),
+                label=safe_label(one.label),
                 solid_capstyle="round",
                 **_points(one.steps, one.index, True),
             )
@@ -86,7 +86,7 @@ def _draw_runs(ax: Axes, one: Series, theme: Theme) -> None:
             color=theme.colour(one.index),
             linewidth=1.4 if alone else 0.8,
             alpha=0.9 if alone else 0.3,
-            label=plain(one.label) if alone and number == 0 else None,
+            label=safe_label(one.label) if alone and number == 0 else None,
             **_points(steps, one.index, alone),
         )
 
@@ -154,7 +154,7 @@ def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Th
     for steps, name in boundaries:
         _mark(ax, steps, theme)
         ax.annotate(
-            plain(name, 18),
+            safe_label(name, 18),
             (steps, 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
@@ -183,7 +183,7 @@ def draw_spans(ax: Axes, spans: Sequence[tuple[float, float, str]], theme: Theme
         if start > 0:
             _mark(ax, start, theme)
         ax.annotate(
-            plain(name, 18),
+            safe_label(name, 18),
             ((start + end) / 2, 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
@@ -214,7 +214,7 @@ def draw_level(ax: Axes, value: float, name: str, theme: Theme) -> Axes:
     if low <= value <= high:
         ax.axhline(value, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))
         ax.annotate(
-            plain(name).replace(" ", "\n"),
+            safe_label(name).replace(" ", "\n"),
             (1, value),
             xycoords=("axes fraction", "data"),
             xytext=(3, 0),

@@ -23,7 +23,7 @@ _PIXELS_PER_INCH = 96
 
 
 @dataclass(frozen=True)
-class Picture:
+class PageFigure:
     """One picture in the page.
 
     Attributes:
@@ -46,10 +46,10 @@ class Picture:
     dark: str
     width: int
     height: int
-    narrow: Picture | None = None
+    narrow: PageFigure | None = None
 
 
-class Album:
+class FigureWriter:
     """Draws pictures, saves each as PNG and SVG in one folder, and returns it for the page."""
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Album:
         caption: str = "",
         size: tuple[float, float] = SMALL,
         draw_narrow: Draw | None = None,
-    ) -> Picture:
+    ) -> PageFigure:
         """Draw a picture in both themes.
 
         Args:
@@ -84,13 +84,13 @@ class Album:
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_bytes(self.folder / f"{stem}.svg", light_svg)
         replace_bytes(self.folder / f"{stem}.png", png)
-        picture = _picture(stem, title, alt, caption, light_svg, dark_svg, size)
+        picture = _page_figure(stem, title, alt, caption, light_svg, dark_svg, size)
         if draw_narrow is None:
             return picture
         svgs = [self._render(draw_narrow, NARROW, theme, png=False)[0] for theme in THEMES]
-        return replace(picture, narrow=_picture(stem, title, alt, caption, svgs[0], svgs[1], NARROW))
+        return replace(picture, narrow=_page_figure(stem, title, alt, caption, svgs[0], svgs[1], NARROW))
 
-    def keep(self, name: str, draw: Draw, size: tuple[float, float]) -> None:
+    def save(self, name: str, draw: Draw, size: tuple[float, float]) -> None:
         """Save a picture as files only, for one that the page shows in another form."""
         stem = self._stem(name)
         svg, png = self._render(draw, size, LIGHT, png=True)
@@ -123,12 +123,12 @@ class Album:
         return svg_file.getvalue(), png_file.getvalue()
 
 
-def _picture(
+def _page_figure(
     name: str, title: str, alt: str, caption: str, light: bytes, dark: bytes, size: tuple[float, float]
-) -> Picture:
+) -> PageFigure:
     width, height = (round(side * _PIXELS_PER_INCH) for side in size)
     kind = "image/svg+xml"
-    return Picture(name, title, alt, caption, data_uri(kind, light), data_uri(kind, dark), width, height)
+    return PageFigure(name, title, alt, caption, data_uri(kind, light), data_uri(kind, dark), width, height)
 
 
 def data_uri(kind: str, content: bytes) -> str:

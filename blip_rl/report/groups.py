@@ -19,7 +19,7 @@ from blip_rl.report.scores import Array, RunScores, Steps
 _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3
 
-VERDICT: dict[str, tuple[str, Callable[[npt.ArrayLike], float], bool]] = {
+SUMMARY_METRICS: dict[str, tuple[str, Callable[[npt.ArrayLike], float], bool]] = {
     "ACC": ("mean score over the games at the end", metrics.average_performance, True),
     "BWT": ("mean change of the earlier games since they were learned", metrics.backward_transfer, True),
     "Accumulated reward": (
@@ -30,7 +30,7 @@ VERDICT: dict[str, tuple[str, Callable[[npt.ArrayLike], float], bool]] = {
     "Forgetting": ("mean loss of the earlier games since they were best", metrics.mean_forgetting, False),
 }
 """Name → what it says, its definition on a score matrix, whether more is better."""
-LEVELS = ("ACC", "Accumulated reward")
+SCORE_METRICS = ("ACC", "Accumulated reward")
 """Metrics of the verdict that are scores; the others are changes of scores."""
 
 
@@ -151,9 +151,9 @@ def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunSc
     )
 
 
-def verdict(group: Group, metric: str) -> Estimate:
+def metric_estimate(group: Group, metric: str) -> Estimate:
     """One of the verdict's metrics over the games that all the group's runs have learned so far."""
-    _, compute, _ = VERDICT[metric]
+    _, compute, _ = SUMMARY_METRICS[metric]
     stages = group.learned
     if not stages:
         return estimate([])
@@ -204,7 +204,7 @@ def return_series(group: Group, index: int, task: str) -> Series:
 def training_lines(group: Group, task: str) -> tuple[tuple[Array, Array], ...]:
     """(steps, mean returns) of the training episodes on a task, of every run that recorded them."""
     tables = [run.returns.where("task", task) for run in group.runs if run.returns is not None]
-    return tuple((t.numbers["env_steps"], t.numbers["mean_return"]) for t in tables if t.words["task"])
+    return tuple((t.numbers["env_steps"], t.numbers["mean_return"]) for t in tables if t.text["task"])
 
 
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from blip_rl.report.drawing import Axes, Colormap, Normalize, colormaps, figure, pixels
-from blip_rl.report.style import Theme, dress, figure_width, name_ticks, plain
+from blip_rl.report.style import Theme, figure_width, label_columns, safe_label, style_axes
 
 Array = npt.NDArray[np.float64]
 
@@ -69,7 +69,9 @@ def draw_layer(
     for ax, bits, name in zip(axes, maps, names, strict=True):
         image = ax.imshow(bits, cmap=_COLOURS, vmin=0, vmax=total_bits, aspect="auto", interpolation="nearest")
         ax.set_title(
-            f"{plain(name, 20)}\nmean {float(np.mean(np.asarray(bits, np.float64))):.1f}", fontsize=10, color=theme.text
+            f"{safe_label(name, 20)}\nmean {float(np.mean(np.asarray(bits, np.float64))):.1f}",
+            fontsize=10,
+            color=theme.text,
         )
         ax.set_xticks([])
         ax.set_yticks([])
@@ -151,18 +153,18 @@ def draw_matrix(
     Returns:
         ``ax``.
     """
-    dress(ax, theme)
+    style_axes(ax, theme)
     ax.grid(visible=False)
     colours = theme.heat
     ax.imshow(shades, cmap=colours, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     size = 10 if len(columns) <= 6 else 8
     for (row, column), shade in np.ndenumerate(shades):
         if np.isfinite(shade):
-            colour = _ink(colours, float(shade))
+            colour = _text_colour(colours, float(shade))
             ax.text(column, row, texts[row][column], ha="center", va="center", fontsize=size, color=colour)
     ax.xaxis.tick_top()
-    name_ticks(ax, columns, theme, figure_width(ax) - _ROW_NAMES_INCHES)
-    ax.set_yticks(range(len(rows)), [plain(name, 24) for name in rows], color=theme.text, fontsize=9)
+    label_columns(ax, columns, theme, figure_width(ax) - _ROW_NAMES_INCHES)
+    ax.set_yticks(range(len(rows)), [safe_label(name, 24) for name in rows], color=theme.text, fontsize=9)
     ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     ax.grid(which="minor", color=theme.paper, linewidth=2.5)
@@ -171,7 +173,7 @@ def draw_matrix(
     return ax
 
 
-def _ink(colours: Colormap, shade: float) -> str:
+def _text_colour(colours: Colormap, shade: float) -> str:
     """Dark text on a light cell, light text on a dark one."""
     red, green, blue, _ = colours(Normalize(-1, 1)(np.clip(shade, -1, 1)))
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2  # WCAG 2, relative luminance

@@ -17,7 +17,7 @@ import numpy as np
 
 from blip_rl.report.audit import Audit, audit_run
 from blip_rl.report.bits import BitBudget, load_budget
-from blip_rl.report.checkpoints import MOST_BITS, Checkpoint, open_checkpoints
+from blip_rl.report.checkpoints import MAX_BITS, Checkpoint, open_checkpoints
 from blip_rl.report.load_information import FirstTask, Information, load_information
 from blip_rl.report.scores import load_config, no_recipe
 from blip_rl.report.table import Array, Table, load_plasticity
@@ -68,7 +68,7 @@ class LayerBits:
 
 
 @dataclass(frozen=True)
-class LayerPlasticity:
+class LatestPlasticity:
     """How able to learn a layer was at its newest measurement; the columns of ``plasticity.csv``."""
 
     layer: str
@@ -95,7 +95,7 @@ class Inspection:
         layers: In the trunk's order, and the whole trunk last; empty where no bits are known.
         plasticity: The newest of every layer.
         audit: None where there are no intervals to compare.
-        holdings: What a method that freezes no bits holds instead, in words.
+        method_state: What a method that freezes no bits holds instead, in words.
         problems: What could not be read.
     """
 
@@ -107,9 +107,9 @@ class Inspection:
     total_bits: int | None
     first_task: FirstTask | None
     layers: tuple[LayerBits, ...]
-    plasticity: tuple[LayerPlasticity, ...]
+    plasticity: tuple[LatestPlasticity, ...]
     audit: Audit | None
-    holdings: tuple[str, ...]
+    method_state: tuple[str, ...]
     problems: tuple[str, ...] = field(default=())
 
     @property
@@ -120,7 +120,9 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values; a number that is not finite becomes null."""
-        return {**_plain(asdict(self)), "forecast_rule": FORECAST_RULE}
+        values: dict[str, Any] = _plain(asdict(self))
+        values["holdings"] = values.pop("method_state")  # the key in files that other programs read
+        return {**values, "forecast_rule": FORECAST_RULE}
 
 
 def inspect_run(run: Path) -> Inspection:
@@ -147,7 +149,7 @@ def inspect_run(run: Path) -> Inspection:
         layers=tuple(_layers(whole, information, total_bits or 0)) if whole and whole.stages else (),
         plasticity=tuple(_newest(load_plasticity(run, problems))),
         audit=None if total_bits is None else audit_run(checkpoints, method, total_bits, problems),
-        holdings=tuple(_holdings(checkpoints[-1])) if checkpoints and total_bits is None else (),
+        method_state=tuple(_method_state(checkpoints[-1])) if checkpoints and total_bits is None else (),
         problems=tuple(problems),
     )
 
@@ -168,21 +170,21 @@ def _config(run: Path) -> dict[str, Any]:
 def _total_bits(method: dict[str, Any], checkpoints: list[Checkpoint]) -> int | None:
     """N as the recipe has it, or else a checkpoint; None for a method that has no bits."""
     known = [method.get("total_bits"), *(checkpoint.values.get("total_bits") for checkpoint in checkpoints)]
-    return next((bits for bits in known if isinstance(bits, int) and 1 <= bits <= MOST_BITS), None)
+    return next((bits for bits in known if isinstance(bits, int) and 1 <= bits <= MAX_BITS), None)
 
 
-def _newest(table: Table | None) -> list[LayerPlasticity]:
+def _newest(table: Table | None) -> list[LatestPlasticity]:
     """The last row of every layer."""
     if table is None:
         return []
     dated = np.flatnonzero(np.isfinite(table.numbers["env_steps"]) & np.isfinite(table.numbers["stage"]))
-    rows = {table.words["layer"][row]: row for row in dated}
+    rows = {table.text["layer"][row]: row for row in dated}
     return [
-        LayerPlasticity(
+        LatestPlasticity(
             layer=layer,
             env_steps=int(table.numbers["env_steps"][row]),
             stage=int(table.numbers["stage"][row]),
-            phase=table.words["phase"][row],
+            phase=table.text["phase"][row],
             **{name: float(table.numbers[name][row]) for name in ("dormant_share", "effective_rank", "gradient_norm")},
         )
         for layer, row in rows.items()
@@ -226,7 +228,7 @@ def forecast(free: Sequence[float], stages: Sequence[int], total_bits: int) -> F
     return Forecast(rate, stages[-1] + tasks)
 
 
-def _holdings(checkpoint: Checkpoint) -> list[str]:
+def _method_state(checkpoint: Checkpoint) -> list[str]:
     """Return what the method of a checkpoint holds, with the stage."""
     return [f"{line} (after stage {checkpoint.stage})" for line in checkpoint.method_state()]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from blip_rl.report.audit import Moved
+from blip_rl.report.audit import Violations
 from blip_rl.report.inspection import FORECAST_RULE, Forecast, Inspection, LayerBits
 from blip_rl.untrusted.files import printable
 
@@ -25,7 +25,7 @@ def _heading(found: Inspection) -> str:
     lines = [f"{found.run}: {found.agent} learns {', '.join(found.tasks)}"]
     if found.total_bits is None:
         lines.append(f"this method ({found.method}) freezes no bits")
-        lines += found.holdings
+        lines += found.method_state
     elif not found.layers:
         lines.append("no bits frozen yet: the first task has not been consolidated")
     return "\n".join(lines)
@@ -128,7 +128,7 @@ def _note(text: str) -> str:
     return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="  ")
 
 
-def _moved(found: Inspection, moved: Moved) -> list[str]:
+def _moved(found: Inspection, moved: Violations) -> list[str]:
     return [
         _task(found, moved.earlier),
         _task(found, moved.later),

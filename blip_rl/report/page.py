@@ -15,9 +15,8 @@ from markupsafe import Markup
 
 from blip_rl.errors import UserError
 from blip_rl.references import scale_text
-from blip_rl.report import sections, sections_matrix, sections_network
-from blip_rl.report import text as words
-from blip_rl.report.figures import Album
+from blip_rl.report import sections, sections_matrix, sections_network, text
+from blip_rl.report.figures import FigureWriter
 from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed
 from blip_rl.report.heatmaps import scale_css
 from blip_rl.report.run_record import RunRecord, is_run, load_run
@@ -30,7 +29,7 @@ Normalize = Literal["recipe", "observed"]
 
 
 @dataclass(frozen=True)
-class Written:
+class ReportFiles:
     """What was made.
 
     Attributes:
@@ -54,22 +53,22 @@ class Part:
         notes: How scores are normalised.
         overviews: What was run, for each group.
         statuses: How far each run is.
-        verdicts: Label, games learned, games, metrics of each group.
+        metrics: Label, games learned, games, metrics of each group.
         sections: In order.
     """
 
     title: str
     prefix: str
     notes: tuple[str, ...]
-    overviews: tuple[words.Overview, ...]
-    statuses: tuple[words.Status, ...]
-    verdicts: tuple[tuple[str, int, int, list[words.Tile]], ...]
+    overviews: tuple[text.Overview, ...]
+    statuses: tuple[text.Status, ...]
+    metrics: tuple[tuple[str, int, int, list[text.Tile]], ...]
     sections: tuple[Section, ...]
 
 
 def write_report(
     paths: Sequence[Path], *, out: Path | None = None, normalize: Normalize = "recipe", title: str | None = None
-) -> Written:
+) -> ReportFiles:
     """Write the page and its pictures; runs that cannot be compared are in parts of their own.
 
     Args:
@@ -85,21 +84,21 @@ def write_report(
     runs = [load_run(path) for path in run_folders(paths)]
     folder = _folder(runs, out)
     problems = [(run.path.name, problem) for run in runs for problem in run.problems]
-    album = Album(folder / "pictures")
+    writer = FigureWriter(folder / "pictures")
     found: list[str] = []
     # Rescaled by the returns seen, scores do not depend on the recipe's normalisers.
     ignored = (NORMALISERS,) if normalize == "observed" else ()
     compared = comparable_runs(runs, ignored)
     parts = [
-        _part(number if len(compared) > 1 else None, members, normalize, album, folder, found)
+        _part(number if len(compared) > 1 else None, members, normalize, writer, folder, found)
         for number, members in enumerate(compared, start=1)
     ]
     problems += [("pictures", problem) for problem in found]
-    html = _render(runs, parts, _separate(compared, ignored), problems, title or words.title_of(compared))
+    html = _render(runs, parts, _separate(compared, ignored), problems, title or text.title_of(compared))
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     replace_bytes(page, html.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are no text
-    return Written(page, album.folder, tuple(problems))
+    return ReportFiles(page, writer.folder, tuple(problems))
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -157,7 +156,7 @@ def _separate(compared: Sequence[Sequence[RunRecord]], ignored: Sequence[str]) -
         for number, other in enumerate(others, start=2)
     ]
     return (
-        f"These runs cannot all be compared, so they are in {len(compared)} parts: {words.listed(why)}. Compare "
+        f"These runs cannot all be compared, so they are in {len(compared)} parts: {text.listed(why)}. Compare "
         "scores, curves and metrics within a part only."
     )
 
@@ -166,7 +165,7 @@ def _part(
     number: int | None,
     runs: Sequence[RunRecord],
     normalize: Normalize,
-    album: Album,
+    writer: FigureWriter,
     out: Path,
     problems: list[str],
 ) -> Part:
@@ -179,28 +178,28 @@ def _part(
         notes.append(_reference_note(runs))
     groups = group_runs(runs)
     return Part(
-        title="" if number is None else f"Part {number}: {words.sequence_title(groups[0].first)}",
+        title="" if number is None else f"Part {number}: {text.sequence_title(groups[0].first)}",
         prefix="" if number is None else f"part-{number}-",
         notes=tuple(notes),
-        overviews=tuple(words.overview(group) for group in groups),
-        statuses=tuple(words.status(run) for group in groups for run in group.runs),
-        verdicts=tuple((group.label, group.learned, len(group.first.tasks), words.tiles(group)) for group in groups),
-        sections=tuple(_sections(groups, album, out, problems)),
+        overviews=tuple(text.overview(group) for group in groups),
+        statuses=tuple(text.status(run) for group in groups for run in group.runs),
+        metrics=tuple((group.label, group.learned, len(group.first.tasks), text.tiles(group)) for group in groups),
+        sections=tuple(_sections(groups, writer, out, problems)),
     )
 
 
-def _sections(groups: Sequence[Group], album: Album, out: Path, problems: list[str]) -> list[Section]:
+def _sections(groups: Sequence[Group], writer: FigureWriter, out: Path, problems: list[str]) -> list[Section]:
     """In the order in which a person asks."""
     return [
-        sections.verdict_section(groups, album),
-        sections.accumulated_section(groups, album),
-        sections.games_section(groups, album),
-        sections_matrix.matrix_section(groups, album),
-        sections_network.bits_section(groups, album, problems),
-        sections_matrix.rounding_section(groups, album),
-        sections_network.plasticity_section(groups, album),
+        sections.summary_section(groups, writer),
+        sections.accumulated_section(groups, writer),
+        sections.games_section(groups, writer),
+        sections_matrix.matrix_section(groups, writer),
+        sections_network.bits_section(groups, writer, problems),
+        sections_matrix.rounding_section(groups, writer),
+        sections_network.plasticity_section(groups, writer),
         sections_network.gifs_section(groups, out, problems),
-        sections_network.speed_section(groups, album),
+        sections_network.speed_section(groups, writer),
     ]
 
 
@@ -223,7 +222,7 @@ def _render(
         parts=parts,
         separate=separate,
         problems=problems,
-        runs=[(run.path.name, run.command, words.facts(run)) for run in runs],
+        runs=[(run.path.name, run.command, text.facts(run)) for run in runs],
         version=version("blip-rl"),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

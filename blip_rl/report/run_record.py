@@ -12,15 +12,15 @@ import numpy as np
 
 from blip_rl.errors import UserError
 from blip_rl.report.bits import BitBudget, load_budget
-from blip_rl.report.checkpoints import MOST_BITS, stage_folders
+from blip_rl.report.checkpoints import MAX_BITS, stage_folders
 from blip_rl.report.load_information import Information, load_information
-from blip_rl.report.scores import MOST_STEPS, RunScores, load_config, load_scores
+from blip_rl.report.scores import MAX_STEPS, RunScores, load_config, load_scores
 from blip_rl.report.table import Table, load_plasticity, load_returns, load_speed
 from blip_rl.untrusted.files import check_contained, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
 _BLIP_TOTAL_BITS = 20
-_DAMAGES_NAMED = 3
+_DAMAGED_NAMED = 3
 _LONGEST_TITLE = 16  # letters that fit above a column of a chart
 _LONGEST_REFERENCE = 80
 
@@ -102,7 +102,7 @@ class RunRecord:
     def total_bits(self) -> int:
         """N of the method, the upper end of every scale of bits."""
         total = _table(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
-        return total if isinstance(total, int) and 1 <= total <= MOST_BITS else _BLIP_TOTAL_BITS
+        return total if isinstance(total, int) and 1 <= total <= MAX_BITS else _BLIP_TOTAL_BITS
 
     @cached_property
     def learned(self) -> int:
@@ -203,15 +203,15 @@ def _read_config(run: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _read_scores(run: Path, problems: list[str]) -> RunScores | None:
-    damages: list[str] = []
+    damaged: list[str] = []
     try:
-        scores = load_scores(run, damages)
+        scores = load_scores(run, damaged)
     except UserError as error:
         problems.append(_without_folder(str(error), run))
         return None
-    problems.extend(_without_folder(damage, run) for damage in damages[:_DAMAGES_NAMED])
-    if len(damages) > _DAMAGES_NAMED:
-        problems.append(f"scores.csv: {len(damages) - _DAMAGES_NAMED} more damaged lines left out")
+    problems.extend(_without_folder(damage, run) for damage in damaged[:_DAMAGED_NAMED])
+    if len(damaged) > _DAMAGED_NAMED:
+        problems.append(f"scores.csv: {len(damaged) - _DAMAGED_NAMED} more damaged lines left out")
     return scores
 
 
@@ -263,7 +263,7 @@ def _finished_steps(run: Path, stages: int) -> int | None:
         steps = read_json(last / "stage.json")["env_steps"]
     except (UserError, LookupError, TypeError):
         return None
-    return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 <= steps <= MOST_STEPS else None
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 <= steps <= MAX_STEPS else None
 
 
 def _last_change(run: Path) -> datetime:

@@ -20,7 +20,7 @@ Steps = npt.NDArray[np.int64]
 
 _COLUMNS = ("env_steps", "stage", "phase", "task", "return", "truncated", "normalised", "actions")
 _PHASES = ("start", "periodic", "before", "after")
-MOST_STEPS = 10**15
+MAX_STEPS = 10**15
 _ACTIONS = ("greedy", "stochastic")
 
 
@@ -146,14 +146,14 @@ def chosen_actions(asked: str, found: Collection[str]) -> str:
     return asked if asked in found or not found else sorted(found)[0]
 
 
-def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
+def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
     """Read ``config.toml`` and ``scores.csv`` of a run folder, without torch.
 
     Only games of one choice of actions count (:func:`chosen_actions`): a later re-scoring may have added others.
 
     Args:
         run: The run folder.
-        damages: Where given, damaged lines of ``scores.csv`` are left out and named here instead of raised.
+        damaged: Where given, damaged lines of ``scores.csv`` are left out and named here instead of raised.
 
     Raises:
         UserError: a file is missing or damaged, or the two are not of one run.
@@ -166,7 +166,7 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
         wanted = int(config.get("evaluation", {}).get("episodes", 1))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise no_recipe(run, error) from error
-    found = _read_episodes(run / "scores.csv", tasks, damages)
+    found = _read_episodes(run / "scores.csv", tasks, damaged)
     actions = chosen_actions(asked, {episode.actions for episode in found})
     episodes = [episode for episode in found if episode.actions == actions]
     matrices = {
@@ -190,25 +190,25 @@ def load_scores(run: Path, damages: list[str] | None = None) -> RunScores:
     )
 
 
-def _read_episodes(path: Path, tasks: tuple[str, ...], damages: list[str] | None) -> list[_Episode]:
+def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None) -> list[_Episode]:
     if not path.is_file():
         raise UserError(f"'{path}' is missing: it holds every score of the run; put it back, or train again")
     episodes = []
-    for line, row in _read_lines(path, damages):
+    for line, row in _read_lines(path, damaged):
         try:
             _check_row(f"'{path}', line {line}", row, tasks)
             episodes.append(_episode(f"'{path}', line {line}", row, tasks))
         except UserError as error:
-            if damages is None:
+            if damaged is None:
                 raise
-            damages.append(str(error))
+            damaged.append(str(error))
     return episodes
 
 
-def _read_lines(path: Path, damages: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The file's rows with their line numbers; with ``damages``, those before what cannot be read."""
+def _read_lines(path: Path, damaged: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The file's rows with their line numbers; with ``damaged``, those before what cannot be read."""
     try:
-        names, rows = table_rows(path, errors="strict" if damages is None else "replace", strict=True)
+        names, rows = table_rows(path, errors="strict" if damaged is None else "replace", strict=True)
     except UserError as error:
         raise UserError(f"{error}; put it back, or train again") from error
     if missing := [name for name in _COLUMNS if name not in names]:
@@ -221,9 +221,9 @@ def _read_lines(path: Path, damages: list[str] | None) -> Iterator[tuple[int, di
             yield line, row
     except UserError as error:
         message = f"{error}; put it back, or train again"
-        if damages is None or not line:
+        if damaged is None or not line:
             raise UserError(message) from error
-        damages.append(message)
+        damaged.append(message)
 
 
 def _check_row(where: str, row: dict[str, Any], tasks: tuple[str, ...]) -> None:
@@ -251,7 +251,7 @@ def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episod
         )
     except ValueError as error:
         raise UserError(f"{where}: {error}; correct or delete this line") from error
-    if not 0 <= episode.env_steps <= MOST_STEPS:
+    if not 0 <= episode.env_steps <= MAX_STEPS:
         raise UserError(f"{where}: {episode.env_steps} steps; correct or delete this line")
     if not 0 <= episode.stage <= len(tasks):
         raise UserError(f"{where}: stage {episode.stage} of a run over {len(tasks)} tasks; correct or delete this line")

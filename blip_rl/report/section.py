@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blip_rl.report.figures import Picture
+from blip_rl.report.figures import PageFigure
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Section:
         anchor: Its address inside the page.
         title: Heading.
         lead: What is to be seen.
-        pictures: In order.
+        figures: In order.
         note: Why there is nothing to see, or what was left out; may be empty.
         layout: ``wide`` for one picture a row, ``pair`` for two.
         maps: Rows of heatmaps of frozen bits.
@@ -25,7 +25,7 @@ class Section:
     anchor: str
     title: str
     lead: str
-    pictures: tuple[Picture, ...] = ()
+    figures: tuple[PageFigure, ...] = ()
     note: str = ""
     layout: str = "wide"
     maps: tuple[MapGroup, ...] = ()

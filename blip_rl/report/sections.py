@@ -1,4 +1,4 @@
-"""The sections about scores: data from groups of runs, pictures from the album, words for both."""
+"""The sections about scores: data from groups of runs, pictures from the writer, words for both."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 
 from blip_rl.report import bars, curves
 from blip_rl.report.drawing import Axes, Figure
-from blip_rl.report.figures import SMALL, WIDE, Album, Picture
+from blip_rl.report.figures import SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.report.groups import (
-    LEVELS,
-    VERDICT,
+    SCORE_METRICS,
+    SUMMARY_METRICS,
     Group,
     Series,
     accumulated_series,
     describe_estimates,
     describe_series,
+    metric_estimate,
     return_series,
     training_lines,
-    verdict,
 )
 from blip_rl.report.run_record import RunRecord, Task
 from blip_rl.report.section import Section
@@ -29,15 +29,15 @@ from blip_rl.report.text import headline, listed, number, played, spread
 _AT_ONE = "Dotted at 1: as much as one game played as well as the reference."
 
 
-def verdict_section(groups: Sequence[Group], album: Album) -> Section:
+def summary_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """ACC, BWT, accumulated reward and forgetting; the numbers themselves are tiles or a table in the page."""
     lead = "Metrics over normalised scores; 0 and 1 are defined above."
-    pictures: list[Picture] = []
+    figures: list[PageFigure] = []
     learned = [(index, group) for index, group in enumerate(groups) if group.learned]
     if len(learned) > 1:
-        found = [_verdict_picture(learned, metric, album) for metric in VERDICT]
-        pictures = [picture for picture in found if picture is not None]
-    return Section("verdict", "Verdict", lead, tuple(pictures), _unequal([g for _, g in learned]), "pair")
+        found = [_summary_figure(learned, metric, writer) for metric in SUMMARY_METRICS]
+        figures = [page_figure for page_figure in found if page_figure is not None]
+    return Section("summary", "Verdict", lead, tuple(figures), _unequal([g for _, g in learned]), "pair")
 
 
 def _unequal(groups: Sequence[Group]) -> str:
@@ -51,19 +51,19 @@ def _unequal(groups: Sequence[Group]) -> str:
     return " ".join(notes)
 
 
-def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: Album) -> Picture | None:
+def _summary_figure(learned: Sequence[tuple[int, Group]], metric: str, writer: FigureWriter) -> PageFigure | None:
     colours, groups = [index for index, _ in learned], [group for _, group in learned]
-    found = [verdict(group, metric) for group in groups]
+    found = [metric_estimate(group, metric) for group in groups]
     if not any(np.isfinite(one.centre) for one in found):  # BWT of a first game, say; the table tells why
         return None
-    meaning, _, more_is_better = VERDICT[metric]
+    meaning, _, more_is_better = SUMMARY_METRICS[metric]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        bars.draw_estimates(figure.add_subplot(), labels, colours, found, theme, is_score=metric in LEVELS)
+        bars.draw_estimates(figure.add_subplot(), labels, colours, found, theme, is_score=metric in SCORE_METRICS)
 
     labels = [group.label for group in groups]
     texts = [f"{g.label} {headline(one)} ({spread(one)})" for g, one in zip(groups, found, strict=True)]
-    return album.add(
+    return writer.add(
         f"verdict-{metric}",
         draw,
         title=metric,
@@ -76,7 +76,7 @@ def _verdict_picture(learned: Sequence[tuple[int, Group]], metric: str, album: A
     )
 
 
-def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
+def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Accumulated normalised reward against steps (BLIP Fig. 4)."""
     series = [accumulated_series(group, index) for index, group in enumerate(groups)]
     lead = (
@@ -86,7 +86,7 @@ def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
     shown = [one for one in series if any(np.isfinite(values).any() for _, values in (*one.lines, *one.partial))]
     if not shown:
         return Section("accumulated", "Accumulated reward", lead, note="No normalised score yet.")
-    clock = _furthest(groups, groups[0].first.tasks)
+    clock = _most_trained(groups, groups[0].first.tasks)
 
     def draw_chart(figure: Figure, theme: Theme) -> Axes:
         ax = curves.draw_curves(figure.add_subplot(), shown, theme, "accumulated normalised reward")
@@ -102,7 +102,7 @@ def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
 
     alt = f"Accumulated normalised reward against steps. {_ends(shown, number)}"
     caption = " ".join(part for part in (_AT_ONE, describe_series(shown), _fewer_games(shown)) if part)
-    picture = album.add(
+    page_figure = writer.add(
         "accumulated-reward",
         draw,
         title="",
@@ -111,7 +111,7 @@ def accumulated_section(groups: Sequence[Group], album: Album) -> Section:
         size=WIDE,
         draw_narrow=draw_narrow,
     )
-    return Section("accumulated", "Accumulated reward", lead, (picture,))
+    return Section("accumulated", "Accumulated reward", lead, (page_figure,))
 
 
 def _fewer_games(series: Sequence[Series]) -> str:
@@ -135,7 +135,7 @@ def _ends(series: Sequence[Series], say: object) -> str:
     return listed(parts)
 
 
-def _furthest(groups: Sequence[Group], games: Sequence[Task]) -> RunRecord:
+def _most_trained(groups: Sequence[Group], games: Sequence[Task]) -> RunRecord:
     """The run over these games that has come furthest: its boundaries stand for all."""
     runs = [run for group in groups for run in group.runs if run.tasks == tuple(games)]
     return max(runs, key=lambda run: run.env_steps)
@@ -156,17 +156,19 @@ def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
     return [(start, end, name) for (start, name), end in zip(starts, ends, strict=True) if end > start]
 
 
-def games_section(groups: Sequence[Group], album: Album) -> Section:
+def games_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Return on each game from the moment its training starts to the end of the run (BLIP Fig. 3)."""
     places = {task.name: (at, group) for group in groups for at, task in enumerate(group.first.tasks)}
-    found = [_game_picture(at, _furthest(groups, group.first.tasks), groups, album) for at, group in places.values()]
-    pictures = [picture for picture in found if picture is not None]
+    found = [
+        _game_figure(at, _most_trained(groups, group.first.tasks), groups, writer) for at, group in places.values()
+    ]
+    figures = [page_figure for page_figure in found if page_figure is not None]
     lead = (
         "Mean raw return from the moment a game's training starts to the end of the run. Points: evaluations; thin "
         "lines: training episodes, with sampled actions. Shaded: its own training. Dotted: where the next game begins."
     )
-    note = _cut_off(groups) if pictures else "No score yet."
-    return Section("games", "Game by game", lead, tuple(pictures), note, "pair")
+    note = _cut_off(groups) if figures else "No score yet."
+    return Section("games", "Game by game", lead, tuple(figures), note, "pair")
 
 
 def _cut_off(groups: Sequence[Group]) -> str:
@@ -181,7 +183,7 @@ def _cut_off(groups: Sequence[Group]) -> str:
     )
 
 
-def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album) -> Picture | None:
+def _game_figure(at: int, run: RunRecord, groups: Sequence[Group], writer: FigureWriter) -> PageFigure | None:
     """Game number ``at`` (from 0) of a run's, for all groups; the boundaries are the run's."""
     task, ends = run.tasks[at], run.boundaries
     found = [return_series(group, index, task.name) for index, group in enumerate(groups)]
@@ -206,4 +208,4 @@ def _game_picture(at: int, run: RunRecord, groups: Sequence[Group], album: Album
                 curves.draw_level(ax, value, level, theme)
 
     alt = f"Mean return on {task.title} against steps. {_ends(series, number)}"
-    return album.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt, caption=describe_series(series))
+    return writer.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt, caption=describe_series(series))

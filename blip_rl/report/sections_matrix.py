@@ -9,7 +9,7 @@ import numpy as np
 from blip_rl.core import metrics
 from blip_rl.report import bars, heatmaps
 from blip_rl.report.drawing import Figure
-from blip_rl.report.figures import SMALL, WIDE, Album, Picture
+from blip_rl.report.figures import SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.report.groups import Group, mean_matrix
 from blip_rl.report.scores import Array
 from blip_rl.report.section import Section
@@ -22,21 +22,21 @@ _MATRIX_CAPTION = "One colour scale for all agents and games: 0 pale, 1 or more 
 _RAW_CAPTION = "Not coloured: returns of different games have no scale in common."
 
 
-def matrix_section(groups: Sequence[Group], album: Album) -> Section:
+def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """The score matrix, normalised and raw, of every group."""
     lead = "Row by row: after learning a game, the score on every game learned until then. Down a column: what is kept."
-    pictures = [
-        picture
+    figures = [
+        page_figure
         for group in groups
         for raw in (False, True)
-        if (picture := _matrix_picture(group, raw, len(groups) > 1, album)) is not None
+        if (page_figure := _matrix_figure(group, raw, len(groups) > 1, writer)) is not None
     ]
     return Section(
-        "matrix", "Score matrix", lead, tuple(pictures), "" if pictures else "No score after a game yet.", "pair"
+        "matrix", "Score matrix", lead, tuple(figures), "" if figures else "No score after a game yet.", "pair"
     )
 
 
-def _matrix_picture(group: Group, raw: bool, named: bool, album: Album) -> Picture | None:
+def _matrix_figure(group: Group, raw: bool, named: bool, writer: FigureWriter) -> PageFigure | None:
     matrix = mean_matrix(group, "after" if raw else "after_normalised")
     tasks = group.first.tasks
     rows = [row for row in range(len(matrix)) if np.isfinite(matrix[row]).any()]
@@ -53,16 +53,16 @@ def _matrix_picture(group: Group, raw: bool, named: bool, album: Album) -> Pictu
     def draw(figure: Figure, theme: Theme) -> None:
         heatmaps.draw_matrix(figure.add_subplot(), texts, shades, row_names, names, theme)
 
-    spoken = [
+    rows_text = [
         f"{row_name}: " + ", ".join(f"{name} {text}" for name, text in zip(names, row, strict=True) if text != "–")
         for row_name, row in zip(row_names, texts, strict=True)
     ]
     kind = "raw return" if raw else "normalised"
-    return album.add(
+    return writer.add(
         f"matrix-{'raw' if raw else 'normalised'}-{group.label}",
         draw,
         title=f"{group.label}: {kind}" if named else kind.capitalize(),
-        alt=f"Score matrix of {group.label}, {kind}. {listed(spoken)}",
+        alt=f"Score matrix of {group.label}, {kind}. {listed(rows_text)}",
         caption=(_RAW_CAPTION if raw else _MATRIX_CAPTION) + _mean_over(group),
         size=(SMALL[0], 0.9 + 0.4 * len(rows)),
     )
@@ -73,7 +73,7 @@ def _mean_over(group: Group) -> str:
     return f" Mean over {seeds} seeds." if seeds > 1 else ""
 
 
-def rounding_section(groups: Sequence[Group], album: Album) -> Section:
+def rounding_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Score before consolidation − score after it."""
     lead = (
         "What freezing itself cost: score before a consolidation − score after it. A point for each game, a bar for "
@@ -100,14 +100,19 @@ def rounding_section(groups: Sequence[Group], album: Album) -> Section:
     def draw(figure: Figure, theme: Theme) -> None:
         bars.draw_rounding(figure.add_subplot(), names, shown, theme, "normalised score lost")
 
-    spoken = [
+    rows_text = [
         f"{label}: after " + ", ".join(_mean_loss(n, r) for n, r in zip(names, losses, strict=True))
         for label, losses in shown
     ]
-    picture = album.add(
-        "rounding-loss", draw, title="", alt=f"Rounding loss. {listed(spoken)}", size=(WIDE[0], 3.1), draw_narrow=draw
+    page_figure = writer.add(
+        "rounding-loss",
+        draw,
+        title="",
+        alt=f"Rounding loss. {listed(rows_text)}",
+        size=(WIDE[0], 3.1),
+        draw_narrow=draw,
     )
-    return Section("rounding", "Rounding loss", lead, (picture,))
+    return Section("rounding", "Rounding loss", lead, (page_figure,))
 
 
 def _mean_loss(name: str, losses: Array) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from blip_rl.report import bars, curves, heatmaps
 from blip_rl.report.bits import BitBudget, BitMap, load_bit_maps
 from blip_rl.report.drawing import Figure
-from blip_rl.report.figures import SMALL, Album, Picture, data_uri
+from blip_rl.report.figures import SMALL, FigureWriter, PageFigure, data_uri
 from blip_rl.report.groups import Group, Series, describe_series, over_seeds
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.section import Gif, MapCell, MapGroup, Section
@@ -26,28 +26,28 @@ _PHASES = {"periodic": 0, "before": 1, "after": 2}
 """In the order in which they are measured at the same step."""
 
 
-def bits_section(groups: Sequence[Group], album: Album, problems: list[str]) -> Section:
+def bits_section(groups: Sequence[Group], writer: FigureWriter, problems: list[str]) -> Section:
     """Heatmaps of frozen bits for each layer and task (BLIP Fig. 2), and the budget."""
     lead = (
         "How many bits of every weight are frozen after each game, on one scale: blue few, red many. A row is a unit, "
         "a column one of its weights. Weights without information have a Fisher of 0 in that game."
     )
     maps: list[MapGroup] = []
-    pictures: list[Picture] = []
+    figures: list[PageFigure] = []
     for group in groups:
         run = group.first
         if run.budget is not None:
-            pictures.append(_budget_picture(group, run.budget, len(groups) > 1, album))
+            figures.append(_budget_figure(group, run.budget, len(groups) > 1, writer))
         if found := load_bit_maps(run.path, problems):
-            maps.append(_map_group(group, found, album))
-    if not maps and not pictures:
+            maps.append(_map_group(group, found, writer))
+    if not maps and not figures:
         return Section(
             "bits", "Frozen bits", lead, note="No frozen bits were recorded: this method freezes none, or none yet."
         )
     several = any(len(group.runs) > 1 for group in groups)
     notes = ["Shown for the lowest seed of each agent that freezes bits."] if several else []
     notes += [_prior_note(group, len(groups) > 1) for group in groups]
-    return Section("bits", "Frozen bits", lead, tuple(pictures), " ".join(filter(None, notes)), "pair", tuple(maps))
+    return Section("bits", "Frozen bits", lead, tuple(figures), " ".join(filter(None, notes)), "pair", tuple(maps))
 
 
 def _prior_note(group: Group, named: bool) -> str:
@@ -67,7 +67,7 @@ def _title(run: RunRecord, stage: int) -> str:
     return run.tasks[stage - 1].title if 0 < stage <= len(run.tasks) else f"stage {stage}"
 
 
-def _map_group(group: Group, found: Sequence[BitMap], album: Album) -> MapGroup:
+def _map_group(group: Group, found: Sequence[BitMap], writer: FigureWriter) -> MapGroup:
     run = group.first
     layers = list(dict.fromkeys(one.layer for one in found))
     stages = sorted({one.stage for one in found})
@@ -79,7 +79,7 @@ def _map_group(group: Group, found: Sequence[BitMap], album: Album) -> MapGroup:
         cells = tuple(_cell(own[s], small[s], run, group.label) if s in own else None for s in stages)
         units, weights = next(iter(own.values())).frozen_bits.shape
         rows.append((layer, f"{units:,} × {weights:,}", cells))
-        _keep_layer(group, layer, small, album)
+        _save_layer(group, layer, small, writer)
     return MapGroup(group.label, tuple(names), tuple(rows), run.total_bits)
 
 
@@ -97,7 +97,7 @@ def _cell(one: BitMap, small: np.ndarray, run: RunRecord, label: str) -> MapCell
     return MapCell(source, below, alt, small.shape[1] < _ENLARGED_BELOW)
 
 
-def _keep_layer(group: Group, layer: str, maps: dict[int, np.ndarray], album: Album) -> None:
+def _save_layer(group: Group, layer: str, maps: dict[int, np.ndarray], writer: FigureWriter) -> None:
     run = group.first
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -105,10 +105,10 @@ def _keep_layer(group: Group, layer: str, maps: dict[int, np.ndarray], album: Al
         names = [f"{layer} after {_title(run, stage)}" for stage in maps]
         heatmaps.draw_layer(list(axes), list(maps.values()), run.total_bits, names, theme)
 
-    album.keep(f"bits-{layer}-{group.label}", draw, (1.4 + 2.2 * len(maps), 2.6))
+    writer.save(f"bits-{layer}-{group.label}", draw, (1.4 + 2.2 * len(maps), 2.6))
 
 
-def _budget_picture(group: Group, budget: BitBudget, named: bool, album: Album) -> Picture:
+def _budget_figure(group: Group, budget: BitBudget, named: bool, writer: FigureWriter) -> PageFigure:
     run = group.first
     layers = [*budget.layers, "all weights"]
     frozen = np.column_stack([budget.mean_frozen, budget.overall()])
@@ -117,21 +117,21 @@ def _budget_picture(group: Group, budget: BitBudget, named: bool, album: Album) 
     def draw(figure: Figure, theme: Theme) -> None:
         bars.draw_budget(figure.add_subplot(), layers, frozen, run.total_bits, names, theme)
 
-    spoken = [
+    rows_text = [
         f"after {name}: " + ", ".join(f"{layer} {value:.2f}" for layer, value in zip(layers, row, strict=True))
         for name, row in zip(names, frozen, strict=True)
     ]
-    return album.add(
+    return writer.add(
         f"bit-budget-{group.label}",
         draw,
         title=f"{group.label}: bit budget" if named else "Bit budget",
-        alt=f"Mean frozen bits of {run.total_bits} in each layer. {listed(spoken)}",
+        alt=f"Mean frozen bits of {run.total_bits} in each layer. {listed(rows_text)}",
         caption="What each game took of a layer's bits, and what is left.",
         size=(SMALL[0], 1.3 + 0.38 * len(layers)),
     )
 
 
-def plasticity_section(groups: Sequence[Group], album: Album) -> Section:
+def plasticity_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Dormant units, effective rank, gradient norm and free bits against steps."""
     lead = (
         "Whether the network can still learn, measured at each evaluation on a fixed batch of states. A vertical step "
@@ -140,15 +140,15 @@ def plasticity_section(groups: Sequence[Group], album: Album) -> Section:
     having = [group for group in groups if any(run.plasticity is not None for run in group.runs)]
     if not having:
         return Section("plasticity", "Plasticity", lead, note="Not recorded in this run: it has no plasticity.csv.")
-    found = [_plasticity_picture(column, title, having, groups, album) for column, title in PLASTICITY.items()]
-    pictures = tuple(picture for picture in found if picture is not None)
+    found = [_plasticity_figure(column, title, having, groups, writer) for column, title in PLASTICITY.items()]
+    figures = tuple(page_figure for page_figure in found if page_figure is not None)
     note = "Mean over the layers." if len(groups) > 1 else ""
-    return Section("plasticity", "Plasticity", lead, pictures, note, "pair")
+    return Section("plasticity", "Plasticity", lead, figures, note, "pair")
 
 
-def _plasticity_picture(
-    column: str, title: str, having: Sequence[Group], groups: Sequence[Group], album: Album
-) -> Picture | None:
+def _plasticity_figure(
+    column: str, title: str, having: Sequence[Group], groups: Sequence[Group], writer: FigureWriter
+) -> PageFigure | None:
     if len(groups) == 1 and len(having[0].runs) == 1:
         series = _layer_series(having[0].first.plasticity, column)
     else:
@@ -157,13 +157,13 @@ def _plasticity_picture(
             for index, group in enumerate(groups)
         ]
     series = [one for one in series if any(np.isfinite(values).any() for _, values in one.lines)]
-    return _series_picture(f"plasticity-{column}", title, series, album) if series else None
+    return _series_figure(f"plasticity-{column}", title, series, writer) if series else None
 
 
 def _layer_series(table: Table | None, column: str) -> list[Series]:
     if table is None:
         return []
-    layers = list(dict.fromkeys(table.words["layer"]))
+    layers = list(dict.fromkeys(table.text["layer"]))
     rows = [table.where("layer", layer) for layer in layers]
     lines = [_by_evaluation(one, column) for one in rows]
     return [over_seeds(layer, index, [line]) for index, (layer, line) in enumerate(zip(layers, lines, strict=True))]
@@ -172,7 +172,7 @@ def _layer_series(table: Table | None, column: str) -> list[Series]:
 def _by_evaluation(table: Table, column: str) -> tuple[Array, Array]:
     """(steps, mean over the layers) of each evaluation in order; before and after a consolidation are two points."""
     values = table.numbers[column]
-    phases = np.array([_PHASES.get(word, 0) for word in table.words["phase"]], dtype=np.float64)
+    phases = np.array([_PHASES.get(word, 0) for word in table.text["phase"]], dtype=np.float64)
     when = np.column_stack([table.numbers["env_steps"], table.numbers["stage"], phases])
     known = np.isfinite(values) & np.isfinite(when).all(axis=1)
     evaluations, place = np.unique(when[known], axis=0, return_inverse=True)
@@ -188,9 +188,9 @@ def _speeds(table: Table, column: str) -> tuple[Array, Array]:
     return np.array(sorted(last)), np.array([last[steps] for steps in sorted(last)])
 
 
-def _series_picture(
-    name: str, title: str, series: Sequence[Series], album: Album, *, from_zero: bool = False
-) -> Picture:
+def _series_figure(
+    name: str, title: str, series: Sequence[Series], writer: FigureWriter, *, from_zero: bool = False
+) -> PageFigure:
     def draw(figure: Figure, theme: Theme) -> None:
         ax = curves.draw_curves(figure.add_subplot(), series, theme, title[0].lower() + title[1:])
         ax.set_xlim(left=0)
@@ -202,13 +202,13 @@ def _series_picture(
         for one in series
     ]
     alt = f"{title} against steps; at the end: {listed(ends)}"
-    return album.add(name, draw, title=title, alt=alt, caption=describe_series(series))
+    return writer.add(name, draw, title=title, alt=alt, caption=describe_series(series))
 
 
-def speed_section(groups: Sequence[Group], album: Album) -> Section:
+def speed_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Steps per second and peak memory."""
     lead = "Training steps per second, evaluations left out, and the most memory held."
-    pictures = []
+    figures = []
     for column, title in (("steps_per_second", "Steps per second"), ("peak_memory_mb", "Peak memory, MB")):
         series = [
             over_seeds(
@@ -220,9 +220,9 @@ def speed_section(groups: Sequence[Group], album: Album) -> Section:
         ]
         shown = [one for one in series if one.lines]
         if shown:
-            pictures.append(_series_picture(f"speed-{column}", title, shown, album, from_zero=True))
-    note = "" if pictures else "Not recorded in this run: it has no speed.csv."
-    return Section("speed", "Speed and memory", lead, tuple(pictures), note, "pair")
+            figures.append(_series_figure(f"speed-{column}", title, shown, writer, from_zero=True))
+    note = "" if figures else "Not recorded in this run: it has no speed.csv."
+    return Section("speed", "Speed and memory", lead, tuple(figures), note, "pair")
 
 
 def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Section:

@@ -75,7 +75,7 @@ DARK = Theme(
 THEMES = (LIGHT, DARK)
 
 
-def plain(text: str, longest: int = 40) -> str:
+def safe_label(text: str, longest: int = 40) -> str:
     """A label from a file as matplotlib may show it: no mathematics, no control characters, not endless."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
@@ -100,7 +100,7 @@ def short_number(value: float, _position: int | None = None) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def dress(ax: Axes, theme: Theme) -> Axes:
+def style_axes(ax: Axes, theme: Theme) -> Axes:
     """Give an axis the calm look of all pictures: no box, horizontal guides, muted ticks."""
     ax.set_facecolor("none")
     for side in ("top", "right", "left"):
@@ -115,10 +115,10 @@ def dress(ax: Axes, theme: Theme) -> Axes:
     return ax
 
 
-def name_ticks(ax: Axes, names: Sequence[str], theme: Theme, inches: float) -> None:
+def label_columns(ax: Axes, names: Sequence[str], theme: Theme, inches: float) -> None:
     """Name the columns 0, 1, … of a chart whose columns share ``inches``: in two lines, aslant where still too wide."""
     size = 8.5
-    labels = [plain(name, 20).replace(" ", "\n", 1) for name in names]
+    labels = [safe_label(name, 20).replace(" ", "\n", 1) for name in names]
     ax.set_xticks(range(len(names)), labels, color=theme.text, fontsize=size)
     longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
     if longest * size * _WIDTH_OF_LETTER / _POINTS_PER_INCH > inches / max(1, len(names)):

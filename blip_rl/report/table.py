@@ -14,7 +14,7 @@ import numpy.typing as npt
 from blip_rl.errors import UserError
 from blip_rl.untrusted.tables import table_rows
 
-MOST_LAYERS = 64
+MAX_LAYERS = 64
 """Of a trunk, as recipes allow it."""
 _LARGEST = 1e15  # no count or measurement comes near, and whole numbers are exact up to here
 
@@ -35,15 +35,15 @@ class Table:
 
     Attributes:
         numbers: Column → (rows,) values; NaN where a cell is empty.
-        words: Column → its cells.
+        text: Column → its cells.
     """
 
     numbers: dict[str, Array]
-    words: dict[str, tuple[str, ...]]
+    text: dict[str, tuple[str, ...]]
 
     def where(self, column: str, word: str) -> Table:
         """The rows with this word in a column."""
-        return self.chosen(np.array([cell == word for cell in self.words[column]], dtype=bool))
+        return self.chosen(np.array([cell == word for cell in self.text[column]], dtype=bool))
 
     def chosen(self, chosen: npt.NDArray[np.bool_]) -> Table:
         """The rows where this is true."""
@@ -51,7 +51,7 @@ class Table:
             {name: values[chosen] for name, values in self.numbers.items()},
             {
                 name: tuple(cell for cell, keep in zip(cells, chosen, strict=True) if keep)
-                for name, cells in self.words.items()
+                for name, cells in self.text.items()
             },
         )
 
@@ -59,8 +59,8 @@ class Table:
 def load_plasticity(run: Path, problems: list[str]) -> Table | None:
     """Read ``plasticity.csv``; None where the run wrote none."""
     table = _optional(run / "plasticity.csv", ("env_steps", "stage", *PLASTICITY), ("phase", "layer"), problems)
-    if table is not None and (layers := len(set(table.words["layer"]))) > MOST_LAYERS:
-        problems.append(f"plasticity.csv names {layers:,} layers: expected at most {MOST_LAYERS}; left out")
+    if table is not None and (layers := len(set(table.text["layer"]))) > MAX_LAYERS:
+        problems.append(f"plasticity.csv names {layers:,} layers: expected at most {MAX_LAYERS}; left out")
         return None
     return table
 
@@ -75,21 +75,21 @@ def load_returns(run: Path, problems: list[str]) -> Table | None:
     return _optional(run / "returns.csv", ("env_steps", "stage", "episodes", "mean_return"), ("task",), problems)
 
 
-def _optional(path: Path, numbers: tuple[str, ...], words: tuple[str, ...], problems: list[str]) -> Table | None:
+def _optional(path: Path, numbers: tuple[str, ...], text: tuple[str, ...], problems: list[str]) -> Table | None:
     """A table that runs of earlier versions do not have: its absence is no problem."""
     if not path.exists():
         return None
-    table = read_table(path, numbers, words, problems)
+    table = read_table(path, numbers, text, problems)
     return table if table is not None and len(table.numbers["env_steps"]) else None
 
 
-def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problems: list[str]) -> Table | None:
+def read_table(path: Path, numbers: Sequence[str], text: Sequence[str], problems: list[str]) -> Table | None:
     """Read the named columns of a CSV file; what cannot be read is said in ``problems``.
 
     Args:
         path: The file.
         numbers: Columns of numbers. An empty cell is NaN.
-        words: Columns of text.
+        text: Columns of text.
         problems: Extended by what is missing or damaged.
 
     Returns:
@@ -98,10 +98,10 @@ def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problem
     if not path.is_file():
         problems.append(f"{path.name} is missing")
         return None
-    found = _Columns(numbers, words)
+    found = _Columns(numbers, text)
     try:
         columns, rows = table_rows(path, errors="replace")
-        if absent := [name for name in (*numbers, *words) if name not in columns]:
+        if absent := [name for name in (*numbers, *text) if name not in columns]:
             problems.append(f"{path.name} has no column {', '.join(absent)}")
             return None
         for _, row in rows:
@@ -117,9 +117,9 @@ def read_table(path: Path, numbers: Sequence[str], words: Sequence[str], problem
 class _Columns:
     """The columns of the whole rows so far."""
 
-    def __init__(self, numbers: Sequence[str], words: Sequence[str]) -> None:
+    def __init__(self, numbers: Sequence[str], text: Sequence[str]) -> None:
         self._numbers: dict[str, list[float]] = {name: [] for name in numbers}
-        self._words: dict[str, list[str]] = {name: [] for name in words}
+        self._text: dict[str, list[str]] = {name: [] for name in text}
         self.rows = self.damaged = 0
 
     def add(self, row: dict[str, str]) -> None:
@@ -131,13 +131,13 @@ class _Columns:
             return
         for column, value in zip(self._numbers.values(), values, strict=True):
             column.append(value)
-        for name, cells in self._words.items():
+        for name, cells in self._text.items():
             cells.append(sys.intern(row[name]))  # a few words, many times
 
     def table(self) -> Table:
         return Table(
             {name: np.array(values, dtype=np.float64) for name, values in self._numbers.items()},
-            {name: tuple(cells) for name, cells in self._words.items()},
+            {name: tuple(cells) for name, cells in self._text.items()},
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from blip_rl.core.intervals import Estimate, describe
 from blip_rl.formatting import score_text
-from blip_rl.report.groups import VERDICT, Group, group_runs, verdict
+from blip_rl.report.groups import SUMMARY_METRICS, Group, group_runs, metric_estimate
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.style import short_steps
 
@@ -45,7 +45,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class Tile:
-    """One number of the verdict, for one group."""
+    """One number of the metric_estimate, for one group."""
 
     metric: str
     meaning: str
@@ -79,8 +79,8 @@ def spread(one: Estimate, signed: bool = False) -> str:
 def tiles(group: Group) -> list[Tile]:
     """The verdict of a group."""
     found = []
-    for metric, (meaning, _, _) in VERDICT.items():
-        one = verdict(group, metric)
+    for metric, (meaning, _, _) in SUMMARY_METRICS.items():
+        one = metric_estimate(group, metric)
         signed = metric == "BWT"
         undefined = group.learned and not math.isfinite(one.centre)
         note = _why_undefined(group) if undefined else spread(one, signed)

@@ -129,13 +129,13 @@ def _replace(draw: random.Random, folder: Path, outside: Path) -> None:
 @contextlib.contextmanager
 def undrawn() -> Iterator[None]:
     """Everything of a report but the drawing itself."""
-    drawn, png = vars(figures.Album)["_render"], sections_network.heatmaps.bits_png
-    figures.Album._render = staticmethod(lambda *_, **__: _PIXEL)  # type: ignore[assignment, method-assign]
+    drawn, png = vars(figures.FigureWriter)["_render"], sections_network.heatmaps.bits_png
+    figures.FigureWriter._render = staticmethod(lambda *_, **__: _PIXEL)  # type: ignore[assignment, method-assign]
     sections_network.heatmaps.bits_png = lambda *_: b"png"
     try:
         yield
     finally:
-        figures.Album._render = drawn  # type: ignore[method-assign]
+        figures.FigureWriter._render = drawn  # type: ignore[method-assign]
         sections_network.heatmaps.bits_png = png
 
 

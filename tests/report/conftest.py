@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from blip_rl.report.figures import Album
+from blip_rl.report.figures import FigureWriter
 from tests.report.report_runs import make_run
 
 
@@ -31,4 +31,4 @@ def sketches(monkeypatch):
         draw(Figure(figsize=size), theme)
         return b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"png"
 
-    monkeypatch.setattr(Album, "_render", staticmethod(sketch))
+    monkeypatch.setattr(FigureWriter, "_render", staticmethod(sketch))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from blip_rl.core.intervals import student_interval
 from blip_rl.report import curves
 from blip_rl.report.groups import over_seeds
-from blip_rl.report.style import DARK, LIGHT, THEMES, plain, short_number, short_steps
+from blip_rl.report.style import DARK, LIGHT, THEMES, safe_label, short_number, short_steps
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_name_from_a_file_can_neither_break_nor_vanish_from_a_chart(ax, hostil
     curves.draw_boundaries(ax, [(15.0, hostile)], LIGHT)
     ax.figure.draw_without_rendering()
     assert len(ax.figure.legends[0].get_texts()) == 2
-    assert len(plain(hostile)) <= 44
+    assert len(safe_label(hostile)) <= 44
 
 
 @pytest.mark.parametrize(

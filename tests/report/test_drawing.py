@@ -15,11 +15,11 @@ from blip_rl.report import drawing
 JUPYTER = "module://matplotlib_inline.backend_inline"
 DRAW = """
 import sys
-from blip_rl.report.figures import Album
+from blip_rl.report.figures import FigureWriter
 from blip_rl.report.heatmaps import frozen_bits_image
 import numpy as np
 frozen_bits_image(np.zeros((2, 2), np.uint8), 20, "fc1")
-Album(__import__("pathlib").Path(sys.argv[1])).add(
+FigureWriter(__import__("pathlib").Path(sys.argv[1])).add(
     "plain", lambda figure, theme: figure.add_subplot().set_title("50% of 1_000"), title="", alt=""
 )
 """

@@ -31,7 +31,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def _undrawn(monkeypatch):
-    monkeypatch.setattr(figures.Album, "_render", staticmethod(lambda *_, **__: (b"<svg/>", b"png")))
+    monkeypatch.setattr(figures.FigureWriter, "_render", staticmethod(lambda *_, **__: (b"<svg/>", b"png")))
 
 
 def stage(run, weights, kept, facts=None):
@@ -100,7 +100,7 @@ def test_the_tensors_of_a_method_without_bits_are_not_read(run):
     config.write_text(config.read_text().replace('name = "blip"', 'name = "packnet"').replace("total_bits = 20", ""))
     owners = np.full((2, 2), 10**12, np.int64)  # counting them would take eight terabytes
     stage(run, {"trunk.fc1.weight": np.ones((2, 2), np.float32)}, {"fc1.weight.owner": owners})
-    assert inspect_run(run).holdings == ("method state: 0.00 MB, tensors: 1 (after stage 1)",)
+    assert inspect_run(run).method_state == ("method state: 0.00 MB, tensors: 1 (after stage 1)",)
 
 
 def test_a_tensor_larger_than_the_machine_is_refused_by_its_header(run, monkeypatch):

@@ -20,7 +20,7 @@ from blip_rl.core.intervals import interquartile_mean, student_interval
 from blip_rl.errors import UserError
 from blip_rl.report import curves
 from blip_rl.report.bits import load_bit_maps, load_budget
-from blip_rl.report.groups import describe_series, group_runs, over_seeds, rescale_observed, verdict
+from blip_rl.report.groups import describe_series, group_runs, metric_estimate, over_seeds, rescale_observed
 from blip_rl.report.page import run_folders, write_report
 from blip_rl.report.run_record import load_run
 from blip_rl.report.section import Section
@@ -41,7 +41,7 @@ def real_pictures():
 
 SECTIONS = [
     "run",
-    "verdict",
+    "summary",
     "accumulated",
     "games",
     "matrix",
@@ -145,7 +145,7 @@ def test_several_runs_are_grouped_by_agent_with_an_interval_from_three_seeds(new
     page, written = read(runs, out=tmp_path / "out", title="Two agents")
     assert written.page == tmp_path / "out" / "report.html"
     assert "<h1>Two agents</h1>" in written.page.read_text(encoding="utf-8")
-    found = [verdict(group, "ACC") for group in groups]
+    found = [metric_estimate(group, "ACC") for group in groups]
     assert len(found[0].values) == 2
     assert found[0].interval is None
     low, high = found[1].interval
@@ -504,4 +504,4 @@ def test_reports_never_load_torch(new_run):
 
 
 def test_sections_need_no_picture():
-    assert Section("speed", "Speed", "").pictures == ()
+    assert Section("speed", "Speed", "").figures == ()

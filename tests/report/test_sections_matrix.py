@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blip_rl.report import heatmaps
-from blip_rl.report.figures import Album
+from blip_rl.report.figures import FigureWriter
 from blip_rl.report.groups import group_runs
 from blip_rl.report.run_record import load_run
 from blip_rl.report.sections_matrix import matrix_section
@@ -25,7 +25,7 @@ def shades(sketches, monkeypatch, new_run, tmp_path):
 
     monkeypatch.setattr(heatmaps, "draw_matrix", note)
     runs = [new_run(f"blip{seed}", seed=seed) for seed in range(3)] + [new_run("half", agent="ewc", stages=1)]
-    section = matrix_section(group_runs([load_run(run) for run in runs]), Album(tmp_path / "pictures"))
+    section = matrix_section(group_runs([load_run(run) for run in runs]), FigureWriter(tmp_path / "pictures"))
     return found, section
 
 
@@ -41,6 +41,6 @@ def test_raw_matrices_have_no_colours(shades):
     (_, (texts, blip), _, (_, ewc)), section = shades
     assert texts[0][0] != texts[2][0]
     assert set(blip[np.isfinite(blip)]) == set(ewc[np.isfinite(ewc)]) == {0.0}
-    captions = [picture.caption for picture in section.pictures]
+    captions = [picture.caption for picture in section.figures]
     assert all(caption.startswith("Not coloured") for caption in captions[1::2])
     assert [caption.endswith("Mean over 3 seeds.") for caption in captions] == [True, True, False, False]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blip_rl.report import curves
-from blip_rl.report.figures import Album
+from blip_rl.report.figures import FigureWriter
 from blip_rl.report.groups import group_runs, over_seeds
 from blip_rl.report.run_record import load_run
 from blip_rl.report.sections_network import plasticity_section, speed_section
@@ -48,7 +48,7 @@ def drawn(sketches, monkeypatch, tmp_path):
     monkeypatch.setattr(curves, "draw_curves", note)
 
     def call(section, *runs):
-        section(group_runs([load_run(run) for run in runs]), Album(tmp_path / "pictures"))
+        section(group_runs([load_run(run) for run in runs]), FigureWriter(tmp_path / "pictures"))
         return found
 
     return call

@@ -78,7 +78,7 @@ def test_each_sequence_has_a_part_of_its_own_and_the_page_says_what_cannot_be_co
     titles = re.findall(r'<h1 class="part-title">(.*)</h1>', html)
     assert [title.partition(":")[0] for title in titles] == ["Part 1", "Part 2", "Part 3"]
     assert titles[1].endswith("2k a game")
-    first, second, third = (html.index(f'<section id="part-{number}-verdict"') for number in (1, 2, 3))
+    first, second, third = (html.index(f'<section id="part-{number}-summary"') for number in (1, 2, 3))
     assert "2 seeds, no interval" in html[first:second]
     assert "one seed" in html[second:third]
     assert "2 seeds" not in html[second:]

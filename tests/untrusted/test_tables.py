@@ -100,5 +100,5 @@ def test_many_short_rows_are_kept_as_numbers(table):
     table.write_text("x,y\n" + "1,a\n" * 200_000)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = read_table(table, ("x",), ("y",), [])
-    assert found.numbers["x"].sum() == len(found.words["y"]) == 200_000
+    assert found.numbers["x"].sum() == len(found.text["y"]) == 200_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 60_000  # kB
