@@ -47,18 +47,6 @@ class Console:
             sys.stdout.flush()
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Return the lines of a table: the first two columns are left-aligned, the others right-aligned."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
 @contextmanager
 def optional_picture(what: str) -> Iterator[None]:
     """Turn every error in the block into a warning, so that a failed picture does not end a training.

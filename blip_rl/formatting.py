@@ -1,8 +1,10 @@
-"""Format scores for the terminal, reports and captions. Standard library only."""
+"""Format scores and tables as text for the terminal, reports and captions; standard library only."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 _SIGNIFICANT_DIGITS = 3
 _MOST_DECIMALS = 6
@@ -29,3 +31,36 @@ def score_text(value: float, *, signed: bool = False) -> str:
     decimals = min(max(0, _SIGNIFICANT_DIGITS - before_point), _MOST_DECIMALS)
     text = format(value, f"{'+' if signed else ''},.{decimals}f")
     return text if any(digit in text for digit in "123456789") else "0.00"
+
+
+def aligned(rows: list[list[str]], left: int = 2) -> list[str]:
+    """Return one line of text per row, with columns padded to equal width.
+
+    Args:
+        rows: Cells, the same number in every row.
+        left: Number of leading columns that are aligned left; the others are aligned right, as numbers are.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def flatten(table: dict[str, Any], separator: str = ".", prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested tables as (joined key, value), for example ``("ppo.learning_rate", 1e-4)``.
+
+    Entries of an array of tables are numbered from 1: ``tasks[1].name``.
+    """
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from flatten(value, separator, f"{name}{separator}")
+        elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            for number, entry in enumerate(value, start=1):
+                yield from flatten(entry, separator, f"{name}[{number}]{separator}")
+        else:
+            yield name, value

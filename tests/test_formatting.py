@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from blip_rl.formatting import score_text
+from blip_rl.formatting import aligned, flatten, score_text
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,19 @@ def test_differences_show_their_sign(value, text):
 def test_it_imports_neither_torch_nor_matplotlib():
     code = "import sys, blip_rl.formatting; sys.exit(bool({'torch', 'matplotlib', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_columns_are_padded_the_first_to_the_left_and_numbers_to_the_right():
+    assert aligned([["layer", "bits"], ["fc", "7"]], left=1) == ["layer  bits", "fc        7"]
+
+
+def test_nested_tables_are_flattened_and_entries_of_an_array_of_tables_numbered():
+    nested = {"seed": 1, "method": {"name": "blip"}, "tasks": [{"name": "a"}, {"name": "b"}], "mixed": [{}, 2]}
+    assert dict(flatten(nested)) == {
+        "seed": 1,
+        "method.name": "blip",
+        "tasks[1].name": "a",
+        "tasks[2].name": "b",
+        "mixed": [{}, 2],
+    }
+    assert dict(flatten({"versions": {"torch": "2"}}, " ")) == {"versions torch": "2"}

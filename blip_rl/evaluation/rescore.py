@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 
 from blip_rl.config import EvaluationConfig, RunConfig
-from blip_rl.console import Console, aligned
+from blip_rl.console import Console
 from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stages
 from blip_rl.evaluation.episodes import score_rows
 from blip_rl.evaluation.pool import play_cells
-from blip_rl.formatting import score_text
+from blip_rl.formatting import aligned, score_text
 from blip_rl.methods import load_method
 from blip_rl.records import ScoreRow
 from blip_rl.references import task_scale

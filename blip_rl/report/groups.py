@@ -6,13 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from blip_rl.core import metrics
 from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
+from blip_rl.formatting import flatten
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.scores import Array, RunScores, Steps
 
@@ -93,19 +93,15 @@ def _label(run: RunRecord, firsts: Sequence[RunRecord]) -> str:
     others = [other for other in firsts if other is not run and other.agent == run.agent]
     if not others:
         return run.agent
-    own = _flat(run.settings)
-    keys = {key for other in others for key, value in {**own, **_flat(other.settings)}.items() if own.get(key) != value}
-    keys |= {key for other in others for key in own if key not in _flat(other.settings)}
+    own, theirs = _settings(run), [_settings(other) for other in others]
+    keys = {key for other in theirs for key in {**own, **other} if own.get(key) != other.get(key)}
     parts = [f"{key.rpartition('.')[2]}={own.get(key, 'none')}" for key in sorted(keys - {"description"})]
     more = ["…"] if len(parts) > _DIFFERENCES_NAMED else []
     return ", ".join([run.agent, *(parts[:_DIFFERENCES_NAMED] + more or [run.path.name])])
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
-    return flat
+def _settings(run: RunRecord) -> dict[str, str]:
+    return {key: str(value) for key, value in flatten(run.settings)}
 
 
 def normalised_by_recipe(runs: Sequence[RunRecord]) -> bool:

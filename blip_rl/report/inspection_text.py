@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from blip_rl.formatting import aligned
 from blip_rl.report.audit import Violations
 from blip_rl.report.inspection import FORECAST_RULE, Forecast, Inspection, LayerBits
 from blip_rl.untrusted.files import printable
@@ -37,7 +38,7 @@ def _bits(found: Inspection) -> str:
         cells = [f"{frozen:.1f} / {free:.1f}" for frozen, free in zip(bits.frozen, bits.free, strict=True)]
         rows.append([bits.layer, f"{bits.weights:,}", *cells, _full(bits.forecast, found.stages[-1])])
     title = f"bits of a weight, frozen / free, mean over the layer ({found.total_bits} in all; biases left out)"
-    return "\n".join([title, *_aligned(rows)])
+    return "\n".join([title, _table(rows)])
 
 
 def _information(found: Inspection) -> list[str]:
@@ -55,7 +56,7 @@ def _information(found: Inspection) -> list[str]:
             [bits.layer, *("" if share is None else f"{share:.1%}" for share in bits.without_information)]
             for bits in found.layers
         ]
-        blocks.append("\n".join(["weights without any Fisher information from a task", *_aligned(rows)]))
+        blocks.append("\n".join(["weights without any Fisher information from a task", _table(rows)]))
     return blocks
 
 
@@ -97,7 +98,7 @@ def _plasticity(found: Inspection) -> str:
     title = (
         f"plasticity at step {newest.env_steps:,}, {when.get(newest.phase, newest.phase)} {_task(found, newest.stage)}"
     )
-    return "\n".join([title, *_aligned(rows)])
+    return "\n".join([title, _table(rows)])
 
 
 def _audit(found: Inspection) -> str:
@@ -121,7 +122,11 @@ def _audit(found: Inspection) -> str:
         'paper\'s interval allows that, method.interval = "half" does not',
         "shares: of the weights and biases with at least one frozen bit",
     ]
-    return "\n".join([verdict, *_aligned(rows), *(_note(note) for note in notes)])
+    return "\n".join([verdict, _table(rows), *(_note(note) for note in notes)])
+
+
+def _table(rows: list[list[str]]) -> str:
+    return textwrap.indent("\n".join(aligned(rows, left=1)), "  ")
 
 
 def _note(text: str) -> str:
@@ -137,17 +142,4 @@ def _moved(found: Inspection, moved: Violations) -> list[str]:
         f"{moved.furthest:.4g}" if moved.left else "",
         f"{moved.changed:,}",
         f"{moved.changed / max(1, moved.frozen):.2%}",
-    ]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns side by side: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
     ]

@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from blip_rl.core.intervals import Estimate, describe
-from blip_rl.formatting import score_text
+from blip_rl.formatting import flatten, score_text
 from blip_rl.report.groups import SUMMARY_METRICS, Group, group_runs, metric_estimate
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.style import short_steps
@@ -156,18 +155,9 @@ def _seeds(runs: Sequence[RunRecord]) -> str:
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
-    """The environment, flat."""
-    return [(key, text) for key, text in _flatten(run.environment) if text]
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for key, one in value.items():
-        if isinstance(one, dict):
-            pairs += _flatten(one, f"{prefix}{key} ")
-        else:
-            pairs.append((f"{prefix}{key}", "" if one is None else str(one)))
-    return pairs
+    """Return ``environment.json`` as (joined key, value), without empty values."""
+    values = ((key, "" if value is None else str(value)) for key, value in flatten(run.environment, " "))
+    return [(key, value) for key, value in values if value]
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from blip_rl.config import RunConfig, TaskConfig
-from blip_rl.console import aligned
 from blip_rl.core import metrics
-from blip_rl.formatting import score_text
+from blip_rl.formatting import aligned, score_text
 from blip_rl.references import task_scale
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.tensorboard import overall_mean

@@ -5,7 +5,7 @@ Everything goes through stable-baselines3's logger into the run's event file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from blip_rl.config import RunConfig, TaskConfig
 from blip_rl.console import Console, optional_picture
+from blip_rl.formatting import flatten
 
 _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 
@@ -69,7 +70,7 @@ def settings(config: RunConfig) -> dict[str, bool | str | float | None]:
         "sequence": config.sequence_name,
         "seed": config.seed,
         "steps": sum(task.steps for task in config.tasks),
-        **dict(_flat(agent)),
+        **{key: _loggable(value) for key, value in flatten(agent) if value is not None},
     }
 
 
@@ -81,12 +82,9 @@ def metrics(config: RunConfig) -> list[str]:
     return [*(run if normalised else []), *games]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | str | float]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else str(value)
+def _loggable(value: Any) -> bool | str | float:
+    """HParams accepts booleans, numbers and strings only."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _has_normalisers(task: TaskConfig) -> bool:

@@ -10,7 +10,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from blip_rl.errors import UserError
+from blip_rl.formatting import flatten
 from blip_rl.shell import shell_command
 from blip_rl.untrusted.files import parse_toml, read_json, read_toml
 
@@ -42,7 +42,7 @@ def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
     Raises:
         UserError: A setting differs and ``accept_changes`` is false; the message lists old and new values.
     """
-    then, now = dict(_flat(parse_toml(begun, "the saved recipe"))), dict(_flat(read_toml(config)))
+    then, now = dict(flatten(parse_toml(begun, "the saved recipe"))), dict(flatten(read_toml(config)))
     changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed and not accept_changes:
         differences = "; ".join(f"{key} {then.get(key)!r} → {now.get(key)!r}" for key in changed)
@@ -96,18 +96,6 @@ def _saved_environment(run: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"'{path}' cannot be read: expected a table of versions, device and threads")
     return found
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of nested tables by dotted name, those of arrays of tables by index from 1."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for number, table in enumerate(value, start=1):
-                yield from _flat(table, f"{prefix}{key}[{number}].")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def command() -> str:
