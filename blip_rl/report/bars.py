@@ -51,12 +51,7 @@ def draw_estimates(
     ax.grid(visible=False, axis="y")
     ax.grid(axis="x", color=theme.grid, linewidth=0.8)
     for row, one in enumerate(estimates):
-        colour = theme.colour(colours[row])
-        size, alpha = (7.0, 0.9) if one.interval is None else (4.5, 0.45)
-        ax.plot(one.values, [row] * len(one.values), "o", color=colour, markersize=size, alpha=alpha, linewidth=0)
-        if one.interval is not None:
-            ax.plot(one.interval, [row, row], "-", color=colour, linewidth=3, solid_capstyle="round")
-            ax.plot([one.centre], [row], "D", color=colour, markersize=7.5, markeredgecolor=theme.paper)
+        _draw_estimate(ax, row, one, theme.colour(colours[row]), theme)
     ax.set_yticks(range(len(labels)), [safe_label(label, 30) for label in labels], color=theme.text)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.xaxis.set_major_locator(few_ticks())
@@ -70,6 +65,14 @@ def draw_estimates(
         down = low + high < 0  # towards the side that the values are on
         ax.set_xlim(*((high - _LEAST_SPAN, high) if down else (low, low + _LEAST_SPAN)))
     return ax
+
+
+def _draw_estimate(ax: Axes, row: int, one: Estimate, colour: str, theme: Theme) -> None:
+    size, alpha = (7.0, 0.9) if one.interval is None else (4.5, 0.45)
+    ax.plot(one.values, [row] * len(one.values), "o", color=colour, markersize=size, alpha=alpha, linewidth=0)
+    if one.interval is not None:
+        ax.plot(one.interval, [row, row], "-", color=colour, linewidth=3, solid_capstyle="round")
+        ax.plot([one.centre], [row], "D", color=colour, markersize=7.5, markeredgecolor=theme.paper)
 
 
 def draw_budget(
@@ -137,21 +140,19 @@ def draw_rounding(
     width = 0.7 / max(1, len(groups))
     for index, (label, losses) in enumerate(groups):
         at = np.arange(len(tasks)) + (index - (len(groups) - 1) / 2) * width
-        measured = np.isfinite(losses)
-        counts = np.maximum(measured.sum(axis=1), 1)
-        means = np.where(measured, losses, 0).sum(axis=1) / counts
-        ax.bar(at, means, width * 0.86, color=theme.colour(index), alpha=0.75, label=safe_label(label))
+        counts = np.isfinite(losses).sum(axis=1).clip(1)
+        ax.bar(
+            at,
+            np.nansum(losses, axis=1) / counts,
+            width * 0.86,
+            color=theme.colour(index),
+            alpha=0.75,
+            label=safe_label(label),
+        )
         for place, row in zip(at, losses, strict=True):
             shown = row[np.isfinite(row)]
-            ax.plot(
-                [place] * len(shown),
-                shown,
-                "o",
-                color=theme.text,
-                markersize=3.6,
-                alpha=0.7,
-                linewidth=0,
-            )
+            x = np.full(len(shown), place)
+            ax.plot(x, shown, "o", color=theme.text, markersize=3.6, alpha=0.7, linewidth=0)
     ax.axhline(0, color=theme.muted, linewidth=1)
     label_columns(ax, tasks, theme, figure_width(ax) - BESIDE_LEGEND_INCHES)
     ax.set_xlabel("after learning", fontsize=10)

@@ -42,37 +42,46 @@ def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -
     """
     style_axes(ax, theme)
     for one in series:
-        colour, dashes = theme.colour(one.index), theme.line(one.index)
         if not one.centre.size or (len(one.lines) > 1 and len(series) == 1):
             _draw_runs(ax, one, theme)
         if len(series) == 1 or len(one.partial) <= _FEW_RUNS:
             _draw_partial(ax, one, theme)
-        if one.low.size:
-            ax.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
-        if one.centre.size:
-            ax.plot(
-                one.steps,
-                one.centre,
-                dashes,
-                color=colour,
-                linewidth=2.2,
-                label=safe_label(one.label),
-                solid_capstyle="round",
-                **_points(one.steps, one.index, True),
-            )
+        _draw_centre(ax, one, theme)
     steps_axis(ax)
     ax.set_xlabel("steps of the whole run", fontsize=10)
     ax.set_ylabel(ylabel, fontsize=10)
     ax.yaxis.set_major_formatter(FuncFormatter(short_number))
     ax.yaxis.set_major_locator(few_ticks())
-    ax.margins(x=0.02, y=0.12)
-    low, high = ax.dataLim.intervaly
-    if low == high:
-        # One value shall not be spread over a whole axis of decimals.
-        ax.set_ylim(*((-0.05, 1) if low == 0 else sorted((low * 0.5, low * 1.5))))
+    _set_margins(ax)
     if len(series) > 1:
         add_legend(ax, theme)
     return ax
+
+
+def _draw_centre(ax: Axes, one: Series, theme: Theme) -> None:
+    """Draw the centre of the seeds as a line and its interval as a band, where there are any."""
+    colour = theme.colour(one.index)
+    if one.low.size:
+        ax.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
+    if one.centre.size:
+        ax.plot(
+            one.steps,
+            one.centre,
+            theme.line(one.index),
+            color=colour,
+            linewidth=2.2,
+            label=safe_label(one.label),
+            solid_capstyle="round",
+            **_points(one.steps, one.index, True),
+        )
+
+
+def _set_margins(ax: Axes) -> None:
+    """Leave room around the data; a constant gets a wide y-axis instead of one that spans only its last decimals."""
+    ax.margins(x=0.02, y=0.12)
+    low, high = ax.dataLim.intervaly
+    if low == high:
+        ax.set_ylim(*((-0.05, 1) if low == 0 else sorted((low * 0.5, low * 1.5))))
 
 
 def _draw_runs(ax: Axes, one: Series, theme: Theme) -> None:

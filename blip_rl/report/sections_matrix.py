@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,35 +37,64 @@ def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     )
 
 
+@dataclass(frozen=True)
+class _ScoreTable:
+    """The measured rows and columns of a group's score matrix.
+
+    Attributes:
+        rows: (stages,) labels.
+        columns: (games,) labels.
+        scores: (stages, games) mean over the runs; NaN where not measured.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    scores: Array
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """(stages, games) the scores as text; a dash where not measured."""
+        return [[number(float(value)) for value in row] for row in self.scores]
+
+    def describe(self) -> str:
+        """Return the measured scores, row by row, for the alternative text."""
+        rows = []
+        for name, texts in zip(self.rows, self.texts, strict=True):
+            measured = [f"{game} {text}" for game, text in zip(self.columns, texts, strict=True) if text != "–"]
+            rows.append(f"{name}: {', '.join(measured)}")
+        return listed(rows)
+
+
+def _score_table(group: Group, raw: bool) -> _ScoreTable:
+    matrix, tasks = mean_matrix(group, "after" if raw else "after_normalised"), group.first.tasks
+    measured = np.isfinite(matrix)
+    rows, columns = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
+    learned_together = rows.tolist() == [len(tasks) - 1] and len(tasks) > 1
+    return _ScoreTable(
+        rows=("all together",) if learned_together else tuple(f"after {tasks[row].title}" for row in rows),
+        columns=tuple(tasks[column].title for column in columns),
+        scores=matrix[np.ix_(rows, columns)],
+    )
+
+
 def _matrix_figure(group: Group, raw: bool, named: bool, writer: FigureWriter) -> PageFigure | None:
-    matrix = mean_matrix(group, "after" if raw else "after_normalised")
-    tasks = group.first.tasks
-    rows = [row for row in range(len(matrix)) if np.isfinite(matrix[row]).any()]
-    columns = [column for column in range(len(tasks)) if np.isfinite(matrix[:, column]).any()]
-    if not rows:
+    table = _score_table(group, raw)
+    if not table.rows:
         return None
-    cells = matrix[np.ix_(rows, columns)]
-    texts = [[number(float(value)) for value in row] for row in cells]
-    shades = np.where(np.isfinite(cells), 0.0, np.nan) if raw else np.clip(cells, -1, 1)
-    together = rows == [len(tasks) - 1] and len(tasks) > 1
-    row_names = ["all together"] if together else [f"after {tasks[row].title}" for row in rows]
-    names = [tasks[column].title for column in columns]
+    scores, texts = table.scores, table.texts
+    shades = np.where(np.isfinite(scores), 0.0, np.nan) if raw else np.clip(scores, -1, 1)
 
     def draw(figure: Figure, theme: Theme) -> None:
-        heatmaps.draw_matrix(figure.add_subplot(), texts, shades, row_names, names, theme)
+        heatmaps.draw_matrix(figure.add_subplot(), texts, shades, table.rows, table.columns, theme)
 
-    rows_text = [
-        f"{row_name}: " + ", ".join(f"{name} {text}" for name, text in zip(names, row, strict=True) if text != "–")
-        for row_name, row in zip(row_names, texts, strict=True)
-    ]
     kind = "raw return" if raw else "normalised"
     return writer.add(
         f"matrix-{'raw' if raw else 'normalised'}-{group.label}",
         draw,
         title=f"{group.label}: {kind}" if named else kind.capitalize(),
-        alt=f"Score matrix of {group.label}, {kind}. {listed(rows_text)}",
+        alt=f"Score matrix of {group.label}, {kind}. {table.describe()}",
         caption=(_RAW_CAPTION if raw else _MATRIX_CAPTION) + _mean_over(group),
-        size=(SMALL[0], 0.9 + 0.4 * len(rows)),
+        size=(SMALL[0], 0.9 + 0.4 * len(table.rows)),
     )
 
 
@@ -79,21 +109,9 @@ def rounding_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
         "What freezing itself cost: score before a consolidation − score after it. A point for each game, a bar for "
         "their mean."
     )
-    found = [
-        (
-            group.label,
-            metrics.rounding_loss(mean_matrix(group, "before_normalised"), mean_matrix(group, "after_normalised")),
-        )
-        for group in groups
-    ]
-    shown = [(label, losses) for label, losses in found if np.isfinite(losses).any()]
+    names, shown = _rounding_losses(groups)
     if not shown:
         return Section("rounding", "Rounding loss", lead, note="No consolidation was scored before and after.")
-    width = min(len(losses) for _, losses in shown)
-    shown = [(label, losses[:width]) for label, losses in shown]
-    rows = [row for row in range(width) if any(np.isfinite(losses[row]).any() for _, losses in shown)]
-    names = [groups[0].first.tasks[row].title for row in rows]
-    shown = [(label, losses[rows]) for label, losses in shown]
     if not any(np.nan_to_num(losses).any() for _, losses in shown):
         return Section("rounding", "Rounding loss", lead, note="None: every score was the same before and after.")
 
@@ -113,6 +131,16 @@ def rounding_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
         draw_narrow=draw,
     )
     return Section("rounding", "Rounding loss", lead, (page_figure,))
+
+
+def _rounding_losses(groups: Sequence[Group]) -> tuple[list[str], list[tuple[str, Array]]]:
+    """Return the games after which losses were measured, and (label, (stages, games) losses) of each group with any."""
+    matrices = [(mean_matrix(group, "before_normalised"), mean_matrix(group, "after_normalised")) for group in groups]
+    losses = [metrics.rounding_loss(before, after) for before, after in matrices]
+    found = [(group.label, loss) for group, loss in zip(groups, losses, strict=True) if np.isfinite(loss).any()]
+    stages = min((len(loss) for _, loss in found), default=0)  # groups may have learned different numbers of games
+    rows = [row for row in range(stages) if any(np.isfinite(loss[row]).any() for _, loss in found)]
+    return [groups[0].first.tasks[row].title for row in rows], [(label, loss[rows]) for label, loss in found]
 
 
 def _mean_loss(name: str, losses: Array) -> str:
