@@ -1,1 +1,1 @@
-"""Pictures from run folders and plain arrays; never imports torch."""
+"""Report pages, figures and inspection of run folders; never imports torch."""

@@ -1,12 +1,12 @@
-"""Did weights stay where earlier stages let them? Each stage's intervals against the weights of every later stage.
+"""Check the intervals of every stage against the weights of every later stage.
 
-Two things are counted: weights that left the interval that a stage gave them, and weights whose frozen bits Q(θ̂, S) are
-not what they were at that stage. The paper's interval (BLIP Eq. 4) is so wide that bits may change inside it;
-``interval = "half"`` keeps them.
+Two quantities are counted: weights outside the interval that a stage gave them, and weights whose frozen bits
+Q(θ̂, S) have changed since that stage. The paper's interval (BLIP Eq. 4) is wide enough for frozen bits to change
+inside it; ``interval = "half"`` preserves them.
 
-Numpy alone, from the stage checkpoints, one parameter of two stages in memory at a time. Intervals and Q are those of
-:mod:`blip_rl.core.bits`, in the same float32 arithmetic, so that a weight on the very edge of its interval is inside
-here too.
+Uses numpy only and holds one parameter of two stages in memory at a time. Intervals and Q are those of
+:mod:`blip_rl.core.bits`, computed in the same float32 arithmetic, so that a weight on the edge of its interval counts
+as inside here, too.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Bits = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Intervals:
-    """Where a stage let one parameter's entries move, and what is needed to say how far one has gone.
+    """Intervals of one parameter's entries after a stage; every array has the parameter's shape.
 
     Attributes:
-        low: Lower ends, in the weight's units.
-        high: Upper ends.
-        centre: c, in the weight's units.
+        low: Lower ends, in units of the weight.
+        high: Upper ends, in units of the weight.
+        centre: c, in units of the weight.
         frozen_bits: S.
-        bound: b.
+        bound: b; θ̂ = weight / b.
     """
 
     low: Array
@@ -46,15 +46,15 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Violations:
-    """What happened until a later stage to the weights that an earlier one froze bits of.
+    """Interval violations and changed bits between two stages.
 
     Attributes:
-        earlier: Number of the stage that froze them.
-        later: Number of the stage that was looked at.
+        earlier: Number of the stage that froze the bits.
+        later: Number of the stage whose weights are checked.
         frozen: Weights and biases with at least one frozen bit.
-        left: Those outside the earlier stage's interval.
-        furthest: Greatest distance from the centre, in radii of the weight's interval; 0 if all are inside.
-        changed: Those whose first S bits, Q(θ̂, S), are not what they were, S the earlier stage's.
+        left: How many of them are outside the earlier stage's interval.
+        furthest: Largest distance of one of those from its centre, in radii of its interval; 0 if none is outside.
+        changed: How many of them have different first S bits, Q(θ̂, S), with S of the earlier stage.
     """
 
     earlier: int
@@ -67,12 +67,12 @@ class Violations:
 
 @dataclass(frozen=True)
 class Audit:
-    """Whether weights stayed in their intervals, and whether their frozen bits stayed.
+    """Result of the audit of a run.
 
     Attributes:
         stages: Numbers of the stages that were compared.
         parameters: Weights and biases compared.
-        pairs: One entry for each two stages.
+        pairs: One entry for each pair of stages.
     """
 
     stages: tuple[int, ...]
@@ -81,7 +81,7 @@ class Audit:
 
 
 def interval(centre: Array, frozen_bits: Bits, bound: float, total_bits: int, half: bool = False) -> Intervals:
-    """The intervals of :func:`blip_rl.core.bits.interval`; ``half`` for that rule, else the paper's."""
+    """Return the intervals of :func:`blip_rl.core.bits.interval`, by the ``half`` rule or the paper's."""
     grid = np.float32(2.0**total_bits)
     limit = np.float32(1 - 2.0**-total_bits)
     normalised = np.round(centre / np.float32(bound) * grid) / grid
@@ -97,15 +97,15 @@ def interval(centre: Array, frozen_bits: Bits, bound: float, total_bits: int, ha
 
 
 def first_bits(weights: Array, frozen_bits: Bits, bound: float) -> Array:
-    """Q(θ̂, S) of :func:`blip_rl.core.bits.quantize`, in units of θ̂."""
+    """Return Q(θ̂, S) of :func:`blip_rl.core.bits.quantize`, in units of θ̂."""
     scale = _power_of_two(frozen_bits)
     limit = 1 - np.float32(0.5) / scale
     return np.asarray(np.round(np.clip(weights / np.float32(bound), -limit, limit) * scale) / scale)
 
 
 def compare(intervals: Intervals, weights: Array, half: bool = False) -> tuple[int, float]:
-    """How many weights are outside their interval, and the greatest distance in radii of one that is."""
-    # Not (inside) rather than (below or above): a weight that is no number is outside.
+    """Return how many weights are outside their interval, and the largest distance of one from its centre in radii."""
+    # not (inside) instead of (below or above): NaN compares false, so a NaN weight counts as outside
     outside = ~((weights >= intervals.low) & (weights <= intervals.high)) & (intervals.frozen_bits > 0)
     if not outside.any():
         return 0, 0.0
@@ -122,16 +122,16 @@ def _power_of_two(bits: Bits) -> Array:
 def audit_run(
     checkpoints: Sequence[Checkpoint], method: dict[str, Any], total_bits: int, problems: list[str]
 ) -> Audit | None:
-    """Compare every two stages of a run whose method freezes bits.
+    """Compare every pair of stages of a run whose method freezes bits.
 
     Args:
         checkpoints: Of one run, in the order of their stages.
         method: The method's settings.
         total_bits: N.
-        problems: Extended by what cannot be audited.
+        problems: Receives a message for every checkpoint that cannot be audited.
 
     Returns:
-        What was found; None where there are no intervals to compare.
+        The result; None if no checkpoint has intervals.
     """
     usable = []
     for checkpoint in checkpoints:
@@ -143,7 +143,7 @@ def audit_run(
     if not usable:
         return None
     fan_bounds = method.get("weight_bound", "fan") == "fan"
-    half = method.get("interval") == "half"  # early versions knew only the paper's
+    half = method.get("interval") == "half"  # recipes of early versions have no such key: the paper's rule
     parameters = sum(math.prod(shape) for shape in usable[0].shapes.values())
     return Audit(
         tuple(checkpoint.stage for checkpoint in usable),
@@ -153,7 +153,7 @@ def audit_run(
 
 
 def _compare_all(checkpoints: Sequence[Checkpoint], fan_bounds: bool, total_bits: int, half: bool) -> list[Violations]:
-    """One entry for each two stages, the earlier one first; one parameter in memory at a time."""
+    """Return one entry per pair of stages; hold one parameter in memory at a time."""
     pairs = [(i, j) for i in range(len(checkpoints)) for j in range(i + 1, len(checkpoints))]
     found: dict[tuple[int, int], list[tuple[int, int, float, int]]] = {pair: [] for pair in pairs}
     for name, shape in checkpoints[0].shapes.items():
@@ -175,18 +175,18 @@ def _total(earlier: int, later: int, results: list[tuple[int, int, float, int]])
 
 
 def _wrong_intervals(checkpoint: Checkpoint, total_bits: int) -> str | None:
-    """Why a checkpoint cannot be audited; None if it can."""
+    """Return why a checkpoint cannot be audited; None if it can."""
     if not checkpoint.has_intervals:
         return "a weight has no centre and frozen bits of its shape"
     for name in checkpoint.shapes:
         frozen_bits = checkpoint.memory(f"{name}.frozen_bits")
         if frozen_bits.dtype != np.uint8 or frozen_bits.max(initial=0) > total_bits:
-            return f"{name} has frozen bits that are no numbers from 0 to {total_bits}"
+            return f"{name} has frozen bits outside 0 to {total_bits}"
     return None
 
 
 def _bound(shape: tuple[int, ...], fan_bounds: bool) -> float:
-    """b: of weights 6/√max(outputs, inputs·kernel height·kernel width), or 1; of biases 1."""
+    """Return b: 6/√max(outputs, inputs·kernel height·kernel width) for weights, or 1; 1 for biases."""
     if len(shape) < 2 or not fan_bounds:
         return 1.0
     return 6.0 / math.sqrt(max(shape[0], math.prod(shape[1:])))

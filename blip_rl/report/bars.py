@@ -1,4 +1,4 @@
-"""Charts of rows and bars: each function takes data and an axis, draws, and returns the axis; nothing is computed."""
+"""Bar charts and interval plots. Each function draws data on an axis and returns the axis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from blip_rl.report.style import (
 from blip_rl.report.table import Array
 
 _LEAST_SPAN = 0.25
-"""Of an axis of changes of normalised scores: a hundredth shall not fill it."""
+"""Minimal x-range, so that a difference of 0.01 does not fill the axis."""
 
 
 def draw_estimates(
@@ -34,15 +34,15 @@ def draw_estimates(
     *,
     is_score: bool = False,
 ) -> Axes:
-    """Draw one metric of several groups: a row each, seeds as points, the centre as a mark, its interval as a bar.
+    """Draw one metric of several groups, one row each: seeds as points, centre as diamond, interval as bar.
 
     Args:
         ax: Where to draw.
-        labels: (groups,) names, from the top.
-        colours: (groups,) number of each one's colour.
-        estimates: (groups,) what to draw.
+        labels: (groups,) names, from top to bottom.
+        colours: (groups,) colour numbers.
+        estimates: (groups,) estimates.
         theme: Colours.
-        is_score: A normalised score, whose axis shows the reference, 1, and no change of one.
+        is_score: Whether the metric is a normalised score; marks the reference, 1.
 
     Returns:
         ``ax``.
@@ -57,12 +57,12 @@ def draw_estimates(
     ax.xaxis.set_major_locator(few_ticks())
     ax.xaxis.set_major_formatter(FuncFormatter(short_number))
     ax.margins(x=0.08)
-    ax.axvline(0, color=theme.muted, linewidth=1)  # always in view: a small difference shall look small
+    ax.axvline(0, color=theme.muted, linewidth=1)  # always in view, so that small values look small
     if is_score:
         ax.axvline(1, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))
     low, high = ax.get_xlim()
     if high - low < _LEAST_SPAN:
-        down = low + high < 0  # towards the side that the values are on
+        down = low + high < 0  # extend towards the side of the values
         ax.set_xlim(*((high - _LEAST_SPAN, high) if down else (low, low + _LEAST_SPAN)))
     return ax
 
@@ -78,13 +78,13 @@ def _draw_estimate(ax: Axes, row: int, one: Estimate, colour: str, theme: Theme)
 def draw_budget(
     ax: Axes, layers: Sequence[str], frozen: Array, total_bits: int, tasks: Sequence[str], theme: Theme
 ) -> Axes:
-    """Draw what each task took of every layer's bits: a bar for each layer, a piece for each task, the rest free.
+    """Draw the bits frozen by each task: one stacked bar per layer, one segment per task; the rest is free.
 
     Args:
         ax: Where to draw.
-        layers: (layers,) names, from the top.
-        frozen: (tasks, layers) mean bits frozen in total after each task.
-        total_bits: N, the length of a whole bar.
+        layers: (layers,) names, from top to bottom.
+        frozen: (tasks, layers) mean frozen bits after each task, cumulative.
+        total_bits: N, the length of a full bar.
         tasks: (tasks,) names.
         theme: Colours.
 
@@ -106,7 +106,7 @@ def draw_budget(
             (total_bits, row),
             xytext=(6, 0),
             textcoords="offset points",
-            ha="left",  # beside the bar: on it no one colour can be read on every piece
+            ha="left",  # beside the bar: no text colour is readable on every segment
             va="center",
             fontsize=9,
             color=theme.text,
@@ -124,14 +124,14 @@ def draw_budget(
 def draw_rounding(
     ax: Axes, tasks: Sequence[str], groups: Sequence[tuple[str, Array]], theme: Theme, ylabel: str
 ) -> Axes:
-    """Draw what consolidation cost: a bar for each stage and group, the mean over games; a point for each game.
+    """Draw the score lost by consolidation: one bar per stage and group (mean over games), one point per game.
 
     Args:
         ax: Where to draw.
-        tasks: (stages,) what was consolidated.
-        groups: Label and (stages, tasks) score before − score after; NaN where not measured.
+        tasks: (stages,) names of the consolidated tasks.
+        groups: (label, (stages, tasks) score before − score after) of each group; NaN where not measured.
         theme: Colours.
-        ylabel: What is lost.
+        ylabel: Label of the y-axis.
 
     Returns:
         ``ax``.
@@ -159,7 +159,7 @@ def draw_rounding(
     ax.set_ylabel(ylabel, fontsize=10)
     low, high = ax.get_ylim()
     if high - low < 0.02:
-        ax.set_ylim(-0.05, 0.05)  # no loss at all shall not look like noise
+        ax.set_ylim(-0.05, 0.05)  # do not magnify losses close to zero
     ax.yaxis.set_major_locator(few_ticks())
     ax.yaxis.set_major_formatter(FuncFormatter(short_number))
     if len(groups) > 1:

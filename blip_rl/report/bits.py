@@ -1,4 +1,4 @@
-"""Read back how many bits a run froze: the budget from ``bits.csv``, the maps from the stage checkpoints."""
+"""Read the frozen bits of a run: per-layer means from ``bits.csv``, every weight's from the stage checkpoints."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SUFFIX = ".weight.frozen_bits"
 
 @dataclass(frozen=True)
 class BitBudget:
-    """Frozen bits of the trunk's weights, biases left out.
+    """Frozen bits of the trunk's weights, without biases.
 
     Attributes:
-        layers: Names, from the input on.
+        layers: Names, from input to output.
         stages: Numbers of the tasks after which bits were counted.
-        mean_frozen: (stages, layers) mean over a layer's weights; NaN where not all of them were counted.
-        weights: (layers,) how many weights a layer has.
+        mean_frozen: (stages, layers) mean over a layer's weights; NaN if not all of them were counted.
+        weights: (layers,) number of weights.
     """
 
     layers: tuple[str, ...]
@@ -36,11 +36,11 @@ class BitBudget:
     weights: npt.NDArray[np.int64]
 
     def overall(self) -> Array:
-        """(stages,) mean over all weights of the trunk."""
+        """Return the (stages,) mean over all weights of the trunk."""
         return np.asarray(self.mean_frozen @ self.weights / self.weights.sum())
 
     def whole(self) -> BitBudget:
-        """The stages at which every layer was counted."""
+        """Return the budget of the stages in which every layer was counted."""
         known = np.atleast_1d(np.isfinite(self.mean_frozen).all(axis=1))
         stages = tuple(stage for stage, counted in zip(self.stages, known, strict=True) if counted)
         return BitBudget(self.layers, stages, self.mean_frozen[known], self.weights)
@@ -48,7 +48,7 @@ class BitBudget:
 
 @dataclass(frozen=True)
 class BitMap:
-    """One layer's frozen bits after one task, a row for each output unit. Shape (units, weights of a unit)."""
+    """Frozen bits of one layer after one task; ``frozen_bits`` has shape (output units, weights of a unit)."""
 
     layer: str
     stage: int
@@ -56,7 +56,7 @@ class BitMap:
 
 
 def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
-    """Read ``bits.csv``; None where it is missing, or where the method froze nothing."""
+    """Read ``bits.csv``; return None if it is missing or holds no frozen bits of weights."""
     columns = ("stage", "frozen_bits", "count")
     table = read_table(run / "bits.csv", columns, ("layer", "parameter"), problems)
     if table is None:
@@ -76,17 +76,17 @@ def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
 
 
 def _plausible(table: Table, problems: list[str]) -> Table:
-    """The rows whose numbers can be meant: a stage of a run, bits that a weight can have, some weights."""
+    """Return the rows with plausible numbers: a stage from 1, bits that a weight can have, at least one weight."""
     stage, bits, count = (table.numbers[name] for name in ("stage", "frozen_bits", "count"))
     meant = (stage >= 1) & (stage <= MOST_TASKS) & (bits >= 0) & (bits <= MAX_BITS) & (count >= 1)
     meant &= np.floor(stage) == stage
     if wrong := int((~meant).sum()):
-        problems.append(f"bits.csv: {wrong} rows left out, whose numbers are out of range")
+        problems.append(f"bits.csv: {wrong} rows skipped: numbers out of range")
     return table.chosen(meant)
 
 
 def _layer(rows: Table, stages: tuple[int, ...]) -> Array:
-    """(2, stages) frozen bits of all weights together, and how many weights; of rows written twice the later stands."""
+    """Return (2, stages): sum of frozen bits, number of weights. Of duplicate rows the last one counts."""
     counts: dict[float, dict[float, float]] = {stage: {} for stage in stages}
     for stage, bits, count in zip(*(rows.numbers[name] for name in ("stage", "frozen_bits", "count")), strict=True):
         counts[stage][bits] = count
@@ -95,9 +95,9 @@ def _layer(rows: Table, stages: tuple[int, ...]) -> Array:
 
 
 def load_bit_maps(run: Path, problems: list[str]) -> list[BitMap]:
-    """Read the frozen bits of every weight from the stage checkpoints, from the first stage and layer on.
+    """Read the frozen bits of every weight from the stage checkpoints, in order of stage and layer.
 
-    One layer of one stage is read at a time, and nothing else of a checkpoint, which may hold hundreds of megabytes.
+    Only these tensors are read: a checkpoint may hold hundreds of megabytes.
     """
     maps: list[BitMap] = []
     left = memory_bytes() // 8
@@ -112,10 +112,10 @@ def load_bit_maps(run: Path, problems: list[str]) -> list[BitMap]:
 
 
 def _stage_maps(path: Path, stage: int, most_bytes: int) -> list[BitMap]:
-    """The maps of one stage.
+    """Read the maps of one stage.
 
     Raises:
-        UserError: no safetensors file, one of more layers than a trunk has, or maps of more than ``most_bytes``.
+        UserError: Not a safetensors file, too many layers, or maps larger than ``most_bytes`` together.
     """
     maps = {name: spec for name, spec in read_header(path).items() if _is_map(name, spec)}
     size = sum(spec.size for spec in maps.values())

@@ -1,4 +1,4 @@
-"""Stage checkpoints as arrays, without torch: tensors are read one at a time, so that a run of any length fits."""
+"""Read stage checkpoints as numpy arrays, one tensor at a time to limit memory."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.tensors import TensorSpec, read_header
 
 MAX_BITS = 22
-"""Of one weight: what a float32 holds exactly between its bounds; more than any recipe may ask for."""
+"""Upper limit on the bits of a weight: the grid that float32 represents exactly; above every recipe's limit."""
 _MOST_LINES, _LONGEST_LINE = 100, 300  # of a description
-_COPIES = 8  # of one parameter while it is compared
+_COPIES = 8  # arrays of a parameter's size that exist while two stages are compared
 
 
 class Checkpoint:
-    """One stage of a run.
+    """One stage checkpoint, memory-mapped.
 
     Attributes:
         stage: Its number.
         shapes: Name of each trunk parameter → its shape.
-        values: The plain values that the method remembers.
+        values: JSON values of the method's state.
         description: Lines in which the method describes its state; None in a checkpoint of an earlier version.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a stage folder and check that it is whole.
+        """Open a stage folder and check its files.
 
         Raises:
-            UserError: a file is missing, cut off, or belongs elsewhere.
+            UserError: A file is missing, truncated or not that of a checkpoint.
         """
         try:
             metadata = read_json(path / "stage.json")
@@ -42,19 +42,19 @@ class Checkpoint:
             self.values: dict[str, Any] = dict(metadata["method"])
             self.description = _lines(metadata.get("description"))
             policy, self._kept = (_header(path / f"{name}.safetensors") for name in ("policy", "method"))
-            # Memory-mapped: a tensor's bytes are read when it is asked for.
+            # Memory-mapped: the bytes of a tensor are read on access.
             self._policy: Any = safe_open(path / "policy.safetensors", framework="np")
             self._method: Any = safe_open(path / "method.safetensors", framework="np")
             trunk = {name: spec for name, spec in policy.items() if name.startswith("trunk.")}
             if not trunk or any(spec.dtype != "F32" or not spec.size for spec in trunk.values()):
-                raise ValueError("it holds no trunk of float32 weights")
+                raise ValueError("it has no trunk with float32 weights")
         except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
         self.shapes = {name.removeprefix("trunk."): spec.shape for name, spec in trunk.items()}
 
     @property
     def has_intervals(self) -> bool:
-        """Whether every trunk parameter has frozen bits, in a byte each, and a float32 centre of its own shape."""
+        """Whether every trunk parameter has uint8 frozen bits and a float32 centre of its shape."""
         return all(
             self._kept.get(f"{name}.{kind}") == TensorSpec(dtype, shape)
             for name, shape in self.shapes.items()
@@ -69,25 +69,25 @@ class Checkpoint:
         return [f"method state: {size / 1e6:.2f} MB, tensors: {len(self._kept)}"] if self._kept else []
 
     def weights(self, name: str) -> npt.NDArray[np.float32]:
-        """One trunk parameter."""
+        """Return one trunk parameter."""
         weights: npt.NDArray[np.float32] = self._policy.get_tensor(f"trunk.{name}")
         return weights
 
     def memory(self, name: str) -> npt.NDArray[Any]:
-        """One tensor that the method remembers."""
+        """Return one tensor of the method's state."""
         tensor: npt.NDArray[Any] = self._method.get_tensor(name)
         return tensor
 
 
 def open_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
-    """Every stage of a run that can be read, in order, and what is wrong with the others."""
+    """Return the readable checkpoints of a run in order of their stages, and messages about the others."""
     found: list[Checkpoint] = []
     problems: list[str] = []
     for path in stage_folders(run).values():
         try:
             checkpoint = Checkpoint(path)
             if found and checkpoint.shapes != found[0].shapes:
-                raise UserError(f"checkpoint '{path}' holds another network than stage {found[0].stage}'s")
+                raise UserError(f"checkpoint '{path}' has other trunk shapes than stage {found[0].stage}")
         except UserError as error:
             problems.append(f"{error}; left out")
         else:
@@ -96,7 +96,7 @@ def open_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
 
 
 def stage_folders(run: Path) -> dict[int, Path]:
-    """Number of each stage that has a checkpoint, rising → its folder."""
+    """Return stage number → checkpoint folder, in increasing order."""
     named = {path: path.name.removeprefix("stage-") for path in (run / "checkpoints").glob("stage-*")}
     numbered = {int(number): path for path, number in named.items() if number.isascii() and number.isdecimal()}
     return {number: numbered[number] for number in sorted(numbered)[:MOST_TASKS]}
@@ -109,7 +109,7 @@ def _stage_number(number: Any) -> int:
 
 
 def _lines(described: Any) -> list[str] | None:
-    """Return a description from a file that a stranger may have written, cut to a readable length."""
+    """Check the description, which is untrusted input, and truncate it."""
     if described is None:
         return None
     if not isinstance(described, list):
@@ -118,7 +118,7 @@ def _lines(described: Any) -> list[str] | None:
 
 
 def _header(path: Path) -> dict[str, TensorSpec]:
-    """What a file holds, none of it too large to be looked at: its largest tensor is the most that is ever read."""
+    """Read a file's header and check that its largest tensor, the most that is read at once, fits into memory."""
     header = read_header(path)
     largest = max((spec.size for spec in header.values()), default=0)
     check_memory(f"'{path}'", {"its largest tensor": _COPIES * largest}, "it is not what blip-rl writes")

@@ -1,4 +1,4 @@
-"""Charts against steps: each function takes data and an axis, draws, and returns the axis; nothing is computed here."""
+"""Line charts against training steps. Each function draws data on an axis and returns the axis."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from blip_rl.report.table import Array
 
 _FEW_POINTS = 40
 _FEW_RUNS = 2
-_SLOPE_DEGREES = 30  # of names above an axis, which may be close to each other
+_SLOPE_DEGREES = 30  # rotation of names above an axis, which may be close to each other
 
 
 def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -> Axes:
-    """Draw a line for each series against steps and its 95 % interval as a band.
+    """Draw each series against steps as a line, with its 95 % interval as a band.
 
-    The single runs are drawn too: faintly beside the one series, strongly where a series has no mean, not at all
-    where several bands would hide behind them.
+    Single runs are drawn faintly if there is one series, fully if a series has no centre, and are left out otherwise,
+    where they would hide the bands.
 
     Args:
         ax: Where to draw.
-        series: What to draw; without a centre, as with two seeds, every run is a line with points.
+        series: Curves; of a series without a centre, as with two seeds, every run is a line with markers.
         theme: Colours.
-        ylabel: What is measured.
+        ylabel: Label of the y-axis.
 
     Returns:
         ``ax``.
@@ -85,7 +85,7 @@ def _set_margins(ax: Axes) -> None:
 
 
 def _draw_runs(ax: Axes, one: Series, theme: Theme) -> None:
-    """A line for each run: faint beside their mean, strong without one."""
+    """Draw a line for each run: faint if there is a centre, full otherwise."""
     alone = not one.centre.size
     for number, (steps, values) in enumerate(one.lines):
         ax.plot(
@@ -101,12 +101,12 @@ def _draw_runs(ax: Axes, one: Series, theme: Theme) -> None:
 
 
 def draw_training(ax: Axes, lines: Sequence[tuple[Array, Array]], index: int, theme: Theme) -> Axes:
-    """Draw the returns of training episodes, thin, behind the scores of the evaluations.
+    """Draw the returns of training episodes as thin lines behind those of the evaluations.
 
     Args:
-        ax: Where to draw, before :func:`draw_curves`, whose limits then hold these lines too.
+        ax: Where to draw, before :func:`draw_curves`, which sets the axis limits.
         lines: (steps, mean returns) of each run.
-        index: Which colour, as of the group's series.
+        index: Colour number of the group's series.
         theme: Colours.
     """
     for steps, values in lines:
@@ -115,14 +115,14 @@ def draw_training(ax: Axes, lines: Sequence[tuple[Array, Array]], index: int, th
 
 
 def _points(steps: Array, index: int, wanted: bool) -> dict[str, Any]:
-    """Marks where something was measured, unless they would hide the line."""
+    """Return marker arguments, or none if there are so many points that markers would hide the line."""
     if not wanted or len(steps) > _FEW_POINTS:
         return {}
     return {"marker": MARKERS[index % len(MARKERS)], "markersize": 4.5}
 
 
 def _draw_partial(ax: Axes, one: Series, theme: Theme) -> None:
-    """Open marks, without a line: values that are not comparable with those of the line."""
+    """Draw open markers without a line: values that are not comparable with those of the line."""
     for steps, values in one.partial:
         ax.plot(
             steps,
@@ -136,7 +136,7 @@ def _draw_partial(ax: Axes, one: Series, theme: Theme) -> None:
 
 
 def draw_from_zero(ax: Axes, theme: Theme) -> Axes:
-    """Let an axis of normalised scores begin at 0, or below where a score is negative, and mark the reference, 1.
+    """Start the y-axis of normalised scores at 0, or below a negative score, and mark the reference, 1.
 
     Args:
         ax: Where to draw, after the curves.
@@ -148,16 +148,18 @@ def draw_from_zero(ax: Axes, theme: Theme) -> Axes:
     ax.set_ylim(bottom - (0.06 * room if low < 0 else 0), top + 0.12 * room)
     if low < 0:
         ax.axhline(0, color=theme.muted, linewidth=0.9)
-    ax.axhline(1, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))  # its meaning is in the caption, not on data
+    ax.axhline(
+        1, color=theme.muted, linewidth=1, linestyle=(0, (1, 2))
+    )  # explained in the caption: a label would cover data
     return ax
 
 
 def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Theme) -> Axes:
-    """Mark where a game ends and the next begins, with the next one's name above the axis, where it covers no data.
+    """Mark task boundaries, with the name of the task that starts above the axis, where it covers no data.
 
     Args:
         ax: Where to draw, after the curves and their legend, which moves above the names.
-        boundaries: (steps, name of what begins there), rising.
+        boundaries: (steps, name of the task that starts), increasing.
         theme: Colours.
     """
     for steps, name in boundaries:
@@ -181,11 +183,11 @@ def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Th
 
 
 def draw_spans(ax: Axes, spans: Sequence[tuple[float, float, str]], theme: Theme) -> Axes:
-    """Mark what is learned when: a line at each boundary, the name of each span above the axis.
+    """Mark when each task is trained: a line at each boundary, the name of the task above the axis.
 
     Args:
         ax: Where to draw, after the curves.
-        spans: (first step, last step, name), rising.
+        spans: (first step, last step, name), increasing.
         theme: Colours.
     """
     for start, end, name in spans:
@@ -212,13 +214,13 @@ def _mark(ax: Axes, steps: float, theme: Theme) -> None:
 
 
 def draw_own_training(ax: Axes, start: float, end: float, theme: Theme) -> Axes:
-    """Shade the span in which the game itself is trained."""
+    """Shade the span in which the task itself is trained."""
     ax.axvspan(start, end, color=theme.shade, linewidth=0, zorder=0)
     return ax
 
 
 def draw_level(ax: Axes, value: float, name: str, theme: Theme) -> Axes:
-    """A horizontal line to compare with, named right of the axis; the axis does not stretch for it."""
+    """Draw a horizontal reference line, named right of the axis, if it is within the limits of the axis."""
     low, high = ax.get_ylim()
     if low <= value <= high:
         ax.axhline(value, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))

@@ -1,7 +1,7 @@
-"""The only module that imports matplotlib: every figure is drawn with Agg and matplotlib's own defaults.
+"""Import matplotlib and create figures with the Agg backend and matplotlib's default rcParams.
 
-The user's environment must not decide how a figure looks or whether it can be drawn: Jupyter and Colab hand their
-backend to child processes in ``MPLBACKEND``, and a ``matplotlibrc`` may ask for LaTeX. A program that uses this package
+No other module imports matplotlib. Figures must not depend on the user's environment: Jupyter and Colab pass their
+backend to child processes in ``MPLBACKEND``, and a ``matplotlibrc`` may require LaTeX. A program that uses this package
 as a library keeps its backend and its rcParams.
 """
 
@@ -26,7 +26,7 @@ def _importing_matplotlib() -> Iterator[None]:
     """Hide ``MPLBACKEND`` from the import, which fails if the variable names a backend that is not installed.
 
     Raises:
-        UserError: matplotlib cannot be imported, for example because a ``matplotlibrc`` is not UTF-8 text.
+        UserError: Matplotlib cannot be imported, for example because a ``matplotlibrc`` is not UTF-8 text.
     """
     if "matplotlib" in sys.modules:
         yield
@@ -40,7 +40,7 @@ def _importing_matplotlib() -> Iterator[None]:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     if backend:
-        with suppress(ValueError):  # what the import would have done: a notebook keeps its inline figures
+        with suppress(ValueError):  # as the import would have set it: a notebook keeps its inline figures
             matplotlib.rcParams["backend"] = backend
 
 
@@ -69,7 +69,7 @@ __all__ = [
     "withStroke",
 ]
 
-# rc_context does not restore the backend. The salt makes the ids inside an SVG the same every time.
+# rc_context does not restore the backend. A fixed salt makes the ids in an SVG reproducible.
 _DEFAULTS: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
 _DEFAULTS["svg.hashsalt"] = "blip-rl"
 
@@ -84,7 +84,7 @@ def figure(size: tuple[float, float], *, dpi: float = 100, paper: str = "white")
         paper: Background colour.
     """
     with warnings.catch_warnings(), matplotlib.rc_context(_DEFAULTS):
-        # A label may hold letters that the font lacks, and a run of one point has no width.
+        # Labels may contain glyphs that the font lacks; axes of a single point may have no width.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
         empty = Figure(figsize=size, dpi=dpi, layout="constrained", facecolor=paper)
@@ -100,5 +100,5 @@ def pixels(drawn: Figure) -> npt.NDArray[np.uint8]:
 
 
 def font_file(bold: bool) -> Path:
-    """Return the file of DejaVu Sans, which matplotlib ships: the same letters on every machine."""
+    """Return the file of DejaVu Sans, which matplotlib ships, so that text is identical on every machine."""
     return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")

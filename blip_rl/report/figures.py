@@ -1,4 +1,4 @@
-"""Pictures as files and inside the page: each is drawn in both themes."""
+"""Save figures as PNG and SVG files and embed them in the page, in a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blip_rl.storage.atomic import replace_bytes
 Draw = Callable[[Figure, Theme], object]
 
 SMALL = (4.8, 2.8)
-"""Inches of a picture that is read on a phone and two to a row on a screen."""
+"""(width, height) in inches of a figure shown one per row on a phone and two per row on a screen."""
 WIDE = (9.4, 3.9)
 NARROW = (4.8, 3.6)
 _PNG_DPI = 200
@@ -24,18 +24,18 @@ _PIXELS_PER_INCH = 96
 
 @dataclass(frozen=True)
 class PageFigure:
-    """One picture in the page.
+    """One figure of the page.
 
     Attributes:
         name: Stem of the file names.
-        title: Its heading.
-        alt: What it shows, with the numbers, for those who cannot see it.
-        caption: A line below; may be empty.
-        light: Address of the picture on light paper.
-        dark: Address on dark paper.
-        width: In CSS pixels, as drawn.
+        title: Heading.
+        alt: Alternative text with the numbers shown.
+        caption: Text below; may be empty.
+        light: Data URI of the light theme.
+        dark: Data URI of the dark theme.
+        width: In CSS pixels.
         height: In CSS pixels.
-        narrow: The same picture for a phone; None where the wide one can be read there.
+        narrow: Version for narrow screens; None if the figure is readable there.
     """
 
     name: str
@@ -50,7 +50,7 @@ class PageFigure:
 
 
 class FigureWriter:
-    """Draws pictures, saves each as PNG and SVG in one folder, and returns it for the page."""
+    """Draw figures, save each as PNG and SVG in one folder, and return them for the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,16 +67,16 @@ class FigureWriter:
         size: tuple[float, float] = SMALL,
         draw_narrow: Draw | None = None,
     ) -> PageFigure:
-        """Draw a picture in both themes.
+        """Draw, save and return a figure.
 
         Args:
-            name: Stem of the file names; what cannot be in one is left out.
-            draw: Draws into an empty figure in the given theme.
+            name: Stem of the file names; characters other than letters and digits become hyphens.
+            draw: Called with an empty figure and a theme, once for each theme.
             title: Heading.
             alt: Alternative text.
-            caption: Line below.
+            caption: Text below.
             size: (width, height) in inches.
-            draw_narrow: Draws the same at the width of a phone, for a picture wider than ``SMALL``.
+            draw_narrow: Draws the version for narrow screens, for a figure wider than ``SMALL``.
         """
         stem = self._stem(name)
         light_svg, png = self._render(draw, size, LIGHT, png=True)
@@ -91,7 +91,7 @@ class FigureWriter:
         return replace(picture, narrow=_page_figure(stem, title, alt, caption, svgs[0], svgs[1], NARROW))
 
     def save(self, name: str, draw: Draw, size: tuple[float, float]) -> None:
-        """Save a picture as files only, for one that the page shows in another form."""
+        """Save a figure as files only, for data that the page shows in another form."""
         stem = self._stem(name)
         svg, png = self._render(draw, size, LIGHT, png=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class FigureWriter:
         replace_bytes(self.folder / f"{stem}.png", png)
 
     def _stem(self, name: str) -> str:
-        """A file name that no other picture has, from letters, digits and hyphens."""
+        """Return a unique file stem of ASCII letters, digits and hyphens."""
         letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
         stem = "-".join(part for part in letters.split("-") if part)[:60] or "picture"
         number = 2
@@ -111,12 +111,12 @@ class FigureWriter:
 
     @staticmethod
     def _render(draw: Draw, size: tuple[float, float], theme: Theme, *, png: bool) -> tuple[bytes, bytes]:
-        """The SVG, and the PNG or nothing. The same data gives the same bytes."""
+        """Return (SVG, PNG or empty). The same data gives the same bytes."""
         svg_file, png_file = io.BytesIO(), io.BytesIO()
         with figure(size, paper=theme.paper) as drawn:
             draw(drawn, theme)
             drawn.draw_without_rendering()
-            drawn.set_layout_engine("none")  # laid out once, not again for each file
+            drawn.set_layout_engine("none")  # keep the layout: savefig would compute it again for each file
             drawn.savefig(svg_file, format="svg", metadata={"Date": None})
             if png:
                 drawn.savefig(png_file, format="png", dpi=_PNG_DPI, metadata={"Software": None})
@@ -132,5 +132,5 @@ def _page_figure(
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """An address that holds the content itself."""
+    """Return a base64 data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed make a group; several groups are compared."""
+"""Group runs that differ only in their seed, and compute metrics and curves over the seeds of a group."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3
 
 SUMMARY_METRICS: dict[str, tuple[str, Callable[[npt.ArrayLike], float], bool]] = {
-    "ACC": ("mean score over the games at the end", metrics.average_performance, True),
-    "BWT": ("mean change of the earlier games since they were learned", metrics.backward_transfer, True),
+    "ACC": ("mean final score over the games", metrics.average_performance, True),
+    "BWT": ("mean change of the earlier games' scores since each was learned", metrics.backward_transfer, True),
     "Accumulated reward": (
-        "sum of the games' scores at the end",
+        "sum of the games' final scores",
         lambda matrix: metrics.accumulated(np.asarray(matrix)[-1]),
         True,
     ),
-    "Forgetting": ("mean loss of the earlier games since they were best", metrics.mean_forgetting, False),
+    "Forgetting": ("mean drop of the earlier games from their best scores", metrics.mean_forgetting, False),
 }
-"""Name → what it says, its definition on a score matrix, whether more is better."""
+"""Name → (description, function of a score matrix, whether higher is better)."""
 SCORE_METRICS = ("ACC", "Accumulated reward")
-"""Metrics of the verdict that are scores; the others are changes of scores."""
+"""Summary metrics that are scores; the others are differences of scores."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one agent with one set of settings over the same games, by seed."""
+    """Runs of one agent with the same settings and games, sorted by seed."""
 
     label: str
     runs: tuple[RunRecord, ...]
 
     @property
     def first(self) -> RunRecord:
-        """The run with the lowest seed, which stands for the group where only one can be shown."""
+        """The run with the lowest seed, shown where only one run can be."""
         return self.runs[0]
 
     @property
     def learned(self) -> int:
-        """Tasks that every run which has learned any has learned."""
+        """Number of tasks learned by every run, without runs that have learned none yet."""
         return min((run.learned for run in self.runs if run.learned), default=0)
 
 
@@ -57,15 +57,15 @@ class Series:
     """Curves of the seeds of one group.
 
     Attributes:
-        label: What the legend says.
-        index: Which colour.
+        label: Legend entry.
+        index: Colour number.
         lines: (steps, values) of each run.
-        steps: Where every run has a value.
-        centre: Centre of the estimate there, see :func:`blip_rl.core.intervals.estimate`; the one run's values for a
-            single run; empty for two.
-        low: Lower end of the 95 % interval; empty with fewer than three runs.
-        high: Upper end.
-        partial: (steps, values) of each run from evaluations of fewer games, which the lines leave out.
+        steps: (points,) steps at which every run has a value.
+        centre: (points,) centre of the estimate, see :func:`blip_rl.core.intervals.estimate`; the values themselves
+            for a single run; empty for two.
+        low: (points,) lower end of the 95 % interval; empty with fewer than three runs.
+        high: (points,) upper end.
+        partial: (steps, values) of each run at evaluations with fewer episodes, which ``lines`` leave out.
     """
 
     label: str
@@ -79,7 +79,7 @@ class Series:
 
 
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
-    """Group by agent, its settings and the games, in the order given; labels tell the groups apart."""
+    """Group runs by agent, settings and games, in the order given, with unique labels."""
     found: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         games = json.dumps([(task.name, task.steps) for task in run.tasks])
@@ -89,7 +89,7 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
 
 
 def _label(run: RunRecord, firsts: Sequence[RunRecord]) -> str:
-    """The agent's name, and where other groups have the same one, the settings that differ."""
+    """Return the agent's name; if other groups have the same, append the settings that differ."""
     others = [other for other in firsts if other is not run and other.agent == run.agent]
     if not others:
         return run.agent
@@ -105,14 +105,14 @@ def _settings(run: RunRecord) -> dict[str, str]:
 
 
 def normalised_by_recipe(runs: Sequence[RunRecord]) -> bool:
-    """Whether every game of every run has a random and a reference score."""
+    """Return whether every game of every run has a random and a reference score."""
     return all(task.random_score is not None and task.reference_score is not None for r in runs for task in r.tasks)
 
 
 def rescale_observed(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """Replace normalised scores: 0 is the lowest mean return seen on a game in any of the runs, 1 the highest.
+    """Normalise by the observed returns: 0 is the lowest mean return on a game in any of the runs, 1 the highest.
 
-    A game on which every score was the same counts 0. Source: BLIP Fig. 4 rescales by the rewards seen.
+    A game with equal scores everywhere gets 0. Source: BLIP Fig. 4 rescales by observed rewards.
     """
     seen: dict[str, list[float]] = defaultdict(list)
     for run in runs:
@@ -148,7 +148,7 @@ def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunSc
 
 
 def metric_estimate(group: Group, metric: str) -> Estimate:
-    """One of the verdict's metrics over the games that all the group's runs have learned so far."""
+    """Estimate a summary metric over the games that all runs of the group have learned."""
     _, compute, _ = SUMMARY_METRICS[metric]
     stages = group.learned
     if not stages:
@@ -158,20 +158,20 @@ def metric_estimate(group: Group, metric: str) -> Estimate:
 
 
 def mean_matrix(group: Group, name: str) -> Array:
-    """Mean over the runs of ``after``, ``before`` or their normalised forms; NaN where a run has no value.
+    """Return the (stages, tasks) mean over the runs of a matrix of :class:`RunScores`; NaN where a run has no value.
 
-    Runs that have learned nothing yet do not count.
+    Runs that have learned nothing yet are left out.
     """
     found = [getattr(run.scores, name) for run in group.runs if run.scores is not None and run.learned]
     return np.mean(found, axis=0) if found else np.full((len(group.first.tasks),) * 2, np.nan)
 
 
 def accumulated_series(group: Group, index: int) -> Series:
-    """Accumulated normalised reward against steps, for the group's colour number ``index``.
+    """Return accumulated normalised reward against steps, drawn in colour ``index``.
 
-    Its lines go through evaluations that played all games of every task. One that played fewer takes its mean over
-    other games: the sum would rise and fall although no task was learned or forgotten. For the same reason a task
-    counts from its first training step on, and not with its score before that.
+    Lines contain complete evaluations only: the mean of fewer episodes differs from that of all, so the sum would
+    change although no task was learned or forgotten. For the same reason a task counts from its first training step
+    on, without its score before that.
     """
     lines, partial = [], []
     for run in group.runs:
@@ -187,7 +187,7 @@ def accumulated_series(group: Group, index: int) -> Series:
 
 
 def return_series(group: Group, index: int, task: str) -> Series:
-    """Mean raw return on a task from the moment its training starts to the end of the run."""
+    """Return the mean raw return on a task from the start of its training to the end of the run."""
     lines = []
     for run in group.runs:
         if run.scores is not None and task in run.scores.tasks:
@@ -198,19 +198,19 @@ def return_series(group: Group, index: int, task: str) -> Series:
 
 
 def training_lines(group: Group, task: str) -> tuple[tuple[Array, Array], ...]:
-    """(steps, mean returns) of the training episodes on a task, of every run that recorded them."""
+    """Return (steps, mean returns) of the training episodes on a task for every run that recorded them."""
     tables = [run.returns.where("task", task) for run in group.runs if run.returns is not None]
     return tuple((t.numbers["env_steps"], t.numbers["mean_return"]) for t in tables if t.text["task"])
 
 
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:
-    """Join the curves of several runs: the interval is taken where all of them have a value.
+    """Combine the curves of several runs; estimate the centre and interval at steps that all of them share.
 
     Args:
-        label: What the legend says.
-        index: Which colour.
-        curves: (steps, values) of each run. Steps may repeat: the first point at some steps, such as the one before a
-            consolidation, is joined with the other runs' first point there, the second with their second.
+        label: Legend entry.
+        index: Colour number.
+        curves: (steps, values) of each run. Steps may repeat, as before and after a consolidation: the n-th point at
+            a step is combined with the other runs' n-th point there.
     """
     lines = tuple((np.asarray(steps, np.float64), values) for steps, values in curves if len(steps))
     none = np.empty(0)
@@ -229,7 +229,7 @@ def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Arr
 
 
 def _moments(steps: Array) -> list[tuple[float, int]]:
-    """(steps, how many points there are at these steps before it) of each point of a curve."""
+    """Return (steps, number of earlier points at the same steps) of each point of a curve."""
     seen: dict[float, int] = defaultdict(int)
     found = []
     for at in steps.tolist():
@@ -239,19 +239,19 @@ def _moments(steps: Array) -> list[tuple[float, int]]:
 
 
 def describe_series(series: Sequence[Series]) -> str:
-    """What the lines and bands of a chart are, for its caption; empty where every line is a single run."""
+    """Describe the lines and bands of a chart for its caption; empty if every line is a single run."""
     faint = ", single seeds (faint lines)" if len(series) == 1 and series[0].low.size else ""
     return _by_kind([(one.label, _parts(len(one.lines), "line", "band", "a line") + faint) for one in series])
 
 
 def describe_estimates(labels: Sequence[str], estimates: Sequence[Estimate]) -> str:
-    """What the marks and bars of a chart of estimates are, for its caption; empty where every group is one run."""
+    """Describe the marks and bars of a chart of estimates for its caption; empty if every group is one run."""
     kinds = [_parts(len(one.values), "diamond", "bar", "a point") for one in estimates]
     return _by_kind(list(zip(labels, kinds, strict=True)))
 
 
 def _parts(runs: int, centre: str, interval: str, single: str) -> str:
-    """What shows the centre and what the interval of so many runs; empty for one."""
+    """Describe how the centre and the interval of ``runs`` runs are drawn; empty for one."""
     if kind := describe(runs):
         first, _, second = kind.partition(", ")
         return f"{first} over {runs} seeds ({centre}), {second} ({interval})"
@@ -259,7 +259,7 @@ def _parts(runs: int, centre: str, interval: str, single: str) -> str:
 
 
 def _by_kind(kinds: Sequence[tuple[str, str]]) -> str:
-    """Sentences from (label, kind): the kind alone where it is the same for all."""
+    """Join (label, kind) into sentences; the kind alone if it is the same for all labels."""
     labels: dict[str, list[str]] = defaultdict(list)
     for label, kind in kinds:
         labels[kind].append(label)

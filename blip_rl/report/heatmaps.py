@@ -1,4 +1,4 @@
-"""Heatmaps: frozen bits of a layer, blue few and red many (BLIP Fig. 2), and the score matrix."""
+"""Heatmaps of frozen bits (blue: few, red: many; BLIP Fig. 2) and of the score matrix."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _DARKEST_FOR_DARK_TEXT = 0.21
 
 
 def draw_frozen_bits(ax: Axes, frozen_bits: npt.NDArray[np.generic], total_bits: int, title: str) -> Axes:
-    """Draw one layer's frozen bits: a row for each output unit, a column for each of its weights.
+    """Draw one layer's frozen bits: one row per output unit, one column per weight of a unit.
 
     Args:
         ax: Where to draw.
         frozen_bits: (outputs, ...) S of every weight.
-        total_bits: N, the upper end of the scale: the same for all layers and tasks, so pictures can be compared.
-        title: What layer, after which task.
+        total_bits: N, the upper end of the colour scale, common to all layers and tasks.
+        title: Layer and task.
 
     Returns:
         ``ax``.
@@ -45,7 +45,7 @@ def draw_frozen_bits(ax: Axes, frozen_bits: npt.NDArray[np.generic], total_bits:
 
 
 def frozen_bits_image(frozen_bits: npt.NDArray[np.generic], total_bits: int, title: str) -> npt.NDArray[np.uint8]:
-    """One layer's heatmap as an RGB image, (height, width, 3)."""
+    """Return one layer's heatmap as an RGB image, (height, width, 3)."""
     with figure((7, 3.2), dpi=110) as empty:
         draw_frozen_bits(empty.add_subplot(), frozen_bits, total_bits, title)
         return pixels(empty)
@@ -54,13 +54,13 @@ def frozen_bits_image(frozen_bits: npt.NDArray[np.generic], total_bits: int, tit
 def draw_layer(
     axes: Sequence[Axes], maps: Sequence[npt.NDArray[np.generic]], total_bits: int, names: Sequence[str], theme: Theme
 ) -> Sequence[Axes]:
-    """Draw one layer after task after task, side by side on one scale.
+    """Draw one layer after each task, side by side on a common colour scale.
 
     Args:
         axes: (tasks,) where to draw.
-        maps: (tasks,) (units, weights of a unit) frozen bits, or means of neighbouring ones.
-        total_bits: N, the upper end of the scale.
-        names: (tasks,) what was learned.
+        maps: (tasks,) arrays of (units, weights of a unit) frozen bits or block means.
+        total_bits: N, the upper end of the colour scale.
+        names: (tasks,) titles.
         theme: Colours.
 
     Returns:
@@ -87,15 +87,15 @@ def draw_layer(
 def block_mean(
     frozen_bits: npt.NDArray[np.uint8], highest: int = 128, widest: int = _WIDEST
 ) -> npt.NDArray[np.float32]:
-    """Mean over blocks of neighbouring weights, so that no side is longer than asked; small layers stay as they are.
+    """Downsample by means over blocks of weights to at most (highest, widest); return small layers unchanged.
 
     Args:
         frozen_bits: (units, weights of a unit).
-        highest: Most rows of the result.
-        widest: Most columns of the result.
+        highest: Maximal number of rows.
+        widest: Maximal number of columns.
 
     Returns:
-        (rows, columns); the last block of a side may be smaller than the others.
+        (rows, columns) means; the last block of an axis may be smaller than the others.
     """
     rows, columns = frozen_bits.shape
     tall, wide = -(-rows // highest), -(-columns // widest)
@@ -108,7 +108,7 @@ def block_mean(
 
 
 def bits_png(bits: npt.NDArray[np.generic], total_bits: int) -> bytes:
-    """A PNG with a pixel for each number, blue 0 to red ``total_bits``."""
+    """Encode a PNG with one pixel per value, from blue (0) to red (``total_bits``)."""
     levels = np.clip(np.round(np.asarray(bits, dtype=np.float32) * ((_LEVELS - 1) / total_bits)), 0, _LEVELS - 1)
     image = Image.fromarray(levels.astype(np.uint8))
     image.putpalette(_palette().tobytes(), "RGB")
@@ -118,13 +118,13 @@ def bits_png(bits: npt.NDArray[np.generic], total_bits: int) -> bytes:
 
 
 def _palette() -> npt.NDArray[np.uint8]:
-    """(256, 3) the colours of the scale."""
+    """Return the (256, 3) RGB colours of the scale."""
     colours = colormaps[_COLOURS](np.linspace(0, 1, _LEVELS))[:, :3]
     return np.asarray(np.round(colours * 255), dtype=np.uint8)
 
 
 def scale_css() -> str:
-    """The scale as a CSS gradient, few to many."""
+    """Return the colour scale as a CSS gradient, from 0 to ``total_bits``."""
     chosen = _palette()[:: _LEVELS // 8]
     return "linear-gradient(90deg, " + ", ".join(f"rgb({r} {g} {b})" for r, g, b in chosen.tolist()) + ")"
 
@@ -137,17 +137,16 @@ def draw_matrix(
     columns: Sequence[str],
     theme: Theme,
 ) -> Axes:
-    """Draw a score matrix: a labelled cell for each stage and game, empty where not measured.
+    """Draw a score matrix: a labelled cell per stage and game, empty where not measured.
 
-    The colours of all matrices are on one scale, so that those of several agents can be compared.
+    All matrices share one colour scale, so that agents can be compared.
 
     Args:
         ax: Where to draw.
-        texts: (stages, games) what each cell says.
-        shades: (stages, games) what its colour stands for: −1 or less orange, 0 pale, 1 or more blue; NaN for an empty
-            cell.
-        rows: (stages,) what was learned last.
-        columns: (games,) what was played.
+        texts: (stages, games) cell labels.
+        shades: (stages, games) values from −1 (orange) over 0 (pale) to 1 (blue); NaN for an empty cell.
+        rows: (stages,) labels.
+        columns: (games,) labels.
         theme: Colours.
 
     Returns:
@@ -174,7 +173,7 @@ def draw_matrix(
 
 
 def _text_colour(colours: Colormap, shade: float) -> str:
-    """Dark text on a light cell, light text on a dark one."""
+    """Return dark text for a light cell and light text for a dark cell."""
     red, green, blue, _ = colours(Normalize(-1, 1)(np.clip(shade, -1, 1)))
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2  # WCAG 2, relative luminance
     return "#10151c" if luminance > _DARKEST_FOR_DARK_TEXT else "#ffffff"

@@ -1,7 +1,6 @@
-"""What a run's memory looks like from inside: bits frozen and free, how many tasks still fit, dormant units, the audit.
+"""Inspect a run folder: frozen and free bits, forecast of further tasks, plasticity, and the audit of intervals.
 
-From the run folder alone, without torch, while the run goes on or after it has ended in whatever way. A file that is
-missing or damaged is named and left out.
+Works on running, interrupted and finished runs. Missing or damaged files are reported and skipped.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from blip_rl.untrusted.files import check_contained
 _FULL_BELOW = 1.0
 _RATES_USED = 3
 FORECAST_RULE = (
-    f"full = less than {_FULL_BELOW:g} free bit per weight on average; each further task is taken to leave the share "
-    f"of the free bits that the last ones left (geometric mean of up to {_RATES_USED}; the first task counts only "
-    "where it is the only one)"
+    f"full = less than {_FULL_BELOW:g} free bit per weight on average; each further task is assumed to keep the "
+    f"same share of the free bits as the last ones (geometric mean of up to {_RATES_USED}; the first task counts only "
+    "if it is the only one)"
 )
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """When a layer will be full.
+    """Forecast of when a layer has no free bits left.
 
     Attributes:
-        kept_per_task: Share of the free bits that a task leaves free.
-        full_after_task: Number of the task; None if the layer does not fill up.
+        kept_per_task: Ratio of free bits after a task to free bits before it.
+        full_after_task: Number of the task after which the layer is full; None if it never is.
     """
 
     kept_per_task: float
@@ -47,16 +46,16 @@ class Forecast:
 
 @dataclass(frozen=True)
 class LayerBits:
-    """Bits of one layer's weights, biases left out.
+    """Bits of one layer's weights, without biases.
 
     Attributes:
-        layer: Its name; ``trunk`` for all layers together.
-        weights: How many it has.
-        frozen: Mean of frozen bits after each stage.
-        free: Mean of free bits after each stage.
-        without_information: Share of its weights without Fisher information from the task of each stage, None where
-            not known.
-        forecast: When it will be full; None before the first task.
+        layer: Name; ``trunk`` for all layers together.
+        weights: Number of weights.
+        frozen: Mean frozen bits after each stage.
+        free: Mean free bits after each stage.
+        without_information: Share of weights without Fisher information from the task of each stage; None if not
+            recorded.
+        forecast: None before the first task.
     """
 
     layer: str
@@ -69,7 +68,7 @@ class LayerBits:
 
 @dataclass(frozen=True)
 class LatestPlasticity:
-    """How able to learn a layer was at its newest measurement; the columns of ``plasticity.csv``."""
+    """Latest measurement of one layer; the columns of ``plasticity.csv``."""
 
     layer: str
     env_steps: int
@@ -82,21 +81,21 @@ class LatestPlasticity:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found.
+    """Result of an inspection.
 
     Attributes:
         run: The folder.
         agent: Name of the agent recipe.
         method: Name of its method.
-        tasks: Names, in the order they are learned.
-        stages: Numbers of the stages whose bits are known in every layer.
-        total_bits: N; None where the method freezes no bits.
-        first_task: What the first task froze with the run's prior; None where not known.
+        tasks: Names, in training order.
+        stages: Numbers of the stages with frozen bits of every layer.
+        total_bits: N; None if the method freezes no bits.
+        first_task: Effect of the Fisher prior; None if not recorded.
         layers: In the trunk's order, and the whole trunk last; empty where no bits are known.
         plasticity: The newest of every layer.
         audit: None where there are no intervals to compare.
-        method_state: What a method that freezes no bits holds instead, in words.
-        problems: What could not be read.
+        method_state: Lines of text about the state of a method that freezes no bits.
+        problems: Messages about missing or damaged files.
     """
 
     run: str
@@ -114,22 +113,22 @@ class Inspection:
 
     @property
     def full_next(self) -> LayerBits | None:
-        """The layer that will be full first; None if none will."""
+        """The layer forecast to be full first; None if none."""
         filling = [bits for bits in self.layers[:-1] if bits.forecast and bits.forecast.full_after_task is not None]
         return min(filling, key=lambda bits: (_full_after(bits), bits.free[-1]), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain JSON values; a number that is not finite becomes null."""
+        """Return all fields as JSON values; non-finite numbers become null."""
         values: dict[str, Any] = _plain(asdict(self))
         values["holdings"] = values.pop("method_state")  # the key in files that other programs read
         return {**values, "forecast_rule": FORECAST_RULE}
 
 
 def inspect_run(run: Path) -> Inspection:
-    """Look into a run folder.
+    """Inspect a run folder.
 
     Raises:
-        UserError: it is no run folder.
+        UserError: It is not a run folder.
     """
     config = _config(run)
     method = dict(config["agent"]["method"])
@@ -137,7 +136,7 @@ def inspect_run(run: Path) -> Inspection:
     total_bits = _total_bits(method, checkpoints)
     budget = None if total_bits is None else load_budget(run, problems)
     information = load_information(run)
-    whole = None if budget is None else budget.whole()  # the newest stage may be written in part
+    whole = None if budget is None else budget.whole()  # of a running stage only some rows may be written yet
     return Inspection(
         run=str(run),
         agent=str(config["agent_name"]),
@@ -155,7 +154,7 @@ def inspect_run(run: Path) -> Inspection:
 
 
 def _config(run: Path) -> dict[str, Any]:
-    """``config.toml``, which names an agent, its method and tasks."""
+    """Read ``config.toml`` and check that it names an agent, its method and tasks."""
     check_contained(run)
     config = load_config(run)
     try:
@@ -168,13 +167,13 @@ def _config(run: Path) -> dict[str, Any]:
 
 
 def _total_bits(method: dict[str, Any], checkpoints: list[Checkpoint]) -> int | None:
-    """N as the recipe has it, or else a checkpoint; None for a method that has no bits."""
+    """Return N from the recipe or else from a checkpoint; None for a method without bits."""
     known = [method.get("total_bits"), *(checkpoint.values.get("total_bits") for checkpoint in checkpoints)]
     return next((bits for bits in known if isinstance(bits, int) and 1 <= bits <= MAX_BITS), None)
 
 
 def _newest(table: Table | None) -> list[LatestPlasticity]:
-    """The last row of every layer."""
+    """Return the last row of every layer."""
     if table is None:
         return []
     dated = np.flatnonzero(np.isfinite(table.numbers["env_steps"]) & np.isfinite(table.numbers["stage"]))
@@ -192,7 +191,7 @@ def _newest(table: Table | None) -> list[LatestPlasticity]:
 
 
 def _layers(budget: BitBudget, information: Information, total_bits: int) -> list[LayerBits]:
-    """Every layer, and all of them together."""
+    """Return every layer, and last all of them together."""
     names = [*budget.layers, "trunk"]
     weights = [*budget.weights.tolist(), int(budget.weights.sum())]
     frozen = np.column_stack([budget.mean_frozen, budget.overall()]).T
@@ -212,9 +211,9 @@ def forecast(free: Sequence[float], stages: Sequence[int], total_bits: int) -> F
     """Extrapolate a layer's free bits geometrically; see ``FORECAST_RULE``.
 
     Args:
-        free: Mean of free bits after each stage, at least one.
-        stages: The stages' numbers, rising.
-        total_bits: N, what was free before the first.
+        free: (stages,) mean free bits after each stage; at least one.
+        stages: (stages,) stage numbers, increasing.
+        total_bits: N, the free bits before the first stage.
     """
     before = [(0, float(total_bits)), *zip(stages, free, strict=True)]
     kept = [(now / was) ** (1 / (stage - last)) if was > 0 else 1.0 for (last, was), (stage, now) in pairwise(before)]
@@ -229,7 +228,7 @@ def forecast(free: Sequence[float], stages: Sequence[int], total_bits: int) -> F
 
 
 def _method_state(checkpoint: Checkpoint) -> list[str]:
-    """Return what the method of a checkpoint holds, with the stage."""
+    """Return the description of the method's state, with the stage."""
     return [f"{line} (after stage {checkpoint.stage})" for line in checkpoint.method_state()]
 
 

@@ -1,4 +1,4 @@
-"""An inspection as a person reads it in a terminal."""
+"""Format an inspection as text for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blip_rl.untrusted.files import printable
 
 
 def inspection_text(found: Inspection) -> str:
-    """Blocks of lines: bits, forecast, plasticity, audit, and what could not be read."""
+    """Return blocks of lines: bits, forecast, plasticity, audit and problems."""
     blocks = [
         _heading(found),
         *([_bits(found), *_information(found), _forecast(found)] if found.layers else []),
@@ -37,12 +37,12 @@ def _bits(found: Inspection) -> str:
     for bits in found.layers:
         cells = [f"{frozen:.1f} / {free:.1f}" for frozen, free in zip(bits.frozen, bits.free, strict=True)]
         rows.append([bits.layer, f"{bits.weights:,}", *cells, _full(bits.forecast, found.stages[-1])])
-    title = f"bits of a weight, frozen / free, mean over the layer ({found.total_bits} in all; biases left out)"
+    title = f"mean bits per weight, frozen / free (of {found.total_bits}; without biases)"
     return "\n".join([title, _table(rows)])
 
 
 def _information(found: Inspection) -> list[str]:
-    """What the prior did, and how many weights the tasks say nothing about; nothing for runs of early versions."""
+    """Return the effect of the prior and the weights without information; nothing if the run did not record them."""
     blocks = []
     if (first := found.first_task) is not None:
         blocks.append(
@@ -106,21 +106,21 @@ def _audit(found: Inspection) -> str:
         nothing = "no bits to compare" if found.total_bits is None else "no stage checkpoint to compare yet"
         return f"audit: {nothing}"
     if len(found.audit.stages) < 2:
-        return f"audit: one stage checkpoint ({found.audit.stages[0]}): nothing later to compare it with yet"
+        return f"audit: one stage checkpoint ({found.audit.stages[0]}): no later one to compare it with yet"
     what = f"{found.audit.parameters:,} weights and biases, stages {', '.join(map(str, found.audit.stages))}"
-    verdict = f"audit: no weight left an interval that a stage gave it ({what})"
+    verdict = f"audit: every weight is inside the intervals of all earlier stages ({what})"
     if any(moved.left for moved in found.audit.pairs):
-        verdict = f"audit: weights LEFT their interval ({what})"
+        verdict = f"audit: weights OUTSIDE their interval ({what})"
     shown = [moved for moved in found.audit.pairs if moved.left or moved.changed]
     if not shown:
         return f"{verdict}\n  no frozen bit changed"
-    rows = [["frozen after", "looked at after", "left", "share", "furthest", "bits changed", "share"]]
+    rows = [["frozen after", "checked after", "outside", "share", "distance", "bits changed", "share"]]
     rows += [_moved(found, moved) for moved in shown]
     notes = [
-        "left: weights outside the interval that the earlier task gave them; furthest: from its centre, in radii",
-        "bits changed: weights whose first S bits are others, S the bits that the earlier task left frozen; the "
-        'paper\'s interval allows that, method.interval = "half" does not',
-        "shares: of the weights and biases with at least one frozen bit",
+        "outside: weights outside the interval of the earlier task; distance: largest from its centre, in radii",
+        "bits changed: weights whose first S bits differ, with S the bits frozen after the earlier task; the paper's "
+        'interval allows this, method.interval = "half" does not',
+        "share: of the weights and biases with at least one frozen bit",
     ]
     return "\n".join([verdict, _table(rows), *(_note(note) for note in notes)])
 

@@ -1,4 +1,4 @@
-"""What a run's stage checkpoints say about information: which weights had none, and what the prior did."""
+"""Read the Fisher information recorded in stage checkpoints: weights without any, and the effect of the prior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WEIGHT = ".weight"
 
 @dataclass(frozen=True)
 class FirstTask:
-    """What the first task froze with the run's prior.
+    """Bits frozen by the first task with the run's Fisher prior.
 
     Attributes:
         prior: F₀.
@@ -33,11 +33,11 @@ class FirstTask:
 
 @dataclass(frozen=True)
 class Information:
-    """Fisher information of a run; empty where early versions wrote it.
+    """Fisher information of a run; empty for runs of versions that did not record it.
 
     Attributes:
         shares: Stage → layer → share of its weights without any information from that stage's task.
-        first_task: None where it is not known.
+        first_task: None if not recorded.
     """
 
     shares: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Information:
 
 
 def load_information(run: Path) -> Information:
-    """Read ``stage.json`` of every stage; what cannot be read or cannot be meant is left out."""
+    """Read ``stage.json`` of every stage; skip what cannot be read or is out of range."""
     shares: dict[int, dict[str, float]] = {}
     first_task = None
     for stage, folder in stage_folders(run).items():
@@ -54,7 +54,7 @@ def load_information(run: Path) -> Information:
             found = dict(values.get("without_information") or {})
             first_task = first_task or _first_task(values.get("first_task"))
         except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
-            continue  # inspect and report name a damaged checkpoint where they need it
+            continue  # damaged checkpoints are reported where their tensors are read
         layers = {str(n).removesuffix(_WEIGHT): s for n, s in found.items() if str(n).endswith(_WEIGHT) and _share(s)}
         if layers:
             shares[stage] = layers

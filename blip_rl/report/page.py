@@ -1,4 +1,4 @@
-"""Assemble ``report.html``: one page that needs no network, no script and no other file."""
+"""Write ``report.html``: a self-contained page without scripts or network access."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Normalize = Literal["recipe", "observed"]
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was made.
+    """Files written by :func:`write_report`.
 
     Attributes:
         page: The HTML file.
         pictures: Folder of PNG and SVG files.
-        problems: What is missing or damaged, by run, for a person; also in the page.
+        problems: (run, message) for everything missing or damaged; also in the page.
     """
 
     page: Path
@@ -45,15 +45,15 @@ class ReportFiles:
 
 @dataclass(frozen=True)
 class Part:
-    """What the page says of runs that can be compared.
+    """Part of the page about runs that are comparable with each other.
 
     Attributes:
-        title: Its games; empty for the only part of a page.
-        prefix: Of the addresses of its sections.
+        title: Games of the part; empty if the page has only one part.
+        prefix: Prefix of the HTML ids of its sections.
         notes: How scores are normalised.
-        overviews: What was run, for each group.
-        statuses: How far each run is.
-        metrics: Label, games learned, games, metrics of each group.
+        overviews: Setup of each group.
+        statuses: Progress of each run.
+        metrics: (label, games learned, games, summary metrics) of each group.
         sections: In order.
     """
 
@@ -69,24 +69,25 @@ class Part:
 def write_report(
     paths: Sequence[Path], *, out: Path | None = None, normalize: Normalize = "recipe", title: str | None = None
 ) -> ReportFiles:
-    """Write the page and its pictures; runs that cannot be compared are in parts of their own.
+    """Write the page and its figures; runs that are not comparable get separate parts.
 
     Args:
-        paths: Run folders, or folders of run folders.
-        out: Where to; by default the run's own folder for one run, a new one below ``runs/`` for several.
-        normalize: 0..1 by the recipe's scores, or by the returns seen in these runs.
-        title: Heading; by default agents and games.
+        paths: Run folders, or folders that contain run folders.
+        out: Output folder. Default: the run folder for one run, a new folder below ``runs/`` for several.
+        normalize: ``recipe``: by the recipe's random and reference scores; ``observed``: by the lowest and highest
+            mean return in these runs.
+        title: Heading. Default: agents and games.
 
     Raises:
-        UserError: a folder is none of a run, or ``out`` is no folder.
-        OSError: the page cannot be written.
+        UserError: A path is not a run folder and contains none, or ``out`` is a file.
+        OSError: The page cannot be written.
     """
     runs = [load_run(path) for path in run_folders(paths)]
     folder = _folder(runs, out)
     problems = [(run.path.name, problem) for run in runs for problem in run.problems]
     writer = FigureWriter(folder / "pictures")
     found: list[str] = []
-    # Rescaled by the returns seen, scores do not depend on the recipe's normalisers.
+    # With observed normalisation, scores do not depend on the recipe's normalisers.
     ignored = (NORMALISERS,) if normalize == "observed" else ()
     compared = comparable_runs(runs, ignored)
     parts = [
@@ -97,22 +98,22 @@ def write_report(
     html = _render(runs, parts, _separate(compared, ignored), problems, title or text.title_of(compared))
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    replace_bytes(page, html.encode("utf-8", "backslashreplace"))  # a name may hold bytes that are no text
+    replace_bytes(page, html.encode("utf-8", "backslashreplace"))  # file names may contain bytes that are not UTF-8
     return ReportFiles(page, writer.folder, tuple(problems))
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """The run folders meant: each once, and those inside a folder that is none itself.
+    """Return the run folders among the paths, or inside those that are not run folders, without duplicates.
 
     Raises:
-        UserError: neither a run folder nor a folder of some.
+        UserError: A path is not a run folder and contains none.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         inside = [path] if is_run(path) else sorted(one for one in path.iterdir() if one.is_dir() and is_run(one))
         if not inside:
             raise UserError(
-                f"'{path}' is not a run folder and holds none: expected a folder that blip-rl train created, "
+                f"'{path}' is not a run folder and contains none: expected a folder that blip-rl train created, "
                 "with config.toml and scores.csv"
             )
         found.update({one.resolve(): one for one in inside})
@@ -130,7 +131,7 @@ def _folder(runs: Sequence[RunRecord], out: Path | None) -> Path:
 
 
 def _reference_note(runs: Sequence[RunRecord]) -> str:
-    """Say whose scores are 1; an older run of the same scores may have no name for them."""
+    """Describe the normalisation. Runs of earlier versions may lack the name of the reference; others provide it."""
     named: dict[str, str] = {}
     for task in (task for run in runs for task in run.tasks):
         named[task.title] = named.get(task.title) or task.reference_name
@@ -139,15 +140,16 @@ def _reference_note(runs: Sequence[RunRecord]) -> str:
 
 def _observed_note(asked: Normalize) -> str:
     meaning = (
-        "Scores are rescaled by the returns seen in these runs: 0 is the lowest mean return on a game, 1 the highest."
+        "Scores are normalised by the returns observed in these runs: 0 is the lowest mean return on a game, "
+        "1 the highest."
     )
     if asked == "observed":
         return meaning
-    return f"{meaning} The recipe has no random and reference scores for every game."
+    return f"{meaning} The recipe lacks random and reference scores for some games."
 
 
 def _separate(compared: Sequence[Sequence[RunRecord]], ignored: Sequence[str]) -> str:
-    """Why there are several parts; empty for one."""
+    """Return why the page has several parts; empty for one."""
     if len(compared) < 2:
         return ""
     first, *others = (members[0].config for members in compared)
@@ -156,7 +158,7 @@ def _separate(compared: Sequence[Sequence[RunRecord]], ignored: Sequence[str]) -
         for number, other in enumerate(others, start=2)
     ]
     return (
-        f"These runs cannot all be compared, so they are in {len(compared)} parts: {text.listed(why)}. Compare "
+        f"These runs are not all comparable, so they are shown in {len(compared)} parts: {text.listed(why)}. Compare "
         "scores, curves and metrics within a part only."
     )
 
@@ -169,7 +171,7 @@ def _part(
     out: Path,
     problems: list[str],
 ) -> Part:
-    """One part of the page; ``number`` is None for the only one."""
+    """Return a part of the page; ``number`` is None if it is the only one."""
     notes = []
     if normalize == "observed" or not normalised_by_recipe(runs):
         runs = rescale_observed(runs)
@@ -189,7 +191,7 @@ def _part(
 
 
 def _sections(groups: Sequence[Group], writer: FigureWriter, out: Path, problems: list[str]) -> list[Section]:
-    """In the order in which a person asks."""
+    """Return all sections in the order of the page."""
     return [
         sections.summary_section(groups, writer),
         sections.accumulated_section(groups, writer),
@@ -210,14 +212,14 @@ def _render(
     problems: Sequence[tuple[str, str]],
     title: str,
 ) -> str:
-    """Fill the template. Every text from a file is escaped; only our own style sheet goes in as it is."""
+    """Render the template. Autoescaping covers all text from files; only our own style sheet is inserted as markup."""
     environment = Environment(
         loader=PackageLoader("blip_rl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     style = (resources.files("blip_rl.report") / "templates" / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         title=title,
-        heading=title.replace("-", "\N{NON-BREAKING HYPHEN}"),  # or browsers break lines within Kung-Fu
+        heading=title.replace("-", "\N{NON-BREAKING HYPHEN}"),  # prevents line breaks within names such as Kung-Fu
         style=Markup(style.replace("$scale", scale_css())),
         parts=parts,
         separate=separate,

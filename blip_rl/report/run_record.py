@@ -1,4 +1,4 @@
-"""Everything a page shows of one run, and what of it is missing."""
+"""Read all data that the report shows of one run, and record what is missing or damaged."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from blip_rl.untrusted.files import check_contained, read_json, read_text
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
 _BLIP_TOTAL_BITS = 20
 _DAMAGED_NAMED = 3
-_LONGEST_TITLE = 16  # letters that fit above a column of a chart
+_LONGEST_TITLE = 16  # characters that fit above a column of a chart
 _LONGEST_REFERENCE = 80
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task as the recipe has it.
+    """One task of a recipe.
 
     Attributes:
-        name: The key in the run's tables.
-        title: What a person reads, the same everywhere: the recipe's title, or the name where that is too long for a
-            chart.
+        name: Key in the run's tables.
+        title: Display name, see :func:`shown_title`.
         steps: Training steps.
-        random_score: None where the recipe gives none.
-        reference_score: None where the recipe gives none.
+        random_score: Return of random play; None if the recipe has none.
+        reference_score: Return that is normalised to 1; None if the recipe has none.
+        reference_name: Who reached ``reference_score``; may be empty.
     """
 
     name: str
@@ -48,23 +48,23 @@ class Task:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder, read as far as it can be.
+    """Contents of one run folder, as far as they can be read.
 
     Attributes:
         path: The folder.
-        config: ``config.toml``, empty where it cannot be read.
-        tasks: In the order they are learned.
-        scores: None where they cannot be read.
-        budget: None where no bits were frozen.
-        information: What the method knew about the weights.
-        plasticity: None where it was not recorded.
-        speed: None where it was not recorded.
-        returns: Mean returns of training episodes; None where they were not recorded.
-        command: What was typed; empty where unknown.
-        environment: Versions, machine, commit; empty where unknown.
-        changed: When the folder was last written to.
-        problems: What is missing or damaged, for a person.
-        finished_steps: Training steps of a run whose last stage is saved, scored or not; None where it is not.
+        config: ``config.toml``; empty if it cannot be read.
+        tasks: In training order.
+        scores: None if they cannot be read.
+        budget: None if no bits were frozen.
+        information: Fisher information recorded with the checkpoints.
+        plasticity: None if not recorded.
+        speed: None if not recorded.
+        returns: Mean returns of training episodes; None if not recorded.
+        command: Command line that started the run; empty if unknown.
+        environment: Versions, machine, commit; empty if unknown.
+        changed: Time of the last change to the folder.
+        problems: Messages about missing or damaged files.
+        finished_steps: Training steps of a run whose last stage is saved, scored or not; None for other runs.
     """
 
     path: Path
@@ -100,13 +100,13 @@ class RunRecord:
 
     @property
     def total_bits(self) -> int:
-        """N of the method, the upper end of every scale of bits."""
+        """N of the method: the upper end of every scale of frozen bits."""
         total = _table(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
         return total if isinstance(total, int) and 1 <= total <= MAX_BITS else _BLIP_TOTAL_BITS
 
     @cached_property
     def learned(self) -> int:
-        """Tasks whose stage is over: the last stage with a score after its consolidation."""
+        """Number of learned tasks: the last stage with a score after its consolidation."""
         if self.scores is None:
             return 0
         rows = np.flatnonzero(np.isfinite(self.scores.after).any(axis=1))
@@ -114,7 +114,7 @@ class RunRecord:
 
     @cached_property
     def boundaries(self) -> dict[int, int]:
-        """Stage → training steps of the whole run at its end, for the stages that are over."""
+        """Stage → training steps of the whole run at its end, for finished stages."""
         ends: dict[int, int] = {}
         for curve in self.scores.curves if self.scores else ():
             for stage in range(1, self.learned + 1):
@@ -125,7 +125,7 @@ class RunRecord:
 
     @property
     def env_steps(self) -> int:
-        """Training steps of which there is evidence."""
+        """Highest number of training steps in any table or checkpoint of the run."""
         ends = [int(curve.env_steps[-1]) for curve in (self.scores.curves if self.scores else ()) if curve.stages.size]
         tables = (self.speed, self.plasticity, self.returns)
         logged = [table.numbers["env_steps"] for table in tables if table is not None]
@@ -140,25 +140,25 @@ class RunRecord:
 
     @property
     def complete(self) -> bool:
-        """Whether the last task was learned: scored, or saved as by ``blip-rl import``."""
+        """Whether the last task was learned: scored, or saved without scores as by ``blip-rl import``."""
         return bool(self.tasks) and (self.learned == len(self.tasks) or self.finished_steps is not None)
 
 
 def shown_title(name: str, title: str) -> str:
-    """What a task is called on a page and in films: its title, or its name where it has none or a long one."""
+    """Return the display name of a task: its title, or its name if the title is empty or too long for a chart."""
     return title if title and len(title) <= _LONGEST_TITLE else name
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder holds anything that a run writes."""
+    """Return whether a folder contains any file that identifies a run."""
     return any((path / name).exists() for name in _SIGNS)
 
 
 def load_run(path: Path) -> RunRecord:
-    """Read a run folder; what cannot be read becomes one of its problems.
+    """Read a run folder; report missing and damaged files in ``RunRecord.problems``.
 
     Raises:
-        UserError: the folder is none of a run, or something in it leads out of it.
+        UserError: The folder is not a run folder, or a link in it points outside.
     """
     if not is_run(path):
         raise UserError(
@@ -188,7 +188,7 @@ def load_run(path: Path) -> RunRecord:
 
 
 def _read_config(run: Path, problems: list[str]) -> dict[str, Any]:
-    without = "without it neither the games nor their scores can be told"
+    without = "without it the games and their scores are unknown"
     if not (run / "config.toml").is_file():
         problems.append(f"config.toml is missing: {without}")
         return {}
@@ -211,7 +211,7 @@ def _read_scores(run: Path, problems: list[str]) -> RunScores | None:
         return None
     problems.extend(_without_folder(damage, run) for damage in damaged[:_DAMAGED_NAMED])
     if len(damaged) > _DAMAGED_NAMED:
-        problems.append(f"scores.csv: {len(damaged) - _DAMAGED_NAMED} more damaged lines left out")
+        problems.append(f"scores.csv: {len(damaged) - _DAMAGED_NAMED} more damaged lines skipped")
     return scores
 
 
@@ -233,7 +233,7 @@ def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
             for task in config.get("tasks", ())
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        problems.append(f"config.toml: its tasks cannot be told ({error!r})")
+        problems.append(f"config.toml: its tasks cannot be read ({error!r})")
         return ()
 
 
@@ -255,7 +255,7 @@ def _read_environment(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _finished_steps(run: Path, stages: int) -> int | None:
-    """Training steps that the last stage's checkpoint names, where there is one and no snapshot to resume from."""
+    """Return the training steps in the last stage's checkpoint; None without it or with a snapshot to resume."""
     last = stage_folders(run).get(stages)
     if last is None or any((run / "checkpoints").glob("step-*")):
         return None
@@ -270,7 +270,7 @@ def _last_change(run: Path) -> datetime:
     times = [path.stat().st_mtime for name in _SIGNS if (path := run / name).exists()]
     try:
         return datetime.fromtimestamp(max(times), UTC)
-    except (ValueError, OverflowError, OSError):  # a file's date may be any number
+    except (ValueError, OverflowError, OSError):  # a file's modification time may be out of range
         return datetime.fromtimestamp(0, UTC)
 
 

@@ -26,15 +26,15 @@ _ACTIONS = ("greedy", "stochastic")
 
 @dataclass(frozen=True)
 class TaskCurve:
-    """One task's scores: before its first step, at every periodic evaluation, and after each consolidation.
+    """Scores of one task: before its first training step, at periodic evaluations and after each consolidation.
 
     Attributes:
-        env_steps: (points,) training steps of the whole run, rising.
-        stages: (points,) tasks learned by then, counting the one being learned.
+        env_steps: (points,) training steps of the whole run, strictly increasing.
+        stages: (points,) number of tasks started so far.
         mean_return: (points,) mean raw return.
-        normalised: (points,) the same normalised; NaN without normalisers.
-        whole: (points,) whether all of ``evaluation.episodes`` were played. A periodic evaluation may play fewer or cut
-            one off to save time; its mean then differs from others' because of the games, not of the agent alone.
+        normalised: (points,) mean normalised return; NaN without normalisers.
+        whole: (points,) whether all ``evaluation.episodes`` were played to their end. A periodic evaluation may play
+            fewer or truncate them to save time, so its mean is not comparable with that of a complete evaluation.
     """
 
     env_steps: Steps
@@ -44,15 +44,15 @@ class TaskCurve:
     whole: npt.NDArray[np.bool_]
 
     def during(self, stage: int) -> TaskCurve:
-        """The points of one stage; for task number ``stage``, its own training. None where tasks learn together."""
+        """Return the points of one stage; for task number ``stage``, those of its own training."""
         return self._where(self.stages == stage)
 
     def since(self, stage: int) -> TaskCurve:
-        """The points of a stage and later; for task number ``stage``, without those from before it was learned."""
+        """Return the points from a stage on; for task number ``stage``, those from the start of its training."""
         return self._where(self.stages >= stage)
 
     def later_than(self, env_steps: int) -> TaskCurve:
-        """The points after a step of the whole run."""
+        """Return the points after a number of training steps of the whole run."""
         return self._where(self.env_steps > env_steps)
 
     def _where(self, chosen: npt.NDArray[np.bool_]) -> TaskCurve:
@@ -61,21 +61,21 @@ class TaskCurve:
 
 @dataclass(frozen=True)
 class RunScores:
-    """The scores of one run.
+    """Scores of one run.
 
     Attributes:
         agent: Name of the agent recipe.
         seed: The run's seed.
-        tasks: Names, in the order they were learned.
+        tasks: Names, in training order.
         after: (stages, tasks) mean raw return after each stage's consolidation; NaN where not measured.
         before: The same before consolidation.
         after_normalised: ``after``, normalised.
         before_normalised: ``before``, normalised.
-        curves: One for each task, without points where it was never scored.
-        actions: How the games of these scores were played: ``greedy`` or ``stochastic``, never both.
-        other_games: Games in ``scores.csv`` that were played the other way and are left out.
-        games: How many games the scores are from.
-        cut_off: How many of these were ended by a cap on their steps, so that their returns are too low.
+        curves: One for each task; empty for a task that was never evaluated.
+        actions: Action selection of all episodes used here: ``greedy`` or ``stochastic``.
+        other_games: Number of episodes in ``scores.csv`` with the other action selection, which are left out.
+        games: Number of episodes used.
+        cut_off: How many of these were truncated by a step limit, so that their returns are too low.
     """
 
     agent: str
@@ -94,7 +94,7 @@ class RunScores:
 
 @dataclass(frozen=True)
 class _Episode:
-    """A row of ``scores.csv``; ``task`` counts from 0."""
+    """One row of ``scores.csv``; ``task`` is a 0-based index."""
 
     env_steps: int
     stage: int
@@ -107,10 +107,10 @@ class _Episode:
 
 
 def load_config(run: Path) -> dict[str, Any]:
-    """Read ``config.toml``, whatever it holds.
+    """Read ``config.toml`` without validating its contents.
 
     Raises:
-        UserError: it is missing or damaged, or names more tasks than a run can have.
+        UserError: The file is missing, is not valid TOML or has more tasks than a run can have.
     """
     path = run / "config.toml"
     if not path.is_file():
@@ -118,7 +118,7 @@ def load_config(run: Path) -> dict[str, Any]:
     try:
         config = read_toml(path)
     except UserError as error:
-        raise UserError(f"{error}; put back the file that blip-rl train wrote") from error
+        raise UserError(f"{error}; restore the file that blip-rl train wrote") from error
     tasks = config.get("tasks")
     if isinstance(tasks, list) and len(tasks) > MOST_TASKS:
         raise UserError(f"'{path}' has {len(tasks):,} tasks: expected at most {MOST_TASKS}")
@@ -126,37 +126,37 @@ def load_config(run: Path) -> dict[str, Any]:
 
 
 def no_recipe(run: Path, error: Exception) -> UserError:
-    """What to raise where ``config.toml`` is TOML, but lacks what a run writes into it."""
+    """Return the error to raise if ``config.toml`` is valid TOML but not a resolved recipe."""
     return UserError(
-        f"'{run / 'config.toml'}' is no resolved recipe ({error!r}): expected the file that blip-rl train wrote; "
-        "put it back, or train again"
+        f"'{run / 'config.toml'}' is not a resolved recipe ({error!r}): expected the file that blip-rl train wrote; "
+        "restore it or train again"
     )
 
 
 def chosen_actions(asked: str, found: Collection[str]) -> str:
-    """Which kind of games counts, where ``scores.csv`` may hold greedy and stochastic ones: one mean is of one kind.
+    """Choose the action selection whose episodes are used: means never mix greedy and stochastic episodes.
 
     Args:
-        asked: The kind that the run's recipe asks for.
-        found: The kinds there are.
+        asked: Action selection of the run's recipe.
+        found: Action selections that occur in ``scores.csv``.
 
     Returns:
-        The recipe's kind; the other one where there is no game of the recipe's.
+        The recipe's, or the other one if no episode used the recipe's.
     """
     return asked if asked in found or not found else sorted(found)[0]
 
 
 def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
-    """Read ``config.toml`` and ``scores.csv`` of a run folder, without torch.
+    """Read the scores of a run from ``config.toml`` and ``scores.csv``.
 
-    Only games of one choice of actions count (:func:`chosen_actions`): a later re-scoring may have added others.
+    Only episodes of one action selection are used (:func:`chosen_actions`): re-scoring may have added others.
 
     Args:
         run: The run folder.
-        damaged: Where given, damaged lines of ``scores.csv`` are left out and named here instead of raised.
+        damaged: If given, damaged lines of ``scores.csv`` are skipped and reported here instead of raising.
 
     Raises:
-        UserError: a file is missing or damaged, or the two are not of one run.
+        UserError: A file is missing or damaged, or the two files are from different runs.
     """
     config = load_config(run)
     try:
@@ -192,7 +192,7 @@ def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
 
 def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None) -> list[_Episode]:
     if not path.is_file():
-        raise UserError(f"'{path}' is missing: it holds every score of the run; put it back, or train again")
+        raise UserError(f"'{path}' is missing: it holds all scores of the run; restore it or train again")
     episodes = []
     for line, row in _read_lines(path, damaged):
         try:
@@ -206,34 +206,36 @@ def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None
 
 
 def _read_lines(path: Path, damaged: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The file's rows with their line numbers; with ``damaged``, those before what cannot be read."""
+    """Yield (line number, row); with ``damaged``, stop at the first part that cannot be parsed."""
     try:
         names, rows = table_rows(path, errors="strict" if damaged is None else "replace", strict=True)
     except UserError as error:
-        raise UserError(f"{error}; put it back, or train again") from error
+        raise UserError(f"{error}; restore it or train again") from error
     if missing := [name for name in _COLUMNS if name not in names]:
-        raise UserError(
-            f"'{path}' has no column {', '.join(missing)}: put back the first line that blip-rl train wrote"
-        )
+        raise UserError(f"'{path}' has no column {', '.join(missing)}: restore the header that blip-rl train wrote")
     line = 0
     try:
         for line, row in rows:
             yield line, row
     except UserError as error:
-        message = f"{error}; put it back, or train again"
+        message = f"{error}; restore it or train again"
         if damaged is None or not line:
             raise UserError(message) from error
         damaged.append(message)
 
 
 def _check_row(where: str, row: dict[str, Any], tasks: tuple[str, ...]) -> None:
-    whole = None not in row and None not in row.values()  # csv's marks for too many and too few cells
+    whole = (
+        None not in row and None not in row.values()
+    )  # csv.DictReader's keys and values for surplus and missing cells
     if not whole or row["phase"] not in _PHASES or row["actions"] not in _ACTIONS:
-        raise UserError(f"{where}: not a whole score, as when writing was cut off; correct or delete this line")
+        raise UserError(
+            f"{where}: incomplete or invalid row, for example after an interrupted write; correct or delete this line"
+        )
     if row["task"] not in tasks:
         raise UserError(
             f"{where}: task {row['task']!r} is not one of config.toml's ({', '.join(tasks)}); "
-            "put the scores.csv and the config.toml of one run together"
+            "use scores.csv and config.toml of the same run"
         )
 
 
@@ -259,10 +261,10 @@ def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episod
 
 
 def _matrix(episodes: list[_Episode], tasks: int, column: str) -> Array:
-    """Mean over episodes for every stage and task; NaN where there is no episode or one has no value."""
+    """Return the (stages, tasks) mean over episodes; NaN where an episode is missing or has no value."""
     values: dict[tuple[int, int], list[float]] = defaultdict(list)
     for episode in episodes:
-        if episode.stage > 0:  # stage 0, before any training, is no row of the matrix
+        if episode.stage > 0:  # stage 0 is before any training: not a row of the matrix
             values[episode.stage - 1, episode.task].append(getattr(episode, column))
     matrix = np.full((tasks, tasks), np.nan)
     for cell, scores in values.items():
@@ -271,11 +273,13 @@ def _matrix(episodes: list[_Episode], tasks: int, column: str) -> Array:
 
 
 def _curve(episodes: list[_Episode], wanted: int) -> TaskCurve:
-    """One point for each number of steps: the later stage, and within it the score after consolidation, stands.
+    """Return one point per number of steps; of several evaluations at the same step the latest counts.
+
+    The latest is that of the highest stage and, within a stage, the one after consolidation.
 
     Args:
-        episodes: Of one task.
-        wanted: How many a whole evaluation plays.
+        episodes: Episodes of one task.
+        wanted: Episodes of a complete evaluation.
     """
     points: dict[int, dict[tuple[int, bool], list[_Episode]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:

@@ -1,4 +1,4 @@
-"""What a part of the page is made of: plain values that the template fills in."""
+"""Data classes that the page template renders."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from blip_rl.report.figures import PageFigure
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
-        anchor: Its address inside the page.
+        anchor: HTML id.
         title: Heading.
-        lead: What is to be seen.
+        lead: Introduction: what the section shows.
         figures: In order.
-        note: Why there is nothing to see, or what was left out; may be empty.
-        layout: ``wide`` for one picture a row, ``pair`` for two.
-        maps: Rows of heatmaps of frozen bits.
-        gifs: Moving pictures.
+        note: Why the section is empty, or what was left out; may be empty.
+        layout: ``wide`` for one figure per row, ``pair`` for two.
+        maps: Heatmaps of frozen bits, one entry per run.
+        gifs: Videos.
     """
 
     anchor: str
@@ -34,7 +34,7 @@ class Section:
 
 @dataclass(frozen=True)
 class MapCell:
-    """One heatmap of frozen bits: its address, the lines below it, what it shows in words."""
+    """One heatmap of frozen bits: data URI, lines below it, alternative text."""
 
     source: str
     below: tuple[str, ...]
@@ -44,7 +44,7 @@ class MapCell:
 
 @dataclass(frozen=True)
 class MapGroup:
-    """The heatmaps of one run: a row for each layer, a column for each task."""
+    """The heatmaps of one run: one row per layer, one column per task."""
 
     label: str
     columns: tuple[str, ...]
@@ -54,7 +54,7 @@ class MapGroup:
 
 @dataclass(frozen=True)
 class Gif:
-    """A moving picture, in the page or linked."""
+    """A GIF, embedded in the page or linked."""
 
     label: str
     source: str

@@ -1,8 +1,8 @@
-"""The sections about scores: data from groups of runs, pictures from the writer, words for both."""
+"""Sections about scores: summary metrics, accumulated reward, and return on each game."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,35 +26,39 @@ from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
 from blip_rl.report.text import headline, listed, number, played, spread
 
-_AT_ONE = "Dotted at 1: as much as one game played as well as the reference."
+_AT_ONE = "Dotted line at 1: the reference score on one game."
 
 
 def summary_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
-    """ACC, BWT, accumulated reward and forgetting; the numbers themselves are tiles or a table in the page."""
-    lead = "Metrics over normalised scores; 0 and 1 are defined above."
+    """ACC, BWT, accumulated reward and forgetting. The template shows the numbers as tiles or as a table."""
+    lead = "Metrics of normalised scores. The normalisation is given at the top of the page."
     figures: list[PageFigure] = []
     learned = [(index, group) for index, group in enumerate(groups) if group.learned]
     if len(learned) > 1:
         found = [_summary_figure(learned, metric, writer) for metric in SUMMARY_METRICS]
         figures = [page_figure for page_figure in found if page_figure is not None]
-    return Section("summary", "Verdict", lead, tuple(figures), _unequal([g for _, g in learned]), "pair")
+    return Section("summary", "Summary metrics", lead, tuple(figures), _unequal([g for _, g in learned]), "pair")
 
 
 def _unequal(groups: Sequence[Group]) -> str:
-    """What keeps these groups from being compared fairly."""
+    """Return what makes a comparison of these groups unfair; empty if nothing does."""
     notes = []
     if len({group.learned for group in groups}) > 1:
-        notes.append("Not the same number of games: " + listed([f"{g.label} after {g.learned}" for g in groups]) + ".")
+        notes.append(
+            "Different numbers of games learned: " + listed([f"{g.label} after {g.learned}" for g in groups]) + "."
+        )
     kinds = [(group.label, played(group.runs)) for group in groups]
     if len({run.scores.actions for group in groups for run in group.runs if run.scores and run.scores.games}) > 1:
-        notes.append("Not played alike: " + listed([f"{label} {kind}" for label, kind in kinds]) + ".")
+        notes.append(
+            "Different action selection in evaluations: " + listed([f"{label} {kind}" for label, kind in kinds]) + "."
+        )
     return " ".join(notes)
 
 
 def _summary_figure(learned: Sequence[tuple[int, Group]], metric: str, writer: FigureWriter) -> PageFigure | None:
     colours, groups = [index for index, _ in learned], [group for _, group in learned]
     found = [metric_estimate(group, metric) for group in groups]
-    if not any(np.isfinite(one.centre) for one in found):  # BWT of a first game, say; the table tells why
+    if not any(np.isfinite(one.centre) for one in found):  # for example BWT after one game; the table gives the reason
         return None
     meaning, _, more_is_better = SUMMARY_METRICS[metric]
 
@@ -69,7 +73,7 @@ def _summary_figure(learned: Sequence[tuple[int, Group]], metric: str, writer: F
         title=metric,
         alt=f"{metric}, {meaning}: {listed(texts)}",
         caption=(
-            f"{meaning.capitalize()}; {'more' if more_is_better else 'less'} is better. "
+            f"{meaning.capitalize()}; {'higher' if more_is_better else 'lower'} is better. "
             f"{describe_estimates(labels, found)}"
         ),
         size=(SMALL[0], 0.7 + 0.38 * len(groups)),
@@ -80,8 +84,8 @@ def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Sectio
     """Accumulated normalised reward against steps (BLIP Fig. 4)."""
     series = [accumulated_series(group, index) for index, group in enumerate(groups)]
     lead = (
-        "At every evaluation the sum of the latest normalised scores of all games seen so far. It rises as games are "
-        "learned and falls where they are forgotten, or where a new game begins below random play."
+        "Sum of the latest normalised scores of all games trained so far, at each evaluation. It rises as games are "
+        "learned and falls as they are forgotten or when a new game starts below random play."
     )
     shown = [one for one in series if any(np.isfinite(values).any() for _, values in (*one.lines, *one.partial))]
     if not shown:
@@ -118,37 +122,37 @@ def _fewer_games(series: Sequence[Series]) -> str:
     if not any(len(steps) for one in series for steps, _ in one.partial):
         return ""
     return (
-        "Open marks: evaluations that played fewer games than evaluation.episodes, to save time. Their mean is over "
-        "other games, so that they may differ from the line where nothing was learned or forgotten."
+        "Open markers: evaluations with fewer episodes than evaluation.episodes. They may differ from the line without "
+        "any learning or forgetting."
     )
 
 
-def _ends(series: Sequence[Series], say: object) -> str:
-    """The last value of every series, as text."""
+def _ends(series: Sequence[Series], format_value: Callable[[float], str]) -> str:
+    """Describe the last value of every series."""
     parts = []
     for one in series:
         lines = one.lines or one.partial
         last = [values[np.isfinite(values)][-1] for _, values in lines if np.isfinite(values).any()]
         steps = max(float(at[-1]) for at, _ in lines)
-        ends = ", ".join(say(float(value)) for value in last)  # type: ignore[operator]
+        ends = ", ".join(format_value(float(value)) for value in last)
         parts.append(f"{one.label}: {ends} at {steps:,.0f} steps")
     return listed(parts)
 
 
 def _most_trained(groups: Sequence[Group], games: Sequence[Task]) -> RunRecord:
-    """The run over these games that has come furthest: its boundaries stand for all."""
+    """Return the run over these games with the most steps, whose task boundaries are drawn."""
     runs = [run for group in groups for run in group.runs if run.tasks == tuple(games)]
     return max(runs, key=lambda run: run.env_steps)
 
 
 def _boundaries(run: RunRecord) -> list[tuple[float, str]]:
-    """Where each game after the first began, and its name."""
+    """Return (first step, title) of each game after the first that has started."""
     ends = run.boundaries
     return [(float(ends[i]), task.title) for i, task in enumerate(run.tasks) if i in ends]
 
 
 def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
-    """(first step, last step, name) of the training of each game that has begun."""
+    """Return (first step, last step, title) of the training of each game that has started."""
     starts = [(0.0, run.tasks[0].title), *_boundaries(run)] if run.tasks else []
     if len(starts) == 1 and len(run.tasks) > 1 and run.complete:
         starts = [(0.0, "all games together")]
@@ -157,40 +161,40 @@ def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
 
 
 def games_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
-    """Return on each game from the moment its training starts to the end of the run (BLIP Fig. 3)."""
+    """Mean return on each game from the start of its training to the end of the run (BLIP Fig. 3)."""
     places = {task.name: (at, group) for group in groups for at, task in enumerate(group.first.tasks)}
     found = [
         _game_figure(at, _most_trained(groups, group.first.tasks), groups, writer) for at, group in places.values()
     ]
     figures = [page_figure for page_figure in found if page_figure is not None]
     lead = (
-        "Mean raw return from the moment a game's training starts to the end of the run. Points: evaluations; thin "
-        "lines: training episodes, with sampled actions. Shaded: its own training. Dotted: where the next game begins."
+        "Mean raw return from the start of a game's training to the end of the run. Markers: evaluations. Thin lines: "
+        "training episodes (sampled actions). Shaded: training on this game. Dotted: start of the next game."
     )
     note = _cut_off(groups) if figures else "No score yet."
-    return Section("games", "Game by game", lead, tuple(figures), note, "pair")
+    return Section("games", "Return on each game", lead, tuple(figures), note, "pair")
 
 
 def _cut_off(groups: Sequence[Group]) -> str:
-    """What to mind where games were not played to their end."""
+    """Warn about truncated episodes; empty if there are none."""
     scores = [run.scores for group in groups for run in group.runs if run.scores is not None]
     cut_off, games = sum(one.cut_off for one in scores), sum(one.games for one in scores)
     if not cut_off:
         return ""
     return (
-        f"{cut_off:,} of {games:,} games were cut off before their end by evaluation.max_episode_steps, "
+        f"{cut_off:,} of {games:,} episodes were truncated by evaluation.max_episode_steps, "
         "evaluation.periodic_share or atari.max_episode_frames: their returns are too low."
     )
 
 
 def _game_figure(at: int, run: RunRecord, groups: Sequence[Group], writer: FigureWriter) -> PageFigure | None:
-    """Game number ``at`` (from 0) of a run's, for all groups; the boundaries are the run's."""
+    """Draw the returns of all groups on game ``at`` (0-based) of ``run``, with the task boundaries of ``run``."""
     task, ends = run.tasks[at], run.boundaries
     found = [return_series(group, index, task.name) for index, group in enumerate(groups)]
     series = [one for one in found if one.lines]
     if not series:
         return None
-    start = 0.0 if at == 0 else float(ends.get(at, np.inf))  # without a boundary, as with games learned together, none
+    start = 0.0 if at == 0 else float(ends.get(at, np.inf))  # inf: no boundary, as when games are learned together
     end = float(ends.get(at + 1, run.env_steps))
     later = [(steps, title) for steps, title in _boundaries(run) if steps > start]
 

@@ -1,4 +1,4 @@
-"""The sections about the score matrix: what is kept of each game, and what consolidation itself cost."""
+"""Sections about the score matrix and the scores lost by consolidation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
 from blip_rl.report.text import listed, number
 
-_MATRIX_CAPTION = "One colour scale for all agents and games: 0 pale, 1 or more blue, −1 or less orange."
+_MATRIX_CAPTION = "Colour scale of all agents and games: −1 or less orange, 0 pale, 1 or more blue."
 
 
-_RAW_CAPTION = "Not coloured: returns of different games have no scale in common."
+_RAW_CAPTION = "Not coloured: returns of different games have different scales."
 
 
 def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """The score matrix, normalised and raw, of every group."""
-    lead = "Row by row: after learning a game, the score on every game learned until then. Down a column: what is kept."
+    lead = "Row: scores on all games after learning one. Column: score on one game as later games are learned."
     figures = [
         page_figure
         for group in groups
@@ -33,7 +33,12 @@ def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
         if (page_figure := _matrix_figure(group, raw, len(groups) > 1, writer)) is not None
     ]
     return Section(
-        "matrix", "Score matrix", lead, tuple(figures), "" if figures else "No score after a game yet.", "pair"
+        "matrix",
+        "Score matrix",
+        lead,
+        tuple(figures),
+        "" if figures else "No game has been scored after its training yet.",
+        "pair",
     )
 
 
@@ -105,15 +110,14 @@ def _mean_over(group: Group) -> str:
 
 def rounding_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Score before consolidation − score after it."""
-    lead = (
-        "What freezing itself cost: score before a consolidation − score after it. A point for each game, a bar for "
-        "their mean."
-    )
+    lead = "Score lost by consolidation itself: score before − score after. Points: games. Bars: mean over games."
     names, shown = _rounding_losses(groups)
     if not shown:
-        return Section("rounding", "Rounding loss", lead, note="No consolidation was scored before and after.")
+        return Section("rounding", "Rounding loss", lead, note="No consolidation has scores both before and after.")
     if not any(np.nan_to_num(losses).any() for _, losses in shown):
-        return Section("rounding", "Rounding loss", lead, note="None: every score was the same before and after.")
+        return Section(
+            "rounding", "Rounding loss", lead, note="No loss: all scores are equal before and after consolidation."
+        )
 
     def draw(figure: Figure, theme: Theme) -> None:
         bars.draw_rounding(figure.add_subplot(), names, shown, theme, "normalised score lost")

@@ -1,4 +1,4 @@
-"""The sections about the network and the machine: frozen bits, plasticity, speed; and the moving pictures."""
+"""Sections about frozen bits, plasticity, speed and memory, and videos."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from blip_rl.report.text import listed
 _INLINE_GIF_BYTES = 4_000_000
 _ENLARGED_BELOW = 200
 _PHASES = {"periodic": 0, "before": 1, "after": 2}
-"""In the order in which they are measured at the same step."""
+"""Order of measurements at the same step."""
 
 
 def bits_section(groups: Sequence[Group], writer: FigureWriter, problems: list[str]) -> Section:
-    """Heatmaps of frozen bits for each layer and task (BLIP Fig. 2), and the budget."""
+    """Heatmaps of frozen bits for each layer and task (BLIP Fig. 2), and their mean per layer."""
     lead = (
-        "How many bits of every weight are frozen after each game, on one scale: blue few, red many. A row is a unit, "
-        "a column one of its weights. Weights without information have a Fisher of 0 in that game."
+        "Frozen bits of every weight after each game, on a common scale. Rows: output units. Columns: weights of a "
+        "unit. Weights without information have zero Fisher information in that game."
     )
     maps: list[MapGroup] = []
     figures: list[PageFigure] = []
@@ -42,7 +42,10 @@ def bits_section(groups: Sequence[Group], writer: FigureWriter, problems: list[s
             maps.append(_map_group(group, found, writer))
     if not maps and not figures:
         return Section(
-            "bits", "Frozen bits", lead, note="No frozen bits were recorded: this method freezes none, or none yet."
+            "bits",
+            "Frozen bits",
+            lead,
+            note="No frozen bits recorded: the method freezes none, or no game has been consolidated yet.",
         )
     several = any(len(group.runs) > 1 for group in groups)
     notes = ["Shown for the lowest seed of each agent that freezes bits."] if several else []
@@ -51,15 +54,15 @@ def bits_section(groups: Sequence[Group], writer: FigureWriter, problems: list[s
 
 
 def _prior_note(group: Group, named: bool) -> str:
-    """What the first task froze with the prior; empty where it is not known."""
+    """Describe the effect of the Fisher prior on the first task; empty if not recorded."""
     first = group.first.information.first_task
     if first is None:
         return ""
     who = f"{group.label}: the" if named else "The"
     return (
-        f"{who} prior {first.prior:.3g} froze {first.informed_bits:.2f} bits on average of the weights with "
-        f"information in the first game, {first.bits:.2f} of all weights; the policy can drift by {first.drift:.3g} "
-        "nats."
+        f"{who} Fisher prior {first.prior:.3g} froze on average {first.informed_bits:.2f} bits of the weights with "
+        f"information in the first game and {first.bits:.2f} bits of all weights. Inside the intervals the policy can "
+        f"diverge by {first.drift:.3g} nats (second order)."
     )
 
 
@@ -126,7 +129,7 @@ def _budget_figure(group: Group, budget: BitBudget, named: bool, writer: FigureW
         draw,
         title=f"{group.label}: bit budget" if named else "Bit budget",
         alt=f"Mean frozen bits of {run.total_bits} in each layer. {listed(rows_text)}",
-        caption="What each game took of a layer's bits, and what is left.",
+        caption="Bits frozen by each game and free bits, mean over the weights of a layer.",
         size=(SMALL[0], 1.3 + 0.38 * len(layers)),
     )
 
@@ -134,8 +137,8 @@ def _budget_figure(group: Group, budget: BitBudget, named: bool, writer: FigureW
 def plasticity_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Dormant units, effective rank, gradient norm and free bits against steps."""
     lead = (
-        "Whether the network can still learn, measured at each evaluation on a fixed batch of states. A vertical step "
-        "is a consolidation: the values just before and just after it."
+        "Measures of the network's ability to learn, at each evaluation on a fixed batch of states of the current "
+        "game. Vertical steps: values before and after a consolidation."
     )
     having = [group for group in groups if any(run.plasticity is not None for run in group.runs)]
     if not having:
@@ -170,19 +173,19 @@ def _layer_series(table: Table | None, column: str) -> list[Series]:
 
 
 def _by_evaluation(table: Table, column: str) -> tuple[Array, Array]:
-    """(steps, mean over the layers) of each evaluation in order; before and after a consolidation are two points."""
+    """Return (steps, mean over layers) of each evaluation in order: before and after a consolidation are two points."""
     values = table.numbers[column]
     phases = np.array([_PHASES.get(word, 0) for word in table.text["phase"]], dtype=np.float64)
     when = np.column_stack([table.numbers["env_steps"], table.numbers["stage"], phases])
     known = np.isfinite(values) & np.isfinite(when).all(axis=1)
     evaluations, place = np.unique(when[known], axis=0, return_inverse=True)
-    place = place.ravel()  # numpy 2.0 gives it a second axis
+    place = place.ravel()  # numpy 2.0.0 returns it with a second axis
     means = np.bincount(place, values[known], len(evaluations)) / np.bincount(place, minlength=len(evaluations)).clip(1)
     return evaluations[:, 0], means
 
 
 def _speeds(table: Table, column: str) -> tuple[Array, Array]:
-    """(steps, value), rising; of several values at the same steps the last one written."""
+    """Return (steps, value) with increasing steps; of several values at the same step the last."""
     pairs = zip(table.numbers["env_steps"].tolist(), table.numbers[column].tolist(), strict=True)
     last = {steps: value for steps, value in pairs if np.isfinite(steps) and np.isfinite(value)}
     return np.array(sorted(last)), np.array([last[steps] for steps in sorted(last)])
@@ -207,7 +210,7 @@ def _series_figure(
 
 def speed_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Steps per second and peak memory."""
-    lead = "Training steps per second, evaluations left out, and the most memory held."
+    lead = "Training steps per second, without evaluations, and peak memory."
     figures = []
     for column, title in (("steps_per_second", "Steps per second"), ("peak_memory_mb", "Peak memory, MB")):
         series = [
@@ -226,10 +229,10 @@ def speed_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
 
 
 def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Section:
-    """The grid of moving pictures of each run that has one: in the page if small, else linked."""
+    """The video grid of each run that has one: embedded if small, else linked."""
     lead = (
-        "Every game after every stage, as the agent plays it. The foot of a grid says which games it shows: by default "
-        "for each cell of the score matrix the one nearest to its mean, with its own score and that mean."
+        "Episodes of every game after every stage. By default each cell shows the episode whose return is closest to "
+        "the mean in the score matrix, with both numbers; the footer of the grid describes the selection."
     )
     gifs = []
     for group in groups:
@@ -239,8 +242,8 @@ def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Sec
                 gifs.append(_gif(path, group, run, out, problems))
     found = tuple(gif for gif in gifs if gif is not None)
     command = "blip-rl render RUN"
-    note = "" if found else f"Not rendered yet: {command} makes it, and the next report shows it."
-    return Section("play", "How it plays", lead, note=note, gifs=found)
+    note = "" if found else f"No video yet: run {command}, then write the report again."
+    return Section("play", "Videos", lead, note=note, gifs=found)
 
 
 def _gif(path: Path, group: Group, run: RunRecord, out: Path, problems: list[str]) -> Gif | None:
@@ -250,7 +253,7 @@ def _gif(path: Path, group: Group, run: RunRecord, out: Path, problems: list[str
         with path.open("rb") as file:
             whole = file.read(6) in (b"GIF87a", b"GIF89a")
         if not whole:
-            problems.append(f"{path.parent.name}/{path.name} is no GIF: left out")
+            problems.append(f"{path.parent.name}/{path.name} is not a GIF: left out")
             return None
         if size < _INLINE_GIF_BYTES:
             return Gif(label, data_uri("image/gif", path.read_bytes()), True, f"{size / 1e6:.1f} MB")

@@ -1,4 +1,4 @@
-"""Which runs can be compared: those that learn the same games for as many steps and are scored in the same way."""
+"""Decide which runs are comparable: those with equal games, steps and evaluation settings."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _RUN_ASPECTS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 def aspects(config: dict[str, Any], ignore: Iterable[str] = ()) -> dict[str, str]:
-    """What two runs must have in common to be compared: name of the aspect → its value as text.
+    """Return what comparable runs have in common: name of the aspect → value as JSON.
 
     Args:
         config: ``config.toml``.
-        ignore: Aspects to leave out, such as :data:`NORMALISERS` where scores are rescaled anyway.
+        ignore: Aspects to leave out, for example :data:`NORMALISERS` with observed normalisation.
     """
     tasks = config.get("tasks")
     tasks = [task for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
@@ -45,9 +45,9 @@ def aspects(config: dict[str, Any], ignore: Iterable[str] = ()) -> dict[str, str
 
 
 def differences(first: dict[str, Any], second: dict[str, Any], ignore: Iterable[str] = ()) -> list[str]:
-    """Names of the aspects in which two runs, given as ``config.toml``, cannot be compared.
+    """Return the names of the aspects in which two runs, given as ``config.toml``, differ.
 
-    Of runs over other games no other aspect of their tasks is named.
+    If the games differ, other aspects of the tasks are left out.
     """
     ours, theirs = aspects(first, ignore), aspects(second, ignore)
     found = [aspect for aspect, value in ours.items() if theirs[aspect] != value]
@@ -55,9 +55,9 @@ def differences(first: dict[str, Any], second: dict[str, Any], ignore: Iterable[
 
 
 def comparable_runs(runs: Sequence[RunRecord], ignore: Iterable[str] = ()) -> list[list[RunRecord]]:
-    """Split runs into lists whose members can be compared, in the order given.
+    """Split runs into lists of comparable runs, in the order given.
 
-    A run whose tasks are unknown has no scores either; it stays with the first.
+    Runs with unknown tasks, which have no scores either, are put into the first list.
     """
     found: dict[str, list[RunRecord]] = {}
     unknown: list[RunRecord] = []
@@ -70,7 +70,9 @@ def comparable_runs(runs: Sequence[RunRecord], ignore: Iterable[str] = ()) -> li
     if not parts:
         return [unknown]
     chosen = {id(run) for run in (*parts[0], *unknown)}
-    parts[0] = [run for run in runs if id(run) in chosen]  # groups and their colours keep the order of the command
+    parts[0] = [
+        run for run in runs if id(run) in chosen
+    ]  # keep the order of the command line, which determines colours
     return parts
 
 

@@ -1,4 +1,4 @@
-"""How every picture looks: two themes, colours that colour-blind eyes tell apart, labels that cannot do harm."""
+"""Style of all figures: light and dark themes, a colour-blind safe palette, safe labels, axes and legends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from blip_rl.report.drawing import Axes, Colormap, FuncFormatter, LinearSegmentedColormap, MaxNLocator
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_WIDTH_OF_LETTER = 0.6  # of its height, in the mean
+_WIDTH_OF_LETTER = 0.6  # mean width of a character in units of the font size
 _POINTS_PER_INCH = 72
 BESIDE_LEGEND_INCHES = 0.9
-"""Of a picture's width, what is no chart."""
+"""Width of a figure that is not available for a legend or tick labels."""
 _HANDLE_INCHES, _LETTER_INCHES = 0.5, 0.075
 _LINES = ("-", "--", "-.", ":")
 
@@ -23,12 +23,12 @@ class Theme:
 
     Attributes:
         name: ``light`` or ``dark``.
-        paper: Behind everything.
+        paper: Background.
         text: Titles and numbers.
         muted: Axis labels, ticks and annotations.
-        grid: Lines that guide the eye.
-        shade: The span in which a game is trained.
-        series: One for each agent, layer or task: Okabe and Ito's, made lighter or darker to stand out from the paper.
+        grid: Grid lines.
+        shade: Span in which a game is trained.
+        series: One per agent, layer or task: the Okabe–Ito palette, adjusted for contrast with the background.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Theme:
     series: tuple[str, ...]
 
     def colour(self, index: int) -> str:
-        """The colour of series number ``index``, again from the start after the last."""
+        """Return the colour of series number ``index``, cycling through the palette."""
         return self.series[index % len(self.series)]
 
     def line(self, index: int) -> str:
-        """A dash pattern that changes when the colours start again."""
+        """Return a line style that changes with every cycle of the palette."""
         return _LINES[index // len(self.series) % len(_LINES)]
 
     @property
     def heat(self) -> Colormap:
-        """For −1 to 1: from orange over the paper's shade at 0 to blue."""
+        """Diverging colour map for −1 to 1: orange, ``shade`` at 0, blue."""
         colours = [self.series[1], self.shade, self.series[0]]
         return LinearSegmentedColormap.from_list(f"heat-{self.name}", colours)
 
@@ -76,15 +76,15 @@ THEMES = (LIGHT, DARK)
 
 
 def safe_label(text: str, longest: int = 40) -> str:
-    """A label from a file as matplotlib may show it: no mathematics, no control characters, not endless."""
+    """Make text from a file safe for matplotlib: no mathtext, no control characters, at most ``longest`` characters."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-    # A legend leaves out labels that begin with an underscore.
+    # Matplotlib leaves labels that start with an underscore out of legends.
     return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")
 
 
 def short_steps(steps: float, _position: int | None = None) -> str:
-    """Steps as a person says them: ``0``, ``50k``, ``1.5M``."""
+    """Format steps with a unit prefix: ``0``, ``50k``, ``1.5M``."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(steps) >= size:
             return f"{steps / size:.4g}{unit}"
@@ -92,7 +92,7 @@ def short_steps(steps: float, _position: int | None = None) -> str:
 
 
 def short_number(value: float, _position: int | None = None) -> str:
-    """A return with three figures at most, large ones in thousands: ``−2.5``, ``366``, ``23.3k``."""
+    """Format a return with up to three significant digits: ``−2.5``, ``366``, ``23.3k``."""
     if abs(value) >= 10_000:
         text = short_steps(float(f"{value:.3g}"))
     else:
@@ -101,7 +101,7 @@ def short_number(value: float, _position: int | None = None) -> str:
 
 
 def style_axes(ax: Axes, theme: Theme) -> Axes:
-    """Give an axis the calm look of all pictures: no box, horizontal guides, muted ticks."""
+    """Apply the common axis style: no frame, horizontal grid lines, muted ticks."""
     ax.set_facecolor("none")
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
@@ -116,7 +116,7 @@ def style_axes(ax: Axes, theme: Theme) -> Axes:
 
 
 def label_columns(ax: Axes, names: Sequence[str], theme: Theme, inches: float) -> None:
-    """Name the columns 0, 1, … of a chart whose columns share ``inches``: in two lines, aslant where still too wide."""
+    """Label the columns 0, 1, … that share ``inches``, in two lines; rotate the labels if they are too wide."""
     size = 8.5
     labels = [safe_label(name, 20).replace(" ", "\n", 1) for name in names]
     ax.set_xticks(range(len(names)), labels, color=theme.text, fontsize=size)
@@ -129,23 +129,23 @@ def label_columns(ax: Axes, names: Sequence[str], theme: Theme, inches: float) -
 
 
 def figure_width(ax: Axes) -> float:
-    """Inches of the whole picture that the axis is part of."""
+    """Return the width in inches of the figure of an axis."""
     figure: Any = ax.get_figure()  # with root=True it needs matplotlib 3.10; an axis is never in a subfigure here
     return float(figure.get_size_inches()[0]) if figure is not None else 0.0
 
 
 def add_legend(ax: Axes, theme: Theme, above: float = 1.0) -> None:
-    """Name the series above the chart, where no line can run through the names; ``above`` in heights of the axis."""
+    """Add a legend above the axis, at ``above`` in axis heights, where it covers no data."""
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, above), **_legend_style(ax, labels, theme))
 
 
 def legend_above_all(ax: Axes, theme: Theme) -> None:
-    """Move the legend to the top of the picture, above names that stand above the axis."""
+    """Move the legend to the top of the figure, above the names that are above the axis."""
     handles, labels = ax.get_legend_handles_labels()
     if (old := ax.get_legend()) is not None:
         old.remove()
-    # "outside" makes the constrained layout reserve the room.
+    # "outside" makes the constrained layout reserve space.
     ax.figure.legend(handles, labels, loc="outside upper left", **_legend_style(ax, labels, theme))
 
 
@@ -164,11 +164,11 @@ def _legend_style(ax: Axes, labels: Sequence[str], theme: Theme) -> dict[str, An
 
 
 def steps_axis(ax: Axes) -> None:
-    """Ticks in thousands and millions of steps."""
+    """Format the x-axis ticks as steps: 50k, 1.5M."""
     ax.xaxis.set_major_locator(few_ticks())
     ax.xaxis.set_major_formatter(FuncFormatter(short_steps))
 
 
 def few_ticks() -> MaxNLocator:
-    """At most six ticks at round numbers."""
+    """Return a locator of at most six ticks at round numbers."""
     return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])

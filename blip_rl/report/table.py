@@ -15,8 +15,8 @@ from blip_rl.errors import UserError
 from blip_rl.untrusted.tables import table_rows
 
 MAX_LAYERS = 64
-"""Of a trunk, as recipes allow it."""
-_LARGEST = 1e15  # no count or measurement comes near, and whole numbers are exact up to here
+"""Upper limit on the trunk layers of a recipe."""
+_LARGEST = 1e15  # above every plausible count or measurement; integers up to here are exact in float64
 
 PLASTICITY = {
     "dormant_share": "Dormant units",
@@ -24,29 +24,29 @@ PLASTICITY = {
     "gradient_norm": "Gradient norm",
     "free_bits": "Free bits",
 }
-"""Measured at each evaluation for every layer: column of ``plasticity.csv`` → what it is called."""
+"""Column of ``plasticity.csv`` → title. Measured for every layer at each evaluation."""
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The whole rows of a file.
+    """The complete rows of a CSV file.
 
     Attributes:
-        numbers: Column → (rows,) values; NaN where a cell is empty.
-        text: Column → its cells.
+        numbers: Column → (rows,) values; NaN for an empty cell.
+        text: Column → (rows,) cells.
     """
 
     numbers: dict[str, Array]
     text: dict[str, tuple[str, ...]]
 
     def where(self, column: str, word: str) -> Table:
-        """The rows with this word in a column."""
+        """Return the rows whose cell in ``column`` equals ``word``."""
         return self.chosen(np.array([cell == word for cell in self.text[column]], dtype=bool))
 
     def chosen(self, chosen: npt.NDArray[np.bool_]) -> Table:
-        """The rows where this is true."""
+        """Return the rows selected by a (rows,) mask."""
         return Table(
             {name: values[chosen] for name, values in self.numbers.items()},
             {
@@ -57,7 +57,7 @@ class Table:
 
 
 def load_plasticity(run: Path, problems: list[str]) -> Table | None:
-    """Read ``plasticity.csv``; None where the run wrote none."""
+    """Read ``plasticity.csv``; return None if it does not exist."""
     table = _optional(run / "plasticity.csv", ("env_steps", "stage", *PLASTICITY), ("phase", "layer"), problems)
     if table is not None and (layers := len(set(table.text["layer"]))) > MAX_LAYERS:
         problems.append(f"plasticity.csv names {layers:,} layers: expected at most {MAX_LAYERS}; left out")
@@ -66,17 +66,17 @@ def load_plasticity(run: Path, problems: list[str]) -> Table | None:
 
 
 def load_speed(run: Path, problems: list[str]) -> Table | None:
-    """Read ``speed.csv``; None where the run wrote none."""
+    """Read ``speed.csv``; return None if it does not exist."""
     return _optional(run / "speed.csv", ("env_steps", "stage", "steps_per_second", "peak_memory_mb"), (), problems)
 
 
 def load_returns(run: Path, problems: list[str]) -> Table | None:
-    """Read ``returns.csv``, the mean returns of training episodes; None where the run wrote none."""
+    """Read ``returns.csv``, mean returns of training episodes; return None if it does not exist."""
     return _optional(run / "returns.csv", ("env_steps", "stage", "episodes", "mean_return"), ("task",), problems)
 
 
 def _optional(path: Path, numbers: tuple[str, ...], text: tuple[str, ...], problems: list[str]) -> Table | None:
-    """A table that runs of earlier versions do not have: its absence is no problem."""
+    """Read a table that runs of earlier versions lack: a missing file is not a problem."""
     if not path.exists():
         return None
     table = read_table(path, numbers, text, problems)
@@ -84,16 +84,16 @@ def _optional(path: Path, numbers: tuple[str, ...], text: tuple[str, ...], probl
 
 
 def read_table(path: Path, numbers: Sequence[str], text: Sequence[str], problems: list[str]) -> Table | None:
-    """Read the named columns of a CSV file; what cannot be read is said in ``problems``.
+    """Read columns of a CSV file; skip damaged rows and report them in ``problems``.
 
     Args:
         path: The file.
-        numbers: Columns of numbers. An empty cell is NaN.
-        text: Columns of text.
-        problems: Extended by what is missing or damaged.
+        numbers: Names of numeric columns. An empty cell becomes NaN.
+        text: Names of text columns.
+        problems: Receives a message for everything missing or damaged.
 
     Returns:
-        The rows that are whole; None where the file is missing, unreadable or without one of the columns.
+        The complete rows; None if the file is missing, cannot be read or lacks a column.
     """
     if not path.is_file():
         problems.append(f"{path.name} is missing")
@@ -110,12 +110,12 @@ def read_table(path: Path, numbers: Sequence[str], text: Sequence[str], problems
         problems.append(str(error).replace(f"'{path}'", path.name))
         return None
     if found.damaged:
-        problems.append(f"{path.name}: {found.damaged} of {found.rows} rows left out, cut off or damaged")
+        problems.append(f"{path.name}: {found.damaged} of {found.rows} rows skipped: truncated or damaged")
     return found.table()
 
 
 class _Columns:
-    """The columns of the whole rows so far."""
+    """Collects the cells of complete rows by column."""
 
     def __init__(self, numbers: Sequence[str], text: Sequence[str]) -> None:
         self._numbers: dict[str, list[float]] = {name: [] for name in numbers}
@@ -123,7 +123,7 @@ class _Columns:
         self.rows = self.damaged = 0
 
     def add(self, row: dict[str, str]) -> None:
-        """Take over a row's cells, or count it as damaged."""
+        """Append the cells of a row, or count the row as damaged."""
         self.rows += 1
         values = _numbers(row, list(self._numbers))
         if values is None:
@@ -132,7 +132,7 @@ class _Columns:
         for column, value in zip(self._numbers.values(), values, strict=True):
             column.append(value)
         for name, cells in self._text.items():
-            cells.append(sys.intern(row[name]))  # a few words, many times
+            cells.append(sys.intern(row[name]))  # few distinct values: share one string object per value
 
     def table(self) -> Table:
         return Table(
@@ -142,8 +142,8 @@ class _Columns:
 
 
 def _numbers(row: dict[str, str], names: Sequence[str]) -> list[float] | None:
-    """The row's numbers; None where it has too few or too many cells or one is no number that can be meant."""
-    if None in row or None in row.values():  # csv's marks for too many and too few cells
+    """Return the numbers of a row; None if the number of cells is wrong or a value is invalid."""
+    if None in row or None in row.values():  # csv.DictReader's keys and values for surplus and missing cells
         return None
     try:
         values = [float(row[name]) if row[name] else math.nan for name in names]

@@ -1,4 +1,4 @@
-"""What the page says of a run in words."""
+"""Texts and numbers of the report page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is: a sentence, and the share of its steps that is done."""
+    """Progress of a run: a sentence, and the share of its planned steps."""
 
     run: str
     text: str
@@ -29,7 +29,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Overview:
-    """What was run, a row for each group."""
+    """Setup of one group: a row of the overview."""
 
     label: str
     description: str
@@ -44,7 +44,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class Tile:
-    """One number of the metric_estimate, for one group."""
+    """One summary metric of one group."""
 
     metric: str
     meaning: str
@@ -53,19 +53,19 @@ class Tile:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """A score, raw or normalised, with a real minus; a dash where there is none."""
+    """Format a score with a minus sign (U+2212); a dash if it is not finite."""
     return score_text(value, signed=signed).replace("-", "−") if math.isfinite(value) else _DASH
 
 
 def headline(one: Estimate, signed: bool = False) -> str:
-    """The estimate, or the values themselves where they are too few for an interval."""
+    """Format an estimate; with two seeds, which have no interval, both values."""
     if len(one.values) == 2 and any(math.isfinite(value) for value in one.values):
         return " · ".join(number(value, signed) for value in one.values)
     return number(one.centre, signed)
 
 
 def spread(one: Estimate, signed: bool = False) -> str:
-    """The interval and its kind, or how few values there are."""
+    """Format the interval and its kind, or the number of seeds if there is no interval."""
     if one.interval is not None:
         low, high = one.interval
         kind = describe(len(one.values))
@@ -76,7 +76,7 @@ def spread(one: Estimate, signed: bool = False) -> str:
 
 
 def tiles(group: Group) -> list[Tile]:
-    """The verdict of a group."""
+    """Return the summary metrics of a group."""
     found = []
     for metric, (meaning, _, _) in SUMMARY_METRICS.items():
         one = metric_estimate(group, metric)
@@ -96,7 +96,7 @@ def _why_undefined(group: Group) -> str:
 
 
 def status(run: RunRecord) -> Status:
-    """How far a run is."""
+    """Return the progress of a run."""
     name = run.path.name or str(run.path)
     total, games = run.planned_steps, len(run.tasks)
     if run.complete:
@@ -104,11 +104,11 @@ def status(run: RunRecord) -> Status:
         scored = "" if run.learned == games else "; not scored yet (blip-rl evaluate scores it)"
         return Status(name, f"complete: {what}, {run.env_steps:,} steps{scored}", 1, True)
     if not run.tasks:
-        return Status(name, "cannot be told without config.toml", 0, False)
+        return Status(name, "unknown without config.toml", 0, False)
     share = min(1.0, run.env_steps / total) if total else 0.0
     text = (
-        f"{run.env_steps:,} of {total:,} steps seen, {run.learned} of {games} games learned; "
-        f"still running or stopped, last written {_when(run.changed)}"
+        f"{run.env_steps:,} of {total:,} steps, {run.learned} of {games} games learned; "
+        f"running or stopped; last written {_when(run.changed)}"
     )
     return Status(name, text, share, False)
 
@@ -118,7 +118,7 @@ def _when(moment: datetime) -> str:
 
 
 def overview(group: Group) -> Overview:
-    """What was run."""
+    """Return the setup of a group."""
     first = group.first
     settings = first.settings
     method = settings.get("method")
@@ -136,18 +136,18 @@ def overview(group: Group) -> Overview:
 
 
 def played(runs: Sequence[RunRecord]) -> str:
-    """How the games behind the scores of these runs were played, and how many other games do not count."""
+    """Return the action selection of the scored episodes, and how many other episodes are left out."""
     scores = [run.scores for run in runs if run.scores is not None and run.scores.games]
     kinds = " and ".join(dict.fromkeys(one.actions for one in scores)) or _DASH
     others = sum(one.other_games for one in scores)
-    return f"{kinds} ({others:,} games played otherwise are not counted)" if others else kinds
+    return f"{kinds} ({others:,} episodes with other actions left out)" if others else kinds
 
 
 def _steps_each(run: RunRecord) -> str:
     each = list(dict.fromkeys(task.steps for task in run.tasks))
     if not each:
         return _DASH
-    return f"{short_steps(each[0])} a game" if len(each) == 1 else ", ".join(short_steps(t.steps) for t in run.tasks)
+    return f"{short_steps(each[0])} per game" if len(each) == 1 else ", ".join(short_steps(t.steps) for t in run.tasks)
 
 
 def _seeds(runs: Sequence[RunRecord]) -> str:
@@ -166,18 +166,18 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def title_of(parts: Sequence[Sequence[RunRecord]]) -> str:
-    """A heading from agents and games; ``parts`` are runs that can be compared."""
+    """Return a heading with agents and games; each part holds comparable runs."""
     agents = list(dict.fromkeys(group.label for runs in parts for group in group_runs(runs)))
     who = " and ".join(agents) if len(agents) <= 2 else f"{len(agents)} agents"
     if len(parts) > 1:
         return f"{who}: {len(parts)} parts"
     first = parts[0][0]
     games = _games(first)
-    return f"{who} on {games}" if games else f"A run of {who}"
+    return f"{who} on {games}" if games else f"Run of {who}"
 
 
 def sequence_title(run: RunRecord) -> str:
-    """The games of a run, and their steps."""
+    """Return the games of a run and their steps."""
     return f"{_games(run) or 'unknown games'}, {_steps_each(run)}"
 
 
@@ -186,7 +186,7 @@ def _games(run: RunRecord) -> str:
 
 
 def _listed_games(games: Sequence[str], run: RunRecord) -> str:
-    """A few games by title, many by the name of their sequence."""
+    """Name up to four games by title, more by the name of their sequence."""
     if len(games) <= _FEW and not any("," in game for game in games):
         return games[0] if len(games) == 1 else f"{', '.join(games[:-1])} and {games[-1]}"
     return str(run.config.get("sequence_name") or f"{len(games)} games")

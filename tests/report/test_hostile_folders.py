@@ -48,7 +48,7 @@ def test_tasks_that_are_none_are_a_message(run):
     config = run / "config.toml"
     text = config.read_text()
     config.write_text("tasks = [{name = 'a'}, [1]]\n" + text[: text.index("[[tasks]]")])
-    with pytest.raises(UserError, match="is no resolved recipe"):
+    with pytest.raises(UserError, match="is not a resolved recipe"):
         inspect_run(run)
 
 
@@ -63,7 +63,7 @@ def test_rows_of_bits_that_cannot_be_meant_are_left_out(run, row):
     budget = load_budget(run, problems)
     assert budget.stages == (1,)
     assert budget.mean_frozen.tolist() == [[3.0]]
-    assert any("1 rows left out" in problem for problem in problems)
+    assert any("1 rows skipped" in problem for problem in problems)
     inspection_text(inspect_run(run))
 
 
@@ -91,7 +91,7 @@ def test_stages_that_cannot_be_are_refused(run, number):
     "weights", [np.ones((0, 3), np.float32), np.ones((2, 2), np.int64), np.ones((2, 2), np.float64)]
 )
 def test_trunks_that_are_none_are_refused(run, weights):
-    with pytest.raises(UserError, match="no trunk of float32 weights"):
+    with pytest.raises(UserError, match="no trunk with float32 weights"):
         Checkpoint(stage(run, {"trunk.fc1.weight": weights}, {}))
 
 

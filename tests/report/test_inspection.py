@@ -164,7 +164,7 @@ def test_weights_at_the_ends_of_their_intervals_have_not_left_but_their_bits_hav
     partly = np.count_nonzero((frozen > 0) & (frozen < N))
     assert 0.6 * partly < moved_.changed <= partly  # where the range or rounding does not stop it before
     text = inspection_text(inspect_run(run))
-    assert "no weight left an interval" in text
+    assert "every weight is inside the intervals" in text
     assert f"{moved_.changed:,}" in text
     assert "flip" not in text
 
@@ -183,7 +183,7 @@ def test_at_the_ends_of_half_intervals_no_bit_changes(tmp_path, end):
     assert (wide.earlier, wide.later) == (1, 3)
     assert wide.left > 100
     assert wide.changed > 100
-    assert "weights LEFT their interval" in inspection_text(inspect_run(run))
+    assert "weights OUTSIDE their interval" in inspection_text(inspect_run(run))
 
 
 def test_a_weight_that_is_no_number_counts_where_it_has_frozen_bits(run_of_two):
@@ -270,7 +270,7 @@ def test_the_first_layer_to_fill_up_decides(run_of_two):
     text = inspection_text(found)
     assert "8 more tasks until conv1" in text
     assert "after task 26" in text
-    assert "no weight left an interval" in text
+    assert "every weight is inside the intervals" in text
 
 
 def with_information(run, stage, shares, first_task=None):
@@ -343,7 +343,7 @@ def test_the_newest_plasticity_of_every_layer(run_of_two):
     ]
     assert "step 200, while learning boxing" in inspection_text(found)
     assert len(found.problems) == 1
-    assert "cut off" in found.problems[0]
+    assert "truncated" in found.problems[0]
 
 
 @pytest.mark.parametrize("file", ["policy.safetensors", "method.safetensors", "stage.json"])
@@ -369,7 +369,7 @@ def test_another_networks_checkpoint_is_left_out(run_of_two):
     write_stage(run, 3, {"fc1.weight": np.zeros((2, 2), np.float32)}, {})
     found = inspect_run(run)
     assert found.audit.stages == (1, 2)
-    assert "another network" in found.problems[0]
+    assert "other trunk shapes" in found.problems[0]
 
 
 def test_more_frozen_bits_than_there_are_is_damage(run_of_two):
@@ -476,7 +476,7 @@ def test_the_command_prints_text_or_json(run_of_two):
     write_stage(run, 3, nan, memory)
     text = CliRunner().invoke(cli.cli, ["inspect", str(run)])
     assert text.exit_code == 0
-    assert "weights LEFT their interval" in text.output
+    assert "weights OUTSIDE their interval" in text.output
     shown = CliRunner().invoke(cli.cli, ["inspect", str(run), "--json"])
     found = json.loads(shown.output, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert found["audit"]["pairs"][1]["furthest"] is None

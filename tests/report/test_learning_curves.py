@@ -40,7 +40,7 @@ def test_a_damaged_row_is_left_out_and_named(new_run):
         file.write("2500,3,krull,many,1\n2600,3,kr")
     run = load_run(path)
     assert len(run.returns.text["task"]) == 4
-    assert [problem for problem in run.problems if "returns.csv: 2 of 6 rows left out" in problem]
+    assert [problem for problem in run.problems if "returns.csv: 2 of 6 rows skipped" in problem]
 
 
 def test_the_page_draws_them_and_says_how_games_were_played(new_run, sketches, monkeypatch):
@@ -50,7 +50,7 @@ def test_the_page_draws_them_and_says_how_games_were_played(new_run, sketches, m
     monkeypatch.setattr(curves, "draw_training", lambda ax, lines, *rest: drawn.append(lines) or draw(ax, lines, *rest))
     html = write_report([with_returns(new_run("a"))]).page.read_text(encoding="utf-8")
     assert sorted({len(lines) for lines in drawn}) == [0, 1]
-    assert re.search(r"<dt>Actions in scores</dt><dd>greedy</dd>", html)
+    assert re.search(r"<dt>Actions in evaluations</dt><dd>greedy</dd>", html)
 
 
 def test_groups_that_were_not_played_alike_are_not_compared_silently(new_run, sketches):
@@ -58,7 +58,7 @@ def test_groups_that_were_not_played_alike_are_not_compared_silently(new_run, sk
     scores = other / "scores.csv"  # the recipe asks for greedy games, and there is none
     scores.write_text(scores.read_text().replace("greedy", "stochastic"))
     html = write_report([new_run("a"), other], out=other.parent / "page").page.read_text(encoding="utf-8")
-    assert "Not played alike: blip greedy; finetune stochastic." in html
+    assert "Different action selection in evaluations: blip greedy; finetune stochastic." in html
 
 
 def test_a_score_before_the_first_step_begins_the_tasks_curve_and_not_the_sum(new_run):

@@ -220,7 +220,7 @@ def test_observed_normalisation_spans_the_returns_seen_in_all_runs(new_run):
 
 def test_a_recipe_without_reference_scores_is_rescaled_and_says_so(new_run):
     page, _ = read(new_run("bare", normalisers=False))
-    assert "The recipe has no random and reference scores for every game" in page.text
+    assert "The recipe lacks random and reference scores for some games" in page.text
 
 
 def test_the_page_says_whose_score_is_1(new_run):
@@ -274,7 +274,7 @@ def test_boundaries_are_those_of_the_run_that_came_furthest(new_run, tmp_path, m
 def test_a_run_in_the_middle_says_how_far_it_is(new_run):
     page, written = read(new_run("half", stages=2))
     assert written.problems == ()
-    assert "2,000 of 3,000 steps seen, 2 of 3 games learned" in page.text
+    assert "2,000 of 3,000 steps, 2 of 3 games learned" in page.text
     assert "So far: after 2 of 3 games" in page.text
     (bar,) = page.all("progress")
     assert float(bar["value"]) == pytest.approx(2 / 3)
@@ -282,7 +282,7 @@ def test_a_run_in_the_middle_says_how_far_it_is(new_run):
 
 def test_a_run_that_has_just_begun_has_a_page(new_run):
     page, _ = read(new_run("new", stages=0))
-    assert "0 of 3,000 steps seen" in page.text
+    assert "0 of 3,000 steps" in page.text
     assert "No score yet." in page.text
     assert [one["id"] for one in page.all("section")] == SECTIONS
 
@@ -296,12 +296,12 @@ def test_one_game_has_an_acc_and_no_bwt(new_run):
 def test_games_that_were_cut_off_are_counted_in_words(new_run):
     run = new_run("cut")
     page, _ = read(run)
-    assert "cut off" not in page.text
+    assert "truncated" not in page.text
     lines = (run / "scores.csv").read_text(encoding="utf-8").splitlines()
     cut = [line.replace(",9,0,", ",9,1,") if number in (2, 5) else line for number, line in enumerate(lines)]
     (run / "scores.csv").write_text("\n".join(cut) + "\n", encoding="utf-8")
     page, _ = read(run)
-    assert f"2 of {len(lines) - 1} games were cut off before their end" in page.text
+    assert f"2 of {len(lines) - 1} episodes were truncated" in page.text
 
 
 def test_a_comparison_after_one_game_draws_no_empty_chart(new_run, tmp_path):
@@ -317,7 +317,7 @@ def test_games_learned_together_have_one_row_and_no_bwt(new_run):
     page, _ = read(new_run("multi", agent="multitask", together=True, bits=False))
     assert "the games were learned together" in page.text
     assert "all together: Kung-Fu Master 0.444, Boxing 0.667, Krull 1.00" in "\n".join(page.alts)
-    assert "this method freezes none, or none yet" in page.text
+    assert "the method freezes none, or no game" in page.text
 
 
 def test_a_line_cut_off_is_left_out_and_named(new_run):
@@ -327,7 +327,7 @@ def test_a_line_cut_off_is_left_out_and_named(new_run):
     with (run / "bits.csv").open("a") as file:
         file.write("3,fc1,we")
     page, written = read(run)
-    assert "scores.csv', line 38: not a whole score" in page.text.replace("'scores.csv'", "scores.csv'")
+    assert "scores.csv', line 38: incomplete or invalid row" in page.text.replace("'scores.csv'", "scores.csv'")
     assert "bits.csv: 1 of" in page.text
     assert len(written.problems) == 2
     assert "complete: all 3 games" in page.text
@@ -364,7 +364,7 @@ BROKEN = {
     ),
     "endless steps": (
         lambda run: (run / "speed.csv").write_text("env_steps,stage,steps_per_second,peak_memory_mb\ninf,1,3,2\n"),
-        "speed.csv: 1 of 1 rows left out",
+        "speed.csv: 1 of 1 rows skipped",
     ),
     "more steps than there can be": (
         lambda run: (run / "scores.csv").write_text(
@@ -374,7 +374,7 @@ BROKEN = {
     ),
     "words for numbers": (
         lambda run: (run / "speed.csv").write_text("env_steps,stage,steps_per_second,peak_memory_mb\n1,1,fast,2\n"),
-        "speed.csv: 1 of 1 rows left out",
+        "speed.csv: 1 of 1 rows skipped",
     ),
 }
 
@@ -403,7 +403,7 @@ def test_the_command_warns_of_what_is_missing(new_run):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="is not a run folder and holds none"):
+    with pytest.raises(UserError, match="is not a run folder and contains none"):
         write_report([tmp_path / "empty"])
     assert CliRunner().invoke(cli, ["report", str(tmp_path / "empty")], standalone_mode=True).exit_code == 2
     assert not (tmp_path / "empty" / "report.html").exists()
@@ -464,7 +464,7 @@ def test_the_share_of_weights_without_information_is_below_each_map(new_run):
     page, written = read(run)
     shares = re.findall(r"<small>([0-9]+%) without information</small>", written.page.read_text(encoding="utf-8"))
     assert shares == ["80%", "25%", "0%", "0%"]
-    assert "prior 1.5e-09 froze 3.00 bits on average" in page.text
+    assert "prior 1.5e-09 froze on average 3.00 bits" in page.text
     assert any("80% have no information" in image.get("alt", "") for image in page.all("img"))
 
 
@@ -492,7 +492,7 @@ def test_a_file_that_is_no_gif_is_left_out(new_run):
     (run / "gifs").mkdir()
     (run / "gifs" / "grid.gif").write_bytes(b"<svg onload=alert(1)>")
     page, written = read(run)
-    assert written.problems == (("pictures", "gifs/grid.gif is no GIF: left out"),)
+    assert written.problems == (("pictures", "gifs/grid.gif is not a GIF: left out"),)
     assert "image/gif" not in "".join(image["src"] for image in page.all("img"))
 
 

@@ -19,7 +19,7 @@ def test_an_imported_agent_is_a_finished_run(sketches, tmp_path):
     assert (record.complete, record.env_steps) == (True, 500)
     assert status(record).share == 1
     assert status(record).text == "complete: one game, 500 steps; not scored yet (blip-rl evaluate scores it)"
-    assert "still running" not in write_report([run]).page.read_text(encoding="utf-8")
+    assert "running or stopped" not in write_report([run]).page.read_text(encoding="utf-8")
 
 
 def test_a_last_stage_beside_a_snapshot_is_not_the_end(tmp_path):

@@ -200,7 +200,7 @@ def test_a_damaged_config_is_named(run, text):
     (run / "config.toml").write_text(text, encoding="utf-8")
     message = refused(run)
     assert str(run / "config.toml") in message
-    assert "put" in message
+    assert "restore" in message
 
 
 def test_a_config_that_is_no_text_is_named(run):
@@ -266,4 +266,4 @@ def test_a_damaged_line_is_named(run, column, value):
 def test_an_unknown_task_is_named_with_those_that_are_known(tmp_path):
     message = refused(write(tmp_path, lines([(100, 1, "after", "pong", (1, 2))])))
     assert "line 2: task 'pong' is not one of config.toml's (a, b)" in message
-    assert "of one run" in message
+    assert "of the same run" in message

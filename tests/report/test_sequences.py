@@ -77,7 +77,7 @@ def test_each_sequence_has_a_part_of_its_own_and_the_page_says_what_cannot_be_co
     assert len(anchors) == len(set(anchors)) == 3 * 10 + 1
     titles = re.findall(r'<h1 class="part-title">(.*)</h1>', html)
     assert [title.partition(":")[0] for title in titles] == ["Part 1", "Part 2", "Part 3"]
-    assert titles[1].endswith("2k a game")
+    assert titles[1].endswith("2k per game")
     first, second, third = (html.index(f'<section id="part-{number}-summary"') for number in (1, 2, 3))
     assert "2 seeds, no interval" in html[first:second]
     assert "one seed" in html[second:third]
@@ -91,7 +91,7 @@ def test_scores_of_one_part_do_not_rescale_another(tmp_path):
     html = write_report([whole, bare], out=tmp_path / "out").page.read_text(encoding="utf-8")
     part_1, part_2 = html.split('<section id="part-2-run"')
     assert "rescaled" not in part_1
-    assert "The recipe has no random and reference scores for every game" in part_2
+    assert "The recipe lacks random and reference scores for some games" in part_2
     alone = write_report([whole], out=tmp_path / "alone").page.read_text(encoding="utf-8")
     tiles = re.compile(r'<p class="value">(.*)</p>')
     assert tiles.findall(part_1) == tiles.findall(alone)
