@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.storage.integrity import WRITTEN_FIRST
 from blip_rl.tasks.games import plain_name
 
 _RECIPE = "config.toml"
@@ -147,12 +148,8 @@ def _never_begun(path: Path) -> bool:
     if not inside:
         return True
     names = {entry.name for entry in inside}
-    if _RECIPE in names or _LOCK not in names:  # decided here to avoid importing torch
-        return False
-    from blip_rl.storage.integrity import WRITTEN_FIRST  # imports torch
-
     files = all(entry.is_file(follow_symlinks=False) for entry in inside)
-    return files and names <= {_LOCK, f".{_RECIPE}.writing", *WRITTEN_FIRST}
+    return files and _LOCK in names and names <= {_LOCK, f".{_RECIPE}.writing", *WRITTEN_FIRST}
 
 
 def check_parent(path: Path) -> None:
