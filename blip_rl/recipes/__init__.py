@@ -1,7 +1,7 @@
-"""Recipes: found by name or path, merged, overridden, validated, with every mistake named at once.
+"""Recipes: find, merge, override and validate them, and report all errors at once.
 
-``files`` finds and reads them, ``games`` knows what ``--games`` means, ``overrides`` lays settings over settings,
-``problems`` puts what is wrong into words, and ``resolve`` makes one ``RunConfig`` of it all.
+``files`` finds and reads recipe files, ``games`` resolves ``--games``, ``overrides`` merges layers of settings,
+``problems`` formats validation errors, and ``resolve`` builds one ``RunConfig``.
 """
 
 from blip_rl.recipes.files import GameInfo, RecipeInfo, list_agents, list_games, list_sequences

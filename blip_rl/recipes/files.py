@@ -1,7 +1,7 @@
-"""Where recipe files are, and how one is read.
+"""Find and read recipe files.
 
-Standard library only: shell completion and the lists come from here, and a recipe may come from a stranger, so
-reading one runs no code and follows no include.
+Standard library only, because shell completion and ``blip-rl list`` must start fast. A recipe may come from a
+stranger: reading one runs no code and opens no other file of the stranger's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RecipeInfo:
 
 @dataclass(frozen=True)
 class GameInfo:
-    """A task that a shipped sequence names, so that ``--games`` knows it too."""
+    """A task of a shipped sequence, which ``--games`` accepts by its name."""
 
     name: str
     title: str
@@ -103,10 +103,10 @@ def shown(path: Path) -> str:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Parse a TOML file, whatever it turns out to hold.
+    """Parse a TOML file; its contents are not validated.
 
     Raises:
-        UserError: no readable file of TOML text of at most 1 MB.
+        UserError: it is not a readable TOML file of at most 1 MB.
     """
     name = shown(path)
     return parse_toml(_read_text(path, name), name)
@@ -171,7 +171,7 @@ def sequence_with(game: str) -> tuple[Path, str] | None:
 
 
 def _rom_in(task: dict[str, Any]) -> str | None:
-    """The ROM that a task plays; a Gymnasium id says nothing of how its task changes it, so it names no task."""
+    """Return the ROM of a task; None for a Gymnasium id, which several tasks may modify differently."""
     game = task.get("game")
     return game if isinstance(game, str) and game.isidentifier() else None
 
@@ -181,7 +181,7 @@ def _shipped_tasks() -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             tasks = read_recipe(path).get("tasks")
         except UserError:
-            continue  # reported when the file is asked for; it must not take the others along
+            continue  # reported when the file itself is used; the other files stay usable
         for task in tasks if isinstance(tasks, list) else []:
             if isinstance(task, dict) and isinstance(task.get("name"), str):
                 yield path, task

@@ -27,7 +27,7 @@ TRUSTED = "BLIP_RL_TRUSTED_PACKAGES"
 
 @dataclass(frozen=True)
 class Games:
-    """What ``--games`` means: the tasks, and the sequence file whose sections apply."""
+    """The resolved ``--games``: the tasks, and the sequence file whose sections apply."""
 
     name: str
     tasks: tuple[TaskConfig, ...]
@@ -50,10 +50,10 @@ def split_names(text: str, option: str = "--games") -> tuple[str, ...]:
 
 
 def check_task_count(tasks: int, source: str) -> None:
-    """Refuse more tasks than a run can be about.
+    """Check the number of tasks of a run.
 
     Raises:
-        UserError: there are more.
+        UserError: there are too many.
     """
     if tasks > MOST_TASKS:
         raise UserError(f"{source}: {tasks:,} tasks: expected at most {MOST_TASKS}")
@@ -66,7 +66,7 @@ def choose_games(text: str) -> Games:
     from: a run has one of each.
 
     Raises:
-        UserError: an empty item, a name that means nothing, a task named twice, or a faulty sequence file; all at once.
+        UserError: an empty item, an unknown name, a duplicate task, or an invalid sequence file; all at once.
     """
     lines: list[str] = []
     parts = [part for name in split_names(text) if (part := attempt(lines, _games_of, name))]
@@ -81,7 +81,7 @@ def choose_games(text: str) -> Games:
 
 
 def _check_given_once(text: str, parts: list[Games]) -> None:
-    """Refuse two tasks of one name, and a ROM in two items of the list; a sequence may repeat one under two names."""
+    """Refuse duplicate task names, and a ROM in two items; within one sequence a ROM may have two names."""
     from blip_rl.tasks.games import rom_name
 
     given: dict[str, str] = {}
@@ -99,7 +99,7 @@ def _check_given_once(text: str, parts: list[Games]) -> None:
 
 
 def _games_of(name: str) -> Games:
-    """Return what one item of the list means."""
+    """Resolve one item of the list."""
     from blip_rl.tasks.games import check_game, plain_name
 
     sequences = {plain_name(sequence): sequence for sequence in recipe_names("envs")}
@@ -110,7 +110,7 @@ def _games_of(name: str) -> Games:
     if found := sequence_with(name):
         return _one_task(*found)
     game = check_game(name, [*(info.name for info in list_games()), *sequences.values()])
-    if found := sequence_with(game):  # by an outdated id of its ROM, such as KrullNoFrameskip-v4
+    if found := sequence_with(game):  # matched by an old Gymnasium id of the ROM, such as KrullNoFrameskip-v4
         return _one_task(*found)
     task_name = re.sub(r"[^A-Za-z0-9_.:-]+", "-", game).lstrip("_.:-")[:80] or "game"
     task = TaskConfig(name=task_name, game=game, title=game.replace("_", " "))
@@ -125,7 +125,7 @@ def _one_task(path: Path, name: str) -> Games:
 
 
 def _with_published_scores(task: TaskConfig) -> TaskConfig:
-    """Normalise an Atari task whose recipe gives no scores by the published ones, with a human as the reference."""
+    """Return an Atari task without scores with the published random and human scores, human as the reference."""
     from blip_rl.tasks.games import rom_name
 
     if (task.random_score, task.reference_score, task.human_score) != (None, None, None):
@@ -158,7 +158,7 @@ def _read_sequence(path: Path) -> Games:
 
 
 def _playable(task: TaskConfig, place: str) -> TaskConfig:
-    """Return a sequence's task with its game's own name and, where it needs them, the published scores.
+    """Return a task of a sequence with its canonical game name and, if it has no scores, the published ones.
 
     Raises:
         UserError: the game is unknown, or would import a package.
@@ -175,7 +175,7 @@ def _playable(task: TaskConfig, place: str) -> TaskConfig:
 
 
 def check_tasks_of(values: dict[str, Any], source: str) -> None:
-    """Refuse a file of too many tasks before each of them is looked at.
+    """Check the number of tasks in a file before each is validated.
 
     Raises:
         UserError: there are too many.

@@ -28,7 +28,7 @@ _OWN_OPTIONS = {"steps": "--steps", "seed": "--seed", "device": "--device", "gam
 
 
 class _Remove:
-    """The value of ``--set KEY=none``: the key goes."""
+    """Value of ``--set KEY=none``: remove the key."""
 
     def __repr__(self) -> str:
         return "none"
@@ -39,14 +39,14 @@ REMOVE = _Remove()
 
 @dataclass(frozen=True)
 class Layer:
-    """Some settings and where they come from.
+    """Settings and their source.
 
     Attributes:
-        source: A file, or the option as it was typed.
+        source: A file, or an option as typed.
         values: Nested tables.
-        prefix: What the keys are called in a file, before what they are called here.
-        option_key: Of an option, the key that it sets: the source already shows this key and its value.
-        is_base: Whether a recipe inherits these settings, so that what is missing is missing in the recipe.
+        prefix: Prefix of the keys in the file: ``agent.`` in a sequence.
+        option_key: Key that an option sets; messages do not repeat it because the source shows it with its value.
+        is_base: Whether a recipe inherits these settings; missing keys are then reported for the recipe, not for them.
     """
 
     source: str
@@ -75,7 +75,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Override:
-    """One ``--set``, read: which recipe it belongs to, and the layer it makes."""
+    """A parsed ``--set``: the kind of recipe, the key and the value."""
 
     recipe: Literal["agent", "sequence"]
     key: tuple[str, ...]
@@ -118,10 +118,10 @@ def _parse_value(text: str) -> Any:
         return REMOVE
     try:
         parsed = tomllib.loads(f"value = {text}")
-        str(parsed)  # what cannot be shown, a number of thousands of digits, cannot be told about either
+        str(parsed)  # raises for integers of thousands of digits, which no message could show
     except (ValueError, RecursionError):
         return text
-    # A line break could smuggle further keys in; then it is text like any other.
+    # A line break could add further keys; such a value is plain text.
     return parsed["value"] if set(parsed) == {"value"} else text
 
 
@@ -156,10 +156,10 @@ def method_name_first(overrides: list[Override]) -> list[Override]:
 
 
 def merge(layers: list[Layer]) -> tuple[dict[str, Any], list[str]]:
-    """Lay each layer over those before it; tables merge, everything else replaces.
+    """Merge layers: later ones replace values of earlier ones, tables are merged.
 
     Returns:
-        The result, and a line for each key that was to be removed and is not there.
+        The merged settings, and an error line for each key to remove that is not set.
     """
     result: dict[str, Any] = {}
     lines: list[str] = []
@@ -187,7 +187,7 @@ def _drop_settings_of_another_method(result: dict[str, Any], values: dict[str, A
 
 
 def _lay_over(under: dict[str, Any], over: dict[str, Any], location: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Merge in place; return the locations that were to be removed and are not there."""
+    """Merge in place; return the locations to remove that are not set."""
     missing = []
     for key, value in over.items():
         if isinstance(value, _Remove):

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in plain words: one line a problem, with the key, the value and the rule."""
+"""Format validation errors of recipes: one line each, with the key, the value and the rule."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MOST_LINES = 20
 
 
 class RecipeError(UserError):
-    """Every problem of a recipe and its overrides, one line each."""
+    """All errors of a recipe and its overrides, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
-        """Join the lines; what goes past the first twenty is counted only."""
+        """Join the lines; only the first twenty are shown, the rest is counted."""
         self.problems = problems
         lines = problems[:_MOST_LINES]
         if len(problems) > len(lines):
@@ -32,7 +32,7 @@ class RecipeError(UserError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, before it is known which file or option is to blame."""
+    """One validation error, without the file or option that caused it."""
 
     location: Location
     text: str
@@ -41,11 +41,11 @@ class Problem:
 
     @property
     def is_about_keys(self) -> bool:
-        """Whether the rule is about several keys of a section, which the text then names as ``key = value``."""
+        """Whether the rule concerns several keys of a section, which the text names as ``key = value``."""
         return not self.has_value and not self.text.startswith("missing")
 
     def under(self, *prefix: str) -> Problem:
-        """Return the same problem, seen from further outside."""
+        """Return the same problem with a prefix before its location."""
         return Problem((*prefix, *self.location), self.text, self.has_value, self.value)
 
     def line(self, prefix: str = "") -> str:
@@ -55,13 +55,13 @@ class Problem:
 
 
 def dotted(location: Location) -> str:
-    """Return a key as a recipe's author knows it: ``trunk.image.conv[0][1]``."""
+    """Return a location as a dotted key: ``trunk.image.conv[0][1]``."""
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
     return path.removeprefix(".") or "the recipe"
 
 
 def show(value: object) -> str:
-    """Return a value as TOML would write it, roughly: on one line, short, without control characters."""
+    """Return a value in approximate TOML syntax: one short line without control characters."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
@@ -74,7 +74,7 @@ def show(value: object) -> str:
 
 
 def checked(model: type[Model], values: object) -> tuple[Model | None, list[Problem]]:
-    """Validate; return the model, or None and what is wrong."""
+    """Validate; return the model and no problems, or None and the problems."""
     try:
         return model.model_validate(values), []
     except ValidationError as error:
@@ -90,7 +90,7 @@ def validated(model: type[Model], values: object, source: str) -> Model:
 
 
 def attempt(lines: list[str], step: Callable[..., Result], *arguments: Any) -> Result | None:
-    """Run one step; on a mistake note its lines and go on, so that the others are found too."""
+    """Run one step; on an error append its lines and return None, so that later errors are found too."""
     try:
         return step(*arguments)
     except RecipeError as error:
@@ -101,14 +101,14 @@ def attempt(lines: list[str], step: Callable[..., Result], *arguments: Any) -> R
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Translate what pydantic found."""
+    """Convert a pydantic error to problems."""
     schema = model.model_json_schema()
     details = [dict(detail) for detail in error.errors(include_url=False)]
     return [_problem(detail, schema) for detail in details if not _is_echo(detail)]
 
 
 def _is_echo(detail: dict[str, Any]) -> bool:
-    """Return whether a list is called too short only because pydantic does not count its faulty members."""
+    """Return whether a "too short" error is spurious: pydantic does not count invalid members."""
     return detail["type"] == "too_short" and bool(len(detail["input"]) >= detail["ctx"]["min_length"])
 
 
@@ -122,19 +122,19 @@ def _problem(detail: dict[str, Any], root: dict[str, Any]) -> Problem:
         return Problem(location, f"unknown key{hint} (allowed: {', '.join(allowed) or 'none'})", True, value)
     if detail["type"] in {"value_error", "assertion_error"}:
         text = str(detail["ctx"]["error"]).removeprefix(f"{value!r}: ")
-        # A rule about several keys names them and their values itself.
+        # The text of a rule about several keys already has the keys and their values.
         return Problem(location, text, has_value=not isinstance(value, dict | list | tuple), value=value)
     return Problem(location, _rule(root, location) or str(detail["msg"]), True, value)
 
 
 def _rule(root: dict[str, Any], location: Location) -> str:
-    """Return what the model expects at a location: ``expected a number greater than 0``."""
+    """Return the rule of the schema at a location: ``expected a number greater than 0``."""
     expected = _expectation(_at(root, location))
     return f"expected {expected}" if expected else ""
 
 
 def _at(root: dict[str, Any], location: Location) -> dict[str, Any]:
-    """Follow a location through a JSON schema; an empty schema where it leads nowhere."""
+    """Follow a location through a JSON schema; return an empty schema if it does not exist."""
     schema = _resolved(root, root)
     for step in location:
         if isinstance(step, int):
@@ -147,7 +147,7 @@ def _at(root: dict[str, Any], location: Location) -> dict[str, Any]:
 
 
 def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """Look through references and through ``X or nothing``."""
+    """Resolve references and optional types."""
     for _ in range(8):
         if "$ref" in schema:
             schema = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]

@@ -37,7 +37,7 @@ _REMOVAL_HINT = "; --set method.KEY=none removes a key that the recipe gives"
 
 
 class _Options(Settings):
-    """What of a run its options decide."""
+    """Settings of a run that its options give."""
 
     steps: Steps | None
     seed: Seed
@@ -45,7 +45,7 @@ class _Options(Settings):
 
 
 class _Sections(Settings):
-    """What ``--set`` can change beside the agent: sections of a sequence recipe, and how the machine is used."""
+    """Sections that ``--set`` can change beside the agent's: those of a sequence recipe, and ``compute``."""
 
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -62,7 +62,7 @@ def resolve(
     device: str = "auto",
     overrides: Sequence[str] = (),
 ) -> RunConfig:
-    """Turn what a person typed into the configuration of a run.
+    """Resolve names and options to the configuration of a run.
 
     Args:
         games: Names separated by commas: tasks of the shipped sequences, sequences, paths of sequence files, ALE ROMs,
@@ -71,10 +71,10 @@ def resolve(
         steps: Steps of every task, for example ``500k``; None leaves each its own.
         seed: Seed of the run.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        overrides: ``section.key=value`` settings that beat the recipes'.
+        overrides: ``section.key=value`` settings that replace the recipes'.
 
     Raises:
-        RecipeError: everything that is wrong, one line each.
+        RecipeError: with all errors, one line each.
     """
     lines: list[str] = []
     options = attempt(lines, _options, {"steps": steps, "seed": seed, "device": device})
@@ -125,7 +125,7 @@ def load_run_config(path: Path) -> RunConfig:
     """Read the configuration of a run from its folder, or from the ``config.toml`` in it.
 
     Raises:
-        UserError: no such file, everything that is wrong with it, or something in the folder leads out of it.
+        UserError: there is no such file, it is invalid (all errors at once), or a link in the folder leaves it.
     """
     file = path / _CONFIG_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
@@ -140,10 +140,10 @@ def parse_run_config(text: str, source: str) -> RunConfig:
 
     Args:
         text: TOML.
-        source: What messages call it.
+        source: Name of the text in messages.
 
     Raises:
-        UserError: everything that is wrong with it.
+        UserError: it is invalid; all errors at once.
     """
     return _run_config(parse_toml(text, source), source)
 
@@ -161,7 +161,7 @@ def _run_config(values: dict[str, Any], source: str) -> RunConfig:
 
 
 def _foreign_problems(config: RunConfig) -> list[str]:
-    """What a run folder's recipe may not say, because a stranger may have written it."""
+    """Return what a run folder, which may come from a stranger, may not contain in its recipe."""
     # Files are named after the agent and the sequence.
     names = {"agent_name": config.agent_name, "sequence_name": config.sequence_name}
     problems = [
@@ -237,7 +237,7 @@ def _sections(games: Games, overrides: list[Override]) -> _Sections:
 
 
 def _with_step_cap(evaluation: EvaluationConfig, atari: AtariConfig) -> EvaluationConfig:
-    """Unless a recipe sets a cap, let a scored game last as long as the emulator does."""
+    """Return the evaluation with the emulator's limit as the cap of an episode, unless the recipe sets one."""
     if "max_episode_steps" in evaluation.model_fields_set:
         return evaluation
     decisions = -(-atari.max_episode_frames // atari.frame_skip)
@@ -245,7 +245,7 @@ def _with_step_cap(evaluation: EvaluationConfig, atari: AtariConfig) -> Evaluati
 
 
 def _method_settings(method: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Let the method check its own settings; return them with its defaults filled in, and what is wrong."""
+    """Validate the settings of a method; return them with defaults, and the problems."""
     from blip_rl.methods import load_method, method_names
 
     name = method.get("name")
@@ -264,7 +264,7 @@ def _method_settings(method: dict[str, Any]) -> tuple[dict[str, Any], list[Probl
 
 
 def _learning_problems(learning: object, method: dict[str, Any]) -> list[Problem]:
-    """Return what is wrong with where tasks are learned, given the method; an unknown method is not told of here."""
+    """Return a problem if the method cannot be combined with ``learning``; unknown methods are reported elsewhere."""
     from blip_rl.methods import load_method, method_names
 
     name = str(method.get("name")).replace("-", "_")
@@ -278,12 +278,12 @@ def _learning_problems(learning: object, method: dict[str, Any]) -> list[Problem
 
 
 def _with_removal_hint(problem: Problem) -> Problem:
-    """Say how to take one of several keys away, where the rule is about the whole section."""
+    """Add how to remove a key, if the rule concerns the whole section."""
     return problem if problem.location else Problem((), problem.text + _REMOVAL_HINT)
 
 
 def _without_none(values: Any) -> Any:
-    """Leave out what is unset: TOML has no null."""
+    """Remove None values: TOML has no null."""
     if isinstance(values, dict):
         return {key: _without_none(value) for key, value in values.items() if value is not None}
     return [_without_none(value) for value in values] if isinstance(values, list) else values
