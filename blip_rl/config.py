@@ -218,6 +218,11 @@ class TaskConfig(Settings):
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] | None = None
     """Multiply vector observations by a random orthogonal matrix with this seed; None leaves them unchanged."""
 
+    @property
+    def has_normalisers(self) -> bool:
+        """Whether returns can be normalised: the recipe gives a random and a reference score."""
+        return self.random_score is not None and self.reference_score is not None
+
     @model_validator(mode="after")
     def _scores_differ(self) -> Self:
         if self.random_score is not None and self.random_score == self.reference_score:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import RunConfig
 from blip_rl.core import metrics
 from blip_rl.formatting import aligned, score_text
 from blip_rl.references import task_scale
@@ -27,7 +27,7 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     rollout = config.agent.ppo.environments * config.agent.ppo.rollout_steps
     rounded = any(config.learning_steps(stage) % rollout for stage in range(1, len(config.tasks) + 1))
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
-    scored = any(map(_has_normalisers, config.tasks))
+    scored = any(task.has_normalisers for task in config.tasks)
     scale = f"normalised scores: {task_scale(config.tasks)}\n" if scored else ""
     return (
         f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
@@ -118,7 +118,7 @@ def _number(value: float, signed: bool, why: str) -> str:
 
 
 def _notes(config: RunConfig) -> list[str]:
-    bare = [task.name for task in config.tasks if not _has_normalisers(task)]
+    bare = [task.name for task in config.tasks if not task.has_normalisers]
     scale = f"normalised: {task_scale(config.tasks)}"
     missing = f"no normalisers: the recipe gives no random_score and reference_score for {', '.join(bare)}"
     return [
@@ -126,7 +126,3 @@ def _notes(config: RunConfig) -> list[str]:
         *([missing] if bare else []),
         *(["forgetting: score just after learning a game − score at the end"] if len(config.tasks) > 1 else []),
     ]
-
-
-def _has_normalisers(task: TaskConfig) -> bool:
-    return task.random_score is not None and task.reference_score is not None

@@ -34,9 +34,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
     """Return page → chart → [kind, tags]; one chart shows all games or all layers. Tags are regular expressions."""
     charts = {
         "games": {
-            "normalised score": [
-                f"eval/{_escaped(task)}/normalised" for task in config.tasks if _has_normalisers(task)
-            ],
+            "normalised score": [f"eval/{_escaped(task)}/normalised" for task in config.tasks if task.has_normalisers],
             "mean return": [f"eval/{_escaped(task)}/return" for task in config.tasks],
         },
         "continual learning": {
@@ -77,18 +75,14 @@ def settings(config: RunConfig) -> dict[str, bool | str | float | None]:
 def metrics(config: RunConfig) -> list[str]:
     """Return the tags of the continual-learning metrics and of each game's latest score."""
     run = ["continual/acc", "continual/bwt", "continual/accumulated_normalised_reward"]
-    normalised = any(_has_normalisers(task) for task in config.tasks)
-    games = [f"eval/{task.name}/{'normalised' if _has_normalisers(task) else 'return'}" for task in config.tasks]
+    normalised = any(task.has_normalisers for task in config.tasks)
+    games = [f"eval/{task.name}/{'normalised' if task.has_normalisers else 'return'}" for task in config.tasks]
     return [*(run if normalised else []), *games]
 
 
 def _loggable(value: Any) -> bool | str | float:
     """HParams accepts booleans, numbers and strings only."""
     return value if isinstance(value, bool | int | float | str) else str(value)
-
-
-def _has_normalisers(task: TaskConfig) -> bool:
-    return task.random_score is not None and task.reference_score is not None
 
 
 def _escaped(task: TaskConfig) -> str:
