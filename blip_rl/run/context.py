@@ -12,7 +12,7 @@ from blip_rl.console import Console
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.base import Method
 from blip_rl.run.interruption import StopRequest
-from blip_rl.run.plasticity import PlasticityPanel
+from blip_rl.run.plasticity import PlasticityRecorder
 from blip_rl.run.scores import ScoreBook
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder
@@ -44,7 +44,7 @@ class RunContext:
     method: Method
     logger: Logger
     scores: ScoreBook
-    plasticity: PlasticityPanel
+    plasticity: PlasticityRecorder
     returns: TrainingReturns
     console: Console
     stop: StopRequest

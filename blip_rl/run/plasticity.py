@@ -36,24 +36,24 @@ class LayerPlasticity:
 
 
 @dataclass(frozen=True)
-class _Watched:
+class _Subject:
     policy: ContinualPolicy
     task: str
     observations: Tensor
 
 
-class PlasticityPanel:
+class PlasticityRecorder:
     """Measures plasticity and writes it to ``plasticity.csv`` and TensorBoard."""
 
     def __init__(self, folder: RunFolder, logger: Logger, method: Method) -> None:
         self._folder, self._logger, self._method = folder, logger, method
-        self._watched: _Watched | None = None
+        self._subject: _Subject | None = None
 
     def states_of(self, task: str) -> Tensor | None:
-        """Return the observations used for a task, (states, ...); None if :meth:`watch` has set none."""
-        return self._watched.observations if self._watched is not None and self._watched.task == task else None
+        """Return the observations used for a task, (states, ...); None if :meth:`measure_on` has set none."""
+        return self._subject.observations if self._subject is not None and self._subject.task == task else None
 
-    def watch(self, policy: ContinualPolicy, observations: Tensor) -> None:
+    def measure_on(self, policy: ContinualPolicy, observations: Tensor) -> None:
         """Measure the policy's current task from now on, on at most ``STATES`` of these observations.
 
         Args:
@@ -61,14 +61,14 @@ class PlasticityPanel:
             observations: (states, ...), unprocessed, of the current task, on any device.
         """
         states = evenly_spaced_states(observations).to(policy.device)
-        self._watched = _Watched(policy, policy.current_name, states)
+        self._subject = _Subject(policy, policy.current_name, states)
 
     def record(self, stage: int, phase: Phase, env_steps: int) -> None:
-        """Measure and write every layer; does nothing before :meth:`watch`."""
-        if self._watched is None:
+        """Measure and write every layer; does nothing before :meth:`measure_on`."""
+        if self._subject is None:
             return
-        watched = self._watched
-        layers = measure(watched.policy, self._method, watched.task, watched.observations)
+        subject = self._subject
+        layers = measure(subject.policy, self._method, subject.task, subject.observations)
         self._folder.add_plasticity(
             PlasticityRow(env_steps, stage, phase, layer, **vars(metrics)) for layer, metrics in layers.items()
         )

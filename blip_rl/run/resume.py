@@ -161,4 +161,4 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
     run.returns.finished = dict(saved.returns)
     if saved.watched is not None:
         with agent.policy.using_task(plasticity_task):
-            run.plasticity.watch(agent.policy, saved.watched)
+            run.plasticity.measure_on(agent.policy, saved.watched)

@@ -26,7 +26,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.records import Phase, ScoreRow, SpeedRow
 from blip_rl.run.interruption import StopRequest
-from blip_rl.run.plasticity import PlasticityPanel
+from blip_rl.run.plasticity import PlasticityRecorder
 from blip_rl.storage.run_folder import RunFolder
 
 _CUT_OFF = 4  # times its share of steps: cuts off a policy that got stuck after the last evaluation
@@ -52,7 +52,7 @@ class ScoreBook:
         console: Console,
         method: Method,
         stop: StopRequest,
-        plasticity: PlasticityPanel,
+        plasticity: PlasticityRecorder,
     ) -> None:
         self._config, self._folder, self._logger, self._console = config, folder, logger, console
         self._method, self._stop, self._plasticity = method, stop, plasticity

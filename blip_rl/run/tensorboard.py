@@ -26,7 +26,9 @@ def describe_run(logger: Logger, config: RunConfig) -> None:
     for output in logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):
             output.writer.add_custom_scalars(layout(config))
-    logger.record("settings", HParam(settings(config), dict.fromkeys(metrics(config), 0.0)), exclude=_EVERYWHERE_ELSE)
+    logger.record(
+        "settings", HParam(hyperparameters(config), dict.fromkeys(metric_tags(config), 0.0)), exclude=_EVERYWHERE_ELSE
+    )
     logger.dump(0)
 
 
@@ -60,7 +62,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def settings(config: RunConfig) -> dict[str, bool | str | float | None]:
+def hyperparameters(config: RunConfig) -> dict[str, bool | str | float | None]:
     """Return the hyperparameters that distinguish runs, flattened: ``ppo.learning_rate``, ``method.gain``, …."""
     agent = config.agent.model_dump(exclude={"description"})
     return {
@@ -72,7 +74,7 @@ def settings(config: RunConfig) -> dict[str, bool | str | float | None]:
     }
 
 
-def metrics(config: RunConfig) -> list[str]:
+def metric_tags(config: RunConfig) -> list[str]:
     """Return the tags of the continual-learning metrics and of each game's latest score."""
     run = ["continual/acc", "continual/bwt", "continual/accumulated_normalised_reward"]
     normalised = any(task.has_normalisers for task in config.tasks)

@@ -29,7 +29,7 @@ from blip_rl.run.consolidation import consolidate
 from blip_rl.run.context import RunContext, stage_seed, training_seed
 from blip_rl.run.interruption import StopRequest, StopRequestError, resume_hint, with_resume_hint
 from blip_rl.run.multitask import multitask_training
-from blip_rl.run.plasticity import PlasticityPanel
+from blip_rl.run.plasticity import PlasticityRecorder
 from blip_rl.run.resources import check_training
 from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, roll_back
 from blip_rl.run.scores import ScoreBook
@@ -206,7 +206,7 @@ def _seeds(config: RunConfig) -> dict[str, Any]:
 def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunContext:
     logger = configure(str(folder.path), ["tensorboard"])
     stop = StopRequest(console.say)
-    plasticity = PlasticityPanel(folder, logger, method)
+    plasticity = PlasticityRecorder(folder, logger, method)
     return RunContext(
         config,
         folder,

@@ -167,7 +167,7 @@ class TrainingCallback(BaseCallback):
     def _keep_states(self) -> None:
         """Keep observations of the first rollout, on which every evaluation measures plasticity."""
         self._has_states = True
-        self._plasticity.watch(self._agent.policy, self._rollout.all_observations())
+        self._plasticity.measure_on(self._agent.policy, self._rollout.all_observations())
 
     def _bar_metrics(self) -> dict[str, str]:
         """Return the metrics shown behind the progress bar."""

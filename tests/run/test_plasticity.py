@@ -15,7 +15,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import FinishedTask, Method
 from blip_rl.methods.packnet import Packnet
 from blip_rl.run import plasticity
-from blip_rl.run.plasticity import STATES, PlasticityPanel, evenly_spaced_states, measure
+from blip_rl.run.plasticity import STATES, PlasticityRecorder, evenly_spaced_states, measure
 from blip_rl.run.train import train
 from tests.small_runs import small_config
 
@@ -152,7 +152,7 @@ def test_measuring_leaves_no_trace_in_what_training_uses():
 
 
 def test_nothing_is_measured_before_there_are_states():
-    PlasticityPanel(None, None, Method()).record(1, "periodic", 0)
+    PlasticityRecorder(None, None, Method()).record(1, "periodic", 0)
 
 
 def test_every_evaluation_has_a_row_for_each_layer(finished_run):
@@ -210,7 +210,7 @@ def test_tensorboard_shows_it_under_each_layers_name(finished_run):
 def test_training_is_the_same_to_the_bit_without_it(tmp_path, monkeypatch, agent):
     config = small_config(agent)
     train(config, out=tmp_path / "with", threads=1, quiet=True)
-    monkeypatch.setattr(PlasticityPanel, "watch", lambda *_: None)
+    monkeypatch.setattr(PlasticityRecorder, "measure_on", lambda *_: None)
     monkeypatch.setattr(plasticity, "measure", lambda *_: pytest.fail("measured"))
     train(config, out=tmp_path / "without", threads=1, quiet=True)
     assert len(rows(tmp_path / "with" / "plasticity.csv")) == 12
@@ -230,7 +230,7 @@ def test_a_method_without_bits_leaves_their_column_empty(tmp_path):
     assert {row["free_bits"] for row in rows(run / "plasticity.csv")} == {""}
 
 
-def test_tasks_learned_at_once_are_watched_on_the_first(tmp_path):
+def test_multitask_plasticity_is_measured_on_the_first_task(tmp_path):
     run = train(small_config("multitask"), out=tmp_path / "run", threads=1, quiet=True)
     assert [row["phase"] for row in rows(run / "plasticity.csv")][-1] == "after"
     assert int(rows(run / "speed.csv")[-1]["env_steps"]) == 2048
@@ -239,6 +239,6 @@ def test_tasks_learned_at_once_are_watched_on_the_first(tmp_path):
 def test_states_go_to_the_policys_device(tmp_path):
     """Observations restored from a snapshot are on the CPU."""
     policy = image_policy().to("meta")
-    panel = PlasticityPanel(None, None, Method())
-    panel.watch(policy, states())
-    assert panel.states_of("one").device.type == "meta"
+    recorder = PlasticityRecorder(None, None, Method())
+    recorder.measure_on(policy, states())
+    assert recorder.states_of("one").device.type == "meta"

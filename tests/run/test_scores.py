@@ -12,7 +12,7 @@ from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config
 from blip_rl.run import scores as module
 from blip_rl.run.interruption import StopRequest
-from blip_rl.run.plasticity import PlasticityPanel
+from blip_rl.run.plasticity import PlasticityRecorder
 from blip_rl.run.scores import ScoreBook
 from blip_rl.storage.run_folder import RunFolder
 from tests.small_runs import small_config
@@ -34,7 +34,7 @@ def asked(monkeypatch):
     calls_and_lengths = calls, play.lasting
     monkeypatch.setattr(module, "evaluate_task", play)
     monkeypatch.setattr(module, "with_head_for", lambda policy, task, config: policy)
-    monkeypatch.setattr(PlasticityPanel, "record", lambda *_: None)
+    monkeypatch.setattr(PlasticityRecorder, "record", lambda *_: None)
     return calls_and_lengths
 
 
@@ -44,7 +44,7 @@ def book(tmp_path, *extra):
     if not folder.path.exists():
         folder.create(dump_run_config(config), "cpu", {})
     logger, method = Logger(None, []), Method()
-    plasticity = PlasticityPanel(folder, logger, method)
+    plasticity = PlasticityRecorder(folder, logger, method)
     return ScoreBook(config, folder, logger, Console(True), method, StopRequest(), plasticity), folder
 
 

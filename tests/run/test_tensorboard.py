@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from blip_rl.console import Console
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import EpisodeActions
-from blip_rl.run.tensorboard import layout, log_method_metrics, metrics, settings
+from blip_rl.run.tensorboard import hyperparameters, layout, log_method_metrics, metric_tags
 from blip_rl.video import render, tensorboard
 from blip_rl.video.options import RenderOptions
 from blip_rl.video.tensorboard import log_boundary_gifs
@@ -106,20 +106,20 @@ def test_settings_are_those_of_the_recipe(events):
     assert shown["method.nested"].number_value == 1
     assert shown["trunk.vector.hidden"].string_value == "(16, 16)"
     assert shown["steps"].number_value == 2048
-    assert set(shown) == set(settings(small_config()))
+    assert set(shown) == set(hyperparameters(small_config()))
 
 
 def test_metrics_are_scalars_that_the_run_writes(events):
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
     named = [info.name.tag for info in experiment.metric_infos]
-    assert named == metrics(small_config())
+    assert named == metric_tags(small_config())
     assert set(named) <= set(events.Tags()["scalars"])
     assert "continual/acc" in named
 
 
 def test_metrics_of_games_without_normalisers_are_returns():
-    assert metrics(small_config(games="Acrobot-v1")) == ["eval/Acrobot-v1/return"]
+    assert metric_tags(small_config(games="Acrobot-v1")) == ["eval/Acrobot-v1/return"]
 
 
 def test_the_step_axis_continues_across_games(events):
