@@ -40,7 +40,7 @@ class Progress:
         return (env_steps - self._timed_from) / (self._seconds + time.perf_counter() - self._clock)
 
     def show(self, env_steps: int, metrics: Mapping[str, str]) -> None:
-        """Advance the bar to ``env_steps`` training steps of the run, with metrics behind it."""
+        """Advance the bar to ``env_steps`` training steps of the run, and show metrics next to it."""
         done = min(env_steps - self._began_at, self._bar.total)
         self._bar.set_postfix(metrics, refresh=False)
         self._bar.update(done - self._bar.n)
