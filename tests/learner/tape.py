@@ -1,7 +1,7 @@
-"""CUDA graphs acted out on the CPU: what is recorded is the operations and their memory, never the Python around them.
+"""Emulates CUDA graphs on the CPU: a capture holds operations and their memory, not the Python code around them.
 
-As on a GPU a recording changes nothing, a replay repeats the operations on the same memory, and to look into a tensor
-while recording is an error.
+As on a GPU, a capture executes nothing, a replay repeats the operations on the same memory, and reading a tensor's
+value during a capture is an error.
 """
 
 from contextlib import contextmanager, nullcontext
