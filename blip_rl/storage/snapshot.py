@@ -207,7 +207,7 @@ def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
     _checked_episodes(values["episodes"])
     kind, place, has_gauss, _ = values["random_numpy"]
     if kind != "MT19937" or checked_int(place, 0, _NUMPY_KEYS) > _NUMPY_KEYS or has_gauss not in (0, 1):
-        raise ValueError("the state of numpy's generator is none")
+        raise ValueError("invalid state of numpy's random generator")
     return values
 
 
@@ -264,7 +264,7 @@ def _run_files(described: dict[str, Any]) -> RunFiles:
 
 
 def _in_this_format(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Facts of this format; the first one knew the games of one task alone, and of evidence how long it was."""
+    """Convert metadata of format 1, with one task's games and file sizes without digests, to the current format."""
     if metadata["format"] not in (1, _FORMAT):
         raise ValueError(f"format {metadata['format']}: this version reads formats 1 and {_FORMAT}")
     if metadata["format"] == _FORMAT:

@@ -47,7 +47,9 @@ def check_memory(what: str, parts: Mapping[str, float], advice: str) -> None:
         return
     largest = sorted(((size, name) for name, size in parts.items() if size > _NAMED_FROM * total), reverse=True)
     named = ", ".join(f"{name} {in_words(size)}" for size, name in largest)
-    raise UserError(f"{what} needs {in_words(total)} of memory ({named}), and {in_words(limit)} are there: {advice}")
+    raise UserError(
+        f"{what} needs {in_words(total)} of memory ({named}), but {in_words(limit)} are available: {advice}"
+    )
 
 
 def in_words(size: float) -> str:

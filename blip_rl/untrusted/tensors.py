@@ -49,7 +49,7 @@ def read_header(path: Path) -> dict[str, TensorSpec]:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if not 2 <= length <= min(_MOST_HEADER_BYTES, size - _LENGTH_BYTES):
-            raise UserError(f"'{path}' is no safetensors file: it says that its header has {length:,} bytes")
+            raise UserError(f"'{path}' is not a safetensors file: its header claims a length of {length:,} bytes")
         text = file.read(length)
     return _specs(path, text, size - _LENGTH_BYTES - length)
 
@@ -72,7 +72,7 @@ def _specs(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorSpec]:
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"'{path}' is no safetensors file: {error}") from error
+        raise UserError(f"'{path}' is not a safetensors file: {error}") from error
 
 
 def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:

@@ -61,7 +61,7 @@ def load_tensors(name: str, content: bytes) -> dict[str, Tensor]:
     try:
         tensors = torch.load(clean, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
-            raise UserError(f"{name} holds no tensors by name: expected a file of stable-baselines3")
+            raise UserError(f"{name} is not a dictionary of tensors: expected a file of stable-baselines3")
         for key, tensor in tensors.items():
             _check_tensor(name, key, tensor)
         if sum(tensor.nbytes for tensor in tensors.values()) > _MOST_NAMES * len(content):
@@ -69,7 +69,7 @@ def load_tensors(name: str, content: bytes) -> dict[str, Tensor]:
     except UserError:
         raise
     except _WHAT_TORCH_RAISES as error:
-        raise UserError(f"{name} is no file of torch.save, or damaged: {str(error)[:200]}") from error
+        raise UserError(f"{name} is not a file of torch.save, or damaged: {str(error)[:200]}") from error
     return dict(tensors)
 
 
@@ -83,7 +83,7 @@ def _with_checked_pickle(name: str, content: bytes) -> io.BytesIO:
     with open_zip(name, io.BytesIO(content)) as archive, zipfile.ZipFile(clean, "w") as checked:
         pickles = [member for member in archive.namelist() if PurePosixPath(member).name == "data.pkl"]
         if len(pickles) != 1 or sum(info.file_size for info in archive.infolist()) > len(content):
-            raise UserError(f"{name} is no file of torch.save, or damaged: its members are not as torch writes them")
+            raise UserError(f"{name} is not a file of torch.save, or damaged: its members are not as torch writes them")
         root = pickles[0].removesuffix("data.pkl")
         _check_pickle(name, read_member(name, archive, pickles[0], _MOST_PICKLE_BYTES))
         for member in archive.namelist():
@@ -107,7 +107,7 @@ def _check_pickle(name: str, content: bytes) -> None:
     except (ValueError, LookupError, struct.error) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name} is no file of torch.save, or damaged: {str(error)[:200]}") from error
+        raise UserError(f"{name} is not a file of torch.save, or damaged: {str(error)[:200]}") from error
 
 
 def _check_tensor(name: str, key: str, tensor: object) -> None:

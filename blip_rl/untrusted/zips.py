@@ -88,4 +88,4 @@ def _as_user_errors(name: str) -> Iterator[None]:
     except UserError:
         raise
     except _WHAT_ZIPFILE_RAISES as error:
-        raise UserError(f"{name} is no zip of stable-baselines3, or damaged: {str(error)[:200]}") from error
+        raise UserError(f"{name} is not a zip of stable-baselines3, or damaged: {str(error)[:200]}") from error

@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_refused_alike_by_workers_and_here(run):
     config = load_run_config(run)
     player = ScoringPlayer(run, config, config.evaluation)
     for play_them in (lambda: play(run, ALL[1:2]), lambda: play_here(player, ALL[1:], lambda count: None)):
-        with pytest.raises(UserError, match=r"stage-02.*no safetensors file"):
+        with pytest.raises(UserError, match=r"stage-02.*not a safetensors file"):
             list(play_them())
 
 

@@ -201,7 +201,7 @@ def test_a_file_with_a_hole_of_gigabytes_is_not_read(run, monkeypatch):
     read = []
     digest = atomic.file_digest
     monkeypatch.setattr(atomic, "file_digest", lambda file: read.append(file.name) or digest(file))
-    with pytest.raises(UserError, match="no safetensors file"):
+    with pytest.raises(UserError, match="not a safetensors file"):
         load_stage(path.parent, load_run_config(run))
     assert not read
     with pytest.raises(atomic.DamagedError, match="larger than this machine's memory"):

@@ -108,7 +108,7 @@ def layers(policy, values):
 
 
 TENSORS = {
-    "integer keys": (lambda t: {0: torch.zeros(1), **t}, "no tensors by name"),
+    "integer keys": (lambda t: {0: torch.zeros(1), **t}, "not a dictionary of tensors"),
     "stride 0": (lambda t: t | {"action_net.weight": torch.zeros(1).expand(2, 10**10)}, "needs 80,000,000,000 bytes"),
     "an unknown module": (lambda t: t | {"gate.weight": torch.ones(2, 2)}, "'gate.weight'"),
     "many unknown ones": (lambda t: t | {f"gate.{n}": torch.ones(1) for n in range(9)}, "and 6 more"),

@@ -229,7 +229,7 @@ class OwnExtractor(BaseFeaturesExtractor):
 CASES = {
     "nothing there": (None, "pong", ["'x.zip' does not exist"]),
     "a folder": ("folder", "pong", ["is a folder"]),
-    "no zip": (b"PK but not really", "pong", ["no zip of stable-baselines3"]),
+    "no zip": (b"PK but not really", "pong", ["not a zip of stable-baselines3"]),
     "no weights": ({"policy_pth": None}, "CartPole-v1", ["has no 'policy.pth'"]),
     "damaged weights": ({"policy_pth": b"x"}, "CartPole-v1", ["damaged"]),
     "facts that are none": ({"data": b"{"}, "CartPole-v1", ["not valid JSON"]),

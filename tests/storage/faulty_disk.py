@@ -1,4 +1,4 @@
-"""A disk on which one chosen write fails: every way of writing below a folder, counted, and stopped where asked."""
+"""Fault injection: counts all write operations below a folder and makes a chosen one fail."""
 
 import builtins
 import contextlib
@@ -19,7 +19,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class HalfWritten(io.FileIO):
-    """A file that takes half of what is first written, and then no more, as when the disk is full."""
+    """A file that accepts half of the first write and then raises, as on a full disk."""
 
     full = False
 
@@ -52,7 +52,7 @@ class FaultyDisk:
         self.writes, self.failed = Counter(), False
 
     def fails(self, kind, path):
-        """Count a write; whether it is one that fails, and how."""
+        """Count a write; return whether and how it fails."""
         name = self._name(path)
         if name is None:
             return None
@@ -72,7 +72,7 @@ class FaultyDisk:
 
     @contextlib.contextmanager
     def in_use(self):
-        """Take the place of the system's calls within the block."""
+        """Patch the system calls within the block."""
         with pytest.MonkeyPatch.context() as patch:
             opening = self._opening(open)
             for owner in (builtins, io):

@@ -1,4 +1,4 @@
-"""Files that are replaced whole, by several writers, some of them killed."""
+"""Atomic replacement of files, with concurrent and killed writers."""
 
 import contextlib
 import os

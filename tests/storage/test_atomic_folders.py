@@ -1,4 +1,4 @@
-"""Folders that are complete or absent, and whose damage is detected."""
+"""Atomic folders: complete or absent, and damage is detected."""
 
 import contextlib
 import errno
@@ -107,7 +107,7 @@ def test_digests_that_are_none_are_damage(digests, folder):
 
 @pytest.mark.parametrize("kept", [(), ("one",)])
 def test_a_file_without_a_digest_is_damage(kept, folder):
-    """An emptied list of digests must not vouch for files that have been changed."""
+    """An emptied digests.json must not make modified files valid."""
     digests = json.loads((folder / "digests.json").read_text())
     (folder / "digests.json").write_text(json.dumps({name: digests[name] for name in kept}))
     with pytest.raises(atomic.DamagedError, match=r"digests.json' has no digest of .*two"):
@@ -135,7 +135,7 @@ def test_folders_of_early_versions_have_no_digests(folder):
 
 
 def test_a_folder_goes_as_a_whole(folder, monkeypatch):
-    """Killed while its files are being deleted, it is already gone."""
+    """Killed while deleting its files: the folder no longer has its final name."""
     monkeypatch.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)
     atomic.remove_folder(folder)
     assert names(folder.parent) == [".folder.removing"]

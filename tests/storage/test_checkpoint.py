@@ -1,4 +1,4 @@
-"""A stage comes back bit for bit, and a damaged one is refused with its reason."""
+"""Stage checkpoints are restored bit for bit; damaged ones are refused with the reason."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Cutting a run's tables back to a moment."""
+"""Truncating a run's tables to their size at a snapshot."""
 
 from blip_rl.storage import integrity
 

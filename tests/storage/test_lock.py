@@ -1,4 +1,4 @@
-"""Locks between processes, on files that a stranger may have put there."""
+"""Locks between processes, including on untrusted lock files."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Folders that a command names: each wrong one gets the message that helps."""
+"""Validation of paths given to a command, and its messages."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from blip_rl.storage import paths
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
-    """``runs/`` with two runs and a folder that is none, beside a file."""
+    """``runs/`` with two runs and another folder, beside a file."""
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second"):
         Path("runs", name).mkdir(parents=True)

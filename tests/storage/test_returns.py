@@ -70,7 +70,7 @@ def test_a_task_has_at_most_200_rows_of_whole_rollouts(steps, rollout):
 
 
 def test_episodes_between_two_rows_survive_a_stop(tmp_path, monkeypatch):
-    """Stopped in the middle of an interval: the snapshot holds the episodes that no row tells of yet."""
+    """Stopped in the middle of an interval: the snapshot holds the episodes not yet written to a row."""
     monkeypatch.setattr(returns, "_MOST_ROWS", 1)
     never_left = train(small_run(), out=tmp_path / "whole", threads=1, quiet=True)
     updates, train_once, run = [], ContinualPPO.train, tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Names of snapshots, and the number of steps that a resume compares with."""
+"""Names of snapshot folders, and the step counter read by a resume."""
 
 import pytest
 

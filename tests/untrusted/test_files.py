@@ -1,4 +1,4 @@
-"""Whatever a stranger's file is, it is read within bounds or refused with a message that names it."""
+"""Untrusted files are read within bounds or refused with a message that names them."""
 
 import json
 import os

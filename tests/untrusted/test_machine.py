@@ -15,7 +15,9 @@ def test_what_does_not_fit_is_named_with_its_largest_parts(monkeypatch):
     monkeypatch.setattr(machine, "memory_bytes", lambda: 16_000_000_000)
     with pytest.raises(UserError) as caught:
         machine.check_memory("this recipe", {"weights": 4.3e12, "games": 5e11, "text": 1e3}, "make it smaller")
-    expected = "this recipe needs 4.8 TB of memory (weights 4.3 TB, games 500 GB), and 16 GB are there: make it smaller"
+    expected = (
+        "this recipe needs 4.8 TB of memory (weights 4.3 TB, games 500 GB), but 16 GB are available: make it smaller"
+    )
     assert str(caught.value) == expected
 
 

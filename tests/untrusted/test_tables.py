@@ -1,4 +1,4 @@
-"""Tables of strangers cost no more memory and time than those that a run writes."""
+"""Untrusted tables need no more memory and time than those that a run writes."""
 
 import os
 import resource

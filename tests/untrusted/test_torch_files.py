@@ -1,4 +1,4 @@
-"""Files of torch.save that claim more than they hold, or that call functions, are refused before they cost anything."""
+"""Files of torch.save that claim more data than they hold, or call functions, are refused before they are loaded."""
 
 import _codecs
 import collections
@@ -22,7 +22,7 @@ def saved(tensors, **options):
 
 
 class Calling:
-    """Pickled, it is a call."""
+    """Pickled as a function call."""
 
     def __init__(self, function, *arguments):
         self._call = function, arguments
@@ -33,7 +33,7 @@ class Calling:
 
 @pytest.fixture(autouse=True)
 def _cheap():
-    """No test takes a second of CPU or 300 MB more than the process had."""
+    """Limit each test to 3 s of CPU time and 300 MB of additional memory."""
     began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert time.process_time() - began < 3
@@ -58,8 +58,8 @@ BAD = {
     "a view that repeats one number": ({"a": HUGE.expand(200_000, 200_000)}, "needs 160,000,000,000 bytes"),
     "a view of more bytes than int64 counts": ({"a": HUGE.as_strided((2**31, 2**31), (0, 0))}, "needs"),
     "views that overlap": ({"a": torch.zeros(200).as_strided((99, 50), (1, 1))}, "needs 19,800 bytes"),
-    "whole numbers for names": ({0: HUGE, "a": HUGE}, "no tensors by name"),
-    "a list": ([HUGE], "no tensors by name"),
+    "whole numbers for names": ({0: HUGE, "a": HUGE}, "not a dictionary of tensors"),
+    "a list": ([HUGE], "not a dictionary of tensors"),
     "a dictionary inside": ({"a": {"b": HUGE}}, "'a' is a dict"),
     "sparse": ({"a": torch.zeros(9, 9).to_sparse()}, "_rebuild_sparse_tensor' in its pickle"),
     "on no device": ({"a": torch.zeros(10**6, 10**6, device="meta")}, "in its pickle"),

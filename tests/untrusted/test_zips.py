@@ -1,4 +1,4 @@
-"""Zips whose members are many, large, damaged or compressed in odd ways."""
+"""Zips with too many, too large, damaged or unusually compressed members."""
 
 import io
 import resource
@@ -33,8 +33,8 @@ def test_a_member_is_read(method):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no zip"),
-        (b"PK\x03\x04 but not really", "no zip"),
+        (b"", "not a zip"),
+        (b"PK\x03\x04 but not really", "not a zip"),
         (zipped({"other": b""}), "has no 'data'"),
         (zipped({"data": bytes(1_000_001)}), "larger than 1,000,000 bytes"),
         (zipped({"data": b"a" * 99}, zipfile.ZIP_LZMA), "compressed by method 14"),
@@ -67,7 +67,7 @@ def test_bytes_that_become_very_many_more_are_not_unpacked():
 
 
 def _with_size(content, size):
-    """The zip's list of members says that its member has this size."""
+    """Return the zip with this member size in its central directory."""
     at = content.rindex(b"PK\x01\x02")
     return content[: at + 24] + struct.pack("<I", size) + content[at + 28 :]
 
