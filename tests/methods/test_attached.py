@@ -12,7 +12,7 @@ from tests.methods.small_tasks import Task, learn, mlp
 
 
 class Spy(Method):
-    """Writes down what happens, and replaces every gradient with a large one."""
+    """Records all hook calls, and replaces every gradient with a large one."""
 
     def __init__(self, gradient=None):
         super().__init__()

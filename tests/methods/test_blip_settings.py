@@ -1,4 +1,4 @@
-"""BLIP's switches: what is refused, and with which words."""
+"""Settings of BLIP: which are refused, and the messages."""
 
 import gymnasium
 import pytest
@@ -70,7 +70,7 @@ def test_the_defaults():
     assert (settings.weight_bound, settings.prior_scale, settings.fisher_expectation) == ("fan", "fan", "sampled")
 
 
-def test_it_asks_for_as_many_observations_as_it_is_told():
+def test_the_number_of_observations_is_that_of_the_settings():
     assert Blip(first_task_bits=4).samples_wanted == 2000
     assert Blip(first_task_bits=4, fisher_samples=7).samples_wanted == 7
 

@@ -1,4 +1,4 @@
-"""What BLIP remembers: 13 bytes for each parameter, saved and loaded bit for bit."""
+"""State of BLIP: 13 bytes for each parameter, saved and loaded bit for bit."""
 
 import copy
 import json
@@ -72,7 +72,7 @@ def test_a_state_loaded_and_not_yet_started_is_not_lost():
     assert same_state(loaded.state(), blip.state())
 
 
-def test_a_state_taken_does_not_change_when_training_goes_on():
+def test_later_training_does_not_change_a_saved_state():
     blip, trunk = Blip(first_task_bits=4), mlp()
     first, second, _ = three_tasks("mlp")
     learn(blip, trunk, first)
@@ -108,7 +108,7 @@ def test_what_the_prior_did_is_kept_over_later_tasks():
     assert blip.state().values["first_task"] == kept
 
 
-def test_a_state_of_an_early_version_is_taken():
+def test_a_state_of_an_early_version_is_loaded():
     """It has no record of the first task, and no shares without information."""
     blip, trunk = Blip(first_task_bits=4), mlp()
     first, second, _ = three_tasks("mlp")

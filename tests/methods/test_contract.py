@@ -1,4 +1,4 @@
-"""What every method owes the rest: each test runs for every file of ``blip_rl/methods``, with its recipe's settings."""
+"""The contract of all methods: each test runs for every file of ``blip_rl/methods``, with its recipe's settings."""
 
 import ast
 import copy
@@ -224,7 +224,7 @@ def test_three_tasks_with_different_numbers_of_actions(name, kind):
 @methods
 @trunks
 def test_the_state_round_trips_bit_for_bit(name, kind):
-    """Before the first task, and after one and two; the state taken is a copy that later training leaves alone."""
+    """Before the first task, and after one and two; the state is a copy that later training does not change."""
     world, method, taken = World(kind), from_recipe(name), []
     for tasks in (0, 1, 2):
         saved = method.state()
@@ -261,7 +261,7 @@ def test_training_after_a_round_trip_equals_training_without(name, kind):
 @trunks
 @pytest.mark.parametrize("left_after", [0, 4, UPDATES - 1, UPDATES])
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_task_left_in_its_middle_goes_on_as_if_it_had_not_been(name, kind, number, left_after):
+def test_a_resumed_task_equals_one_without_interruption(name, kind, number, left_after):
     """At its beginning, before and after PackNet's pruning, and between learning and consolidation."""
     world, method = World(kind), from_recipe(name)
     if number == 2:
@@ -278,20 +278,20 @@ def test_a_task_left_in_its_middle_goes_on_as_if_it_had_not_been(name, kind, num
     figures = world.consolidate(method, number)
 
     other, moments, state, random = kept
-    gone_on, again = from_recipe(name), other.optimizer(number)
+    resumed, again = from_recipe(name), other.optimizer(number)
     again.load_state_dict(moments)
-    gone_on.load_state(through_a_file(state))
-    assert gone_on.state().values == state.values
-    assert same(gone_on.state().tensors, state.tensors)
+    resumed.load_state(through_a_file(state))
+    assert resumed.state().values == state.values
+    assert same(resumed.state().tensors, state.tensors)
     torch.set_rng_state(random)
-    with attached(gone_on, other.trunk, again, resume=True):
+    with attached(resumed, other.trunk, again, resume=True):
         for step in range(left_after, UPDATES):
-            gone_on.at_progress((step + 1) / UPDATES)
-            other.update(gone_on, number, again)
-    assert other.consolidate(gone_on, number) == figures
+            resumed.at_progress((step + 1) / UPDATES)
+            other.update(resumed, number, again)
+    assert other.consolidate(resumed, number) == figures
     assert same(other.weights(), world.weights())
-    assert gone_on.state().values == method.state().values
-    assert same(gone_on.state().tensors, method.state().tensors)
+    assert resumed.state().values == method.state().values
+    assert same(resumed.state().tensors, method.state().tensors)
 
 
 @methods
@@ -392,7 +392,7 @@ def test_playing_puts_the_trunk_back_to_the_bit(name, kind):
 @methods
 @trunks
 def test_playing_does_not_disturb_training(name, kind):
-    """A score taken in the middle of a task leaves everything that is learned later as it would have been."""
+    """Playing in the middle of a task does not change later training."""
     world, method = World(kind), from_recipe(name)
     world.learn(method, 1)
     other, watched = world.copy(), from_recipe(name)

@@ -235,7 +235,7 @@ def test_the_state_is_as_large_for_three_tasks_as_for_one(kind, size_bytes, task
 
 
 @both
-def test_a_state_taken_does_not_change_when_training_goes_on(kind):
+def test_later_training_does_not_change_a_saved_state(kind):
     method, trunk = kind(), mlp()
     first, second, _ = three_tasks("mlp")
     learn(method, trunk, first)
@@ -245,7 +245,7 @@ def test_a_state_taken_does_not_change_when_training_goes_on(kind):
     assert all(torch.equal(tensor, before[key]) for key, tensor in taken.tensors.items())
 
 
-def test_it_asks_for_as_many_observations_as_it_is_told():
+def test_the_number_of_observations_is_that_of_the_settings():
     assert Ewc().samples_wanted == EwcOnline().samples_wanted == 2000
     assert Ewc(fisher_samples=7).samples_wanted == 7
 

@@ -36,7 +36,7 @@ def decaying_adam(parameters):
 
 
 def old_momentum(parameters):
-    """An optimizer that has been going somewhere: with a gradient of zero it would go on."""
+    """An optimizer with momentum: it would still move parameters with a gradient of zero."""
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)

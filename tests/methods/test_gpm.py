@@ -1,4 +1,4 @@
-"""GPM and SGP: steps at right angles to what earlier tasks take in, or scaled along it."""
+"""GPM and SGP: steps orthogonal to the inputs of earlier tasks, or scaled along them."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What each method says that it will keep, against what it does keep."""
+"""The forecast of each method's state size, compared with its real size."""
 
 import pytest
 from gymnasium import spaces
@@ -14,7 +14,7 @@ AT_MOST = {"gpm", "sgp"}
 
 @pytest.mark.parametrize("kind", TRUNKS)
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "multitask"])
-def test_it_is_told_at_the_beginning_what_will_be_kept(name, kind):
+def test_the_size_of_the_state_is_forecast_at_the_start(name, kind):
     trunk, tasks, method = TRUNKS[kind][0](), three_tasks(kind), from_recipe(name, **SETTINGS.get(name, {}))
     space = spaces.Box(-1, 1, tasks[0].shape)
     method.start_task(trunk)

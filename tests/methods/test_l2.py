@@ -86,7 +86,7 @@ def test_the_state_is_4_bytes_for_each_parameter_whatever_the_number_of_tasks(ta
     assert method.samples_wanted == 0
 
 
-def test_a_state_taken_does_not_change_when_training_goes_on():
+def test_later_training_does_not_change_a_saved_state():
     method, trunk = L2(), mlp()
     first, second, _ = three_tasks("mlp")
     learn(method, trunk, first)

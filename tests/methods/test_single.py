@@ -1,4 +1,4 @@
-"""Single: every task starts from the same weights and keeps its own for ever."""
+"""Single: every task starts from the same weights and keeps its own copy."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""A file may not have a package imported; a person may."""
+"""A file cannot make Gymnasium import a package; ``--games`` can."""
 
 import sys
 
@@ -14,7 +14,7 @@ PACKAGE = "a_package_of_a_stranger"
 
 @pytest.fixture
 def mark(tmp_path, monkeypatch):
-    """A package that leaves a mark when it is imported."""
+    """A package that creates a file when it is imported."""
     marked = tmp_path / "mark"
     (tmp_path / f"{PACKAGE}.py").write_text(f"open({str(marked)!r}, 'w')")
     monkeypatch.syspath_prepend(str(tmp_path))
