@@ -39,7 +39,7 @@ class BitBudget:
         """Return the (stages,) mean over all weights of the trunk."""
         return np.asarray(self.mean_frozen @ self.weights / self.weights.sum())
 
-    def whole(self) -> BitBudget:
+    def complete_stages(self) -> BitBudget:
         """Return the budget of the stages in which every layer was counted."""
         known = np.atleast_1d(np.isfinite(self.mean_frozen).all(axis=1))
         stages = tuple(stage for stage, counted in zip(self.stages, known, strict=True) if counted)
@@ -71,18 +71,18 @@ def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
         return None
     frozen, counted = np.stack([_layer(table.where("layer", layer), stages) for layer in layers], axis=2)
     weights = counted.max(axis=0)
-    whole = np.where((counted == weights) & (weights > 0), counted, np.nan)
-    return BitBudget(layers, stages, frozen / whole, weights.astype(np.int64))
+    complete = np.where((counted == weights) & (weights > 0), counted, np.nan)
+    return BitBudget(layers, stages, frozen / complete, weights.astype(np.int64))
 
 
 def _plausible(table: Table, problems: list[str]) -> Table:
     """Return the rows with plausible numbers: a stage from 1, bits that a weight can have, at least one weight."""
     stage, bits, count = (table.numbers[name] for name in ("stage", "frozen_bits", "count"))
-    meant = (stage >= 1) & (stage <= MOST_TASKS) & (bits >= 0) & (bits <= MAX_BITS) & (count >= 1)
-    meant &= np.floor(stage) == stage
-    if wrong := int((~meant).sum()):
+    valid = (stage >= 1) & (stage <= MOST_TASKS) & (bits >= 0) & (bits <= MAX_BITS) & (count >= 1)
+    valid &= np.floor(stage) == stage
+    if wrong := int((~valid).sum()):
         problems.append(f"bits.csv: {wrong} rows skipped: numbers out of range")
-    return table.chosen(meant)
+    return table.chosen(valid)
 
 
 def _layer(rows: Table, stages: tuple[int, ...]) -> Array:

@@ -180,9 +180,9 @@ def accumulated_series(group: Group, index: int) -> Series:
             curves = zip(run.scores.curves, starts, strict=True)
             own = [curve.since(task).later_than(start) for task, (curve, start) in enumerate(curves, start=1)]
             steps, total = metrics.accumulated_curve([(curve.env_steps, curve.normalised) for curve in own])
-            whole = ~np.isin(steps, np.concatenate([curve.env_steps[~curve.whole] for curve in own]))
-            lines.append((steps[whole], total[whole]))
-            partial.append((np.asarray(steps[~whole], np.float64), total[~whole]))
+            complete = ~np.isin(steps, np.concatenate([curve.env_steps[~curve.complete] for curve in own]))
+            lines.append((steps[complete], total[complete]))
+            partial.append((np.asarray(steps[~complete], np.float64), total[~complete]))
     return replace(over_seeds(group.label, index, lines), partial=tuple(partial))
 
 

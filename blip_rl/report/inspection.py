@@ -91,7 +91,7 @@ class Inspection:
         stages: Numbers of the stages with frozen bits of every layer.
         total_bits: N; None if the method freezes no bits.
         first_task: Effect of the Fisher prior; None if not recorded.
-        layers: In the trunk's order, and the whole trunk last; empty where no bits are known.
+        layers: In the trunk's order, and the whole trunk last; empty if no bits are known.
         plasticity: The newest of every layer.
         audit: None where there are no intervals to compare.
         method_state: Lines of text about the state of a method that freezes no bits.
@@ -136,16 +136,17 @@ def inspect_run(run: Path) -> Inspection:
     total_bits = _total_bits(method, checkpoints)
     budget = None if total_bits is None else load_budget(run, problems)
     information = load_information(run)
-    whole = None if budget is None else budget.whole()  # of a running stage only some rows may be written yet
+    # Of a running stage only some rows may be written yet.
+    complete = None if budget is None else budget.complete_stages()
     return Inspection(
         run=str(run),
         agent=str(config["agent_name"]),
         method=str(method["name"]),
         tasks=tuple(str(task["name"]) for task in config["tasks"]),
-        stages=whole.stages if whole else (),
+        stages=complete.stages if complete else (),
         total_bits=total_bits,
         first_task=information.first_task,
-        layers=tuple(_layers(whole, information, total_bits or 0)) if whole and whole.stages else (),
+        layers=tuple(_layers(complete, information, total_bits or 0)) if complete and complete.stages else (),
         plasticity=tuple(_newest(load_plasticity(run, problems))),
         audit=None if total_bits is None else audit_run(checkpoints, method, total_bits, problems),
         method_state=tuple(_method_state(checkpoints[-1])) if checkpoints and total_bits is None else (),

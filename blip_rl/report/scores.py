@@ -33,7 +33,7 @@ class TaskCurve:
         stages: (points,) number of tasks started so far.
         mean_return: (points,) mean raw return.
         normalised: (points,) mean normalised return; NaN without normalisers.
-        whole: (points,) whether all ``evaluation.episodes`` were played to their end. A periodic evaluation may play
+        complete: (points,) whether all ``evaluation.episodes`` were played to their end. A periodic evaluation may play
             fewer or truncate them to save time, so its mean is not comparable with that of a complete evaluation.
     """
 
@@ -41,7 +41,7 @@ class TaskCurve:
     stages: Steps
     mean_return: Array
     normalised: Array
-    whole: npt.NDArray[np.bool_]
+    complete: npt.NDArray[np.bool_]
 
     def during(self, stage: int) -> TaskCurve:
         """Return the points of one stage; for task number ``stage``, those of its own training."""
@@ -225,10 +225,10 @@ def _read_lines(path: Path, damaged: list[str] | None) -> Iterator[tuple[int, di
 
 
 def _check_row(where: str, row: dict[str, Any], tasks: tuple[str, ...]) -> None:
-    whole = (
+    complete = (
         None not in row and None not in row.values()
     )  # csv.DictReader's keys and values for surplus and missing cells
-    if not whole or row["phase"] not in _PHASES or row["actions"] not in _ACTIONS:
+    if not complete or row["phase"] not in _PHASES or row["actions"] not in _ACTIONS:
         raise UserError(
             f"{where}: incomplete or invalid row, for example after an interrupted write; correct or delete this line"
         )
@@ -291,9 +291,9 @@ def _curve(episodes: list[_Episode], wanted: int) -> TaskCurve:
         stages=np.array([stage for _, ((stage, _), _) in chosen], dtype=np.int64),
         mean_return=np.array([np.mean([e.score for e in found]) for _, (_, found) in chosen], dtype=np.float64),
         normalised=np.array([np.mean([e.normalised for e in found]) for _, (_, found) in chosen], dtype=np.float64),
-        whole=np.array([after or _is_whole(found, wanted) for _, ((_, after), found) in chosen], dtype=bool),
+        complete=np.array([after or _is_complete(found, wanted) for _, ((_, after), found) in chosen], dtype=bool),
     )
 
 
-def _is_whole(periodic: list[_Episode], wanted: int) -> bool:
+def _is_complete(periodic: list[_Episode], wanted: int) -> bool:
     return len(periodic) >= wanted and not any(episode.cut_off for episode in periodic)

@@ -251,8 +251,8 @@ def _gif(path: Path, group: Group, run: RunRecord, out: Path, problems: list[str
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            whole = file.read(6) in (b"GIF87a", b"GIF89a")
-        if not whole:
+            is_gif = file.read(6) in (b"GIF87a", b"GIF89a")
+        if not is_gif:
             problems.append(f"{path.parent.name}/{path.name} is not a GIF: left out")
             return None
         if size < _INLINE_GIF_BYTES:

@@ -64,4 +64,4 @@ def test_an_evaluation_whose_games_were_cut_off_is_not_on_the_line(new_run):
 
 def test_rescaled_scores_keep_what_was_played(new_run):
     (record,) = rescale_observed([frozen_run(new_run("r", games=("kungfu", "boxing")), 2)])
-    np.testing.assert_array_equal(record.scores.curves[0].whole, [False, True, False, True])
+    np.testing.assert_array_equal(record.scores.curves[0].complete, [False, True, False, True])
