@@ -132,4 +132,4 @@ def _stubs() -> Iterator[None]:
 def _clip_grid(cell: Any) -> RecordedCell:
     picture = np.zeros((20, 30, 3), np.uint8)
     picture[5:9, 3:20] = 200
-    return RecordedCell(cell, Clip.of([picture, picture[::-1]], over=True), 1.5)
+    return RecordedCell(cell, Clip.of([picture, picture[::-1]], over=True), 1.5, 1.5, 1, True)
