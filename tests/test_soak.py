@@ -117,5 +117,6 @@ def test_a_small_soak_of_atari_games(tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, *options], cwd=tmp_path, capture_output=True, text=True)
     results = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))
     assert results["faults"] == ["2 switches: growth counts after 3"], done.stderr
-    # Both looked at before anything is written; then two that learn, and every task seen, scored once: nothing changed.
-    assert [moment["games_opened"] for moment in results["moments"]] == [2 + 2 + 1, 2 + 2 + 1 + 2 + 2]
+    # One environment of each task is opened before anything is written. Then, for each task: two that train, one that
+    # scores the task before its first step, and one for each task seen; nothing changed, so "after" plays no games.
+    assert [moment["games_opened"] for moment in results["moments"]] == [2 + 2 + 1 + 1, 2 + 2 + 1 + 1 + 2 + 1 + 2]
