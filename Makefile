@@ -42,9 +42,9 @@ types: $(DEVELOPMENT)  ## mypy, strict
 imports: $(DEVELOPMENT)  ## Who may import whom
 	$(BIN)/lint-imports
 
-# One thread each: the workers would otherwise fight for the same cores.
+# One thread each: the workers would otherwise fight for the same cores. A file at a time, so that what its tests share is made once.
 unit: $(DEVELOPMENT)  ## Tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 wheel: $(WHEEL)  ## Build the wheel, install it elsewhere and use it
 
