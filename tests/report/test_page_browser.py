@@ -27,10 +27,7 @@ _FLAGS = [
 ]
 LONG = "a_name_without_a_single_space_that_goes_on_and_on_for_much_longer_than_any_phone_is_wide_" * 2
 
-pytestmark = [
-    pytest.mark.skipif(_BROWSER is None, reason="no Chromium on this machine: apt-get install chromium"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(_BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")

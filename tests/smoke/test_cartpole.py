@@ -20,7 +20,6 @@ from blip_rl.run.train import train
 
 AGENTS = ("finetune", "blip")
 SEEDS = (0, 1)
-pytestmark = pytest.mark.xdist_group("cartpole4")  # one worker trains for all tests here
 
 
 @pytest.fixture(scope="module")
