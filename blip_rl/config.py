@@ -7,67 +7,36 @@ one environment: with Atari's frame skip of 4, 4 frames.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-_LONGEST_STEP_COUNT = 40  # characters; recipes may be untrusted, and the pattern backtracks
-_STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
-
-
-def parse_steps(value: object) -> int:
-    """Parse a step count: ``50000``, ``"500k"``, ``"10M"``, ``"1e6"``, ``"2_000"``.
-
-    Raises:
-        ValueError: Not a whole number between 1 and 10¹⁵.
-    """
-    rule = "expected a whole number of steps of at least 1, for example 500000, 500k, 10M or 1e6"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r}: {rule}")
-    text = str(value).strip()
-    match = re.fullmatch(r"([-+]?[\d_]*\.?\d+(?:[eE][-+]?\d{1,3})?)\s*([kKmMgGbB]?)", text[:_LONGEST_STEP_COUNT])
-    if match is None or len(text) > _LONGEST_STEP_COUNT:
-        raise ValueError(f"{value!r}: {rule}")
-    steps = float(match[1].replace("_", "")) * _STEP_SUFFIXES[match[2].lower()]
-    if steps < 1 or steps > 1e15 or steps != int(steps):
-        raise ValueError(f"{value!r}: {rule}")
-    return int(steps)
-
-
-def _no_bool(value: object) -> object:
-    """Reject ``true`` as a number; pydantic would convert it to 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"{value!r}: expected a number")
-    return value
-
-
-Steps = Annotated[int, BeforeValidator(parse_steps)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_no_bool)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False), BeforeValidator(_no_bool)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeValidator(_no_bool)]
-PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
-Seed = Annotated[int, Field(ge=0, lt=2**30), BeforeValidator(_no_bool)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
-Units = Annotated[int, Field(ge=1, le=65_536), BeforeValidator(_no_bool)]
-Kernel = Annotated[int, Field(ge=1, le=210), BeforeValidator(_no_bool)]
-Activation = Literal["relu", "tanh", "elu", "silu"]
-Precision = Literal["float32", "tf32", "bfloat16"]
-
-
-class Settings(BaseModel):
-    """Base class of recipe sections: immutable, and rejects unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+from blip_rl.setting_types import (
+    Activation,
+    Device,
+    Fraction,
+    Kernel,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    ReferenceName,
+    Seed,
+    Settings,
+    Steps,
+    TaskName,
+    Units,
+    reject_bool,
+)
 
 
 class PpoConfig(Settings):
     """Proximal policy optimisation (PPO; Schulman et al. 2017, https://arxiv.org/abs/1707.06347)."""
 
-    environments: Annotated[int, Field(ge=1, le=4096), BeforeValidator(_no_bool)]
-    rollout_steps: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_no_bool)]
+    environments: Annotated[int, Field(ge=1, le=4096), BeforeValidator(reject_bool)]
+    rollout_steps: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(reject_bool)]
     minibatches: PositiveInt
-    epochs: Annotated[int, Field(ge=1, le=1000), BeforeValidator(_no_bool)]
+    epochs: Annotated[int, Field(ge=1, le=1000), BeforeValidator(reject_bool)]
     learning_rate: PositiveFloat
     learning_rate_schedule: Literal["linear", "constant"]
     clip_range: PositiveFloat
@@ -142,7 +111,7 @@ class DistilConfig(Settings):
     A distilled trunk has few saturated units."""
     teacher_states: PositiveInt = 4_096
     """States to distil on, collected with the learned policy, the teacher; they count as steps of the task."""
-    student_states: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] = 4_096
+    student_states: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] = 4_096
     """States to distil on, collected with the student after half of the updates and labelled by the teacher, as in
     DAgger; they count as steps of the task. 0: the teacher's states only."""
     updates: PositiveInt = 1_500
@@ -182,40 +151,33 @@ measured with it."""
 class AtariConfig(Settings):
     """Atari preprocessing. Defaults: that of DQN (Mnih et al. 2015), as in the BLIP paper."""
 
-    frame_skip: Annotated[int, Field(ge=1, le=100), BeforeValidator(_no_bool)] = 4
-    frame_size: Annotated[int, Field(ge=16, le=210), BeforeValidator(_no_bool)] = 84
-    frame_stack: Annotated[int, Field(ge=1, le=16), BeforeValidator(_no_bool)] = 4
-    noop_max: Annotated[int, Field(ge=0, le=1000), BeforeValidator(_no_bool)] = 30
+    frame_skip: Annotated[int, Field(ge=1, le=100), BeforeValidator(reject_bool)] = 4
+    frame_size: Annotated[int, Field(ge=16, le=210), BeforeValidator(reject_bool)] = 84
+    frame_stack: Annotated[int, Field(ge=1, le=16), BeforeValidator(reject_bool)] = 4
+    noop_max: Annotated[int, Field(ge=0, le=1000), BeforeValidator(reject_bool)] = 30
     fire_on_reset: bool = True
     sticky_action_probability: Fraction = 0.0
     full_action_space: bool = False
     lost_life_ends_episode: bool = True
     clip_rewards: bool = True
-    max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(_no_bool)] = ALE_EPISODE_FRAMES
+    max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(reject_bool)] = ALE_EPISODE_FRAMES
     """Frames after which an episode ends. Below ALE's default limit, such episodes count as ``truncated``."""
-
-
-_NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
-_REFERENCE_RULE = "at most 80 characters, none of them a control character"
-_ReferenceName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=80, description=_REFERENCE_RULE)]
 
 
 class TaskConfig(Settings):
     """One task of a sequence: a game, its training steps, and the scores that normalise its returns."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80, description=_NAME_RULE)]
+    name: TaskName
     game: str
     """ALE ROM name (``kung_fu_master``) or Gymnasium id (``CartPole-v1``); other unambiguous spellings are accepted."""
     title: str = ""
     steps: Steps = 10_000_000
     random_score: float | None = None
     reference_score: float | None = None
-    reference_name: Annotated[
-        str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=80, description=_REFERENCE_RULE)
-    ] = ""
+    reference_name: ReferenceName = ""
     """Name of the reference in texts, for example ``human``."""
     human_score: float | None = None
-    observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] | None = None
+    observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
     """Multiply vector observations by a random orthogonal matrix with this seed; None leaves them unchanged."""
 
     @property
@@ -247,7 +209,7 @@ Tasks = Annotated[tuple[TaskConfig, ...], Field(min_length=1), AfterValidator(_n
 class EvaluationConfig(Settings):
     """When and how tasks are evaluated."""
 
-    episodes: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_no_bool)] = 10
+    episodes: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(reject_bool)] = 10
     actions: Literal["greedy", "stochastic"] = "greedy"
     every_steps: Steps = 200_000
     max_episode_steps: PositiveInt = 27_000
@@ -258,7 +220,7 @@ class EvaluationConfig(Settings):
 
     The evaluation plays fewer episodes rather than truncated ones; only at four times this limit are they truncated.
     """
-    seed: Annotated[int, Field(ge=0, lt=2**29), BeforeValidator(_no_bool)] = 1_000_003
+    seed: Annotated[int, Field(ge=0, lt=2**29), BeforeValidator(reject_bool)] = 1_000_003
     """Episode k uses seed 2³⁰ + ``seed`` + k; training seeds are below 2³⁰."""
     before_training: bool = True
     """Evaluate each task once before its first training step, as the start of its learning curve.
@@ -281,7 +243,7 @@ class CheckpointConfig(Settings):
 class ComputeConfig(Settings):
     """How the machine is used. None of these settings changes the algorithm; ``precision`` changes its rounding."""
 
-    environment_groups: Annotated[Literal[1, 2, "auto"], BeforeValidator(_no_bool)] = "auto"
+    environment_groups: Annotated[Literal[1, 2, "auto"], BeforeValidator(reject_bool)] = "auto"
     """Groups of environments that alternate: one steps while the other's actions are computed. ``auto``: 2 on CUDA."""
     capture: Literal["auto", "off"] = "auto"
     """Capture inference and update as CUDA graphs and replay them, if on CUDA and supported by the method."""
@@ -306,7 +268,7 @@ class SequenceConfig(Settings):
     atari: AtariConfig = AtariConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    agent: dict[str, Any] = {}
+    agent: dict[str, Any] = Field(default_factory=dict)
     """Settings that these tasks need; they override the agent recipe, and ``--set`` overrides both."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blip_rl.config import Precision
+from blip_rl.setting_types import Precision
 
 Function = Callable[[Tensor], Tensor]
 

@@ -22,10 +22,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from blip_rl.config import PositiveInt, Settings
 from blip_rl.core.fisher import Expectation, diagonal_fisher
 from blip_rl.core.saved import TensorLayout
 from blip_rl.errors import UserError
+from blip_rl.setting_types import PositiveInt, Settings
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from blip_rl.config import PositiveFloat
 from blip_rl.core import bits, saved
 from blip_rl.core.blocks import row_blocks
 from blip_rl.core.prior import FirstTask, Learned, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network
+from blip_rl.setting_types import PositiveFloat
 
 _SAVED = {"frozen_bits": torch.uint8, "centre": torch.float32, "fisher_mean": torch.float32, "remainder": torch.float32}
 

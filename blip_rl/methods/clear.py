@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from blip_rl.config import NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from blip_rl.core import saved
 from blip_rl.core.policies import KINDS, divergence, policy_tensors
 from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs
+from blip_rl.setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 
 _CHUNK = 256  # batch size when targets are computed
 _GENERATOR_BYTES = 100_000  # more than the state of any torch generator on a CPU

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from blip_rl.config import Fraction, NonNegativeFloat
 from blip_rl.core import saved
 from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network, mean_entry
+from blip_rl.setting_types import Fraction, NonNegativeFloat
 
 _KINDS = ("fisher", "anchor")
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from blip_rl.config import NonNegativeFloat, Settings
 from blip_rl.core import saved
 from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
+from blip_rl.setting_types import NonNegativeFloat, Settings
 
 
 class L2Settings(Settings):

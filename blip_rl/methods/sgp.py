@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from blip_rl.config import Fraction, NonNegativeFloat, PositiveInt, Settings
 from blip_rl.core import saved, subspace
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
+from blip_rl.setting_types import Fraction, NonNegativeFloat, PositiveInt, Settings
 
 
 class SgpSettings(Settings):

@@ -13,23 +13,13 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from blip_rl.config import (
-    AgentConfig,
-    AtariConfig,
-    CheckpointConfig,
-    ComputeConfig,
-    Device,
-    EvaluationConfig,
-    RunConfig,
-    Seed,
-    Settings,
-    Steps,
-)
+from blip_rl.config import AgentConfig, AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_base, find_recipe, is_path, read_recipe, shown
 from blip_rl.recipes.games import Games, check_tasks_of, choose_games, import_problem
 from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
 from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, problems_of, show, validated
+from blip_rl.setting_types import Device, Seed, Settings, Steps
 from blip_rl.untrusted.files import check_contained, parse_toml
 
 _CONFIG_FILE = "config.toml"

@@ -20,7 +20,8 @@ from _benchmark.contestants import Contestant, build_ours, freezing, gpu_peak_mb
 from _benchmark.stages import open_stages, shares
 
 from _gpu.results import Results, step_options
-from blip_rl.config import ComputeConfig, Precision
+from blip_rl.config import ComputeConfig
+from blip_rl.setting_types import Precision
 
 _LAPS = 3
 _WARM_UPS = 2

@@ -1,0 +1,60 @@
+"""Types of recipe settings: numbers with their allowed ranges, and the base class of every section."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_LONGEST_STEP_COUNT = 40  # characters; recipes may be untrusted, and the pattern backtracks
+_STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
+
+
+def parse_steps(value: object) -> int:
+    """Parse a step count: ``50000``, ``"500k"``, ``"10M"``, ``"1e6"``, ``"2_000"``.
+
+    Raises:
+        ValueError: Not a whole number between 1 and 10¹⁵.
+    """
+    rule = "expected a whole number of steps of at least 1, for example 500000, 500k, 10M or 1e6"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r}: {rule}")
+    text = str(value).strip()
+    match = re.fullmatch(r"([-+]?[\d_]*\.?\d+(?:[eE][-+]?\d{1,3})?)\s*([kKmMgGbB]?)", text[:_LONGEST_STEP_COUNT])
+    if match is None or len(text) > _LONGEST_STEP_COUNT:
+        raise ValueError(f"{value!r}: {rule}")
+    steps = float(match[1].replace("_", "")) * _STEP_SUFFIXES[match[2].lower()]
+    if steps < 1 or steps > 1e15 or steps != int(steps):
+        raise ValueError(f"{value!r}: {rule}")
+    return int(steps)
+
+
+def reject_bool(value: object) -> object:
+    """Reject ``true`` as a number; pydantic would convert it to 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r}: expected a number")
+    return value
+
+
+Steps = Annotated[int, BeforeValidator(parse_steps)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(reject_bool)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False), BeforeValidator(reject_bool)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeValidator(reject_bool)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(reject_bool)]
+Seed = Annotated[int, Field(ge=0, lt=2**30), BeforeValidator(reject_bool)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
+Units = Annotated[int, Field(ge=1, le=65_536), BeforeValidator(reject_bool)]
+Kernel = Annotated[int, Field(ge=1, le=210), BeforeValidator(reject_bool)]
+_NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80, description=_NAME_RULE)]
+_REFERENCE_RULE = "at most 80 characters, none of them a control character"
+ReferenceName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=80, description=_REFERENCE_RULE)]
+Activation = Literal["relu", "tanh", "elu", "silu"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+class Settings(BaseModel):
+    """Base class of recipe sections: immutable, and rejects unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
