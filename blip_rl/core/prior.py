@@ -28,8 +28,8 @@ LEAST_FISHER = 2.0 ** (2 * _TOTAL_BITS_MOST + _LOG2_LOWEST)
 
 
 @dataclass(frozen=True)
-class Learned:
-    """The first task's Fisher of one parameter.
+class ParameterFisher:
+    """The Fisher information of one parameter after the first task.
 
     Attributes:
         fisher: F ≥ 0, any shape.
@@ -45,7 +45,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class FirstTask:
+class PriorOutcome:
     """Outcome of the first task with a prior.
 
     Attributes:
@@ -74,12 +74,12 @@ class PriorSearch:
         total_bits: N.
     """
 
-    parameters: Sequence[Learned]
+    parameters: Sequence[ParameterFisher]
     gain: GainRule = "reference"
     interval: IntervalRule = "paper"
     total_bits: int = TOTAL_BITS
 
-    def outcome(self, prior: float) -> FirstTask:
+    def outcome(self, prior: float) -> PriorOutcome:
         """Compute the outcome of the first task with a prior, with the same arithmetic as consolidation."""
         weights, informed, bits, informed_bits, reach = 0, 0, 0, 0, 0.0
         for parameter in self.parameters:
@@ -91,9 +91,9 @@ class PriorSearch:
                     counts = torch.stack([known.sum(), frozen.sum(), (frozen * known).sum()]).tolist()
                     weights += fisher.numel()
                     informed, bits, informed_bits = informed + counts[0], bits + counts[1], informed_bits + counts[2]
-        return FirstTask(prior, informed_bits / max(1, informed), bits / max(1, weights), 0.5 * reach**2, informed)
+        return PriorOutcome(prior, informed_bits / max(1, informed), bits / max(1, weights), 0.5 * reach**2, informed)
 
-    def for_bits(self, target: float) -> FirstTask | None:
+    def for_bits(self, target: float) -> PriorOutcome | None:
         """Find the prior whose mean of frozen bits, over the weights with information, is nearest to ``target``.
 
         Args:
@@ -104,14 +104,14 @@ class PriorSearch:
             jump across the target.
         """
 
-        def done(found: FirstTask) -> bool:
+        def done(found: PriorOutcome) -> bool:
             return abs(found.informed_bits - target) <= _BITS_TOLERANCE
 
         weights = [parameter for parameter in self.parameters if parameter.is_weight]
         sides = self._search(self._range(weights), lambda found: found.informed_bits >= target, done)
         return min(sides, key=lambda side: abs(side.informed_bits - target)) if sides else None
 
-    def for_drift(self, target: float) -> FirstTask | None:
+    def for_drift(self, target: float) -> PriorOutcome | None:
         """Find the highest prior whose drift is at most ``target`` nats.
 
         Returns:
@@ -119,7 +119,7 @@ class PriorSearch:
             the drift jumps across it, or is lower even without frozen bits.
         """
 
-        def done(found: FirstTask) -> bool:
+        def done(found: PriorOutcome) -> bool:
             return target * (1 - _DRIFT_TOLERANCE) <= found.drift <= target
 
         sides = self._search(self._range(self.parameters), lambda found: found.drift <= target, done)
@@ -128,9 +128,9 @@ class PriorSearch:
     def _search(
         self,
         ends: tuple[float, float] | None,
-        low_side: Callable[[FirstTask], bool],
-        done: Callable[[FirstTask], bool],
-    ) -> tuple[FirstTask, ...] | None:
+        low_side: Callable[[PriorOutcome], bool],
+        done: Callable[[PriorOutcome], bool],
+    ) -> tuple[PriorOutcome, ...] | None:
         """Bisect between two values of log₂ F₀.
 
         Returns:
@@ -154,7 +154,7 @@ class PriorSearch:
                 top, high = middle, found
         return low, high
 
-    def _range(self, parameters: Sequence[Learned]) -> tuple[float, float] | None:
+    def _range(self, parameters: Sequence[ParameterFisher]) -> tuple[float, float] | None:
         """Return the range of log₂ F₀ that affects the parameters; None if they have no information.
 
         At its lower end all bits of every informed weight freeze, at its upper end as few as possible. A prior outside
@@ -172,7 +172,7 @@ class PriorSearch:
         bottom, top = math.log2(lowest) - 2 * self.total_bits - 1, math.log2(highest) + 1
         return max(bottom, _LOG2_LOWEST), min(top, _LOG2_HIGHEST)
 
-    def _frozen(self, parameter: Learned, prior: float) -> Iterator[tuple[Tensor, Tensor]]:
+    def _frozen(self, parameter: ParameterFisher, prior: float) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield blocks of a parameter: Fisher and frozen bits, uint8."""
         mean = torch.full((), prior * parameter.fan, dtype=parameter.fisher.dtype, device=parameter.fisher.device)
         nothing = torch.zeros((), dtype=torch.uint8, device=parameter.fisher.device)
@@ -202,7 +202,7 @@ def solve_prior(
     Raises:
         ValueError: no weight has information.
     """
-    found = PriorSearch([Learned(fisher)], rule, total_bits=total_bits).for_bits(target_bits)
+    found = PriorSearch([ParameterFisher(fisher)], rule, total_bits=total_bits).for_bits(target_bits)
     if found is None:
         raise ValueError(
             f"no entry of the Fisher is above {LEAST_FISHER:.0e}: there is no information to freeze bits by"
@@ -211,7 +211,7 @@ def solve_prior(
 
 
 def shortfall(
-    found: FirstTask | None, target_bits: float | None, target_drift: float | None, total_bits: int
+    found: PriorOutcome | None, target_bits: float | None, target_drift: float | None, total_bits: int
 ) -> str | None:
     """Describe how the outcome misses its target or leaves hardly any free bits; None if it does neither."""
     if found is None:

@@ -16,7 +16,7 @@ import torch
 from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.episodes import Episode, OnActions, evaluate_task, with_head_for
-from blip_rl.learner.apart import method_of
+from blip_rl.learner.apart import build_method
 from blip_rl.methods.base import Method
 from blip_rl.storage.checkpoint import UNREADABLE, Stage, load_stage
 from blip_rl.storage.paths import named_games
@@ -98,7 +98,7 @@ class CellPlayer(ABC, Generic[Result]):
             stage = load_stage(path, self.config)
             if stage.number != number:
                 raise UserError(f"'{path}' contains stage {stage.number}: it belongs to another run")
-            method = method_of(self.config.agent)
+            method = build_method(self.config.agent)
             try:
                 method.load_state(stage.method_state)
             except UNREADABLE as error:

@@ -28,7 +28,7 @@ _PREFIX = "shared."
 _VALUES = "learned_apart"
 
 
-def method_of(config: AgentConfig) -> Method:
+def build_method(config: AgentConfig) -> Method:
     """Build the method of an agent recipe, wrapped in :class:`LearnApart` for ``learning = "distil"``.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blip_rl.core import bits, saved
 from blip_rl.core.blocks import row_blocks
-from blip_rl.core.prior import FirstTask, Learned, PriorSearch, has_information, shortfall
+from blip_rl.core.prior import ParameterFisher, PriorOutcome, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network
 from blip_rl.setting_types import PositiveFloat
 
@@ -241,13 +241,15 @@ class Blip(FisherMethod):
             low.copy_(ends[0])
             high.copy_(ends[1])
 
-    def _start_from_prior(self, fisher: dict[str, Tensor]) -> FirstTask | None:
+    def _start_from_prior(self, fisher: dict[str, Tensor]) -> PriorOutcome | None:
         """Start the running mean at F₀ (× fan), given or solved for; return None if there is no solution."""
         settings = self.settings
-        learned = [Learned(fisher[name], p.fan, p.bound, p.weight.dim() > 1) for name, p in self._parameters.items()]
+        learned = [
+            ParameterFisher(fisher[name], p.fan, p.bound, p.weight.dim() > 1) for name, p in self._parameters.items()
+        ]
         search = PriorSearch(learned, settings.gain, settings.interval, settings.total_bits)
         if settings.fisher_prior is not None:
-            found: FirstTask | None = search.outcome(settings.fisher_prior)
+            found: PriorOutcome | None = search.outcome(settings.fisher_prior)
         elif settings.first_task_bits is not None:
             found = search.for_bits(settings.first_task_bits)
         else:

@@ -19,7 +19,7 @@ from blip_rl.config import RunConfig
 from blip_rl.console import Console, optional_picture
 from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
-from blip_rl.learner.apart import method_of
+from blip_rl.learner.apart import build_method
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods.base import Method
@@ -66,7 +66,7 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     device = resolve_device(config.device)
     if count := cpu_threads(threads, device):
         torch.set_num_threads(count)  # otherwise torch's default: OMP_NUM_THREADS, or every core
-    method = method_of(config.agent)
+    method = build_method(config.agent)
     _check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
     with with_resume_hint(folder), folder.locked():
@@ -107,7 +107,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             )
         torch.set_num_threads(threads or provenance.saved_threads(path))
         provenance.check_environment(path, device, accept_changes)
-        method = method_of(config.agent)
+        method = build_method(config.agent)
         tasks, saved = _check_tasks(config, method), newest_snapshot(folder, accept_changes)
         if saved is None:
             provenance.check_initial_recipe(path, folder.recipe(), accept_changes)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.apart import method_of
+from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.sb3.concatenate import concatenate
 from blip_rl.sb3.read_zip import ExternalAgent, ExternalLayer, read_agent
@@ -66,7 +66,7 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
     def write(path: Path) -> None:
         with new_folder(path) as beside:
             folder = RunFolder(beside).create(dump_run_config(config), "cpu", {})
-            save_stage(folder.stage_path(1), 1, agent.env_steps, policy, method_of(config.agent))
+            save_stage(folder.stage_path(1), 1, agent.env_steps, policy, build_method(config.agent))
 
     return take_name(planned, write, numbered=out is None)
 

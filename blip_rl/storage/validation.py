@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blip_rl.config import RunConfig, TrunkConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.apart import method_of
+from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy, TaskModule
 from blip_rl.methods.base import Network
 from blip_rl.untrusted.machine import check_memory
@@ -107,7 +107,7 @@ def check_method(found: Mapping[str, TensorSpec], policy: ContinualPolicy, confi
     Raises:
         ValueError: one is not among them, or is of another dtype or shape.
     """
-    method = method_of(config.agent)
+    method = build_method(config.agent)
     outputs = tuple(cast(TaskModule, task).actor.out_features for task in policy.tasks)
     layouts = method.state_tensors(Network(policy.trunk, policy.observation_space, outputs))
     for name, spec in found.items():

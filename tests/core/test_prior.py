@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blip_rl.core.prior import LEAST_FISHER, Learned, PriorSearch, shortfall, solve_prior
+from blip_rl.core.prior import LEAST_FISHER, ParameterFisher, PriorSearch, shortfall, solve_prior
 
 RULES = ["paper", "reference"]
 INTERVALS = ["paper", "half"]
@@ -27,14 +27,14 @@ def mean_bits_oracle(fisher, prior, rule, total_bits):
 
 
 def mean_first_bits(fisher, prior, rule, total_bits=20):
-    return PriorSearch([Learned(fisher)], rule, total_bits=total_bits).outcome(prior).informed_bits
+    return PriorSearch([ParameterFisher(fisher)], rule, total_bits=total_bits).outcome(prior).informed_bits
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("prior", [1e-20, 1e-12, 1e-7, 1e-3, 10.0])
 def test_the_outcome_counts_what_the_first_task_freezes(prior, rule):
     informed = spread_out_fisher()
-    found = PriorSearch([Learned(torch.cat([informed, torch.zeros(1000)]))], rule).outcome(prior)
+    found = PriorSearch([ParameterFisher(torch.cat([informed, torch.zeros(1000)]))], rule).outcome(prior)
     expected = mean_bits_oracle(informed, prior, rule, total_bits=20)
     assert found.informed == 4000
     assert found.informed_bits == pytest.approx(expected, abs=2e-3)
@@ -101,7 +101,7 @@ def test_a_fisher_next_to_nothing_counts_as_nothing(rule):
 def test_without_any_information_there_is_nothing_to_solve_for():
     with pytest.raises(ValueError, match="no information"):
         solve_prior(torch.zeros(10), 4)
-    search = PriorSearch([Learned(torch.zeros(10)), Learned(torch.zeros(3), is_weight=False)])
+    search = PriorSearch([ParameterFisher(torch.zeros(10)), ParameterFisher(torch.zeros(3), is_weight=False)])
     assert (search.for_bits(4), search.for_drift(1.0)) == (None, None)
 
 
@@ -147,9 +147,9 @@ def small_trunk(seed=0, dead=0, scale=0.0):
     fisher = spread_out_fisher(2400, seed) * 10.0**scale
     dead_units = torch.zeros(dead, 100)
     return [
-        Learned(fisher[:800].reshape(8, 4, 5, 5), 100, 6 / 10),
-        Learned(torch.cat([fisher[800:2300].reshape(15, 100), dead_units]), 100, 6 / 10),
-        Learned(fisher[2300:], 100, 1.0, is_weight=False),
+        ParameterFisher(fisher[:800].reshape(8, 4, 5, 5), 100, 6 / 10),
+        ParameterFisher(torch.cat([fisher[800:2300].reshape(15, 100), dead_units]), 100, 6 / 10),
+        ParameterFisher(fisher[2300:], 100, 1.0, is_weight=False),
     ]
 
 
@@ -248,7 +248,7 @@ def test_what_was_reached_is_not_remarked_upon():
 
 
 def test_bits_out_of_reach_are_remarked_upon_with_what_is_reachable():
-    found = PriorSearch([Learned(torch.full((100,), 0.37))]).for_bits(2.4)
+    found = PriorSearch([ParameterFisher(torch.full((100,), 0.37))]).for_bits(2.4)
     assert "first_task_bits = 2.4 is out of reach" in shortfall(found, 2.4, None, 20)
     assert "freezes 2.00 bits on average of the 100 weights" in shortfall(found, 2.4, None, 20)
     found = PriorSearch(small_trunk()).for_bits(19.6)

@@ -156,7 +156,7 @@ def test_each_game_is_played_in_itself_with_its_own_saved_head(run, monkeypatch)
         torch.nn.init.zeros_(head.actor.weight)
         head.actor.bias.data = torch.eye(2)[action] * 100.0
     shutil.rmtree(run / "checkpoints" / "stage-02")
-    method = cells.method_of(config.agent)
+    method = cells.build_method(config.agent)
     method.load_state(stage.method_state)
     checkpoint.save_stage(run / "checkpoints" / "stage-02", 2, stage.env_steps, stage.policy, method)
     played, make = set(), evaluation.make_evaluation_env

@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import set_random_seed
 from blip_rl.config import AgentConfig
 from blip_rl.core.weights import copy_weights
 from blip_rl.learner import base_ppo, cuda_graph
-from blip_rl.learner.apart import LearnApart, method_of
+from blip_rl.learner.apart import LearnApart, build_method
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods.base import Method, MethodState, Network, parameter_bytes
 from blip_rl.methods.finetune import Finetune
@@ -49,9 +49,9 @@ def through_a_file(state):
 
 
 def test_a_recipe_means_its_method_or_the_method_with_tasks_learned_apart():
-    assert type(method_of(agent_config())) is Finetune
+    assert type(build_method(agent_config())) is Finetune
     section = agent_config().model_dump() | {"learning": "distil", "distil": {"start": "shared"}}
-    method = method_of(AgentConfig.model_validate(section))
+    method = build_method(AgentConfig.model_validate(section))
     assert type(method) is LearnApart
     assert type(method.inner) is Finetune
 
