@@ -60,7 +60,7 @@ def floors(pyproject: str, constraints: str, *, torch_floor: bool) -> list[str]:
 
 def run(*command: object, cwd: Path) -> str:
     """Run a command and return what it printed; on failure show that and stop."""
-    # Without PYTHONPATH, which may hold the checkout: the wheel is what is tried.
+    # Without PYTHONPATH, which may name the checkout: the installed wheel is tested.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     words = [str(word) for word in command]
     done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)

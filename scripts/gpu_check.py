@@ -105,7 +105,7 @@ def _run(names: list[str], seconds: float, folder: Path, options: argparse.Names
 def _start(
     name: str, seconds: float, folder: Path, options: argparse.Namespace, results: dict[str, Any]
 ) -> subprocess.Popen[bytes]:
-    """A step in a process group of its own, so that all that it starts can be ended with it."""
+    """Start a step in its own process group, so that its children can be ended too."""
     return subprocess.Popen(
         _command(name, seconds, folder, options, results),
         cwd=_ROOT,
@@ -127,7 +127,7 @@ def _command(
 
 
 def _rate(results: dict[str, Any]) -> float:
-    """Steps per second of BLIP as its recipe is, as far as they have been measured; 1,000 otherwise."""
+    """Return the measured steps per second of the BLIP recipe, or 1,000 if not measured."""
     speeds = results.get("throughput", {}).get("speeds", {})
     found = [
         one["steps_per_second"]
@@ -138,7 +138,7 @@ def _rate(results: dict[str, Any]) -> float:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the step and all that it started to end, then kill what is left."""
+    """Send SIGTERM to the process group of a step, then SIGKILL."""
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(_GRACE)

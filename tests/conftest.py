@@ -57,7 +57,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def _blank_heatmaps():
-    """For tests of how a run goes on: drawing heatmaps takes longer than all the rest, and no curve is of them."""
+    """Blank heatmaps for resume tests: drawing them dominates the run time, and no test compares them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heatmaps, "frozen_bits_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
         yield

@@ -1,4 +1,4 @@
-"""What docs/results/methods.md says of its table is what the table holds."""
+"""The statements of docs/results/methods.md agree with its table."""
 
 import re
 from pathlib import Path

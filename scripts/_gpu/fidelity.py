@@ -70,7 +70,7 @@ def compare_paths(contestant: Contestant, updates: int) -> dict[str, Any]:
 
 
 def _record_rollouts(contestant: Contestant, count: int) -> list[Tensors]:
-    """Learn on, and keep each rollout as it was before its update."""
+    """Continue training and copy each rollout before its update."""
     agent, kept, train = contestant.agent, list[Tensors](), contestant.agent.train
 
     def keep_and_train() -> None:

@@ -31,7 +31,7 @@ _KEPT = (
 
 
 def main() -> None:
-    """Train, report, film, and pack what is small."""
+    """Train both agents, write report and video, and archive tables, page and video."""
     options = step_options(__doc__.splitlines()[0])
     results = Results(options.out, options.seconds)
     folder = options.out.parent / "games"

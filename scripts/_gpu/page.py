@@ -11,7 +11,7 @@ Results = dict[str, Any]
 
 
 def page(results: Results) -> str:
-    """Everything that has been measured, section by section; what has not been is said."""
+    """Format the results by section; sections without results say so."""
     sections = [_tests, _fidelity, _throughput, _games]
     return "\n\n".join([_head(results), *(section(results) for section in sections)]) + "\n"
 

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _interrupt(run: Path, device: str) -> dict[str, Any]:
-    """Stop a run once it has a snapshot, and resume it; what went wrong, if anything."""
+    """Stop a run at its first snapshot and resume it; return the exit codes of a failure."""
     process = subprocess.Popen(_command(run, device))
     while process.poll() is None and not list((run / "checkpoints").glob("step-*")):
         time.sleep(0.01)

@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    """Run them; without CUDA there is nothing to run."""
+    """Run the tests marked gpu; skipped without CUDA."""
     options = step_options(__doc__)
     results = Results(options.out, options.seconds)
     if not options.device.startswith("cuda"):

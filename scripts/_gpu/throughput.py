@@ -76,7 +76,7 @@ def main() -> None:
 def _measure(
     agent: str, environments: int, options: argparse.Namespace, results: Results, speeds: dict[str, Any]
 ) -> None:
-    """All variants of one agent; the first also says where the time goes."""
+    """Time all variants of one agent; the first also measures the share of each stage."""
     asked = argparse.Namespace(game="boxing", device=options.device, set=options.set, as_shipped=True)
     config = freezing(recipe(agent, asked, [f"ppo.environments={environments}"]))
     begun = time.perf_counter()

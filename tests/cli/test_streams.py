@@ -59,7 +59,7 @@ def test_a_training_without_streams_writes_none_of_its_files_wrongly(tmp_path):
     assert (run / "checkpoints" / "stage-01").is_dir()
 
 
-def test_a_training_goes_on_when_its_progress_cannot_be_printed_and_says_so_at_its_end(tmp_path):
+def test_training_continues_without_standard_output_and_exits_with_1(tmp_path):
     arguments = command("finetune", "run", CARTPOLES, games="cartpole-a", steps="128")
     code, _, errors = shell(arguments, f">{FULL}", tmp_path)
     assert (code, errors) == (1, "Error: [Errno 28] No space left on device\n")

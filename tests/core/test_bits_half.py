@@ -127,7 +127,7 @@ def test_the_bits_of_every_earlier_task_stay_for_good(bound, total_bits):
 
 
 def test_the_papers_interval_lets_them_change():
-    """Nested or not: this is what the rule ``half`` is for."""
+    """The rule ``half`` keeps the first S bits of Q, nested or not."""
     assert changes(list(walk(1.0, 20, seed=0, rule="paper")), 1.0) > 1000
 
 

@@ -94,7 +94,7 @@ def test_without_a_fisher_every_weight_is_held_alike():
 
 
 def test_nothing_is_changed_in_place():
-    """Neither the penalty that another is made from, nor what it was given; and later weights do not reach it."""
+    """A new penalty leaves its source and arguments unchanged, and later changes of the weights do not affect it."""
     before, weights, fisher = the_sum(terms()), drawn(8), a_fisher(9)
     tensors, given = before.tensors(), {name: w.clone() for name, w in weights.items()}
     made = before.recentre(weights).plus(fisher), before.reset(weights)

@@ -84,7 +84,7 @@ def test_the_prior_scales_with_the_fisher(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dead", [1_000, 16_000, 400_000])
 def test_weights_without_information_do_not_count(rule, dead):
-    """Dead units must not change what the others freeze, whatever their number."""
+    """The number of dead units does not change the bits of the other units."""
     live = spread_out_fisher()
     prior, reached = solve_prior(torch.cat([live, torch.zeros(dead)]), 12, rule)
     assert (prior, reached) == solve_prior(live, 12, rule)

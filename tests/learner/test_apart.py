@@ -30,7 +30,7 @@ from tests.learner.tape import Tape, acted_out
 
 
 def outputs(model, method, number, observations):
-    """Logits or means, and values, of a task as it would be played now."""
+    """Return logits or means, and values, of the current policy on a task."""
     name = model.policy.task_names[number - 1]
     with torch.no_grad(), model.policy.using_task(name), method.playing(model.policy.trunk, number):
         features = model.policy.extract_features(observations)

@@ -287,7 +287,7 @@ def test_a_distillation_that_diverges_is_an_error(name, monkeypatch):
 
 
 def test_a_first_task_that_is_distilled_leaves_no_saturated_units():
-    """Units that are the same in every state have no Fisher information: nothing would protect what feeds them."""
+    """Units with a constant output give their input weights no Fisher information and so no protection."""
 
     def saturated(states):
         activations = torch.tanh(model.policy.trunk.fc1(states))

@@ -239,7 +239,7 @@ def test_it_is_torchs_adam_to_the_bit(torch_first):
         assert all(torch.equal(a[key], b[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
 
 
-def test_a_saved_state_goes_on_as_if_it_had_not_been_saved():
+def test_a_saved_state_continues_bit_identically():
     network = nn.Linear(5, 3)
     optimizer, _ = trained(network, Adam)
     other = copy.deepcopy(network)

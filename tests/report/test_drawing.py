@@ -84,7 +84,7 @@ def test_pixels_are_those_of_the_figure():
 
 
 def test_everything_is_drawn_through_this_module():
-    """The import contract says so for the package; scripts have none."""
+    """An import contract checks this for the package, but not for scripts."""
     scripts = Path(__file__).resolve().parents[2] / "scripts"
     found = [
         file.name for file in scripts.rglob("*.py") if re.search(r"^\s*(from|import) matplotlib", file.read_text())

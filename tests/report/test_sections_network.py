@@ -37,7 +37,7 @@ def with_measured(run, shift=0.0):
 
 @pytest.fixture
 def drawn(sketches, monkeypatch, tmp_path):
-    """Charts as they are asked for: what is measured → series."""
+    """Return chart data: metric → series."""
     found = {}
     original = curves.draw_curves
 

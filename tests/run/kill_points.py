@@ -1,4 +1,4 @@
-"""Records the states in which a kill could leave a folder: before every file event, and with every write half done.
+"""Records the folder states that a kill can leave: before every file event, and after half of every write.
 
 Events come from Python's audit hooks (open, rename, unlink, mkdir, rmdir, truncate) and from functions that raise none:
 writes to a file, fsync, and safetensors, which writes from Rust. A process that is killed leaves what it has handed to

@@ -222,7 +222,7 @@ def test_a_resume_from_before_a_damaged_snapshot_says_what_that_costs(left, caps
 
 
 def test_a_run_with_stages_but_no_snapshot_is_left_alone(left):
-    """Restarting would delete what was learned."""
+    """Restarting would delete the checkpoints."""
     for path in RunFolder(left).snapshots():
         shutil.rmtree(path)
     before = run_files(left)

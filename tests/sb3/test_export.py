@@ -308,7 +308,7 @@ def test_an_agent_that_does_not_fit_its_game_is_refused_before_anything_is_writt
 
 
 @pytest.mark.parametrize("where", ["export", "export/stage-02-cartpole-b.zip"])
-def test_something_else_in_the_place_of_a_file_is_told_before_anything_is_written(where, finished_run, tmp_path):
+def test_an_output_path_of_another_kind_is_refused_before_writing(where, finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     (run / where).parent.mkdir(exist_ok=True)
     (run / where).write_text("mine") if where == "export" else (run / where).mkdir()

@@ -60,7 +60,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_file(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed_by_the_next_write(tmp_path):
     with writer(tmp_path / "one", "kill") as process:
         assert process.wait() == -9
     (tmp_path / ".stage-01-pong.zip.writing").write_text("left by version 0.1.0")
@@ -112,7 +112,7 @@ def test_a_part_of_a_file_is_separated(tmp_path):
     assert path.read_text() == "0123"
 
 
-def test_a_folder_that_may_not_be_written_is_told(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_an_error_message(tmp_path, monkeypatch):
     atomic.check_writable(tmp_path)
     assert names(tmp_path) == []
 

@@ -89,7 +89,7 @@ def test_a_folder_is_never_replaced(folder):
         lambda path: path.unlink(),
     ],
 )
-def test_damage_is_told_with_the_file(name, damage, folder):
+def test_damage_is_reported_with_the_file(name, damage, folder):
     damage(folder / name)
     with pytest.raises(atomic.DamagedError, match=str(folder)):
         atomic.check_folder(folder)
@@ -134,8 +134,8 @@ def test_folders_of_early_versions_have_no_digests(folder):
         atomic.check_folder(folder, required=False)
 
 
-def test_a_folder_goes_as_a_whole(folder, monkeypatch):
-    """Killed while deleting its files: the folder no longer has its final name."""
+def test_a_folder_is_removed_atomically(folder, monkeypatch):
+    """A folder is renamed before its files are deleted, so a kill in between leaves no incomplete folder."""
     monkeypatch.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)
     atomic.remove_folder(folder)
     assert names(folder.parent) == [".folder.removing"]

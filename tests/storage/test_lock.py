@@ -90,7 +90,7 @@ def test_a_lock_that_is_held_is_not_replaced(lock, holder, tmp_path):
     assert lock.samefile(tmp_path / "copy")
 
 
-def test_a_file_system_without_locks_is_said_so_and_files_are_still_replaced(lock, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_warns_and_still_replaces_files(lock, tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

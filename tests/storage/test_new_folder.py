@@ -77,7 +77,7 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path):
     assert names(tmp_path / "run") == []
 
 
-def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_fills_stays(tmp_path):
+def test_leftovers_of_killed_processes_are_removed_and_those_of_live_ones_kept(tmp_path):
     with filling(tmp_path / "one", "kill") as process:
         process.wait()
     assert len(names(tmp_path)) == 1

@@ -90,7 +90,7 @@ def test_episodes_between_two_rows_survive_a_stop(tmp_path, monkeypatch):
     assert_equal(resume_run(run), never_left)
 
 
-def test_a_run_of_an_earlier_version_goes_on_and_begins_the_table(tmp_path):
+def test_a_run_of_an_earlier_version_resumes_and_creates_the_table(tmp_path):
     run = broken_off(tmp_path / "run", ContinualPPO, "train", 7)
     (run / "returns.csv").unlink()
     for path in RunFolder(run).snapshots():
