@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _LONGEST_STEP_COUNT = 40  # characters; recipes may be untrusted, and the pattern backtracks
 _STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
@@ -37,19 +38,42 @@ def reject_bool(value: object) -> object:
     return value
 
 
-Steps = Annotated[int, BeforeValidator(parse_steps)]
+@dataclass(frozen=True)
+class Matching:
+    """Validator of text: at most 80 characters that match a pattern.
+
+    Attributes:
+        pattern: Regular expression for the whole text.
+        rule: The pattern in words, for messages and documentation.
+    """
+
+    pattern: str
+    rule: str
+
+    def __call__(self, value: str) -> str:
+        """Return the text.
+
+        Raises:
+            ValueError: It is too long or does not match.
+        """
+        if len(value) > 80 or not re.fullmatch(self.pattern, value):
+            raise ValueError(f"{value!r}: expected {self.rule}")
+        return value
+
+
+Steps = Annotated[int, Field(ge=1, le=10**15), BeforeValidator(parse_steps)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(reject_bool)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False), BeforeValidator(reject_bool)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False), BeforeValidator(reject_bool)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(reject_bool)]
 Seed = Annotated[int, Field(ge=0, lt=2**30), BeforeValidator(reject_bool)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
+Device = Annotated[str, AfterValidator(Matching(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda or cuda:N"))]
 Units = Annotated[int, Field(ge=1, le=65_536), BeforeValidator(reject_bool)]
 Kernel = Annotated[int, Field(ge=1, le=210), BeforeValidator(reject_bool)]
 _NAME_RULE = "a name of at most 80 letters, digits and _ . : - that starts with a letter or digit"
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=80, description=_NAME_RULE)]
+TaskName = Annotated[str, AfterValidator(Matching(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", _NAME_RULE))]
 _REFERENCE_RULE = "at most 80 characters, none of them a control character"
-ReferenceName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=80, description=_REFERENCE_RULE)]
+ReferenceName = Annotated[str, AfterValidator(Matching(r"[^\x00-\x1f\x7f]*", _REFERENCE_RULE))]
 Activation = Literal["relu", "tanh", "elu", "silu"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 

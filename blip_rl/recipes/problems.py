@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -49,7 +50,7 @@ class Problem:
         return Problem((*prefix, *self.location), self.text, self.has_value, self.value)
 
     def line(self, prefix: str = "") -> str:
-        """Return ``ppo.epochs = 0: expected a whole number of at least 1``."""
+        """Return ``ppo.epochs = 0: input should be greater than or equal to 1``."""
         key = prefix + dotted(self.location)
         return f"{key} = {show(self.value)}: {self.text}" if self.has_value else f"{key}: {self.text}"
 
@@ -101,10 +102,9 @@ def attempt(lines: list[str], step: Callable[..., Result], *arguments: Any) -> R
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Convert a pydantic error to problems."""
-    schema = model.model_json_schema()
+    """Convert a pydantic error to problems: pydantic's own messages, with suggestions for misspelt names."""
     details = [dict(detail) for detail in error.errors(include_url=False)]
-    return [_problem(detail, schema) for detail in details if not _is_echo(detail)]
+    return [_problem(detail, model) for detail in details if not _is_echo(detail)]
 
 
 def _is_echo(detail: dict[str, Any]) -> bool:
@@ -112,81 +112,28 @@ def _is_echo(detail: dict[str, Any]) -> bool:
     return detail["type"] == "too_short" and bool(len(detail["input"]) >= detail["ctx"]["min_length"])
 
 
-def _problem(detail: dict[str, Any], root: dict[str, Any]) -> Problem:
-    location, value = detail["loc"], detail["input"]
-    if detail["type"] == "missing":
-        return Problem(location, f"missing: {_rule(root, location)}")
-    if detail["type"] == "extra_forbidden":
-        allowed = list(_at(root, location[:-1]).get("properties", {}))
+def _problem(detail: dict[str, Any], model: type[BaseModel]) -> Problem:
+    kind, location, value = detail["type"], detail["loc"], detail["input"]
+    if kind == "missing":
+        return Problem(location, "missing: this setting has no default")
+    if kind == "extra_forbidden":
+        allowed = _keys_at(model, location[:-1])
         hint = did_you_mean(str(location[-1]), allowed)
         return Problem(location, f"unknown key{hint} (allowed: {', '.join(allowed) or 'none'})", True, value)
-    if detail["type"] in {"value_error", "assertion_error"}:
+    if kind == "value_error":
         text = str(detail["ctx"]["error"]).removeprefix(f"{value!r}: ")
         # The text of a rule about several keys already has the keys and their values.
         return Problem(location, text, has_value=not isinstance(value, dict | list | tuple), value=value)
-    return Problem(location, _rule(root, location) or str(detail["msg"]), True, value)
+    text = detail["msg"][0].lower() + detail["msg"][1:]
+    if kind in {"model_type", "dict_type"}:  # pydantic names the Python class, which a recipe's author does not know
+        text = "input should be a table"
+    if kind == "literal_error" and isinstance(value, str):
+        text += did_you_mean(value[:80], re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
+    return Problem(location, text, True, value)
 
 
-def _rule(root: dict[str, Any], location: Location) -> str:
-    """Return the rule of the schema at a location: ``expected a number greater than 0``."""
-    expected = _expectation(_at(root, location))
-    return f"expected {expected}" if expected else ""
-
-
-def _at(root: dict[str, Any], location: Location) -> dict[str, Any]:
-    """Follow a location through a JSON schema; return an empty schema if it does not exist."""
-    schema = _resolved(root, root)
+def _keys_at(model: Any, location: Location) -> list[str]:
+    """Return the names of the settings of the section at a location."""
     for step in location:
-        if isinstance(step, int):
-            places = schema.get("prefixItems", [])
-            found = places[step] if step < len(places) else schema.get("items", {})
-        else:
-            found = schema.get("properties", {}).get(step, {})
-        schema = _resolved(found, root) if isinstance(found, dict) else {}
-    return schema
-
-
-def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """Resolve references and optional types."""
-    for _ in range(8):
-        if "$ref" in schema:
-            schema = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
-        elif "anyOf" in schema:
-            schema = next((option for option in schema["anyOf"] if option.get("type") != "null"), {})
-        else:
-            break
-    return schema
-
-
-def _expectation(schema: dict[str, Any]) -> str:
-    kind = schema.get("type")
-    if "enum" in schema:
-        return f"one of: {', '.join(map(str, schema['enum']))}"
-    if "const" in schema:
-        return show(schema["const"])
-    if kind in {"integer", "number"}:
-        return ("a whole number" if kind == "integer" else "a number") + _bounds(schema)
-    if kind == "string":
-        return str(schema.get("description", "text"))
-    if kind == "array":
-        return _list_expectation(schema)
-    return {"boolean": "true or false", "object": "a table"}.get(str(kind), "")
-
-
-def _bounds(schema: dict[str, Any]) -> str:
-    words = {
-        "minimum": "of at least",
-        "exclusiveMinimum": "greater than",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-    }
-    given = [f"{phrase} {schema[key]:g}" for key, phrase in words.items() if key in schema]
-    return f" {' and '.join(given)}" if given else ""
-
-
-def _list_expectation(schema: dict[str, Any]) -> str:
-    lowest, highest = schema.get("minItems"), schema.get("maxItems")
-    if lowest is None and highest is None:
-        return "a list"
-    count = lowest if lowest == highest else f"at least {lowest}"
-    return f"a list of {count} {'value' if count in {1, 'at least 1'} else 'values'}"
+        model = get_args(model)[0] if isinstance(step, int) else model.model_fields[step].annotation
+    return list(model.model_fields)

@@ -172,15 +172,15 @@ def test_split_names():
     [
         ('[[tasks]]\nname = "a"\ngame = "pongg"', ["tasks[0].game = 'pongg'", "did you mean pong?"]),
         ('[[tasks]]\nname = "a"\ngame = "this:That-v0"', ["tasks[0].game", "may not import a package"]),
-        ('[[tasks]]\nname = "a"', ["tasks[0].game: missing", "expected text"]),
+        ('[[tasks]]\nname = "a"', ["tasks[0].game: missing", "no default"]),
         (
             '[[tasks]]\nname = "a"\ngame = "pong"\nstep = 3',
             ["tasks[0].step = 3", "did you mean steps?", "allowed: name"],
         ),
         ('[[tasks]]\nname = "a"\ngame = "pong"\nsteps = "5x"', ["steps = '5x'", "whole number of steps", "500k"]),
         ('[[tasks]]\nname = "a b"\ngame = "pong"', ["name = 'a b'", "letters, digits"]),
-        ('[[task]]\nname = "a"', ["tasks: missing", "at least 1"]),
-        ("tasks = []", ["tasks = []", "a list of at least 1 value"]),
+        ('[[task]]\nname = "a"', ["tasks: missing", "no default"]),
+        ("tasks = []", ["tasks = []", "at least 1 item"]),
         (
             '[agent.ppo]\nepoch = 3\n[[tasks]]\nname = "a"\ngame = "pong"',
             ["agent.ppo.epoch = 3", "did you mean epochs?"],
