@@ -19,8 +19,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy
-from blip_rl.sb3.concatenate import concatenate
-from blip_rl.sb3.read_zip import ExternalAgent, ExternalLayer, read_agent
+from blip_rl.sb3.read_zip import ExternalAgent, read_agent
 from blip_rl.storage import validation
 from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.new_folder import new_folder, take_name
@@ -55,12 +54,8 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
         check_new_folder(out)
     _warn_about_normalization_statistics(file)
     agent = read_agent(file)
-    try:
-        layers, actor, critic = concatenate(agent)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"'{file}' cannot become a run: {error}") from error
-    config = _config(file, game, agent, layers, overrides)
-    policy = _policy(file, config, agent, layers, actor, critic)
+    config = _config(file, game, agent, overrides)
+    policy = _policy(file, config, agent)
     planned = planned_folder(out, config).path
 
     def write(path: Path) -> None:
@@ -73,10 +68,8 @@ def import_agent(file: Path, game: str, *, overrides: Sequence[str] = (), out: P
 
 def _warn_about_normalization_statistics(file: Path) -> None:
     """Warn if ``VecNormalize`` statistics next to the file suggest that the agent expects normalised observations."""
-    for folder in (
-        file.parent,
-        file.with_suffix(""),
-    ):  # used by stable-baselines3's CheckpointCallback and by the RL Zoo
+    # These folders are used by stable-baselines3's CheckpointCallback and by the RL Zoo.
+    for folder in (file.parent, file.with_suffix("")):
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in itertools.islice(entries, _MAX_ENTRIES_SCANNED):
                 if entry.name.endswith(".pkl") and "vecnormalize" in entry.name.lower().replace("_", ""):
@@ -88,12 +81,11 @@ def _warn_about_normalization_statistics(file: Path) -> None:
                     return
 
 
-def _config(
-    file: Path, game: str, agent: ExternalAgent, layers: Sequence[ExternalLayer], overrides: Sequence[str]
-) -> RunConfig:
+def _config(file: Path, game: str, agent: ExternalAgent, overrides: Sequence[str]) -> RunConfig:
     """Return a recipe with the trunk of the agent's network and the method ``finetune``."""
     from blip_rl.recipes import resolve
 
+    layers = agent.layers
     kind = "image" if layers[0].stride else "vector"
     shape = {
         f"trunk.{kind}.hidden": [len(layer.bias) for layer in layers if not layer.stride],
@@ -113,27 +105,19 @@ def _config(
 
 
 @torch.no_grad()
-def _policy(
-    file: Path,
-    config: RunConfig,
-    agent: ExternalAgent,
-    layers: Sequence[ExternalLayer],
-    actor: Tensor,
-    critic: Tensor,
-) -> ContinualPolicy:
+def _policy(file: Path, config: RunConfig, agent: ExternalAgent) -> ContinualPolicy:
     """Build the policy for the game's spaces and copy the weights of the file into it."""
     (task,) = config.tasks
     env = make_evaluation_env(task, config.atari, 1, 0)
     env.close()
     outline = validation.meta_policy(env.observation_space, [(task.name, env.action_space)], config.agent.trunk)
-    _check_fit(
-        file, outline, agent, layers, actor, critic
-    )  # before allocating weights: the file determines their number
+    # Before weights are allocated: the file determines their number.
+    _check_fit(file, outline, agent)
     validation.check_fits_memory(f"the network of '{file}'", outline, {})
     policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
     policy.add_task(task.name, env.action_space)
     policy.use_task(task.name)
-    for _, layer, weight, bias in _layer_targets(policy, agent, layers, actor, critic):
+    for _, layer, weight, bias in _layer_targets(policy, agent):
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
     if policy.current.log_std is not None:
@@ -141,36 +125,27 @@ def _policy(
     return policy
 
 
-def _layer_targets(
-    policy: ContinualPolicy, agent: ExternalAgent, layers: Sequence[ExternalLayer], actor: Tensor, critic: Tensor
-) -> list[tuple[str, Any, Tensor, Tensor]]:
+def _layer_targets(policy: ContinualPolicy, agent: ExternalAgent) -> list[tuple[str, Any, Tensor, Tensor]]:
     """Return (name, layer, new weight, new bias) of every layer of the network."""
     trunk, head = policy.trunk, policy.current
     found: list[tuple[str, Any, Tensor, Tensor]] = [
         (f"layer {number}", trunk.get_submodule(name), layer.weight, layer.bias)
-        for number, (name, layer) in enumerate(zip(trunk.layer_names, layers, strict=True), start=1)
+        for number, (name, layer) in enumerate(zip(trunk.layer_names, agent.layers, strict=True), start=1)
     ]
-    return [*found, ("actor", head.actor, actor, agent.actor[1]), ("critic", head.critic, critic, agent.critic[1])]
+    return [*found, ("actor", head.actor, *agent.actor), ("critic", head.critic, *agent.critic)]
 
 
-def _check_fit(
-    file: Path,
-    policy: ContinualPolicy,
-    agent: ExternalAgent,
-    layers: Sequence[ExternalLayer],
-    actor: Tensor,
-    critic: Tensor,
-) -> None:
+def _check_fit(file: Path, policy: ContinualPolicy, agent: ExternalAgent) -> None:
     """Check that the network of the file matches the spaces of the game."""
-    _check_spaces(file, policy, agent, layers)
-    for what, layer, weight, _ in _layer_targets(policy, agent, layers, actor, critic):
+    _check_spaces(file, policy, agent)
+    for what, layer, weight, _ in _layer_targets(policy, agent):
         _check_shape(file, what, policy, layer, weight)
 
 
-def _check_spaces(file: Path, policy: ContinualPolicy, agent: ExternalAgent, layers: Sequence[ExternalLayer]) -> None:
+def _check_spaces(file: Path, policy: ContinualPolicy, agent: ExternalAgent) -> None:
     """Check that agent and game agree on image or vector observations and on continuous or discrete actions."""
     shown = policy.observation_space.shape or ()
-    kind = "images" if layers[0].stride else "vectors"
+    kind = "images" if agent.layers[0].stride else "vectors"
     if kind != ("images" if len(shown) == 3 else "vectors"):
         raise UserError(
             f"'{file}' does not fit the game: its network expects {kind}, but observations have shape {shown}"

@@ -2,10 +2,14 @@
 
 ``PPO.load`` unpickles parts of the file, which can run arbitrary code. Here only tensors are read, with a loader that
 accepts nothing else, and plain JSON metadata such as layer types and the number of training steps.
+
+stable-baselines3 has separate networks for policy and values. They become one trunk that computes exactly the same
+outputs: layer by layer, the units are stacked and the weights are block-diagonal, W = [[W_π, 0], [0, W_v]].
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,20 +44,17 @@ class ExternalLayer:
 
 @dataclass(frozen=True)
 class ExternalAgent:
-    """The network of a stable-baselines3 agent.
+    """The network of a stable-baselines3 agent, with policy and value network in one trunk.
 
     Attributes:
-        policy: Layers from observations to the features of the actor.
-        value: Layers from observations to the features of the critic.
+        layers: Layers of the trunk.
         activation: Name of the activation as in recipes.
-        actor: Weight and bias of the last layer of the policy.
-        critic: Weight and bias of the last layer of the value function.
+        actor: Weight and bias of the last layer of the policy, over all features of the trunk; the same for ``critic``.
         log_std: Logarithm of the standard deviation of continuous actions, shape (actions,); None if discrete.
         env_steps: Number of training steps.
     """
 
-    policy: Sequence[ExternalLayer]
-    value: Sequence[ExternalLayer]
+    layers: Sequence[ExternalLayer]
     activation: str
     actor: tuple[Tensor, Tensor]
     critic: tuple[Tensor, Tensor]
@@ -65,8 +66,8 @@ def read_agent(file: Path) -> ExternalAgent:
     """Read the network of a PPO or A2C.
 
     Raises:
-        UserError: the file does not exist, its network cannot be read without running code, or it has unsupported
-            tensors.
+        UserError: the file does not exist, its network cannot be read without running code, it has unsupported tensors,
+            its policy and value network differ in depth, kernel sizes or strides, or the trunk needs too much memory.
     """
     metadata, tensors = _contents(file)
     options = metadata.get("policy_kwargs")
@@ -78,18 +79,18 @@ def read_agent(file: Path) -> ExternalAgent:
         policy, value = (_path(network, part, options) for part in ("policy", "value"))
         actor, critic = (network.layer(name) for name in ("action_net", "value_net"))
         log_std = network.log_std()
+        if unknown := network.unused():
+            raise ValueError(f"it has {_listed(unknown)}, which would be lost")
+        layers, act, assess = _concatenate(policy, value, actor[0], critic[0])
     except UserError:
         raise
     except (LookupError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"'{file}' is not a standard policy of stable-baselines3: {error}") from error
-    if unknown := network.unused():
-        raise UserError(
-            f"'{file}' cannot become a run: it has {_listed(unknown)}, which standard policies of "
-            "stable-baselines3 do not have and which would be lost"
-        )
-    if not policy or not value:
-        raise UserError(f"'{file}' cannot become a run: it has no layers between observations and actions")
-    return ExternalAgent(policy, value, _activation(file, tensors, options), actor, critic, log_std, _steps(metadata))
+        raise UserError(f"'{file}' cannot become a run: {error} (expected a policy of stable-baselines3)") from error
+    steps = metadata.get("num_timesteps")
+    env_steps = steps if isinstance(steps, int) and 0 <= steps < 10**15 else 0
+    return ExternalAgent(
+        layers, _activation(file, network, options), (act, actor[1]), (assess, critic[1]), log_std, env_steps
+    )
 
 
 def _contents(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -125,7 +126,10 @@ def _check_kind(file: Path, metadata: dict[str, Any], options: dict[str, Any], t
 
 
 class _Network:
-    """The tensors of a policy by name; tracks which of them have been used."""
+    """The tensors of a policy by name; tracks which of them have been used.
+
+    The methods raise LookupError or ValueError if a tensor is missing or is not what they expect.
+    """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
@@ -136,11 +140,7 @@ class _Network:
         return any(name.startswith(prefixes) for name in self.tensors)
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of a layer.
-
-        Raises:
-            LookupError, ValueError: a tensor is missing, or the shapes do not match.
-        """
+        """Return weight and bias of a layer."""
         weight, bias = self._take(f"{name}.weight"), self._take(f"{name}.bias")
         if weight.dim() not in (2, 4) or bias.shape != weight.shape[:1] or 0 in weight.shape:
             raise ValueError(
@@ -149,11 +149,7 @@ class _Network:
         return weight, bias
 
     def layers(self, prefix: str, strides: Sequence[int] | None = None) -> list[ExternalLayer]:
-        """Return the layers of an ``nn.Sequential`` in which layers and activations alternate.
-
-        Raises:
-            LookupError, ValueError: it has other modules.
-        """
+        """Return the layers of an ``nn.Sequential`` in which layers and activations alternate."""
         found = sorted(
             {name.removeprefix(prefix).partition(".")[0] for name in self.tensors if name.startswith(prefix)}
         )
@@ -161,16 +157,10 @@ class _Network:
         if set(found) != {str(2 * index) for index in range(count)}:
             raise ValueError(f"{prefix!r} has modules {_listed(found)}: expected layers with activations between them")
         layers = [self.layer(f"{prefix}{2 * index}") for index in range(count)]
-        if strides is None:
-            return [ExternalLayer(*layer) for layer in layers]
-        return [ExternalLayer(*layer, stride) for layer, stride in zip(layers, strides, strict=True)]
+        return [ExternalLayer(*layer, stride) for layer, stride in zip(layers, strides or [0] * count, strict=True)]
 
     def log_std(self) -> Tensor | None:
-        """Return the logarithm of the standard deviation of continuous actions; None for discrete actions.
-
-        Raises:
-            ValueError: wrong shape, or values that are not finite.
-        """
+        """Return the logarithm of the standard deviation of continuous actions; None for discrete actions."""
         if "log_std" not in self.tensors:
             return None
         found = self._take("log_std")
@@ -179,25 +169,16 @@ class _Network:
         return found
 
     def drop_copies(self, prefix: str, of: str) -> None:
-        """Mark tensors as used that are copies of others.
-
-        Raises:
-            LookupError, ValueError: a tensor differs from its original.
-        """
+        """Mark tensors as used that are copies of others."""
         for name in [name for name in self.tensors if name.startswith(prefix)]:
             if not torch.equal(self._take(name), self.tensors[of + name.removeprefix(prefix)].float()):
                 raise ValueError(f"{name!r} differs from the one below {of!r}")
 
     def unused(self) -> list[str]:
-        """Return the names of tensors that have not been used."""
         return [name for name in self.tensors if name not in self._used]
 
     def _take(self, name: str) -> Tensor:
-        """Return a tensor as float32 and mark it as used.
-
-        Raises:
-            LookupError, ValueError: it is missing, not floating point, not finite, or out of the range of float32.
-        """
+        """Return a finite tensor as float32 and mark it as used."""
         self._used.add(name)
         tensor = self.tensors[name].detach()
         if not tensor.is_floating_point() or not tensor.isfinite().all():
@@ -249,11 +230,11 @@ def _strides(described: str) -> tuple[int, ...] | None:
     return tuple(strides)
 
 
-def _activation(file: Path, tensors: dict[str, Tensor], options: dict[str, Any]) -> str:
+def _activation(file: Path, network: _Network, options: dict[str, Any]) -> str:
     """Return the activation, which must be the same for all layers."""
     words = {name for name in _ACTIVATIONS if f"{name}(" in str(options.get("features_extractor_class", ""))}
-    found = words or ({"ReLU"} if _any(tensors, "features_extractor.", "pi_features_extractor.") else set())
-    if _any(tensors, "mlp_extractor."):  # Tanh is the default of stable-baselines3
+    found = words or ({"ReLU"} if network.has("features_extractor.", "pi_features_extractor.") else set())
+    if network.has("mlp_extractor."):  # Tanh is the default of stable-baselines3
         found |= {str(options.get("activation_fn", "Tanh")).removesuffix("'>").rpartition(".")[2]}
     if len(found) != 1 or not found <= set(_ACTIVATIONS):
         named = ", ".join(sorted(found)) or "none"
@@ -265,15 +246,55 @@ def _activation(file: Path, tensors: dict[str, Tensor], options: dict[str, Any])
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Format the first three names from a file, truncated."""
     shown = ", ".join(repr(name[:80]) for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _any(tensors: dict[str, Tensor], *prefixes: str) -> bool:
-    return any(name.startswith(prefixes) for name in tensors)
+def _concatenate(
+    policy: Sequence[ExternalLayer], value: Sequence[ExternalLayer], actor: Tensor, critic: Tensor
+) -> tuple[list[ExternalLayer], Tensor, Tensor]:
+    """Concatenate policy and value network; leading layers that are equal are kept once.
+
+    Returns:
+        The layers, and the weights of actor and critic over all features, with zeros for those of the other network.
+    """
+    if not policy or not value:
+        raise ValueError("it has no layers between observations and actions")
+    pairs = list(zip(policy, value, strict=False))
+    if len(policy) != len(value) or any(
+        ours.stride != theirs.stride or ours.weight.shape[2:] != theirs.weight.shape[2:] for ours, theirs in pairs
+    ):
+        raise ValueError(
+            "policy and value networks differ: expected the same number of layers, kernel sizes and strides"
+        )
+    equal = [torch.equal(p.weight, v.weight) and torch.equal(p.bias, v.bias) for p, v in pairs]
+    shared = (*equal, False).index(False)
+    check_memory(
+        "the concatenated policy and value network",
+        {f"layer {number + 1}": _concatenated_bytes(*pairs[number]) for number in range(shared, len(pairs))},
+        "it is too large for this machine",
+    )
+    layers = list(policy[:shared])
+    for number, (ours, theirs) in enumerate(pairs[shared:]):
+        join = _block_diagonal if number else torch.cat  # both first layers get the same input
+        layers.append(
+            ExternalLayer(join([ours.weight, theirs.weight]), torch.cat([ours.bias, theirs.bias]), ours.stride)
+        )
+    if shared == len(pairs):
+        return layers, actor, critic
+    rows = _block_diagonal([actor, critic])
+    return layers, rows[: len(actor)], rows[len(actor) :]
 
 
-def _steps(metadata: dict[str, Any]) -> int:
-    steps = metadata.get("num_timesteps")
-    return steps if isinstance(steps, int) and 0 <= steps < 10**15 else 0
+def _concatenated_bytes(policy: ExternalLayer, value: ExternalLayer) -> int:
+    outputs, inputs, *kernel = (a + b for a, b in zip(policy.weight.shape, value.weight.shape, strict=True))
+    return policy.weight.element_size() * outputs * inputs * math.prod(kernel)
+
+
+def _block_diagonal(weights: Sequence[Tensor]) -> Tensor:
+    """Return the block-diagonal weight of two weights of shape (outputs, inputs, ...)."""
+    first, second = weights
+    both = first.new_zeros(len(first) + len(second), first.shape[1] + second.shape[1], *first.shape[2:])
+    both[: len(first), : first.shape[1]] = first
+    both[len(first) :, first.shape[1] :] = second
+    return both

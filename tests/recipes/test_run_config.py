@@ -39,7 +39,11 @@ def test_any_number_round_trips(rate, episodes, seed, bits):
 @pytest.mark.parametrize(
     ("old", "new", "rule"),
     [
-        ("total_bits = 20", "total_bits = 99", "agent.method.total_bits = 99: input should be less than or equal to 22"),
+        (
+            "total_bits = 20",
+            "total_bits = 99",
+            "agent.method.total_bits = 99: input should be less than or equal to 22",
+        ),
         ('\nname = "blip"', '\nname = "blop"', "agent.method.name = 'blop': unknown method"),
         ('device = "auto"', 'devic = "auto"', "devic = 'auto': unknown key: did you mean device?"),
     ],
