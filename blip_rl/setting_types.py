@@ -81,4 +81,4 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 class Settings(BaseModel):
     """Base class of recipe sections: immutable, and rejects unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
