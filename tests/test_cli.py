@@ -107,7 +107,7 @@ def test_train_passes_its_options_on(trained, tmp_path):
         ("--seed -1", ["--seed", "-1", "0<=x<="]),
         ("--device gpu", ["--device 'gpu'", "auto, cpu, cuda or cuda:N"]),
         ("--threads -1", ["--threads", "-1", "0<=x<=1024"]),
-        ("--set ppo.epochs=0", ["--set ppo.epochs=0", "whole number of at least 1"]),
+        ("--set ppo.epochs=0", ["--set ppo.epochs=0", "greater than or equal to 1"]),
         ("--games kungfoo --steps many", ["2 problems", "kungfoo", "many"]),
         ("--out file", ["--out", "'file'", "exists"]),
         ("--gmes kungfu", ["--gmes", "--games"]),
