@@ -34,19 +34,33 @@ class PpoConfig(Settings):
     """Proximal policy optimisation (PPO; Schulman et al. 2017, https://arxiv.org/abs/1707.06347)."""
 
     environments: Annotated[int, Field(ge=1, le=4096), BeforeValidator(reject_bool)]
+    """Environments that are stepped in parallel."""
     rollout_steps: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(reject_bool)]
+    """Steps of each environment between two updates; a rollout has ``environments`` × ``rollout_steps`` steps."""
     minibatches: PositiveInt
+    """Minibatches that a rollout is divided into; must divide its steps."""
     epochs: Annotated[int, Field(ge=1, le=1000), BeforeValidator(reject_bool)]
+    """Passes over each rollout."""
     learning_rate: PositiveFloat
+    """Adam's learning rate at the start of each task."""
     learning_rate_schedule: Literal["linear", "constant"]
+    """Learning rate within a task: ``linear`` decays to 0 at its end, ``constant`` does not change."""
     clip_range: PositiveFloat
+    """ε of the clipped policy objective: the probability ratio is clipped to 1 ± ε."""
     clip_range_value: PositiveFloat | None = None
+    """Largest change of a value prediction in an update, in units of return; none: values are not clipped."""
     entropy_coefficient: NonNegativeFloat
+    """Weight of the entropy bonus in the loss."""
     value_coefficient: NonNegativeFloat
+    """Weight of the value loss in the loss."""
     discount: Fraction
+    """Discount factor γ per step."""
     gae_lambda: Fraction
+    """λ of generalised advantage estimation: 0 is the one-step error, 1 the whole return."""
     max_gradient_norm: PositiveFloat
+    """Norm to which the gradient of all parameters together is clipped."""
     adam_epsilon: PositiveFloat
+    """Adam's ε, added to the denominator."""
     value_loss: Literal["clipped", "max"] = "clipped"
     """Value loss with ``clip_range_value``: ``clipped`` is the squared error of the clipped value, as in
     stable-baselines3; ``max`` the larger of the errors of clipped and unclipped value, as in openai/baselines."""
@@ -81,21 +95,27 @@ class ImageTrunkConfig(Settings):
     conv: Annotated[tuple[tuple[Units, Kernel, Kernel], ...], Field(min_length=1, max_length=32)]
     """(channels, kernel size, stride) of each convolution; no padding."""
     hidden: Annotated[tuple[Units, ...], Field(min_length=1, max_length=32)]
+    """Units of each fully connected layer after the convolutions."""
     activation: Activation
+    """Activation function after each layer."""
 
 
 class VectorTrunkConfig(Settings):
     """Trunk for vectors: fully connected layers."""
 
     hidden: Annotated[tuple[Units, ...], Field(min_length=1, max_length=32)]
+    """Units of each layer."""
     activation: Activation
+    """Activation function after each layer."""
 
 
 class TrunkConfig(Settings):
     """The layers that all tasks share; the first task's observation space selects ``image`` or ``vector``."""
 
     image: ImageTrunkConfig
+    """Layers for images."""
     vector: VectorTrunkConfig
+    """Layers for vectors."""
     task_modulation: bool
     """Learn a scale and a shift per task and unit, applied to the output of each trunk layer."""
 
@@ -132,11 +152,14 @@ class AgentConfig(Settings):
     """Agent recipe, how to learn: ``agents/*.toml``."""
 
     description: str
+    """One line for ``blip-rl list``."""
     learning: Literal["direct", "distil"] = "direct"
     """``direct``: learn each task in the shared trunk. ``distil``: learn it without protection in a separate trunk,
     then distil the policy into the shared trunk under the method's protection."""
     ppo: PpoConfig
+    """The learning algorithm."""
     trunk: TrunkConfig
+    """The shared network."""
     method: dict[str, Any]
     """``name`` and the settings of that method, which validates them itself."""
     distil: DistilConfig = DistilConfig()
@@ -152,14 +175,23 @@ class AtariConfig(Settings):
     """Atari preprocessing. Defaults: that of DQN (Mnih et al. 2015), as in the BLIP paper."""
 
     frame_skip: Annotated[int, Field(ge=1, le=100), BeforeValidator(reject_bool)] = 4
+    """Frames for which each action is repeated; a step is one action."""
     frame_size: Annotated[int, Field(ge=16, le=210), BeforeValidator(reject_bool)] = 84
+    """Height and width in pixels to which frames are resized."""
     frame_stack: Annotated[int, Field(ge=1, le=16), BeforeValidator(reject_bool)] = 4
+    """Most recent frames that make up an observation."""
     noop_max: Annotated[int, Field(ge=0, le=1000), BeforeValidator(reject_bool)] = 30
+    """Largest number of random no-op actions at the start of an episode."""
     fire_on_reset: bool = True
+    """Press FIRE at the start of an episode, in games that need it to begin."""
     sticky_action_probability: Fraction = 0.0
+    """Probability that the emulator repeats the previous action instead of the chosen one."""
     full_action_space: bool = False
+    """All 18 actions in every game instead of those that it uses."""
     lost_life_ends_episode: bool = True
+    """End training episodes at the loss of a life. Evaluation always plays whole games."""
     clip_rewards: bool = True
+    """Replace training rewards by their sign. Scores are never clipped."""
     max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(reject_bool)] = ALE_EPISODE_FRAMES
     """Frames after which an episode ends. Below ALE's default limit, such episodes count as ``truncated``."""
 
@@ -168,15 +200,21 @@ class TaskConfig(Settings):
     """One task of a sequence: a game, its training steps, and the scores that normalise its returns."""
 
     name: TaskName
+    """Name of the task in tables, files and options."""
     game: str
     """ALE ROM name (``kung_fu_master``) or Gymnasium id (``CartPole-v1``); other unambiguous spellings are accepted."""
     title: str = ""
+    """Name in reports and videos; empty: the name."""
     steps: Steps = 10_000_000
+    """Training steps: decisions, summed over environments. ``--steps`` replaces it."""
     random_score: float | None = None
+    """Mean return of a random policy: normalised score 0."""
     reference_score: float | None = None
+    """Return that is normalised score 1."""
     reference_name: ReferenceName = ""
     """Name of the reference in texts, for example ``human``."""
     human_score: float | None = None
+    """Published return of a human, shown in reports."""
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
     """Multiply vector observations by a random orthogonal matrix with this seed; None leaves them unchanged."""
 
@@ -210,8 +248,11 @@ class EvaluationConfig(Settings):
     """When and how tasks are evaluated."""
 
     episodes: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(reject_bool)] = 10
+    """Episodes per task and evaluation."""
     actions: Literal["greedy", "stochastic"] = "greedy"
+    """``greedy`` takes the most probable action, ``stochastic`` samples from the policy."""
     every_steps: Steps = 200_000
+    """Training steps between periodic evaluations of all tasks seen."""
     max_episode_steps: PositiveInt = 27_000
     """Decisions after which an episode is truncated. Default of a run: ``atari.max_episode_frames`` ÷
     ``atari.frame_skip``, rounded up."""
@@ -264,10 +305,15 @@ class SequenceConfig(Settings):
     """Sequence recipe, what to learn in what order: ``envs/*.toml``."""
 
     description: str
+    """One line for ``blip-rl list``."""
     tasks: Tasks
+    """Games, in the order in which they are learned."""
     atari: AtariConfig = AtariConfig()
+    """Preprocessing."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """Snapshots."""
     agent: dict[str, Any] = Field(default_factory=dict)
     """Settings that these tasks need; they override the agent recipe, and ``--set`` overrides both."""
 
@@ -276,15 +322,25 @@ class RunConfig(Settings):
     """Resolved recipe of a run, as saved in its ``config.toml``."""
 
     agent_name: str
+    """Name of the agent recipe."""
     sequence_name: str
+    """Name of the sequence recipe, or the names of the tasks."""
     seed: Seed = 0
+    """Random seed (``--seed``)."""
     device: Device = "auto"
+    """Torch device (``--device``); ``auto`` uses a GPU if one is available."""
     agent: AgentConfig
+    """How to learn."""
     tasks: Tasks
+    """Games, in the order in which they are learned."""
     atari: AtariConfig = AtariConfig()
+    """Preprocessing."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluation."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """Snapshots."""
     compute: ComputeConfig = ComputeConfig()
+    """How the machine is used."""
 
     @model_validator(mode="after")
     def _room_for_distilling(self) -> Self:

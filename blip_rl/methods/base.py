@@ -226,7 +226,10 @@ class FisherSettings(Settings):
     """Settings of the Fisher estimate."""
 
     fisher_samples: PositiveInt = 2_000
+    """Observations of a finished task that the Fisher information is computed from."""
     fisher_expectation: Expectation = "sampled"
+    """Expectation over actions: ``sampled`` draws one action per state, ``exact`` sums over all (Discrete actions
+    only)."""
 
 
 class FisherMethod(Method):

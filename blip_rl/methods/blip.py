@@ -28,7 +28,10 @@ class BlipSettings(FisherSettings):
     """Settings of BLIP; the paper's and the released code's rules can be mixed. Priors: in units of the true Fisher."""
 
     total_bits: Annotated[int, Field(ge=1, le=22)] = bits.TOTAL_BITS
+    """N: bits of each weight."""
     gain: Literal["paper", "reference"] = "reference"
+    """Rule for the bits that a task freezes: paper Eq. 8, or that of the released code, which freezes none of a
+    weight with little information."""
     round_after_task: bool = False
     """Set each weight to its interval's centre after a task (the reference does)."""
     nested: bool = True
@@ -42,6 +45,7 @@ class BlipSettings(FisherSettings):
     prior_scale: Literal["fan", "uniform"] = "fan"
     """F₀ times the layer's fan (the reference) or the same everywhere (the paper)."""
     fisher_prior: PositiveFloat | None = None
+    """F₀, in units of the true Fisher. One of this, ``first_task_bits`` and ``first_task_drift`` must be set."""
     first_task_bits: PositiveFloat | None = None
     """Solve for the prior: mean of the bits that the first task freezes, over weights with Fisher information."""
     first_task_drift: PositiveFloat | None = None

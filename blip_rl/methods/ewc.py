@@ -28,6 +28,7 @@ class EwcSettings(FisherSettings):
     """Settings of EWC. ``strength`` is for the true Fisher: the mean of per-sample squared gradients."""
 
     strength: NonNegativeFloat = 80.6
+    """λ of the penalty."""
 
 
 class Ewc(FisherMethod):

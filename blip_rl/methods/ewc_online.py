@@ -25,7 +25,9 @@ class EwcOnlineSettings(FisherSettings):
     """``strength`` of the penalty, for the true Fisher, and the discount ``gamma`` of earlier Fishers."""
 
     strength: NonNegativeFloat = 80.6
+    """λ of the penalty."""
     gamma: Fraction = 1.0
+    """Discount of earlier Fisher information at each task; 1: it accumulates."""
 
 
 class EwcOnline(FisherMethod):

@@ -21,6 +21,7 @@ class L2Settings(Settings):
     """``strength`` of the penalty, in units of loss per squared distance."""
 
     strength: NonNegativeFloat = 10.0
+    """λ of the penalty."""
 
 
 class L2(Method):
