@@ -11,7 +11,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 from torch import nn
 
-from blip_rl.config import ImageTrunkConfig, RunConfig
+from blip_rl.agent_config import ImageTrunkConfig
+from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.ppo import stable_baselines_hyperparameters
 from blip_rl.tasks.games import is_gymnasium_id, rom_name

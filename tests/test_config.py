@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blip_rl.config import AtariConfig, EvaluationConfig, PpoConfig, RunConfig, SequenceConfig, TaskConfig
+from blip_rl.agent_config import PpoConfig
+from blip_rl.config import AtariConfig, EvaluationConfig, RunConfig, SequenceConfig, TaskConfig
 from blip_rl.setting_types import parse_steps
 
 PPO = {

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from blip_rl.config import AgentConfig
+from blip_rl.agent_config import AgentConfig
 from blip_rl.core import saved
 from blip_rl.core.weights import copy_weights, exchanged_weights, set_weights
 from blip_rl.learner.trunk import Trunk

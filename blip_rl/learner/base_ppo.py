@@ -18,7 +18,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from blip_rl.config import ComputeConfig, PpoConfig
+from blip_rl.agent_config import PpoConfig
+from blip_rl.config import ComputeConfig
 from blip_rl.learner.collector import Collector
 from blip_rl.learner.cuda_graph import CapturedUpdate, can_capture
 from blip_rl.learner.diagnostics import UpdateMetrics, check_finite, means

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
-from blip_rl.config import DistilConfig
+from blip_rl.agent_config import DistilConfig
 from blip_rl.core.policies import divergence, policy_tensors
 from blip_rl.core.weights import copy_weights, exchanged_weights
 from blip_rl.learner.apart import LearnApart

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blip_rl.config import PpoConfig
+from blip_rl.agent_config import PpoConfig
 from blip_rl.learner.advantages import normalized
 from blip_rl.learner.rollout import Minibatch
 

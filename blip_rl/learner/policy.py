@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from blip_rl.config import TrunkConfig
+from blip_rl.agent_config import TrunkConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.precision import Compiled, matmul_precision, rounded
 from blip_rl.learner.trunk import Modulation, Trunk

@@ -13,7 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from blip_rl.config import AgentConfig, ComputeConfig, PpoConfig
+from blip_rl.agent_config import AgentConfig, PpoConfig
+from blip_rl.config import ComputeConfig
 from blip_rl.learner.base_ppo import BasePPO
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.precision import disable_tf32

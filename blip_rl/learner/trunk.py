@@ -13,7 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blip_rl.config import ImageTrunkConfig, TrunkConfig
+from blip_rl.agent_config import ImageTrunkConfig, TrunkConfig
 from blip_rl.errors import UserError
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "silu": nn.SiLU}

@@ -127,15 +127,8 @@ def _parse_value(text: str) -> Any:
 
 def _known_keys() -> list[str]:
     """Return every key that ``--set`` can change and that has a fixed name."""
-    from blip_rl.config import (
-        AtariConfig,
-        CheckpointConfig,
-        ComputeConfig,
-        DistilConfig,
-        EvaluationConfig,
-        PpoConfig,
-        TrunkConfig,
-    )
+    from blip_rl.agent_config import DistilConfig, PpoConfig, TrunkConfig
+    from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig
 
     sections: dict[str, type[BaseModel]] = {
         "ppo": PpoConfig,

@@ -13,7 +13,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from blip_rl.config import AgentConfig, AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, RunConfig
+from blip_rl.agent_config import AgentConfig
+from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_base, find_recipe, is_path, read_recipe, shown
 from blip_rl.recipes.games import Games, check_tasks_of, choose_games, import_problem

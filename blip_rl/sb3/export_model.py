@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor, nn
 
-from blip_rl.config import PpoConfig
+from blip_rl.agent_config import PpoConfig
 from blip_rl.learner.policy import ContinualPolicy, TaskModule
 from blip_rl.learner.ppo import stable_baselines_hyperparameters
 

@@ -14,7 +14,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from blip_rl.config import RunConfig, TrunkConfig
+from blip_rl.agent_config import TrunkConfig
+from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy, TaskModule

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList
 
-from blip_rl.config import DistilConfig
+from blip_rl.agent_config import DistilConfig
 from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import distil
 from blip_rl.methods import load_method, make_method, method_names

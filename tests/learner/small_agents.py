@@ -5,7 +5,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from blip_rl.config import AgentConfig, ComputeConfig, TrunkConfig
+from blip_rl.agent_config import AgentConfig, TrunkConfig
+from blip_rl.config import ComputeConfig
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.tasks.control import make_control_env
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 from stable_baselines3.common.utils import set_random_seed
 
-from blip_rl.config import AgentConfig
+from blip_rl.agent_config import AgentConfig
 from blip_rl.core.weights import copy_weights
 from blip_rl.learner import base_ppo, cuda_graph
 from blip_rl.learner.apart import LearnApart, build_method

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from blip_rl.config import DistilConfig
+from blip_rl.agent_config import DistilConfig
 from blip_rl.core.weights import copy_weights
 from blip_rl.learner import distil as module
 from blip_rl.learner.apart import LearnApart

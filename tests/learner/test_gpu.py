@@ -9,7 +9,7 @@ from gymnasium import spaces
 from safetensors.torch import load, save
 from stable_baselines3.common.callbacks import CallbackList
 
-from blip_rl.config import DistilConfig
+from blip_rl.agent_config import DistilConfig
 from blip_rl.learner import state as snapshot
 from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.collector import StagingBuffer

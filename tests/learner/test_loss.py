@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from blip_rl.config import PpoConfig
+from blip_rl.agent_config import PpoConfig
 from blip_rl.learner import base_ppo, cuda_graph
 from blip_rl.learner.loss import ppo_loss
 from blip_rl.learner.rollout import Minibatch

@@ -288,7 +288,7 @@ def test_a_trunk_of_other_layers_is_refused_before_training(method):
 @pytest.mark.parametrize("modulated", [True, False])
 def test_inputs_of_the_real_trunk_with_and_without_modulation(modulated):
     """The trunk folds a modulation into a convolution's weights and goes around the layer, unless a hook watches it."""
-    from blip_rl.config import ImageTrunkConfig, TrunkConfig, VectorTrunkConfig
+    from blip_rl.agent_config import ImageTrunkConfig, TrunkConfig, VectorTrunkConfig
     from blip_rl.learner.trunk import Modulation, Trunk
 
     config = TrunkConfig(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from blip_rl.config import AgentConfig, RunConfig
+from blip_rl.agent_config import AgentConfig
+from blip_rl.config import RunConfig
 from blip_rl.methods import load_method, method_names
 from blip_rl.recipes import RecipeError, dump_run_config, load_run_config, resolve
 from blip_rl.recipes.files import recipe_names

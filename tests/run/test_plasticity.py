@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
-from blip_rl.config import ImageTrunkConfig, TrunkConfig, VectorTrunkConfig
+from blip_rl.agent_config import ImageTrunkConfig, TrunkConfig, VectorTrunkConfig
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import FinishedTask, Method
 from blip_rl.methods.packnet import Packnet
