@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from blip_rl.agent_config import AgentConfig
+from blip_rl.schedule import Schedule
 from blip_rl.setting_types import (
     Device,
     Fraction,
     PositiveFloat,
     PositiveInt,
     Precision,
-    ReferenceName,
     Seed,
     Settings,
     Steps,
-    TaskName,
     reject_bool,
 )
 
@@ -54,54 +53,6 @@ class AtariConfig(Settings):
     """Replace training rewards by their sign. Scores are never clipped."""
     max_episode_frames: Annotated[int, Field(ge=1, lt=2**31), BeforeValidator(reject_bool)] = ALE_EPISODE_FRAMES
     """Frames after which an episode ends. Below ALE's default limit, such episodes count as ``truncated``."""
-
-
-class TaskConfig(Settings):
-    """One task of a sequence: a game, its training steps, and the scores that normalise its returns."""
-
-    name: TaskName
-    """Name of the task in tables, files and options."""
-    game: str
-    """ALE ROM name (``kung_fu_master``) or Gymnasium id (``CartPole-v1``); other unambiguous spellings are accepted."""
-    title: str = ""
-    """Name in reports and videos; empty: the name."""
-    steps: Steps = 10_000_000
-    """Training steps: decisions, summed over environments. ``--steps`` replaces it."""
-    random_score: float | None = None
-    """Mean return of a random policy: normalised score 0."""
-    reference_score: float | None = None
-    """Return that is normalised score 1."""
-    reference_name: ReferenceName = ""
-    """Name of the reference in texts, for example ``human``."""
-    human_score: float | None = None
-    """Published return of a human, shown in reports."""
-    observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
-    """Multiply vector observations by a random orthogonal matrix with this seed; None leaves them unchanged."""
-
-    @property
-    def has_normalisers(self) -> bool:
-        """Whether returns can be normalised: the recipe gives a random and a reference score."""
-        return self.random_score is not None and self.reference_score is not None
-
-    @model_validator(mode="after")
-    def _scores_differ(self) -> Self:
-        if self.random_score is not None and self.random_score == self.reference_score:
-            raise ValueError(
-                f"random_score = reference_score = {self.random_score}: expected two different scores, because "
-                "returns are normalised by their difference"
-            )
-        return self
-
-
-def _names_differ(tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
-    """Reject two tasks of the same name: the name identifies the task's head and scores."""
-    names = [task.name for task in tasks]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"two tasks are named {twice[0]!r}: expected every task to have its own name")
-    return tasks
-
-
-Tasks = Annotated[tuple[TaskConfig, ...], Field(min_length=1), AfterValidator(_names_differ)]
 
 
 class EvaluationConfig(Settings):
@@ -161,13 +112,11 @@ class ComputeConfig(Settings):
         return min(self.environment_groups, environments)
 
 
-class SequenceConfig(Settings):
+class SequenceConfig(Schedule):
     """Sequence recipe, what to learn in what order: ``envs/*.toml``."""
 
     description: str
     """One line for ``blip-rl list``."""
-    tasks: Tasks
-    """Games, in the order in which they are learned."""
     atari: AtariConfig = AtariConfig()
     """Preprocessing."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -178,7 +127,7 @@ class SequenceConfig(Settings):
     """Settings that these tasks need; they override the agent recipe, and ``--set`` overrides both."""
 
 
-class RunConfig(Settings):
+class RunConfig(Schedule):
     """Resolved recipe of a run, as saved in its ``config.toml``."""
 
     agent_name: str
@@ -191,8 +140,6 @@ class RunConfig(Settings):
     """Torch device (``--device``); ``auto`` uses a GPU if one is available."""
     agent: AgentConfig
     """How to learn."""
-    tasks: Tasks
-    """Games, in the order in which they are learned."""
     atari: AtariConfig = AtariConfig()
     """Preprocessing."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -204,7 +151,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _room_for_distilling(self) -> Self:
-        for stage, task in enumerate(self.tasks, start=1):
+        for stage in range(1, self.stages + 1):
+            task = self.task_of(stage)
             if self.learning_steps(stage) < 1:
                 raise ValueError(
                     f"task {task.name!r} has steps = {task.steps:,}: expected more than {self.agent.distil.steps:,}, "
@@ -214,10 +162,10 @@ class RunConfig(Settings):
         return self
 
     def learned_apart(self, stage: int) -> bool:
-        """Return whether task number ``stage``, counted from 1, is learned in a separate trunk."""
+        """Return whether a stage learns its task in a separate trunk."""
         return self.agent.learning == "distil" and (stage > 1 or self.agent.distil.first_task)
 
     def learning_steps(self, stage: int) -> int:
-        """Return the training steps of task number ``stage``, counted from 1: all but those used for distilling."""
+        """Return the training steps of a stage: all but those used for distilling."""
         played = self.agent.distil.steps if self.learned_apart(stage) else 0
-        return self.tasks[stage - 1].steps - played
+        return self.task_of(stage).steps - played

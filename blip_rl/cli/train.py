@@ -21,7 +21,8 @@ _LARGEST_SEED = 2**30 - 1
     default="atari6",
     metavar="LIST",
     shell_complete=complete_games,
-    help="Comma-separated games to learn, in this order: names of games or sequences, or .toml files.",
+    help="Comma-separated games to learn, in this order: names of games or sequences, or .toml files. A game that is "
+    "listed again is visited again.",
 )
 @click.option(
     "--agent",
@@ -31,7 +32,12 @@ _LARGEST_SEED = 2**30 - 1
     help="Agent recipe: a name or a .toml file.",
 )
 @click.option(
-    "--steps", metavar="N", help="Training steps per game, for example 500k or 10M.  [default: as in the recipe]"
+    "--steps",
+    metavar="N",
+    help="Training steps per game (and visit), for example 500k or 10M.  [default: as in the recipe]",
+)
+@click.option(
+    "--cycles", type=int, metavar="N", help="Repeat the order of the games N times.  [default: as in the recipe]"
 )
 @click.option("--seed", default=0, type=click.IntRange(0, _LARGEST_SEED), metavar="N", help="Random seed.")
 @click.option(
@@ -79,6 +85,7 @@ def train(
     games: str,
     agent: str,
     steps: str | None,
+    cycles: int | None,
     seed: int,
     device: str,
     out: Path | None,
@@ -103,7 +110,7 @@ def train(
     with loading():
         from blip_rl.recipes import resolve
 
-        config = resolve(games, agent, steps=steps, seed=seed, device=device, overrides=overrides)
+        config = resolve(games, agent, steps=steps, cycles=cycles, seed=seed, device=device, overrides=overrides)
         from blip_rl.run.train import train as train_sequence
 
     train_sequence(config, out=out, threads=threads, quiet=quiet)

@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
+from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.core.metrics import normalise
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.records import Phase, ScoreRow
+from blip_rl.schedule import TaskConfig
 from blip_rl.storage import validation
 from blip_rl.tasks.make import has_lowered_time_limit, make_evaluation_env
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip_rl.config import SequenceConfig, TaskConfig
+from blip_rl.config import SequenceConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes.files import find_recipe, is_path, list_games, read_recipe, recipe_names, sequence_with, shown
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
 from blip_rl.references import HUMAN, published_scores
+from blip_rl.schedule import TaskConfig
 from blip_rl.untrusted.files import MOST_TASKS
 
 TRUSTED = "BLIP_RL_TRUSTED_PACKAGES"
@@ -27,10 +28,12 @@ TRUSTED = "BLIP_RL_TRUSTED_PACKAGES"
 
 @dataclass(frozen=True)
 class Games:
-    """The resolved ``--games``: the tasks, and the sequence file whose sections apply."""
+    """The resolved ``--games``: tasks, order of their visits, and the sequence file whose sections apply."""
 
     name: str
     tasks: tuple[TaskConfig, ...]
+    order: tuple[str, ...] = ()
+    cycles: int = 1
     source: str = "defaults"
     sections: dict[str, Any] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
@@ -45,55 +48,64 @@ def split_names(text: str, option: str = "--games") -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise UserError(f"{option} {show(text)}: expected names separated by single commas, for example kungfu,boxing")
-    check_task_count(len(names), option)
+    check_stage_count(len(names), option)
     return names
 
 
-def check_task_count(tasks: int, source: str) -> None:
-    """Check the number of tasks of a run.
+def check_stage_count(stages: int, source: str) -> None:
+    """Check the number of stages of a run: tasks, or visits to tasks.
 
     Raises:
         UserError: there are too many.
     """
-    if tasks > MOST_TASKS:
-        raise UserError(f"{source}: {tasks:,} tasks: expected at most {MOST_TASKS}")
+    if stages > MOST_TASKS:
+        raise UserError(f"{source}: {stages:,} tasks: expected at most {MOST_TASKS}")
 
 
 def choose_games(text: str) -> Games:
-    """Return the tasks of a comma-separated list, in its order.
+    """Return the tasks of a comma-separated list, in its order. A task that is listed again is visited again.
 
     Preprocessing, evaluation and agent settings are those of the first sequence that the list names or takes a task
     from: a run has one of each.
 
     Raises:
-        UserError: an empty item, an unknown name, a duplicate task, or an invalid sequence file; all at once.
+        UserError: an empty item, an unknown name, a game under two names, or an invalid sequence file; all at once.
     """
     lines: list[str] = []
     parts = [part for name in split_names(text) if (part := attempt(lines, _games_of, name))]
     if lines:
         raise RecipeError(lines)
-    names = [task.name for part in parts for task in part.tasks]
-    check_task_count(len(names), "--games")
-    _check_given_once(text, parts)
+    check_stage_count(sum(len(part.order or part.tasks) * part.cycles for part in parts), "--games")
+    if len(parts) == 1:
+        return parts[0]
+    _check_same_tasks(text, parts)
+    visits = [name for part in parts for name in (part.order or [task.name for task in part.tasks]) * part.cycles]
+    tasks = {task.name: task for part in parts for task in part.tasks}
     first = next((part for part in parts if part.source != "defaults"), parts[0])
-    name = parts[0].name if len(parts) == 1 else "+".join(names)
-    return Games(name, tuple(task for part in parts for task in part.tasks), first.source, first.sections, first.agent)
+    return Games(
+        name="+".join(visits),
+        tasks=tuple(tasks[name] for name in dict.fromkeys(visits)),
+        order=tuple(visits) if len(visits) > len(tasks) else (),
+        source=first.source,
+        sections=first.sections,
+        agent=first.agent,
+    )
 
 
-def _check_given_once(text: str, parts: list[Games]) -> None:
-    """Refuse duplicate task names, and a ROM in two items; within one sequence a ROM may have two names."""
+def _check_same_tasks(text: str, parts: list[Games]) -> None:
+    """Refuse a task that two items define differently; within one sequence a ROM may have two names."""
     from blip_rl.tasks.games import rom_name
 
-    given: dict[str, str] = {}
+    given: dict[str, TaskConfig] = {}
     for part in parts:
-        own = {task.name: task.name for task in part.tasks}
-        own |= {f"ROM {rom}": task.name for task in part.tasks if (rom := rom_name(task.game))}
-        if twice := [key for key in own if key in given]:
-            first, second = given[twice[0]], own[twice[0]]
-            also = "" if first == second else f" (as {first!r} and {second!r})"
+        own = {task.name: task for task in part.tasks}
+        own |= {f"ROM {rom}": task for task in part.tasks if (rom := rom_name(task.game))}
+        if twice := [key for key in own if key in given and given[key] != own[key]]:
+            first, second = given[twice[0]].name, own[twice[0]].name
+            how = "with different settings" if first == second else f"as {first!r} and {second!r}"
             raise UserError(
-                f"--games {show(text)}: game {twice[0].removeprefix('ROM ')!r} is given twice{also}: a run learns each "
-                "game once (to repeat one, give its tasks different names in a sequence recipe)"
+                f"--games {show(text)}: game {twice[0].removeprefix('ROM ')!r} is given {how}: expected the same task "
+                "to visit it again (name it the same way, or give its tasks different names in a sequence recipe)"
             )
         given |= own
 
@@ -121,7 +133,7 @@ def _one_task(path: Path, name: str) -> Games:
     """Return one task of a shipped sequence, with the sequence's sections."""
     sequence = _read_sequence(path)
     tasks = tuple(task for task in sequence.tasks if task.name == name)
-    return Games(name, tasks, sequence.source, sequence.sections, sequence.agent)
+    return Games(name, tasks, source=sequence.source, sections=sequence.sections, agent=sequence.agent)
 
 
 def _with_published_scores(task: TaskConfig) -> TaskConfig:
@@ -154,7 +166,7 @@ def _read_sequence(path: Path) -> Games:
     if lines:
         raise RecipeError(lines)
     sections: dict[str, Any] = {key: values[key] for key in ("atari", "evaluation", "checkpoint") if key in values}
-    return Games(path.stem, tasks, source, sections, sequence.agent)
+    return Games(path.stem, tasks, sequence.order, sequence.cycles, source, sections, sequence.agent)
 
 
 def _playable(task: TaskConfig, place: str) -> TaskConfig:
@@ -181,7 +193,7 @@ def check_tasks_of(values: dict[str, Any], source: str) -> None:
         UserError: there are too many.
     """
     tasks = values.get("tasks")
-    check_task_count(len(tasks) if isinstance(tasks, list) else 0, source)
+    check_stage_count(len(tasks) if isinstance(tasks, list) else 0, source)
 
 
 def import_problem(game: str) -> str:

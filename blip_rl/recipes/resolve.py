@@ -20,6 +20,7 @@ from blip_rl.recipes.files import find_base, find_recipe, is_path, read_recipe, 
 from blip_rl.recipes.games import Games, check_tasks_of, choose_games, import_problem
 from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
 from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, problems_of, show, validated
+from blip_rl.schedule import Cycles
 from blip_rl.setting_types import Device, Seed, Settings, Steps
 from blip_rl.untrusted.files import check_contained, parse_toml
 
@@ -31,6 +32,7 @@ class _Options(Settings):
     """Settings of a run that its options give."""
 
     steps: Steps | None
+    cycles: Cycles | None
     seed: Seed
     device: Device
 
@@ -49,6 +51,7 @@ def resolve(
     agent: str,
     *,
     steps: str | None = None,
+    cycles: int | None = None,
     seed: int = 0,
     device: str = "auto",
     overrides: Sequence[str] = (),
@@ -59,7 +62,8 @@ def resolve(
         games: Names separated by commas: tasks of the shipped sequences, sequences, paths of sequence files, ALE ROMs,
             Gymnasium ids.
         agent: Name or path of an agent recipe.
-        steps: Steps of every task, for example ``500k``; None leaves each its own.
+        steps: Steps of every visit to a task, for example ``500k``; None leaves each its own.
+        cycles: How often the order of the games is repeated; None leaves the sequence's own number.
         seed: Seed of the run.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         overrides: ``section.key=value`` settings that replace the recipes'.
@@ -68,7 +72,7 @@ def resolve(
         RecipeError: with all errors, one line each.
     """
     lines: list[str] = []
-    options = attempt(lines, _options, {"steps": steps, "seed": seed, "device": device})
+    options = attempt(lines, _options, {"steps": steps, "cycles": cycles, "seed": seed, "device": device})
     read = [override for text in overrides if (override := attempt(lines, parse_override, text))]
     chosen = attempt(lines, choose_games, games) or Games("", ())
     agent_config = _checked_agent(lines, agent, chosen, [o for o in read if o.recipe == "agent"])
@@ -103,6 +107,8 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
             device=options.device,
             agent=agent,
             tasks=tuple(task.model_copy(update=changes) for task in games.tasks),
+            order=games.order,
+            cycles=games.cycles if options.cycles is None else options.cycles,
             atari=sections.atari,
             evaluation=sections.evaluation,
             checkpoint=sections.checkpoint,

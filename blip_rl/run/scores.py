@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import RunConfig
 from blip_rl.console import Console
 from blip_rl.core import metrics
 from blip_rl.errors import UserError
@@ -27,6 +27,7 @@ from blip_rl.methods.base import Method
 from blip_rl.records import Phase, ScoreRow, SpeedRow
 from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityRecorder
+from blip_rl.schedule import TaskConfig
 from blip_rl.storage.run_folder import RunFolder
 
 _CUT_OFF = 4  # times its share of steps: cuts off a policy that got stuck after the last evaluation

@@ -11,9 +11,10 @@ from typing import Any
 from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
 from torch import Tensor
 
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import RunConfig
 from blip_rl.console import Console, optional_picture
 from blip_rl.formatting import flatten
+from blip_rl.schedule import TaskConfig
 
 _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 

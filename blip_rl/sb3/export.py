@@ -11,12 +11,13 @@ from typing import cast
 import torch
 from gymnasium import spaces
 
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stages
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.learner.policy import TaskModule
 from blip_rl.sb3.export_model import plain_ppo, standalone
+from blip_rl.schedule import TaskConfig
 from blip_rl.storage import validation
 from blip_rl.storage.atomic import replacing
 from blip_rl.storage.paths import check_writable_folder

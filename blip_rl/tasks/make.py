@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blip_rl.config import ALE_EPISODE_FRAMES, AtariConfig, TaskConfig
+from blip_rl.config import ALE_EPISODE_FRAMES, AtariConfig
 from blip_rl.errors import UserError
+from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.games import check_game, rom_name
 
 if TYPE_CHECKING:

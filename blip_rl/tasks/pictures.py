@@ -16,8 +16,9 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from blip_rl.config import AtariConfig, TaskConfig
+from blip_rl.config import AtariConfig
 from blip_rl.errors import RunError, UserError
+from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.failing import check_finite_step, naming
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.seeds import check_seed

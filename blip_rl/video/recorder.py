@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from blip_rl.config import EvaluationConfig, RunConfig, TaskConfig
+from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.evaluation.cells import Cell, CellPlayer
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED, Episode, EpisodeActions
+from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.pictures import Frame, make_screen, replay
 from blip_rl.video.grid import Clip
 from blip_rl.video.options import RenderOptions

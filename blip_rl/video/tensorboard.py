@@ -10,10 +10,11 @@ from typing import Any
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import RunConfig
 from blip_rl.console import optional_picture
 from blip_rl.evaluation.episodes import Episode, EpisodeActions
 from blip_rl.formatting import score_text
+from blip_rl.schedule import TaskConfig
 from blip_rl.video import encode
 from blip_rl.video.grid import Grid, GridCell, Labels
 from blip_rl.video.options import RenderOptions

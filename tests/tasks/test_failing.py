@@ -4,9 +4,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from blip_rl.config import AtariConfig, TaskConfig
+from blip_rl.config import AtariConfig
 from blip_rl.errors import RunError
 from blip_rl.run.train import train
+from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.failing import check_finite_step
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 from blip_rl.tasks.pictures import ControlScreen

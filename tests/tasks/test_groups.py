@@ -6,7 +6,8 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from blip_rl.config import AtariConfig, ComputeConfig, TaskConfig
+from blip_rl.config import AtariConfig, ComputeConfig
+from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.groups import GroupedVecEnv, group_sizes
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.recorded import RecordedVecEnv

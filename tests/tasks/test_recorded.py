@@ -5,7 +5,8 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from blip_rl.config import AtariConfig, TaskConfig
+from blip_rl.config import AtariConfig
+from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.recorded import RecordedVecEnv
 from tests.learner.small_agents import Lines
