@@ -1,9 +1,10 @@
 """Metrics of continual learning, each defined once, on plain arrays.
 
-R[i, j] is the mean raw return on task j after learning the first i tasks, N its normalised form. Row i − 1 of a score
-matrix is stage i (after learning task i), column j − 1 is task j; scores before any training (stage 0) are not part of
-it. NaN marks a cell that was not measured; a metric that needs such a cell is NaN, never 0 and never a partial sum.
-Functions accept raw returns too, except those whose docstring says N.
+R[s, j] is the mean raw return on task j after stage s, N its normalised form. A score matrix has one row for each of
+the S stages and one column for each of the T tasks. Stage s learns task v(s), the entry s of ``visits``; without
+``visits`` S = T and stage j learns task j. ℓ(j) is the last stage that learns task j. Scores before any training are
+not part of the matrix. NaN marks a cell that was not measured; a metric that needs such a cell is NaN, never 0 and
+never a partial sum. Functions accept raw returns too, except those whose docstring says N.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Visits = Sequence[int] | None
+"""Index of the task that each stage learns, (S,); None: stage j learns task j."""
 
 
 def normalise(score: npt.ArrayLike, random: npt.ArrayLike, reference: npt.ArrayLike) -> Array:
@@ -73,44 +76,120 @@ def accumulated_curve(curves: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]) -> 
 
 
 def average_performance(matrix: npt.ArrayLike) -> float:
-    """Compute ACC = mean over tasks j of N[T, j], T the last row (BLIP Eq. 10)."""
-    return float(np.mean(_square(matrix)[-1]))
+    """Compute ACC = mean over tasks j of N[S, j], S the last row (BLIP Eq. 10)."""
+    return float(np.mean(_matrix(matrix)[-1]))
 
 
-def backward_transfer(matrix: npt.ArrayLike) -> float:
-    """Compute BWT = 1/(T−1) · Σ over j < T of (N[T, j] − N[j, j]) (BLIP Eq. 11); NaN for a single task.
+def worst_performance(matrix: npt.ArrayLike) -> float:
+    """Compute min over tasks j of N[S, j]: the mean hides a task that was lost."""
+    return float(np.min(_matrix(matrix)[-1]))
+
+
+def backward_transfer(matrix: npt.ArrayLike, visits: Visits = None) -> float:
+    """Compute BWT = 1/(T−1) · Σ over j ≠ v(S) of (N[S, j] − N[ℓ(j), j]) (BLIP Eq. 11); NaN for a single task.
 
     Negative if earlier tasks got worse, positive if learning later tasks improved them.
     """
-    scores = _square(matrix)
-    return _mean((scores[-1] - np.diagonal(scores))[:-1])
+    return _mean(-_earlier(matrix, visits, forgetting(matrix, visits)))
 
 
-def forgetting(matrix: npt.ArrayLike) -> Array:
-    """Compute forgetting per task: N[j, j] − N[T, j], from learning the task to the end (Continual World), (T,).
+def worst_backward_transfer(matrix: npt.ArrayLike, visits: Visits = None) -> float:
+    """Compute min over j ≠ v(S) of (N[S, j] − N[ℓ(j), j]); NaN for a single task."""
+    changes = -_earlier(matrix, visits, forgetting(matrix, visits))
+    return float(np.min(changes)) if changes.size else float("nan")
 
-    Always 0 for the last task.
+
+def forgetting(matrix: npt.ArrayLike, visits: Visits = None) -> Array:
+    """Compute forgetting per task: N[ℓ(j), j] − N[S, j], from learning the task last to the end, (T,).
+
+    Always 0 for the task learned last. Source: Continual World.
     """
-    scores = _square(matrix)
-    return np.asarray(np.diagonal(scores) - scores[-1])
+    return np.asarray(learned_scores(matrix, visits) - _matrix(matrix, visits)[-1])
 
 
-def forgetting_from_best(matrix: npt.ArrayLike) -> Array:
-    """Compute forgetting per task relative to its best score: max over i ≥ j of N[i, j] − N[T, j], (T,).
+def forgetting_from_best(matrix: npt.ArrayLike, visits: Visits = None) -> Array:
+    """Compute max of N[s, j] − N[S, j] per task over stages s since its first visit: forgetting from the best, (T,).
 
     Never below 0 and never below :func:`forgetting`. Source: Chaudhry et al. 2018, Eq. 3, there over i < T.
     """
-    scores = _square(matrix)
-    best = [np.max(scores[task:, task]) for task in range(len(scores))]
+    scores = _matrix(matrix, visits)
+    first = [list(_order(scores, visits)).index(task) for task in range(scores.shape[1])]
+    best = [np.max(scores[start:, task]) for task, start in enumerate(first)]
     return np.asarray(np.array(best) - scores[-1])
 
 
-def mean_forgetting(matrix: npt.ArrayLike) -> float:
-    """Compute the mean of :func:`forgetting_from_best` over tasks j < T (Chaudhry et al. 2018, Eq. 4); NaN if T = 1.
+def mean_forgetting(matrix: npt.ArrayLike, visits: Visits = None) -> float:
+    """Compute the mean of :func:`forgetting_from_best` over tasks j ≠ v(S) (Chaudhry et al. 2018, Eq. 4); NaN if T = 1.
 
-    The mean of :func:`forgetting` would equal −BWT.
+    Without visits the mean of :func:`forgetting` would equal −BWT.
     """
-    return _mean(forgetting_from_best(matrix)[:-1])
+    return _mean(_earlier(matrix, visits, forgetting_from_best(matrix, visits)))
+
+
+def forgetting_between_visits(matrix: npt.ArrayLike, visits: Visits = None) -> Array:
+    """Compute what was forgotten of a task between two visits: N[p, j] − N[s−1, j], with j = v(s).
+
+    p is the visit to task j before stage s. Learning the task anew starts with this loss.
+
+    Returns:
+        (S,); NaN for first visits.
+    """
+    scores = _matrix(matrix, visits)
+    lost, last = np.full(len(scores), np.nan), dict[int, int]()
+    for stage, task in enumerate(_order(scores, visits)):
+        if task in last:
+            lost[stage] = scores[last[task], task] - scores[stage - 1, task]
+        last[task] = stage
+    return lost
+
+
+def relearning_steps(steps: npt.ArrayLike, scores: npt.ArrayLike, earlier: float) -> float:
+    """Compute the training steps of a visit until the score of the earlier visit is reached again.
+
+    Args:
+        steps: (points,) steps since the start of the visit, increasing.
+        scores: (points,) scores at these steps.
+        earlier: Score just after the earlier visit.
+
+    Returns:
+        The first of ``steps`` whose score is at least ``earlier``; NaN if there is none.
+
+    Raises:
+        ValueError: the shapes differ, or the steps do not increase.
+    """
+    at, height = _curve(steps, scores)
+    reached = at[height >= earlier]
+    return float(reached[0]) if reached.size else float("nan")
+
+
+def stability_gap(learned: float, during: npt.ArrayLike) -> float:
+    """Compute how far a task falls while the next one is learned: N just after learning it − min of ``during``.
+
+    Source: De Lange et al. 2023 (arXiv 2205.13452), who name the temporary drop at the start of a task.
+
+    Args:
+        learned: Score just after learning the task.
+        during: Scores of the task at the evaluations within the next stage; may be empty.
+
+    Returns:
+        The gap, at least 0 for a task that never improves; NaN without evaluations.
+    """
+    scores = _row("scores during the next task", during)
+    return float(learned - np.min(scores)) if scores.size else float("nan")
+
+
+def last_cycle_sum(returns: npt.ArrayLike, visits: Visits = None) -> float:
+    """Compute Σ over tasks of the mean raw training return during each task's last visit.
+
+    Source: the score of the sequence ``carmack8``, where tasks are not normalised.
+
+    Args:
+        returns: (S,) mean raw return of the training episodes of each stage; NaN if none ended.
+        visits: Task of each stage.
+    """
+    each = _row("training returns", returns)
+    last = dict(zip(visits or range(len(each)), each.tolist(), strict=True))
+    return float(sum(last.values()))
 
 
 def isolated_forgetting(matrix: npt.ArrayLike) -> Array:
@@ -191,9 +270,11 @@ def forward_transfer(area: npt.ArrayLike, single_area: npt.ArrayLike) -> Array:
     return np.asarray((own - single) / room)
 
 
-def learned_scores(matrix: npt.ArrayLike) -> Array:
-    """Return N[j, j] per task, the score just after learning it, (T,)."""
-    return np.diagonal(_square(matrix)).copy()
+def learned_scores(matrix: npt.ArrayLike, visits: Visits = None) -> Array:
+    """Return N[ℓ(j), j] per task, the score just after learning it last, (T,)."""
+    scores = _matrix(matrix, visits)
+    last = {task: stage for stage, task in enumerate(_order(scores, visits))}
+    return np.array([scores[last[task], task] for task in range(scores.shape[1])])
 
 
 def learned_later(matrix: npt.ArrayLike) -> float:
@@ -201,7 +282,7 @@ def learned_later(matrix: npt.ArrayLike) -> float:
 
     NaN for a single task, and if any N[j, j] is missing, N[1, 1] included: tasks learned simultaneously have no order.
     """
-    scores = learned_scores(matrix)
+    scores = np.diagonal(_square(matrix))
     return float("nan") if np.isnan(scores).any() else _mean(scores[1:])
 
 
@@ -237,14 +318,35 @@ def _mean(values: Array) -> float:
     return float(np.mean(values)) if values.size else float("nan")
 
 
-def _square(matrix: npt.ArrayLike) -> Array:
-    rule = "expected one row and one column for each task learned"
+def _matrix(matrix: npt.ArrayLike, visits: Visits = None) -> Array:
+    """Check a score matrix, (S, T): square without visits."""
+    rule = "expected one row for each stage and one column for each task"
     try:
         scores = np.asarray(matrix, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"score matrix that is no rectangle of numbers: {rule}") from error
-    if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or scores.size == 0:
+    if scores.ndim != 2 or scores.size == 0 or scores.shape[0] < scores.shape[1]:
         raise ValueError(f"score matrix of shape {scores.shape}: {rule}")
+    if visits is not None and (len(visits) != len(scores) or set(visits) != set(range(scores.shape[1]))):
+        raise ValueError(f"visits {list(visits)} with a score matrix of shape {scores.shape}: {rule}, each visited")
+    return scores
+
+
+def _order(scores: Array, visits: Visits) -> Sequence[int]:
+    """Return the task that each stage learns."""
+    return range(len(_square(scores))) if visits is None else visits
+
+
+def _earlier(matrix: npt.ArrayLike, visits: Visits, values: Array) -> Array:
+    """Leave out the task that the last stage learned."""
+    return np.delete(values, _order(_matrix(matrix), visits)[-1])
+
+
+def _square(matrix: npt.ArrayLike) -> Array:
+    """Check a score matrix of tasks that are learned once each, in the order of its columns."""
+    scores = _matrix(matrix)
+    if scores.shape[0] != scores.shape[1]:
+        raise ValueError(f"score matrix of shape {scores.shape}: expected one row and one column for each task learned")
     return scores
 
 

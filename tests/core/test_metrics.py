@@ -240,7 +240,7 @@ def test_a_missing_cell_makes_exactly_the_metrics_undefined_that_need_it(cell):
 @pytest.mark.parametrize("metric", [*MEANS, *PER_TASK, *PER_PAIR])
 @pytest.mark.parametrize("matrix", [[], [[]], [[1.0, 2.0]], [1.0, 2.0], 3.0, [[1.0], [1.0, 2.0]], [["a"]], None])
 def test_a_matrix_that_is_not_square_is_refused(metric, matrix):
-    with pytest.raises(ValueError, match=r"score matrix.*expected one row and one column for each task"):
+    with pytest.raises(ValueError, match=r"score matrix.*expected one row"):
         metric(matrix)
 
 
@@ -248,3 +248,74 @@ def test_a_matrix_that_is_not_square_is_refused(metric, matrix):
 def test_two_rows_of_different_length_are_refused(metric):
     with pytest.raises(ValueError, match=r"of shape \(2,\).*of shape \(1,\): expected the same"):
         metric([0.1, 0.2], [0.3])
+
+
+# Tasks that come back: stages learn tasks 1 2 1 3 2.
+VISITS = [0, 1, 0, 2, 1]
+RETURNING = np.array(
+    [
+        [0.8, NAN, NAN],
+        [0.5, 0.6, NAN],
+        [0.9, 0.4, NAN],
+        [0.7, 0.2, 0.5],
+        [0.6, 0.7, 0.1],
+    ]
+)
+
+
+def test_metrics_of_visits_by_hand():
+    # Last visits: task 1 in stage 3 (0.9), task 2 in stage 5 (0.7), task 3 in stage 4 (0.5).
+    same(metrics.learned_scores(RETURNING, VISITS), [0.9, 0.7, 0.5])
+    same(metrics.forgetting(RETURNING, VISITS), [0.3, 0.0, 0.4])
+    same(metrics.forgetting_from_best(RETURNING, VISITS), [0.3, 0.0, 0.4])
+    same(metrics.average_performance(RETURNING), (0.6 + 0.7 + 0.1) / 3)
+    same(metrics.worst_performance(RETURNING), 0.1)
+    same(metrics.backward_transfer(RETURNING, VISITS), -(0.3 + 0.4) / 2)  # task 2 was learned last
+    same(metrics.worst_backward_transfer(RETURNING, VISITS), -0.4)
+    same(metrics.mean_forgetting(RETURNING, VISITS), (0.3 + 0.4) / 2)
+    # Stage 3: 0.8 after stage 1, 0.5 after stage 2. Stage 5: 0.6 after stage 2, 0.2 after stage 4.
+    same(metrics.forgetting_between_visits(RETURNING, VISITS), [NAN, NAN, 0.3, NAN, 0.4])
+
+
+def test_visits_in_the_order_of_tasks_change_nothing():
+    once = range(3)
+    for function in (
+        metrics.backward_transfer,
+        metrics.forgetting,
+        metrics.forgetting_from_best,
+        metrics.mean_forgetting,
+    ):
+        same(function(MATRIX, once), function(MATRIX))
+    same(metrics.forgetting_between_visits(MATRIX), [NAN] * 3)
+
+
+def test_worst_task_by_hand():
+    same(metrics.worst_performance(MATRIX), 0.3)
+    same(metrics.worst_backward_transfer(MATRIX), 0.3 - 0.9)
+    assert math.isnan(metrics.worst_backward_transfer([[0.5]]))
+    assert math.isnan(metrics.worst_performance([[0.5, NAN], [0.5, NAN]]))
+
+
+@pytest.mark.parametrize("visits", [[0, 1], [0, 1, 1], [0, 1, 2, 0], [0, 1, 3]])
+def test_visits_that_do_not_fit_the_matrix_are_refused(visits):
+    with pytest.raises(ValueError, match=r"visits .* with a score matrix of shape"):
+        metrics.backward_transfer(MATRIX, visits)
+
+
+def test_relearning_steps_by_hand():
+    same(metrics.relearning_steps([100, 200, 300], [0.2, 0.8, 0.5], 0.7), 200)
+    assert math.isnan(metrics.relearning_steps([100, 200], [0.2, 0.6], 0.7))
+    assert math.isnan(metrics.relearning_steps([], [], 0.7))
+
+
+def test_stability_gap_by_hand():
+    same(metrics.stability_gap(0.9, [0.4, 0.1, 0.8]), 0.8)
+    assert math.isnan(metrics.stability_gap(0.9, []))
+    assert math.isnan(metrics.stability_gap(0.9, [0.4, NAN]))
+
+
+def test_last_cycle_sum_by_hand():
+    same(metrics.last_cycle_sum([10, 200, 30, 5, 150], VISITS), 30 + 150 + 5)
+    assert math.isnan(metrics.last_cycle_sum([10, NAN]))
+    with pytest.raises(ValueError, match="zip"):
+        metrics.last_cycle_sum([10, 20], VISITS)
