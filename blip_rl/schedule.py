@@ -86,8 +86,9 @@ class Schedule(Settings):
                 f"order visits the tasks first as {', '.join(first)}, but the recipe lists them as {', '.join(names)}: "
                 "expected the same order (reorder the tasks)"
             )
-        if len(names := self.order or names) * self.cycles > MOST_TASKS:
-            raise ValueError(f"{len(names)} visits × cycles = {self.cycles}: expected at most {MOST_TASKS} in all")
+        if self.stages > MOST_TASKS:
+            each = self.stages // self.cycles
+            raise ValueError(f"{each} visits × cycles = {self.cycles}: expected at most {MOST_TASKS} in all")
         return self
 
     @property
