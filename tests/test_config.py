@@ -5,13 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-<<<<<<< HEAD
 from blip_rl.agent_config import PpoConfig
-from blip_rl.config import AtariConfig, EvaluationConfig, RunConfig, SequenceConfig, TaskConfig
-=======
-from blip_rl.config import AtariConfig, EvaluationConfig, PpoConfig, RunConfig, SequenceConfig
+from blip_rl.config import AtariConfig, EvaluationConfig, RunConfig, SequenceConfig
 from blip_rl.schedule import TaskConfig
->>>>>>> 614425e (A task can come back: order and cycles of a sequence, --cycles, and a game listed twice)
 from blip_rl.setting_types import parse_steps
 
 PPO = {
