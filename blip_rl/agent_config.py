@@ -104,12 +104,12 @@ class VectorTrunkConfig(Settings):
 class TrunkConfig(Settings):
     """The layers that all tasks share; the first task's observation space selects ``image`` or ``vector``."""
 
+    task_modulation: bool
+    """Learn a scale and a shift per task and unit, applied to the output of each trunk layer."""
     image: ImageTrunkConfig
     """Layers for images."""
     vector: VectorTrunkConfig
     """Layers for vectors."""
-    task_modulation: bool
-    """Learn a scale and a shift per task and unit, applied to the output of each trunk layer."""
 
 
 class DistilConfig(Settings):

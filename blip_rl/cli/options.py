@@ -31,6 +31,14 @@ def complete_agents(_ctx: click.Context, _parameter: click.Parameter, incomplete
     return [CompletionItem(a.name, help=a.description) for a in list_agents() if a.name.startswith(incomplete)]
 
 
+def complete_recipes(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of shipped agents and sequences."""
+    from blip_rl.recipes.files import list_agents, list_sequences
+
+    recipes = [*list_agents(), *list_sequences()]
+    return [CompletionItem(r.name, help=r.description) for r in recipes if r.name.startswith(incomplete)]
+
+
 def complete_games(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name after the last comma: games and sequences."""
     from blip_rl.recipes.files import list_games, recipe_names

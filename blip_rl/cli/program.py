@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from blip_rl import __version__
+from blip_rl.cli.copy import copy_recipe
 from blip_rl.cli.evaluate import evaluate
 from blip_rl.cli.export import export
 from blip_rl.cli.group import Verbs
@@ -21,6 +22,7 @@ from blip_rl.cli.inspect import inspect_folder
 from blip_rl.cli.list import list_names
 from blip_rl.cli.render import render
 from blip_rl.cli.report import report
+from blip_rl.cli.show import show
 from blip_rl.cli.streams import flush_streams, open_closed_streams, print_error
 from blip_rl.cli.train import train
 from blip_rl.errors import InterruptedRunError, RunError, error_text, is_out_of_memory
@@ -49,7 +51,7 @@ def cli() -> None:
     """Continual reinforcement learning on Atari: one PPO agent learns a sequence of games; BLIP prevents forgetting."""
 
 
-for _verb in (train, evaluate, inspect_folder, report, render, export, import_zip, list_names):
+for _verb in (train, evaluate, inspect_folder, report, render, export, import_zip, list_names, show, copy_recipe):
     cli.add_command(_verb)
 
 

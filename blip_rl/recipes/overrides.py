@@ -8,8 +8,6 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipes.problems import Location, Problem, dotted, show
 
@@ -127,20 +125,9 @@ def _parse_value(text: str) -> Any:
 
 def _known_keys() -> list[str]:
     """Return every key that ``--set`` can change and that has a fixed name."""
-    from blip_rl.agent_config import DistilConfig, PpoConfig, TrunkConfig
-    from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig
+    from blip_rl.recipes.settings import agent_settings, sequence_settings
 
-    sections: dict[str, type[BaseModel]] = {
-        "ppo": PpoConfig,
-        "trunk": TrunkConfig,
-        "distil": DistilConfig,
-        "atari": AtariConfig,
-        "evaluation": EvaluationConfig,
-        "checkpoint": CheckpointConfig,
-        "compute": ComputeConfig,
-    }
-    inside = [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
-    return [*_KEYS_WITHOUT_SECTION, *inside]
+    return [info.key for info in (*agent_settings(), *sequence_settings()) if info.key != "description"]
 
 
 def method_name_first(overrides: list[Override]) -> list[Override]:

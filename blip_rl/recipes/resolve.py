@@ -37,7 +37,7 @@ class _Options(Settings):
     device: Device
 
 
-class _Sections(Settings):
+class Sections(Settings):
     """Sections that ``--set`` can change beside the agent's: those of a sequence recipe, and ``compute``."""
 
     atari: AtariConfig = AtariConfig()
@@ -76,7 +76,7 @@ def resolve(
     read = [override for text in overrides if (override := attempt(lines, parse_override, text))]
     chosen = attempt(lines, choose_games, games) or Games("", ())
     agent_config = _checked_agent(lines, agent, chosen, [o for o in read if o.recipe == "agent"])
-    sections = attempt(lines, _sections, chosen, [o for o in read if o.recipe == "sequence"])
+    sections = attempt(lines, sections_config, section_layers(chosen, [o for o in read if o.recipe == "sequence"]))
     if lines or options is None or agent_config is None or sections is None:
         raise RecipeError(lines)
     return _assembled(Path(agent).stem if is_path(agent) else agent, agent_config, chosen, options, sections)
@@ -85,14 +85,15 @@ def resolve(
 def _checked_agent(lines: list[str], name: str, games: Games, overrides: list[Override]) -> AgentConfig | None:
     """Return the agent, or None; add what is wrong to ``lines``."""
     if games.tasks or overrides or is_path(name):
-        return attempt(lines, _agent_config, name, games, overrides)
+        layers = attempt(lines, agent_layers, name, games, overrides)
+        return attempt(lines, agent_config, layers) if layers else None
     # There are no games to learn, so there is an error already. A shipped agent without overrides has none to add, and
     # checking it would import torch.
     attempt(lines, find_recipe, "agents", name)
     return None
 
 
-def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, sections: _Sections) -> RunConfig:
+def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, sections: Sections) -> RunConfig:
     """Return the configuration of a run from its parts, each of which is valid.
 
     Raises:
@@ -184,12 +185,25 @@ def _options(values: dict[str, Any]) -> _Options:
     return options
 
 
-def _agent_config(name: str, games: Games, overrides: list[Override]) -> AgentConfig:
-    layers = [
-        *_agent_layers(find_recipe("agents", name)),
+def agent_layers(name: str, games: Games, overrides: list[Override]) -> list[Layer]:
+    """Return the settings of an agent by source: base, recipe, the sequence's ``[agent]``, overrides.
+
+    Raises:
+        UserError: there is no such recipe, a file cannot be read, or the base is not a shipped one.
+    """
+    return [
+        *_recipe_layers(find_recipe("agents", name)),
         Layer(games.source, games.agent, prefix="agent."),
         *(override.layer() for override in method_name_first(overrides)),
     ]
+
+
+def agent_config(layers: list[Layer]) -> AgentConfig:
+    """Merge and validate the settings of an agent, with those of its method.
+
+    Raises:
+        RecipeError: with all errors, one line each.
+    """
     merged, lines = merge(layers)
     config, problems = checked(AgentConfig, merged)
     method = merged.get("method")
@@ -203,12 +217,8 @@ def _agent_config(name: str, games: Games, overrides: list[Override]) -> AgentCo
     return config.model_copy(update={"method": method})
 
 
-def _agent_layers(path: Path) -> list[Layer]:
-    """Return the settings of an agent recipe, after those of the base that it names.
-
-    Raises:
-        UserError: a file cannot be read, or the base is not a shipped one.
-    """
+def _recipe_layers(path: Path) -> list[Layer]:
+    """Return the settings of an agent recipe, after those of the base that it names."""
     values, source = read_recipe(path), shown(path)
     if "base" not in values:
         return [Layer(source, values)]
@@ -223,10 +233,19 @@ def _agent_layers(path: Path) -> list[Layer]:
     return [Layer(shown(base), inherited, is_base=True), Layer(source, values)]
 
 
-def _sections(games: Games, overrides: list[Override]) -> _Sections:
-    layers = [Layer(games.source, games.sections), *(override.layer() for override in overrides)]
+def section_layers(games: Games, overrides: list[Override]) -> list[Layer]:
+    """Return the settings of a sequence's sections by source: its file, overrides."""
+    return [Layer(games.source, games.sections), *(override.layer() for override in overrides)]
+
+
+def sections_config(layers: list[Layer]) -> Sections:
+    """Merge and validate the settings of a sequence's sections.
+
+    Raises:
+        RecipeError: with all errors, one line each.
+    """
     merged, lines = merge(layers)
-    config, problems = checked(_Sections, merged)
+    config, problems = checked(Sections, merged)
     lines += [blame(layers, problem) for problem in problems]
     if lines or config is None:
         raise RecipeError(lines)

@@ -59,6 +59,20 @@ def check_is_file(path: Path) -> None:
         raise UserError(f"file '{path}' does not exist")
 
 
+def check_new_file(path: Path) -> None:
+    """Check that a recipe can be written to a new file.
+
+    Raises:
+        UserError: The path exists, does not end in ``.toml``, or its folder does not exist or is not writable.
+    """
+    if path.suffix != ".toml":
+        raise UserError(f"'{path}': expected a name that ends in .toml, by which --agent and --games know a file")
+    if os.path.lexists(path):
+        raise UserError(f"'{path}' exists: choose another name, or remove it first")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"'{path.parent}' is not a folder that can be written: expected one for '{path.name}'")
+
+
 def check_new_folder(path: Path) -> None:
     """Check that a folder does not exist and can be created.
 

@@ -1,0 +1,39 @@
+"""``blip-rl show``: show every setting of an agent, a sequence or a run."""
+
+from __future__ import annotations
+
+import click
+
+from blip_rl.cli.options import complete_games, complete_recipes, loading
+
+
+@click.command(
+    short_help="Show the settings of an agent, a sequence or a run.",
+    epilog="Keys are those that --set accepts. docs/settings.md lists the settings of every section and method.",
+)
+@click.argument("name", shell_complete=complete_recipes)
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option(
+    "--games",
+    metavar="LIST",
+    shell_complete=complete_games,
+    help="With an agent: show a whole run of these games, whose sequence may change the agent.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a recipe setting, as for train. Repeatable.",
+)
+def show(name: str, keys: tuple[str, ...], games: str | None, overrides: tuple[str, ...]) -> None:
+    """Show every setting of NAME with its meaning, default, allowed values and source.
+
+    NAME is an agent, a sequence, a recipe file or a run folder. With KEY, a setting or a section such as ppo, show only
+    that.
+    """
+    with loading():
+        from blip_rl.recipes.explain import explain, explanation_text, select
+
+    explained = explain(name, games=games, overrides=overrides)
+    click.echo(explanation_text(explained, select(explained.settings, keys)))
