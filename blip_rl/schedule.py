@@ -35,7 +35,7 @@ class TaskConfig(Settings):
     human_score: float | None = None
     """Published return of a human, shown in reports."""
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
-    """Multiply vector observations by a random orthogonal matrix with this seed; None leaves them unchanged."""
+    """Multiply vector observations by a random orthogonal matrix with this seed; none: unchanged."""
 
     @property
     def has_normalisers(self) -> bool:

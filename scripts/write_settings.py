@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from blip_rl.config import TaskConfig
 from blip_rl.methods import method_names
-from blip_rl.recipes.settings import SettingInfo, agent_settings, method_settings, sequence_settings, settings_of
+from blip_rl.recipes.settings import SettingInfo, agent_settings, method_settings, sequence_settings, task_settings
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 _HEAD = """# Settings
@@ -33,7 +32,7 @@ def page() -> str:
         table = _table(own) if own else "No settings.\n"
         parts.append(f'### `[method]` with `name = "{method}"`\n\n{table}')
     parts.append("## Sequence recipes (`envs/*.toml`)\n")
-    parts += [_section(name, found) for name, found in [*_by_section(settings_of(TaskConfig, "tasks[].")), *sequence]]
+    parts += [_section(name, found) for name, found in [*_by_section(task_settings()), *sequence]]
     return "\n".join(parts)
 
 

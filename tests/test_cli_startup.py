@@ -71,6 +71,10 @@ def test_what_only_reads_imports_no_torch(arguments, run):
         ["render", "run", "--out", "run/config.toml"],
         ["report", "nowhere"],
         ["inspect", "."],
+        ["show", "blop"],
+        ["show", "blip", "--games", "kungfoo"],
+        ["copy", "blop", "my.toml"],
+        ["copy", "blip", "run/config.toml"],
     ],
 )
 def test_what_is_wrong_with_a_command_is_said_before_torch_is_imported(arguments, run):

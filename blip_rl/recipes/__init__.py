@@ -1,7 +1,8 @@
 """Recipes: find, merge, override and validate them, and report all errors at once.
 
 ``files`` finds and reads recipe files, ``games`` resolves ``--games``, ``overrides`` merges layers of settings,
-``problems`` formats validation errors, and ``resolve`` builds one ``RunConfig``.
+``problems`` formats validation errors, and ``resolve`` builds one ``RunConfig``. ``settings`` lists every setting,
+``explain`` says where its value in a recipe comes from, and ``copy`` writes a recipe to start from.
 """
 
 from blip_rl.recipes.files import GameInfo, RecipeInfo, list_agents, list_games, list_sequences

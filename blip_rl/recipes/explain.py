@@ -5,12 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.config import RunConfig, TaskConfig
+from blip_rl.config import RunConfig
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipes.files import find_recipe, is_path, read_recipe, recipe_names, shown
 from blip_rl.recipes.games import Games, choose_games
@@ -25,6 +24,7 @@ from blip_rl.recipes.settings import (
     settings_of,
     toml,
 )
+from blip_rl.schedule import Schedule, TaskConfig
 from blip_rl.tasks.games import plain_name
 
 _TASKS = "tasks[]."
@@ -123,7 +123,7 @@ def _explain_agent(name: str, games: Games | None, overrides: list[Override]) ->
     config = agent_config(layers)
     settings = _of_agent(config, layers)
     if games is not None:
-        settings += _of_sections(games, of_sequence) + _of_tasks(games.tasks, games.source)
+        settings += _of_sections(games, of_sequence) + _of_schedule(games)
     return Explanation(f"agent {name}, {shown(find_recipe('agents', name))}", config.description, tuple(settings))
 
 
@@ -135,7 +135,7 @@ def _explain_sequence(name: str, games: Games, overrides: list[Override]) -> Exp
     settings = [
         *_of_sections(games, overrides),
         *_explained(replaced, games.agent, [layer]),
-        *_of_tasks(games.tasks, games.source),
+        *_of_schedule(games),
     ]
     description = str(read_recipe(Path(games.source))["description"])
     return Explanation(f"sequence {games.name}, {games.source}", description, tuple(settings))
@@ -174,6 +174,13 @@ def _of_sections(games: Games, overrides: list[Override]) -> list[ExplainedSetti
     return _explained(sequence_settings(), sections_config(layers).model_dump(mode="json"), layers)
 
 
+def _of_schedule(games: Games) -> list[ExplainedSetting]:
+    values = {"order": list(games.order), "cycles": games.cycles}
+    written = read_recipe(Path(games.source)) if games.source != "defaults" else {}
+    settings = _explained(settings_of(Schedule), values, [Layer(games.source, written)])
+    return [*settings, *_of_tasks(games.tasks, games.source)]
+
+
 def _of_tasks(tasks: Sequence[TaskConfig], source: str) -> list[ExplainedSetting]:
     """Explain the settings of the tasks, with the values of all tasks in one line."""
     written = {key for task in read_recipe(Path(source))["tasks"] for key in task} if source != "defaults" else set()
@@ -203,7 +210,10 @@ def _explained(infos: Iterable[SettingInfo], values: dict[str, Any], layers: lis
 
 def value_at(values: dict[str, Any], key: str) -> Any:
     """Return a nested value; None if it is not set."""
-    return reduce(lambda table, step: table.get(step) if isinstance(table, dict) else None, key.split("."), values)
+    inside: Any = values
+    for step in key.split("."):
+        inside = inside.get(step) if isinstance(inside, dict) else None
+    return inside
 
 
 def explanation_text(explanation: Explanation, settings: Sequence[ExplainedSetting]) -> str:

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, TaskConfig
+from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig
+from blip_rl.schedule import Schedule, TaskConfig
 from blip_rl.setting_types import Matching, Settings
 
 SEQUENCE_SECTIONS: dict[str, type[Settings]] = {
@@ -61,6 +62,11 @@ def agent_settings() -> list[SettingInfo]:
 def sequence_settings() -> list[SettingInfo]:
     """Return the settings of a sequence recipe's sections and of ``compute``, without those of its tasks."""
     return [info for name, model in SEQUENCE_SECTIONS.items() for info in settings_of(model, f"{name}.")]
+
+
+def task_settings() -> list[SettingInfo]:
+    """Return the settings of a sequence's schedule and of its tasks."""
+    return [*settings_of(Schedule), *settings_of(TaskConfig, "tasks[].")]
 
 
 def method_settings(method: str) -> list[SettingInfo]:
