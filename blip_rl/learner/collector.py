@@ -20,7 +20,7 @@ from blip_rl.learner.cuda_graph import CapturedFunction
 from blip_rl.learner.distributions import sample
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.rollout import Rollout
-from blip_rl.tasks.groups import GroupedVecEnv
+from blip_rl.tasks.groups import GroupedVecEnv, concatenate_outcomes
 from blip_rl.tasks.recorded import RecordedVecEnv
 
 Chosen = tuple[Tensor, Tensor, Tensor]
@@ -48,10 +48,13 @@ class GroupActor:
         """
         chosen = self._chosen(rollout, step, observations)
         rollout.keep(step, self.where, *chosen)
-        # This copy waits for the GPU: the emulator needs the actions. Values and log-probabilities stay on the device.
+        # The one host synchronisation of a step: the emulator needs the actions. Values and log-probabilities stay on
+        # the device until GAE reads them there. Clipped actions go to the emulator only: like stable-baselines3, the
+        # rollout stores the unclipped sample, which is what log π(a|s) belongs to.
         return self._policy.within_bounds(chosen[0].cpu().numpy())
 
     def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:
+        # On the CPU through stable-baselines3's forward: with its sampling a seed gives the same actions as its PPO.
         with torch.no_grad():
             return cast(Chosen, self._policy(rollout.observe(step, self.where, torch.from_numpy(observations))))
 
@@ -83,6 +86,7 @@ class StagingBuffer:
         self._copied.synchronize()  # the previous copy may still read the pinned buffer; it has nearly always finished
         self._host.copy_(given)
         self.tensor.copy_(self._host, non_blocking=True)
+        # An event instead of a stream synchronisation: only the next put waits, and only for this copy.
         self._copied.record(torch.cuda.current_stream(self.tensor.device))
         return self.tensor
 
@@ -95,6 +99,7 @@ class StagedActor(GroupActor):
 
     def __init__(self, number: int, where: slice, policy: ContinualPolicy, capture: bool) -> None:
         super().__init__(number, where, policy)
+        # One buffer and one graph for each group: while one group's graph runs, the other's observations are staged.
         space = cast(spaces.Box, policy.observation_space)
         self._staging = StagingBuffer(where.stop - where.start, space, policy.device)
         self._captured = (
@@ -103,6 +108,8 @@ class StagedActor(GroupActor):
 
     def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:
         seen = self._staging.put(observations)
+        # Outside the graph, because its target moves with the step: a graph would write to one step's memory forever.
+        # The rollout copies the results of run() for the same reason: the next replay overwrites them.
         rollout.observe(step, self.where, seen)
         return sample(self._policy, seen) if self._captured is None else self._captured.run()
 
@@ -120,7 +127,7 @@ class Collector:
         """
         self.env = env
         self._grouped = env if isinstance(env, GroupedVecEnv | RecordedVecEnv) else GroupedVecEnv([env])
-        self._showing: list[np.ndarray] = []  # to each group
+        self._showing: list[np.ndarray] = []  # newest observations of each group
         self._actors = [
             self._make_actor(number, where, policy, capture) for number, where in enumerate(self._grouped.groups)
         ]
@@ -134,6 +141,7 @@ class Collector:
     @property
     def observations(self) -> np.ndarray:
         """The newest observation of every environment, (environments, ...)."""
+        # Concatenated when asked for, once a rollout, instead of after every step.
         return self._showing[0] if len(self._actors) == 1 else np.concatenate(self._showing)
 
     def collect(self, rollout: Rollout, observations: np.ndarray) -> Iterator[Outcome]:
@@ -161,13 +169,14 @@ class Collector:
                 results.append(self._finish(actor))
                 if step + 1 < rollout.buffer_size:
                     self._begin(actor, rollout, step + 1)
-            yield _outcome([*results, self._finish(last)])
+            yield concatenate_outcomes([*results, self._finish(last)])
 
     def finish_started_step(self, rollout: Rollout) -> None:
         """Complete a step that some groups have started, in all groups; it is not part of the rollout.
 
         Afterwards all environments have taken equally many steps, so the action log stays rectangular.
         """
+        # The caller stopped before rollout.add, so rollout.pos is the step that was yielded; groups ahead are one on.
         step = rollout.pos + 1
         if len(self._actors) > 1 and step < rollout.buffer_size:
             self._begin(self._actors[-1], rollout, step)
@@ -182,11 +191,3 @@ class Collector:
         result = self._grouped.step_group_wait(actor.number)
         self._showing[actor.number] = cast(np.ndarray, result[0])
         return result
-
-
-def _outcome(results: list[VecEnvStepReturn]) -> Outcome:
-    """Concatenate rewards, dones and infos of all groups, in the order of the environments."""
-    _, rewards, dones, infos = zip(*results, strict=True)
-    if len(results) == 1:
-        return rewards[0], dones[0], infos[0]
-    return np.concatenate(rewards), np.concatenate(dones), [info for group in infos for info in group]

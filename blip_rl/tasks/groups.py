@@ -52,7 +52,10 @@ class GroupedVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return observations, rewards, dones and infos of the step in all environments."""
-        return concatenate_steps([self.step_group_wait(group) for group in range(len(self.groups))])
+        parts = [self.step_group_wait(group) for group in range(len(self.groups))]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([cast(Array, part[0]) for part in parts]), *concatenate_outcomes(parts)
 
     def seed(self, seed: int | None = None) -> list[int | None]:
         """Give environment ``i`` the seed ``seed + i`` from the next reset on; ``None``: random seeds."""
@@ -60,11 +63,6 @@ class GroupedVecEnv(VecEnv):
         for where, member in zip(self.groups, self._members, strict=True):
             given += list(member.seed(None if seed is None else seed + where.start))
         return given
-
-    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        """Set the options of every environment for the next reset."""
-        for where, member in zip(self.groups, self._members, strict=True):
-            member.set_options(options[where] if isinstance(options, list) else options)
 
     def reset(self) -> VecEnvObs:
         """Reset all environments."""
@@ -76,10 +74,6 @@ class GroupedVecEnv(VecEnv):
         """Close every group."""
         for member in self._members:
             member.close()
-
-    def get_images(self) -> Sequence[Array | None]:
-        """Render every environment."""
-        return [image for member in self._members for image in member.get_images()]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return the attribute of each selected environment."""
@@ -115,17 +109,12 @@ class GroupedVecEnv(VecEnv):
         return [everyone[index] for index in self._get_indices(indices)]
 
 
-def concatenate_steps(parts: Sequence[VecEnvStepReturn]) -> VecEnvStepReturn:
-    """Concatenate the results of all groups into one step; a single group's result is not copied."""
+def concatenate_outcomes(parts: Sequence[VecEnvStepReturn]) -> tuple[Array, Array, list[dict[str, Any]]]:
+    """Concatenate rewards, dones and infos of all groups; those of a single group are not copied."""
+    _, rewards, dones, infos = zip(*parts, strict=True)
     if len(parts) == 1:
-        return parts[0]
-    observations, rewards, dones, infos = zip(*parts, strict=True)
-    return (
-        np.concatenate(cast("tuple[Array, ...]", observations)),
-        np.concatenate(rewards),
-        np.concatenate(dones),
-        [info for group in infos for info in group],
-    )
+        return rewards[0], dones[0], infos[0]
+    return np.concatenate(rewards), np.concatenate(dones), [info for group in infos for info in group]
 
 
 def group_sizes(environments: int, groups: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The VecEnv contract of stable-baselines3 besides stepping."""
+"""AtariVecEnv as a VecEnv of stable-baselines3: ownership of arrays, invalid actions, reset, close, attributes."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 from tests.tasks.atari_play import EXACT_START, make
 
 
-def test_later_steps_do_not_touch_what_was_returned():
+def test_later_steps_do_not_overwrite_returned_arrays():
     env = make(training=True, max_episode_frames=20)
     kept = [env.reset()]
     copies = [kept[0].copy()]
@@ -28,7 +28,7 @@ def test_later_steps_do_not_touch_what_was_returned():
 
 
 @pytest.mark.parametrize("action", [-1, 6, 2**20])
-def test_actions_outside_the_set_are_refused_instead_of_hanging(action):
+def test_actions_outside_the_action_set_raise_instead_of_blocking(action):
     env = make()
     env.reset()
     with pytest.raises(ValueError, match="expected 0 to 5"):
@@ -36,7 +36,7 @@ def test_actions_outside_the_set_are_refused_instead_of_hanging(action):
     env.step(np.array([0, 5]))
 
 
-def test_reset_abandons_a_step_under_way():
+def test_reset_abandons_a_started_step():
     env, fresh = make(**EXACT_START), make(**EXACT_START)
     env.reset()
     env.step_async(np.zeros(2, dtype=int))
@@ -45,7 +45,7 @@ def test_reset_abandons_a_step_under_way():
     assert (env._lengths == 1).all()
 
 
-def test_close_ends_the_threads_and_may_be_called_twice():
+def test_close_stops_the_threads_and_is_idempotent():
     if not Path("/proc/self/task").is_dir():
         pytest.skip("threads are counted in Linux's /proc")
     before = len(list(Path("/proc/self/task").iterdir()))
@@ -73,9 +73,5 @@ def test_attributes_are_shared_by_all_games():
         env.set_attr("label", "y", indices=[0])
     with pytest.raises(AttributeError, match=r"'render': .* no Python methods"):
         env.env_method("render")
-
-
-def test_only_monitor_is_said_to_wrap_the_games():
-    env = make(num_envs=3)
     assert env.env_is_wrapped(Monitor) == [True] * 3
     assert env.env_is_wrapped(TransformObservation, indices=0) == [False]

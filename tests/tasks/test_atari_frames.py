@@ -1,4 +1,4 @@
-"""AtariVecEnv against Gymnasium's Atari environment, pixel by pixel."""
+"""AtariVecEnv equals Gymnasium's Atari environment, pixel by pixel."""
 
 import gymnasium
 import numpy as np
@@ -27,7 +27,7 @@ def gymnasiums_env(name, **arguments):
 
 
 class Pair:
-    """The same game played by both, compared after every decision. Lost lives are shown, rewards are raw."""
+    """The same game in both environments, compared after every step; lost lives end episodes, rewards are raw."""
 
     def __init__(self, game, name, **config):
         atari = AtariConfig(noop_max=0, fire_on_reset=False, clip_rewards=False, **config)
@@ -64,7 +64,7 @@ class Pair:
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_same_frames_rewards_lives_and_ends_as_gymnasium(game):
+def test_frames_rewards_lives_and_ends_equal_gymnasiums(game):
     name, lives_lost = GAMES[game]
     pair = Pair(game, name)
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_same_frames_rewards_lives_and_ends_as_gymnasium(game):
         assert not pair.step(int(rng.integers(actions)))
 
 
-def test_same_meaning_of_the_full_action_set():
+def test_the_full_action_set_has_the_same_meaning():
     pair = Pair("space_invaders", "SpaceInvaders", full_action_space=True)
     for t in range(180):
         pair.step(t // 10)

@@ -1,8 +1,9 @@
+"""Gymnasium environments as VecEnvs: monitoring, seeds, mixed observations, and rejected spaces."""
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
-from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 
 from blip_rl.errors import UserError
@@ -10,7 +11,7 @@ from blip_rl.tasks.control import make_control_env, orthogonal_matrix
 
 
 class Toy(gymnasium.Env):
-    """Three steps an episode, observations and actions drawn from the spaces it is given."""
+    """Episodes of three steps; observations are samples of the given space."""
 
     metadata = {"render_modes": []}  # noqa: RUF012
 
@@ -62,16 +63,7 @@ def test_copies_are_monitored_and_report_raw_returns(toy):
     assert all("terminal_observation" in info for info in infos)
 
 
-def test_a_time_limit_is_a_truncation():
-    env = make_control_env("MountainCar-v0", 1, seed=0)
-    env.reset()
-    for _ in range(200):
-        _, _, dones, infos = env.step(np.ones(1, dtype=int))
-    assert dones.tolist() == [True]
-    assert infos[0]["TimeLimit.truncated"] is True
-
-
-def test_a_seed_decides_all_episodes_and_copies_differ():
+def test_a_seed_determines_all_episodes_and_copies_differ():
     first, ends = play(make_control_env("CartPole-v1", 2, seed=4))
     again, _ = play(make_control_env("CartPole-v1", 2, seed=4))
     other, _ = play(make_control_env("CartPole-v1", 2, seed=5))
@@ -83,7 +75,7 @@ def test_a_seed_decides_all_episodes_and_copies_differ():
 
 
 @pytest.mark.parametrize("size", [1, 4, 17])
-def test_the_mixing_matrix_is_orthogonal_and_fixed_by_its_seed(size):
+def test_the_mixing_matrix_is_orthogonal_and_determined_by_its_seed(size):
     matrix = orthogonal_matrix(size, seed=3)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-12)
     np.testing.assert_array_equal(matrix, orthogonal_matrix(size, seed=3))
@@ -98,7 +90,7 @@ def test_the_mixing_matrix_is_uniform():
     assert np.trace(matrices, axis1=1, axis2=2).var() == pytest.approx(1.0, abs=0.15)
 
 
-def test_mixed_observations_are_the_matrix_times_the_plain_ones():
+def test_mixed_observations_are_the_matrix_times_the_originals():
     plain, ends = play(make_control_env("CartPole-v1", 2, seed=1))
     env = make_control_env("CartPole-v1", 2, seed=1, observation_mix_seed=9)
     mixed, mixed_ends = play(env)
@@ -107,13 +99,6 @@ def test_mixed_observations_are_the_matrix_times_the_plain_ones():
     np.testing.assert_array_equal(ends, mixed_ends)
     np.testing.assert_allclose(mixed, plain @ orthogonal_matrix(4, 9).T, atol=1e-6)
     assert not np.allclose(mixed, plain, atol=0.01)
-
-
-def test_stable_baselines3_learns_a_mixed_task():
-    env = make_control_env("CartPole-v1", 2, seed=0, observation_mix_seed=1)
-    model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu")
-    model.learn(128)
-    assert len(model.ep_info_buffer) > 1
 
 
 @pytest.mark.parametrize("actions", [Discrete(2), Box(-1.0, 1.0, (2,), np.float32)])
@@ -125,7 +110,7 @@ def test_stable_baselines3_learns_a_mixed_task():
         (Box(0, 255, (40, 30, 3), np.uint8), Box(0, 255, (3, 40, 30), np.uint8)),  # channels come first
     ],
 )
-def test_vectors_and_images_discrete_and_continuous_actions_pass(toy, observations, seen, actions):
+def test_vectors_images_and_both_kinds_of_actions_are_accepted(toy, observations, seen, actions):
     env = make_control_env(toy(observations, actions), 2, seed=0)
     assert (env.observation_space, env.action_space) == (seen, actions)
     assert env.reset().shape == (2, *seen.shape)
@@ -142,33 +127,31 @@ def test_vectors_and_images_discrete_and_continuous_actions_pass(toy, observatio
     ],
     ids=str,
 )
-def test_other_observations_are_refused(toy, space):
+def test_other_observations_are_rejected(toy, space):
     with pytest.raises(UserError, match=r"'tests/Toy-v0' has observations .*: expected vectors .* choose another game"):
         make_control_env(toy(observation_space=space), 1, seed=0)
 
 
 @pytest.mark.parametrize("space", [MultiBinary(3), Discrete(3, start=1)], ids=str)
-def test_other_actions_are_refused(toy, space):
+def test_other_actions_are_rejected(toy, space):
     with pytest.raises(UserError, match=r"'tests/Toy-v0' has actions .*: expected Discrete counted from 0, or Box"):
         make_control_env(toy(action_space=space), 1, seed=0)
 
 
-def test_images_cannot_be_mixed(toy):
+def test_mixing_images_is_rejected(toy):
     game = toy(observation_space=Box(0, 255, (40, 30, 3), np.uint8))
     with pytest.raises(UserError, match=r"only vectors .* can be mixed .remove observation_mix_seed"):
         make_control_env(game, 1, seed=0, observation_mix_seed=1)
 
 
-def test_unknown_ids_and_bad_seeds_are_refused():
+def test_unknown_ids_and_bad_seeds_are_rejected():
     with pytest.raises(UserError, match=r"did you mean CartPole-v1?"):
         make_control_env("CartPool-v1", 1, seed=0)
-    with pytest.raises(UserError, match="'foo/Bar-v0': install the package"):
-        make_control_env("foo/Bar-v0", 1, seed=0)
     with pytest.raises(UserError, match="seed -1"):
         make_control_env("CartPole-v1", 1, seed=-1)
 
 
-def test_a_missing_dependency_is_a_users_mistake():
+def test_a_missing_dependency_is_reported_with_the_game():
     def needs_something():
         raise gymnasium.error.DependencyNotInstalled("run pip install something")
 

@@ -1,3 +1,5 @@
+"""Training and evaluation environments of a task."""
+
 import subprocess
 import sys
 
@@ -16,17 +18,17 @@ def task(game, **settings):
     return TaskConfig(name="task", game=game, **settings)
 
 
-def test_importing_the_makers_imports_no_library_that_takes_long():
+def test_importing_the_module_imports_no_slow_library():
     code = (
-        "import sys, blip_rl.tasks.make;"
-        "print([m for m in ('ale_py', 'gymnasium', 'torch', 'stable_baselines3') if m in sys.modules])"
+        "import sys, blip_rl.tasks.make, blip_rl.tasks.games as games; games.is_atari('pong');"
+        "print([m for m in ('ale_py', 'gymnasium', 'numpy', 'torch', 'stable_baselines3') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("game", ["space_invaders", "ALE/SpaceInvaders-v5"])
-def test_training_sees_signs_and_lost_lives_and_evaluation_neither(game):
+def test_training_clips_rewards_and_ends_episodes_at_lost_lives_and_evaluation_does_not(game):
     atari = AtariConfig(noop_max=0, fire_on_reset=False)
     ends, rewards = [], []
     for make in MAKERS:
@@ -43,7 +45,7 @@ def test_training_sees_signs_and_lost_lives_and_evaluation_neither(game):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_gymnasium_ids_are_made_and_mixed(make):
+def test_gymnasium_environments_are_made_and_mixed(make):
     plain = make(task("CartPole-v1"), AtariConfig(), 3, 0).reset()
     mixed = make(task("CartPole-v1", observation_mix_seed=2), AtariConfig(), 3, 0).reset()
     assert plain.shape == mixed.shape == (3, 4)
@@ -52,14 +54,14 @@ def test_gymnasium_ids_are_made_and_mixed(make):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_the_frame_cap_holds(make):
+def test_the_frame_limit_is_applied(make):
     env = make(task("boxing"), AtariConfig(max_episode_frames=8), 1, 0)
     env.reset()
     assert [env.step(np.zeros(1, dtype=int))[2].item() for _ in range(4)] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_users_mistakes(make):
+def test_invalid_tasks_are_rejected(make):
     with pytest.raises(UserError, match=r"did you mean boxing?"):
         make(task("boxin"), AtariConfig(), 1, 0)
     with pytest.raises(UserError, match=r"task 'task': observation_mix_seed = 3 .* 'boxing' shows images"):

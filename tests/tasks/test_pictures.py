@@ -1,4 +1,4 @@
-"""Rendering: the second emulator plays the same game as the agent's, in native colours."""
+"""Rendering: the second emulator plays the same game as the agent, in native colours."""
 
 import itertools
 
@@ -15,21 +15,21 @@ from blip_rl.tasks.pictures import AtariScreen, ControlScreen, Moment, check_pic
 
 SIX = ("kung_fu_master", "boxing", "jamesbond", "krull", "riverraid", "space_invaders")
 DECISIONS = 300
-# All that draws at random or counts frames is at work; the cap ends every game within the test.
+# Everything that draws at random or counts frames is on; the frame limit ends every game within the test.
 ATARI = AtariConfig(sticky_action_probability=0.25, noop_max=30, fire_on_reset=True, max_episode_frames=4 * 250)
 
 
-def grey(picture):
-    """The agent's view, recomputed: luma of the colours, then the mean over each of 84 × 84 areas."""
+def luma(picture):
+    """The agent's observation, recomputed: luma, then the mean over each of 84 × 84 areas."""
     return cv2.resize(picture @ np.array([0.299, 0.587, 0.114]), (84, 84), interpolation=cv2.INTER_AREA)
 
 
 def distance(picture, frame):
-    return np.abs(grey(picture) - frame).mean()
+    return np.abs(luma(picture) - frame).mean()
 
 
 @pytest.mark.parametrize("game", SIX)
-def test_the_second_emulator_is_in_lockstep_with_the_agents(game):
+def test_an_atari_screen_plays_the_agents_game(game):
     task = TaskConfig(name="game", game=game)
     env, screen = make_evaluation_env(task, ATARI, 1, 2**30 + 7), make_screen(task, ATARI, 2**30 + 7)
     observations, before = env.reset(), screen.reset()
@@ -43,7 +43,7 @@ def test_the_second_emulator_is_in_lockstep_with_the_agents(game):
         assert (moment.reward, moment.over, screen.lives) == (rewards[0], dones[0], env.lives[0])
         frame = infos[0]["terminal_observation"][-1] if dones[0] else observations[0, -1]
         assert moment.picture.shape == (210, 160, 3)
-        # Not zero: both take the brighter of two frames, the agent's in grey and ours colour by colour.
+        # Not zero: both take the maximum of two frames, the agent in grey and the screen per colour channel.
         assert distance(moment.picture, frame) < 1.5
         ours, stale, before = ours + distance(moment.picture, frame), stale + distance(before, frame), moment.picture
         if moment.over:
@@ -55,7 +55,7 @@ def test_the_second_emulator_is_in_lockstep_with_the_agents(game):
     screen.close()
 
 
-def test_a_control_screen_is_in_lockstep_whatever_the_agent_sees():
+def test_a_control_screen_plays_the_agents_game_without_mixing():
     task = TaskConfig(name="mixed", game="CartPole-v1", observation_mix_seed=3)
     env, screen = make_evaluation_env(task, AtariConfig(), 1, 2**30 + 1), make_screen(task, AtariConfig(), 2**30 + 1)
     plain = gymnasium.make("CartPole-v1", render_mode="rgb_array")
@@ -74,14 +74,14 @@ def test_a_control_screen_is_in_lockstep_whatever_the_agent_sees():
     screen.close()
 
 
-def test_atari_decides_fifteen_times_a_second_at_four_frames():
+def test_steps_per_second_follow_from_the_frame_skip():
     for frames, rate in ((4, 15), (2, 30)):
         screen = AtariScreen("boxing", 0, AtariConfig(frame_skip=frames))
         assert screen.decisions_per_second == rate
         screen.close()
 
 
-def test_a_replay_has_the_first_picture_and_one_for_each_action_and_is_the_same_twice():
+def test_a_replay_yields_one_frame_more_than_actions_and_is_deterministic():
     def shown():
         return list(replay(AtariScreen("krull", 5, AtariConfig()), [0, 1, 2, 3, 4, 5] * 5))
 
@@ -92,7 +92,7 @@ def test_a_replay_has_the_first_picture_and_one_for_each_action_and_is_the_same_
 
 
 class Short:
-    """A game that is over after two decisions."""
+    """A game that is over after two steps."""
 
     game, seed = "short", 3
     decisions_per_second = 1.0
@@ -110,7 +110,7 @@ class Short:
         self.closed = True
 
 
-def test_a_game_that_is_not_the_same_again_is_never_shown():
+def test_a_replayed_game_that_ends_early_raises():
     screen = Short()
     assert len(list(replay(screen, [0, 0]))) == 3
     assert screen.closed
@@ -119,7 +119,7 @@ def test_a_game_that_is_not_the_same_again_is_never_shown():
 
 
 class Drawing(gymnasium.Env):
-    """Draws whatever it is told to."""
+    """Renders the given picture, or raises the given error."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -154,7 +154,7 @@ MISSING = gymnasium.error.DependencyNotInstalled("pygame is not installed")
         (Drawing, np.zeros((4, 4, 3)), r"draws float64 of shape"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(monkeypatch, entry_point, drawn, wanted):
+def test_games_that_cannot_be_rendered_are_rejected(monkeypatch, entry_point, drawn, wanted):
     spec = gymnasium.envs.registration.EnvSpec(
         "Drawn-v0", entry_point=entry_point, kwargs={"drawn": drawn}, disable_env_checker=True
     )
@@ -163,14 +163,14 @@ def test_what_cannot_be_drawn_is_said(monkeypatch, entry_point, drawn, wanted):
         check_pictures(TaskConfig(name="x", game="Drawn-v0"), AtariConfig())
 
 
-def test_bad_games_and_seeds_are_refused():
+def test_bad_games_and_seeds_are_rejected():
     with pytest.raises(UserError, match="unknown game"):
         make_screen(TaskConfig(name="x", game="kung_foo"), AtariConfig(), 0)
     with pytest.raises(UserError, match="seed"):
         make_screen(TaskConfig(name="x", game="boxing"), AtariConfig(), 2**31)
 
 
-def test_screens_close_more_than_once():
+def test_closing_a_screen_is_idempotent():
     for screen in (AtariScreen("boxing", 0, AtariConfig()), ControlScreen("CartPole-v1", 0)):
         screen.reset()
         screen.close()

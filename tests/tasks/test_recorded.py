@@ -1,5 +1,7 @@
 """Replaying games to their state from seeds and action logs."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -7,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from blip_rl.config import AtariConfig
 from blip_rl.schedule import TaskConfig
+from blip_rl.tasks.groups import GroupedVecEnv
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.recorded import RecordedVecEnv
 from tests.learner.small_agents import Lines
@@ -15,7 +18,7 @@ GAMES = {"cartpole": ("CartPole-v1", 120), "pendulum": ("Pendulum-v1", 230), "at
 
 
 def play(env, actions):
-    """Everything that is seen while these actions are taken."""
+    """Observations, rewards, dones and last observations while these actions are taken."""
     seen = []
     for step in actions:
         observations, rewards, dones, infos = env.step(step)
@@ -32,13 +35,13 @@ def same(one, other):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", GAMES)
-def test_what_was_played_leads_to_the_same_place(kind):
-    """Other games first; then from the same seed in another process's place; then on with the same actions."""
+@pytest.mark.parametrize(("kind", "groups"), [("cartpole", 1), ("pendulum", 1), ("atari", 1), ("cartpole", 2)])
+def test_replaying_the_action_log_restores_the_games(kind, groups):
+    """Other games are played first; after the replay both continue equally."""
     game, steps = GAMES[kind]
     task = TaskConfig(name="task", game=game, steps=1000)
-    envs = [RecordedVecEnv(make_training_env(task, AtariConfig(), 2, seed)) for seed in (5, 77)]
-    try:
+    envs = [RecordedVecEnv(make_training_env(task, AtariConfig(), 2, seed, groups)) for seed in (5, 77)]
+    with closing(envs[0]), closing(envs[1]):
         generator = envs[0].action_space
         generator.seed(3)
         actions = [np.stack([generator.sample() for _ in range(2)]) for _ in range(steps)]
@@ -48,19 +51,24 @@ def test_what_was_played_leads_to_the_same_place(kind):
         envs[0].seed(11)
         first = envs[0].reset()
         seen = play(envs[0], actions)
-        recorded = envs[0].action_log()
-        assert len(recorded) == steps
+        log = envs[0].action_log()
+        assert len(log) == steps
         envs[1].seed(11)
         assert np.array_equal(envs[1].reset(), first)
-        replayed = recorded.astype(np.int64) if recorded.dtype == np.uint8 else recorded
-        assert same(play(envs[1], replayed), seen)
-        assert np.array_equal(envs[1].action_log(), recorded)
+        assert same(play(envs[1], log.astype(np.int64) if log.dtype == np.uint8 else log), seen)
+        assert np.array_equal(envs[1].action_log(), log)
         assert same(play(envs[1], actions[:20]), play(envs[0], actions[:20]))
-        if kind != "atari":
-            assert any(dones.any() for _, _, dones, _ in seen), "an episode should have ended within these steps"
-    finally:
-        for env in envs:
-            env.close()
+        assert kind == "atari" or any(dones.any() for _, _, dones, _ in seen), "no episode ended"
+
+
+def test_a_log_of_unequal_groups_is_rejected():
+    env = RecordedVecEnv(GroupedVecEnv([DummyVecEnv([lambda: Lines(spaces.Discrete(4))] * n) for n in (2, 1)]))
+    env.reset()
+    for group, count in ((0, 2), (1, 1), (0, 2)):
+        env.step_group_async(group, np.zeros(count, dtype=int))
+        env.step_group_wait(group)
+    with pytest.raises(ValueError, match="dimension"):
+        env.action_log()
 
 
 def recorded(space):
@@ -75,7 +83,7 @@ def recorded(space):
         (spaces.Box(-1, 1, (2,), np.float32), [[[0.5, -1], [0, 0]], [[1, 1], [0, 0.25]]], np.float32),
     ],
 )
-def test_actions_come_back_as_they_were(space, actions, dtype):
+def test_the_log_holds_the_actions_and_is_cleared_at_reset(space, actions, dtype):
     env = recorded(space)
     env.reset()
     assert env.action_log().shape[0] == 0
@@ -88,7 +96,7 @@ def test_actions_come_back_as_they_were(space, actions, dtype):
     assert len(env.action_log()) == 0
 
 
-def test_what_was_noted_down_does_not_change_afterwards():
+def test_the_log_holds_copies():
     env = recorded(spaces.Discrete(4))
     env.reset()
     actions = np.array([1, 2])
