@@ -102,6 +102,8 @@ class LearnApart(Method):
         """
         self.inner.start_task(trunk)  # before the exchange: it may bind to the shared weights
         if self.tasks_seen or self._first_task:
+            # The copies go aside and the trunk's own tensors are overwritten in place: the optimizer, the hooks and any
+            # CUDA graph refer to those tensors, so nothing has to be rebuilt for the exchange.
             self._shared = copy_weights(trunk)
             if self._start == "fresh":
                 cast(Trunk, trunk).reset_parameters()
@@ -116,6 +118,8 @@ class LearnApart(Method):
             self.inner.resume_task(trunk)
             return
         self._check_fit(trunk)
+        # The wrapped method must see the weights that it protects. It may also correct them (BLIP moves every weight
+        # into its interval) or move its state to the trunk's device, so the copy is taken anew afterwards.
         with exchanged_weights(trunk, self._shared):
             self.inner.resume_task(trunk)
             self._shared = copy_weights(trunk)
@@ -170,7 +174,7 @@ class LearnApart(Method):
         if not self.apart:
             with self.inner.playing(trunk, task):
                 yield
-        elif task > self.tasks_seen:
+        elif task > self.tasks_seen:  # the task being learned, or one never learned: the trunk is already its own
             yield
         else:
             self._check_fit(trunk)
@@ -184,6 +188,7 @@ class LearnApart(Method):
     def state(self) -> MethodState:
         """State of the wrapped method, number of tasks seen and, while a task is learned apart, the shared trunk."""
         inner = self.inner.state()
+        # Clones, so that a state that a caller keeps never changes with the method.
         shared = {f"{_PREFIX}{name}": tensor.clone() for name, tensor in self._shared.items()}
         values = {"tasks_seen": self.tasks_seen, "apart": self.apart}
         return MethodState(inner.tensors | shared, {**inner.values, _VALUES: values})

@@ -1,7 +1,12 @@
 """stable-baselines3's PPO with its rollout collection and update replaced by faster ones that compute the same.
 
 Fewer copies, no host synchronisation per minibatch, CUDA graphs where available. Equality with stable-baselines3 is
-tested in tests/learner/test_base_ppo.py and by scripts/parity.py.
+tested in tests/learner/test_base_ppo.py and by scripts/parity.py. What differs from its PPO, on purpose:
+
+- the learning rate of an update is that of the beginning of its rollout, not of its end
+- ``train/loss`` and ``train/approx_kl`` are means over all minibatches, not the last one's or the last epoch's
+- losses and weights that are not finite raise, once an update; there is no early stopping at a KL divergence
+- a callback's ``locals`` hold ``rewards``, ``dones`` and ``infos`` of a step, but not its observations and actions
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ class BasePPO(PPO):
         """
         self.method = Method()
         self._ppo, self._compute = ppo, compute
+        # Built at first use, because both depend on the task in use; see discard_captures.
         self._collector: Collector | None = None
         self._captured: CapturedUpdate | None = None
         super().__init__(*args, **options)
@@ -71,12 +77,13 @@ class BasePPO(PPO):
         rollout, collector = cast(Rollout, rollout_buffer), self._collector_for(env)
         self.policy.set_training_mode(False)
         rollout.reset()
-        callback.on_rollout_start()  # may restart the games, so _last_obs is read after it
+        # Autosave may restart the games here, to keep the action log that a snapshot holds short: read _last_obs later.
+        callback.on_rollout_start()
         dones = cast(np.ndarray, self._last_episode_starts)
         with self.policy.matmul_precision():
             for rewards, dones, infos in collector.collect(rollout, cast(np.ndarray, self._last_obs)):
                 self.num_timesteps += env.num_envs
-                callback.update_locals(locals())
+                callback.update_locals(locals())  # under the names rewards, dones and infos
                 if not callback.on_step():
                     # The rollout is discarded. Environments and last observations stay consistent, for a later save.
                     collector.finish_started_step(rollout)
@@ -84,6 +91,7 @@ class BasePPO(PPO):
                     return False
                 self._update_info_buffer(infos, dones)
                 self._bootstrap_truncated(rewards, dones, infos)  # in place, so before the rollout copies them
+                # A step is stored with the flag of its own observation: dones are the next step's episode starts.
                 rollout.add(rewards, cast(np.ndarray, self._last_episode_starts))
                 self._last_episode_starts = dones
             self._last_obs = collector.observations
@@ -102,6 +110,7 @@ class BasePPO(PPO):
         for index in np.flatnonzero(dones).tolist():
             last = infos[index].get("terminal_observation")
             if last is not None and infos[index].get("TimeLimit.truncated", False):
+                # One observation at a time, as stable-baselines3: truncations are rare, and a batch rounds otherwise.
                 rewards[index] += self.gamma * self._values(last[None]).item()
 
     def _values(self, observations: np.ndarray) -> Tensor:
@@ -129,13 +138,13 @@ class BasePPO(PPO):
         try:
             for _ in range(self.n_epochs):
                 for batch in rollout.minibatches(self.batch_size, into):
-                    metrics.append(
-                        update(batch)
-                    )  # appended one by one: after an error, the earlier ones show its cause
+                    # No list comprehension: after an error, the metrics of the earlier minibatches show its cause.
+                    metrics.append(update(batch))
                 self._n_updates += 1
         except ValueError:  # torch's distributions raise it for non-finite logits inside a method's loss
             self._check_finite(metrics)
             raise
+        # Before logging and before any snapshot or checkpoint: a diverged network must not be saved over a sound one.
         self._check_finite(metrics)
         self._log_update(metrics, rollout)
 
@@ -176,12 +185,16 @@ class BasePPO(PPO):
                 clip_range=clip_range,
                 clip_range_value=clip_range_value,
             )
+            # Called in every update, also under capture: a method's loss is part of the graph (see Method.capturable).
             extra = self.method.loss(self.policy.outputs_of)
             # Gradients are set to None, not to 0: under capture, backward then allocates them in the graph's memory
             # pool and overwrites them at every replay instead of adding to them.
             self.policy.optimizer.zero_grad()
             (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
+        # Method.add_gradient runs in backward hooks and Method.after_step in a hook of the optimizer (see
+        # methods.base.attached): the clipped norm includes a penalty's gradient, and every step ends with a projection.
         norm = self.policy.step(self.max_grad_norm)
+        # Detached: a graph kept for logging would hold the activations of every minibatch until the update ends.
         return UpdateMetrics(metrics, None if extra is None else extra.detach(), norm)
 
     def _log_update(self, metrics: list[UpdateMetrics], rollout: Rollout) -> None:

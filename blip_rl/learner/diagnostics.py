@@ -54,27 +54,27 @@ def means(updates: Sequence[UpdateMetrics], rollout: Rollout, log_std: Tensor | 
     """Return means over the minibatches, explained variance and policy std, by the names they are logged under.
 
     Args:
-        updates: Figures of every minibatch.
+        updates: Metrics of every minibatch.
         rollout: The rollout learned from.
         log_std: Log standard deviation of continuous actions; None for discrete ones.
     """
-    names, parts = list(LossMetrics._fields), [torch.stack([torch.stack(update.losses) for update in updates]).mean(0)]
+    columns = dict(zip(LossMetrics._fields, torch.stack([torch.stack(u.losses) for u in updates]).mean(0), strict=True))
     if rollout.device.type == "cpu":
         values, returns = rollout.values.flatten().numpy(), rollout.returns.flatten().numpy()
-        explained = torch.tensor([explained_variance(values, returns)], dtype=torch.float64)
+        columns["explained_variance"] = torch.tensor(explained_variance(values, returns), dtype=torch.float64)
     else:
-        explained = _explained_variance(rollout.values, rollout.returns)
-    names, parts = [*names, "explained_variance"], [*parts, explained]
+        columns["explained_variance"] = _explained_variance(rollout.values, rollout.returns)
     if log_std is not None:
-        names, parts = [*names, "std"], [*parts, log_std.detach().exp().mean().reshape(1)]
-    return dict(zip(names, torch.cat(parts).tolist(), strict=True))
+        columns["std"] = log_std.detach().exp().mean()
+    # One copy to the host for all of them: each .item() would wait for the device.
+    return dict(zip(columns, torch.stack([column.double() for column in columns.values()]).tolist(), strict=True))
 
 
 def _explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """Compute 1 − Var[R − V] / Var[R] on the device, (1,); NaN if all returns are equal."""
+    """Compute 1 − Var[R − V] / Var[R] on the device, a scalar; NaN if all returns are equal."""
     spread = returns.double().var(correction=0)
     share = 1 - (returns.double() - values.double()).var(correction=0) / spread
-    return torch.where(spread == 0, torch.nan, share).reshape(1)
+    return torch.where(spread == 0, torch.nan, share)
 
 
 class NamedMetrics(Protocol):
@@ -90,7 +90,7 @@ def check_finite(
     """Raise if losses or weights are not finite: the training has diverged.
 
     Args:
-        updates: Figures of the optimizer steps since the last check, in their order.
+        updates: Metrics of the optimizer steps since the last check, in their order.
         weights: The network's parameters, by name.
         where: Task and step, for the message.
         rate: Name of the learning rate setting, for the message.

@@ -92,7 +92,11 @@ class Distilled(NamedTuple):
 
 
 class _Teacher:
-    """A copy of the weights that the task in use was learned with; swapped in while the teacher runs."""
+    """A copy of the weights that the task in use was learned with; swapped in while the teacher runs.
+
+    A copy of the weights, not of the policy: there is one set of modules, so that preprocessing, precision and a
+    compiled trunk are the same for teacher and student, and no second network is held in memory.
+    """
 
     def __init__(self, policy: ContinualPolicy) -> None:
         self._policy = policy
@@ -128,13 +132,16 @@ def distil(
     """
     began, policy = time.perf_counter(), agent.policy
     teacher = _Teacher(policy)
+    # Order matters for exact resume: playing, resetting the module and choosing minibatches all draw from torch's
+    # generator. The teacher plays before restore_shared overwrites its weights in the trunk.
     states = teacher.label(_played(agent, settings.teacher_states))
     method.restore_shared(policy.trunk)
-    policy.reset_current_task()
+    policy.reset_current_task()  # the teacher's head fits the features of the teacher's trunk, not the shared ones
     policy.new_optimizer(settings.learning_rate)
     student = Student(agent, method, settings, on_update)
     # Without student states all updates use the teacher's; else the second half adds the student's own.
     first = settings.updates - (settings.updates // 2 if settings.student_states else 0)
+    # resume=True: the wrapped method has started this task before its trunk was set aside.
     with agent.protected_by(method, resume=True):
         student.imitate(states, range(first))
         if settings.student_states:
@@ -162,6 +169,7 @@ class Student:
     def imitate(self, states: Labelled, updates: range) -> None:
         """Run a range of updates, with new Adam moments and a learning rate that decays linearly to 0."""
         policy, losses = self.agent.policy, list[Losses]()
+        # The second half has other states: moments of the first would carry its gradients into them.
         policy.optimizer.state.clear()
         for number, update in enumerate(updates):
             self.on_update()
@@ -184,7 +192,8 @@ class Student:
         with policy.matmul_precision():
             features = policy.extract_features(batch.observations)
             away = divergence(batch.policy, policy_tensors(distribution_of(policy, features))).mean()
-            # Detached: value errors may be of any scale and would dominate the gradient of the trunk.
+            # Detached: value errors may be of any scale and would dominate the gradient of the trunk. KL divergences
+            # are in nats, so the policy alone decides what the trunk learns; the critic fits the features it is given.
             value_error = F.mse_loss(policy.critic(features.detach()), batch.values)
             extra = self.method.loss(policy.outputs_of)
             policy.optimizer.zero_grad()
@@ -214,6 +223,7 @@ def labelled(policy: ContinualPolicy, observations: Tensor) -> Labelled:
             features = policy.extract_features(chunk.to(policy.device))
             tensors = policy_tensors(distribution_of(policy, features))
             values.append(policy.critic(features).cpu())
+        # On the CPU, as the observations: the states of a distillation need not fit into the GPU's memory.
         policies.append({name: tensor.cpu() for name, tensor in tensors.items()})
     joined = {name: torch.cat([part[name] for part in policies]) for name in policies[0]}
     return Labelled(observations, joined, torch.cat(values))
@@ -223,6 +233,7 @@ def _compared(policy: ContinualPolicy, teacher: Labelled, began: float) -> Disti
     student = labelled(policy, teacher.observations)
     agreement = None
     if isinstance(policy.action_space, spaces.Discrete):
+        # Greedy actions, the ones that evaluation may play; a KL divergence alone is hard to judge.
         same = teacher.policy["logits"].argmax(1) == student.policy["logits"].argmax(1)
         agreement = same.double().mean().item()
     return Distilled(

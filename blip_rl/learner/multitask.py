@@ -91,13 +91,11 @@ class TaskSchedule:
             slot.share_rollout(self._slots[0])
         self._in_use = self._slots[-1]
         self._in_use.put(agent)
+        # TaskSlot's switch_task made an optimizer of one task's module each time; this one replaces them all.
         agent.policy.new_optimizer(agent.lr_schedule(1.0), agent.policy.task_names)
-        self.order = [slot for n in range(self._most_rollouts) for slot in self._slots if n < slot.rollouts]
+        rounds = max(slot.rollouts for slot in self._slots)
+        self.order = [slot for n in range(rounds) for slot in self._slots if n < slot.rollouts]
         self.use(self.order[0])
-
-    @property
-    def _most_rollouts(self) -> int:
-        return max(slot.rollouts for slot in self._slots)
 
     @property
     def done(self) -> int:

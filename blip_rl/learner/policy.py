@@ -88,11 +88,13 @@ class ContinualPolicy(ActorCriticPolicy):
             optimizer_class=optimizer_class,
             **kwargs,
         )
+        # One function for all tasks: compiled once, since the heads are outside and modulations have equal shapes.
         run = self._preprocessed_trunk
         self._run_trunk = Compiled(run, list(self.trunk.parameters())) if compiled else run
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Build everything but the heads, which tasks add."""
+        # An empty MlpExtractor passes features on: stable-baselines3's forward and evaluate_actions work unchanged.
         self.mlp_extractor = MlpExtractor(self.features_dim, net_arch=[], activation_fn=self.activation_fn)
         self.tasks = nn.ModuleList()
         self.new_optimizer(lr_schedule(1))
@@ -144,6 +146,7 @@ class ContinualPolicy(ActorCriticPolicy):
 
     def reset_current_task(self) -> None:
         """Re-initialise the module of the task in use, in place."""
+        # In place, because others refer to its tensors, and drawn on the CPU, so that devices agree on a seed's head.
         fresh = TaskModule(self.trunk, self.action_space, self._modulated)
         self.current.load_state_dict(fresh.state_dict())
 
@@ -182,8 +185,9 @@ class ContinualPolicy(ActorCriticPolicy):
         learned = {self._current} if tasks is None else {self.task_names.index(name) for name in tasks}
         parameters = list(self.trunk.parameters())
         for index, task in enumerate(self.tasks):
-            task.requires_grad_(index in learned)
+            task.requires_grad_(index in learned)  # a method's loss may run other heads; gradients pass through them
             parameters += task.parameters() if index in learned else ()
+        # Frees the gradients of modules that the new optimizer does not hold: its zero_grad would not reach them.
         self.zero_grad(set_to_none=True)
         # The fused kernel makes the step of the large layer several times faster, also on the CPU.
         options = {"fused": True, **self.optimizer_kwargs}
@@ -246,6 +250,7 @@ class ContinualPolicy(ActorCriticPolicy):
 
     def outputs_of(self, task: int, observations: Tensor) -> tuple[Distribution, Tensor]:
         """Return policy and values of task number ``task`` (from 1) for raw observations, whatever task is in use."""
+        # On the trunk as it is now, with gradients; see methods.base.Outputs.
         with self.using_task(self.task_names[task - 1]):
             features = self.extract_features(observations.to(self.device))
             return self.head(features), self.critic(features)
@@ -282,6 +287,8 @@ class ContinualPolicy(ActorCriticPolicy):
         Clipping goes through ``grad_scale``, by which the fused optimizer divides gradients as it reads them. This
         saves the pass over all gradients of ``clip_grad_norm_`` and keeps the norm on the device.
         """
+        # Parameters without a gradient (those of a frozen trunk) are skipped, as clip_grad_norm_ does. The 1e-6 and the
+        # upper limit of 1 on the factor are clip_grad_norm_'s too: results differ from it by rounding alone.
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         self.optimizer.grad_scale = ((norm + 1e-6) / max_gradient_norm).clamp_(min=1.0)  # type: ignore[attr-defined]

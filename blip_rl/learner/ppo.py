@@ -115,6 +115,8 @@ class ContinualPPO(BasePPO):
     def _setup_learn(self, total_timesteps: int, *args: Any, **options: Any) -> tuple[int, BaseCallback]:
         """Let schedules count from the task's first step, also when it is resumed in the middle."""
         result = super()._setup_learn(total_timesteps, *args, **options)
+        # stable-baselines3 takes the current count as the start. Of a resumed task that is its middle: learning rates
+        # would restart there. Several tasks learned in turn start at the first one's beginning.
         self._num_timesteps_at_start = min(self.task_began_at, self._num_timesteps_at_start)
         return result
 
@@ -139,6 +141,7 @@ class ContinualPPO(BasePPO):
         """
         self.restart_games(seed)
         env = cast(VecEnv, self.env)
+        # Logged indices are bytes; environments take the int64 that the policy gives them.
         for step in actions:
             observations, _, dones, _ = env.step(step.astype(np.int64) if step.dtype.kind == "u" else step)
             self._last_obs, self._last_episode_starts = cast(np.ndarray, observations), dones
@@ -153,6 +156,7 @@ class ContinualPPO(BasePPO):
         """
         with attached(method, self.policy.trunk, self.policy.optimizer, resume=resume):
             self.method = method
+            # The method's hooks are part of a captured update, and so are the tensors that they read.
             self.discard_captures()
             try:
                 yield

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,7 @@ from blip_rl.learner.advantages import gae_loop, gae_scan, normalized
 Array = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Minibatch:
+class Minibatch(NamedTuple):
     """Steps sampled from a rollout; the first dimension of every tensor is the batch.
 
     Attributes:
@@ -36,10 +34,6 @@ class Minibatch:
     values: Tensor
     advantages: Tensor
     returns: Tensor
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Return all tensors in declaration order."""
-        return self.observations, self.actions, self.log_probs, self.values, self.advantages, self.returns
 
 
 class Rollout:
@@ -71,10 +65,11 @@ class Rollout:
         # Rewards and episode starts are produced on the CPU and needed there.
         self.rewards, self.episode_starts = np.zeros((2, *size), dtype=np.float32)
         self.advantages, self.returns = torch.empty((2, *size), device=self.device)
-        self.pos, self.full = 0, False
+        self.reset()
 
     def reset(self) -> None:
         """Start a new rollout in the same memory."""
+        # Nothing is cleared: every entry is written before finish() reads it.
         self.pos, self.full = 0, False
 
     def observe(self, step: int, where: slice, observations: Tensor) -> Tensor:
@@ -85,6 +80,8 @@ class Rollout:
             where: Which environments.
             observations: (environments, ...), from any device.
         """
+        # One copy does three things: to the device, into channels-last layout, and into the rollout. What is returned
+        # is the stored slice itself, so that the network reads it without another copy.
         return _channels_second(self._observations[step, where]).copy_(observations)
 
     def keep(self, step: int, where: slice, actions: Tensor, values: Tensor, log_probs: Tensor) -> None:
@@ -123,6 +120,7 @@ class Rollout:
         continues = 1 - np.concatenate([self.episode_starts[1:], dones.astype(np.float32)[None]])
         if self.device.type == "cpu":
             values, last = self.values.numpy(), last_values.numpy()
+            # The order of additions of stable-baselines3's loop, so that a CPU run differs from it by rounding alone.
             estimate = gae_loop(self.rewards, values, last, continues, self.gamma, self.gae_lambda)
             self.advantages = torch.from_numpy(estimate)
         else:
@@ -152,6 +150,7 @@ class Rollout:
         """
         if not self.full:
             raise RuntimeError(f"{self.pos} of {self.buffer_size} steps collected: expected a full rollout")
+        # The only random draw of PPO's update, so that a resumed run continues with the same minibatches.
         order = np.random.permutation(self.buffer_size * self.n_envs)  # noqa: NPY002  stable-baselines3 seeds this one
         # stable-baselines3 flattens to (environment, step), this storage to (step, environment): translate the indices,
         # so that a seed draws the same minibatches.
@@ -161,7 +160,7 @@ class Rollout:
                 yield Minibatch(*(_rows(tensor, chosen) for tensor in self._tensors()))
             else:
                 # Both sides are contiguous with channels last, so the gather needs neither a temporary nor a transpose.
-                for tensor, place in zip(self._tensors(), into.tensors(), strict=True):
+                for tensor, place in zip(self._tensors(), into, strict=True):
                     torch.index_select(tensor.flatten(0, 1), 0, chosen, out=_channels_last(place))
                 yield into
 

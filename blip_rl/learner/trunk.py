@@ -49,7 +49,7 @@ class Trunk(BaseFeaturesExtractor):
         self.reset_parameters()
         # In place where the pre-activation is not needed again: these layers are bound by memory traffic.
         self._activation = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
-        self._modulations: list[Modulation] = []
+        self._modulations: list[Modulation] = []  # a list, not a ModuleList: they belong to the task modules
         # Convolutions run faster with channels last; orthogonal initialisation does not support it, so it comes after.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -80,6 +80,7 @@ class Trunk(BaseFeaturesExtractor):
         for index, name in enumerate(self.layer_names):
             layer = self.get_submodule(name)
             if isinstance(layer, nn.Linear) and x.dim() > 2:
+                # In the order (channel, row, column) whatever the memory layout, so weights fit a plain nn.Flatten.
                 x = x.flatten(1)
             x = _modulated(layer, self._modulations[index], x) if self._modulations else layer(x)
             x = self._activation(x)
