@@ -41,7 +41,7 @@ DISTIL = DistilConfig(teacher_states=64, student_states=64, updates=120, minibat
 
 
 def inner_method(name, **settings):
-    """As an agent's recipe builds it, with few samples."""
+    """The method of the shipped recipe, with few samples."""
     path = recipe_folder("agents") / f"{name.replace('_', '-')}.toml"
     section = tomllib.loads(path.read_text(encoding="utf-8"))["method"]
     return make_method(section | SMALL.get(name, {}) | settings)
@@ -59,7 +59,7 @@ def one_task(kind="vectors", name="finetune", start="fresh", **options):
         model.learn_task(2 * ROLLOUT, CallbackList([]))
     consolidate(model, method)
     model.switch_task("b", ENVIRONMENTS[kind][1]())
-    model.restart_games(1)  # so that they can be played at once
+    model.restart_games(1)  # so that it can be played right away
     return model, method
 
 

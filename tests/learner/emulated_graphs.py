@@ -12,27 +12,35 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-LOOKS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
+from blip_rl.learner import base_ppo, cuda_graph
+
+HOST_READS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
 
 
 def tensors(tree):
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
-class Tape(TorchDispatchMode):
-    """In place of ``torch.cuda.CUDAGraph``."""
+class EmulatedGraph(TorchDispatchMode):
+    """In place of ``torch.cuda.CUDAGraph``.
 
-    made: ClassVar[list] = []
+    Attributes:
+        captured: All graphs since :func:`emulate_cuda_graphs`.
+        replays: Number of replays of this graph.
+    """
+
+    captured: ClassVar[list] = []
 
     def __init__(self):
         super().__init__()
         self._operations, self._own, self._before, self.replays = [], set(), {}, 0
-        Tape.made.append(self)
+        EmulatedGraph.captured.append(self)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        assert func is not torch.ops.aten._local_scalar_dense.default, "looked into a tensor"
+        assert func is not torch.ops.aten._local_scalar_dense.default, "read a tensor's value"
         if func._schema.is_mutable:
+            # Dispatch executes the operation: keep what it overwrites, to undo it after the capture.
             for tensor in tensors((args, kwargs)):
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in self._own | self._before.keys():
@@ -47,8 +55,8 @@ class Tape(TorchDispatchMode):
         return len(self._operations)
 
     @contextmanager
-    def recording(self):
-        with no_looks(), self:
+    def capturing(self):
+        with no_host_reads(), self:
             yield
         for storage, before in self._before.values():
             storage.copy_(before)
@@ -63,18 +71,18 @@ class Tape(TorchDispatchMode):
 
 
 @contextmanager
-def no_looks():
-    """A block in which nobody may ask what is in a tensor."""
+def no_host_reads():
+    """A block in which reading a tensor's value raises."""
 
-    def refuse(name):
-        def look(*_, **__):
+    def rejecting(name):
+        def reject(*_, **__):
             raise AssertionError(f"Tensor.{name} waits for the device")
 
-        return look
+        return reject
 
-    before = {name: getattr(torch.Tensor, name) for name in LOOKS}
-    for name in LOOKS:
-        setattr(torch.Tensor, name, refuse(name))
+    before = {name: getattr(torch.Tensor, name) for name in HOST_READS}
+    for name in HOST_READS:
+        setattr(torch.Tensor, name, rejecting(name))
     try:
         yield
     finally:
@@ -82,13 +90,19 @@ def no_looks():
             setattr(torch.Tensor, name, method)
 
 
-def acted_out(patch, recording, failing=False):
-    """Let the module record on tape."""
+def emulate_cuda_graphs(patch, *, actions=True, failing=False):
+    """Let agents on the CPU capture emulated graphs.
 
-    def graph(tape, stream):
+    Args:
+        patch: pytest's ``monkeypatch``.
+        actions: Whether the choice of actions is captured too; if not, rollouts equal those of an eager agent.
+        failing: Whether every capture fails.
+    """
+
+    def graph(emulated, stream):
         if failing:
             raise RuntimeError("operation not permitted when stream is capturing")
-        return tape.recording()
+        return emulated.capturing()
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     cuda = SimpleNamespace(
@@ -96,9 +110,13 @@ def acted_out(patch, recording, failing=False):
         current_stream=lambda *_: stream,
         device=lambda device: nullcontext(),
         stream=lambda stream: nullcontext(),
-        CUDAGraph=Tape,
+        CUDAGraph=EmulatedGraph,
         graph=graph,
     )
-    Tape.made = []
-    patch.setattr(recording, "torch", SimpleNamespace(**{**vars(torch), "cuda": cuda}))
-    patch.setattr(recording, "can_capture", lambda device: True)
+    EmulatedGraph.captured = []
+    patch.setattr(cuda_graph, "torch", SimpleNamespace(**{**vars(torch), "cuda": cuda}))
+    for module in (cuda_graph, base_ppo):
+        patch.setattr(module, "can_capture", lambda device: True)
+    if not actions:
+        collector = base_ppo.Collector
+        patch.setattr(base_ppo, "Collector", lambda env, policy, capture: collector(env, policy, capture=False))

@@ -18,11 +18,13 @@ PPO = {
     "learning_rate_schedule": "linear", "clip_range": 0.1, "clip_range_value": 0.1, "entropy_coefficient": 0.01,
     "value_coefficient": 0.5, "discount": 0.99, "gae_lambda": 0.95, "max_gradient_norm": 0.5, "adam_epsilon": 1e-5,
 }  # fmt: skip
+RELEASE_LOSSES = {"value_loss": "max", "value_loss_scale": 0.5, "normalize_advantage": "rollout"}
+"""Those of the BLIP release: RL/rl_module/ppo_blip.py."""
 ROLLOUT = PPO["environments"] * PPO["rollout_steps"]
 
 
 class Pixels(gymnasium.Env):
-    """Frames of noise; the brightness of the first pixel says which action pays."""
+    """Frames of noise; the first pixel determines which action is rewarded."""
 
     def __init__(self, shape=(1, 36, 36), actions=3):
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
@@ -35,18 +37,18 @@ class Pixels(gymnasium.Env):
         return self._frame(), {}
 
     def step(self, action):
-        reward = float(action == self.pays)
+        reward = float(action == self.rewarded)
         self.steps += 1
         return self._frame(), reward, self.steps == 20, False, {}
 
     def _frame(self):
         frame = self.np_random.integers(0, 256, self.observation_space.shape, dtype=np.uint8)
-        self.pays = int(frame.flat[0]) % self.action_space.n
+        self.rewarded = int(frame.flat[0]) % self.action_space.n
         return frame
 
 
 class Lines(gymnasium.Env):
-    """A walk in a box, for action spaces of any kind."""
+    """Samples of the observation space, for action spaces of any kind."""
 
     def __init__(self, action_space, observation_space=None):
         self.action_space = action_space

@@ -10,7 +10,6 @@ from stable_baselines3.common.utils import set_random_seed
 
 from blip_rl.agent_config import AgentConfig
 from blip_rl.core.weights import copy_weights
-from blip_rl.learner import base_ppo, cuda_graph
 from blip_rl.learner.apart import LearnApart, build_method
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods.base import Method, MethodState, Network, parameter_bytes
@@ -25,8 +24,8 @@ from tests.learner.apart_agents import (
     one_task,
     two_tasks,
 )
+from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs
 from tests.learner.small_agents import agent_config, same
-from tests.learner.tape import Tape, acted_out
 
 
 def outputs(model, method, number, observations):
@@ -45,10 +44,10 @@ def through_a_file(state):
     return MethodState(load(save({name: t.contiguous() for name, t in state.tensors.items()})), state.values)
 
 
-# --- which method a recipe means
+# --- methods of recipes
 
 
-def test_a_recipe_means_its_method_or_the_method_with_tasks_learned_apart():
+def test_the_recipes_learning_setting_selects_the_wrapper():
     assert type(build_method(agent_config())) is Finetune
     section = agent_config().model_dump() | {"learning": "distil", "distil": {"start": "shared"}}
     method = build_method(AgentConfig.model_validate(section))
@@ -56,8 +55,8 @@ def test_a_recipe_means_its_method_or_the_method_with_tasks_learned_apart():
     assert type(method.inner) is Finetune
 
 
-def test_every_hook_is_passed_on():
-    """A hook that Method gains must not end at the wrapper."""
+def test_every_hook_of_method_is_delegated():
+    """A hook added to Method must be delegated here too."""
     hooks = {name for name, _ in inspect.getmembers(Method) if not name.startswith("_")}
     assert hooks - vars(LearnApart).keys() == {"Settings", "interleaved", "distillable"}
 
@@ -66,11 +65,11 @@ def test_every_hook_is_passed_on():
 
 
 @pytest.mark.parametrize("name", ["blip", "clear", "packnet"])
-def test_a_first_task_that_is_not_learned_apart_is_the_methods_own(name):
+def test_without_first_task_the_first_task_is_learned_as_without_the_wrapper(name):
     learned = []
     for wrap in (lambda method: method, lambda method: LearnApart(method, first_task=False)):
         torch.manual_seed(0)
-        model, _ = one_task()  # a trunk and a rollout's games; its second task is this test's first
+        model, _ = one_task()  # its second task is the first of this method
         method = wrap(inner_method(name))
         learn_apart(model, method)
         learned.append((copy_weights(model.policy), consolidate(model, method)))
@@ -82,7 +81,7 @@ def test_a_first_task_that_is_not_learned_apart_is_the_methods_own(name):
 
 
 @pytest.mark.parametrize(("name", "kind"), [*((name, "vectors") for name in METHODS), ("blip", "frames")])
-def test_a_task_learned_apart_leaves_the_shared_trunk_and_what_it_plays(name, kind):
+def test_learning_apart_changes_neither_the_shared_trunk_nor_earlier_tasks(name, kind):
     model, method = one_task(kind, name, modulation=True)
     seen = torch.as_tensor(model._last_obs)
     before = outputs(model, method, 1, seen)
@@ -102,8 +101,8 @@ def test_a_task_learned_apart_leaves_the_shared_trunk_and_what_it_plays(name, ki
 
 
 @pytest.mark.parametrize("name", ["blip", "clear", "gpm", "packnet"])
-def test_learning_apart_is_learning_with_a_fresh_agent(name):
-    """The method takes no part in it: the same weights as with no method at all."""
+def test_learning_apart_equals_fine_tuning_a_new_trunk(name):
+    """No hook of the wrapped method acts: the weights equal those of fine-tuning."""
     model, method = one_task(name=name)
     plain, _ = one_task()
     plain.policy.load_task_state(model.policy.task_state())
@@ -116,7 +115,7 @@ def test_learning_apart_is_learning_with_a_fresh_agent(name):
 
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_a_fresh_start_is_a_new_trunk_of_the_seed_and_a_shared_one_a_copy(kind):
+def test_start_fresh_draws_a_new_trunk_and_start_shared_copies_the_shared_one(kind):
     model, method = one_task(kind)
     trunk = model.policy.trunk
     tensors, shared = list(trunk.parameters()), copy_weights(trunk)
@@ -138,14 +137,14 @@ def test_a_fresh_start_is_a_new_trunk_of_the_seed_and_a_shared_one_a_copy(kind):
     assert same(copy_weights(model.policy.trunk), shared)
 
 
-def test_a_task_learned_apart_cannot_be_consolidated():
+def test_consolidation_before_distillation_raises():
     model, method = one_task()
     learn_apart(model, method)
     with pytest.raises(RuntimeError, match="distil it"):
         consolidate(model, method)
 
 
-def test_a_task_not_learned_yet_is_played_with_the_trunk_as_it_is():
+def test_unfinished_tasks_are_played_with_the_tasks_own_trunk():
     model, method = one_task()
     learn_apart(model, method)
     before = copy_weights(model.policy.trunk)
@@ -158,7 +157,7 @@ def test_a_task_not_learned_yet_is_played_with_the_trunk_as_it_is():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_state_has_the_shared_trunk_only_while_a_task_is_learned_apart(name):
+def test_the_state_holds_the_shared_trunk_only_while_a_task_is_learned_apart(name):
     model, method = one_task(name=name)
     kept = method.state()
     assert not any(key.startswith("shared.") for key in kept.tensors)
@@ -184,7 +183,7 @@ def test_the_state_has_the_shared_trunk_only_while_a_task_is_learned_apart(name)
     assert same(again.frozen_bits(), method.frozen_bits())
 
 
-def test_a_state_that_does_not_fit_is_refused():
+def test_states_that_do_not_fit_are_rejected():
     model, method = one_task()
     with pytest.raises(ValueError, match="learning = 'direct'"):
         LearnApart(Finetune()).load_state(Finetune().state())
@@ -201,19 +200,17 @@ def test_a_state_that_does_not_fit_is_refused():
     assert same(copy_weights(model.policy.trunk), before)
 
 
-# --- recorded updates
+# --- captured updates
 
 
 @pytest.mark.parametrize("name", ["blip", "clear"])
-def test_learning_apart_is_recorded_whatever_the_method(name, monkeypatch):
-    acted_out(monkeypatch, cuda_graph)
-    monkeypatch.setattr(base_ppo, "can_capture", lambda device: True)
-    collector = base_ppo.Collector
-    monkeypatch.setattr(base_ppo, "Collector", lambda env, policy, capture: collector(env, policy, capture=False))
+def test_updates_are_captured_while_a_task_is_learned_apart(name, monkeypatch):
+    emulate_cuda_graphs(monkeypatch, actions=False)
     learned = []
     for capture in ("off", "auto"):
         torch.manual_seed(0)
         model = two_tasks(name=name, settings=FEW, compute={"capture": capture})[0]
         learned.append(copy_weights(model.policy))
     assert same(*learned)
-    assert len(Tape.made) == 1 + (name == "blip"), "CLEAR's first task is learned directly, and never recorded"
+    # The first task is learned directly, which CLEAR does not allow to capture.
+    assert len(EmulatedGraph.captured) == 1 + (name == "blip")

@@ -9,7 +9,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch.nn.utils import clip_grad_norm_
 
-from blip_rl.learner.rollout import Rollout
 from blip_rl.methods.base import Method
 from tests.learner.small_agents import PPO as NUMBERS
 from tests.learner.small_agents import Lines, Pixels, agent, cartpole, learn, vectorised, weights
@@ -26,7 +25,7 @@ ENVIRONMENTS = {
 
 
 def as_stable_baselines(model):
-    """The same agent, collecting and updating with the library's own code."""
+    """The same agent with stable-baselines3's rollout collection and update."""
     model.rollout_buffer = RolloutBuffer(
         model.n_steps,
         model.observation_space,
@@ -43,7 +42,7 @@ def as_stable_baselines(model):
 
 @pytest.mark.parametrize("modulation", [True, False])
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_the_same_weights_as_stable_baselines3(kind, modulation):
+def test_weights_equal_those_of_stable_baselines3(kind, modulation):
     ours = agent(env=ENVIRONMENTS[kind](), modulation=modulation, max_gradient_norm=0.05)
     theirs = as_stable_baselines(agent(env=ENVIRONMENTS[kind](), modulation=modulation, max_gradient_norm=0.05))
     start = weights(ours.policy)
@@ -57,7 +56,7 @@ def test_the_same_weights_as_stable_baselines3(kind, modulation):
 
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_the_same_rollout_and_minibatches_as_stable_baselines3(kind):
+def test_rollouts_and_minibatches_equal_those_of_stable_baselines3(kind):
     ours, theirs = agent(env=ENVIRONMENTS[kind]()), as_stable_baselines(agent(env=ENVIRONMENTS[kind]()))
     for model in (ours, theirs):
         model.train = lambda: None
@@ -77,22 +76,18 @@ def test_the_same_rollout_and_minibatches_as_stable_baselines3(kind):
         torch.testing.assert_close(mine.returns, plain.returns, rtol=1e-5, atol=1e-6)
 
 
-def test_frames_reach_the_network_with_channels_last():
+def test_frames_of_minibatches_are_bytes_with_channels_last():
     model = agent(env=vectorised(lambda: Pixels((4, 36, 36))))
+    with pytest.raises(RuntimeError, match="0 of 16 steps collected"):
+        next(model.rollout_buffer.minibatches(8))
     learn(model, 1)
     batch = next(model.rollout_buffer.minibatches(8))
     assert batch.observations.dtype == torch.uint8
     assert batch.observations.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_rollout_that_is_not_full_gives_no_minibatches():
-    rollout = Rollout(4, NUMBERS_SPACE, spaces.Discrete(2), n_envs=2)
-    with pytest.raises(RuntimeError, match="0 of 4 steps collected"):
-        next(rollout.minibatches(2))
-
-
 @pytest.mark.parametrize("limit", [1e-3, 1e6])
-def test_the_norm_is_clipped_inside_the_optimizer_as_before_it(limit):
+def test_clipping_in_the_optimizer_equals_clip_grad_norm(limit):
     ours, theirs = agent(), agent()
     for model in (ours, theirs):
         for index, parameter in enumerate(model.policy.parameters()):
@@ -105,37 +100,37 @@ def test_the_norm_is_clipped_inside_the_optimizer_as_before_it(limit):
 
 
 class Pull(Method):
-    """A term of the loss, to see that it is asked for and added."""
+    """Adds a loss that pulls the values of the first task to 0."""
 
     def __init__(self):
         super().__init__()
-        self.asked, self.progress = 0, []
+        self.calls, self.progress = 0, []
 
     def at_progress(self, done):
         self.progress.append(done)
 
     def loss(self, outputs):
-        self.asked += 1
+        self.calls += 1
         distribution, values = outputs(1, torch.zeros(3, 4))
         assert values.shape == (3,)
         assert distribution.probs.shape == (3, 2)
         return 1e3 * values.square().mean()
 
 
-def test_a_method_may_add_to_the_loss_and_learns_how_far_the_task_is():
+def test_a_methods_loss_is_added_and_it_is_told_the_progress():
     model = learn(agent(), 1)
     model.switch_task("b", cartpole(mix=2))
     first = weights(model.policy.tasks[0])
     zeros = torch.zeros(1, 4)
 
-    # Zeros through a trunk whose biases have learned: the first task's value there can only change by the trunk.
+    # At zeros the value of the first task depends on the biases of the trunk, which have been learned.
     before, method = model.policy.outputs_of(1, zeros)[1].item(), Pull()
     assert abs(before) > 1e-3
     with model.protected_by(method):
         learn(model, 4)
     assert abs(model.policy.outputs_of(1, zeros)[1].item()) < abs(before) / 4
     assert method.progress == [0.25, 0.5, 0.75, 1.0]
-    assert method.asked == 4 * NUMBERS["epochs"] * NUMBERS["minibatches"]
-    # The earlier task's own module rests: the gradients end in the trunk.
+    assert method.calls == 4 * NUMBERS["epochs"] * NUMBERS["minibatches"]
+    # The module of the first task is frozen.
     assert all(torch.equal(value, weights(model.policy.tasks[0])[name]) for name, value in first.items())
     assert type(model.method) is Method

@@ -14,7 +14,7 @@ from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.groups import GroupedVecEnv
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.recorded import RecordedVecEnv
-from tests.learner.small_agents import ROLLOUT, Lines, Pixels, agent, learn, vectorised, weights
+from tests.learner.small_agents import ROLLOUT, Lines, Pixels, agent, learn, vectorised
 
 CARTPOLE = TaskConfig(name="a", game="CartPole-v1", steps=1000)
 
@@ -24,7 +24,7 @@ def cartpoles(groups, count=3):
 
 
 def collected(groups, rollouts=2, count=3):
-    """An agent that has only played, its rollout and all that its environments' steps told."""
+    """An agent that has collected rollouts without learning."""
     model = agent(env=cartpoles(groups, count), environments=count, minibatches=4)
     model.train = lambda: None
     model.restart_games(3)
@@ -33,8 +33,8 @@ def collected(groups, rollouts=2, count=3):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_rollout_of_two_groups_is_what_its_games_showed(count):
-    """Its actions, taken again in the same games without groups, lead to what the rollout holds."""
+def test_a_rollout_of_two_groups_equals_its_games_played_ungrouped(count):
+    """The same actions in ungrouped environments give the observations, rewards and starts of the rollout."""
     model = collected(2, rollouts=1, count=count)
     rollout, plain = model.rollout_buffer, cartpoles(1, count)
     assert [where.stop - where.start for where in model.env.groups] == [count - count // 2, count // 2]
@@ -51,7 +51,7 @@ def test_a_rollout_of_two_groups_is_what_its_games_showed(count):
     torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-5, atol=1e-6)
 
 
-def test_what_was_played_in_turn_is_found_again():
+def test_replaying_the_log_of_two_groups_restores_the_games():
     model, other = collected(2), agent(env=cartpoles(1), environments=3, minibatches=4)
     other.replay_games(3, model.env.action_log())
     np.testing.assert_array_equal(other._last_obs, model._last_obs)
@@ -59,8 +59,8 @@ def test_what_was_played_in_turn_is_found_again():
     assert len(model.env.action_log()) == 32
 
 
-class Told(DummyVecEnv):
-    """Writes down when it is asked for what."""
+class LoggedVecEnv(DummyVecEnv):
+    """Appends the begin and end of every step to a log."""
 
     def __init__(self, name, log, build, count):
         super().__init__([build] * count)
@@ -75,29 +75,29 @@ class Told(DummyVecEnv):
         return super().step_wait()
 
 
-class Listener(BaseCallback):
+def logged_agent(build, **numbers):
+    """An agent over two groups of one environment each, and the log of their steps."""
+    log = []
+    model = agent(env=GroupedVecEnv([LoggedVecEnv(name, log, build, 1) for name in "AB"]), **numbers)
+    log.clear()
+    return model, log
+
+
+class StepRecorder(BaseCallback):
     def __init__(self, stop_at=None):
         super().__init__()
-        self.heard, self.stop_at = [], stop_at
+        self.steps, self.stop_at = [], stop_at
 
     def _on_step(self):
-        self.heard.append({key: self.locals[key] for key in ("rewards", "dones", "infos")})
-        return len(self.heard) != self.stop_at
+        self.steps.append({key: self.locals[key] for key in ("rewards", "dones", "infos")})
+        return len(self.steps) != self.stop_at
 
 
-def told(build, log=None, **numbers):
-    log = [] if log is None else log
-    members = [Told(name, log, build, 1) for name in "AB"]
-    return agent(env=GroupedVecEnv(members), **numbers)
-
-
-def test_one_group_plays_while_the_other_is_thought_about():
-    log = []
-    model = told(Pixels, log)
+def test_one_group_is_stepped_while_actions_are_chosen_for_the_other():
+    model, log = logged_agent(Pixels)
     model.train = lambda: None
     choose = type(model.policy).forward
     model.policy.forward = lambda *args: log.append("actions") or choose(model.policy, *args)
-    log.clear()
     learn(model, 1)
     first = ["actions", "A begins"]
     turn = ["actions", "B begins", "A ends", "actions", "A begins", "B ends"]
@@ -105,19 +105,19 @@ def test_one_group_plays_while_the_other_is_thought_about():
     assert log == first + turn * 15 + last
 
 
-def test_callbacks_hear_of_all_environments_at_once():
-    model = told(lambda: TimeLimit(Pixels(), 7))
-    listener = Listener()
-    model.learn(2 * ROLLOUT, listener, reset_num_timesteps=False)
-    assert len(listener.heard) == 32
-    for step, heard in enumerate(listener.heard, start=1):
-        assert heard["rewards"].shape == heard["dones"].shape == (2,)
-        assert heard["dones"].tolist() == [step % 7 == 0] * 2
-        assert [("terminal_observation" in info) for info in heard["infos"]] == [step % 7 == 0] * 2
+def test_callbacks_see_all_environments_at_every_step():
+    model, _ = logged_agent(lambda: TimeLimit(Pixels(), 7))
+    recorder = StepRecorder()
+    model.learn(2 * ROLLOUT, recorder, reset_num_timesteps=False)
+    assert len(recorder.steps) == 32
+    for step, seen in enumerate(recorder.steps, start=1):
+        assert seen["rewards"].shape == seen["dones"].shape == (2,)
+        assert seen["dones"].tolist() == [step % 7 == 0] * 2
+        assert [("terminal_observation" in info) for info in seen["infos"]] == [step % 7 == 0] * 2
     assert model.num_timesteps == 2 * ROLLOUT
 
 
-def test_the_value_beyond_a_time_limit_reaches_the_right_reward():
+def test_truncation_bootstraps_the_reward_of_the_right_environment():
     def rewards(groups):
         members = [vectorised(lambda: TimeLimit(Lines(spaces.Discrete(2)), 5), n) for n in groups]
         model = agent(env=GroupedVecEnv(members))
@@ -132,23 +132,11 @@ def test_the_value_beyond_a_time_limit_reaches_the_right_reward():
 
 @pytest.mark.parametrize("stop_at", [1, 5, 15, 16, 17])
 def test_a_callback_that_stops_leaves_all_groups_at_the_same_step(stop_at):
-    log = []
-    model = told(Pixels, log)
-    log.clear()
-    model.learn(2 * ROLLOUT, Listener(stop_at), reset_num_timesteps=False)
+    model, log = logged_agent(Pixels)
+    model.learn(2 * ROLLOUT, StepRecorder(stop_at), reset_num_timesteps=False)
     begun = [sum(entry == f"{name} begins" for entry in log) for name in "AB"]
     ended = [sum(entry == f"{name} ends" for entry in log) for name in "AB"]
     assert begun == ended
     assert begun[0] == begun[1]
     assert model.num_timesteps == 2 * stop_at
     learn(model, 1)
-
-
-def test_two_groups_learn_the_same_at_every_run():
-    def learned():
-        model = agent(env=cartpoles(2), environments=3, minibatches=4)
-        model.learn(192, reset_num_timesteps=False)
-        return weights(model.policy)
-
-    first = learned()
-    assert all(torch.equal(value, first[name]) for name, value in learned().items())

@@ -1,5 +1,7 @@
 """Captured updates and captured inference, compared with eager ones."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,9 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 
-from blip_rl.learner import base_ppo, cuda_graph
 from blip_rl.learner.cuda_graph import CapturedFunction
 from blip_rl.learner.distributions import evaluate_actions, sample
 from blip_rl.learner.multitask import TaskSchedule, learn_interleaved
-from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.learner.rollout import Rollout
-from blip_rl.methods import load_method, method_names
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.ewc import Ewc
 from blip_rl.methods.finetune import Finetune
@@ -23,9 +21,19 @@ from blip_rl.methods.l2 import L2
 from blip_rl.methods.multitask import Multitask
 from blip_rl.methods.packnet import Packnet
 from blip_rl.methods.sgp import Sgp
-from tests.learner.small_agents import ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
+from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs, no_host_reads
+from tests.learner.small_agents import (
+    RELEASE_LOSSES,
+    ROLLOUT,
+    Lines,
+    Pixels,
+    agent,
+    cartpole,
+    same,
+    vectorised,
+    weights,
+)
 from tests.learner.small_agents import learn as learn_unprotected
-from tests.learner.tape import Tape, acted_out, no_looks
 
 NUMBERS = spaces.Box(-1, 1, (3,), np.float32)
 ENVIRONMENTS = {
@@ -46,23 +54,20 @@ METHODS = {
 
 
 def learn(model, rollouts):
-    """Learn with the method that a run without protection has."""
+    """Learn as a run without protection does."""
     with model.protected_by(Finetune()):
         return learn_unprotected(model, rollouts)
 
 
 @pytest.fixture
-def records(monkeypatch):
-    """Updates are recorded, on tape; actions are chosen as ever, so that rollouts are the same."""
-    acted_out(monkeypatch, cuda_graph)
-    monkeypatch.setattr(base_ppo, "can_capture", lambda device: True)
-    collector = base_ppo.Collector
-    monkeypatch.setattr(base_ppo, "Collector", lambda env, policy, capture: collector(env, policy, capture=False))
+def captured_updates(monkeypatch):
+    """Updates are captured; actions are chosen eagerly, so that rollouts are the same."""
+    emulate_cuda_graphs(monkeypatch, actions=False)
 
 
-def two_tasks(kind, method, **compute):
-    """The weights after a first task and a second one under the method's protection."""
-    model, method = agent(env=ENVIRONMENTS[kind](), compute=compute, modulation=True), METHODS[method]()
+def two_tasks(kind, method, compute, ppo):
+    """An agent that has learned a first task, and a second one under the method's protection."""
+    model, method = agent(env=ENVIRONMENTS[kind](), compute=compute, modulation=True, **ppo), METHODS[method]()
     for task in ("a", "b"):
         if task == "b":
             model.switch_task(task, ENVIRONMENTS[kind]())
@@ -72,20 +77,23 @@ def two_tasks(kind, method, **compute):
     return model
 
 
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
-@pytest.mark.parametrize("method", METHODS)
-def test_a_replayed_update_is_the_plain_one_to_the_bit(kind, method, records):
-    plain, recorded = two_tasks(kind, method, capture="off"), two_tasks(kind, method)
-    assert len(Tape.made) == 2, "one recording for each task"
-    assert [tape.replays for tape in Tape.made] == [3 * 4 - 3] * 2, "after three runs as they are"
-    for name, value in weights(plain.policy).items():
-        assert torch.equal(weights(recorded.policy)[name], value), name
-    one, other = (model.policy.optimizer.state_dict()["state"] for model in (plain, recorded))
+@pytest.mark.parametrize(
+    ("kind", "method", "ppo"),
+    [*itertools.product(ENVIRONMENTS, METHODS, ({},)), ("vectors", "finetune", RELEASE_LOSSES)],
+)
+def test_a_captured_update_equals_an_eager_one_bit_for_bit(kind, method, ppo, captured_updates):
+    eager, captured = two_tasks(kind, method, {"capture": "off"}, ppo), two_tasks(kind, method, {}, ppo)
+    assert len(EmulatedGraph.captured) == 2, "one graph for each task"
+    assert [graph.replays for graph in EmulatedGraph.captured] == [3 * 4 - 3] * 2, "after three warm-up runs"
+    for name, value in weights(eager.policy).items():
+        assert torch.equal(weights(captured.policy)[name], value), name
+    one, other = (model.policy.optimizer.state_dict()["state"] for model in (eager, captured))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key][name], other[key][name]) for key in one for name in one[key])
 
 
-def figures(model):
+def logged(model):
+    """All values that are logged in four updates, by name."""
     model.set_logger(configure(None, []))
     seen, record = {}, model.logger.record
     model.logger.record = lambda name, value, *a, **k: (seen.setdefault(name, []).append(value), record(name, value))
@@ -94,16 +102,16 @@ def figures(model):
 
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_metrics_of_replayed_updates_equal_those_of_eager_ones(kind, records):
-    plain = figures(agent(env=ENVIRONMENTS[kind](), compute={"capture": "off"}))
-    assert not Tape.made
-    assert figures(agent(env=ENVIRONMENTS[kind]())) == plain
-    assert len(Tape.made) == 1
-    assert len(set(plain["train/learning_rate"])) == 4
-    assert {"train/loss", "train/explained_variance", "train/approx_kl"} <= plain.keys()
+def test_metrics_of_captured_updates_equal_those_of_eager_ones(kind, captured_updates):
+    eager = logged(agent(env=ENVIRONMENTS[kind](), compute={"capture": "off"}))
+    assert not EmulatedGraph.captured
+    assert logged(agent(env=ENVIRONMENTS[kind]())) == eager
+    assert len(EmulatedGraph.captured) == 1
+    assert len(set(eager["train/learning_rate"])) == 4
+    assert {"train/loss", "train/explained_variance", "train/approx_kl"} <= eager.keys()
 
 
-def test_other_numbers_are_recorded_anew(records):
+def test_a_new_clip_range_optimizer_or_method_leads_to_a_new_capture(captured_updates):
     model = agent()
     with model.protected_by(Finetune()):
         learn_unprotected(model, 2)
@@ -111,46 +119,32 @@ def test_other_numbers_are_recorded_anew(records):
         learn_unprotected(model, 2)
         model.policy.new_optimizer(1e-3)
         learn_unprotected(model, 2)
-    assert len(Tape.made) == 3
+    assert len(EmulatedGraph.captured) == 3
     with model.protected_by(Finetune()):
         learn_unprotected(model, 2)
-    assert len(Tape.made) == 4
+    assert len(EmulatedGraph.captured) == 4
 
 
-def test_a_rollout_that_minibatches_do_not_divide_is_learned_from_as_ever(records):
+def test_rollouts_that_minibatches_do_not_divide_are_not_captured(captured_updates):
     model = agent()
     model.batch_size = 10
     learn(model, 4)
-    assert not Tape.made
+    assert not EmulatedGraph.captured
 
 
-def test_a_method_that_decides_anew_at_each_step_is_never_recorded(records):
+def test_packnet_is_not_captured(captured_updates):
     learned = []
     for capture in ("off", "auto"):
         model = agent(compute={"capture": capture})
         with model.protected_by(Packnet(tasks=2)):
             learn_unprotected(model, 6)
         learned.append(weights(model.policy))
-    assert not Tape.made
+    assert not EmulatedGraph.captured
     assert same(*learned)
 
 
-def test_which_methods_say_that_they_can_be_recorded():
-    names = {name for name in method_names() if load_method(name).capturable}
-    assert set(method_names()) - names == {"clear", "packnet"}
-
-
-def test_numbers_gone_bad_are_found_as_ever(records):
-    model = agent()
-    learn(model, 3)
-    step = model.env.step_wait
-    model.env.step_wait = lambda: (lambda o, r, d, i: (o, r * float("nan"), d, i))(*step())
-    with pytest.raises(FloatingPointError, match="the policy gradient loss is not a finite number, learning a at step"):
-        learn(model, 1)
-
-
-def test_without_a_recording_it_goes_on_with_one_warning(monkeypatch, records):
-    acted_out(monkeypatch, cuda_graph, failing=True)
+def test_a_failed_capture_warns_once_and_training_continues_eagerly(monkeypatch):
+    emulate_cuda_graphs(monkeypatch, actions=False, failing=True)
     plain = learn(agent(compute={"capture": "off"}), 4)
     failing = agent()
     with pytest.warns(UserWarning, match=r"CUDA graph capture failed: .*compute\.capture") as caught:
@@ -159,8 +153,8 @@ def test_without_a_recording_it_goes_on_with_one_warning(monkeypatch, records):
     assert same(weights(plain.policy), weights(failing.policy))
 
 
-def test_tasks_in_turn_are_recorded_each_for_itself(records):
-    """Their heads share an optimizer: a replay of one must not take the other's gradients along."""
+def test_interleaved_tasks_are_captured_separately(captured_updates):
+    """Their heads share an optimizer: a replay for one must not step the other with old gradients."""
 
     def learned(capture):
         envs = [cartpole(), cartpole(mix=2)]
@@ -173,51 +167,46 @@ def test_tasks_in_turn_are_recorded_each_for_itself(records):
 
     plain = learned("off")
     assert same(learned("auto"), plain)
-    assert [tape.replays for tape in Tape.made] == [4 * 4 - 3] * 2
+    assert [graph.replays for graph in EmulatedGraph.captured] == [4 * 4 - 3] * 2
 
 
-# --- what is recorded
+# --- captured functions
 
 
-def test_a_recording_runs_as_it_is_first_and_never_asks_python_again(monkeypatch):
-    acted_out(monkeypatch, cuda_graph)
-    total, asked = torch.zeros(()), []
+def test_a_function_runs_eagerly_three_times_and_is_not_called_after_its_capture(monkeypatch):
+    emulate_cuda_graphs(monkeypatch)
+    total, calls = torch.zeros(()), []
 
     def work():
-        asked.append(None)
+        calls.append(None)
         return total.add_(1) * 2
 
     piece = CapturedFunction(work, torch.device("cpu"))
     assert [piece.run().item() for _ in range(7)] == [2, 4, 6, 8, 10, 12, 14]
-    assert len(asked) == 4, "three runs and the recording, which itself adds nothing"
+    assert len(calls) == 4, "three eager runs and the capture, which itself adds nothing"
 
 
 @pytest.mark.parametrize("quantize_forward", [True, False])
-def test_what_blip_does_after_a_step_never_looks_into_a_tensor(quantize_forward):
+def test_blips_projection_never_reads_a_tensors_value(quantize_forward):
     model, blip = agent(), Blip(first_task_bits=4, quantize_forward=quantize_forward)
     with model.protected_by(blip):
-        with no_looks():
+        with no_host_reads():
             blip.after_step()
         for parameter in blip._parameters.values():
             for kind in ("weight", "remainder", "low", "high"):
                 setattr(parameter, kind, getattr(parameter, kind).detach().to("meta"))
-        blip.after_step()  # there is nothing to look at in these
+        blip.after_step()  # tensors on the meta device have no values
 
 
 # --- actions
 
 
-def staged(monkeypatch, env, **compute):
-    acted_out(monkeypatch, cuda_graph)
-    monkeypatch.setattr(base_ppo, "can_capture", lambda device: True)
-    return agent(env=env, compute=compute)
-
-
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, monkeypatch):
-    model = staged(monkeypatch, ENVIRONMENTS[kind]())
+def test_captured_actions_follow_the_current_policy(kind, monkeypatch):
+    emulate_cuda_graphs(monkeypatch)
+    model = agent(env=ENVIRONMENTS[kind]())
     learn(model, 2)
-    assert len(Tape.made) == 2, "one for choosing, one for updating"
+    assert len(EmulatedGraph.captured) == 2, "one for actions, one for updates"
     model.train, shown = lambda: None, model._last_obs.copy()
     learn(model, 1)
     rollout = model.rollout_buffer
@@ -230,7 +219,7 @@ def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, monkeypatch
     assert len(actions.unique(dim=0)) > 1
 
 
-def test_actions_are_drawn_as_often_as_the_policy_says():
+def test_discrete_actions_are_sampled_with_the_policys_probabilities():
     model = agent()
     with torch.no_grad():
         model.policy.action_net.weight.zero_()
@@ -242,7 +231,7 @@ def test_actions_are_drawn_as_often_as_the_policy_says():
     assert values.shape == (20_000,)
 
 
-def test_continuous_actions_are_drawn_as_widely_as_the_policy_says():
+def test_continuous_actions_are_sampled_with_the_policys_mean_and_deviation():
     model = agent(env=ENVIRONMENTS["box actions"]())
     with torch.no_grad():
         model.policy.log_std.copy_(torch.tensor([0.0, -1.0]))
@@ -252,37 +241,3 @@ def test_continuous_actions_are_drawn_as_widely_as_the_policy_says():
     torch.testing.assert_close(actions.mean(0), torch.tensor([0.5, -2.0]), atol=0.03, rtol=0)
     torch.testing.assert_close(actions.std(0), torch.tensor([1.0, 0.3679]), atol=0.02, rtol=0)
     torch.testing.assert_close(log_probs, model.policy.evaluate_actions(torch.zeros(20_000, 3), actions)[1])
-
-
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_judging_unchecked_is_what_stable_baselines3_computes(kind):
-    model = learn(agent(env=ENVIRONMENTS[kind](), modulation=True), 1)
-    batch = next(model.rollout_buffer.minibatches(16))
-    found = evaluate_actions(model.policy, batch.observations, batch.actions)
-    values, log_probs, entropy = model.policy.evaluate_actions(batch.observations, batch.actions)
-    for mine, theirs in zip(found, (values.flatten(), log_probs, entropy), strict=True):
-        assert torch.equal(mine, theirs)
-
-
-def test_minibatches_written_over_one_another_are_the_same():
-    model = agent(env=ENVIRONMENTS["frames"]())
-    model.train = lambda: None
-    learn(model, 1)
-    rollout: Rollout = model.rollout_buffer
-    torch.manual_seed(0)
-
-    np.random.seed(3)  # noqa: NPY002
-    fresh = [batch.tensors() for batch in rollout.minibatches(8)]
-    np.random.seed(3)  # noqa: NPY002
-    place = rollout.empty_minibatch(8)
-    for expected, found in zip(fresh, rollout.minibatches(8, place), strict=True):
-        assert found is place
-        for one, other in zip(expected, found.tensors(), strict=True):
-            assert torch.equal(one, other)
-            assert one.stride() == other.stride()
-
-
-def test_agents_on_a_cpu_record_nothing():
-    model = learn(agent(), 2)
-    assert isinstance(model, ContinualPPO)
-    assert model._captured is None

@@ -29,7 +29,7 @@ from tests.learner.small_agents import agent, same
 
 
 def a_batch(model, states=16):
-    """States with labels that no network gave."""
+    """States with random labels."""
     observations = model.play(states)
     actions = model.policy.action_net.out_features
     policy = {"logits": torch.randn(states, actions)}
@@ -39,7 +39,7 @@ def a_batch(model, states=16):
 
 
 def gradients(model, batch, method=None):
-    """Of one update; no weight has moved."""
+    """Gradients of one update at a learning rate of 0."""
     model.policy.new_optimizer(0.0)
     module.Student(model, method or Method(), DISTIL, lambda: None)._update(batch)
     return {name: p.grad.clone() for name, p in model.policy.named_parameters() if p.grad is not None}
@@ -48,7 +48,7 @@ def gradients(model, batch, method=None):
 # --- the loss
 
 
-def test_the_gradient_of_discrete_actions_is_the_difference_of_the_probabilities():
+def test_gradients_of_discrete_actions_are_differences_of_probabilities():
     model, _ = one_task()
     batch = a_batch(model)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_the_gradient_of_discrete_actions_is_the_difference_of_the_probabilities
     torch.testing.assert_close(found["tasks.1.critic.bias"], error.sum(0, keepdim=True))
 
 
-def test_the_gradient_of_continuous_actions():
+def test_gradients_of_continuous_actions_have_their_closed_form():
     """Of KL(N(m, s) ‖ N(μ, σ)): (μ − m) / σ² by μ and 1 − (s² + (m − μ)²) / σ² by log σ."""
     model, _ = one_task("box actions")
     batch = a_batch(model)
@@ -77,7 +77,7 @@ def test_the_gradient_of_continuous_actions():
 
 
 @pytest.mark.parametrize("modulation", [False, True])
-def test_values_move_the_critic_alone(modulation):
+def test_value_errors_train_the_critic_alone(modulation):
     model, _ = one_task(modulation=modulation)
     batch = a_batch(model)
     found = gradients(model, batch), gradients(model, Labelled(batch.observations, batch.policy, batch.values + 100))
@@ -101,15 +101,15 @@ def test_the_methods_loss_is_added():
     assert torch.equal(plain["tasks.1.actor.weight"], pulled["tasks.1.actor.weight"])
 
 
-# --- what comes of it
+# --- result
 
 
 @pytest.mark.parametrize(("kind", "modulation"), [("vectors", True), ("frames", False), ("box actions", True)])
-def test_the_student_comes_to_do_what_the_teacher_did(kind, modulation):
-    """Measured against a copy of the teacher, on the states that were played."""
+def test_the_student_approaches_the_teacher_and_its_distance_is_reported(kind, modulation):
+    """Compared with a copy of the teacher, on the states that were played."""
     model, method = one_task(kind, modulation=modulation)
     learn_apart(model, method)
-    with torch.no_grad():  # a teacher with a will of its own: learning for 96 steps hardly moves the actor
+    with torch.no_grad():  # 96 steps hardly change the actor: make the policy far from uniform
         model.policy.action_net.weight.mul_(300)
     teacher, played, play = copy.deepcopy(model.policy), [], model.play
     model.play = lambda states: (played.append(play(states)), played[-1])[1]
@@ -123,7 +123,7 @@ def test_the_student_comes_to_do_what_the_teacher_did(kind, modulation):
         agreement = (p.argmax(1) == q.argmax(1)).double().mean().item()
         uniform = (p * (p.log() + math.log(p.shape[1]))).sum(1).mean().item()
         assert found.agreement == pytest.approx(agreement)
-        assert expected < 0.8 * uniform, "closer than a policy that knows nothing"
+        assert expected < 0.8 * uniform, "closer than the uniform policy"
     else:
         m, s, mu, sigma = one.policy["loc"], one.policy["scale"], other.policy["loc"], other.policy["scale"]
         expected = ((sigma / s).log() + (s**2 + (m - mu) ** 2) / (2 * sigma**2) - 0.5).sum(1).mean().item()
@@ -135,8 +135,8 @@ def test_the_student_comes_to_do_what_the_teacher_did(kind, modulation):
 
 
 @pytest.mark.parametrize(("name", "kind"), [*((name, "vectors") for name in METHODS), ("gpm", "frames")])
-def test_every_method_can_be_distilled_into(name, kind):
-    """From the first task on; figures can be logged, and afterwards nothing is kept of the task's own trunk."""
+def test_tasks_can_be_distilled_under_every_method(name, kind):
+    """From the first task on; metrics are finite, and nothing is kept of the task's own trunk."""
     model, method = agent(env=ENVIRONMENTS[kind][0](), modulation=kind == "frames"), LearnApart(inner_method(name))
     initial = copy_weights(model.policy.trunk)
     for task, env in zip(("a", "b"), ENVIRONMENTS[kind], strict=True):
@@ -146,36 +146,31 @@ def test_every_method_can_be_distilled_into(name, kind):
         assert method.apart
         distilled = distil(model, method, FEW)
         assert not method.apart
-        figures = consolidate(model, method)
-        assert all(math.isfinite(figure) for figure in (*figures.values(), distilled.divergence, distilled.value_error))
+        metrics = consolidate(model, method)
+        assert all(math.isfinite(value) for value in (*metrics.values(), distilled.divergence, distilled.value_error))
         assert same(method.state().tensors, method.inner.state().tensors)
         assert (task == "b" and name == "freeze") or not same(copy_weights(model.policy.trunk), initial)
         initial = copy_weights(model.policy.trunk)
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
 
 
-def test_steps_played_are_counted_and_games_go_on():
+@pytest.mark.parametrize(("teacher", "student", "played"), [(33, 5, 34 + 6), (32, 0, 32)])
+def test_steps_of_the_two_environments_are_counted_and_minibatches_have_their_size(
+    teacher, student, played, monkeypatch
+):
     model, method = one_task()
     learn_apart(model, method)
-    steps = model.num_timesteps
-    distil(model, method, DistilConfig(teacher_states=33, student_states=5, updates=2))
-    assert model.num_timesteps == steps + 34 + 6, "two environments"
-
-
-def test_without_states_of_the_student_all_updates_are_on_the_teachers(monkeypatch):
-    model, method = one_task()
-    learn_apart(model, method)
-    seen, update = [], module.Student._update
+    sizes, update = [], module.Student._update
     monkeypatch.setattr(
-        module.Student, "_update", lambda self, batch: (seen.append(len(batch.values)), update(self, batch))[1]
+        module.Student, "_update", lambda self, batch: (sizes.append(len(batch.values)), update(self, batch))[1]
     )
     steps = model.num_timesteps
-    distil(model, method, DistilConfig(teacher_states=32, student_states=0, updates=7, minibatch=9))
-    assert seen == [9] * 7
-    assert model.num_timesteps == steps + 32
+    distil(model, method, DistilConfig(teacher_states=teacher, student_states=student, updates=7, minibatch=9))
+    assert sizes == [9] * 7
+    assert model.num_timesteps == steps + played
 
 
-def test_each_half_has_fresh_moments_and_a_falling_rate(monkeypatch):
+def test_each_half_has_new_adam_moments_and_a_decaying_learning_rate(monkeypatch):
     model, method = one_task()
     learn_apart(model, method)
     rates, fresh, update = [], [], module.Student._update
@@ -191,7 +186,7 @@ def test_each_half_has_fresh_moments_and_a_falling_rate(monkeypatch):
     assert fresh == [True, False, False, True, False]
 
 
-def test_it_is_the_same_from_the_same_generator():
+def test_distillation_is_deterministic_for_a_seed():
     learned = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -199,7 +194,7 @@ def test_it_is_the_same_from_the_same_generator():
     assert same(*learned)
 
 
-def test_what_on_update_raises_ends_it_and_detaches_the_method():
+def test_exceptions_of_on_update_propagate_and_detach_the_method():
     model, method = one_task(name="gpm")
     learn_apart(model, method)
 
@@ -215,7 +210,7 @@ def test_what_on_update_raises_ends_it_and_detaches_the_method():
 
 
 @pytest.mark.parametrize("quantize", [True, False])
-def test_every_weight_stays_inside_its_interval(quantize):
+def test_every_weight_stays_in_its_interval_under_blip(quantize):
     model, method = one_task()
     method.inner = blip = Blip(first_task_bits=4, fisher_samples=32, quantize_forward=quantize)
     with model.protected_by(blip):
@@ -232,7 +227,7 @@ def test_every_weight_stays_inside_its_interval(quantize):
     assert not same(copy_weights(model.policy.trunk), shared), "free bits are used"
 
 
-def test_a_frozen_trunk_is_the_same_to_the_bit_and_so_are_earlier_tasks():
+def test_a_frozen_trunk_and_earlier_tasks_are_unchanged_bit_for_bit():
     model, method = one_task(name="freeze", modulation=True)
     shared, states = copy_weights(model.policy.trunk), model.play(64)
     with model.policy.using_task("a"):
@@ -247,46 +242,30 @@ def test_a_frozen_trunk_is_the_same_to_the_bit_and_so_are_earlier_tasks():
     assert torch.equal(after.values, before.values)
 
 
-def test_strong_ewc_holds_the_trunk_where_weak_ewc_lets_it_go():
-    moved = []
-    for strength in (1e-3, 1e5):
-        torch.manual_seed(0)
-        model, method = one_task()
-        method.inner = inner_method("ewc", strength=strength)
-        with model.protected_by(method.inner):
-            pass
-        consolidate(model, method.inner)
-        shared = copy_weights(model.policy.trunk)
-        learn_apart(model, method)
-        distil(model, method, DISTIL)
-        moved.append(sum((p - shared[n]).square().sum().item() for n, p in model.policy.trunk.named_parameters()))
-    assert moved[1] < 0.5 * moved[0]
-
-
-# --- numbers that are not finite
+# --- non-finite values
 
 
 @pytest.mark.parametrize("name", ["finetune", "clear"])
-def test_a_distillation_that_diverges_is_an_error(name, monkeypatch):
+def test_diverging_distillation_raises(name, monkeypatch):
     monkeypatch.setattr(module, "_CHECKED_EVERY", 3)
     model, method = one_task(name=name)
     learn_apart(model, method)
     calls, update = [], module.Student._update
 
-    def spoilt(self, batch):
+    def with_nan(self, batch):
         calls.append(None)
         if len(calls) == 4:
             with torch.no_grad():
                 model.policy.trunk.fc1.weight[0, 0] = math.nan
         return update(self, batch)
 
-    monkeypatch.setattr(module.Student, "_update", spoilt)
+    monkeypatch.setattr(module.Student, "_update", with_nan)
     with pytest.raises(FloatingPointError, match=r"not a finite number, distilling b at step .*distil\.learning_rate"):
         distil(model, method, DISTIL)
     assert len(calls) <= 6
 
 
-def test_a_first_task_that_is_distilled_leaves_no_saturated_units():
+def test_distilling_the_first_task_leaves_no_saturated_units():
     """Units with a constant output give their input weights no Fisher information and so no protection."""
 
     def saturated(states):

@@ -1,4 +1,4 @@
-"""The fast path on a GPU against the plain one there, and against the CPU. Run with ``pytest -m gpu``."""
+"""The captured path equals the eager one on a GPU, and files of a CPU resume there. Run with ``pytest -m gpu``."""
 
 import tomllib
 
@@ -41,7 +41,7 @@ METHODS = {
 
 
 def gpu_agent(kind, **compute):
-    """The paper's trunk over frames."""
+    """An agent on the GPU; frames get the paper's trunk."""
     return agent(env=ENVIRONMENTS[kind](), compute=compute, modulation=True, image=PAPER_IMAGE, device="cuda")
 
 
@@ -54,8 +54,8 @@ def learned(model, method, rollouts=4):
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 @pytest.mark.parametrize("method", METHODS)
-def test_recorded_updates_are_the_plain_ones(kind, method):
-    """On the same rollout, given to both: random numbers of a replay need not be those of a plain step."""
+def test_captured_updates_equal_eager_ones(kind, method):
+    """On the same rollout: random numbers of a replay need not equal those of an eager step."""
     rollout_from = gpu_agent(kind, capture="off")
     rollout_from.train = lambda: None
     rollout_from.learn_task(ROLLOUT, CallbackList([]))
@@ -72,7 +72,7 @@ def test_recorded_updates_are_the_plain_ones(kind, method):
                 model.train()
             assert (model._captured is not None) == (capture == "auto")
             if capture == "auto":
-                assert model._captured._function._graph is not None, "nothing was recorded"
+                assert model._captured._function._graph is not None, "nothing was captured"
         after.append(weights(model.policy))
     for name, value in after[0].items():
         moved = (value - start[name]).abs().max()
@@ -81,7 +81,7 @@ def test_recorded_updates_are_the_plain_ones(kind, method):
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, groups):
+def test_captured_actions_follow_the_current_policy(kind, groups):
     parts = [ENVIRONMENTS[kind]() for _ in range(groups)]
     env = GroupedVecEnv(parts)
     model = agent(env=env, environments=env.num_envs, image=PAPER_IMAGE, device="cuda")
@@ -96,11 +96,11 @@ def test_recorded_choices_are_those_of_the_policy_as_it_is_now(kind, groups):
     torch.testing.assert_close(rollout.values.flatten(), values, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-4, atol=1e-5)
     assert len(rollout.actions.flatten(0, 1).unique(dim=0)) > 1
-    assert len({tuple(row.flatten().tolist()) for row in rollout.actions}) > 1, "replays draw anew"
+    assert len({tuple(row.flatten().tolist()) for row in rollout.actions}) > 1, "each replay draws new random numbers"
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_tasks_are_learned_the_same_at_every_run(method):
+def test_learning_two_tasks_is_deterministic(method):
     def run():
         model, protection = gpu_agent("frames"), METHODS[method]()
         learned(model, protection)
@@ -112,7 +112,7 @@ def test_two_tasks_are_learned_the_same_at_every_run(method):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_coarser_products_come_close(precision):
+def test_features_in_lower_precision_are_close(precision):
     model = gpu_agent("frames", precision=precision)
     frames = torch.randint(0, 256, (8, 4, 84, 84), dtype=torch.uint8, device="cuda")
     with torch.no_grad(), model.policy.matmul_precision():
@@ -123,7 +123,7 @@ def test_coarser_products_come_close(precision):
     learned(model, Finetune())
 
 
-def test_staged_frames_arrive_whole():
+def test_staging_copies_every_frame():
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     staging = StagingBuffer(16, space, torch.device("cuda"))
     rng = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def test_staged_frames_arrive_whole():
         np.testing.assert_array_equal(staging.put(frames).cpu().numpy(), frames)
 
 
-def test_an_update_waits_for_the_device_only_at_its_end():
+def test_an_update_does_not_synchronise():
     model = gpu_agent("frames")
     learned(model, Finetune())
     with model.protected_by(Finetune()):
@@ -156,13 +156,13 @@ def from_recipe(name):
 
 
 def through_a_file(tensors):
-    """What a checkpoint gives back: on the CPU."""
+    """Tensors as a checkpoint returns them: on the CPU."""
     return load(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "multitask"])
-def test_a_task_resumed_from_files_is_learned_as_one_that_was_not_interrupted(name):
-    """Files bring every tensor back on the CPU; each method must find its own on the device."""
+def test_a_task_resumed_from_files_is_learned_bit_identically(name):
+    """Tensors of files are on the CPU; each method must move its own to the device."""
     model, method = gpu_agent("vectors", capture="off"), from_recipe(name)
     learned(model, method)
     model.switch_task("b", cartpole())
@@ -190,7 +190,7 @@ def test_a_task_resumed_from_files_is_learned_as_one_that_was_not_interrupted(na
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 @pytest.mark.parametrize("name", ["blip", "clear", "freeze"])
 def test_a_task_learned_apart_is_distilled(name, kind):
-    """With updates and choices of actions recorded, and the shared trunk back from a file in the middle."""
+    """With updates and actions captured, and the shared trunk restored from a file in the middle."""
     model, method = gpu_agent(kind), LearnApart(from_recipe(name))
     learned(model, method)
     shared = weights(model.policy.trunk)

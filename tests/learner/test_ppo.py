@@ -15,24 +15,19 @@ from blip_rl.tasks.control import make_control_env
 from tests.learner.small_agents import PPO, ROLLOUT, Lines, Pixels, agent, cartpole, learn, same, vectorised, weights
 
 
-def learning_rates(model, rollouts):
-    """The rates at which the updates of one call of ``learn`` were made."""
+def learning_rates(model, steps):
+    """Learning rate of every update of one call of ``learn``, as a share of the recipe's."""
     rates, train = [], model.train
-
-    def recording():
-        train()
-        rates.append(model.policy.optimizer.param_groups[0]["lr"])
-
-    model.train = recording
-    learn(model, rollouts)
+    model.train = lambda: (train(), rates.append(model.policy.optimizer.param_groups[0]["lr"] / PPO["learning_rate"]))
+    model.learn(steps, reset_num_timesteps=False)
     model.train = train
     return rates
 
 
-# --- from task to task
+# --- switching tasks
 
 
-def test_switching_keeps_the_trunk_and_starts_a_fresh_optimizer():
+def test_switching_tasks_keeps_the_trunk_and_creates_a_new_optimizer():
     model = learn(agent())
     policy, trunk, optimizer = model.policy, model.policy.trunk, model.policy.optimizer
     parameters = [id(parameter) for parameter in trunk.parameters()]
@@ -49,7 +44,7 @@ def test_switching_keeps_the_trunk_and_starts_a_fresh_optimizer():
 
 
 @pytest.mark.parametrize("modulation", [True, False])
-def test_learning_a_task_leaves_the_other_tasks_alone_to_the_bit(modulation):
+def test_learning_a_task_leaves_other_task_modules_unchanged(modulation):
     model = learn(agent(modulation=modulation))
     model.switch_task("b", cartpole(mix=2))
     first, second, trunk = (weights(m) for m in (*model.policy.tasks, model.policy.trunk))
@@ -68,72 +63,42 @@ def test_learning_a_task_leaves_the_other_tasks_alone_to_the_bit(modulation):
         ({"retrain_schedule": "own", "retrain_share": 0.0}, [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
     ],
 )
-def test_packnet_prunes_at_the_fourth_update_and_may_retrain_at_rates_of_its_own(settings, expected):
+def test_packnets_retraining_may_have_its_own_learning_rate_schedule(settings, expected):
     model = agent()
     with model.protected_by(Packnet(tasks=2, **{"retrain_share": 0.5} | settings)):
-        rates = learning_rates(model, 8)
-    assert [rate / PPO["learning_rate"] for rate in rates] == pytest.approx(expected, rel=1e-9)
+        assert learning_rates(model, 8 * ROLLOUT) == pytest.approx(expected, rel=1e-9)
 
 
-def test_coming_back_to_a_task_finds_its_head():
-    model = learn(agent())
-    head = weights(model.policy.tasks[0])
-    model.switch_task("b", cartpole(mix=2))
-    learn(model, 1)
-    model.switch_task("a", cartpole())
-    assert model.policy.task_names == ["a", "b"]
-    assert same(weights(model.policy.current), head)
-
-
-def test_steps_go_on_counting_and_rates_start_anew_in_every_task():
+def test_learning_rates_restart_in_every_task_while_steps_are_counted_on():
     model = agent()
-    start = PPO["learning_rate"]
-    expected = [start, 0.75 * start, 0.5 * start, 0.25 * start]
-    for task, mix, steps in (("a", 1, 0), ("b", 2, 4), ("c", 3, 8)):
-        if task != "a":
+    for task, mix, steps in (("a", 1, 0), ("b", 2, 4), ("a", 1, 8)):
+        head = weights(model.policy.tasks[0])
+        if steps:
             model.switch_task(task, cartpole(mix=mix))
         assert model.num_timesteps == steps * ROLLOUT
-        assert learning_rates(model, 4) == pytest.approx(expected, rel=1e-9)
+        assert same(weights(model.policy.tasks[0]), head), "task a returns with its head"
+        assert learning_rates(model, 4 * ROLLOUT) == pytest.approx([1, 0.75, 0.5, 0.25], rel=1e-9)
     assert model.num_timesteps == 12 * ROLLOUT
+    assert model.policy.task_names == ["a", "b"]
 
 
-def test_no_update_is_wasted_at_a_rate_of_zero_where_steps_do_not_divide():
-    model = agent()
-    rates = []
-    train = model.train
-    model.train = lambda: (train(), rates.append(model.policy.optimizer.param_groups[0]["lr"]))
-    model.learn(2 * ROLLOUT + 5, reset_num_timesteps=False)
+def test_learning_rates_of_an_incomplete_last_rollout_and_of_a_constant_schedule():
     share = ROLLOUT / (2 * ROLLOUT + 5)
-    assert rates == pytest.approx([1e-3, 1e-3 * (1 - share), 1e-3 * (1 - 2 * share)], rel=1e-9)
+    assert learning_rates(agent(), 2 * ROLLOUT + 5) == pytest.approx([1, 1 - share, 1 - 2 * share], rel=1e-9)
+    assert learning_rates(agent(learning_rate_schedule="constant"), 3 * ROLLOUT) == [1] * 3
 
 
-def test_a_constant_rate_stays():
-    assert learning_rates(agent(learning_rate_schedule="constant"), 3) == [PPO["learning_rate"]] * 3
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
-    def learned(seed):
-        model = agent(seed=seed, env=cartpole(seed=seed), modulation=True)
-        learn(model)
-        model.switch_task("b", cartpole(mix=2, seed=seed))
-        return weights(learn(model).policy)
-
-    first = learned(1)
-    assert same(learned(1), first)
-    assert not same(learned(2), first)
-
-
-def test_numbers_of_the_recipe_reach_the_algorithm():
+def test_hyperparameters_of_the_recipe_reach_ppo():
     model = agent(minibatches=4, epochs=3, clip_range=0.2, clip_range_value=None, entropy_coefficient=0.02)
     assert (model.batch_size, model.n_epochs, model.n_steps, model.n_envs) == (ROLLOUT // 4, 3, 16, 2)
     assert (model.clip_range(1), model.clip_range_vf, model.ent_coef, model.vf_coef) == (0.2, None, 0.02, 0.5)
     assert (model.gamma, model.gae_lambda, model.max_grad_norm) == (0.99, 0.95, 0.5)
 
 
-# --- other tasks' spaces
+# --- spaces of other tasks
 
 
-def test_tasks_may_have_other_actions():
+def test_tasks_may_have_different_actions():
     numbers = spaces.Box(-1, 1, (3,), np.float32)
     model = agent(env=vectorised(lambda: Lines(spaces.Discrete(2), numbers)))
     learn(model, 1)
@@ -144,14 +109,14 @@ def test_tasks_may_have_other_actions():
     assert [module.actor.out_features for module in model.policy.tasks] == [2, 5, 2]
 
 
-def test_bounds_of_observations_may_differ():
+def test_tasks_may_have_different_observation_bounds():
     model = learn(agent(env=make_control_env("CartPole-v1", 2, 0)), 1)  # bounded
     model.switch_task("b", cartpole(mix=2))  # mixed, so without bounds
     learn(model, 1)
     assert model.policy.task_names == ["a", "b"]
 
 
-def test_a_task_that_does_not_fit_is_refused_and_the_agent_goes_on():
+def test_a_task_with_other_observations_is_rejected_and_the_agent_stays_usable():
     model = agent()
     with pytest.raises(UserError, match=r"task 'b' observes float32 \(3,\), but .* first task 'a'"):
         model.switch_task("b", vectorised(lambda: Lines(spaces.Discrete(2))))
@@ -160,20 +125,21 @@ def test_a_task_that_does_not_fit_is_refused_and_the_agent_goes_on():
 
 
 @pytest.mark.parametrize("shape", [(1, 36, 36), (36, 36, 1)])
-def test_frames_may_have_their_channels_first_or_last(shape):
+def test_images_may_have_channels_first_or_last(shape):
     model = agent(env=vectorised(lambda: Pixels(shape)))
     assert model.observation_space.shape == (1, 36, 36)
     learn(model, 1)
     model.switch_task("b", vectorised(lambda: Pixels(shape, actions=5)))
     learn(model, 1)
-    assert model.finished_task(3, torch.Generator()).observations.shape == (3, 1, 36, 36)
+    observations = model.finished_task(3, torch.Generator()).observations
+    assert (observations.shape, observations.dtype) == ((3, 1, 36, 36), torch.uint8)
 
 
 # --- the end of a task
 
 
 class Watched(VecEnvWrapper):
-    """Remembers what it showed and what was done."""
+    """Keeps all observations and actions."""
 
     def reset(self):
         self.shown, self.actions = [self.venv.reset().copy()], []
@@ -189,8 +155,8 @@ class Watched(VecEnvWrapper):
         return observations, rewards, dones, infos
 
 
-@pytest.mark.parametrize("samples", [1, 2, 7, 40])
-def test_observations_of_a_finished_task_are_fresh_and_as_many_as_asked_for(samples):
+@pytest.mark.parametrize("samples", [0, 1, 2, 7, 40])
+def test_a_finished_task_has_as_many_new_observations_as_requested(samples):
     env = Watched(cartpole())
     model = learn(agent(env=env), 1)
     seen = len(env.shown)
@@ -198,11 +164,11 @@ def test_observations_of_a_finished_task_are_fresh_and_as_many_as_asked_for(samp
     assert finished.observations.shape == (samples, 4)
     shown = np.concatenate(env.shown[seen - 1 :])[:samples]
     assert (finished.observations.numpy() == shown).all()
-    assert len(finished.observations.unique(dim=0)) == samples
+    assert len({tuple(row.tolist()) for row in finished.observations}) == samples
     learn(model, 1)
 
 
-def test_fresh_observations_come_from_the_stochastic_policy():
+def test_observations_of_a_finished_task_are_played_by_the_stochastic_policy():
     env = Watched(cartpole())
     model = learn(agent(env=env), 1)
     with torch.no_grad():
@@ -215,12 +181,7 @@ def test_fresh_observations_come_from_the_stochastic_policy():
     assert 0.19 < np.mean(taken) < 0.35
 
 
-def test_no_observations_where_none_are_wanted():
-    model = learn(agent(), 1)
-    assert model.finished_task(0, torch.Generator()).observations.shape == (0, 4)
-
-
-def test_the_finished_task_is_the_one_in_use():
+def test_the_finished_task_is_the_task_in_use():
     model = learn(agent(), 1)
     model.switch_task("b", cartpole(mix=2))
     learn(model, 1)
@@ -232,15 +193,8 @@ def test_the_finished_task_is_the_one_in_use():
     torch.testing.assert_close(finished.head(features).logits, expected)
 
 
-def test_frames_stay_bytes_until_the_trunk_takes_them():
-    model = learn(agent(env=vectorised(Pixels)), 1)
-    finished = model.finished_task(5, torch.Generator())
-    assert finished.observations.dtype == torch.uint8
-    assert finished.preprocess(finished.observations).max() <= 1
-
-
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1", "pixels"])
-def test_blip_protects_the_trunk_over_two_tasks(env):
+def test_blip_keeps_weights_in_their_intervals_over_two_tasks(env):
     def make():
         return vectorised(Pixels) if env == "pixels" else make_control_env(env, 2, 0, 1)
 
@@ -253,8 +207,8 @@ def test_blip_protects_the_trunk_over_two_tasks(env):
             for parameter, (low, high) in zip(model.policy.trunk.parameters(), blip.intervals().values(), strict=True):
                 assert ((low <= parameter) & (parameter <= high)).all()
             finished = model.finished_task(blip.samples_wanted, torch.Generator().manual_seed(0))
-            figures = blip.end_task(finished)
-        assert task == "b" or figures["informed_bits"] == pytest.approx(4, abs=0.05)
+            metrics = blip.end_task(finished)
+        assert task == "b" or metrics["informed_bits"] == pytest.approx(4, abs=0.05)
     if env == "Pendulum-v1":
         assert isinstance(finished.head(finished.trunk(finished.observations)), Normal)
     assert blip.tasks_seen == 2

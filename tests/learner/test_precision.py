@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from blip_rl.learner.advantages import gae_loop, gae_scan
-from blip_rl.learner.collector import StagingBuffer
 from blip_rl.learner.diagnostics import _explained_variance
 from blip_rl.learner.precision import Compiled, _switches
 from blip_rl.methods.blip import Blip
@@ -15,7 +14,7 @@ from tests.learner.small_agents import Pixels, agent, learn, same, vectorised, w
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 16, 125, 128])
 @pytest.mark.parametrize("ends", [0.0, 0.1, 1.0])
-def test_advantages_at_once_are_those_step_by_step(steps, ends):
+def test_gae_by_scan_equals_gae_by_loop(steps, ends):
     rng = np.random.default_rng(steps)
     rewards, values = rng.standard_normal((2, steps, 5)).astype(np.float32)
     last = rng.standard_normal(5).astype(np.float32)
@@ -26,7 +25,7 @@ def test_advantages_at_once_are_those_step_by_step(steps, ends):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 
-def test_explained_variance_on_the_device_is_stable_baselines3s():
+def test_explained_variance_on_the_device_equals_stable_baselines3s():
     from stable_baselines3.common.utils import explained_variance
 
     values, returns = torch.randn(2, 16, 4)
@@ -35,22 +34,11 @@ def test_explained_variance_on_the_device_is_stable_baselines3s():
     assert _explained_variance(values, torch.ones_like(values)).isnan().all()
 
 
-def test_what_is_staged_stays_in_one_place():
-    space = vectorised(Pixels).observation_space
-    staging = StagingBuffer(3, space, torch.device("cpu"))
-    place = staging.tensor.data_ptr()
-    for _ in range(2):
-        frames = np.random.default_rng().integers(0, 256, (3, *space.shape), dtype=np.uint8)
-        found = staging.put(frames)
-        assert found.data_ptr() == place
-        np.testing.assert_array_equal(found.numpy(), frames)
-
-
 # --- precision
 
 
-def first_update(precision, **settings):
-    """The weights after one update on the same rollout."""
+def update_and_fisher(precision, **settings):
+    """An agent after one update, dtypes of the trunk's output in update and Fisher, and the Fisher."""
     model = agent(env=vectorised(lambda: Pixels((2, 36, 36))), compute={"precision": precision}, **settings)
     start = weights(model.policy)
     seen = []
@@ -63,8 +51,8 @@ def first_update(precision, **settings):
     return model, start, seen[:fisher_from], seen[fisher_from:], fisher
 
 
-def test_bfloat16_is_the_trunks_products_alone():
-    model, start, seen, at_fisher, fisher = first_update("bfloat16")
+def test_bfloat16_is_used_for_the_trunks_products_alone():
+    model, start, seen, at_fisher, fisher = update_and_fisher("bfloat16")
     assert set(seen) == {torch.bfloat16}
     assert at_fisher[-1] == torch.float32
     assert {parameter.dtype for parameter in model.policy.parameters()} == {torch.float32}
@@ -79,13 +67,13 @@ def test_bfloat16_is_the_trunks_products_alone():
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
-def test_on_a_cpu_every_other_precision_is_float32(precision):
-    _, _, seen, _, _ = first_update(precision)
+def test_other_precisions_are_float32_on_a_cpu(precision):
+    _, _, seen, _, _ = update_and_fisher(precision)
     assert set(seen) == {torch.float32}
 
 
 @pytest.mark.parametrize(("precision", "value"), [("float32", "ieee"), ("bfloat16", "ieee"), ("tf32", "tf32")])
-def test_what_torch_is_told_of_products_on_a_gpu_is_something_it_knows(precision, value):
+def test_torch_accepts_the_precision_settings_for_cuda(precision, value):
     switches = _switches(precision)
     assert [(name, told) for _, name, told in switches] == [("fp32_precision", value)] * 2
     before = [getattr(module, name) for module, name, _ in switches]
@@ -101,13 +89,13 @@ def test_what_torch_is_told_of_products_on_a_gpu_is_something_it_knows(precision
 # --- compiled
 
 
-def on_simpler_terms(function):
-    """torch.compile without a compiler of machine code: what it must see through is the same."""
+def traced_only(function):
+    """torch.compile without code generation: the tracing, which could fail, is the same."""
     return torch._dynamo.optimize("aot_eager", nopython=True)(function)
 
 
-def test_a_compiled_trunk_learns_the_same_and_is_compiled_for_all_tasks_at_once(monkeypatch):
-    monkeypatch.setattr(torch, "compile", on_simpler_terms)
+def test_a_compiled_trunk_learns_the_same_and_is_compiled_once_for_all_tasks(monkeypatch):
+    monkeypatch.setattr(torch, "compile", traced_only)
     graphs = torch._dynamo.utils.counters["stats"]
 
     def learned(compile_):
@@ -127,7 +115,7 @@ def test_a_compiled_trunk_learns_the_same_and_is_compiled_for_all_tasks_at_once(
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_where_no_compiler_works_it_goes_on_with_one_warning(monkeypatch):
+def test_a_failed_compilation_warns_once_and_training_continues(monkeypatch):
     def broken(function):
         def compiled(inputs):
             raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found\nmore of it")
@@ -143,7 +131,7 @@ def test_where_no_compiler_works_it_goes_on_with_one_warning(monkeypatch):
     assert same(plain, weights(model.policy))
 
 
-def test_trying_a_compiled_function_leaves_no_gradient_behind():
+def test_trying_a_compiled_function_leaves_no_gradients():
     weight = torch.ones(3, requires_grad=True)
     function = Compiled(lambda x: x * weight, [weight])
     with pytest.MonkeyPatch.context() as patch:
@@ -155,7 +143,7 @@ def test_trying_a_compiled_function_leaves_no_gradient_behind():
 # --- settings
 
 
-def test_settings_of_the_machine_are_part_of_a_run(tmp_path):
+def test_compute_settings_are_saved_with_a_run_and_have_defaults(tmp_path):
     config = resolve("pong", "blip", overrides=["compute.precision=tf32", "compute.environment_groups=2"])
     assert (config.compute.precision, config.compute.environment_groups) == ("tf32", 2)
     (tmp_path / "config.toml").write_text(dump_run_config(config))
@@ -173,6 +161,6 @@ def test_settings_of_the_machine_are_part_of_a_run(tmp_path):
         ("compute.compiled=true", "did you mean compile"), ("compute.compile=maybe", "compile"),
     ],
 )  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(override, rule):
+def test_invalid_compute_settings_are_rejected(override, rule):
     with pytest.raises(RecipeError, match=rule):
         resolve("pong", "blip", overrides=[override])
