@@ -1,6 +1,14 @@
 """Exceptions of the package and helpers for their messages."""
 
+from __future__ import annotations
+
 import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # importing pydantic takes a third of the command line's start-up
+    from pydantic import ValidationError
+
+_LONGEST_QUOTE = 80  # characters of a wrong value in a message
 
 
 class UserError(ValueError):
@@ -58,7 +66,15 @@ def error_text(error: BaseException) -> str:
     return f"not enough memory (the machine's is used up, or a limit such as ulimit -v is too low): {cause}"
 
 
-def did_you_mean(value: str, allowed: "list[str]") -> str:
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem of untrusted values as one line: ``tasks.0.steps = 'many': Input should be …``."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    value = "" if first["type"] == "missing" else f" = {str(first['input'])[:_LONGEST_QUOTE]!r}"
+    return f"{place}{value}: {first['msg']}"
+
+
+def did_you_mean(value: str, allowed: list[str]) -> str:
     """Return ``": did you mean X?"`` for the closest allowed name, or an empty string."""
     import difflib
 

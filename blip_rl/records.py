@@ -1,20 +1,53 @@
-"""The tables of a run: one row type for each, used to write and to read it."""
+"""The tables of a run: one row type for each, used to write and to read it.
+
+The row types are the only definition of the tables' columns, types and bounds. Rows that are written are not validated;
+rows that are read are untrusted input and validated by pydantic.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+
+from blip_rl.errors import UserError, first_problem
+from blip_rl.untrusted.files import MOST_TASKS
+from blip_rl.untrusted.tables import table_rows
+
+MAX_STEPS = 10**15
+MAX_BITS = 22
+"""Upper limit on the bits of a weight: the grid that float32 represents exactly; above every recipe's limit."""
+_LARGEST = 1e15  # above every plausible measurement; integers up to here are exact in float64
 
 Phase = Literal["start", "periodic", "before", "after"]
 """When a score was measured: before a task's first training step, during training, before or after consolidation."""
 
-OptionalFloat = Annotated[float | None, BeforeValidator(lambda cell: None if cell == "" else cell)]
-"""A number, or None for an empty cell."""
+Actions = Literal["greedy", "stochastic"]
+"""How actions are chosen: the most probable one, or sampled from the policy."""
 
 
-@dataclass(frozen=True)
+def _plausible(value: float) -> float:
+    if abs(value) > _LARGEST:  # NaN, which is not, is a value that was not measured
+        raise ValueError(f"expected a number from -{_LARGEST:g} to {_LARGEST:g}")
+    return value
+
+
+Steps = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+Stage = Annotated[int, Field(ge=0, le=MOST_TASKS)]
+FrozenBits = Annotated[int, Field(ge=0, le=MAX_BITS)]
+Count = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Measurement = Annotated[float, AfterValidator(_plausible)]
+Name = Annotated[str, AfterValidator(sys.intern)]
+"""A layer or task. A table has few names and many rows: equal names share one object."""
+EmptyIsNone = BeforeValidator(lambda cell: None if cell == "" else cell)
+"""Reads an empty cell as None."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreRow:
     """One evaluation episode; a row of ``scores.csv``.
 
@@ -33,19 +66,19 @@ class ScoreRow:
         actions: ``greedy`` or ``stochastic``.
     """
 
-    env_steps: int
-    stage: int
+    env_steps: Steps
+    stage: Stage
     phase: Phase
-    task: str
+    task: Name
     seed: int
     score: Annotated[float, Field(alias="return")]
     length_steps: int
     truncated: bool
-    normalised: OptionalFloat
-    actions: str
+    normalised: Annotated[float | None, EmptyIsNone]
+    actions: Actions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BitsRow:
     """Number of weights with a given number of frozen bits; a row of ``bits.csv``.
 
@@ -57,14 +90,14 @@ class BitsRow:
         count: Number of weights of this parameter that have as many.
     """
 
-    stage: int
-    layer: str
-    parameter: str
-    frozen_bits: int
-    count: int
+    stage: Annotated[Stage, Field(ge=1)]
+    layer: Name
+    parameter: Name
+    frozen_bits: FrozenBits
+    count: Count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlasticityRow:
     """Plasticity of one layer at an evaluation; a row of ``plasticity.csv``. See :mod:`blip_rl.core.plasticity`.
 
@@ -79,17 +112,17 @@ class PlasticityRow:
         free_bits: Mean bits of a weight that are not frozen; None for a method that freezes none.
     """
 
-    env_steps: int
-    stage: int
+    env_steps: Steps
+    stage: Stage
     phase: Phase
-    layer: str
-    dormant_share: float
-    effective_rank: float
-    gradient_norm: float
-    free_bits: OptionalFloat
+    layer: Name
+    dormant_share: Measurement
+    effective_rank: Measurement
+    gradient_norm: Measurement
+    free_bits: Annotated[Measurement | None, EmptyIsNone]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SpeedRow:
     """Training speed of a stage so far; a row of ``speed.csv``.
 
@@ -100,13 +133,13 @@ class SpeedRow:
         peak_memory_mb: Peak memory of the process, 10⁶ bytes.
     """
 
-    env_steps: int
-    stage: int
-    steps_per_second: float
-    peak_memory_mb: float
+    env_steps: Steps
+    stage: Stage
+    steps_per_second: Measurement
+    peak_memory_mb: Measurement
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReturnRow:
     """Mean return of a task's training episodes finished since its last row; a row of ``returns.csv``.
 
@@ -118,27 +151,25 @@ class ReturnRow:
         mean_return: Mean raw return of whole games, with unclipped rewards and sampled actions.
     """
 
-    env_steps: int
-    stage: int
-    task: str
-    episodes: int
-    mean_return: float
+    env_steps: Steps
+    stage: Stage
+    task: Name
+    episodes: Count
+    mean_return: Measurement
 
 
 Row = ScoreRow | BitsRow | PlasticityRow | SpeedRow | ReturnRow
-
-_SCORE_ROW = TypeAdapter(ScoreRow)
-_LONGEST_QUOTE = 80  # characters of a wrong value in a message
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
-def columns(row_type: type[Row]) -> list[str]:
+def columns(row_type: type[AnyRow]) -> list[str]:
     """Return the column names of a table, in order."""
     return [{"score": "return"}.get(field.name, field.name) for field in fields(row_type)]
 
 
 def cells(row: Row) -> list[str]:
     """Return a row's values as text, in the order of its columns; None becomes an empty cell, a bool 0 or 1."""
-    return [_cell(value) for value in vars(row).values()]
+    return [_cell(getattr(row, field.name)) for field in fields(row)]
 
 
 def _cell(value: object) -> str:
@@ -147,21 +178,41 @@ def _cell(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def score_row(texts: dict[str, str]) -> ScoreRow:
-    """Read a row of ``scores.csv``.
+def read_rows(
+    path: Path, row_type: type[AnyRow], *, errors: str = "strict", strict: bool = False
+) -> Iterator[tuple[int, AnyRow | ValueError]]:
+    """Read a table row by row.
 
     Args:
-        texts: Column → text.
+        path: The CSV file.
+        row_type: Type of its rows.
+        errors: Error handling of :meth:`bytes.decode` for bytes that are not UTF-8.
+        strict: Whether malformed quoting is an error.
+
+    Yields:
+        (line number, row); instead of a damaged row, for example a truncated one, an error that names what is wrong.
 
     Raises:
-        ValueError: A column is missing, or its text is not a value of that column.
+        UserError: As :func:`~blip_rl.untrusted.tables.table_rows`, or the table lacks a column.
     """
+    names, rows = table_rows(path, errors=errors, strict=strict)
+    if missing := [name for name in columns(row_type) if name not in names]:
+        raise UserError(f"'{path}' has no column {', '.join(missing)}")
+    adapter = TypeAdapter(row_type)
+    for line, texts in rows:
+        yield line, _row(adapter, texts, len(names))
+
+
+def _row(adapter: TypeAdapter[AnyRow], texts: dict[Any, Any], width: int) -> AnyRow | ValueError:
+    """Return a row, or why its texts are none; surplus and missing cells are marked as in :class:`csv.DictReader`."""
+    if None in texts:
+        return ValueError(f"{width + len(texts[None])} cells: expected {width}")
+    if None in texts.values():
+        return ValueError(f"{sum(text is not None for text in texts.values())} of {width} cells: an incomplete row")
     try:
-        return _SCORE_ROW.validate_python(texts)
+        return adapter.validate_python(texts)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        value = "" if first["type"] == "missing" else f" = {str(first['input'])[:_LONGEST_QUOTE]!r}"
-        raise ValueError(f"{first['loc'][0]}{value}: {first['msg']}") from None
+        return ValueError(first_problem(error))
 
 
 def episode_key(row: ScoreRow) -> tuple[int, str, str, int, str]:

@@ -40,8 +40,4 @@ def scale_text(references: Iterable[tuple[str, str]]) -> str:
 
 def task_scale(tasks: Iterable[TaskConfig]) -> str:
     """Return :func:`scale_text` for tasks; tasks without random and reference score are skipped."""
-    return scale_text(
-        (task.name, task.reference_name)
-        for task in tasks
-        if task.random_score is not None and task.reference_score is not None
-    )
+    return scale_text((task.name, task.reference_name) for task in tasks if task.has_normalisers)

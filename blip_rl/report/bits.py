@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from blip_rl.errors import UserError
-from blip_rl.report.checkpoints import MAX_BITS, stage_folders
-from blip_rl.report.table import MAX_LAYERS, Array, Table, read_table
-from blip_rl.untrusted.files import MOST_TASKS
+from blip_rl.records import BitsRow
+from blip_rl.report.checkpoints import stage_folders
+from blip_rl.report.table import MAX_LAYERS, Array, load_rows, too_many_layers
 from blip_rl.untrusted.machine import in_words, memory_bytes
 from blip_rl.untrusted.tensors import TensorSpec, read_header
 
@@ -57,41 +58,21 @@ class BitMap:
 
 def load_budget(run: Path, problems: list[str]) -> BitBudget | None:
     """Read ``bits.csv``; return None if it is missing or holds no frozen bits of weights."""
-    columns = ("stage", "frozen_bits", "count")
-    table = read_table(run / "bits.csv", columns, ("layer", "parameter"), problems)
-    if table is None:
+    rows = [row for row in load_rows(run / "bits.csv", BitsRow, problems) if row.parameter == "weight"]
+    layers = tuple(dict.fromkeys(row.layer for row in rows))
+    if not rows or too_many_layers("bits.csv", set(layers), problems):
         return None
-    table = _plausible(table.where("parameter", "weight"), problems)
-    layers = tuple(dict.fromkeys(table.text["layer"]))
-    stages = tuple(sorted({int(stage) for stage in table.numbers["stage"]}))
-    if not layers:
-        return None
-    if len(layers) > MAX_LAYERS:
-        problems.append(f"bits.csv names {len(layers):,} layers: expected at most {MAX_LAYERS}; left out")
-        return None
-    frozen, counted = np.stack([_layer(table.where("layer", layer), stages) for layer in layers], axis=2)
+    counts: dict[tuple[int, str], dict[int, int]] = defaultdict(dict)
+    for row in rows:
+        counts[row.stage, row.layer][row.frozen_bits] = row.count  # of duplicate rows the last one counts
+    stages = tuple(sorted({row.stage for row in rows}))
+    cells = [[counts.get((stage, layer), {}) for layer in layers] for stage in stages]
+    frozen = np.array([[sum(bits * count for bits, count in cell.items()) for cell in line] for line in cells], float)
+    counted = np.array([[sum(cell.values()) for cell in line] for line in cells], float)
     weights = counted.max(axis=0)
-    complete = np.where((counted == weights) & (weights > 0), counted, np.nan)
-    return BitBudget(layers, stages, frozen / complete, weights.astype(np.int64))
-
-
-def _plausible(table: Table, problems: list[str]) -> Table:
-    """Return the rows with plausible numbers: a stage from 1, bits that a weight can have, at least one weight."""
-    stage, bits, count = (table.numbers[name] for name in ("stage", "frozen_bits", "count"))
-    valid = (stage >= 1) & (stage <= MOST_TASKS) & (bits >= 0) & (bits <= MAX_BITS) & (count >= 1)
-    valid &= np.floor(stage) == stage
-    if wrong := int((~valid).sum()):
-        problems.append(f"bits.csv: {wrong} rows skipped: numbers out of range")
-    return table.chosen(valid)
-
-
-def _layer(rows: Table, stages: tuple[int, ...]) -> Array:
-    """Return (2, stages): sum of frozen bits, number of weights. Of duplicate rows the last one counts."""
-    counts: dict[float, dict[float, float]] = {stage: {} for stage in stages}
-    for stage, bits, count in zip(*(rows.numbers[name] for name in ("stage", "frozen_bits", "count")), strict=True):
-        counts[stage][bits] = count
-    frozen = [sum(bits * count for bits, count in counts[stage].items()) for stage in stages]
-    return np.array([frozen, [sum(counts[stage].values()) for stage in stages]])
+    # A layer is incomplete while its rows are being written.
+    mean = frozen / np.where(counted == weights, counted, np.nan)
+    return BitBudget(layers, stages, mean, weights.astype(np.int64))
 
 
 def load_bit_maps(run: Path, problems: list[str]) -> list[BitMap]:

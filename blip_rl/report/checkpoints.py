@@ -1,23 +1,104 @@
-"""Read stage checkpoints as numpy arrays, one tensor at a time to limit memory."""
+"""Read stage checkpoints: their metadata, and tensors as numpy arrays, one at a time to limit memory."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from blip_rl.errors import UserError
+from blip_rl.errors import UserError, first_problem
+from blip_rl.records import MAX_STEPS
 from blip_rl.untrusted.files import MOST_TASKS, read_json
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.tensors import TensorSpec, read_header
 
-MAX_BITS = 22
-"""Upper limit on the bits of a weight: the grid that float32 represents exactly; above every recipe's limit."""
+_WEIGHT = ".weight"
 _MOST_LINES, _LONGEST_LINE = 100, 300  # of a description
 _COPIES = 8  # arrays of a parameter's size that exist while two stages are compared
+
+
+class StageMetadata(BaseModel):
+    """Contents of ``stage.json`` that the report uses.
+
+    Attributes:
+        stage: Number of the stage.
+        env_steps: Training steps of the whole run at its end; None if not recorded.
+        method: JSON values of the method's state.
+        description: Lines in which the method describes its state; None in a checkpoint of an earlier version.
+    """
+
+    stage: Annotated[int, Field(strict=True, ge=1, le=MOST_TASKS)]
+    env_steps: Annotated[int, Field(strict=True, ge=0, le=MAX_STEPS)] | None = None
+    method: dict[str, Any]
+    description: list[str] | None = None
+
+
+def read_metadata(stage: Path) -> StageMetadata:
+    """Read ``stage.json`` in a stage folder.
+
+    Raises:
+        UserError: It is missing or invalid.
+    """
+    try:
+        return StageMetadata.model_validate(read_json(stage / "stage.json"))
+    except ValidationError as error:
+        raise UserError(f"stage.json: {first_problem(error)}") from error
+
+
+@dataclass(frozen=True)
+class FirstTask:
+    """Bits frozen by the first task with the run's Fisher prior.
+
+    Attributes:
+        prior: F₀.
+        informed_bits: Mean of frozen bits over the weights with Fisher information.
+        bits: Mean of frozen bits over all weights.
+        drift: Bound on how far the policy can diverge inside the intervals, in nats, to second order.
+    """
+
+    prior: FiniteFloat
+    informed_bits: FiniteFloat
+    bits: FiniteFloat
+    drift: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Information:
+    """Fisher information of a run; empty for runs of versions that did not record it.
+
+    Attributes:
+        shares: Stage → layer → share of its weights without any information from that stage's task.
+        first_task: None if not recorded.
+    """
+
+    shares: dict[int, dict[str, float]] = field(default_factory=dict)
+    first_task: FirstTask | None = None
+
+
+class _StageInformation(BaseModel):
+    without_information: dict[str, Annotated[float, Field(strict=True, ge=0, le=1)]] | None = None
+    first_task: FirstTask | None = None
+
+
+def load_information(run: Path) -> Information:
+    """Read the Fisher information in ``stage.json`` of every stage; skip what cannot be read or is out of range."""
+    shares: dict[int, dict[str, float]] = {}
+    first_task = None
+    for stage, folder in stage_folders(run).items():
+        try:
+            found = _StageInformation.model_validate(read_metadata(folder).method)
+        except (UserError, ValidationError):
+            continue  # damaged checkpoints are reported where their tensors are read
+        first_task = first_task or found.first_task
+        known = found.without_information or {}
+        if layers := {n.removesuffix(_WEIGHT): share for n, share in known.items() if n.endswith(_WEIGHT)}:
+            shares[stage] = layers
+    return Information(shares, first_task)
 
 
 class Checkpoint:
@@ -27,7 +108,6 @@ class Checkpoint:
         stage: Its number.
         shapes: Name of each trunk parameter → its shape.
         values: JSON values of the method's state.
-        description: Lines in which the method describes its state; None in a checkpoint of an earlier version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +117,8 @@ class Checkpoint:
             UserError: A file is missing, truncated or not that of a checkpoint.
         """
         try:
-            metadata = read_json(path / "stage.json")
-            self.stage = _stage_number(metadata["stage"])
-            self.values: dict[str, Any] = dict(metadata["method"])
-            self.description = _lines(metadata.get("description"))
+            metadata = read_metadata(path)
+            self.stage, self.values, self._description = metadata.stage, metadata.method, metadata.description
             policy, self._kept = (_header(path / f"{name}.safetensors") for name in ("policy", "method"))
             # Memory-mapped: the bytes of a tensor are read on access.
             self._policy: Any = safe_open(path / "policy.safetensors", framework="np")
@@ -48,7 +126,7 @@ class Checkpoint:
             trunk = {name: spec for name, spec in policy.items() if name.startswith("trunk.")}
             if not trunk or any(spec.dtype != "F32" or not spec.size for spec in trunk.values()):
                 raise ValueError("it has no trunk with float32 weights")
-        except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
         self.shapes = {name.removeprefix("trunk."): spec.shape for name, spec in trunk.items()}
 
@@ -63,8 +141,8 @@ class Checkpoint:
 
     def method_state(self) -> list[str]:
         """Return the method's own description of its state, or else the number and size of its tensors."""
-        if self.description is not None:
-            return self.description
+        if self._description is not None:
+            return [line[:_LONGEST_LINE] for line in self._description[:_MOST_LINES]]
         size = sum(spec.size for spec in self._kept.values())
         return [f"method state: {size / 1e6:.2f} MB, tensors: {len(self._kept)}"] if self._kept else []
 
@@ -100,21 +178,6 @@ def stage_folders(run: Path) -> dict[int, Path]:
     named = {path: path.name.removeprefix("stage-") for path in (run / "checkpoints").glob("stage-*")}
     numbered = {int(number): path for path, number in named.items() if number.isascii() and number.isdecimal()}
     return {number: numbered[number] for number in sorted(numbered)[:MOST_TASKS]}
-
-
-def _stage_number(number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_TASKS:
-        raise ValueError(f"stage {number!r}: expected 1 to {MOST_TASKS}")
-    return number
-
-
-def _lines(described: Any) -> list[str] | None:
-    """Check the description, which is untrusted input, and truncate it."""
-    if described is None:
-        return None
-    if not isinstance(described, list):
-        raise TypeError("its description is not a list of lines")
-    return [str(line)[:_LONGEST_LINE] for line in described[:_MOST_LINES]]
 
 
 def _header(path: Path) -> dict[str, TensorSpec]:

@@ -15,6 +15,7 @@ from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
 from blip_rl.formatting import flatten
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.scores import Array, RunScores, Steps
+from blip_rl.report.table import as_array
 
 _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3
@@ -106,7 +107,7 @@ def _settings(run: RunRecord) -> dict[str, str]:
 
 def normalised_by_recipe(runs: Sequence[RunRecord]) -> bool:
     """Return whether every game of every run has a random and a reference score."""
-    return all(task.random_score is not None and task.reference_score is not None for r in runs for task in r.tasks)
+    return all(task.has_normalisers for run in runs for task in run.tasks)
 
 
 def rescale_observed(runs: Sequence[RunRecord]) -> list[RunRecord]:
@@ -199,8 +200,8 @@ def return_series(group: Group, index: int, task: str) -> Series:
 
 def training_lines(group: Group, task: str) -> tuple[tuple[Array, Array], ...]:
     """Return (steps, mean returns) of the training episodes on a task for every run that recorded them."""
-    tables = [run.returns.where("task", task) for run in group.runs if run.returns is not None]
-    return tuple((t.numbers["env_steps"], t.numbers["mean_return"]) for t in tables if t.text["task"])
+    rows = [[row for row in run.returns if row.task == task] for run in group.runs]
+    return tuple((as_array(run, "env_steps"), as_array(run, "mean_return")) for run in rows if run)
 
 
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:

@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
+from blip_rl.records import MAX_BITS, PlasticityRow
 from blip_rl.report.audit import Audit, audit_run
 from blip_rl.report.bits import BitBudget, load_budget
-from blip_rl.report.checkpoints import MAX_BITS, Checkpoint, open_checkpoints
-from blip_rl.report.load_information import FirstTask, Information, load_information
+from blip_rl.report.checkpoints import Checkpoint, FirstTask, Information, load_information, open_checkpoints
 from blip_rl.report.scores import load_config, no_recipe
-from blip_rl.report.table import Array, Table, load_plasticity
+from blip_rl.report.table import Array, load_plasticity
 from blip_rl.untrusted.files import check_contained
 
+NonEmpty = Annotated[str, Field(min_length=1)]
 _FULL_BELOW = 1.0
 _RATES_USED = 3
 FORECAST_RULE = (
@@ -67,19 +69,6 @@ class LayerBits:
 
 
 @dataclass(frozen=True)
-class LatestPlasticity:
-    """Latest measurement of one layer; the columns of ``plasticity.csv``."""
-
-    layer: str
-    env_steps: int
-    stage: int
-    phase: str
-    dormant_share: float
-    effective_rank: float
-    gradient_norm: float
-
-
-@dataclass(frozen=True)
 class Inspection:
     """Result of an inspection.
 
@@ -106,7 +95,7 @@ class Inspection:
     total_bits: int | None
     first_task: FirstTask | None
     layers: tuple[LayerBits, ...]
-    plasticity: tuple[LatestPlasticity, ...]
+    plasticity: tuple[PlasticityRow, ...]
     audit: Audit | None
     method_state: tuple[str, ...]
     problems: tuple[str, ...] = field(default=())
@@ -120,8 +109,26 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON values; non-finite numbers become null."""
         values: dict[str, Any] = _plain(asdict(self))
+        for row in values["plasticity"]:
+            del row["free_bits"]  # shown for every stage in "layers"
         values["holdings"] = values.pop("method_state")  # the key in files that other programs read
         return {**values, "forecast_rule": FORECAST_RULE}
+
+
+class _Named(BaseModel, extra="allow"):
+    name: NonEmpty
+
+
+class _Agent(BaseModel):
+    method: _Named
+
+
+class _Recipe(BaseModel):
+    """The part of ``config.toml`` that an inspection needs; other keys are ignored."""
+
+    agent_name: NonEmpty
+    agent: _Agent
+    tasks: Annotated[tuple[_Named, ...], Field(min_length=1)]
 
 
 def inspect_run(run: Path) -> Inspection:
@@ -130,8 +137,8 @@ def inspect_run(run: Path) -> Inspection:
     Raises:
         UserError: It is not a run folder.
     """
-    config = _config(run)
-    method = dict(config["agent"]["method"])
+    recipe = _recipe(run)
+    method = recipe.agent.method.model_dump()
     checkpoints, problems = open_checkpoints(run)
     total_bits = _total_bits(method, checkpoints)
     budget = None if total_bits is None else load_budget(run, problems)
@@ -140,55 +147,32 @@ def inspect_run(run: Path) -> Inspection:
     complete = None if budget is None else budget.complete_stages()
     return Inspection(
         run=str(run),
-        agent=str(config["agent_name"]),
-        method=str(method["name"]),
-        tasks=tuple(str(task["name"]) for task in config["tasks"]),
+        agent=recipe.agent_name,
+        method=method["name"],
+        tasks=tuple(task.name for task in recipe.tasks),
         stages=complete.stages if complete else (),
         total_bits=total_bits,
         first_task=information.first_task,
         layers=tuple(_layers(complete, information, total_bits or 0)) if complete and complete.stages else (),
-        plasticity=tuple(_newest(load_plasticity(run, problems))),
+        plasticity=tuple({row.layer: row for row in load_plasticity(run, problems)}.values()),
         audit=None if total_bits is None else audit_run(checkpoints, method, total_bits, problems),
         method_state=tuple(_method_state(checkpoints[-1])) if checkpoints and total_bits is None else (),
         problems=tuple(problems),
     )
 
 
-def _config(run: Path) -> dict[str, Any]:
-    """Read ``config.toml`` and check that it names an agent, its method and tasks."""
+def _recipe(run: Path) -> _Recipe:
     check_contained(run)
-    config = load_config(run)
     try:
-        named = [config["agent_name"], config["agent"]["method"]["name"], *(task["name"] for task in config["tasks"])]
-        if not all(named) or not config["tasks"]:
-            raise ValueError("no agent, method or task is named")
-    except (ValueError, LookupError, TypeError) as error:
+        return _Recipe.model_validate(load_config(run))
+    except ValidationError as error:
         raise no_recipe(run, error) from error
-    return config
 
 
 def _total_bits(method: dict[str, Any], checkpoints: list[Checkpoint]) -> int | None:
     """Return N from the recipe or else from a checkpoint; None for a method without bits."""
     known = [method.get("total_bits"), *(checkpoint.values.get("total_bits") for checkpoint in checkpoints)]
     return next((bits for bits in known if isinstance(bits, int) and 1 <= bits <= MAX_BITS), None)
-
-
-def _newest(table: Table | None) -> list[LatestPlasticity]:
-    """Return the last row of every layer."""
-    if table is None:
-        return []
-    dated = np.flatnonzero(np.isfinite(table.numbers["env_steps"]) & np.isfinite(table.numbers["stage"]))
-    rows = {table.text["layer"][row]: row for row in dated}
-    return [
-        LatestPlasticity(
-            layer=layer,
-            env_steps=int(table.numbers["env_steps"][row]),
-            stage=int(table.numbers["stage"][row]),
-            phase=table.text["phase"][row],
-            **{name: float(table.numbers[name][row]) for name in ("dormant_share", "effective_rank", "gradient_norm")},
-        )
-        for layer, row in rows.items()
-    ]
 
 
 def _layers(budget: BitBudget, information: Information, total_bits: int) -> list[LayerBits]:

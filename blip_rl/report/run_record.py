@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from blip_rl.errors import UserError
+from blip_rl.errors import UserError, first_problem
+from blip_rl.records import MAX_BITS, PlasticityRow, ReturnRow, SpeedRow, Steps
 from blip_rl.report.bits import BitBudget, load_budget
-from blip_rl.report.checkpoints import MAX_BITS, stage_folders
-from blip_rl.report.load_information import Information, load_information
-from blip_rl.report.scores import MAX_STEPS, RunScores, load_config, load_scores
-from blip_rl.report.table import Table, load_plasticity, load_returns, load_speed
+from blip_rl.report.checkpoints import Information, load_information, read_metadata, stage_folders
+from blip_rl.report.scores import RunScores, load_config, load_scores
+from blip_rl.report.table import load_plasticity, load_rows
 from blip_rl.untrusted.files import check_contained, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
@@ -25,9 +26,13 @@ _LONGEST_TITLE = 16  # characters that fit above a column of a chart
 _LONGEST_REFERENCE = 80
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task of a recipe.
+def shown_title(name: str, title: str) -> str:
+    """Return the display name of a task: its title, or its name if the title is empty or too long for a chart."""
+    return title if title and len(title) <= _LONGEST_TITLE else name
+
+
+class Task(BaseModel, frozen=True):
+    """One task of a recipe; unknown keys are ignored, since recipes of other versions may have them.
 
     Attributes:
         name: Key in the run's tables.
@@ -39,11 +44,24 @@ class Task:
     """
 
     name: str
-    title: str
-    steps: int
-    random_score: float | None
-    reference_score: float | None
-    reference_name: str = ""
+    title: str = Field("", validate_default=True)
+    steps: Steps = 0
+    random_score: float | None = None
+    reference_score: float | None = None
+    reference_name: Annotated[str, AfterValidator(lambda name: name[:_LONGEST_REFERENCE])] = ""
+
+    @field_validator("title")
+    @classmethod
+    def _fits_a_chart(cls, title: str, others: ValidationInfo) -> str:
+        return shown_title(others.data.get("name", ""), title)
+
+    @property
+    def has_normalisers(self) -> bool:
+        """Whether returns can be normalised."""
+        return self.random_score is not None and self.reference_score is not None
+
+
+_TASKS = TypeAdapter(tuple[Task, ...])
 
 
 @dataclass(frozen=True)
@@ -57,9 +75,9 @@ class RunRecord:
         scores: None if they cannot be read.
         budget: None if no bits were frozen.
         information: Fisher information recorded with the checkpoints.
-        plasticity: None if not recorded.
-        speed: None if not recorded.
-        returns: Mean returns of training episodes; None if not recorded.
+        plasticity: Rows of ``plasticity.csv``; empty if not recorded.
+        speed: Rows of ``speed.csv``; empty if not recorded.
+        returns: Rows of ``returns.csv``; empty if not recorded.
         command: Command line that started the run; empty if unknown.
         environment: Versions, machine, commit; empty if unknown.
         changed: Time of the last change to the folder.
@@ -73,9 +91,9 @@ class RunRecord:
     scores: RunScores | None
     budget: BitBudget | None
     information: Information
-    plasticity: Table | None
-    speed: Table | None
-    returns: Table | None
+    plasticity: tuple[PlasticityRow, ...]
+    speed: tuple[SpeedRow, ...]
+    returns: tuple[ReturnRow, ...]
     command: str
     environment: dict[str, Any]
     changed: datetime
@@ -127,11 +145,8 @@ class RunRecord:
     def env_steps(self) -> int:
         """Highest number of training steps in any table or checkpoint of the run."""
         ends = [int(curve.env_steps[-1]) for curve in (self.scores.curves if self.scores else ()) if curve.stages.size]
-        tables = (self.speed, self.plasticity, self.returns)
-        logged = [table.numbers["env_steps"] for table in tables if table is not None]
-        return max(
-            [self.finished_steps or 0, *ends, *(int(np.nanmax(steps)) for steps in logged if np.isfinite(steps).any())]
-        )
+        logged = [row.env_steps for table in (self.speed, self.plasticity, self.returns) for row in table]
+        return max([self.finished_steps or 0, *ends, *logged])
 
     @property
     def planned_steps(self) -> int:
@@ -142,11 +157,6 @@ class RunRecord:
     def complete(self) -> bool:
         """Whether the last task was learned: scored, or saved without scores as by ``blip-rl import``."""
         return bool(self.tasks) and (self.learned == len(self.tasks) or self.finished_steps is not None)
-
-
-def shown_title(name: str, title: str) -> str:
-    """Return the display name of a task: its title, or its name if the title is empty or too long for a chart."""
-    return title if title and len(title) <= _LONGEST_TITLE else name
 
 
 def is_run(path: Path) -> bool:
@@ -177,8 +187,8 @@ def load_run(path: Path) -> RunRecord:
         budget=load_budget(path, problems),
         information=load_information(path),
         plasticity=load_plasticity(path, problems),
-        speed=load_speed(path, problems),
-        returns=load_returns(path, problems),
+        speed=load_rows(path / "speed.csv", SpeedRow, problems, optional=True),
+        returns=load_rows(path / "returns.csv", ReturnRow, problems, optional=True),
         command=_read_text(path / "command.txt", problems).strip(),
         environment=_read_environment(path / "environment.json", problems),
         changed=_last_change(path),
@@ -221,19 +231,9 @@ def _without_folder(message: str, run: Path) -> str:
 
 def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
     try:
-        return tuple(
-            Task(
-                name=str(task["name"]),
-                title=shown_title(str(task["name"]), str(task.get("title") or "")),
-                steps=int(task.get("steps", 0)),
-                random_score=_number(task.get("random_score")),
-                reference_score=_number(task.get("reference_score")),
-                reference_name=str(task.get("reference_name", ""))[:_LONGEST_REFERENCE],
-            )
-            for task in config.get("tasks", ())
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        problems.append(f"config.toml: its tasks cannot be read ({error!r})")
+        return _TASKS.validate_python(config.get("tasks", ()))
+    except ValidationError as error:
+        problems.append(f"config.toml: its tasks cannot be read ({first_problem(error)})")
         return ()
 
 
@@ -260,10 +260,9 @@ def _finished_steps(run: Path, stages: int) -> int | None:
     if last is None or any((run / "checkpoints").glob("step-*")):
         return None
     try:
-        steps = read_json(last / "stage.json")["env_steps"]
-    except (UserError, LookupError, TypeError):
+        return read_metadata(last).env_steps
+    except UserError:
         return None
-    return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 <= steps <= MAX_STEPS else None
 
 
 def _last_change(run: Path) -> datetime:
@@ -277,7 +276,3 @@ def _last_change(run: Path) -> datetime:
 def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
     value = config.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

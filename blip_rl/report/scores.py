@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
 
-from blip_rl.errors import UserError
+from blip_rl.errors import UserError, first_problem
+from blip_rl.records import Actions, ScoreRow, read_rows
 from blip_rl.untrusted.files import MOST_TASKS, read_toml
-from blip_rl.untrusted.tables import table_rows
 
 Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
-
-_COLUMNS = ("env_steps", "stage", "phase", "task", "return", "truncated", "normalised", "actions")
-_PHASES = ("start", "periodic", "before", "after")
-MAX_STEPS = 10**15
-_ACTIONS = ("greedy", "stochastic")
 
 
 @dataclass(frozen=True)
@@ -92,18 +88,22 @@ class RunScores:
     cut_off: int = 0
 
 
-@dataclass(frozen=True)
-class _Episode:
-    """One row of ``scores.csv``; ``task`` is a 0-based index."""
+class _Named(BaseModel):
+    name: str
 
-    env_steps: int
-    stage: int
-    phase: str
-    task: int
-    score: float
-    normalised: float
-    cut_off: bool
-    actions: str
+
+class _Evaluation(BaseModel):
+    actions: Actions = "greedy"
+    episodes: int = 1
+
+
+class _Recipe(BaseModel):
+    """The part of ``config.toml`` that the scores need; other keys are ignored."""
+
+    agent_name: str
+    seed: int
+    tasks: tuple[_Named, ...]
+    evaluation: _Evaluation = _Evaluation()
 
 
 def load_config(run: Path) -> dict[str, Any]:
@@ -125,15 +125,15 @@ def load_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def no_recipe(run: Path, error: Exception) -> UserError:
+def no_recipe(run: Path, error: ValidationError) -> UserError:
     """Return the error to raise if ``config.toml`` is valid TOML but not a resolved recipe."""
     return UserError(
-        f"'{run / 'config.toml'}' is not a resolved recipe ({error!r}): expected the file that blip-rl train wrote; "
-        "restore it or train again"
+        f"'{run / 'config.toml'}' is not a resolved recipe ({first_problem(error)}): expected the file that blip-rl "
+        "train wrote; restore it or train again"
     )
 
 
-def chosen_actions(asked: str, found: Collection[str]) -> str:
+def chosen_actions(asked: Actions, found: Collection[Actions]) -> Actions:
     """Choose the action selection whose episodes are used: means never mix greedy and stochastic episodes.
 
     Args:
@@ -158,121 +158,91 @@ def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
     Raises:
         UserError: A file is missing or damaged, or the two files are from different runs.
     """
-    config = load_config(run)
     try:
-        tasks = tuple(str(task["name"]) for task in config["tasks"])
-        agent, seed = str(config["agent_name"]), int(config["seed"])
-        asked = str(config.get("evaluation", {}).get("actions", "greedy"))
-        wanted = int(config.get("evaluation", {}).get("episodes", 1))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        recipe = _Recipe.model_validate(load_config(run))
+    except ValidationError as error:
         raise no_recipe(run, error) from error
+    tasks = tuple(task.name for task in recipe.tasks)
     found = _read_episodes(run / "scores.csv", tasks, damaged)
-    actions = chosen_actions(asked, {episode.actions for episode in found})
-    episodes = [episode for episode in found if episode.actions == actions]
-    matrices = {
-        (phase, column): _matrix([episode for episode in episodes if episode.phase == phase], len(tasks), column)
-        for phase in ("before", "after")
-        for column in ("score", "normalised")
-    }
+    actions = chosen_actions(recipe.evaluation.actions, {row.actions for row in found})
+    episodes = [row for row in found if row.actions == actions]
+    before, after = ([row for row in episodes if row.phase == phase] for phase in ("before", "after"))
     return RunScores(
-        agent,
-        seed,
+        recipe.agent_name,
+        recipe.seed,
         tasks,
-        after=matrices["after", "score"],
-        before=matrices["before", "score"],
-        after_normalised=matrices["after", "normalised"],
-        before_normalised=matrices["before", "normalised"],
-        curves=tuple(_curve([e for e in episodes if e.task == index], wanted) for index in range(len(tasks))),
+        after=_matrix(after, tasks, "score"),
+        before=_matrix(before, tasks, "score"),
+        after_normalised=_matrix(after, tasks, "normalised"),
+        before_normalised=_matrix(before, tasks, "normalised"),
+        curves=tuple(
+            _curve([row for row in episodes if row.task == name], recipe.evaluation.episodes) for name in tasks
+        ),
         actions=actions,
         other_games=len(found) - len(episodes),
         games=len(episodes),
-        cut_off=sum(episode.cut_off for episode in episodes),
+        cut_off=sum(row.truncated for row in episodes),
     )
 
 
-def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None) -> list[_Episode]:
+def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None) -> list[ScoreRow]:
+    """Return the rows of ``scores.csv``; with ``damaged``, those before the first part that cannot be parsed."""
     if not path.is_file():
         raise UserError(f"'{path}' is missing: it holds all scores of the run; restore it or train again")
-    episodes = []
-    for line, row in _read_lines(path, damaged):
-        try:
-            _check_row(f"'{path}', line {line}", row, tasks)
-            episodes.append(_episode(f"'{path}', line {line}", row, tasks))
-        except UserError as error:
-            if damaged is None:
-                raise
-            damaged.append(str(error))
+    episodes: list[ScoreRow] = []
+    damages: list[str] = []
+    try:
+        for line, row in read_rows(path, ScoreRow, errors="strict" if damaged is None else "replace", strict=True):
+            if problem := _problem(row, tasks):
+                damages.append(f"'{path}', line {line}: {problem}")
+                if damaged is None:
+                    break
+            elif isinstance(row, ScoreRow):
+                episodes.append(row)
+    except UserError as error:
+        damages.append(f"{error}; restore it or train again")
+        if not episodes:
+            raise UserError(damages[-1]) from error
+    if damages and damaged is None:
+        raise UserError(damages[0])
+    if damaged is not None:
+        damaged.extend(damages)
     return episodes
 
 
-def _read_lines(path: Path, damaged: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, row); with ``damaged``, stop at the first part that cannot be parsed."""
-    try:
-        names, rows = table_rows(path, errors="strict" if damaged is None else "replace", strict=True)
-    except UserError as error:
-        raise UserError(f"{error}; restore it or train again") from error
-    if missing := [name for name in _COLUMNS if name not in names]:
-        raise UserError(f"'{path}' has no column {', '.join(missing)}: restore the header that blip-rl train wrote")
-    line = 0
-    try:
-        for line, row in rows:
-            yield line, row
-    except UserError as error:
-        message = f"{error}; restore it or train again"
-        if damaged is None or not line:
-            raise UserError(message) from error
-        damaged.append(message)
-
-
-def _check_row(where: str, row: dict[str, Any], tasks: tuple[str, ...]) -> None:
-    complete = (
-        None not in row and None not in row.values()
-    )  # csv.DictReader's keys and values for surplus and missing cells
-    if not complete or row["phase"] not in _PHASES or row["actions"] not in _ACTIONS:
-        raise UserError(
-            f"{where}: incomplete or invalid row, for example after an interrupted write; correct or delete this line"
-        )
-    if row["task"] not in tasks:
-        raise UserError(
-            f"{where}: task {row['task']!r} is not one of config.toml's ({', '.join(tasks)}); "
+def _problem(row: ScoreRow | ValueError, tasks: tuple[str, ...]) -> str:
+    """Return why a row is no score of a run over these tasks; empty if it is one."""
+    if isinstance(row, ValueError):
+        return f"{row}; correct or delete this line (an interrupted write leaves such lines)"
+    if row.task not in tasks:
+        return (
+            f"task {row.task!r} is not one of config.toml's ({', '.join(tasks)}); "
             "use scores.csv and config.toml of the same run"
         )
+    if row.stage > len(tasks):
+        return f"stage {row.stage} of a run over {len(tasks)} tasks; correct or delete this line"
+    return ""
 
 
-def _episode(where: str, row: dict[str, str], tasks: tuple[str, ...]) -> _Episode:
-    try:
-        episode = _Episode(
-            env_steps=int(row["env_steps"]),
-            stage=int(row["stage"]),
-            phase=row["phase"],
-            task=tasks.index(row["task"]),
-            score=float(row["return"]),
-            normalised=float(row["normalised"]) if row["normalised"] else np.nan,
-            cut_off=row["truncated"] == "1",
-            actions=row["actions"],
-        )
-    except ValueError as error:
-        raise UserError(f"{where}: {error}; correct or delete this line") from error
-    if not 0 <= episode.env_steps <= MAX_STEPS:
-        raise UserError(f"{where}: {episode.env_steps} steps; correct or delete this line")
-    if not 0 <= episode.stage <= len(tasks):
-        raise UserError(f"{where}: stage {episode.stage} of a run over {len(tasks)} tasks; correct or delete this line")
-    return episode
+def _mean(rows: list[ScoreRow], column: str) -> float:
+    """Return the mean over episodes; NaN if one has no value."""
+    values = [getattr(row, column) for row in rows]
+    return float(np.mean([np.nan if value is None else value for value in values]))
 
 
-def _matrix(episodes: list[_Episode], tasks: int, column: str) -> Array:
+def _matrix(rows: list[ScoreRow], tasks: tuple[str, ...], column: str) -> Array:
     """Return the (stages, tasks) mean over episodes; NaN where an episode is missing or has no value."""
-    values: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for episode in episodes:
-        if episode.stage > 0:  # stage 0 is before any training: not a row of the matrix
-            values[episode.stage - 1, episode.task].append(getattr(episode, column))
-    matrix = np.full((tasks, tasks), np.nan)
-    for cell, scores in values.items():
-        matrix[cell] = np.mean(scores)
+    found: dict[tuple[int, str], list[ScoreRow]] = defaultdict(list)
+    for row in rows:
+        found[row.stage, row.task].append(row)
+    matrix = np.full((len(tasks), len(tasks)), np.nan)
+    for (stage, task), episodes in found.items():
+        if stage > 0:  # stage 0 is before any training: not a row of the matrix
+            matrix[stage - 1, tasks.index(task)] = _mean(episodes, column)
     return matrix
 
 
-def _curve(episodes: list[_Episode], wanted: int) -> TaskCurve:
+def _curve(episodes: list[ScoreRow], wanted: int) -> TaskCurve:
     """Return one point per number of steps; of several evaluations at the same step the latest counts.
 
     The latest is that of the highest stage and, within a stage, the one after consolidation.
@@ -281,7 +251,7 @@ def _curve(episodes: list[_Episode], wanted: int) -> TaskCurve:
         episodes: Episodes of one task.
         wanted: Episodes of a complete evaluation.
     """
-    points: dict[int, dict[tuple[int, bool], list[_Episode]]] = defaultdict(lambda: defaultdict(list))
+    points: dict[int, dict[tuple[int, bool], list[ScoreRow]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
         if episode.phase != "before":
             points[episode.env_steps][episode.stage, episode.phase == "after"].append(episode)
@@ -289,11 +259,11 @@ def _curve(episodes: list[_Episode], wanted: int) -> TaskCurve:
     return TaskCurve(
         env_steps=np.array([steps for steps, _ in chosen], dtype=np.int64),
         stages=np.array([stage for _, ((stage, _), _) in chosen], dtype=np.int64),
-        mean_return=np.array([np.mean([e.score for e in found]) for _, (_, found) in chosen], dtype=np.float64),
-        normalised=np.array([np.mean([e.normalised for e in found]) for _, (_, found) in chosen], dtype=np.float64),
+        mean_return=np.array([_mean(found, "score") for _, (_, found) in chosen], dtype=np.float64),
+        normalised=np.array([_mean(found, "normalised") for _, (_, found) in chosen], dtype=np.float64),
         complete=np.array([after or _is_complete(found, wanted) for _, ((_, after), found) in chosen], dtype=bool),
     )
 
 
-def _is_complete(periodic: list[_Episode], wanted: int) -> bool:
-    return len(periodic) >= wanted and not any(episode.cut_off for episode in periodic)
+def _is_complete(periodic: list[ScoreRow], wanted: int) -> bool:
+    return len(periodic) >= wanted and not any(row.truncated for row in periodic)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
+from blip_rl.records import PlasticityRow, SpeedRow
 from blip_rl.report import bars, curves, heatmaps
 from blip_rl.report.bits import BitBudget, BitMap, load_bit_maps
 from blip_rl.report.drawing import Figure
@@ -17,12 +19,12 @@ from blip_rl.report.groups import Group, Series, describe_series, over_seeds
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.section import Gif, MapCell, MapGroup, Section
 from blip_rl.report.style import Theme, short_number
-from blip_rl.report.table import PLASTICITY, Array, Table
+from blip_rl.report.table import PLASTICITY, Array, as_array
 from blip_rl.report.text import listed
 
 _INLINE_GIF_BYTES = 4_000_000
 _ENLARGED_BELOW = 200
-_PHASES = {"periodic": 0, "before": 1, "after": 2}
+_PHASES = {"start": 0, "periodic": 0, "before": 1, "after": 2}
 """Order of measurements at the same step."""
 
 
@@ -140,7 +142,7 @@ def plasticity_section(groups: Sequence[Group], writer: FigureWriter) -> Section
         "Measures of the network's ability to learn, at each evaluation on a fixed batch of states of the current "
         "game. Vertical steps: values before and after a consolidation."
     )
-    having = [group for group in groups if any(run.plasticity is not None for run in group.runs)]
+    having = [group for group in groups if any(run.plasticity for run in group.runs)]
     if not having:
         return Section("plasticity", "Plasticity", lead, note="Not recorded in this run: it has no plasticity.csv.")
     found = [_plasticity_figure(column, title, having, groups, writer) for column, title in PLASTICITY.items()]
@@ -163,32 +165,30 @@ def _plasticity_figure(
     return _series_figure(f"plasticity-{column}", title, series, writer) if series else None
 
 
-def _layer_series(table: Table | None, column: str) -> list[Series]:
-    if table is None:
-        return []
-    layers = list(dict.fromkeys(table.text["layer"]))
-    rows = [table.where("layer", layer) for layer in layers]
-    lines = [_by_evaluation(one, column) for one in rows]
-    return [over_seeds(layer, index, [line]) for index, (layer, line) in enumerate(zip(layers, lines, strict=True))]
+def _layer_series(rows: Sequence[PlasticityRow], column: str) -> list[Series]:
+    layers = dict.fromkeys(row.layer for row in rows)
+    return [
+        over_seeds(layer, index, [_by_evaluation([row for row in rows if row.layer == layer], column)])
+        for index, layer in enumerate(layers)
+    ]
 
 
-def _by_evaluation(table: Table, column: str) -> tuple[Array, Array]:
+def _by_evaluation(rows: Sequence[PlasticityRow], column: str) -> tuple[Array, Array]:
     """Return (steps, mean over layers) of each evaluation in order: before and after a consolidation are two points."""
-    values = table.numbers[column]
-    phases = np.array([_PHASES.get(word, 0) for word in table.text["phase"]], dtype=np.float64)
-    when = np.column_stack([table.numbers["env_steps"], table.numbers["stage"], phases])
-    known = np.isfinite(values) & np.isfinite(when).all(axis=1)
-    evaluations, place = np.unique(when[known], axis=0, return_inverse=True)
-    place = place.ravel()  # numpy 2.0.0 returns it with a second axis
-    means = np.bincount(place, values[known], len(evaluations)) / np.bincount(place, minlength=len(evaluations)).clip(1)
-    return evaluations[:, 0], means
+    found: dict[tuple[int, int, int], list[float]] = defaultdict(list)
+    for row in rows:
+        value = getattr(row, column)
+        if value is not None and np.isfinite(value):
+            found[row.env_steps, row.stage, _PHASES[row.phase]].append(value)
+    steps = [float(steps) for steps, _, _ in sorted(found)]
+    return np.array(steps), np.array([np.mean(found[when]) for when in sorted(found)])
 
 
-def _speeds(table: Table, column: str) -> tuple[Array, Array]:
+def _speeds(rows: Sequence[SpeedRow], column: str) -> tuple[Array, Array]:
     """Return (steps, value) with increasing steps; of several values at the same step the last."""
-    pairs = zip(table.numbers["env_steps"].tolist(), table.numbers[column].tolist(), strict=True)
-    last = {steps: value for steps, value in pairs if np.isfinite(steps) and np.isfinite(value)}
-    return np.array(sorted(last)), np.array([last[steps] for steps in sorted(last)])
+    last = {row.env_steps: row for row in rows if np.isfinite(getattr(row, column))}
+    shown = [last[steps] for steps in sorted(last)]
+    return as_array(shown, "env_steps"), as_array(shown, column)
 
 
 def _series_figure(
@@ -214,11 +214,7 @@ def speed_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     figures = []
     for column, title in (("steps_per_second", "Steps per second"), ("peak_memory_mb", "Peak memory, MB")):
         series = [
-            over_seeds(
-                group.label,
-                index,
-                [_speeds(run.speed, column) for run in group.runs if run.speed],
-            )
+            over_seeds(group.label, index, [_speeds(run.speed, column) for run in group.runs if run.speed])
             for index, group in enumerate(groups)
         ]
         shown = [one for one in series if one.lines]

@@ -25,7 +25,7 @@ from blip_rl.records import (
     cells,
     columns,
     episode_key,
-    score_row,
+    read_rows,
 )
 from blip_rl.storage import atomic, integrity, provenance, snapshot_names
 from blip_rl.storage.lock import locked
@@ -33,7 +33,6 @@ from blip_rl.storage.new_folder import make_folder, stamped
 from blip_rl.storage.paths import check_new_run, check_parent, check_run
 from blip_rl.storage.snapshot_names import snapshot_order
 from blip_rl.untrusted.files import read_text
-from blip_rl.untrusted.tables import table_rows
 
 _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
 
@@ -232,14 +231,12 @@ class RunFolder:
         Raises:
             UserError: The file is missing or damaged.
         """
-        _, rows = table_rows(self.scores)
-        return [self._score_row(line, texts) for line, texts in rows]
-
-    def _score_row(self, line: int, texts: dict[str, str]) -> ScoreRow:
-        try:
-            return score_row(texts)
-        except ValueError as error:
-            raise UserError(f"'{self.scores}' cannot be read as scores: line {line}: {error}") from error
+        found = []
+        for line, row in read_rows(self.scores, ScoreRow):
+            if isinstance(row, ValueError):
+                raise UserError(f"'{self.scores}' cannot be read as scores: line {line}: {row}") from row
+            found.append(row)
+        return found
 
     def add_returns(self, rows: Iterable[ReturnRow]) -> None:
         """Append to ``returns.csv``."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
 
 import numpy as np
 
 from blip_rl.config import EvaluationConfig
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import MOST_ENVIRONMENTS, Episode
-from blip_rl.records import ScoreRow
+from blip_rl.records import Actions, ScoreRow
 from blip_rl.report.scores import chosen_actions
-
-Actions = Literal["greedy", "stochastic"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def scored_cells(
         The kind of actions, and the cells.
     """
     after = [row for row in rows if row.phase == "after"]
-    actions = asked or cast(Actions, chosen_actions(recipe, {row.actions for row in after}))
+    actions = asked or chosen_actions(recipe, {row.actions for row in after})
     found: dict[Cell, dict[int, Episode]] = defaultdict(dict)
     for row in after:
         if row.actions == actions:

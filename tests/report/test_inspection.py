@@ -437,7 +437,7 @@ def test_the_methods_description_of_its_state_is_shown(tmp_path):
     assert "x" * 300 in text
     assert "x" * 301 not in text
     facts.write_text(json.dumps(change | {"description": 7}))
-    assert "description is not a list" in inspection_text(inspect_run(run))
+    assert "stage.json: description = '7': Input should be a valid list" in inspection_text(inspect_run(run))
 
 
 def test_a_checkpoint_without_a_description_shows_the_size_of_the_state(tmp_path):

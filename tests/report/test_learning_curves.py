@@ -39,7 +39,7 @@ def test_a_damaged_row_is_left_out_and_named(new_run):
     with (path / "returns.csv").open("a") as file:
         file.write("2500,3,krull,many,1\n2600,3,kr")
     run = load_run(path)
-    assert len(run.returns.text["task"]) == 4
+    assert len(run.returns) == 4
     assert [problem for problem in run.problems if "returns.csv: 2 of 6 rows skipped" in problem]
 
 

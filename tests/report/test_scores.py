@@ -217,7 +217,7 @@ def test_missing_scores_are_named(run):
 
 def test_a_missing_column_is_named(tmp_path):
     message = refused(write(tmp_path, [], header="env_steps,stage,phase,task"))
-    assert "scores.csv' has no column return, truncated, normalised, actions" in message
+    assert "scores.csv' has no column seed, return, length_steps, truncated, normalised, actions" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'env_steps,"stage\n'])
