@@ -80,6 +80,7 @@ _LARGEST_SEED = 2**30 - 1
     metavar="N",
     help="CPU threads of torch; 0 uses all cores, or one thread with CUDA.",
 )
+@click.option("--dry-run", is_flag=True, help="Check everything, print the tasks and estimates, and write nothing.")
 @click.option("--quiet", is_flag=True, help="Print only errors.")
 def train(
     games: str,
@@ -92,6 +93,7 @@ def train(
     overrides: tuple[str, ...],
     threads: int,
     quiet: bool,
+    dry_run: bool,
     resumed: Path | None,
     accept_changes: bool,
     finished_ok: bool,
@@ -111,8 +113,12 @@ def train(
         from blip_rl.recipes import resolve
 
         config = resolve(games, agent, steps=steps, cycles=cycles, seed=seed, device=device, overrides=overrides)
+        from blip_rl.run.dry_run import dry_run_text
         from blip_rl.run.train import train as train_sequence
 
+    if dry_run:
+        click.echo(dry_run_text(config, out=out, threads=threads))
+        return
     train_sequence(config, out=out, threads=threads, quiet=quiet)
 
 
@@ -121,7 +127,7 @@ def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, qu
     mine = {"resumed", "accept_changes", "finished_ok", "threads", "quiet"}
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = {"overrides": "set"}.get(name, name)
+            option = {"overrides": "set"}.get(name, name).replace("_", "-")
             raise UserError(f"--{option} with --resume: a run resumes with its own recipe (leave --{option} out)")
     from blip_rl.storage.paths import check_run
 

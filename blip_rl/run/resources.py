@@ -16,6 +16,7 @@ from gymnasium import spaces
 
 from blip_rl.config import RunConfig
 from blip_rl.learner.apart import LearnApart
+from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.base import FisherMethod, Method, Network, parameter_bytes
 from blip_rl.storage import validation
@@ -50,21 +51,27 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
     Raises:
         UserError: It does not fit; the message lists the memory needed by its use.
     """
-    ppo, frame = config.agent.ppo, _bytes(observations)
+    frame = _bytes(observations)
     weights = validation.weight_bytes(validation.meta_policy(observations, tasks, config.agent.trunk))
-    steps = ppo.environments * ppo.rollout_steps
-    largest_game = max(_GAME_BYTES[is_atari(task.game)] for task in config.tasks)
-    parts = {
-        "weights, gradients and optimizer": float(weights * _PER_WEIGHT),
-        f"rollouts of {steps:,} steps": float(steps * (frame + _PER_STEP)),
-        f"{ppo.environments:,} games": float(ppo.environments * (largest_game + frame)),
-        f"{method.samples_wanted:,} observations for the method": float(method.samples_wanted * frame),
-    }
+    parts = learning_parts(config, observations, weights)
+    parts[f"{method.samples_wanted:,} observations for the method"] = float(method.samples_wanted * frame)
     if config.learned_apart(len(config.tasks)):
         parts["distilling, with teacher and shared trunk"] = float(
             config.agent.distil.steps * frame + weights * _DISTILLING
         )
     check_memory("this recipe", parts, _ADVICE)
+
+
+def learning_parts(config: RunConfig, observations: spaces.Space[Any], weight_bytes: int) -> dict[str, float]:
+    """Return the memory that learning one task takes, in bytes by its use."""
+    ppo, frame = config.agent.ppo, _bytes(observations)
+    steps = ppo.environments * ppo.rollout_steps
+    largest_game = max(_GAME_BYTES[is_atari(task.game)] for task in config.tasks)
+    return {
+        "weights, gradients and optimizer": float(weight_bytes * _PER_WEIGHT),
+        f"rollouts of {steps:,} steps": float(steps * (frame + _PER_STEP)),
+        f"{ppo.environments:,} games": float(ppo.environments * (largest_game + frame)),
+    }
 
 
 def _bytes(space: spaces.Space[Any]) -> int:
@@ -87,22 +94,21 @@ class ResourceEstimate:
 
 
 def estimate_resources(
-    config: RunConfig, agent: ContinualPPO, method: Method, peak_memory_bytes: int
+    config: RunConfig, policy: ContinualPolicy, method: Method, peak_memory_bytes: int
 ) -> ResourceEstimate:
     """Estimate the disk and memory that a run needs.
 
     Args:
         config: The resolved recipe.
-        agent: Has learned its first task for a few rollouts.
+        policy: Its network, with a task in use; the meta device is enough.
         method: The run's method.
-        peak_memory_bytes: Peak memory of the process so far.
+        peak_memory_bytes: Peak memory of the process so far, while it learns a task.
     """
-    trunk, tasks = agent.policy.trunk, len(config.tasks)
-    space = agent.observation_space
-    frame = math.prod(space.shape or ()) * np.dtype(space.dtype).itemsize
-    # Only the first task's head is known yet: assume the same number of outputs for all tasks.
-    outputs = (agent.policy.current.actor.out_features,)
-    weights, head = parameter_bytes(trunk), parameter_bytes(agent.policy.current)
+    trunk, tasks = policy.trunk, len(config.tasks)
+    space = policy.observation_space
+    # Not every task's head is known yet: assume the same number of outputs for all tasks.
+    outputs = (policy.current.actor.out_features,)
+    weights, head = parameter_bytes(trunk), parameter_bytes(policy.current)
     stages = [
         weights + stage * head + method.kept_bytes(Network(trunk, space, stage * outputs))
         for stage in ([tasks] if method.interleaved else range(1, tasks + 1))
@@ -117,7 +123,7 @@ def estimate_resources(
     copies = _CONSOLIDATING if isinstance(inner, FisherMethod) else _SAVING
     # The states to distil on are freed before the method's samples are collected.
     states = max(config.agent.distil.steps if apart else 0, method.samples_wanted)
-    memory = peak_memory_bytes + growth + aside + _PLOTS + states * frame + copies * weights
+    memory = peak_memory_bytes + growth + aside + _PLOTS + states * _bytes(space) + copies * weights
     return ResourceEstimate(disk, sum(stages), memory)
 
 
@@ -138,7 +144,7 @@ def forecast(config: RunConfig, agent: ContinualPPO, method: Method, steps_per_s
     seconds = total / steps_per_second
     if seconds < _LONG_RUN_SECONDS:
         return None
-    estimate = estimate_resources(config, agent, method, peak_memory_bytes())
+    estimate = estimate_resources(config, agent.policy, method, peak_memory_bytes())
     return (
         f"{total:,} steps at {steps_per_second:,.0f} steps/s so far: about {duration(seconds)} of learning, and the "
         f"evaluations; about {in_words(estimate.memory)} of memory, up to {in_words(estimate.disk)} of disk "

@@ -67,7 +67,7 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     if count := cpu_threads(threads, device):
         torch.set_num_threads(count)  # otherwise torch's default: OMP_NUM_THREADS, or every core
     method = build_method(config.agent)
-    _check_tasks(config, method)
+    check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
     with with_resume_hint(folder), folder.locked():
         run = _open(config, folder, device, method, Console(quiet))
@@ -108,7 +108,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
         torch.set_num_threads(threads or provenance.saved_threads(path))
         provenance.check_environment(path, device, accept_changes)
         method = build_method(config.agent)
-        tasks, saved = _check_tasks(config, method), newest_snapshot(folder, accept_changes)
+        tasks, saved = check_tasks(config, method), newest_snapshot(folder, accept_changes)
         if saved is None:
             provenance.check_initial_recipe(path, folder.recipe(), accept_changes)
         else:
@@ -171,7 +171,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
+def check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
     """Create every task's environment once, to find errors before anything is written.
 
     Returns:

@@ -25,7 +25,7 @@ def test_disk(agent, tmp_path, monkeypatch):
     def measure(callback):
         log_update(callback)
         if not told:
-            told.append(estimate_resources(callback._config, callback._agent, callback._run.method, 0))
+            told.append(estimate_resources(callback._config, callback._agent.policy, callback._run.method, 0))
 
     def before_removing(path):
         sizes.append(folder_bytes(tmp_path / "run"))

@@ -1,0 +1,113 @@
+"""What a run would do: its tasks and network, and estimates of its memory, disk and time. Writes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.formatting import aligned
+from blip_rl.learner.apart import build_method
+from blip_rl.recipes import load_run_config
+from blip_rl.run.resources import duration, estimate_resources, learning_parts, peak_memory_bytes
+from blip_rl.run.summary import opening_text
+from blip_rl.run.train import check_tasks, cpu_threads, resolve_device
+from blip_rl.storage import validation
+from blip_rl.storage.run_folder import planned_folder
+from blip_rl.tasks.games import is_atari
+from blip_rl.tasks.make import make_training_env
+from blip_rl.untrusted.files import read_json
+from blip_rl.untrusted.machine import in_words, memory_bytes
+from blip_rl.untrusted.tables import table_rows
+
+_MOST_RUNS = 50  # whose speed is looked up, newest first
+
+
+def dry_run_text(config: RunConfig, *, out: Path | None = None, threads: int = 0) -> str:
+    """Check a run as :func:`blip_rl.run.train.train` does before it writes anything, and describe it.
+
+    Args:
+        config: The resolved recipe.
+        out: Folder that the run would create; None picks a new name below ``runs/``.
+        threads: CPU threads of torch; 0 keeps torch's default.
+
+    Returns:
+        The tasks, the size of the network, and estimates.
+
+    Raises:
+        UserError: The recipe or the folder is invalid.
+    """
+    folder = planned_folder(out, config).path
+    device, method = resolve_device(config.device), build_method(config.agent)
+    tasks = check_tasks(config, method)
+    env = make_training_env(config.tasks[0], config.atari, 1, 0)
+    env.close()
+    observations = env.observation_space
+    policy = validation.meta_policy(observations, tasks, config.agent.trunk)
+    learning = sum(learning_parts(config, observations, validation.weight_bytes(policy)).values())
+    # The libraries are loaded, so this process takes what a run takes beside what it learns with.
+    estimate = estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))
+    where = next(path for path in folder.absolute().parents if path.exists())
+    trunk = sum(parameter.numel() for parameter in policy.trunk.parameters())
+    head = sum(parameter.numel() for parameter in policy.current.parameters())
+    on_gpu = "" if device == "cpu" else "; the GPU's memory is not estimated"
+    rows = [
+        ["network", f"{trunk:,} parameters in the trunk, {head:,} in the head of {config.tasks[-1].name}"],
+        ["memory", f"about {in_words(estimate.memory)} (this machine: {in_words(memory_bytes())}){on_gpu}"],
+        [
+            "disk",
+            f"up to {in_words(estimate.disk)} for checkpoints, {in_words(estimate.final_disk)} in the end "
+            f"({in_words(shutil.disk_usage(where).free)} free)",
+        ],
+        ["time", _time_text(config, folder.parent, device, cpu_threads(threads, device) or torch.get_num_threads())],
+    ]
+    stages = [
+        [str(stage), task.name, task.game, f"{task.steps:,} steps"]
+        for stage, task in ((stage, config.task_of(stage)) for stage in range(1, config.stages + 1))
+    ]
+    return "\n".join(
+        [
+            "dry run: nothing is trained and nothing is written; memory, disk and time are estimates",
+            opening_text(config, folder, device),
+            *aligned(stages, left=3),
+            *aligned(rows),
+        ]
+    )
+
+
+def _time_text(config: RunConfig, runs: Path, device: str, threads: int) -> str:
+    rate = next(_rates(config, runs, device, threads), None)
+    if rate is None:
+        return f"unknown: no similar run below '{runs}' (train prints an estimate after its first updates)"
+    run, steps_per_second = rate
+    return (
+        f"about {duration(config.total_steps / steps_per_second)} of learning, and the evaluations, at "
+        f"{steps_per_second:,.0f} steps/s as in '{run}'"
+    )
+
+
+def _rates(config: RunConfig, runs: Path, device: str, threads: int) -> Iterator[tuple[Path, float]]:
+    """Yield runs that learned the same way with these threads and such a device, and their steps per second."""
+    files = sorted(runs.glob("*/speed.csv"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files[:_MOST_RUNS]:
+        try:
+            environment = read_json(file.parent / "environment.json")
+            if (environment.get("device"), environment.get("threads")) != (device, threads):
+                continue
+            if _what_sets_the_speed(load_run_config(file.parent)) != _what_sets_the_speed(config):
+                continue
+            rows = [row for _, row in table_rows(file)[1]]
+            steps_per_second = float(rows[-1]["steps_per_second"])
+        except (UserError, AttributeError, LookupError, TypeError, ValueError):
+            continue  # damaged, or of another version: such a run says nothing about the speed
+        if steps_per_second > 0:
+            yield file.parent, steps_per_second
+
+
+def _what_sets_the_speed(config: RunConfig) -> tuple[object, ...]:
+    games = {task.game for task in config.tasks if not is_atari(task.game)}  # all Atari games are about equally fast
+    return config.agent.ppo, config.agent.trunk, config.agent.method, config.agent.learning, config.compute, games
