@@ -53,7 +53,7 @@ def test_time_is_estimated_from_the_speed_of_a_similar_run(finished_run, elsewhe
     (elsewhere / "runs" / "earlier" / "speed.csv").write_text("\n".join(speed) + "\n")
     threads = environment["threads"]
     config = small_config(steps="1M")
-    assert "about 1.1 h of learning, and the evaluations, at 500 steps/s as in 'runs/earlier'" in dry_run_text(
+    assert "about 67 min of learning, and the evaluations, at 500 steps/s as in 'runs/earlier'" in dry_run_text(
         config, threads=threads
     )
     for other, count in [(small_config("finetune"), threads), (small_config(overrides=["ppo.epochs=1"]), threads)]:
