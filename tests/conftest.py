@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,9 @@ from tests.small_runs import small_config
 # The same examples on every machine, and no failure because a shared machine was slow for a moment.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+# Set by test folder below; also for fixtures of wider scope, which run first.
+jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +38,20 @@ def _logs_apart(tmp_path_factory):
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  # what stable-baselines3 draws from
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked(request):
+    """Check calls of core in the tests of core and methods alone: checks slow training runs down."""
+    jaxtyping.config.update("jaxtyping_disable", request.path.parent.name not in ("core", "methods"))
+    yield
+    jaxtyping.config.update("jaxtyping_disable", True)
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch):
+    """For tests that pass arguments of a wrong type: the messages are those that users see."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 class Golden:

@@ -1,1 +1,1 @@
-"""Algorithms as pure functions on tensors and arrays; depends on torch and NumPy only."""
+"""Algorithms as pure functions on tensors and arrays; depends on torch, NumPy and, for annotations, jaxtyping only."""

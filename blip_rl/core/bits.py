@@ -5,7 +5,7 @@ paper"; the authors' release of January 2023, "the reference".
 
 Notation: θ a weight, b its bound, θ̂ = θ/b ∈ [−1, 1]; N ``total_bits``; S ``frozen_bits``; c ``centre``; t the number of
 the task just learned, counted from 1; F a diagonal Fisher. All functions are elementwise and, but for
-:func:`project_and_quantize_`, pure: tensors of one shape (or broadcastable scalars) in, a tensor of that shape out.
+:func:`project_and_quantize_`, pure. Shapes: ``*shape`` is that of the weights, ``*#shape`` may also broadcast to it.
 Weights, centres and intervals are in the weight's own units (θ, not θ̂).
 
 One task, in the order of the paper: quantize (Eq. 2, 3) and project (Eq. 4) at every optimizer step; at its end the
@@ -18,6 +18,7 @@ import math
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from blip_rl.core.grid import half_centre, off_grid, on_grid, power_of_two
@@ -29,16 +30,18 @@ TOTAL_BITS = 20
 """N of the paper's experiments (Sec. 4)."""
 
 
-def quantize(weight: Tensor, bits: Tensor | int, bound: Tensor | float) -> Tensor:
+def quantize(
+    weight: Float[Tensor, "*shape"], bits: Integer[Tensor, "*#shape"] | int, bound: Float[Tensor, "*#shape"] | float
+) -> Float[Tensor, "*shape"]:
     """Quantize a weight to n bits: Q(θ̂, n)·b, Q(θ̂, n) = round(2ⁿ · clip(θ̂, −1 + 2^−(n+1), 1 − 2^−(n+1))) / 2ⁿ.
 
     Args:
-        weight: θ, any shape.
-        bits: n ≥ 0, a number or one per weight; 0 bits give exactly 0.
-        bound: b > 0, a number or one per weight.
+        weight: θ.
+        bits: n ≥ 0; 0 bits give exactly 0.
+        bound: b > 0.
 
     Returns:
-        The nearest point of the n-bit grid, same shape as ``weight``; ties round to even.
+        The nearest point of the n-bit grid; ties round to even.
 
     Source: paper Eq. 2.
     """
@@ -51,7 +54,12 @@ def quantize(weight: Tensor, bits: Tensor | int, bound: Tensor | float) -> Tenso
     return torch.round(normalised * scale) / scale * bound
 
 
-def information_gain(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int, rule: GainRule = "paper") -> Tensor:
+def information_gain(
+    fisher_task: Float[Tensor, "*shape"],
+    fisher_mean: Float[Tensor, "*#shape"],
+    tasks_seen: int,
+    rule: GainRule = "paper",
+) -> Float[Tensor, "*shape"]:
     """Compute the information that a task gives about each weight, in bits.
 
     paper      ½ log₂((t·F₀:ₜ₋₁ + Fₜ) / (t·F₀:ₜ₋₁))                 Eq. 8
@@ -75,12 +83,14 @@ def information_gain(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int, 
     raise ValueError(f"rule {rule!r}: expected 'paper' or 'reference'")
 
 
-def freeze(gain: Tensor, frozen_bits: Tensor, total_bits: int = TOTAL_BITS) -> Tensor:
+def freeze(
+    gain: Float[Tensor, "*shape"], frozen_bits: Integer[Tensor, "*#shape"], total_bits: int = TOTAL_BITS
+) -> Integer[Tensor, "*shape"]:
     """Freeze more bits: S ← S + clip(⌈gain⌉, 0, N − S).
 
     Args:
         gain: Information gain in bits, any sign; NaN counts as 0.
-        frozen_bits: S before this task, 0 ≤ S ≤ N, any integer type.
+        frozen_bits: S before this task, 0 ≤ S ≤ N.
         total_bits: N.
 
     Returns:
@@ -93,8 +103,12 @@ def freeze(gain: Tensor, frozen_bits: Tensor, total_bits: int = TOTAL_BITS) -> T
 
 
 def radius(
-    frozen_bits: Tensor, total_bits: int = TOTAL_BITS, rule: IntervalRule = "paper", *, dtype: torch.dtype | None = None
-) -> Tensor:
+    frozen_bits: Integer[Tensor, "*shape"],
+    total_bits: int = TOTAL_BITS,
+    rule: IntervalRule = "paper",
+    *,
+    dtype: torch.dtype | None = None,
+) -> Float[Tensor, "*shape"]:
     """Compute the half-width r of a weight's interval, in units of θ̂.
 
     paper  2^−S                      Eq. 4
@@ -105,7 +119,7 @@ def radius(
     which rounds to even and, after the division by the bound in floating point, to either side.
 
     Args:
-        frozen_bits: S, any integer type.
+        frozen_bits: S.
         total_bits: N.
         rule: One of the two above.
         dtype: Dtype of the result; None: torch's default.
@@ -123,12 +137,12 @@ def radius(
 
 
 def interval(
-    centre: Tensor,
-    frozen_bits: Tensor | int,
-    bound: Tensor | float,
+    centre: Float[Tensor, "*shape"],
+    frozen_bits: Integer[Tensor, "*#shape"] | int,
+    bound: Float[Tensor, "*#shape"] | float,
     total_bits: int = TOTAL_BITS,
     rule: IntervalRule = "paper",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Compute a weight's interval: [c − r·b, c + r·b] ∩ ±(1 − 2^−N)·b, r from :func:`radius`.
 
     The paper's interval extends a whole step of the S-bit grid to each side, so Q(θ̂, S) may change inside it. ``half``
@@ -143,7 +157,7 @@ def interval(
         rule: Rule of the radius.
 
     Returns:
-        (low, high), each shaped like ``centre``, on the N-bit grid; both equal the centre if S = N.
+        (low, high) on the N-bit grid; both equal the centre if S = N.
 
     Raises:
         ValueError: an unknown rule.
@@ -163,14 +177,14 @@ def interval(
 
 
 def nested_centre(
-    weight: Tensor,
-    frozen_bits: Tensor,
-    outer_centre: Tensor,
-    outer_bits: Tensor,
-    bound: Tensor | float,
+    weight: Float[Tensor, "*shape"],
+    frozen_bits: Integer[Tensor, "*shape"],
+    outer_centre: Float[Tensor, "*shape"],
+    outer_bits: Integer[Tensor, "*shape"],
+    bound: Float[Tensor, "*#shape"] | float,
     total_bits: int = TOTAL_BITS,
     rule: IntervalRule = "paper",
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     """Choose a new centre such that the new interval lies inside the previous one.
 
     In neither source: in both, the centre follows the weight at every task, so a weight whose S does not grow may move
@@ -202,13 +216,20 @@ def nested_centre(
     return torch.where(frozen_bits > outer_bits, inside * bound, outer_centre)
 
 
-def project(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def project(
+    weight: Float[Tensor, "*shape"], low: Float[Tensor, "*#shape"], high: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "*shape"]:
     """Project a weight onto its interval: clip(θ, low, high). Source: paper Eq. 4."""
     return torch.clamp(weight, low, high)
 
 
 def project_and_quantize_(
-    weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, bound: float, total_bits: int
+    weight: Float[Tensor, "*shape"],
+    remainder: Float[Tensor, "*shape"],
+    low: Float[Tensor, "*shape"],
+    high: Float[Tensor, "*shape"],
+    bound: float,
+    total_bits: int,
 ) -> None:
     """Complete an optimizer step in place: θ ← clip(Q + r + step, low, high), Q ← Q(θ̂, N)·b, r ← θ − Q.
 
@@ -239,7 +260,9 @@ def project_and_quantize_(
     remainder.sub_(weight)  # r = θ − Q
 
 
-def running_fisher(fisher_task: Tensor, fisher_mean: Tensor, tasks_seen: int) -> Tensor:
+def running_fisher(
+    fisher_task: Float[Tensor, "*shape"], fisher_mean: Float[Tensor, "*#shape"], tasks_seen: int
+) -> Float[Tensor, "*shape"]:
     """Update the mean over the prior and all tasks so far: F₀:ₜ = (t·F₀:ₜ₋₁ + Fₜ) / (t + 1). Source: paper Eq. 7.
 
     Args:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
 from torch.nn import functional as F
@@ -31,21 +32,21 @@ Head = Callable[[Tensor], "Tensor | Distribution"]
 def diagonal_fisher(
     trunk: nn.Module,
     head: Head,
-    observations: Tensor,
-    actions: Tensor | None = None,
+    observations: Shaped[Tensor, "samples ..."],
+    actions: Shaped[Tensor, "samples_of_actions ..."] | None = None,
     *,
     expectation: Expectation = "sampled",
     preprocess: Callable[[Tensor], Tensor] | None = None,
     chunk_samples: int = 64,
     generator: torch.Generator | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Float[Tensor, " ..."]]:
     """Compute the diagonal Fisher: the mean over samples of (∂ log π(a|s) / ∂θ)² for every trunk parameter.
 
     Args:
         trunk: Any module whose parameters belong to ``nn.Linear`` and ``nn.Conv2d`` layers, each used once per pass.
         head: Maps the trunk's output to the policy.
-        observations: (samples, ...), on any device, of any dtype that ``preprocess`` or the trunk accepts.
-        actions: (samples, ...) actions taken; None draws one per observation from the policy, all in one draw.
+        observations: On any device, of any dtype that ``preprocess`` or the trunk accepts.
+        actions: One action taken for each observation; None draws one per observation from the policy, all in one draw.
         expectation: ``sampled`` takes ``actions``; ``exact`` weights every action of a categorical policy with its
             probability: as many backward passes as actions, and no sampling noise.
         preprocess: Applied to each chunk of observations, for example a conversion to float.
@@ -126,12 +127,12 @@ def _as_distribution(policy: Tensor | Distribution) -> Distribution:
 def _drawn_actions(
     trunk: nn.Module,
     head: Head,
-    observations: Tensor,
+    observations: Shaped[Tensor, "samples ..."],
     preprocess: Callable[[Tensor], Tensor] | None,
     chunk_samples: int,
     generator: torch.Generator | None,
-) -> Tensor:
-    """Sample one action per observation, (samples, ...).
+) -> Shaped[Tensor, "samples ..."]:
+    """Sample one action per observation.
 
     Only the trunk runs in chunks. torch's samplers fill tensors in vectorised blocks, so with one draw per chunk the
     actions would depend on the chunk size.
@@ -155,12 +156,14 @@ def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
         return policy.sample()
 
 
-def _weighted_log_probabilities(policy: Distribution, actions: Tensor | None) -> Iterator[Tensor]:
+def _weighted_log_probabilities(
+    policy: Distribution, actions: Shaped[Tensor, "samples ..."] | None
+) -> Iterator[Float[Tensor, ""]]:
     """Yield one scalar per backward pass; squares of their per-sample gradients sum to the expectation over actions.
 
     Args:
         policy: Over one chunk of samples.
-        actions: The sampled actions, (samples, ...); None for the exact expectation.
+        actions: The sampled actions; None for the exact expectation.
     """
     if actions is not None:
         yield _log_probability(policy, actions).sum()
@@ -174,8 +177,8 @@ def _weighted_log_probabilities(policy: Distribution, actions: Tensor | None) ->
         yield weighted[:, action].sum()
 
 
-def _log_probability(policy: Distribution, actions: Tensor) -> Tensor:
-    """Compute log π(a|s), (samples,); summed over independent action dimensions."""
+def _log_probability(policy: Distribution, actions: Shaped[Tensor, "samples ..."]) -> Float[Tensor, " samples"]:
+    """Compute log π(a|s), summed over independent action dimensions."""
     if isinstance(policy, Categorical):
         return cast(Tensor, policy.log_prob(actions.reshape(len(actions))))  # type: ignore[no-untyped-call]
     extra = len(policy.batch_shape) - 1
@@ -235,8 +238,10 @@ def _squares(layer: nn.Linear | nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Te
     return weight, None if layer.bias is None else bias
 
 
-def _linear_squares(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Map x (samples, …, inputs) and δ (samples, …, outputs) to sums of squares (outputs, inputs) and (outputs,)."""
+def _linear_squares(
+    x: Float[Tensor, "samples *positions inputs"], delta: Float[Tensor, "samples *positions outputs"]
+) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]:
+    """Compute the sums of squares of a linear layer's weight and bias; ``delta`` is δ."""
     if x.dim() == 2:
         squared = delta.square()
         return squared.T @ x.square(), squared.sum(0)
@@ -245,8 +250,12 @@ def _linear_squares(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     return per_sample.square().sum(0), delta.sum(1).square().sum(0)
 
 
-def _conv_squares(layer: nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Map x (samples, channels, height, width) and δ (samples, outputs, …) to sums shaped like weight and bias."""
+def _conv_squares(
+    layer: nn.Conv2d,
+    x: Float[Tensor, "samples channels height width"],
+    delta: Float[Tensor, "samples outputs top left"],
+) -> tuple[Float[Tensor, "outputs group_channels kernel_height kernel_width"], Float[Tensor, " outputs"]]:
+    """Compute the sums of squares of a convolution's weight and bias; ``delta`` is δ."""
     samples, groups = len(x), layer.groups
     padded = F.pad(x, _explicit_padding(layer))
     patches = F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)

@@ -6,29 +6,37 @@ Notation as in :mod:`blip_rl.core.bits`: θ̂ = θ/b, N ``total_bits``, S ``froz
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 
-def power_of_two(bits: Tensor | int, like: Tensor) -> Tensor:
+def power_of_two(bits: Integer[Tensor, "*shape"] | int, like: Float[Tensor, " ..."]) -> Float[Tensor, "*shape"]:
     """Compute 2ⁿ exactly, in the dtype and on the device of ``like``."""
     exponent = torch.as_tensor(bits, device=like.device).to(torch.int32)
     return torch.ldexp(torch.ones_like(exponent, dtype=like.dtype), exponent)
 
 
-def on_grid(weight: Tensor, bound: Tensor | float, total_bits: int) -> Tensor:
+def on_grid(
+    weight: Float[Tensor, "*shape"], bound: Float[Tensor, "*#shape"] | float, total_bits: int
+) -> Float[Tensor, "*shape"]:
     """Compute θ̂ rounded to the N-bit grid, which removes the rounding error of the division by the bound."""
     return torch.round(weight / bound * 2.0**total_bits) / 2.0**total_bits
 
 
-def off_grid(normalised: Tensor, bits: Tensor) -> Tensor:
+def off_grid(normalised: Float[Tensor, "*shape"], bits: Integer[Tensor, "*#shape"]) -> Bool[Tensor, "*shape"]:
     """Return whether θ̂, a point of the N-bit grid, lies between two points of the n-bit grid."""
     scaled = normalised * power_of_two(bits, normalised)
     return scaled != torch.round(scaled)
 
 
 def half_centre(
-    normalised: Tensor, proposed: Tensor, frozen_bits: Tensor, outer: Tensor, outer_bits: Tensor, total_bits: int
-) -> Tensor:
+    normalised: Float[Tensor, "*shape"],
+    proposed: Float[Tensor, "*shape"],
+    frozen_bits: Integer[Tensor, "*shape"],
+    outer: Float[Tensor, "*shape"],
+    outer_bits: Integer[Tensor, "*shape"],
+    total_bits: int,
+) -> Float[Tensor, "*shape"]:
     """Compute the nested centre under the interval rule ``half``, see :func:`blip_rl.core.bits.nested_centre`.
 
     The outer interval's edges are points of every finer grid. So a finer interval either lies inside the outer one or

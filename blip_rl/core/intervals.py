@@ -14,7 +14,7 @@ independent: pass one number per run instead, such as its ACC, so that whole run
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,18 +47,18 @@ class Estimate:
     interval: tuple[float, float] | None
 
 
-def estimate(values: Sequence[float], *, resamples: int = 50_000) -> Estimate:
+def estimate(values: Iterable[float], *, resamples: int = 50_000) -> Estimate:
     """Aggregate one number per run with the method for this number of runs.
 
     Args:
         values: One number per run; may be empty.
         resamples: Bootstrap resamples, for ten or more runs.
     """
-    found = tuple(float(value) for value in values)
+    found = [float(value) for value in values]
     if len(found) >= FEWEST_RUNS_FOR_BOOTSTRAP:
         interval = interquartile_mean_interval(found, resamples=resamples)
-        return Estimate(found, interquartile_mean(found), interval)
-    return Estimate(found, float(np.mean(found)) if found else math.nan, student_interval(found))
+        return Estimate(tuple(found), interquartile_mean(found), interval)
+    return Estimate(tuple(found), float(np.mean(found)) if found else math.nan, student_interval(found))
 
 
 def describe(runs: int) -> str:

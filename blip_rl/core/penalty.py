@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from blip_rl.core import saved
 
-Tensors = dict[str, Tensor]
+Tensors = dict[str, Float[Tensor, " ..."]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class QuadraticPenalty:
     height: float = 0.0
 
     @classmethod
-    def flat(cls, weights: Mapping[str, Tensor], *kinds: str) -> Self:
+    def flat(cls, weights: Mapping[str, Tensor], *kinds: str) -> QuadraticPenalty:
         """Build the penalty that is 0 everywhere (½ d² without the kind ``fisher``), with anchor 0.
 
         Args:
@@ -51,7 +51,7 @@ class QuadraticPenalty:
         return cls(**zeros, height=0.0)
 
     @classmethod
-    def from_saved(cls, tensors: Mapping[str, Tensor], *kinds: str, height: float = 0.0) -> Self:
+    def from_saved(cls, tensors: Mapping[str, Tensor], *kinds: str, height: float = 0.0) -> QuadraticPenalty:
         """Build a penalty from the result of :meth:`tensors`, not yet checked against a network.
 
         Raises:
@@ -73,7 +73,7 @@ class QuadraticPenalty:
             **{kind: saved.fitted(kept, parameters, kind) for kind, kept in self._kinds()}, height=self.height
         )
 
-    def gradient(self, name: str, weight: Tensor) -> Tensor:
+    def gradient(self, name: str, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Compute ∂P/∂θ of one parameter: F d + slope."""
         gradient = weight - self.anchor[name]
         if self.fisher is not None:
@@ -106,7 +106,7 @@ class QuadraticPenalty:
         total = {name: (earlier * keep).add_(fisher[name]) for name, earlier in self.fisher.items()}
         return QuadraticPenalty(self.anchor, total, self.slope, self.height)
 
-    def _rise(self, name: str, weight: Tensor) -> float:
+    def _rise(self, name: str, weight: Float[Tensor, " ..."]) -> float:
         """Return one parameter's part of P − height: Σ d (slope + ½ F d) = ½ Σ d (∂P(θ) + ∂P(θ*))."""
         anchor = self.anchor[name]
         gradients = self.gradient(name, weight) + self.gradient(name, anchor)

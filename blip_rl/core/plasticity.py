@@ -11,20 +11,22 @@ import math
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 
+Activations = Float[Tensor, "states units"] | Float[Tensor, "states channels height width"]
 DORMANT_BELOW = 0.025
 """τ: a unit with at most this score is dormant (Sokar et al. 2023, Sec. 3)."""
 
 
-def dormant_share(activations: Tensor, threshold: float = DORMANT_BELOW) -> float:
+def dormant_share(activations: Activations, threshold: float = DORMANT_BELOW) -> float:
     """Compute the share of dormant units, those with score sᵢ ≤ τ.
 
     sᵢ = E|hᵢ| / (1/H · Σₖ E|hₖ|), a unit's mean absolute activation over states (and positions), relative to the mean
     over the layer's H units.
 
     Args:
-        activations: (states, units) or (states, channels, height, width), at least one state.
+        activations: At least one state.
         threshold: τ.
 
     Returns:
@@ -37,7 +39,7 @@ def dormant_share(activations: Tensor, threshold: float = DORMANT_BELOW) -> floa
     return float((sizes <= threshold * sizes.mean()).double().mean())
 
 
-def effective_rank(activations: Tensor) -> float:
+def effective_rank(activations: Activations) -> float:
     """Compute the effective rank exp(H(p)), pᵢ = σᵢ / Σₖ σₖ.
 
     H is Shannon's entropy in nats, σ the singular values of the matrix with a row for each state (and position) and a
@@ -45,7 +47,7 @@ def effective_rank(activations: Tensor) -> float:
     cut-off δ to choose, and it falls while features weaken, before any is lost.
 
     Args:
-        activations: (states, units) or (states, channels, height, width), at least one state.
+        activations: At least one state.
 
     Returns:
         1 to min(rows, units); 0 if all activations are 0, NaN if one is not finite.
@@ -64,7 +66,7 @@ def effective_rank(activations: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def gradient_norm(fisher: Iterable[Tensor]) -> float:
+def gradient_norm(fisher: Iterable[Float[Tensor, " ..."]]) -> float:
     """Compute the root mean square gradient norm of log π(a|s): √(E‖g‖²) = √(trace of the Fisher).
 
     Unlike the gradient of a mean over states, in which per-state gradients cancel, it does not depend on the number of
@@ -76,18 +78,18 @@ def gradient_norm(fisher: Iterable[Tensor]) -> float:
     return math.sqrt(sum(f.sum(dtype=torch.float64).item() for f in fisher))
 
 
-def free_bits(frozen_bits: Tensor, total_bits: int) -> float:
+def free_bits(frozen_bits: Integer[Tensor, " ..."], total_bits: int) -> float:
     """Compute the mean of free bits, N − S, over a layer's weights.
 
     Args:
-        frozen_bits: S of the layer's weights, any shape.
+        frozen_bits: S of the layer's weights.
         total_bits: N.
     """
     return total_bits - frozen_bits.double().mean().item()
 
 
-def _rows(activations: Tensor) -> Tensor:
-    """Reshape to (rows, units), a row per state or per position of every state."""
+def _rows(activations: Activations) -> Float[Tensor, "rows units"]:
+    """Reshape to a row per state, or per position of every state."""
     if len(activations) == 0:
         raise ValueError("activations of 0 states: expected at least one")
     return activations.movedim(1, -1).reshape(-1, activations.shape[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 
@@ -18,7 +19,7 @@ KINDS: dict[frozenset[str], type[Distribution]] = {
 """Names of the parameters → distribution."""
 
 
-def policy_tensors(policy: Any) -> dict[str, Tensor]:
+def policy_tensors(policy: Any) -> dict[str, Float[Tensor, "states parameters"]]:
     """Return the parameters of an action distribution; a plain tensor is taken as logits.
 
     Raises:
@@ -33,17 +34,19 @@ def policy_tensors(policy: Any) -> dict[str, Tensor]:
     raise TypeError(f"a policy of {type(policy).__name__}: expected a Categorical or a Normal one")
 
 
-def policy_of(tensors: Mapping[str, Tensor]) -> Distribution:
+def policy_of(tensors: Mapping[str, Float[Tensor, "states parameters"]]) -> Distribution:
     """Build the distribution from the result of :func:`policy_tensors`."""
     # Validation reads a flag from the device, which synchronises with a GPU at every minibatch.
     return KINDS[frozenset(tensors)](**tensors, validate_args=False)  # type: ignore[arg-type]
 
 
-def divergence(policy: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
-    """Compute KL(policy ‖ other) in nats for every state, (states,), summed over independent action dimensions.
+def divergence(
+    policy: Mapping[str, Float[Tensor, "states parameters"]], other: Mapping[str, Float[Tensor, "states parameters"]]
+) -> Float[Tensor, " states"]:
+    """Compute KL(policy ‖ other) in nats for every state, summed over independent action dimensions.
 
     Args:
-        policy: Parameters of the first policy, one row per state.
+        policy: Parameters of the first policy.
         other: Parameters of the second.
     """
     states = len(next(iter(policy.values())))

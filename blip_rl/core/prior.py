@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from blip_rl.core.bits import TOTAL_BITS, GainRule, IntervalRule, freeze, information_gain, radius
@@ -32,13 +33,13 @@ class ParameterFisher:
     """The Fisher information of one parameter after the first task.
 
     Attributes:
-        fisher: F ≥ 0, any shape.
+        fisher: F ≥ 0.
         fan: Factor of the prior.
         bound: b.
         is_weight: Whether its bits count; biases contribute to the drift only.
     """
 
-    fisher: Tensor
+    fisher: Float[Tensor, " ..."]
     fan: float = 1.0
     bound: float = 1.0
     is_weight: bool = True
@@ -172,15 +173,17 @@ class PriorSearch:
         bottom, top = math.log2(lowest) - 2 * self.total_bits - 1, math.log2(highest) + 1
         return max(bottom, _LOG2_LOWEST), min(top, _LOG2_HIGHEST)
 
-    def _frozen(self, parameter: ParameterFisher, prior: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield blocks of a parameter: Fisher and frozen bits, uint8."""
+    def _frozen(
+        self, parameter: ParameterFisher, prior: float
+    ) -> Iterator[tuple[Float[Tensor, "*block"], UInt8[Tensor, "*block"]]]:
+        """Yield blocks of a parameter: Fisher and frozen bits."""
         mean = torch.full((), prior * parameter.fan, dtype=parameter.fisher.dtype, device=parameter.fisher.device)
         nothing = torch.zeros((), dtype=torch.uint8, device=parameter.fisher.device)
         for (fisher,) in row_blocks(parameter.fisher):
             yield fisher, freeze(information_gain(fisher, mean, 1, self.gain), nothing, self.total_bits)
 
 
-def has_information(fisher: Tensor, fan: float = 1.0) -> Tensor:
+def has_information(fisher: Float[Tensor, "*shape"], fan: float = 1.0) -> Bool[Tensor, "*shape"]:
     """Return for each entry whether F / fan is at least :data:`LEAST_FISHER`."""
     return torch.ge(fisher, LEAST_FISHER * fan)
 

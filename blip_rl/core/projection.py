@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from blip_rl.core.blocks import CACHED, row_blocks
@@ -22,13 +23,19 @@ LARGE = 2**19
 Array = npt.NDArray[np.floating]
 
 
-def worth_blocks(weight: Tensor) -> bool:
+def worth_blocks(weight: Float[Tensor, " ..."]) -> bool:
     """Return whether :func:`project_and_quantize_in_blocks_` is faster for a tensor."""
     on_cpu = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
     return on_cpu and weight.numel() >= LARGE and weight.shape[0] > 1
 
 
-def project_and_quantize_in_blocks_(weight: Tensor, remainder: Tensor, low: Tensor, high: Tensor, step: float) -> None:
+def project_and_quantize_in_blocks_(
+    weight: Float[Tensor, "*shape"],
+    remainder: Float[Tensor, "*shape"],
+    low: Float[Tensor, "*shape"],
+    high: Float[Tensor, "*shape"],
+    step: float,
+) -> None:
     """Do what ``project_and_quantize_`` does, bit-identically; ``step`` is the grid step, b·2^−N."""
     pieces = list(row_blocks(*(tensor.detach() for tensor in (weight, remainder, low, high)), elements=CACHED))
     threads = torch.get_num_threads()

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
+from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,20 +76,23 @@ def describe_bases(bases: Mapping[str, Tensor]) -> list[str]:
 
 @torch.no_grad()
 def layer_inputs(
-    trunk: nn.Module, observations: Tensor, preprocess: Callable[[Tensor], Tensor], chunk_samples: int = 32
-) -> dict[str, Tensor]:
+    trunk: nn.Module,
+    observations: Shaped[Tensor, "samples ..."],
+    preprocess: Callable[[Tensor], Tensor],
+    chunk_samples: int = 32,
+) -> dict[str, Float64[Tensor, "_ _"]]:
     """Collect the inputs of every layer for these observations.
 
     No patch is dropped: once a layer has more inputs than an input has entries, only Σ x xᵀ is kept.
 
     Args:
         trunk: Module of linear and convolution layers.
-        observations: (samples, ...), on any device.
+        observations: On any device.
         preprocess: Applied to each chunk of observations.
         chunk_samples: Samples per pass; trades memory for speed.
 
     Returns:
-        Name of the layer's weight → R, float64 (at most d, d), d the size of one input, with RᵀR = Σ x xᵀ over all.
+        Name of the layer's weight → R with RᵀR = Σ x xᵀ over all inputs x, at most d rows, d the size of x.
 
     Raises:
         ValueError: no observations.
@@ -112,8 +116,8 @@ class _Inputs:
         self.rows: list[Tensor] = []
         self.gram: Tensor | None = None
 
-    def add(self, rows: Tensor) -> None:
-        """Add inputs, (n, d)."""
+    def add(self, rows: Float[Tensor, "n d"]) -> None:
+        """Add inputs."""
         self.rows.append(rows)
         if self.gram is not None or sum(map(len, self.rows)) > rows.shape[1]:
             for kept in self.rows:
@@ -121,7 +125,7 @@ class _Inputs:
                 self.gram = wide.T @ wide if self.gram is None else self.gram.addmm_(wide.T, wide)
             self.rows = []
 
-    def matrix(self, name: str) -> Tensor:
+    def matrix(self, name: str) -> Float64[Tensor, "n d"]:
         """Return R with RᵀR = Σ x xᵀ: the rows themselves, or the square root of the Gram matrix."""
         found = torch.cat(self.rows).double() if self.gram is None else self.gram
         if not torch.isfinite(found).all():
@@ -148,7 +152,7 @@ def _collecting(layers: dict[str, Layer]) -> Iterator[dict[str, _Inputs]]:
             handle.remove()
 
 
-def _rows(layer: nn.Module, x: Tensor) -> Tensor:
+def _rows(layer: nn.Module, x: Float[Tensor, " ..."]) -> Float[Tensor, "n d"]:
     """Return one row per application of the weight: samples, or patches of a convolution. Copies, as x may change."""
     if isinstance(layer, nn.Linear):
         return x.detach().reshape(-1, layer.in_features).clone()
@@ -160,21 +164,23 @@ def _rows(layer: nn.Module, x: Tensor) -> Tensor:
     return grouped.transpose(2, 3).flatten(0, 2)
 
 
-def empty_basis(weight: Tensor) -> Tensor:
-    """Return M of a layer before the first task, (d, 0)."""
+def empty_basis(weight: Float[Tensor, "outputs ..."]) -> Float32[Tensor, "d 0"]:
+    """Return M of a layer before the first task: no columns yet."""
     return weight.new_zeros((weight[0].numel(), 0), dtype=torch.float32, requires_grad=False)
 
 
-def new_directions(inputs: Tensor, basis: Tensor, threshold: float) -> Tensor:
+def new_directions(
+    inputs: Float64[Tensor, "n d"], basis: Float32[Tensor, "d k"], threshold: float
+) -> Float32[Tensor, "d new"]:
     """Compute the fewest new directions that, with the basis, hold a share ``threshold`` of the inputs' energy.
 
     Args:
-        inputs: R, float64 (n, d).
-        basis: M, (d, k), orthonormal columns.
+        inputs: R.
+        basis: M, orthonormal columns.
         threshold: ε, above 0 and below 1.
 
     Returns:
-        float32 (d, new), orthonormal and orthogonal to the basis, the most energetic first.
+        Orthonormal columns, orthogonal to the basis, the most energetic first.
     """
     held = basis.double()
     missed = torch.addmm(inputs, inputs @ held, held.T, alpha=-1)
@@ -191,21 +197,18 @@ def new_directions(inputs: Tensor, basis: Tensor, threshold: float) -> Tensor:
     return orthonormal.float()
 
 
-def extended(basis: Tensor, fresh: Tensor) -> Tensor:
+def extended(basis: Float32[Tensor, "d k"], fresh: Float32[Tensor, "d new"]) -> Float32[Tensor, "d k+new"]:
     """Append columns to M; contiguous."""
     return torch.cat([basis, fresh], dim=1).contiguous()
 
 
-def importance(inputs: Tensor, basis: Tensor, scale: float) -> Tensor:
+def importance(inputs: Float64[Tensor, "n d"], basis: Float32[Tensor, "d k"], scale: float) -> Float32[Tensor, " k"]:
     """Compute λ of every column of the basis for one task: 1 for the column with most energy, 0 for one with none.
 
     Args:
-        inputs: R, float64 (n, d).
-        basis: M, (d, k).
+        inputs: R.
+        basis: M.
         scale: α. At 0, λ = σ / max σ; a larger α brings every λ closer to 1.
-
-    Returns:
-        float32 (k,).
     """
     sigma = (inputs @ basis.double()).norm(dim=0)
     largest = sigma.max() if len(sigma) else sigma.sum()
@@ -213,18 +216,22 @@ def importance(inputs: Tensor, basis: Tensor, scale: float) -> Tensor:
     return task.float()
 
 
-def accumulated(earlier: Tensor, task: Tensor) -> Tensor:
+def accumulated(earlier: Float32[Tensor, " earlier"], task: Float32[Tensor, " k"]) -> Float32[Tensor, " k"]:
     """Sum λ over all tasks: the earlier sum, zero-padded for new columns, plus the task's; capped at 1."""
     return (F.pad(earlier, (0, len(task) - len(earlier))) + task).clamp(max=1.0)
 
 
-def remove_(change: Tensor, basis: Tensor, scales: Tensor | None = None) -> None:
+def remove_(
+    change: Float[Tensor, " outputs *inputs"],
+    basis: Float32[Tensor, "d k"],
+    scales: Float32[Tensor, " k"] | None = None,
+) -> None:
     """Project in place: ΔW ← ΔW − (ΔW M) Λ Mᵀ, for any memory layout.
 
     Args:
-        change: ΔW, shaped like the layer's weight: (outputs, ...).
-        basis: M, float32 (d, k), d the product of the other dimensions.
-        scales: λ, (k,); None for ones.
+        change: ΔW, shaped like the layer's weight.
+        basis: M, d the product of ``inputs``.
+        scales: λ; None for ones.
     """
     flat = change.reshape(len(change), -1)  # a view if possible; else a copy, written back below
     coefficients = flat @ basis
@@ -248,7 +255,11 @@ class Guard:
     """
 
     def __init__(
-        self, trunk: nn.Module, bases: dict[str, Tensor], scales: dict[str, Tensor], projected: Projected
+        self,
+        trunk: nn.Module,
+        bases: dict[str, Float32[Tensor, " ..."]],
+        scales: dict[str, Float32[Tensor, " ..."]],
+        projected: Projected,
     ) -> None:
         weights = {name: layer.weight for name, layer in protected_layers(trunk).items()}
         _check_fit(bases, scales, weights)

@@ -143,6 +143,7 @@ def test_a_bit_costs_a_factor_of_four(fisher_ratio, expected):
     assert bits.freeze(gain, torch.zeros(1, dtype=torch.uint8)).item() == expected
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_information_gain_refuses_an_unknown_rule_and_a_task_number_below_one():
     one = torch.ones(1)
     with pytest.raises(ValueError, match=r"rule 'papr': expected 'paper' or 'reference'"):

@@ -81,11 +81,12 @@ def test_half_is_half_the_papers_radius_less_one_step_of_the_grid():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: bits.radius(torch.ones(1), 20, "full"),
+        lambda: bits.radius(torch.ones(1, dtype=torch.uint8), 20, "full"),
         lambda: bits.interval(torch.zeros(1), 1, 1.0, rule="full"),
         lambda: bits.nested_centre(*[torch.ones(1)] * 4, 1.0, rule="full"),
     ],
 )
+@pytest.mark.usefixtures("without_type_checks")
 def test_an_unknown_rule_is_refused(call):
     with pytest.raises(ValueError, match="rule 'full': expected 'paper' or 'half'"):
         call()

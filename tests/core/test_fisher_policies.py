@@ -232,6 +232,7 @@ class Twice(nn.Module):
         ({"trunk": Twice()}, "layer 'layer' is used twice"),
     ],
 )
+@pytest.mark.usefixtures("without_type_checks")
 def test_wrong_arguments_are_refused(changes, message):
     arguments = {"trunk": small_trunk(), "head": peaked_head(), "observations": states(5, 3)} | changes
     with pytest.raises(ValueError, match=message):

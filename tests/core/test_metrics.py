@@ -238,7 +238,7 @@ def test_a_missing_cell_makes_exactly_the_metrics_undefined_that_need_it(cell):
 
 
 @pytest.mark.parametrize("metric", [*MEANS, *PER_TASK, *PER_PAIR])
-@pytest.mark.parametrize("matrix", [[], [[]], [[1.0, 2.0]], [1.0, 2.0], 3.0, [[1.0], [1.0, 2.0]], [["a"]], None])
+@pytest.mark.parametrize("matrix", [[], [[]], [[1.0, 2.0]], [1.0, 2.0], 3.0, [[1.0], [1.0, 2.0]], [["a"]]])
 def test_a_matrix_that_is_not_square_is_refused(metric, matrix):
     with pytest.raises(ValueError, match=r"score matrix.*expected one row"):
         metric(matrix)

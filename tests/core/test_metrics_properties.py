@@ -110,7 +110,7 @@ def test_every_matrix_metric_is_its_formula_cell_by_cell(matrix, scored_untraine
 
 
 curves = st.lists(st.tuples(st.integers(0, 50), scores), max_size=8, unique_by=lambda point: point[0]).map(
-    lambda points: tuple(zip(*sorted(points), strict=True)) or ((), ())
+    lambda points: tuple(map(list, zip(*sorted(points), strict=True))) or ([], [])
 )
 
 
