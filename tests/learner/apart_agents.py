@@ -12,19 +12,12 @@ from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import distil
 from blip_rl.methods import load_method, make_method, method_names
 from blip_rl.recipes.files import recipe_folder
-from tests.learner.small_agents import ROLLOUT, Lines, Pixels, agent, cartpole, vectorised
+from tests.learner.small_agents import ENVIRONMENTS, ROLLOUT, Lines, Pixels, agent, cartpole, vectorised
 
-NUMBERS = spaces.Box(-1, 1, (3,), np.float32)
-ENVIRONMENTS = {
-    "vectors": (cartpole, lambda: cartpole(mix=2)),
-    "frames": (
-        lambda: vectorised(lambda: Pixels((1, 36, 36))),
-        lambda: vectorised(lambda: Pixels((1, 36, 36), actions=5)),
-    ),
-    "box actions": (
-        lambda: vectorised(lambda: Lines(spaces.Box(-0.5, 2, (2,), np.float32), NUMBERS)),
-        lambda: vectorised(lambda: Lines(spaces.Box(-0.5, 2, (3,), np.float32), NUMBERS)),
-    ),
+SECOND_TASK = {
+    "vectors": lambda: cartpole(mix=2),
+    "frames": lambda: vectorised(lambda: Pixels((2, 36, 36), actions=5)),
+    "box actions": lambda: vectorised(lambda: Lines(spaces.Box(-0.5, 2, (3,), np.float32))),
 }
 METHODS = [name for name in method_names() if load_method(name).distillable]
 SMALL = {
@@ -53,12 +46,12 @@ def consolidate(model, method, seed=0):
 
 def one_task(kind="vectors", name="finetune", start="fresh", **options):
     """An agent that has learned its first task directly and consolidated it, before its second; and its method."""
-    model = agent(env=ENVIRONMENTS[kind][0](), **options)
+    model = agent(env=ENVIRONMENTS[kind](), **options)
     method = LearnApart(inner_method(name), start, first_task=False)
     with model.protected_by(method):
         model.learn_task(2 * ROLLOUT, CallbackList([]))
     consolidate(model, method)
-    model.switch_task("b", ENVIRONMENTS[kind][1]())
+    model.switch_task("b", SECOND_TASK[kind]())
     model.restart_games(1)  # so that it can be played right away
     return model, method
 

@@ -3,6 +3,7 @@
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from safetensors.torch import load, save
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from blip_rl.agent_config import AgentConfig, TrunkConfig
@@ -52,7 +53,7 @@ class Lines(gymnasium.Env):
 
     def __init__(self, action_space, observation_space=None):
         self.action_space = action_space
-        self.observation_space = observation_space or spaces.Box(-1, 1, (3,), np.float32)
+        self.observation_space = observation_space or NUMBERS
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -70,6 +71,20 @@ def vectorised(build, count=2, seed=0):
     return envs
 
 
+NUMBERS = spaces.Box(-1, 1, (3,), np.float32)
+
+
+def cartpole(mix=1, seed=0, environments=2):
+    return make_control_env("CartPole-v1", environments, seed, mix)
+
+
+ENVIRONMENTS = {
+    "vectors": cartpole,
+    "frames": lambda: vectorised(lambda: Pixels((2, 36, 36))),
+    "box actions": lambda: vectorised(lambda: Lines(spaces.Box(-0.5, 2, (2,), np.float32), NUMBERS)),
+}
+
+
 def trunk_config(image=None, vector=None, modulation=False):
     return TrunkConfig(image=image or SMALL_IMAGE, vector=vector or VECTOR, task_modulation=modulation)
 
@@ -83,10 +98,6 @@ def agent_config(modulation=False, image=None, **numbers):
     )
 
 
-def cartpole(mix=1, seed=0, environments=2):
-    return make_control_env("CartPole-v1", environments, seed, mix)
-
-
 def agent(task="a", env=None, seed=0, compute=None, device="cpu", **settings):
     compute = ComputeConfig(**(compute or {}))
     return ContinualPPO(agent_config(**settings), task, env or cartpole(), seed=seed, device=device, compute=compute)
@@ -98,6 +109,11 @@ def learn(model, rollouts=2):
 
 def weights(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def through_a_file(tensors):
+    """Tensors as a file returns them: contiguous, on the CPU."""
+    return load(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def same(one, other):

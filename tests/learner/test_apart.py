@@ -5,7 +5,6 @@ import inspect
 
 import pytest
 import torch
-from safetensors.torch import load, save
 from stable_baselines3.common.utils import set_random_seed
 
 from blip_rl.agent_config import AgentConfig
@@ -15,7 +14,6 @@ from blip_rl.learner.trunk import Trunk
 from blip_rl.methods.base import Method, MethodState, Network, parameter_bytes
 from blip_rl.methods.finetune import Finetune
 from tests.learner.apart_agents import (
-    ENVIRONMENTS,
     FEW,
     METHODS,
     consolidate,
@@ -25,7 +23,7 @@ from tests.learner.apart_agents import (
     two_tasks,
 )
 from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs
-from tests.learner.small_agents import agent_config, same
+from tests.learner.small_agents import ENVIRONMENTS, agent_config, same, through_a_file
 
 
 def outputs(model, method, number, observations):
@@ -38,10 +36,6 @@ def outputs(model, method, number, observations):
 
 def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def through_a_file(state):
-    return MethodState(load(save({name: t.contiguous() for name, t in state.tensors.items()})), state.values)
 
 
 # --- methods of recipes
@@ -171,7 +165,7 @@ def test_the_state_holds_the_shared_trunk_only_while_a_task_is_learned_apart(nam
     assert method.kept_bytes(network) == method.inner.kept_bytes(network)
 
     again = LearnApart(inner_method(name))
-    again.load_state(through_a_file(state))
+    again.load_state(MethodState(through_a_file(state.tensors), state.values))
     assert again.state().values == state.values
     assert same(again.state().tensors, state.tensors)
     other = copy.deepcopy(model.policy.trunk)

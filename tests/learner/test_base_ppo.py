@@ -3,25 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch.nn.utils import clip_grad_norm_
 
 from blip_rl.methods.base import Method
+from tests.learner.small_agents import ENVIRONMENTS, Pixels, agent, cartpole, learn, vectorised, weights
 from tests.learner.small_agents import PPO as NUMBERS
-from tests.learner.small_agents import Lines, Pixels, agent, cartpole, learn, vectorised, weights
 
-NUMBERS_SPACE = spaces.Box(-1, 1, (3,), np.float32)
-ENVIRONMENTS = {
-    "vectors": lambda: cartpole(),
-    "frames": lambda: vectorised(Pixels),
-    "truncated": lambda: vectorised(lambda: TimeLimit(Pixels(), 7)),
-    "box actions": lambda: vectorised(
-        lambda: TimeLimit(Lines(spaces.Box(-0.5, 2, (2,), np.float32), NUMBERS_SPACE), 5)
-    ),
-}
+KINDS = ENVIRONMENTS | {"truncated": lambda: vectorised(lambda: TimeLimit(Pixels(), 7))}
 
 
 def as_stable_baselines(model):
@@ -41,10 +32,10 @@ def as_stable_baselines(model):
 
 
 @pytest.mark.parametrize("modulation", [True, False])
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_weights_equal_those_of_stable_baselines3(kind, modulation):
-    ours = agent(env=ENVIRONMENTS[kind](), modulation=modulation, max_gradient_norm=0.05)
-    theirs = as_stable_baselines(agent(env=ENVIRONMENTS[kind](), modulation=modulation, max_gradient_norm=0.05))
+    ours = agent(env=KINDS[kind](), modulation=modulation, max_gradient_norm=0.05)
+    theirs = as_stable_baselines(agent(env=KINDS[kind](), modulation=modulation, max_gradient_norm=0.05))
     start = weights(ours.policy)
     assert all(torch.equal(value, weights(theirs.policy)[name]) for name, value in start.items())
     for model in (ours, theirs):
@@ -55,9 +46,9 @@ def test_weights_equal_those_of_stable_baselines3(kind, modulation):
         assert (weights(ours.policy)[name] - value).abs().max() <= 1e-4 * moved + 1e-7, name
 
 
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_rollouts_and_minibatches_equal_those_of_stable_baselines3(kind):
-    ours, theirs = agent(env=ENVIRONMENTS[kind]()), as_stable_baselines(agent(env=ENVIRONMENTS[kind]()))
+    ours, theirs = agent(env=KINDS[kind]()), as_stable_baselines(agent(env=KINDS[kind]()))
     for model in (ours, theirs):
         model.train = lambda: None
         model.set_random_seed(5)

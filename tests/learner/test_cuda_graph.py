@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 
@@ -22,25 +21,9 @@ from blip_rl.methods.multitask import Multitask
 from blip_rl.methods.packnet import Packnet
 from blip_rl.methods.sgp import Sgp
 from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs, no_host_reads
-from tests.learner.small_agents import (
-    RELEASE_LOSSES,
-    ROLLOUT,
-    Lines,
-    Pixels,
-    agent,
-    cartpole,
-    same,
-    vectorised,
-    weights,
-)
+from tests.learner.small_agents import ENVIRONMENTS, RELEASE_LOSSES, ROLLOUT, agent, cartpole, same, weights
 from tests.learner.small_agents import learn as learn_unprotected
 
-NUMBERS = spaces.Box(-1, 1, (3,), np.float32)
-ENVIRONMENTS = {
-    "vectors": cartpole,
-    "frames": lambda: vectorised(lambda: Pixels((2, 36, 36))),
-    "box actions": lambda: vectorised(lambda: Lines(spaces.Box(-0.5, 2, (2,), np.float32), NUMBERS)),
-}
 METHODS = {
     "finetune": Finetune,
     "blip": lambda: Blip(first_task_bits=4, fisher_samples=32),

@@ -16,16 +16,16 @@ from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from tests.learner.apart_agents import (
     DISTIL,
-    ENVIRONMENTS,
     FEW,
     METHODS,
+    SECOND_TASK,
     consolidate,
     inner_method,
     learn_apart,
     one_task,
     two_tasks,
 )
-from tests.learner.small_agents import agent, same
+from tests.learner.small_agents import ENVIRONMENTS, agent, same
 
 
 def a_batch(model, states=16):
@@ -137,11 +137,11 @@ def test_the_student_approaches_the_teacher_and_its_distance_is_reported(kind, m
 @pytest.mark.parametrize(("name", "kind"), [*((name, "vectors") for name in METHODS), ("gpm", "frames")])
 def test_tasks_can_be_distilled_under_every_method(name, kind):
     """From the first task on; metrics are finite, and nothing is kept of the task's own trunk."""
-    model, method = agent(env=ENVIRONMENTS[kind][0](), modulation=kind == "frames"), LearnApart(inner_method(name))
+    model, method = agent(env=ENVIRONMENTS[kind](), modulation=kind == "frames"), LearnApart(inner_method(name))
     initial = copy_weights(model.policy.trunk)
-    for task, env in zip(("a", "b"), ENVIRONMENTS[kind], strict=True):
+    for task in ("a", "b"):
         if task == "b":
-            model.switch_task(task, env())
+            model.switch_task(task, SECOND_TASK[kind]())
         learn_apart(model, method, 2)
         assert method.apart
         distilled = distil(model, method, FEW)

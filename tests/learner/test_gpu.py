@@ -1,12 +1,9 @@
 """The captured path equals the eager one on a GPU, and files of a CPU resume there. Run with ``pytest -m gpu``."""
 
-import tomllib
-
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from safetensors.torch import load, save
 from stable_baselines3.common.callbacks import CallbackList
 
 from blip_rl.agent_config import DistilConfig
@@ -16,23 +13,29 @@ from blip_rl.learner.collector import StagingBuffer
 from blip_rl.learner.distil import distil
 from blip_rl.learner.distributions import evaluate_actions
 from blip_rl.learner.precision import matmul_precision
-from blip_rl.methods import make_method, method_names
+from blip_rl.methods import method_names
 from blip_rl.methods.base import MethodState
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.ewc import Ewc
 from blip_rl.methods.finetune import Finetune
-from blip_rl.recipes.files import recipe_folder
 from blip_rl.tasks.groups import GroupedVecEnv
-from tests.learner.small_agents import PAPER_IMAGE, ROLLOUT, Lines, Pixels, agent, cartpole, same, vectorised, weights
+from tests.learner.apart_agents import inner_method
+from tests.learner.small_agents import (
+    ENVIRONMENTS,
+    PAPER_IMAGE,
+    ROLLOUT,
+    Pixels,
+    agent,
+    cartpole,
+    same,
+    through_a_file,
+    vectorised,
+    weights,
+)
 
 pytestmark = pytest.mark.gpu
 
-NUMBERS = spaces.Box(-1, 1, (3,), np.float32)
-ENVIRONMENTS = {
-    "vectors": cartpole,
-    "frames": lambda: vectorised(lambda: Pixels((4, 84, 84), actions=6)),
-    "box actions": lambda: vectorised(lambda: Lines(spaces.Box(-0.5, 2, (2,), np.float32), NUMBERS)),
-}
+KINDS = ENVIRONMENTS | {"frames": lambda: vectorised(lambda: Pixels((4, 84, 84), actions=6))}
 METHODS = {
     "finetune": Finetune,
     "blip": lambda: Blip(first_task_bits=4, fisher_samples=32),
@@ -42,7 +45,7 @@ METHODS = {
 
 def gpu_agent(kind, **compute):
     """An agent on the GPU; frames get the paper's trunk."""
-    return agent(env=ENVIRONMENTS[kind](), compute=compute, modulation=True, image=PAPER_IMAGE, device="cuda")
+    return agent(env=KINDS[kind](), compute=compute, modulation=True, image=PAPER_IMAGE, device="cuda")
 
 
 def learned(model, method, rollouts=4):
@@ -52,7 +55,7 @@ def learned(model, method, rollouts=4):
     return model
 
 
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
 def test_captured_updates_equal_eager_ones(kind, method):
     """On the same rollout: random numbers of a replay need not equal those of an eager step."""
@@ -79,10 +82,10 @@ def test_captured_updates_equal_eager_ones(kind, method):
         assert (after[1][name] - value).abs().max() <= 1e-4 * moved + 1e-7, name
 
 
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_captured_actions_follow_the_current_policy(kind, groups):
-    parts = [ENVIRONMENTS[kind]() for _ in range(groups)]
+    parts = [KINDS[kind]() for _ in range(groups)]
     env = GroupedVecEnv(parts)
     model = agent(env=env, environments=env.num_envs, image=PAPER_IMAGE, device="cuda")
     with model.protected_by(Finetune()):
@@ -104,7 +107,7 @@ def test_learning_two_tasks_is_deterministic(method):
     def run():
         model, protection = gpu_agent("frames"), METHODS[method]()
         learned(model, protection)
-        model.switch_task("b", ENVIRONMENTS["frames"]())
+        model.switch_task("b", KINDS["frames"]())
         return weights(learned(model, protection).policy)
 
     torch.backends.cudnn.deterministic = True
@@ -150,20 +153,10 @@ def test_a_compiled_trunk_learns():
     learned(gpu_agent("frames", compile=True), Blip(first_task_bits=4, fisher_samples=32))
 
 
-def from_recipe(name):
-    path = recipe_folder("agents") / f"{name.replace('_', '-')}.toml"
-    return make_method(tomllib.loads(path.read_text(encoding="utf-8"))["method"])
-
-
-def through_a_file(tensors):
-    """Tensors as a checkpoint returns them: on the CPU."""
-    return load(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
 @pytest.mark.parametrize("name", [name for name in method_names() if name != "multitask"])
 def test_a_task_resumed_from_files_is_learned_bit_identically(name):
     """Tensors of files are on the CPU; each method must move its own to the device."""
-    model, method = gpu_agent("vectors", capture="off"), from_recipe(name)
+    model, method = gpu_agent("vectors", capture="off"), inner_method(name)
     learned(model, method)
     model.switch_task("b", cartpole())
     model.restart_games(5)
@@ -173,7 +166,7 @@ def test_a_task_resumed_from_files_is_learned_bit_identically(name):
         model.restart_games(6)
         model.learn(ROLLOUT, reset_num_timesteps=False)
 
-    other, again = gpu_agent("vectors", capture="off"), from_recipe(name)
+    other, again = gpu_agent("vectors", capture="off"), inner_method(name)
     other.switch_task("b", cartpole())
     snapshot.put(other, snapshot.Snapshot(through_a_file(taken.tensors), taken.values))
     again.load_state(MethodState(through_a_file(state.tensors), state.values))
@@ -187,14 +180,14 @@ def test_a_task_resumed_from_files_is_learned_bit_identically(name):
                 other.policy.act(other._last_obs, greedy=True)
 
 
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["blip", "clear", "freeze"])
 def test_a_task_learned_apart_is_distilled(name, kind):
     """With updates and actions captured, and the shared trunk restored from a file in the middle."""
-    model, method = gpu_agent(kind), LearnApart(from_recipe(name))
+    model, method = gpu_agent(kind), LearnApart(inner_method(name))
     learned(model, method)
     shared = weights(model.policy.trunk)
-    model.switch_task("b", ENVIRONMENTS[kind]())
+    model.switch_task("b", KINDS[kind]())
     with model.protected_by(method):
         model.learn_task(4 * ROLLOUT, CallbackList([]))
         assert model._captured._function._graph is not None
@@ -202,7 +195,7 @@ def test_a_task_learned_apart_is_distilled(name, kind):
         with method.playing(model.policy.trunk, 1):
             model.policy.act(model._last_obs, greedy=True)
         assert same(weights(model.policy.trunk), own)
-    state, method = method.state(), LearnApart(from_recipe(name))
+    state, method = method.state(), LearnApart(inner_method(name))
     method.load_state(MethodState(through_a_file(state.tensors), state.values))
     with model.protected_by(method, resume=True):
         model.learn(ROLLOUT, reset_num_timesteps=False)

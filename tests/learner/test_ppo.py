@@ -99,11 +99,10 @@ def test_hyperparameters_of_the_recipe_reach_ppo():
 
 
 def test_tasks_may_have_different_actions():
-    numbers = spaces.Box(-1, 1, (3,), np.float32)
-    model = agent(env=vectorised(lambda: Lines(spaces.Discrete(2), numbers)))
+    model = agent(env=vectorised(lambda: Lines(spaces.Discrete(2))))
     learn(model, 1)
     for task, actions in (("b", spaces.Discrete(5)), ("c", spaces.Box(-0.5, 2, (2,), np.float32))):
-        model.switch_task(task, vectorised(lambda actions=actions: Lines(actions, numbers)))
+        model.switch_task(task, vectorised(lambda actions=actions: Lines(actions)))
         learn(model, 1)  # the environment checks that actions are its own
         assert model.action_space == model.policy.action_space == actions
     assert [module.actor.out_features for module in model.policy.tasks] == [2, 5, 2]

@@ -8,7 +8,7 @@ from blip_rl.learner.advantages import gae_loop, gae_scan
 from blip_rl.learner.diagnostics import _explained_variance
 from blip_rl.learner.precision import Compiled, _switches
 from blip_rl.methods.blip import Blip
-from blip_rl.recipes import RecipeError, dump_run_config, load_run_config, resolve
+from blip_rl.recipes import dump_run_config, load_run_config, resolve
 from tests.learner.small_agents import Pixels, agent, learn, same, vectorised, weights
 
 
@@ -151,16 +151,3 @@ def test_compute_settings_are_saved_with_a_run_and_have_defaults(tmp_path):
     old = dump_run_config(config).split("[compute]")[0]
     (tmp_path / "config.toml").write_text(old)
     assert load_run_config(tmp_path).compute == resolve("pong", "blip").compute
-
-
-@pytest.mark.parametrize(
-    ("override", "rule"),
-    [
-        ("compute.precision=float16", "float32"), ("compute.environment_groups=3", "auto"),
-        ("compute.environment_groups=true", "number"), ("compute.capture=always", "off"),
-        ("compute.compiled=true", "did you mean compile"), ("compute.compile=maybe", "compile"),
-    ],
-)  # fmt: skip
-def test_invalid_compute_settings_are_rejected(override, rule):
-    with pytest.raises(RecipeError, match=rule):
-        resolve("pong", "blip", overrides=[override])

@@ -97,9 +97,9 @@ def test_the_log_holds_the_actions_and_is_cleared_at_reset(space, actions, dtype
 
 
 def test_the_log_holds_copies():
-    env = recorded(spaces.Discrete(4))
+    env = recorded(spaces.Box(-1, 1, (1,), np.float32))
     env.reset()
-    actions = np.array([1, 2])
+    actions = np.array([[0.5], [1]], np.float32)
     env.step(actions)
-    actions[:] = 3
-    assert env.action_log().tolist() == [[1, 2]]
+    actions[:] = 0
+    assert env.action_log().tolist() == [[[0.5], [1]]]
