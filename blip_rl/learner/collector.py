@@ -47,7 +47,7 @@ class GroupActor:
             Actions as the environments take them, (environments, ...).
         """
         chosen = self._chosen(rollout, step, observations)
-        rollout.keep(step, self.where, *chosen)
+        rollout.store_actions(step, self.where, *chosen)
         # The one host synchronisation of a step: the emulator needs the actions. Values and log-probabilities stay on
         # the device until GAE reads them there. Clipped actions go to the emulator only: like stable-baselines3, the
         # rollout stores the unclipped sample, which is what log π(a|s) belongs to.
@@ -56,7 +56,9 @@ class GroupActor:
     def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:
         # On the CPU through stable-baselines3's forward: with its sampling a seed gives the same actions as its PPO.
         with torch.no_grad():
-            return cast(Chosen, self._policy(rollout.observe(step, self.where, torch.from_numpy(observations))))
+            return cast(
+                Chosen, self._policy(rollout.store_observations(step, self.where, torch.from_numpy(observations)))
+            )
 
 
 class StagingBuffer:
@@ -110,7 +112,7 @@ class StagedActor(GroupActor):
         seen = self._staging.put(observations)
         # Outside the graph, because its target moves with the step: a graph would write to one step's memory forever.
         # The rollout copies the results of run() for the same reason: the next replay overwrites them.
-        rollout.observe(step, self.where, seen)
+        rollout.store_observations(step, self.where, seen)
         return sample(self._policy, seen) if self._captured is None else self._captured.run()
 
 
@@ -127,7 +129,7 @@ class Collector:
         """
         self.env = env
         self._grouped = env if isinstance(env, GroupedVecEnv | RecordedVecEnv) else GroupedVecEnv([env])
-        self._showing: list[np.ndarray] = []  # newest observations of each group
+        self._newest: list[np.ndarray] = []  # newest observations of each group
         self._actors = [
             self._make_actor(number, where, policy, capture) for number, where in enumerate(self._grouped.groups)
         ]
@@ -142,7 +144,7 @@ class Collector:
     def observations(self) -> np.ndarray:
         """The newest observation of every environment, (environments, ...)."""
         # Concatenated when asked for, once a rollout, instead of after every step.
-        return self._showing[0] if len(self._actors) == 1 else np.concatenate(self._showing)
+        return self._newest[0] if len(self._actors) == 1 else np.concatenate(self._newest)
 
     def collect(self, rollout: Rollout, observations: np.ndarray) -> Iterator[Outcome]:
         """Yield the outcome of each step of the rollout, once every group has finished it.
@@ -155,7 +157,7 @@ class Collector:
             rollout: Receives observations, actions, values and log-probabilities.
             observations: First observation of every environment, (environments, ...).
         """
-        self._showing = [observations[actor.where] for actor in self._actors]
+        self._newest = [observations[actor.where] for actor in self._actors]
         # Software pipeline: while the emulator's threads step the last group, the network chooses for the others, and
         # the reverse. Groups ahead start step + 1 before step is yielded; the last group never does, so that at most
         # one step is in flight when the caller stops.
@@ -184,10 +186,10 @@ class Collector:
                 self._finish(actor)
 
     def _begin(self, actor: GroupActor, rollout: Rollout, step: int) -> None:
-        actions = actor.choose(rollout, step, self._showing[actor.number])
+        actions = actor.choose(rollout, step, self._newest[actor.number])
         self._grouped.step_group_async(actor.number, actions)
 
     def _finish(self, actor: GroupActor) -> VecEnvStepReturn:
         result = self._grouped.step_group_wait(actor.number)
-        self._showing[actor.number] = cast(np.ndarray, result[0])
+        self._newest[actor.number] = cast(np.ndarray, result[0])
         return result

@@ -60,12 +60,12 @@ class CapturedFunction(Generic[Result]):
         with torch.cuda.device(self._device):
             if self._graph is None and self._runs < _WARM_UP_RUNS:
                 self._runs += 1
-                return self._beside(self._stream)
+                return self._run_on_side_stream(self._stream)
             if self._graph is None:
-                self._record(self._stream)  # executes nothing, so the replay below is this call's run
+                self._capture(self._stream)  # executes nothing, so the replay below is this call's run
             return self._work() if self._graph is None else self._replay(self._graph)
 
-    def _beside(self, stream: torch.cuda.Stream) -> Result:
+    def _run_on_side_stream(self, stream: torch.cuda.Stream) -> Result:
         """Run the function on the side stream, ordered after all earlier work and before all later work."""
         # Both waits are needed: the caller's stream wrote the inputs and will read the results.
         now = torch.cuda.current_stream()
@@ -75,7 +75,7 @@ class CapturedFunction(Generic[Result]):
         now.wait_stream(stream)
         return result
 
-    def _record(self, stream: torch.cuda.Stream) -> None:
+    def _capture(self, stream: torch.cuda.Stream) -> None:
         """Capture the graph, in a memory pool of its own; warn once and stay eager where that fails."""
         graph = torch.cuda.CUDAGraph()
         try:

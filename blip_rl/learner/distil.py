@@ -134,7 +134,7 @@ def distil(
     teacher = _Teacher(policy)
     # Order matters for exact resume: playing, resetting the module and choosing minibatches all draw from torch's
     # generator. The teacher plays before restore_shared overwrites its weights in the trunk.
-    states = teacher.label(_played(agent, settings.teacher_states))
+    states = teacher.label(_play(agent, settings.teacher_states))
     method.restore_shared(policy.trunk)
     policy.reset_current_task()  # the teacher's head fits the features of the teacher's trunk, not the shared ones
     policy.new_optimizer(settings.learning_rate)
@@ -145,12 +145,12 @@ def distil(
     with agent.protected_by(method, resume=True):
         student.imitate(states, range(first))
         if settings.student_states:
-            states = states.concatenate(teacher.label(_played(agent, settings.student_states)))
+            states = states.concatenate(teacher.label(_play(agent, settings.student_states)))
             student.imitate(states, range(first, settings.updates))
-    return _compared(policy, states, began)
+    return _compare(policy, states, began)
 
 
-def _played(agent: ContinualPPO, states: int) -> Tensor:
+def _play(agent: ContinualPPO, states: int) -> Tensor:
     """Collect observations with the current network and count the steps; (states, ...)."""
     environments = agent.n_envs
     agent.num_timesteps += -(-states // environments) * environments
@@ -191,16 +191,16 @@ class Student:
         policy = self.agent.policy
         with policy.matmul_precision():
             features = policy.extract_features(batch.observations)
-            away = divergence(batch.policy, policy_tensors(distribution_of(policy, features))).mean()
+            kl = divergence(batch.policy, policy_tensors(distribution_of(policy, features))).mean()
             # Detached: value errors may be of any scale and would dominate the gradient of the trunk. KL divergences
             # are in nats, so the policy alone decides what the trunk learns; the critic fits the features it is given.
             value_error = F.mse_loss(policy.critic(features.detach()), batch.values)
             extra = self.method.loss(policy.outputs_of)
             policy.optimizer.zero_grad()
-            loss = away + value_error
+            loss = kl + value_error
             (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         policy.optimizer.step()
-        return Losses(away.detach(), value_error.detach(), None if extra is None else extra.detach())
+        return Losses(kl.detach(), value_error.detach(), None if extra is None else extra.detach())
 
     def _check_finite(self, losses: list[Losses]) -> None:
         policy = self.agent.policy
@@ -229,7 +229,7 @@ def labelled(policy: ContinualPolicy, observations: Tensor) -> Labelled:
     return Labelled(observations, joined, torch.cat(values))
 
 
-def _compared(policy: ContinualPolicy, teacher: Labelled, began: float) -> Distilled:
+def _compare(policy: ContinualPolicy, teacher: Labelled, began: float) -> Distilled:
     student = labelled(policy, teacher.observations)
     agreement = None
     if isinstance(policy.action_space, spaces.Discrete):

@@ -45,7 +45,7 @@ def sample(policy: ContinualPolicy, observations: Tensor) -> tuple[Tensor, Tenso
     features = policy.extract_features(observations)
     distribution = distribution_of(policy, features)
     if isinstance(distribution, Normal):
-        actions = distribution.rsample()
+        actions = distribution.rsample()  # one normal draw for each action, as in stable-baselines3
     else:
         # Exponential-race sampling (equivalent to Gumbel-max): with Eₐ ~ Exp(1), argmaxₐ pₐ/Eₐ = a with probability pₐ.
         # It avoids the device synchronisation of torch.multinomial, which checks its probabilities on the host.

@@ -13,6 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.learner.ppo import ContinualPPO
 
+# Collector and captured update are kept for each task: their CUDA graphs read this task's head and environments. The
+# optimizer is shared, so a graph of one task steps the moments that the other tasks' graphs step too.
 _OF_A_TASK = (
     "env",
     "observation_space",
@@ -49,22 +51,22 @@ class TaskSlot:
         agent._last_episode_starts = np.ones((agent.n_envs,), dtype=bool)
         agent.ep_info_buffer = deque(maxlen=agent._stats_window_size)
         agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
-        self.keep(agent)
+        self.save(agent)
 
     def share_rollout(self, other: TaskSlot) -> None:
         """Share another task's rollout storage if it fits: a rollout is used up before the next one begins."""
-        mine, theirs = self._kept["action_space"], other._kept["action_space"]
+        mine, theirs = self._saved["action_space"], other._saved["action_space"]
         if type(mine) is type(theirs) and mine.shape == theirs.shape:
-            self._kept["rollout_buffer"] = other._kept["rollout_buffer"]
+            self._saved["rollout_buffer"] = other._saved["rollout_buffer"]
 
-    def keep(self, agent: ContinualPPO) -> None:
+    def save(self, agent: ContinualPPO) -> None:
         """Save the task's part of the agent's state."""
-        self._kept: dict[str, Any] = {name: getattr(agent, name) for name in _OF_A_TASK}
+        self._saved: dict[str, Any] = {name: getattr(agent, name) for name in _OF_A_TASK}
 
-    def put(self, agent: ContinualPPO) -> None:
+    def restore(self, agent: ContinualPPO) -> None:
         """Restore the task's part of the agent's state and make it the task in use."""
         agent.policy.use_task(self.name)
-        for name, value in self._kept.items():
+        for name, value in self._saved.items():
             setattr(agent, name, value)
 
 
@@ -90,7 +92,7 @@ class TaskSchedule:
         for slot in self._slots[1:]:
             slot.share_rollout(self._slots[0])
         self._in_use = self._slots[-1]
-        self._in_use.put(agent)
+        self._in_use.restore(agent)
         # TaskSlot's switch_task made an optimizer of one task's module each time; this one replaces them all.
         agent.policy.new_optimizer(agent.lr_schedule(1.0), agent.policy.task_names)
         rounds = max(slot.rollouts for slot in self._slots)
@@ -104,8 +106,8 @@ class TaskSchedule:
 
     def use(self, slot: TaskSlot) -> None:
         """Switch the agent to a task, saving the state of the one before."""
-        self._in_use.keep(self._agent)
-        slot.put(self._agent)
+        self._in_use.save(self._agent)
+        slot.restore(self._agent)
         self._in_use = slot
 
     def each(self) -> Iterator[str]:

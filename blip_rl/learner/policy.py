@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 
 from blip_rl.agent_config import TrunkConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.precision import Compiled, matmul_precision, rounded
+from blip_rl.learner.precision import Compiled, autocast_trunk, matmul_precision
 from blip_rl.learner.trunk import Modulation, Trunk
 from blip_rl.setting_types import Precision
 
@@ -225,7 +225,7 @@ class ContinualPolicy(ActorCriticPolicy):
         Heads are always float32: rounding a logit to the 8 significant bits of bfloat16 would change the probability
         ratio by a noticeable part of PPO's clip range.
         """
-        with rounded(self._precision, self.device):
+        with autocast_trunk(self._precision, self.device):
             features = self._run_trunk(obs)
         return features.float()
 

@@ -41,7 +41,7 @@ def disable_tf32(device: torch.device) -> None:
             setattr(module, name, value)
 
 
-def rounded(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+def autocast_trunk(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """Return an autocast block for ``precision = "bfloat16"``, else an empty one; weights stay float32.
 
     The autocast cache is off: a cached bfloat16 weight would outlive the CUDA graph whose memory pool holds it.

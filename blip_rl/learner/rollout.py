@@ -72,7 +72,7 @@ class Rollout:
         # Nothing is cleared: every entry is written before finish() reads it.
         self.pos, self.full = 0, False
 
-    def observe(self, step: int, where: slice, observations: Tensor) -> Tensor:
+    def store_observations(self, step: int, where: slice, observations: Tensor) -> Tensor:
         """Store the observations of some environments before a step, and return them as the network takes them.
 
         Args:
@@ -84,7 +84,7 @@ class Rollout:
         # is the stored slice itself, so that the network reads it without another copy.
         return _channels_second(self._observations[step, where]).copy_(observations)
 
-    def keep(self, step: int, where: slice, actions: Tensor, values: Tensor, log_probs: Tensor) -> None:
+    def store_actions(self, step: int, where: slice, actions: Tensor, values: Tensor, log_probs: Tensor) -> None:
         """Store the actions, values and log-probabilities of some environments.
 
         Args:

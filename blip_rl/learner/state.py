@@ -49,10 +49,11 @@ def take(agent: ContinualPPO) -> Snapshot:
         "episodes": episodes(agent),
         "random_numpy": [numpy_state[0], *numpy_state[2:]],
     }
+    # Cloned, because cpu() returns a tensor on the CPU itself, and training changes weights and moments in place.
     return Snapshot({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, values)
 
 
-def put(agent: ContinualPPO, snapshot: Snapshot) -> None:
+def restore(agent: ContinualPPO, snapshot: Snapshot) -> None:
     """Restore a snapshot into an agent of the same recipe, with the same tasks and task in use.
 
     Raises:
@@ -64,8 +65,8 @@ def put(agent: ContinualPPO, snapshot: Snapshot) -> None:
     agent.discard_captures()  # the optimizer's state is in new tensors, at other addresses
     agent.num_timesteps, agent._n_updates = int(values["steps"]), int(values["updates"])
     agent.task_began_at = int(values["task_began_at"])
-    put_episodes(agent, values["episodes"])
-    put_random(agent, snapshot)
+    restore_episodes(agent, values["episodes"])
+    restore_random(agent, snapshot)
 
 
 def episodes(agent: ContinualPPO) -> list[Any]:
@@ -73,14 +74,14 @@ def episodes(agent: ContinualPPO) -> list[Any]:
     return [[info["r"], info["l"]] for info in agent.ep_info_buffer or ()]
 
 
-def put_episodes(agent: ContinualPPO, newest: Sequence[Any]) -> None:
+def restore_episodes(agent: ContinualPPO, newest: Sequence[Any]) -> None:
     """Restore the result of :func:`episodes`."""
     infos = [{"r": float(score), "l": int(length)} for score, length in newest]
     agent.ep_info_buffer = deque(infos, maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
 
 
-def put_random(agent: ContinualPPO, snapshot: Snapshot) -> None:
+def restore_random(agent: ContinualPPO, snapshot: Snapshot) -> None:
     """Restore the random generators alone, after something has drawn from them."""
     torch.set_rng_state(snapshot.tensors["random.torch"])
     kind, *rest = snapshot.values["random_numpy"]

@@ -121,6 +121,6 @@ def _restore(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot) -> Mul
     with restored(run, saved, run.config.tasks[0].name):
         for played, _ in zip(saved.games, schedule.each(), strict=True):
             agent.replay_games(played.seed, played.actions)
-            state.put_episodes(agent, played.episodes)
+            state.restore_episodes(agent, played.episodes)
         schedule.resume()
     return MultitaskAutosave(run, schedule, [played.seed for played in saved.games], resumed=True)

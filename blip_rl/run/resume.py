@@ -149,7 +149,7 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
     """
     agent = cast(ContinualPPO, run.agent)
     try:
-        state.put(agent, saved.agent)
+        state.restore(agent, saved.agent)
         run.method.load_state(saved.method)
         yield
     except RunError:  # a game failed
@@ -157,7 +157,7 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (undo its changes)") from error
     # After the replay, which may draw from the same generators.
-    state.put_random(agent, saved.agent)
+    state.restore_random(agent, saved.agent)
     run.returns.finished = dict(saved.returns)
     if saved.watched is not None:
         with agent.policy.using_task(plasticity_task):

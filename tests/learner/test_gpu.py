@@ -168,10 +168,10 @@ def test_a_task_resumed_from_files_is_learned_bit_identically(name):
 
     other, again = gpu_agent("vectors", capture="off"), inner_method(name)
     other.switch_task("b", cartpole())
-    snapshot.put(other, snapshot.Snapshot(through_a_file(taken.tensors), taken.values))
+    snapshot.restore(other, snapshot.Snapshot(through_a_file(taken.tensors), taken.values))
     again.load_state(MethodState(through_a_file(state.tensors), state.values))
     other.restart_games(6)
-    snapshot.put_random(other, taken)
+    snapshot.restore_random(other, taken)
     with other.protected_by(again, resume=True):
         other.learn(ROLLOUT, reset_num_timesteps=False)
         assert same(weights(other.policy), weights(model.policy))

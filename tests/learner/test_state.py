@@ -42,9 +42,9 @@ def test_a_restored_agent_learns_bit_identically(kind):
     drawn = random_draws()
 
     other = fresh(kind, seed=9)
-    state.put(other, taken)
+    state.restore(other, taken)
     other.restart_games(5)
-    state.put_random(other, taken)
+    state.restore_random(other, taken)
     assert other.num_timesteps == 3 * ROLLOUT
     learn(other, 2)
     assert random_draws() == drawn
@@ -61,7 +61,7 @@ def test_a_snapshot_never_changes():
     before = {name: tensor.clone() for name, tensor in taken.tensors.items()}
     learn(model, 1)
     assert same(taken.tensors, before)
-    state.put(model, taken)
+    state.restore(model, taken)
     learn(model, 1)  # the optimizer counts its steps in place
     assert same(taken.tensors, before)
 
@@ -72,7 +72,7 @@ def test_a_snapshot_before_the_first_update_has_no_moments():
     assert not [name for name in taken.tensors if name.startswith("optimizer.")]
     other = fresh("vectors")
     learn(other, 1)
-    state.put(other, taken)
+    state.restore(other, taken)
     assert not other.policy.optimizer.state
 
 
@@ -88,7 +88,7 @@ def test_snapshots_of_another_agent_are_rejected(damage):
     else:
         del taken.tensors["policy.trunk.fc1.weight"]
     with pytest.raises((ValueError, RuntimeError), match=r"another agent's snapshot|Missing key"):
-        state.put(fresh("vectors"), taken)
+        state.restore(fresh("vectors"), taken)
 
 
 @pytest.mark.parametrize(
