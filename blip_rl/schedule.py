@@ -102,6 +102,11 @@ class Schedule(Settings):
         """Number of stages."""
         return len(self.order or self.tasks) * self.cycles
 
+    @property
+    def all_stages(self) -> range:
+        """Numbers of all stages."""
+        return range(1, self.stages + 1)
+
     def task_of(self, stage: int) -> TaskConfig:
         """Return the task that a stage learns."""
         return self.tasks[self.visits[stage - 1]]
@@ -110,9 +115,17 @@ class Schedule(Settings):
         """Return the tasks that have been learned at the end of a stage, in the order of their first visits."""
         return self.tasks[: 1 + max(self.visits[:stage])]
 
+    def seen_names(self, stage: int) -> list[str]:
+        """Return the names of the tasks that have been learned at the end of a stage."""
+        return [task.name for task in self.seen(stage)]
+
     def visit(self, stage: int) -> int:
         """Return which visit to its task a stage is."""
         return self.visits[:stage].count(self.visits[stage - 1])
+
+    def visit_label(self, stage: int) -> str:
+        """Return `` (visit 2)`` for a stage of a sequence whose tasks come back, else an empty string."""
+        return f" (visit {self.visit(stage)})" if self.stages > len(self.tasks) else ""
 
     @property
     def total_steps(self) -> int:

@@ -153,8 +153,8 @@ def chosen_stages(folder: RunFolder, config: RunConfig, stages: Sequence[int] | 
                 f"stage {stage} has no checkpoint in '{folder.path}': expected one of {', '.join(map(str, finished))}"
             )
     chosen = [stage for stage in finished if stages is None or stage in stages]
-    if chosen[-1] > len(config.tasks):
+    if chosen[-1] > config.stages:
         raise UserError(
-            f"'{folder.stage_path(chosen[-1])}' does not belong to this run: it has only {len(config.tasks)} tasks"
+            f"'{folder.stage_path(chosen[-1])}' does not belong to this run: it has only {config.stages} stages"
         )
     return chosen

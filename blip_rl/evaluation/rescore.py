@@ -85,7 +85,7 @@ def evaluate_run(
 
 def _reason_not_stored(folder: RunFolder, config: RunConfig) -> str:
     """Return the reason why scores cannot be written to ``scores.csv``; empty if they can."""
-    if not folder.finished(len(config.tasks)):
+    if not folder.finished(config.stages):
         return f"the run in '{folder.path}' is not finished"
     try:
         folder.check_writable()
@@ -95,8 +95,7 @@ def _reason_not_stored(folder: RunFolder, config: RunConfig) -> str:
 
 
 def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bool) -> list[Cell]:
-    names = [task.name for task in config.tasks]
-    cells = [Cell(stage, game) for stage in stages for game in games if zero_shot or names.index(game) < stage]
+    cells = [Cell(stage, game) for stage in stages for game in games if zero_shot or game in config.seen_names(stage)]
     if not cells:
         raise UserError(
             f"nothing to play: {', '.join(games)} had not been learned by stage {', '.join(map(str, stages))} "
@@ -147,4 +146,4 @@ def _matrix(config: RunConfig, games: list[str], rows: list[ScoreRow], title: st
 def _learned_label(config: RunConfig, stage: int) -> str:
     if load_method(str(config.agent.method["name"])).interleaved:
         return "learned all at once"
-    return f"learned {config.tasks[stage - 1].name}"
+    return f"learned {config.task_of(stage).name}{config.visit_label(stage)}"

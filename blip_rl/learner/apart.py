@@ -72,6 +72,11 @@ class LearnApart(Method):
         return bool(self._shared)
 
     @property
+    def _comes_back(self) -> bool:
+        """Whether the task being learned has been learned before."""
+        return 1 <= self.task <= self.tasks_seen
+
+    @property
     def capturable(self) -> bool:  # type: ignore[override]  # depends on the phase
         """True while a task is learned apart, since no hook acts then; else that of the wrapped method."""
         return self.apart or self.inner.capturable
@@ -100,12 +105,14 @@ class LearnApart(Method):
         Raises:
             ValueError: the state of the wrapped method belongs to another network.
         """
+        self.inner.task = self.task
         self.inner.start_task(trunk)  # before the exchange: it may bind to the shared weights
         if self.tasks_seen or self._first_task:
             # The copies go aside and the trunk's own tensors are overwritten in place: the optimizer, the hooks and any
             # CUDA graph refer to those tensors, so nothing has to be rebuilt for the exchange.
             self._shared = copy_weights(trunk)
-            if self._start == "fresh":
+            # A task that comes back continues from the shared weights, which know it.
+            if self._start == "fresh" and not self._comes_back:
                 cast(Trunk, trunk).reset_parameters()
 
     def resume_task(self, trunk: nn.Module) -> None:
@@ -114,6 +121,7 @@ class LearnApart(Method):
         Raises:
             ValueError: the shared weights or the state of the wrapped method belong to another network.
         """
+        self.inner.task = self.task
         if not self.apart:
             self.inner.resume_task(trunk)
             return
@@ -161,7 +169,7 @@ class LearnApart(Method):
         if self.apart:
             raise RuntimeError("end_task while the trunk is the task's own: distil it into the shared trunk first")
         metrics = self.inner.end_task(finished)
-        self.tasks_seen += 1
+        self.tasks_seen += not self._comes_back
         return metrics
 
     @contextmanager
@@ -174,7 +182,7 @@ class LearnApart(Method):
         if not self.apart:
             with self.inner.playing(trunk, task):
                 yield
-        elif task > self.tasks_seen:  # the task being learned, or one never learned: the trunk is already its own
+        elif task > self.tasks_seen or task == self.task:  # the trunk already has the weights that play it
             yield
         else:
             self._check_fit(trunk)

@@ -115,6 +115,11 @@ class ContinualPolicy(ActorCriticPolicy):
         return self.task_names[self._current]
 
     @property
+    def current_number(self) -> int:
+        """Number of the task in use, counted from 1 in the order in which tasks were added."""
+        return self._current + 1
+
+    @property
     def action_net(self) -> nn.Linear:  # type: ignore[override]
         """The current task's actor, under stable-baselines3's name."""
         return self.current.actor

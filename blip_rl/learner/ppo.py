@@ -154,7 +154,7 @@ class ContinualPPO(BasePPO):
             method: Protects earlier tasks.
             resume: Whether the task in use is resumed in the middle instead of started.
         """
-        with attached(method, self.policy.trunk, self.policy.optimizer, resume=resume):
+        with attached(method, self.policy.trunk, self.policy.optimizer, task=self.policy.current_number, resume=resume):
             self.method = method
             # The method's hooks are part of a captured update, and so are the tensors that they read.
             self.discard_captures()

@@ -116,6 +116,7 @@ class Method:
         capturable: Whether the hooks of an optimizer step (``loss``, ``add_gradient``, ``after_step``) can be captured
             in a CUDA graph between ``start_task`` and ``end_task``: the same device operations on the same tensors,
             no control flow that depends on their values, no random numbers. The graph is replayed without calling them.
+        no_visits: Why tasks cannot come back with this method (``order``, ``cycles``); empty if they can.
         distillable: Whether the method protects one trunk shared by all tasks, learned one after another, so that a
             task can be learned in a separate trunk and distilled into the shared one (``learning = "distil"``).
     """
@@ -124,6 +125,11 @@ class Method:
     interleaved: ClassVar[bool] = False
     capturable: ClassVar[bool] = False
     distillable: ClassVar[bool] = True
+    no_visits: ClassVar[str] = ""
+
+    task: int = 0
+    """Number of the task being learned, counted from 1 in the order of first visits; set before ``start_task`` and
+    ``resume_task``. 0: each task is new."""
 
     def __init__(self, **settings: Any) -> None:
         """Validate the settings; an invalid one raises ``pydantic.ValidationError``, a ``ValueError``."""
@@ -264,7 +270,7 @@ def mean_entry(tensors: dict[str, Tensor]) -> float:
 
 @contextmanager
 def attached(
-    method: Method, trunk: nn.Module, optimizer: torch.optim.Optimizer, *, resume: bool = False
+    method: Method, trunk: nn.Module, optimizer: torch.optim.Optimizer, *, task: int = 0, resume: bool = False
 ) -> Iterator[Method]:
     """Attach a method to a trunk and its optimizer for one task; detach at the end, also after an error.
 
@@ -272,8 +278,10 @@ def attached(
         method: Protects the trunk.
         trunk: The shared layers.
         optimizer: Steps the trunk's parameters.
+        task: Number of the task, counted from 1; the number of an earlier task if it comes back. 0: a new task.
         resume: Whether to resume a task in its middle, from a loaded state.
     """
+    method.task = task
     if resume:
         _resume(method, trunk)
     else:

@@ -132,16 +132,22 @@ class Clear(Method):
         """
         frame_bytes = _row_bytes(finished.observations)
         capacity = self._capacity(frame_bytes)
-        share = capacity // (len(self._memories) + 1)
+        tasks = max(len(self._memories), self.task or len(self._memories) + 1)
+        share = capacity // tasks
         if share < 1:
             raise UserError(
                 f"method.capacity_frames = {self.settings.capacity_frames} and method.capacity_mb = "
                 f"{self.settings.capacity_mb:g} hold {capacity} frames of {frame_bytes:,} bytes: expected at least one "
-                f"for each of {len(self._memories) + 1} tasks (raise them)"
+                f"for each of {tasks} tasks (raise them)"
             )
         observations = _subset(finished.observations, share, finished.generator)
         kept = [_thinned(memory, share, finished.generator) for memory in self._memories]
-        self._memories = [*kept, _remember(finished, observations)]
+        new = _remember(finished, observations)
+        if 1 <= self.task <= len(kept):  # a task that came back: its newest policy is the one to keep
+            kept[self.task - 1] = new
+        else:
+            kept.append(new)
+        self._memories = kept
         self._seed = int(torch.randint(2**31, (), generator=finished.generator))
         self._draws = None
         return {"replay_frames": float(sum(map(len, self._memories))), "replay_mb": self.memory_bytes() / 1e6}

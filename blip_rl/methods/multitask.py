@@ -11,3 +11,4 @@ class Multitask(Method):
     capturable: ClassVar[bool] = True
     interleaved: ClassVar[bool] = True
     distillable: ClassVar[bool] = False
+    no_visits: ClassVar[str] = "it learns all tasks at once"

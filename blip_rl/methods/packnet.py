@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +39,7 @@ class PacknetSettings(Settings):
 class Packnet(Method):
     """Divides the weights of every layer among the tasks."""
 
+    no_visits: ClassVar[str] = "the weights of a task are frozen once it has been learned"
     Settings = PacknetSettings
     settings: PacknetSettings
 

@@ -101,7 +101,7 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
     """
     changes = {} if options.steps is None else {"steps": options.steps}
     try:
-        return RunConfig(
+        config = RunConfig(
             agent_name=name,
             sequence_name=games.name,
             seed=options.seed,
@@ -117,6 +117,9 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
         )
     except ValidationError as error:
         raise RecipeError([problem.text for problem in problems_of(error, RunConfig)]) from None
+    if problem := _visit_problem(config):
+        raise RecipeError([problem])
+    return config
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -153,6 +156,8 @@ def _run_config(values: dict[str, Any], source: str) -> RunConfig:
     problems += _learning_problems(config.agent.learning, config.agent.method)
     lines = [Layer(source, values).line(problem.under("agent")) for problem in problems]
     lines += [f"{source}: {problem}" for problem in _foreign_problems(config)]
+    if not lines and (problem := _visit_problem(config)):
+        lines = [f"{source}: {problem}"]
     if lines:
         raise RecipeError(lines)
     return config
@@ -291,6 +296,19 @@ def _learning_problems(learning: object, method: dict[str, Any]) -> list[Problem
         "there is nothing to distil into (set learning = 'direct', or choose another method)"
     )
     return [Problem(("learning",), rule, True, learning)]
+
+
+def _visit_problem(config: RunConfig) -> str:
+    """Return a problem if tasks come back and the method does not allow it, else an empty string."""
+    from blip_rl.methods import load_method
+
+    name = str(config.agent.method["name"])
+    if config.stages == len(config.tasks) or not (reason := load_method(name).no_visits):
+        return ""
+    return (
+        f"{config.stages} visits to {len(config.tasks)} tasks with method.name = {name!r}: {reason}; expected each "
+        "task once (leave out order and cycles, give the tasks more steps, or choose another method)"
+    )
 
 
 def _with_removal_hint(problem: Problem) -> Problem:

@@ -73,7 +73,7 @@ class Autosave:
     @property
     def plasticity_task(self) -> str:
         """Name of the task on whose observations plasticity is measured."""
-        return self._run.config.tasks[self._stage - 1].name
+        return self._run.config.task_of(self._stage).name
 
     @property
     def _agent(self) -> ContinualPPO:

@@ -29,7 +29,7 @@ def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
         FloatingPointError: Distilling diverged, or the Fisher information is not finite.
         StopRequestError: A stop was requested; the run resumes from the end of learning.
     """
-    task, policy = run.config.tasks[stage - 1], agent.policy
+    task, policy = run.config.task_of(stage), agent.policy
     played = run.scores.evaluate(policy, stage, "before", agent.num_timesteps)
     distilled = _distil(run, agent, task.name)
     steps, weights_before = agent.num_timesteps, trunk_bytes(policy.trunk)

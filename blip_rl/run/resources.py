@@ -55,7 +55,7 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
     weights = validation.weight_bytes(validation.meta_policy(observations, tasks, config.agent.trunk))
     parts = learning_parts(config, observations, weights)
     parts[f"{method.samples_wanted:,} observations for the method"] = float(method.samples_wanted * frame)
-    if config.learned_apart(len(config.tasks)):
+    if config.learned_apart(config.stages):
         parts["distilling, with teacher and shared trunk"] = float(
             config.agent.distil.steps * frame + weights * _DISTILLING
         )
@@ -109,11 +109,9 @@ def estimate_resources(
     # Not every task's head is known yet: assume the same number of outputs for all tasks.
     outputs = (policy.current.actor.out_features,)
     weights, head = parameter_bytes(trunk), parameter_bytes(policy.current)
-    stages = [
-        weights + stage * head + method.kept_bytes(Network(trunk, space, stage * outputs))
-        for stage in ([tasks] if method.interleaved else range(1, tasks + 1))
-    ]
-    apart = config.learned_apart(tasks)
+    heads = [len(config.seen(stage)) for stage in ([config.stages] if method.interleaved else config.all_stages)]
+    stages = [weights + count * head + method.kept_bytes(Network(trunk, space, count * outputs)) for count in heads]
+    apart = config.learned_apart(config.stages)
     aside = weights if apart else 0  # the shared trunk is kept while a task is learned apart
     snapshot = stages[-1] + aside + _MOMENTS * (weights + head)
     # A third snapshot is written before the oldest is removed; the last task's checkpoint is written after that.
@@ -140,7 +138,7 @@ def forecast(config: RunConfig, agent: ContinualPPO, method: Method, steps_per_s
         method: The run's method.
         steps_per_second: Training speed measured in those rollouts.
     """
-    total = sum(task.steps for task in config.tasks)
+    total = config.total_steps
     seconds = total / steps_per_second
     if seconds < _LONG_RUN_SECONDS:
         return None

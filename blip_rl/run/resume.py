@@ -129,7 +129,7 @@ def restore_task(run: RunContext, saved: RunSnapshot) -> Autosave:
         UserError: The snapshot does not match the recipe's network, games or method.
     """
     agent = cast(ContinualPPO, run.agent)
-    with restored(run, saved, run.config.tasks[saved.stage - 1].name):
+    with restored(run, saved, run.config.task_of(saved.stage).name):
         (played,) = saved.games
         agent.replay_games(played.seed, played.actions)
     return Autosave(run, saved.stage, played.seed, resumed=True)

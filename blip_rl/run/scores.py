@@ -59,8 +59,8 @@ class ScoreBook:
         self._method, self._stop, self._plasticity = method, stop, plasticity
         self.boundary_games: dict[str, tuple[list[Episode], EpisodeActions]] = {}
         tasks = len(config.tasks)
-        self.before = np.full((tasks, tasks), np.nan)
-        self.after = np.full((tasks, tasks), np.nan)
+        self.before = np.full((config.stages, tasks), np.nan)
+        self.after = np.full((config.stages, tasks), np.nan)
         self.latest = np.full(tasks, np.nan)
         self._started = set[int]()  # tasks that were scored before their first training step
         self._lengths = np.full(tasks, np.nan)  # mean steps of an episode in each task's newest evaluation
@@ -76,7 +76,7 @@ class ScoreBook:
         """
         names = [task.name for task in self._config.tasks]
         for row in rows:
-            if row.task not in names or not 1 <= row.stage <= len(names):
+            if row.task not in names or not 1 <= row.stage <= self._config.stages:
                 raise UserError(f"'{self._folder.scores}' has stage {row.stage} of {row.task!r}: not one of this run")
         own = [row for row in rows if row.actions == self._config.evaluation.actions]
         for (stage, phase, task, _), episodes in groupby(own, key=lambda r: (r.stage, r.phase, r.task, r.env_steps)):
@@ -97,7 +97,7 @@ class ScoreBook:
         Raises:
             StopRequestError: A stop was requested; nothing is recorded.
         """
-        tasks = self._config.tasks if self._config.evaluation.unseen_tasks else self._config.tasks[:stage]
+        tasks = self._config.tasks if self._config.evaluation.unseen_tasks else self._config.seen(stage)
         share = self._share(len(tasks)) if phase == "periodic" else None
         played = [self._play(policy, index, share) for index in range(len(tasks))]
         self.record(played, stage, phase, env_steps)
@@ -115,7 +115,7 @@ class ScoreBook:
             env_steps: Training steps of the whole run.
         """
         missing = [index for index in tasks if index not in self._started]
-        played = {index: self._play(policy, index, self._share(stage)) for index in missing}
+        played = {index: self._play(policy, index, self._share(len(self._config.seen(stage)))) for index in missing}
         for index, episodes in played.items():
             self._write(index, episodes, stage, "start", env_steps)
         if played:
@@ -215,7 +215,7 @@ class ScoreBook:
             self._logger.record(f"eval/{task.name}/normalised", value)
 
     def _log_run(self, stage: int, phase: Phase) -> None:
-        total = metrics.accumulated(self.latest[:stage])
+        total = metrics.accumulated(self.latest[: len(self._config.seen(stage))])
         if not math.isnan(total):
             self._logger.record("continual/accumulated_normalised_reward", total)
         if phase != "after":
@@ -223,15 +223,21 @@ class ScoreBook:
         for name, value in self.summary(stage).items():
             if not math.isnan(value):
                 self._logger.record(f"continual/{name}", value)
-        loss = metrics.rounding_loss(self.normalised(self.before), self.normalised(self.after))[stage - 1, :stage]
+        loss = metrics.rounding_loss(self.normalised(self.before), self.normalised(self.after))[stage - 1]
         for task, lost in zip(self._config.tasks, loss.tolist(), strict=False):
             if not math.isnan(lost):
                 self._logger.record(f"rounding_loss/{task.name}", lost)
 
     def summary(self, stage: int) -> dict[str, float]:
-        """Return ``acc`` and ``bwt`` over the normalised scores of the first ``stage`` tasks; NaN where undefined."""
-        matrix = self.normalised(self.after)[:stage, :stage]
-        return {"acc": metrics.average_performance(matrix), "bwt": metrics.backward_transfer(matrix)}
+        """Return metrics over the normalised scores of the tasks learned by the end of a stage; NaN where undefined."""
+        visits = self._config.visits[:stage]
+        matrix = self.normalised(self.after)[:stage, : 1 + max(visits)]
+        return {
+            "acc": metrics.average_performance(matrix),
+            "worst_task": metrics.worst_performance(matrix),
+            "bwt": metrics.backward_transfer(matrix, visits),
+            "forgetting_between_visits": float(metrics.forgetting_between_visits(matrix, visits)[-1]),
+        }
 
 
 def _or_nan(value: float | None) -> float:

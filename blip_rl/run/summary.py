@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,16 @@ from blip_rl.run.scores import ScoreBook
 from blip_rl.run.tensorboard import overall_mean
 from blip_rl.shell import shell_command
 
-_LEVELS = ("ACC", "accumulated reward")
+_LEVELS = ("ACC", "worst game", "accumulated reward")
 """Metrics that are scores; the others are differences and are printed with their sign."""
 
 
 def opening_text(config: RunConfig, path: Path, device: str) -> str:
     """Return the text printed at the start: agent, tasks, steps, device, seed and run folder."""
     games = ", ".join(task.name for task in config.tasks)
-    steps = sum(task.steps for task in config.tasks)
+    steps = config.total_steps
     rollout = config.agent.ppo.environments * config.agent.ppo.rollout_steps
-    rounded = any(config.learning_steps(stage) % rollout for stage in range(1, len(config.tasks) + 1))
+    rounded = any(config.learning_steps(stage) % rollout for stage in config.all_stages)
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
     scored = any(task.has_normalisers for task in config.tasks)
     scale = f"normalised scores: {task_scale(config.tasks)}\n" if scored else ""
@@ -38,12 +39,17 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
 def boundary_line(config: RunConfig, scores: ScoreBook, stage: int, frozen: dict[str, Tensor]) -> str:
     """Return the line printed at the end of a task: scores of every task seen, before → after consolidation."""
     parts = []
-    for index, task in enumerate(config.tasks[:stage]):
+    for index, task in enumerate(config.seen(stage)):
         before, after = scores.before[stage - 1, index], scores.after[stage - 1, index]
         change = f"{score_text(before)} → " if before != after else ""
         parts.append(f"{task.name} {change}{score_text(after)}")
     bits = f"; {overall_mean(frozen):.2f} bits frozen on average" if frozen else ""
-    return f"after {config.tasks[stage - 1].name}: {', '.join(parts)}{bits}"
+    return f"after {stage_title(config, stage)}: {', '.join(parts)}{bits}"
+
+
+def stage_title(config: RunConfig, stage: int) -> str:
+    """Return the name of a stage: its task and, where tasks come back, which visit it is."""
+    return f"{config.task_of(stage).name}{config.visit_label(stage)}"
 
 
 def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
@@ -68,11 +74,11 @@ def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
 def _score_table(config: RunConfig, scores: ScoreBook) -> list[str]:
     names = [task.name for task in config.tasks]
     rows = [["mean raw return", "", *names]]
-    for stage, name in enumerate(names):
-        label = "learned together" if _together(scores) else f"learned {name}"
+    for stage in config.all_stages:
+        label = "learned together" if _together(scores) else f"learned {stage_title(config, stage)}"
         for phase, matrix in (("before", scores.before), ("after", scores.after)):
-            if not np.isnan(matrix[stage]).all():
-                cells = ["" if math.isnan(v) else score_text(v) for v in matrix[stage].tolist()]
+            if not np.isnan(matrix[stage - 1]).all():
+                cells = ["" if math.isnan(v) else score_text(v) for v in matrix[stage - 1].tolist()]
                 rows.append([label, f"{phase} consolidation", *cells])
                 label = ""
     return aligned(rows)
@@ -81,7 +87,8 @@ def _score_table(config: RunConfig, scores: ScoreBook) -> list[str]:
 def _metric_lines(config: RunConfig, scores: ScoreBook) -> list[str]:
     """Return a table of every metric over raw returns and over normalised scores, with why one is undefined."""
     names = [task.name for task in config.tasks]
-    raw, normalised = _metrics(scores.after), _metrics(scores.normalised(scores.after))
+    visits = config.visits
+    raw, normalised = _metrics(scores.after, visits), _metrics(scores.normalised(scores.after), visits)
     why = "one task" if len(names) == 1 else "learned together" if _together(scores) else "not measured"
     rows = [["metric", "", "raw return", "normalised"]]
     for (metric, task), value in raw.items():
@@ -102,14 +109,16 @@ def _together(scores: ScoreBook) -> bool:
     return len(scores.after) > 1 and bool(np.isnan(scores.after[:-1]).all())
 
 
-def _metrics(matrix: np.ndarray) -> dict[tuple[str, int | None], float]:
+def _metrics(matrix: np.ndarray, visits: Sequence[int]) -> dict[tuple[str, int | None], float]:
     """Return (metric, index of its task or None) → value, for a score matrix (stages, tasks)."""
-    lost = metrics.forgetting(matrix)[:-1].tolist() or [math.nan]  # nothing was learned after the last task
+    lost = enumerate(metrics.forgetting(matrix, visits).tolist())
+    forgetting = {task: value for task, value in lost if task != visits[-1]}  # nothing is learned after the last task
     return {
         ("ACC", None): metrics.average_performance(matrix),
-        ("BWT", None): metrics.backward_transfer(matrix),
+        ("worst game", None): metrics.worst_performance(matrix),
+        ("BWT", None): metrics.backward_transfer(matrix, visits),
         ("accumulated reward", None): metrics.accumulated(matrix[-1]),
-        **{("forgetting", task): value for task, value in enumerate(lost)},
+        **{("forgetting", task): value for task, value in (forgetting or {0: math.nan}).items()},
     }
 
 

@@ -70,7 +70,7 @@ def hyperparameters(config: RunConfig) -> dict[str, bool | str | float | None]:
         "agent": config.agent_name,
         "sequence": config.sequence_name,
         "seed": config.seed,
-        "steps": sum(task.steps for task in config.tasks),
+        "steps": config.total_steps,
         **{key: _loggable(value) for key, value in flatten(agent) if value is not None},
     }
 

@@ -101,7 +101,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
     with ExitStack() as held:
         with with_resume_hint(folder):
             held.enter_context(folder.locked())
-        if folder.finished(len(config.tasks)):
+        if folder.finished(config.stages):
             raise FinishedRunError(
                 f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)"
             )
@@ -113,8 +113,8 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             provenance.check_initial_recipe(path, folder.recipe(), accept_changes)
         else:
             provenance.check_recipe(folder.config, saved.recipe, accept_changes)
-            if saved.stage > len(config.tasks):
-                raise UserError(f"'{folder.config}' has {len(config.tasks)} tasks: the run is at task {saved.stage}")
+            if saved.stage > config.stages:
+                raise UserError(f"'{folder.config}' has {config.stages} stages: the run is at stage {saved.stage}")
             validation.check_actions(saved.known_tasks, tasks)
         resuming = resume_message(folder, config, saved)
         with with_resume_hint(folder):
@@ -134,7 +134,7 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
             if run.method.interleaved:
                 _learn_multitask(run, saved)
             else:
-                for stage in range(saved.stage if saved else 1, len(run.config.tasks) + 1):
+                for stage in range(saved.stage if saved else 1, run.config.stages + 1):
                     _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
     except StopRequestError:
         raise InterruptedRunError(f"stopped: {resume_hint(run.folder)}", run.stop.signal_number or 0) from None
@@ -195,7 +195,7 @@ def check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
 
 
 def _seeds(config: RunConfig) -> dict[str, Any]:
-    stages = range(1, len(config.tasks) + 1)
+    stages = config.all_stages
     return {
         "run": config.seed,
         "first_training_seed_of_each_stage": [training_seed(config.seed, stage) for stage in stages],
@@ -224,7 +224,7 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
 @contextmanager
 def _environments(run: RunContext, stage: int, saved: RunSnapshot | None) -> Iterator[VecEnv]:
     """Create a task's training environments and select the task in the agent; close them after the block."""
-    config, task = run.config, run.config.tasks[stage - 1]
+    config, task = run.config, run.config.task_of(stage)
     seed = training_seed(config.seed, stage)
     environments = config.agent.ppo.environments
     groups = config.compute.groups(run.device, environments)
@@ -282,7 +282,7 @@ def _learn_task(run: RunContext, stage: int, autosave: Autosave) -> None:
 
 def _learn_multitask(run: RunContext, saved: RunSnapshot | None) -> None:
     """Learn all tasks in one stage. Its number is the last task's: only the last row of the score matrix is filled."""
-    stage = len(run.config.tasks)
+    stage = run.config.stages
     with multitask_training(run, saved) as agent:
         consolidate(run, agent, stage)
     save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)

@@ -96,7 +96,7 @@ class TrainingCallback(BaseCallback):
     @property
     def _title(self) -> str:
         """Title of the progress bar."""
-        return f"{self._config.tasks[self._stage - 1].name} ({self._stage}/{len(self._config.tasks)})"
+        return f"{self._config.task_of(self._stage).name} ({self._stage}/{self._config.stages})"
 
     @property
     def _steps(self) -> int:
@@ -106,7 +106,7 @@ class TrainingCallback(BaseCallback):
     @property
     def _trained(self) -> list[int]:
         """Indices of the tasks that are trained, counted from 0."""
-        return [self._stage - 1]
+        return [self._config.visits[self._stage - 1]]
 
     @property
     def _agent(self) -> ContinualPPO:

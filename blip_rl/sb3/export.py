@@ -138,7 +138,7 @@ def export_run(
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)
     number = chosen_stages(folder, config, None if stage is None else [stage])[-1]
-    learned = [task.name for task in config.tasks][:number]
+    learned = config.seen_names(number)
     names = learned if games is None else chosen_games(config, games)
     for name in names:
         if name not in learned:

@@ -145,7 +145,8 @@ def load(path: Path) -> RunSnapshot:
         recipe = str(metadata["recipe"])
         config = parse_run_config(recipe, "its recipe")
         tasks, stage = known_tasks(metadata, len(config.tasks)), checked_int(metadata["stage"], 1, MOST_TASKS)
-        _check_files(path, metadata, tasks, config)
+        learned = _learned_now(config, stage)
+        _check_files(path, metadata, tasks, learned, config)
         atomic.check_folder(path)  # after the size checks, since it reads every byte
         games = load_file(path / "games.safetensors")
         games |= {"actions.0": games["actions"]} if "actions" in games else {}
@@ -157,7 +158,7 @@ def load(path: Path) -> RunSnapshot:
             agent=snapshot.Snapshot(_tensors(path, "agent"), values),
             method=MethodState(_tensors(path, "method"), dict(metadata["method"])),
             known_tasks=tasks,
-            games=_games(metadata["games"], games, tasks, _learned_now(config, stage), config),
+            games=_games(metadata["games"], games, tasks, learned, config),
             watched=games.get("watched"),
             returns=returns.checked(metadata.get("returns", {}), dict(tasks)),  # absent in earlier versions
             run_files=_run_files(metadata["evidence"]),
@@ -169,7 +170,9 @@ def load(path: Path) -> RunSnapshot:
         raise atomic.DamagedError(f"'{path}' cannot be read: {error!r}") from error
 
 
-def _check_files(path: Path, metadata: dict[str, Any], tasks: validation.Tasks, config: RunConfig) -> None:
+def _check_files(
+    path: Path, metadata: dict[str, Any], tasks: validation.Tasks, learned: list[str | None], config: RunConfig
+) -> None:
     """Check that the files fit the recipe's network and method, and into memory.
 
     Raises:
@@ -181,7 +184,7 @@ def _check_files(path: Path, metadata: dict[str, Any], tasks: validation.Tasks, 
     files = {"weights and optimizer": agent, "what the method keeps": memory, "the actions played": games}
     validation.check_fits_memory(f"snapshot '{path}'", outline, files)
     validation.check_policy(agent, outline, "policy.")
-    validation.check_optimizer(agent, outline, outline.task_names if _at_once(config) else None)
+    validation.check_optimizer(agent, outline, [name for name in outline.task_names if name in learned])
     validation.check_method(memory, outline, config)
     watched = games.get("watched")
     if watched is not None and watched.shape[1:] != observations.shape:
@@ -227,7 +230,7 @@ def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
     names = [task.name for task in config.tasks]
     if _at_once(config):
         return [*names]
-    return [names[stage - 1] if stage <= len(names) else None]
+    return [config.task_of(stage).name if stage <= config.stages else None]
 
 
 def _games(

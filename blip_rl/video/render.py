@@ -139,8 +139,7 @@ class _Source:
 
     def cells(self, stages: Sequence[int], games: Sequence[str]) -> list[Cell]:
         """Return the cells of all games after all stages that had learned them, and check that they can be rendered."""
-        order = list(self.tasks)
-        cells = [Cell(stage, game) for stage in stages for game in games if order.index(game) < stage]
+        cells = [Cell(stage, game) for stage in stages for game in games if game in self.config.seen_names(stage)]
         if not cells:
             raise UserError(
                 f"nothing to render: '{self.folder.path}' had not learned {', '.join(games)} by stage "
@@ -168,7 +167,7 @@ class _Source:
         """Return the two-line row label of a stage."""
         if self.together:
             return "after learning", "all at once"
-        return "after learning", self.title(list(self.tasks)[stage - 1])
+        return "after learning", self.title(self.config.task_of(stage).name) + self.config.visit_label(stage)
 
 
 def _report_difference(console: Console, recorded: RecordedCell) -> None:
@@ -247,7 +246,9 @@ def _versus(
 
 
 def _learned(source: _Source, stage: int) -> str:
-    return "all at once" if source.together else f"after {stage} game{'s' * (stage > 1)}"
+    if source.together:
+        return "all at once"
+    return f"after {stage} {'visit' if source.config.visit_label(stage) else 'game'}{'s' * (stage > 1)}"
 
 
 def _agent_names(configs: Sequence[RunConfig]) -> list[str]:
@@ -262,7 +263,7 @@ def _agent_names(configs: Sequence[RunConfig]) -> list[str]:
 
 def _shared_games(sources: Sequence[_Source], games: Sequence[str] | None) -> list[str]:
     """Return the games that both runs have learned, in the order of the first run."""
-    learned = [list(source.tasks.values())[: source.last_stage()] for source in sources]
+    learned = [source.config.seen(source.last_stage()) for source in sources]
     theirs = {task.name: task.game for task in learned[1]}
     chosen = chosen_games(sources[0].config, games)
     shared = [task.name for task in learned[0] if task.name in chosen and theirs.get(task.name) == task.game]

@@ -52,7 +52,7 @@ def test_the_recipes_learning_setting_selects_the_wrapper():
 def test_every_hook_of_method_is_delegated():
     """A hook added to Method must be delegated here too."""
     hooks = {name for name, _ in inspect.getmembers(Method) if not name.startswith("_")}
-    assert hooks - vars(LearnApart).keys() == {"Settings", "interleaved", "distillable"}
+    assert hooks - vars(LearnApart).keys() == {"Settings", "interleaved", "distillable", "no_visits", "task"}
 
 
 # --- the first task
@@ -114,6 +114,7 @@ def test_start_fresh_draws_a_new_trunk_and_start_shared_copies_the_shared_one(ki
     trunk = model.policy.trunk
     tensors, shared = list(trunk.parameters()), copy_weights(trunk)
     torch.manual_seed(5)
+    method.task = 2
     method.start_task(trunk)
     new = Trunk(model.observation_space, agent_config().trunk)
     torch.manual_seed(5)
