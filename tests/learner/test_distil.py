@@ -23,7 +23,6 @@ from tests.learner.apart_agents import (
     inner_method,
     learn_apart,
     one_task,
-    two_tasks,
 )
 from tests.learner.small_agents import ENVIRONMENTS, agent, same
 
@@ -154,44 +153,34 @@ def test_tasks_can_be_distilled_under_every_method(name, kind):
     assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
 
 
-@pytest.mark.parametrize(("teacher", "student", "played"), [(33, 5, 34 + 6), (32, 0, 32)])
-def test_steps_of_the_two_environments_are_counted_and_minibatches_have_their_size(
-    teacher, student, played, monkeypatch
+@pytest.mark.parametrize(
+    ("teacher", "student", "played", "rates", "halves"),
+    [
+        (33, 5, 34 + 6, [0.6, 0.4, 0.2, 0.6, 0.3], [True, False, False, True, False]),
+        (32, 0, 32, [0.6, 0.48, 0.36, 0.24, 0.12], [True, False, False, False, False]),
+    ],
+)
+def test_each_half_has_new_adam_moments_and_a_decaying_learning_rate(
+    teacher, student, played, rates, halves, monkeypatch
 ):
+    """Without states of the student there is one half; steps of both environments are counted."""
     model, method = one_task()
     learn_apart(model, method)
-    sizes, update = [], module.Student._update
-    monkeypatch.setattr(
-        module.Student, "_update", lambda self, batch: (sizes.append(len(batch.values)), update(self, batch))[1]
-    )
-    steps = model.num_timesteps
-    distil(model, method, DistilConfig(teacher_states=teacher, student_states=student, updates=7, minibatch=9))
-    assert sizes == [9] * 7
-    assert model.num_timesteps == steps + played
+    updates, update, steps = [], module.Student._update, model.num_timesteps
 
-
-def test_each_half_has_new_adam_moments_and_a_decaying_learning_rate(monkeypatch):
-    model, method = one_task()
-    learn_apart(model, method)
-    rates, fresh, update = [], [], module.Student._update
-
-    def watched(self, batch):
-        rates.append(model.policy.optimizer.param_groups[0]["lr"])
-        fresh.append(not model.policy.optimizer.state)
+    def recorded(self, batch):
+        optimizer = model.policy.optimizer
+        updates.append((len(batch.values), optimizer.param_groups[0]["lr"], not optimizer.state))
         return update(self, batch)
 
-    monkeypatch.setattr(module.Student, "_update", watched)
-    distil(model, method, DistilConfig(teacher_states=8, student_states=8, updates=5, learning_rate=0.6))
-    assert rates == pytest.approx([0.6, 0.4, 0.2, 0.6, 0.3])
-    assert fresh == [True, False, False, True, False]
-
-
-def test_distillation_is_deterministic_for_a_seed():
-    learned = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        learned.append(copy_weights(two_tasks(name="clear", settings=FEW)[0].policy))
-    assert same(*learned)
+    monkeypatch.setattr(module.Student, "_update", recorded)
+    few = {"updates": 5, "minibatch": 9, "learning_rate": 0.6}
+    distil(model, method, DistilConfig(teacher_states=teacher, student_states=student, **few))
+    sizes, used, new = zip(*updates, strict=True)
+    assert set(sizes) == {9}
+    assert used == pytest.approx(rates)
+    assert list(new) == halves
+    assert model.num_timesteps == steps + played
 
 
 def test_exceptions_of_on_update_propagate_and_detach_the_method():

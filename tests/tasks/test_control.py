@@ -8,25 +8,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from blip_rl.errors import UserError
 from blip_rl.tasks.control import make_control_env, orthogonal_matrix
-
-
-class Toy(gymnasium.Env):
-    """Episodes of three steps; observations are samples of the given space."""
-
-    metadata = {"render_modes": []}  # noqa: RUF012
-
-    def __init__(self, observation_space, action_space):
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self._steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        self._steps += 1
-        return self.observation_space.sample(), 2.0, self._steps == 3, False, {}
-
+from tests.learner.small_agents import Lines
 
 VECTOR = Box(-1.0, 1.0, (3,), np.float32)
 
@@ -37,7 +19,9 @@ def toy():
 
     def register(observation_space=VECTOR, action_space=Discrete(2)):  # noqa: B008
         kwargs = {"observation_space": observation_space, "action_space": action_space}
-        gymnasium.register("tests/Toy-v0", entry_point=Toy, kwargs=kwargs)
+        gymnasium.register(
+            "tests/Toy-v0", entry_point=Lines, kwargs=kwargs, max_episode_steps=3, disable_env_checker=True
+        )
         return "tests/Toy-v0"
 
     yield register
@@ -59,8 +43,8 @@ def test_copies_are_monitored_and_report_raw_returns(toy):
     env.reset()
     assert env.env_is_wrapped(Monitor) == [True, True]
     infos = [env.step(np.zeros(2, dtype=int))[3] for _ in range(3)][-1]
-    assert [(info["episode"]["r"], info["episode"]["l"]) for info in infos] == [(6.0, 3), (6.0, 3)]
-    assert all("terminal_observation" in info for info in infos)
+    assert [(info["episode"]["r"], info["episode"]["l"]) for info in infos] == [(3.0, 3), (3.0, 3)]
+    assert all("terminal_observation" in info and info["TimeLimit.truncated"] for info in infos)
 
 
 def test_a_seed_determines_all_episodes_and_copies_differ():
@@ -116,32 +100,29 @@ def test_vectors_images_and_both_kinds_of_actions_are_accepted(toy, observations
     assert env.reset().shape == (2, *seen.shape)
 
 
+UNUSABLE = [Discrete(5), Dict(x=VECTOR), Box(0.0, 1.0, (4, 4)), Box(0.0, 1.0, (4, 4, 3)), MultiBinary(3)]
+
+
 @pytest.mark.parametrize(
-    "space",
+    ("given", "mix", "message"),
     [
-        Discrete(5),
-        Dict(x=VECTOR),
-        Box(0.0, 1.0, (4, 4), np.float32),
-        Box(0.0, 1.0, (4, 4, 3), np.float32),
-        MultiBinary(3),
+        *(
+            ({"observation_space": s}, None, "observations .*: expected vectors .* choose another game")
+            for s in UNUSABLE
+        ),
+        ({"action_space": MultiBinary(3)}, None, "actions .*: expected Discrete counted from 0, or Box"),
+        ({"action_space": Discrete(3, start=1)}, None, "actions .*: expected Discrete counted from 0, or Box"),
+        (
+            {"observation_space": Box(0, 255, (40, 30, 3), np.uint8)},
+            1,
+            "observations .*: only vectors .* can be mixed .remove",
+        ),
     ],
     ids=str,
 )
-def test_other_observations_are_rejected(toy, space):
-    with pytest.raises(UserError, match=r"'tests/Toy-v0' has observations .*: expected vectors .* choose another game"):
-        make_control_env(toy(observation_space=space), 1, seed=0)
-
-
-@pytest.mark.parametrize("space", [MultiBinary(3), Discrete(3, start=1)], ids=str)
-def test_other_actions_are_rejected(toy, space):
-    with pytest.raises(UserError, match=r"'tests/Toy-v0' has actions .*: expected Discrete counted from 0, or Box"):
-        make_control_env(toy(action_space=space), 1, seed=0)
-
-
-def test_mixing_images_is_rejected(toy):
-    game = toy(observation_space=Box(0, 255, (40, 30, 3), np.uint8))
-    with pytest.raises(UserError, match=r"only vectors .* can be mixed .remove observation_mix_seed"):
-        make_control_env(game, 1, seed=0, observation_mix_seed=1)
+def test_other_spaces_are_rejected(toy, given, mix, message):
+    with pytest.raises(UserError, match=f"'tests/Toy-v0' has {message}"):
+        make_control_env(toy(**given), 1, seed=0, observation_mix_seed=mix)
 
 
 def test_unknown_ids_and_bad_seeds_are_rejected():
