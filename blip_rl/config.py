@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.schedule import Schedule
+from blip_rl.schedule import MinatarConfig, Schedule
 from blip_rl.setting_types import (
     Device,
     Fraction,
@@ -119,6 +119,8 @@ class SequenceConfig(Schedule):
     """One line for ``blip-rl list``."""
     atari: AtariConfig = AtariConfig()
     """Preprocessing."""
+    minatar: MinatarConfig = MinatarConfig()
+    """Settings of MinAtar games that their tasks do not set."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation."""
     checkpoint: CheckpointConfig = CheckpointConfig()

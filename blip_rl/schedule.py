@@ -9,10 +9,19 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from blip_rl.setting_types import ReferenceName, Settings, Steps, TaskName, reject_bool
+from blip_rl.setting_types import Fraction, ReferenceName, Settings, Steps, TaskName, reject_bool
 from blip_rl.untrusted.files import MOST_TASKS
 
 Cycles = Annotated[int, Field(ge=1, le=MOST_TASKS), BeforeValidator(reject_bool)]
+
+
+class MinatarConfig(Settings):
+    """How MinAtar's games are played. Defaults: those of the package and of Young and Tian 2019 (arXiv 1903.03176)."""
+
+    sticky_action_probability: Fraction = 0.1
+    """Probability that a step repeats the action before it instead of taking the agent's."""
+    difficulty_ramping: bool = True
+    """Whether Asterix, Seaquest and Space Invaders become faster the longer a game lasts."""
 
 
 class TaskConfig(Settings):
@@ -21,7 +30,8 @@ class TaskConfig(Settings):
     name: TaskName
     """Name of the task in tables, files and options."""
     game: str
-    """ALE ROM name (``kung_fu_master``) or Gymnasium id (``CartPole-v1``); other unambiguous spellings are accepted."""
+    """ALE ROM name (``kung_fu_master``) or Gymnasium id (``CartPole-v1``, ``MinAtar/Breakout-v0``); other unambiguous
+    spellings are accepted."""
     title: str = ""
     """Name in reports and videos; empty: the name."""
     steps: Steps = 10_000_000
@@ -36,6 +46,8 @@ class TaskConfig(Settings):
     """Published return of a human, shown in reports."""
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
     """Multiply vector observations by a random orthogonal matrix with this seed; none: unchanged."""
+    minatar: MinatarConfig | None = None
+    """Settings of a MinAtar game; none: those of the sequence."""
 
     @property
     def has_normalisers(self) -> bool:

@@ -163,17 +163,17 @@ def sequence_with(game: str) -> tuple[Path, str] | None:
     tasks, plain = list(_shipped_tasks()), plain_name(game)
     rules: tuple[Callable[[dict[str, Any]], bool], ...] = (
         lambda task: task["name"] == game,
-        lambda task: _rom_in(task) == game,
-        lambda task: plain in {plain_name(str(text)) for text in (task["name"], task.get("title"), _rom_in(task))},
+        lambda task: _unmodified_game(task) == game,
+        lambda task: plain in {plain_name(str(t)) for t in (task["name"], task.get("title"), _unmodified_game(task))},
     )
     found = ((path, task["name"]) for applies in rules for path, task in tasks if applies(task))
     return next(found, None)
 
 
-def _rom_in(task: dict[str, Any]) -> str | None:
-    """Return the ROM of a task; None for a Gymnasium id, which several tasks may modify differently."""
+def _unmodified_game(task: dict[str, Any]) -> str | None:
+    """Return the ROM or MinAtar id of a task; None for other Gymnasium ids, which tasks may modify differently."""
     game = task.get("game")
-    return game if isinstance(game, str) and game.isidentifier() else None
+    return game if isinstance(game, str) and (game.isidentifier() or game.startswith("MinAtar/")) else None
 
 
 def _shipped_tasks() -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from blip_rl.recipes.files import find_recipe, is_path, list_games, read_recipe,
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
 from blip_rl.references import HUMAN, published_scores
 from blip_rl.schedule import TaskConfig
+from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.untrusted.files import MOST_TASKS
 
 TRUSTED = "BLIP_RL_TRUSTED_PACKAGES"
@@ -126,7 +127,16 @@ def _games_of(name: str) -> Games:
         return _one_task(*found)
     task_name = re.sub(r"[^A-Za-z0-9_.:-]+", "-", game).lstrip("_.:-")[:80] or "game"
     task = TaskConfig(name=task_name, game=game, title=game.replace("_", " "))
+    if minatar_game(game) is not None:
+        return _with_settings_of("minatar5", task)
     return Games(task_name, (_with_published_scores(task),))
+
+
+def _with_settings_of(name: str, task: TaskConfig) -> Games:
+    """Return a task alone with the steps of a shipped sequence's first task, and its sections and agent."""
+    sequence = _read_sequence(find_recipe("envs", name))
+    task = task.model_copy(update={"steps": sequence.tasks[0].steps})
+    return replace(sequence, name=task.name, tasks=(task,), order=(), cycles=1)
 
 
 def _one_task(path: Path, name: str) -> Games:
@@ -165,7 +175,9 @@ def _read_sequence(path: Path) -> Games:
     )
     if lines:
         raise RecipeError(lines)
-    sections: dict[str, Any] = {key: values[key] for key in ("atari", "evaluation", "checkpoint") if key in values}
+    sections: dict[str, Any] = {
+        key: values[key] for key in ("atari", "minatar", "evaluation", "checkpoint") if key in values
+    }
     return Games(path.stem, tasks, sequence.order, sequence.cycles, source, sections, sequence.agent)
 
 
@@ -173,7 +185,7 @@ def _playable(task: TaskConfig, place: str) -> TaskConfig:
     """Return a task of a sequence with its canonical game name and, if it has no scores, the published ones.
 
     Raises:
-        UserError: the game is unknown, or would import a package.
+        UserError: the game is unknown, would import a package, or has settings of another kind of game.
     """
     from blip_rl.tasks.games import check_game
 
@@ -183,6 +195,8 @@ def _playable(task: TaskConfig, place: str) -> TaskConfig:
         game = check_game(task.game)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+    if task.minatar is not None and minatar_game(game) is None:
+        raise UserError(f"{place}: has settings minatar, but is not a game of MinAtar (remove them)")
     return _with_published_scores(task.model_copy(update={"game": game}))
 
 

@@ -17,6 +17,7 @@ _SECTIONS: dict[str, Literal["agent", "sequence"]] = {
     "method": "agent",
     "distil": "agent",
     "atari": "sequence",
+    "minatar": "sequence",
     "evaluation": "sequence",
     "checkpoint": "sequence",
     "compute": "sequence",

@@ -20,8 +20,9 @@ from blip_rl.recipes.files import find_base, find_recipe, is_path, read_recipe, 
 from blip_rl.recipes.games import Games, check_tasks_of, choose_games, import_problem
 from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
 from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, problems_of, show, validated
-from blip_rl.schedule import Cycles
+from blip_rl.schedule import Cycles, MinatarConfig, TaskConfig
 from blip_rl.setting_types import Device, Seed, Settings, Steps
+from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.untrusted.files import check_contained, parse_toml
 
 _CONFIG_FILE = "config.toml"
@@ -41,6 +42,7 @@ class Sections(Settings):
     """Sections that ``--set`` can change beside the agent's: those of a sequence recipe, and ``compute``."""
 
     atari: AtariConfig = AtariConfig()
+    minatar: MinatarConfig = MinatarConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -99,7 +101,7 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
     Raises:
         RecipeError: agent and tasks do not go together.
     """
-    changes = {} if options.steps is None else {"steps": options.steps}
+    changes: dict[str, Any] = {} if options.steps is None else {"steps": options.steps}
     try:
         config = RunConfig(
             agent_name=name,
@@ -107,7 +109,7 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
             seed=options.seed,
             device=options.device,
             agent=agent,
-            tasks=tuple(task.model_copy(update=changes) for task in games.tasks),
+            tasks=tuple(_with_game_settings(task, sections).model_copy(update=changes) for task in games.tasks),
             order=games.order,
             cycles=games.cycles if options.cycles is None else options.cycles,
             atari=sections.atari,
@@ -120,6 +122,16 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
     if problem := _visit_problem(config):
         raise RecipeError([problem])
     return config
+
+
+def _with_game_settings(task: TaskConfig, sections: _Sections) -> TaskConfig:
+    """Return a MinAtar task without settings of its own with those of the sequence; other tasks unchanged.
+
+    Atari's settings stay a section of the run: one agent has one preprocessing. MinAtar's change the game alone.
+    """
+    if task.minatar is not None or minatar_game(task.game) is None:
+        return task
+    return task.model_copy(update={"minatar": sections.minatar})
 
 
 def load_run_config(path: Path) -> RunConfig:

@@ -11,7 +11,7 @@ from blip_rl.report.run_record import RunRecord
 NORMALISERS = "random and reference scores"
 
 _TASK_ASPECTS = {
-    "games": ("name", "game", "observation_mix_seed"),
+    "games": ("name", "game", "observation_mix_seed", "minatar"),
     "steps": ("steps",),
     NORMALISERS: ("random_score", "reference_score"),
 }

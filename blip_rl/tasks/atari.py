@@ -6,29 +6,22 @@ top, so that the raw return of the whole game stays known.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sized
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from ale_py import AtariVectorEnv
 from gymnasium.spaces import Discrete
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
+from blip_rl.tasks.batched import BatchedVecEnv, Info
 from blip_rl.tasks.emulator import load_emulator
 from blip_rl.tasks.games import check_game, rom_name
-from blip_rl.tasks.seeds import check_seed
-
-Info = dict[str, Any]
 
 
-class AtariVecEnv(VecEnv):
+class AtariVecEnv(BatchedVecEnv):
     """``num_envs`` copies of one Atari game as a ``VecEnv`` of stable-baselines3.
 
     Observations are uint8 of shape (num_envs, frame_stack, frame_size, frame_size), rewards float32 of shape
@@ -37,14 +30,9 @@ class AtariVecEnv(VecEnv):
     In training, rewards are reduced to their sign and a lost life ends an episode, if so configured; the game itself
     continues. In evaluation, rewards are raw and episodes are whole games.
 
-    When a game is over, ``infos[i]["episode"]`` holds its raw return ``r``, its length ``l`` in decisions and the
-    seconds ``t`` since construction, as ``Monitor`` reports them; the next game starts within the same step.
-
     Attributes:
         lives: int32, (num_envs,), lives left in each game after the last reset or step.
     """
-
-    render_mode: str | None = None
 
     def __init__(
         self, game: str, num_envs: int, seed: int, config: AtariConfig, *, training: bool, num_threads: int = 0
@@ -64,26 +52,12 @@ class AtariVecEnv(VecEnv):
         """
         self._emulator = _load(game, num_envs, config, training, num_threads)
         self._clip_rewards = training and config.clip_rewards
-        self._begun = time.perf_counter()
         self._stepping = False
         actions = self._emulator.single_action_space
         assert isinstance(actions, Discrete)
         self._action_count = int(actions.n)
         super().__init__(num_envs, self._emulator.single_observation_space, actions)
         self.seed(seed)
-
-    def seed(self, seed: int | None = None) -> list[int | None]:
-        """Give game ``i`` the seed ``seed + i`` (drawn at random if ``None``) from the next reset on.
-
-        A seed determines the no-ops and sticky actions of a game and of all games after it until the next seed.
-
-        Raises:
-            UserError: a seed out of range.
-        """
-        if seed is None:  # the base class would draw 32 bits, but the emulator takes 31
-            seed = int(np.random.default_rng().integers(2**31 - self.num_envs))
-        super().seed(check_seed(seed, self.num_envs))
-        return self._seeds
 
     def reset(self) -> npt.NDArray[np.uint8]:
         """Start new games, abandoning the current ones, and return their first observations."""
@@ -150,48 +124,9 @@ class AtariVecEnv(VecEnv):
         self._lengths[restarted] = 0
         self._first_frames = first_frames
 
-    def _game_over(self, index: int, last_observation: npt.NDArray[np.uint8], truncated: bool) -> Info:
-        seconds = round(time.perf_counter() - self._begun, 6)
-        episode = {"r": float(self._returns[index]), "l": int(self._lengths[index]), "t": seconds}
-        return {"episode": episode, "terminal_observation": last_observation, "TimeLimit.truncated": truncated}
-
     def close(self) -> None:
         """Stop the emulator's threads and free its memory; idempotent."""
         vars(self).pop("_emulator", None)
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return this object's attribute once per selected game: games have no Python objects of their own."""
-        return [getattr(self, attr_name)] * self._count(indices)
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute for all games.
-
-        Raises:
-            AttributeError: ``indices`` names only some of the games.
-        """
-        if self._count(indices) != self.num_envs:
-            raise AttributeError(f"{attr_name!r}: the games share all attributes, it cannot be set for some of them")
-        setattr(self, attr_name, value)
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list[Any]:
-        """Raise, because games have no Python methods.
-
-        Raises:
-            AttributeError: always.
-        """
-        raise AttributeError(f"{method_name!r}: games of {type(self).__name__} have no Python methods")
-
-    def env_is_wrapped(
-        self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
-    ) -> list[bool]:
-        """Return True for ``Monitor``, whose episode report is built in, and False for all other wrappers."""
-        return [wrapper_class is Monitor] * self._count(indices)
-
-    def _count(self, indices: VecEnvIndices) -> int:
-        selected = self._get_indices(indices)
-        return len(selected if isinstance(selected, Sized) else list(selected))
 
 
 def _load(game: str, num_envs: int, config: AtariConfig, training: bool, num_threads: int) -> AtariVectorEnv:

@@ -1,7 +1,7 @@
 """Resolution of game names in recipes.
 
-A game is an ALE ROM (``kung_fu_master``), a Gymnasium id of one (``ALE/KungFuMaster-v5``), or any other Gymnasium id
-(``CartPole-v1``, ``package:Name-v0``). In names of ROMs, case, spaces and punctuation do not matter (``Kung-Fu
+A game is an ALE ROM (``kung_fu_master``), a Gymnasium id of one (``ALE/KungFuMaster-v5``), one of MinAtar's
+(``MinAtar/Breakout-v0``), or any other Gymnasium id (``CartPole-v1``, ``package:Name-v0``). In names of ROMs, case, spaces and punctuation do not matter (``Kung-Fu
 Master``), in ids case does not; an exact name takes precedence. Nothing is downloaded: the ROMs are part of the
 ale-py package. Importing this module does not import ale_py or gymnasium, so that the command line starts fast.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.tasks.minatar_names import minatar_game, minatar_ids
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -89,8 +90,10 @@ def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
         known_short_names: Further candidates for suggestions.
 
     Raises:
-        UserError: no ROM and no registered environment has this name.
+        UserError: no ROM and no registered environment has this name, or it is MinAtar's and that is not installed.
     """
+    if (minatar := minatar_game(game)) is not None:
+        return minatar.id
     rom = rom_name(game)
     if rom is not None:
         return rom
@@ -104,7 +107,7 @@ def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
 def _fix(game: str, known_short_names: Iterable[str]) -> str:
     if plain_name(game) in map(plain_name, _TWO_PLAYER_ROMS):
         return ": this ROM has no single-player mode, choose another game"
-    suggestion = did_you_mean(game, [*known_short_names, *atari_roms(), *_modern_ids()])
+    suggestion = did_you_mean(game, [*known_short_names, *atari_roms(), *_modern_ids(), *minatar_ids()])
     if suggestion:
         return suggestion
     if "/" in game or ":" in game:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from blip_rl.config import ALE_EPISODE_FRAMES, AtariConfig
 from blip_rl.errors import UserError
-from blip_rl.schedule import TaskConfig
+from blip_rl.schedule import MinatarConfig, TaskConfig
 from blip_rl.tasks.games import check_game, rom_name
+from blip_rl.tasks.minatar_names import minatar_game
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -17,7 +18,7 @@ def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed:
     """Build ``num_envs`` copies of the task's game for training, with clipped rewards and lost lives as configured.
 
     Args:
-        task: Game and observation mixing.
+        task: Game, settings of MinAtar, and observation mixing.
         atari: Preprocessing of Atari games.
         num_envs: Number of copies.
         seed: Copy ``i`` is seeded with ``seed + i`` at the first reset.
@@ -66,7 +67,8 @@ def _make(
 
 
 def _make_game(game: str, task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:
-    if rom_name(game) is None:
+    minatar = minatar_game(game)
+    if minatar is None and rom_name(game) is None:
         from blip_rl.tasks.control import make_control_env
 
         return make_control_env(game, num_envs, seed, task.observation_mix_seed)
@@ -75,6 +77,10 @@ def _make_game(game: str, task: TaskConfig, atari: AtariConfig, num_envs: int, s
             f"task {task.name!r}: observation_mix_seed = {task.observation_mix_seed} mixes vectors, "
             f"but {game!r} shows images (remove it)"
         )
+    if minatar is not None:
+        from blip_rl.tasks.minatar import MinatarVecEnv
+
+        return MinatarVecEnv(minatar, num_envs, seed, task.minatar or MinatarConfig())
     from blip_rl.tasks.atari import AtariVecEnv
 
     return AtariVecEnv(game, num_envs, seed, atari, training=training)

@@ -1,7 +1,8 @@
 """Rendering of games in native size and colours, by replaying them.
 
 The same seed and actions give the same game. Atari games run in an emulator with the agent's settings
-(:mod:`blip_rl.tasks.emulator`) but full-size colour frames; Gymnasium environments render themselves.
+(:mod:`blip_rl.tasks.emulator`) but full-size colour frames, MinAtar games in :mod:`blip_rl.tasks.minatar_pictures`;
+other Gymnasium environments render themselves.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy.typing as npt
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import RunError, UserError
-from blip_rl.schedule import TaskConfig
+from blip_rl.schedule import MinatarConfig, TaskConfig
 from blip_rl.tasks.failing import check_finite_step, naming
 from blip_rl.tasks.games import check_game, rom_name
+from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.tasks.seeds import check_seed
 
 Frame = npt.NDArray[np.uint8]
@@ -77,6 +79,10 @@ def make_screen(task: TaskConfig, atari: AtariConfig, seed: int) -> Screen:
         UserError: the game is unknown or cannot be rendered, or the seed is out of range.
     """
     check_seed(seed, 1)
+    if (minatar := minatar_game(task.game)) is not None:
+        from blip_rl.tasks.minatar_pictures import MinatarScreen
+
+        return MinatarScreen(minatar, seed, task.minatar or MinatarConfig())
     rom = rom_name(check_game(task.game))
     return ControlScreen(task.game, seed) if rom is None else AtariScreen(rom, seed, atari)
 
