@@ -1,4 +1,4 @@
-"""Measure the mean return of a uniformly random policy: where ``random_score`` of a Gymnasium or MinAtar task comes from.
+"""Measure the mean return of a uniformly random policy, ``random_score`` of a Gymnasium or MinAtar task.
 
 Usage: ``python scripts/measure_random_scores.py CartPole-v1 MinAtar/Breakout-v0 --episodes 1000``
 
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import gymnasium
 import numpy as np
 
-from blip_rl.schedule import MinatarConfig
 from blip_rl.errors import UserError
+from blip_rl.schedule import MinatarConfig
 from blip_rl.tasks.minatar import Game
 from blip_rl.tasks.minatar_names import MinatarGame, minatar_game
 

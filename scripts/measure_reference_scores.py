@@ -1,11 +1,11 @@
-"""Measure what PPO reaches on each game of a sequence alone: where ``reference_score`` of MinAtar's games comes from.
+"""Measure what PPO reaches on each game of a sequence alone, ``reference_score`` of MinAtar's games.
 
     python scripts/measure_reference_scores.py minatar5 --seeds 3 --runs runs/minatar-reference
 
-Trains ``agents/single.toml`` on one game at a time with the sequence's settings and steps, for one seed after the other, so that
-an early stop leaves all games with equally many seeds, but for one. Runs that are finished are kept and unfinished ones
-resumed: the same command continues. Prints the mean and the standard deviation over seeds of the score at the end (greedy
-or not as the sequence says, over --episodes games), whatever is there so far.
+Trains ``agents/single.toml`` on one game at a time with the sequence's settings and steps, all games with one seed
+before the next. Finished runs are kept and unfinished ones resumed, so the same command continues after an
+interruption. Prints the mean and the standard deviation over seeds of the score at the end, which is the mean return of
+--episodes games with the sequence's choice of actions; --table-only prints what is there so far.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete, Space
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
@@ -28,7 +28,7 @@ class BatchedVecEnv(VecEnv):
 
     render_mode: str | None = None
 
-    def __init__(self, num_envs: int, observation_space: Box, action_space: Discrete) -> None:
+    def __init__(self, num_envs: int, observation_space: Space[Any], action_space: Discrete) -> None:
         self._begun = time.perf_counter()
         self._returns: npt.NDArray[Any] = np.zeros(num_envs, dtype=np.int64)
         self._lengths = np.zeros(num_envs, dtype=np.int64)

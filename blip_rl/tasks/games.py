@@ -1,9 +1,10 @@
 """Resolution of game names in recipes.
 
 A game is an ALE ROM (``kung_fu_master``), a Gymnasium id of one (``ALE/KungFuMaster-v5``), one of MinAtar's
-(``MinAtar/Breakout-v0``), or any other Gymnasium id (``CartPole-v1``, ``package:Name-v0``). In names of ROMs, case, spaces and punctuation do not matter (``Kung-Fu
-Master``), in ids case does not; an exact name takes precedence. Nothing is downloaded: the ROMs are part of the
-ale-py package. Importing this module does not import ale_py or gymnasium, so that the command line starts fast.
+(``MinAtar/Breakout-v0``), or any other Gymnasium id (``CartPole-v1``, ``package:Name-v0``). In names of ROMs, case,
+spaces and punctuation do not matter (``Kung-Fu Master``), in ids case does not; an exact name takes precedence. Nothing
+is downloaded: the ROMs are part of the ale-py package. Importing this module does not import ale_py or gymnasium, so
+that the command line starts fast.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Game:
         """Determine all that the game draws from the next reset on."""
         self._env, self._last = self._make(), 0
         # Not default_rng: the package's generator, so that its games are repeated exactly.
-        self._env.random = self._random = np.random.RandomState(seed)  # noqa: NPY002
+        self._env.random = self._random = np.random.RandomState(seed)
 
     def reset(self) -> Planes:
         """Start a game and return its first planes."""
@@ -77,10 +77,10 @@ class Game:
 class MinatarVecEnv(BatchedVecEnv):
     """``num_envs`` copies of one MinAtar game as a ``VecEnv`` of stable-baselines3.
 
-    Observations are uint8 of shape (num_envs, 10, 10, 10): planes padded to :data:`CHANNELS`, rows, columns; 255 where a
-    cell is set, because networks divide images by 255. Rewards are float32 of shape (num_envs,), raw. Returned arrays
-    belong to the caller: later steps do not overwrite them. Gymnasium's checks of every step and a wrapper for each
-    copy would cost more than the games, which take 2 to 20 µs a step.
+    Observations are uint8 of shape (num_envs, 10, 10, 10): planes padded to :data:`CHANNELS`, rows, columns. A cell
+    that is set is 255, because networks divide images by 255. Rewards are raw, float32 of shape (num_envs,). Returned
+    arrays belong to the caller: later steps do not overwrite them. A Gymnasium environment for each copy, with its
+    checks of every step, would cost more than the games themselves, which take 2 to 20 µs a step.
     """
 
     def __init__(self, game: MinatarGame, num_envs: int, seed: int, config: MinatarConfig) -> None:

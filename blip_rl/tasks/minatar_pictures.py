@@ -39,7 +39,7 @@ class MinatarScreen:
     def _picture(self, planes: Planes) -> Frame:
         """Colour each cell by the last of its planes that is set; empty cells are black."""
         last = (planes * np.arange(1, planes.shape[2] + 1)).max(axis=2)
-        cells = np.concatenate([np.zeros((1, 3), np.uint8), self._colours])[last]
+        cells: Frame = np.concatenate([np.zeros((1, 3), np.uint8), self._colours])[last]
         return cells.repeat(_CELL_PIXELS, axis=0).repeat(_CELL_PIXELS, axis=1)
 
 
@@ -53,4 +53,5 @@ def cubehelix(colours: int) -> npt.NDArray[np.uint8]:
     angle = 2 * np.pi * (0.5 / 3 - 1.5 * level)
     mix = np.array([[-0.14861, 1.78277], [-0.29227, -0.90649], [1.97294, 0.0]])
     deviation = (level * (1 - level) / 2)[:, None] * (np.stack([np.cos(angle), np.sin(angle)], axis=1) @ mix.T)
-    return np.rint((level[:, None] + deviation).clip(0, 1) * 255).astype(np.uint8)
+    rgb = (level[:, None] + deviation).clip(0, 1)
+    return np.asarray(np.rint(rgb * 255), dtype=np.uint8)

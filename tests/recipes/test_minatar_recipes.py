@@ -2,8 +2,8 @@
 
 import pytest
 
-from blip_rl.schedule import MinatarConfig
 from blip_rl.recipes import dump_run_config, load_run_config, resolve
+from blip_rl.schedule import MinatarConfig
 
 ORDER = ["breakout", "asterix", "freeway", "seaquest", "spaceinvaders"]
 TASK = '[[tasks]]\nname = "breakout"\ngame = "MinAtar/Breakout-v0"\n'

@@ -1,0 +1,61 @@
+"""Two MinAtar games through the whole run: learned, killed and resumed, scored by worker processes, rendered."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.report import heatmaps
+from blip_rl.report.scores import load_scores
+from blip_rl.run.train import resume, train
+from tests.run.broken_off import assert_equal, killed_at, small_run
+
+GAMES = "minatar-seaquest,minatar-breakout"
+SMALL = (
+    "ppo.environments=8",
+    "ppo.rollout_steps=32",
+    "ppo.minibatches=4",
+    "ppo.epochs=1",
+    "trunk.image.hidden=[16]",
+    "evaluation.episodes=2",
+    "evaluation.every_steps=1k",
+    "evaluation.max_episode_steps=200",
+    "checkpoint.every_steps=768",
+    "method.fisher_samples=64",
+)
+
+
+def run(path):
+    return train(small_run(games=GAMES, steps="2048", overrides=SMALL), out=path, threads=1, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heatmaps, "frozen_bits_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
+        return run(tmp_path_factory.mktemp("minatar") / "run")
+
+
+def test_two_games_share_a_trunk(whole):
+    after = load_scores(whole).after
+    assert np.isfinite(after[np.tril_indices(2)]).all()
+
+
+def test_a_killed_run_resumes_exactly(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmaps, "frozen_bits_image", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    with killed_at(ContinualPPO, "train", 13):  # in the second game, after a snapshot
+        run(tmp_path / "run")
+    assert_equal(resume(tmp_path / "run", threads=1, quiet=True), whole)
+
+
+def test_worker_processes_score_and_render_it(whole):
+    from blip_rl.evaluation.rescore import evaluate_run
+    from blip_rl.video.options import RenderOptions
+    from blip_rl.video.render import render_run
+
+    before = load_scores(whole).after
+    evaluate_run(whole, workers=2)
+    np.testing.assert_array_equal(load_scores(whole).after, before)
+    render_run(whole, options=RenderOptions(episodes=1, seconds=1.0), workers=1)
+    with Image.open(next((whole / "gifs").glob("*breakout*.gif"))) as film:
+        assert film.is_animated
