@@ -149,7 +149,7 @@ def _explain_run(path: Path) -> Explanation:
     settings = [
         *_explained([info for info in settings_of(RunConfig) if "." not in info.key], values, [layer]),
         *_of_agent(config.agent, [Layer(layer.source, layer.values["agent"])]),
-        *_explained(sequence_settings(), values, [layer]),
+        *_explained([info for info in sequence_settings() if info.key.partition(".")[0] in values], values, [layer]),
         *_of_tasks(config.tasks, layer.source),
     ]
     description = f"{config.agent_name} on {config.sequence_name}, seed {config.seed}"
@@ -187,15 +187,26 @@ def _of_tasks(tasks: Sequence[TaskConfig], source: str) -> list[ExplainedSetting
     settings = []
     for info in settings_of(TaskConfig, _TASKS):
         key = info.key.removeprefix(_TASKS)
-        values = [getattr(task, key) for task in tasks]
-        if key in written:
+        section, dot, _ = key.partition(".")
+        values = [_task_value(task, key) for task in tasks]
+        if dot and not any(getattr(task, section) for task in tasks):
+            continue  # settings of a kind of game that the sequence does not have
+        if section in written:
             origin = source
-        elif all(value == TaskConfig.model_fields[key].default for value in values):
+        elif all(value == TaskConfig.model_fields[section].default for value in values):
             origin = "default"
         else:
             origin = "published scores" if "score" in key or key == "reference_name" else "--games"
         settings.append(ExplainedSetting(info, ", ".join(map(toml, values)), origin))
     return settings
+
+
+def _task_value(task: TaskConfig, key: str) -> Any:
+    """Return a setting of a task; None if the task does not have the section of the setting."""
+    value: Any = task
+    for step in key.split("."):
+        value = None if value is None else getattr(value, step)
+    return value
 
 
 def _explained(infos: Iterable[SettingInfo], values: dict[str, Any], layers: list[Layer]) -> list[ExplainedSetting]:

@@ -124,7 +124,7 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
     return config
 
 
-def _with_game_settings(task: TaskConfig, sections: _Sections) -> TaskConfig:
+def _with_game_settings(task: TaskConfig, sections: Sections) -> TaskConfig:
     """Return a MinAtar task without settings of its own with those of the sequence; other tasks unchanged.
 
     Atari's settings stay a section of the run: one agent has one preprocessing. MinAtar's change the game alone.

@@ -14,11 +14,12 @@ from pydantic.fields import FieldInfo
 
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig
-from blip_rl.schedule import Schedule, TaskConfig
+from blip_rl.schedule import MinatarConfig, Schedule, TaskConfig
 from blip_rl.setting_types import Matching, Settings
 
 SEQUENCE_SECTIONS: dict[str, type[Settings]] = {
     "atari": AtariConfig,
+    "minatar": MinatarConfig,
     "evaluation": EvaluationConfig,
     "checkpoint": CheckpointConfig,
     "compute": ComputeConfig,
@@ -46,12 +47,18 @@ class SettingInfo:
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[SettingInfo]:
     """Yield the settings of a section and the sections in it; tasks and the method have models of their own."""
     for name, field in model.model_fields.items():
-        inner = field.annotation
+        inner = _without_none(field.annotation)
         if isinstance(inner, type) and issubclass(inner, Settings):
             yield from settings_of(inner, f"{prefix}{name}.")
         elif get_origin(inner) is not dict and TaskConfig not in get_args(inner):
             default = None if field.is_required() else toml(field.get_default(call_default_factory=True))
             yield SettingInfo(f"{prefix}{name}", _plain(field.description), default, _allowed(inner, field.metadata))
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return the section of an optional section; other annotations unchanged."""
+    section = next((a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, Settings)), None)
+    return section if type(None) in get_args(annotation) and section is not None else annotation
 
 
 def agent_settings() -> list[SettingInfo]:

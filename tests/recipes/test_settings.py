@@ -12,6 +12,7 @@ from blip_rl.recipes import dump_run_config, resolve
 from blip_rl.recipes.explain import explain
 from blip_rl.recipes.files import recipe_names
 from blip_rl.recipes.settings import agent_settings, method_settings, sequence_settings, task_settings, toml
+from blip_rl.schedule import MinatarConfig
 from scripts import write_settings
 
 AGENTS, SEQUENCES = recipe_names("agents"), recipe_names("envs")
@@ -66,6 +67,9 @@ def test_show_has_the_values_of_the_resolved_recipe(agent):
         section, _, key = setting.info.key.rpartition(".")
         if section == "tasks[]":
             assert setting.value == ", ".join(toml(task[key]) for task in expected["tasks"])
+            continue
+        if section == "minatar":  # the run has them in its tasks, if they are MinAtar's
+            assert setting.value == toml(MinatarConfig().model_dump()[key])
             continue
         inside = expected if section in {"atari", "evaluation", "checkpoint", "compute"} else expected["agent"]
         inside = expected if setting.info.key in {"order", "cycles"} else inside
@@ -177,3 +181,13 @@ def test_copy_refuses_bad_input_and_overwrites_nothing(arguments, message, tmp_p
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("there.toml", "mine")]
+
+
+def test_show_has_settings_of_minatar_with_the_tasks_that_have_their_own(sequence_file):
+    task = '[[tasks]]\nname = "{}"\ngame = "MinAtar/Breakout-v0"\n'
+    shown = {s.info.key: s.value for s in explain(sequence_file(task.format("a"))).settings}
+    assert shown["minatar.sticky_action_probability"] == "0.1"
+    assert "tasks[].minatar.sticky_action_probability" not in shown
+    own = task.format("a") + "minatar.sticky_action_probability = 0.3\n" + task.format("b")
+    shown = {s.info.key: s.value for s in explain(sequence_file(own)).settings}
+    assert shown["tasks[].minatar.sticky_action_probability"] == "0.3, none"
