@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from blip_rl.core.intervals import Estimate
-from blip_rl.report.drawing import Axes, FuncFormatter
+from blip_rl.report.drawing import Axes
 from blip_rl.report.style import (
     BESIDE_LEGEND_INCHES,
     Theme,
     add_legend,
-    few_ticks,
     figure_width,
     label_columns,
+    numbers_axis,
     safe_label,
-    short_number,
     style_axes,
 )
 from blip_rl.report.table import Array
@@ -52,10 +51,8 @@ def draw_estimates(
     ax.grid(axis="x", color=theme.grid, linewidth=0.8)
     for row, one in enumerate(estimates):
         _draw_estimate(ax, row, one, theme.colour(colours[row]), theme)
-    ax.set_yticks(range(len(labels)), [safe_label(label, 30) for label in labels], color=theme.text)
-    ax.set_ylim(len(labels) - 0.4, -0.6)
-    ax.xaxis.set_major_locator(few_ticks())
-    ax.xaxis.set_major_formatter(FuncFormatter(short_number))
+    _label_rows(ax, [safe_label(label, 30) for label in labels], theme)
+    numbers_axis(ax.xaxis)
     ax.margins(x=0.08)
     ax.axvline(0, color=theme.muted, linewidth=1)  # always in view, so that small values look small
     if is_score:
@@ -65,6 +62,12 @@ def draw_estimates(
         down = low + high < 0  # extend towards the side of the values
         ax.set_xlim(*((high - _LEAST_SPAN, high) if down else (low, low + _LEAST_SPAN)))
     return ax
+
+
+def _label_rows(ax: Axes, labels: Sequence[str], theme: Theme) -> None:
+    """Label the rows 0, 1, … from top to bottom."""
+    ax.set_yticks(range(len(labels)), labels, color=theme.text)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
 
 
 def _draw_estimate(ax: Axes, row: int, one: Estimate, colour: str, theme: Theme) -> None:
@@ -111,11 +114,9 @@ def draw_budget(
             fontsize=9,
             color=theme.text,
         )
-    ax.set_yticks(rows, [safe_label(layer, 16) for layer in layers], color=theme.text)
-    ax.set_ylim(len(layers) - 0.4, -0.6)
+    _label_rows(ax, [safe_label(layer, 16) for layer in layers], theme)
     ax.set_xlim(0, total_bits)
-    ax.xaxis.set_major_locator(few_ticks())
-    ax.xaxis.set_major_formatter(FuncFormatter(short_number))
+    numbers_axis(ax.xaxis)
     ax.set_xlabel(f"mean bits frozen, of {total_bits}", fontsize=10)
     add_legend(ax, theme)
     return ax
@@ -160,8 +161,7 @@ def draw_rounding(
     low, high = ax.get_ylim()
     if high - low < 0.02:
         ax.set_ylim(-0.05, 0.05)  # do not magnify losses close to zero
-    ax.yaxis.set_major_locator(few_ticks())
-    ax.yaxis.set_major_formatter(FuncFormatter(short_number))
+    numbers_axis(ax.yaxis)
     if len(groups) > 1:
         add_legend(ax, theme)
     return ax

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from blip_rl.report.drawing import Axes, FuncFormatter
+from blip_rl.report.drawing import Axes
 from blip_rl.report.groups import Series
 from blip_rl.report.style import (
     MARKERS,
     Theme,
     add_legend,
-    few_ticks,
     legend_above_all,
+    numbers_axis,
     safe_label,
-    short_number,
     steps_axis,
     style_axes,
 )
@@ -50,8 +49,7 @@ def draw_curves(ax: Axes, series: Sequence[Series], theme: Theme, ylabel: str) -
     steps_axis(ax)
     ax.set_xlabel("steps of the whole run", fontsize=10)
     ax.set_ylabel(ylabel, fontsize=10)
-    ax.yaxis.set_major_formatter(FuncFormatter(short_number))
-    ax.yaxis.set_major_locator(few_ticks())
+    numbers_axis(ax.yaxis)
     _set_margins(ax)
     if len(series) > 1:
         add_legend(ax, theme)
@@ -164,19 +162,7 @@ def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Th
     """
     for steps, name in boundaries:
         _mark(ax, steps, theme)
-        ax.annotate(
-            safe_label(name, 18),
-            (steps, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=theme.muted,
-            rotation=_SLOPE_DEGREES,
-            rotation_mode="anchor",
-            va="bottom",
-            ha="left",
-        )
+        _name_above(ax, steps, name, theme, fontsize=8.5, rotation=_SLOPE_DEGREES, rotation_mode="anchor", ha="left")
     if boundaries and ax.get_legend() is not None:
         legend_above_all(ax, theme)
     return ax
@@ -193,20 +179,16 @@ def draw_spans(ax: Axes, spans: Sequence[tuple[float, float, str]], theme: Theme
     for start, end, name in spans:
         if start > 0:
             _mark(ax, start, theme)
-        ax.annotate(
-            safe_label(name, 18),
-            ((start + end) / 2, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            fontsize=9,
-            color=theme.muted,
-            ha="center",
-            va="bottom",
-        )
+        _name_above(ax, (start + end) / 2, name, theme, fontsize=9, ha="center")
     if ax.get_legend() is not None:
         add_legend(ax, theme, above=1.07)
     return ax
+
+
+def _name_above(ax: Axes, steps: float, name: str, theme: Theme, **style: Any) -> None:
+    """Write the name of a task above the axis, where it covers no data."""
+    place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
+    ax.annotate(safe_label(name, 18), (steps, 1), **place, color=theme.muted, va="bottom", **style)
 
 
 def _mark(ax: Axes, steps: float, theme: Theme) -> None:

@@ -48,6 +48,7 @@ with _importing_matplotlib():
     import matplotlib
     from matplotlib import colormaps
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
@@ -56,6 +57,7 @@ with _importing_matplotlib():
 
 __all__ = [
     "Axes",
+    "Axis",
     "Colormap",
     "Figure",
     "FuncFormatter",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from blip_rl.report.drawing import Figure, figure
-from blip_rl.report.style import DARK, LIGHT, THEMES, Theme
+from blip_rl.report.style import DARK, LIGHT, Theme
 from blip_rl.storage.atomic import replace_bytes
 
 Draw = Callable[[Figure, Theme], object]
@@ -23,30 +25,38 @@ _PIXELS_PER_INCH = 96
 
 
 @dataclass(frozen=True)
-class PageFigure:
-    """One figure of the page.
+class PageImage:
+    """An image of the page: data URIs of both themes, width and height in CSS pixels."""
 
-    Attributes:
-        name: Stem of the file names.
-        title: Heading.
-        alt: Alternative text with the numbers shown.
-        caption: Text below; may be empty.
-        light: Data URI of the light theme.
-        dark: Data URI of the dark theme.
-        width: In CSS pixels.
-        height: In CSS pixels.
-        narrow: Version for narrow screens; None if the figure is readable there.
-    """
-
-    name: str
-    title: str
-    alt: str
-    caption: str
     light: str
     dark: str
     width: int
     height: int
-    narrow: PageFigure | None = None
+
+    @classmethod
+    def of(cls, light: bytes, dark: bytes, size: tuple[float, float]) -> PageImage:
+        """Embed two SVGs of a size in inches."""
+        width, height = (round(side * _PIXELS_PER_INCH) for side in size)
+        return cls(data_uri("image/svg+xml", light), data_uri("image/svg+xml", dark), width, height)
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """One figure of the page.
+
+    Attributes:
+        title: Heading.
+        alt: Alternative text with the numbers shown.
+        caption: Text below; may be empty.
+        image: The figure.
+        narrow: Version for narrow screens; None if the figure is readable there.
+    """
+
+    title: str
+    alt: str
+    caption: str
+    image: PageImage
+    narrow: PageImage | None = None
 
 
 class FigureWriter:
@@ -78,34 +88,28 @@ class FigureWriter:
             size: (width, height) in inches.
             draw_narrow: Draws the version for narrow screens, for a figure wider than ``SMALL``.
         """
-        stem = self._stem(name)
-        light_svg, png = self._render(draw, size, LIGHT, png=True)
-        dark_svg, _ = self._render(draw, size, DARK, png=False)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_bytes(self.folder / f"{stem}.svg", light_svg)
-        replace_bytes(self.folder / f"{stem}.png", png)
-        picture = _page_figure(stem, title, alt, caption, light_svg, dark_svg, size)
-        if draw_narrow is None:
-            return picture
-        svgs = [self._render(draw_narrow, NARROW, theme, png=False)[0] for theme in THEMES]
-        return replace(picture, narrow=_page_figure(stem, title, alt, caption, svgs[0], svgs[1], NARROW))
+        light = self.save(name, draw, size)
+        dark, _ = self._render(draw, size, DARK, png=False)
+        narrow = None
+        if draw_narrow is not None:
+            light_svg, dark_svg = (self._render(draw_narrow, NARROW, theme, png=False)[0] for theme in (LIGHT, DARK))
+            narrow = PageImage.of(light_svg, dark_svg, NARROW)
+        return PageFigure(title, alt, caption, PageImage.of(light, dark, size), narrow)
 
-    def save(self, name: str, draw: Draw, size: tuple[float, float]) -> None:
-        """Save a figure as files only, for data that the page shows in another form."""
+    def save(self, name: str, draw: Draw, size: tuple[float, float]) -> bytes:
+        """Save a figure as files and return its SVG; the page shows some figures in another form."""
         stem = self._stem(name)
         svg, png = self._render(draw, size, LIGHT, png=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_bytes(self.folder / f"{stem}.svg", svg)
         replace_bytes(self.folder / f"{stem}.png", png)
+        return svg
 
     def _stem(self, name: str) -> str:
         """Return a unique file stem of ASCII letters, digits and hyphens."""
-        letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
-        stem = "-".join(part for part in letters.split("-") if part)[:60] or "picture"
-        number = 2
-        chosen = stem
-        while chosen in self._names:
-            chosen, number = f"{stem}-{number}", number + 1
+        stem = "-".join(re.findall(r"[A-Za-z0-9]+", name))[:60] or "picture"
+        numbered = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        chosen = next(name for name in numbered if name not in self._names)
         self._names.add(chosen)
         return chosen
 
@@ -121,14 +125,6 @@ class FigureWriter:
             if png:
                 drawn.savefig(png_file, format="png", dpi=_PNG_DPI, metadata={"Software": None})
         return svg_file.getvalue(), png_file.getvalue()
-
-
-def _page_figure(
-    name: str, title: str, alt: str, caption: str, light: bytes, dark: bytes, size: tuple[float, float]
-) -> PageFigure:
-    width, height = (round(side * _PIXELS_PER_INCH) for side in size)
-    kind = "image/svg+xml"
-    return PageFigure(name, title, alt, caption, data_uri(kind, light), data_uri(kind, dark), width, height)
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -114,12 +114,12 @@ class RunRecord:
     @property
     def settings(self) -> dict[str, Any]:
         """The agent's settings, nested as in the recipe."""
-        return _table(self.config, "agent")
+        return subtable(self.config, "agent")
 
     @property
     def total_bits(self) -> int:
         """N of the method: the upper end of every scale of frozen bits."""
-        total = _table(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
+        total = subtable(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
         return total if isinstance(total, int) and 1 <= total <= MAX_BITS else _BLIP_TOTAL_BITS
 
     @cached_property
@@ -273,6 +273,7 @@ def _last_change(run: Path) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
+def subtable(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a table of an untrusted recipe; empty if it has none."""
     value = config.get(key)
     return value if isinstance(value, dict) else {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from blip_rl.report.run_record import RunRecord
+from blip_rl.report.run_record import RunRecord, subtable
 
 NORMALISERS = "random and reference scores"
 
@@ -18,12 +18,12 @@ _TASK_ASPECTS = {
 """Aspect → keys of a task in ``config.toml``."""
 _RUN_ASPECTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "preprocessing of Atari": lambda config: config.get("atari"),
-    "choice of actions in evaluations": lambda config: _table(config, "evaluation").get("actions"),
-    "longest episode in evaluations": lambda config: _table(config, "evaluation").get("max_episode_steps"),
+    "choice of actions in evaluations": lambda config: subtable(config, "evaluation").get("actions"),
+    "longest episode in evaluations": lambda config: subtable(config, "evaluation").get("max_episode_steps"),
 }
 
 
-def aspects(config: dict[str, Any], ignore: Iterable[str] = ()) -> dict[str, str]:
+def aspects(config: dict[str, Any], ignore: Collection[str] = ()) -> dict[str, str]:
     """Return what comparable runs have in common: name of the aspect → value as JSON.
 
     Args:
@@ -36,15 +36,14 @@ def aspects(config: dict[str, Any], ignore: Iterable[str] = ()) -> dict[str, str
         aspect: [[task.get(key) for key in keys] for task in tasks] for aspect, keys in _TASK_ASPECTS.items()
     }
     found |= {aspect: value(config) for aspect, value in _RUN_ASPECTS.items()}
-    left_out = set(ignore)
     return {
         aspect: json.dumps(value, sort_keys=True, default=str)
         for aspect, value in found.items()
-        if aspect not in left_out
+        if aspect not in ignore
     }
 
 
-def differences(first: dict[str, Any], second: dict[str, Any], ignore: Iterable[str] = ()) -> list[str]:
+def differences(first: dict[str, Any], second: dict[str, Any], ignore: Collection[str] = ()) -> list[str]:
     """Return the names of the aspects in which two runs, given as ``config.toml``, differ.
 
     If the games differ, other aspects of the tasks are left out.
@@ -54,28 +53,14 @@ def differences(first: dict[str, Any], second: dict[str, Any], ignore: Iterable[
     return [aspect for aspect in found if aspect == "games" or aspect not in _TASK_ASPECTS or "games" not in found]
 
 
-def comparable_runs(runs: Sequence[RunRecord], ignore: Iterable[str] = ()) -> list[list[RunRecord]]:
-    """Split runs into lists of comparable runs, in the order given.
+def comparable_runs(runs: Sequence[RunRecord], ignore: Collection[str] = ()) -> list[list[RunRecord]]:
+    """Split runs into lists of comparable runs, in the order given, which determines their colours.
 
     Runs with unknown tasks, which have no scores either, are put into the first list.
     """
-    found: dict[str, list[RunRecord]] = {}
-    unknown: list[RunRecord] = []
-    for run in runs:
-        if run.tasks:
-            found.setdefault(json.dumps(aspects(run.config, ignore)), []).append(run)
-        else:
-            unknown.append(run)
-    parts = list(found.values())
-    if not parts:
-        return [unknown]
-    chosen = {id(run) for run in (*parts[0], *unknown)}
-    parts[0] = [
-        run for run in runs if id(run) in chosen
-    ]  # keep the order of the command line, which determines colours
-    return parts
-
-
-def _table(config: dict[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key)
-    return value if isinstance(value, dict) else {}
+    keys = [json.dumps(aspects(run.config, ignore)) if run.tasks else "" for run in runs]
+    first = next(filter(None, keys), "")
+    found: dict[str, list[RunRecord]] = {first: []}
+    for run, key in zip(runs, keys, strict=True):
+        found.setdefault(key or first, []).append(run)
+    return list(found.values())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blip_rl.report.drawing import Axes, Colormap, FuncFormatter, LinearSegmentedColormap, MaxNLocator
+from blip_rl.report.drawing import Axes, Axis, Colormap, FuncFormatter, LinearSegmentedColormap, MaxNLocator
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _WIDTH_OF_LETTER = 0.6  # mean width of a character in units of the font size
@@ -72,7 +72,6 @@ DARK = Theme(
     shade="#1c2a38",
     series=("#5bb5ea", "#f28a4b", "#2fc79b", "#e39cc6", "#f0b429", "#9ad3f5", "#b4bcc8"),
 )
-THEMES = (LIGHT, DARK)
 
 
 def safe_label(text: str, longest: int = 40) -> str:
@@ -165,10 +164,14 @@ def _legend_style(ax: Axes, labels: Sequence[str], theme: Theme) -> dict[str, An
 
 def steps_axis(ax: Axes) -> None:
     """Format the x-axis ticks as steps: 50k, 1.5M."""
-    ax.xaxis.set_major_locator(few_ticks())
-    ax.xaxis.set_major_formatter(FuncFormatter(short_steps))
+    _few_ticks(ax.xaxis, short_steps)
 
 
-def few_ticks() -> MaxNLocator:
-    """Return a locator of at most six ticks at round numbers."""
-    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+def numbers_axis(axis: Axis) -> None:
+    """Format the ticks of an axis as numbers: −2.5, 366, 23.3k."""
+    _few_ticks(axis, short_number)
+
+
+def _few_ticks(axis: Axis, text: Callable[[float, int | None], str]) -> None:
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))  # at most six, at round numbers
+    axis.set_major_formatter(FuncFormatter(text))

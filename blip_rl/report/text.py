@@ -182,11 +182,8 @@ def sequence_title(run: RunRecord) -> str:
 
 
 def _games(run: RunRecord) -> str:
-    return _listed_games(list(dict.fromkeys(task.title for task in run.tasks)), run) if run.tasks else ""
-
-
-def _listed_games(games: Sequence[str], run: RunRecord) -> str:
-    """Name up to four games by title, more by the name of their sequence."""
-    if len(games) <= _FEW and not any("," in game for game in games):
-        return games[0] if len(games) == 1 else f"{', '.join(games[:-1])} and {games[-1]}"
-    return str(run.config.get("sequence_name") or f"{len(games)} games")
+    """Name up to four games by title, more by the name of their sequence; empty if unknown."""
+    *others, last = list(dict.fromkeys(task.title for task in run.tasks)) or [""]
+    if len(others) < _FEW and not any("," in game for game in (*others, last)):
+        return f"{', '.join(others)} and {last}" if others else last
+    return str(run.config.get("sequence_name") or f"{len(others) + 1} games")

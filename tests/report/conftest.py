@@ -25,7 +25,7 @@ def new_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def sketches(monkeypatch):
-    """Draw every picture without laying it out and writing it, which takes most of the time."""
+    """Draw every figure without layout and output, which take most of the time."""
 
     def sketch(draw, size, theme, *, png):
         draw(Figure(figsize=size), theme)

@@ -1,4 +1,4 @@
-"""Run folders as a run writes them, made of plain numbers."""
+"""Write run folders with simple numbers, in the format of a training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import tomli_w
 from safetensors.numpy import save_file
 
-SCORE_COLUMNS = ["env_steps", "stage", "phase", "task", "seed", "return", "length_steps", "truncated"]
-SCORE_COLUMNS += ["normalised", "actions"]
+from blip_rl.records import BitsRow, PlasticityRow, ScoreRow, SpeedRow, columns
+
+SCORE_COLUMNS = columns(ScoreRow)
 GAMES = ("kungfu", "boxing", "krull")
 TITLES = {"kungfu": "Kung-Fu Master", "boxing": "Boxing", "krull": "Krull"}
 STEPS = 1000
@@ -21,7 +22,7 @@ EPISODES = 2
 
 
 def score(stage: int, task: int, seed: int) -> float:
-    """10 when just learned, a third less after each further game; seeds differ by 0.1."""
+    """Return 10 for the game just learned, a third less after each further game; seeds differ by 0.1."""
     return REFERENCE * (2 / 3) ** (stage - 1 - task) + 0.1 * seed
 
 
@@ -48,7 +49,7 @@ def make_run(
     settings: dict[str, Any] | None = None,
     command: str = "blip-rl train --games kungfu,boxing,krull",
 ) -> Path:
-    """A run over ``games`` of which ``stages`` are learned (all by default), evaluated twice in each."""
+    """Write a run over ``games`` of which ``stages`` are learned (default: all), with two evaluations in each."""
     path.mkdir(parents=True)
     done = len(games) if stages is None else stages
     names = TITLES | (titles or {})
@@ -70,7 +71,7 @@ def make_run(
     (path / "environment.json").write_text(json.dumps({"device": "cpu", "versions": {"python": "3.11"}}))
     write_table(path / "scores.csv", SCORE_COLUMNS, _scores(games, done, seed, together, normalisers))
     layers = shapes or {"conv1": (4, 2, 3, 3), "fc1": (8, 6)}
-    write_table(path / "bits.csv", ["stage", "layer", "parameter", "frozen_bits", "count"], [])
+    write_table(path / "bits.csv", columns(BitsRow), [])
     if bits:
         for stage in [done] if together else range(1, done + 1):
             _freeze(path, stage, layers)
@@ -82,11 +83,8 @@ def make_run(
 def _scores(games: tuple[str, ...], done: int, seed: int, together: bool, normalisers: bool) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for stage in [done] if together else range(1, done + 1):
-        for phase, steps in (
-            ("periodic", stage * STEPS - STEPS // 2),
-            ("before", stage * STEPS),
-            ("after", stage * STEPS),
-        ):
+        for phase, at in (("periodic", 0.5), ("before", 1), ("after", 1)):
+            steps = int((stage - 1 + at) * STEPS)
             for task, game in enumerate(games[:stage]):
                 value = score(stage, task, seed) + (0.5 if phase == "before" else 0.0)
                 normal = value / REFERENCE if normalisers else ""
@@ -95,7 +93,7 @@ def _scores(games: tuple[str, ...], done: int, seed: int, together: bool, normal
 
 
 def frozen(stage: int, shape: tuple[int, ...]) -> np.ndarray:
-    """2 bits a stage, every other weight one more."""
+    """Return 2 bits per stage for even weights and one more for odd ones."""
     return (2 * stage + np.arange(np.prod(shape)).reshape(shape) % 2).astype(np.uint8)
 
 
@@ -115,12 +113,10 @@ def _freeze(path: Path, stage: int, layers: dict[str, tuple[int, ...]]) -> None:
 
 
 def _logs(path: Path, done: int, layers: list[str]) -> None:
-    columns = ["env_steps", "stage", "phase", "layer", "dormant_share", "effective_rank", "gradient_norm", "free_bits"]
     rows = [
         [stage * STEPS, stage, "periodic", layer, 0.1 * stage, 10 - stage + at, 0.5 / stage, 20 - 2 * stage]
         for stage in range(1, done + 1)
         for at, layer in enumerate(layers)
     ]
-    write_table(path / "plasticity.csv", columns, rows)
-    columns = ["env_steps", "stage", "steps_per_second", "peak_memory_mb"]
-    write_table(path / "speed.csv", columns, [[s * STEPS, s, 300 + s, 800 + s] for s in range(1, done + 1)])
+    write_table(path / "plasticity.csv", columns(PlasticityRow), rows)
+    write_table(path / "speed.csv", columns(SpeedRow), [[s * STEPS, s, 300 + s, 800 + s] for s in range(1, done + 1)])

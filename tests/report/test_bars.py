@@ -1,4 +1,4 @@
-"""Charts of rows and bars hold the data they were given: bars, points and labels, never pixels."""
+"""Tests of the bar charts: bars, points and labels of the figure, not its pixels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blip_rl.core.intervals import Estimate, estimate
+from blip_rl.core.intervals import estimate
 from blip_rl.report import bars
 from blip_rl.report.style import LIGHT
 
@@ -21,7 +21,7 @@ def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
-def test_estimates_show_seeds_mean_and_interval(ax):
+def test_estimates_are_points_a_mean_and_an_interval(ax):
     three, one = estimate([0.1, 0.2, 0.6]), estimate([0.4])
     bars.draw_estimates(ax, ["blip", "finetune"], [0, 3], [three, one], LIGHT)
     points, bar, mean, single, zero = ax.lines
@@ -37,7 +37,7 @@ def test_estimates_show_seeds_mean_and_interval(ax):
 
 
 @pytest.mark.parametrize(("value", "is_score"), [(0.02, True), (-0.01, False), (0.01, False)])
-def test_a_small_score_or_change_looks_small(ax, value, is_score):
+def test_small_value_does_not_fill_the_axis(ax, value, is_score):
     bars.draw_estimates(ax, ["blip"], [0], [estimate([value])], LIGHT, is_score=is_score)
     low, high = ax.get_xlim()
     assert low < min(0, value) <= max(0, value) < high
@@ -46,30 +46,18 @@ def test_a_small_score_or_change_looks_small(ax, value, is_score):
     assert ([1, 1] in [list(line.get_xdata()) for line in ax.lines]) == is_score
 
 
-def test_an_estimate_of_nothing_draws_nothing(ax):
-    bars.draw_estimates(ax, ["blip"], [0], [Estimate((), float("nan"), None)], LIGHT)
-    assert not any(line.get_xdata().size for line in ax.lines if hasattr(line.get_xdata(), "size"))
-
-
-def test_the_budget_stacks_what_each_task_took_and_says_what_is_free(ax):
-    frozen = np.array([[2.0, 4.0], [5.0, 4.5]])
-    bars.draw_budget(ax, ["conv1", "fc1"], frozen, 20, ["Boxing", "Krull"], LIGHT)
-    pieces = [(bar.get_x(), bar.get_width()) for bar in ax.patches[2:]]  # after the two whole bars
-    assert pieces == [(0, 2.0), (0, 4.0), (2.0, 3.0), (4.0, 0.5)]
-    assert texts(ax) == ["15.0 free", "15.5 free"]
+def test_budget_stacks_the_bits_of_each_task_and_names_the_free_bits(ax):
+    frozen = np.array([[2.0, 4.0, 2.0], [5.0, 4.5, np.nan]])  # the last was not counted after the second task
+    bars.draw_budget(ax, ["conv1", "fc1", "fc2"], frozen, 20, ["Boxing", "Krull"], LIGHT)
+    pieces = [(bar.get_x(), bar.get_width()) for bar in ax.patches[3:]]  # after the three full bars
+    assert pieces == [(0, 2.0), (0, 4.0), (0, 2.0), (2.0, 3.0), (4.0, 0.5), (2.0, 0.0)]
+    assert texts(ax) == ["15.0 free", "15.5 free", "18.0 free"]
     assert all(text.xy[0] == 20 and text.get_ha() == "left" for text in ax.texts)  # beside the bars, not on them
     assert ax.get_xlim() == (0, 20)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Boxing", "Krull"]
 
 
-def test_a_layer_that_was_not_counted_keeps_its_bar(ax):
-    frozen = np.array([[2.0, 4.0], [np.nan, 4.5]])
-    bars.draw_budget(ax, ["conv1", "fc1"], frozen, 20, ["Boxing", "Krull"], LIGHT)
-    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches[4:]] == [(2.0, 0.0), (4.0, 0.5)]
-    assert texts(ax) == ["18.0 free", "15.5 free"]
-
-
-def test_rounding_loss_is_a_bar_for_the_mean_and_a_point_for_each_game(ax):
+def test_rounding_loss_is_a_bar_for_the_mean_and_a_point_per_game(ax):
     losses = np.array([[0.1, np.nan], [0.3, -0.1]])
     bars.draw_rounding(ax, ["Boxing", "Krull"], [("blip", losses)], LIGHT, "lost")
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [0.1, 0.1])

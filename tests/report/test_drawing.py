@@ -1,4 +1,4 @@
-"""Figures are drawn the same whatever the user's environment asks for, and leave that environment as it was."""
+"""Tests that figures are independent of the user's matplotlib settings and leave them unchanged."""
 
 import os
 import re
@@ -38,24 +38,24 @@ def python(code, *arguments, folder, **environment):
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory):
-    """The bytes of a picture under no particular environment, and a folder where matplotlib keeps its font list."""
+    """The bytes of a figure in a plain environment."""
     folder = tmp_path_factory.mktemp("plain")
     python(DRAW, str(folder / "out"), folder=folder)
     return (folder / "out" / "plain.png").read_bytes()
 
 
-def test_jupyters_backend_and_a_matplotlibrc_with_latex_change_nothing(wanted, tmp_path):
+def test_figure_does_not_depend_on_mplbackend_and_matplotlibrc(wanted, tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\naxes.grid: True\n", encoding="utf-8")
     python(DRAW, str(tmp_path / "out"), folder=tmp_path, MPLBACKEND=JUPYTER)
     assert (tmp_path / "out" / "plain.png").read_bytes() == wanted
 
 
-def test_a_program_that_uses_the_package_keeps_its_backend(tmp_path):
+def test_import_keeps_the_programs_backend(tmp_path):
     code = "import os, blip_rl.report.drawing, matplotlib as m; print(m.rcParams['backend'], os.environ['MPLBACKEND'])"
     assert python(code, folder=tmp_path, MPLBACKEND="svg").split() == ["svg", "svg"]
 
 
-def test_a_program_that_uses_the_package_keeps_its_settings():
+def test_drawing_keeps_the_programs_rcparams():
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True}):
         with drawing.figure((2, 2)) as figure:
             assert matplotlib.rcParams["text.usetex"] is False
@@ -64,7 +64,7 @@ def test_a_program_that_uses_the_package_keeps_its_settings():
         assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_a_matplotlibrc_that_is_no_text_is_one_message(tmp_path):
+def test_invalid_matplotlibrc_is_one_message(tmp_path):
     (tmp_path / "matplotlibrc").write_bytes(b"font.size: \xff\xfe\n")
     code = """
 from blip_rl.errors import UserError
@@ -76,14 +76,14 @@ except UserError as error:
     assert "matplotlib cannot be imported" in python(code, folder=tmp_path)
 
 
-def test_pixels_are_those_of_the_figure():
+def test_pixels_of_a_figure():
     with drawing.figure((2, 1), dpi=50, paper="#ff8000") as figure:
         image = drawing.pixels(figure)
     assert image.shape == (50, 100, 3)
     np.testing.assert_array_equal(image[0, 0], [255, 128, 0])
 
 
-def test_everything_is_drawn_through_this_module():
+def test_scripts_import_matplotlib_only_through_drawing():
     """An import contract checks this for the package, but not for scripts."""
     scripts = Path(__file__).resolve().parents[2] / "scripts"
     found = [

@@ -1,8 +1,9 @@
-"""What groups of runs give the charts."""
+"""Tests of curves over the runs of a group."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tomli_w
 
 from blip_rl.report.groups import accumulated_series, group_runs, rescale_observed
@@ -10,7 +11,7 @@ from blip_rl.report.run_record import load_run
 from blip_rl.report.scores import load_config
 from tests.report import report_runs as made
 
-# An agent that forgets nothing and knows kungfu from the start: game k of four always scores the same. Boxing is
+# An agent that forgets nothing and plays kungfu from the start: episode k of four always has the same score. Boxing is
 # learned from below random play, −0.2, to 0.5.
 KUNGFU = (0.1, 0.2, 0.6, 0.7)
 
@@ -43,25 +44,21 @@ def lines_of(record):
     ]
 
 
-def test_the_accumulated_curve_does_not_fall_where_fewer_games_were_played(new_run):
-    """The first two games of kungfu are its worst: their mean, 0.15, is no loss against 0.4."""
-    line, partial = lines_of(frozen_run(new_run("r", games=("kungfu", "boxing")), 2))
-    assert line == [(1000, 0.4), (2000, 0.9)]
-    assert partial == [(500, 0.15), (1500, -0.05)]
+@pytest.mark.parametrize(
+    ("games", "truncated", "line", "partial"),
+    [
+        # The first two episodes of kungfu are its worst: their mean, 0.15, is no loss against 0.4.
+        (2, 0, [(1000, 0.4), (2000, 0.9)], [(500, 0.15), (1500, -0.05)]),
+        (4, 1, [(1000, 0.4), (2000, 0.9)], [(500, 0.4), (1500, 0.2)]),
+        (4, 0, [(500, 0.4), (1000, 0.4), (1500, 0.2), (2000, 0.9)], []),
+    ],
+    ids=["fewer episodes", "truncated episodes", "complete"],
+)
+def test_accumulated_curve_has_only_complete_evaluations(new_run, games, truncated, line, partial):
+    run = frozen_run(new_run("r", games=("kungfu", "boxing")), games, truncated)
+    assert lines_of(run) == [line, partial]
 
 
-def test_evaluations_of_all_games_are_all_on_the_line(new_run):
-    line, partial = lines_of(frozen_run(new_run("r", games=("kungfu", "boxing")), 4))
-    assert line == [(500, 0.4), (1000, 0.4), (1500, 0.2), (2000, 0.9)]
-    assert partial == []
-
-
-def test_an_evaluation_whose_games_were_cut_off_is_not_on_the_line(new_run):
-    line, partial = lines_of(frozen_run(new_run("r", games=("kungfu", "boxing")), 4, cut_off=1))
-    assert [steps for steps, _ in line] == [1000, 2000]
-    assert [steps for steps, _ in partial] == [500, 1500]
-
-
-def test_rescaled_scores_keep_what_was_played(new_run):
+def test_rescaled_curves_keep_which_evaluations_are_complete(new_run):
     (record,) = rescale_observed([frozen_run(new_run("r", games=("kungfu", "boxing")), 2)])
     np.testing.assert_array_equal(record.scores.curves[0].complete, [False, True, False, True])

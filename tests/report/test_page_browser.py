@@ -1,4 +1,4 @@
-"""The page in a real browser: at three widths, in light and dark, with nothing asked of the network."""
+"""Tests of the page in Chromium: at three widths, in the light and dark theme, without network access."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def browser() -> Iterator[sync_api.Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
-    """One whole run; and several damaged ones compared, with names that are hard to lay out."""
+    """A page of one complete run, and one of two runs with missing data and very long names."""
     folder = tmp_path_factory.mktemp("runs")
     one = make_run(folder / "one", command=f"blip-rl train --out {LONG}")
     games = ("kungfu", LONG)
@@ -56,7 +56,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 820, 1440])
 @pytest.mark.parametrize("name", ["one", "several"])
-def test_the_page_is_whole_fits_the_width_and_asks_nothing_of_the_network(browser, pages, name, width, scheme):
+def test_page_fits_the_width_and_makes_no_requests(browser, pages, name, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
@@ -78,7 +78,7 @@ def test_the_page_is_whole_fits_the_width_and_asks_nothing_of_the_network(browse
 
 
 def _charts_follow(page) -> set[str]:
-    """Which of its themes each chart shows: sources name the dark one, the image itself is light."""
+    """Return the themes of the charts: ``source`` elements have the dark image, ``img`` the light one."""
     return set(
         page.evaluate(
             """Array.from(document.querySelectorAll("picture img"), one => {
@@ -90,7 +90,7 @@ def _charts_follow(page) -> set[str]:
     )
 
 
-def test_on_paper_the_page_is_light(browser, pages):
+def test_printed_page_is_light(browser, pages):
     page = browser.new_page(color_scheme="dark")
     page.goto(pages["one"].as_uri())
     page.emulate_media(media="print", color_scheme="dark")

@@ -1,7 +1,8 @@
-"""How far a run is, from its folder."""
+"""Tests of the progress of a run."""
 
 from __future__ import annotations
 
+import pytest
 from stable_baselines3 import PPO
 
 from blip_rl.report.page import write_report
@@ -10,22 +11,23 @@ from blip_rl.report.text import status
 from blip_rl.sb3.import_run import import_agent
 
 
-def test_an_imported_agent_is_a_finished_run(sketches, tmp_path):
+@pytest.fixture
+def imported(tmp_path):
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu")
     model.num_timesteps = 500
     model.save(tmp_path / "agent.zip")
-    run = import_agent(tmp_path / "agent.zip", "CartPole-v1", out=tmp_path / "run")
-    record = load_run(run)
+    return import_agent(tmp_path / "agent.zip", "CartPole-v1", out=tmp_path / "run")
+
+
+def test_imported_agent_is_a_complete_run(sketches, imported):
+    record = load_run(imported)
     assert (record.complete, record.env_steps) == (True, 500)
     assert status(record).share == 1
     assert status(record).text == "complete: one game, 500 steps; not scored yet (blip-rl evaluate scores it)"
-    assert "running or stopped" not in write_report([run]).page.read_text(encoding="utf-8")
+    assert "running or stopped" not in write_report([imported]).page.read_text(encoding="utf-8")
 
 
-def test_a_last_stage_beside_a_snapshot_is_not_the_end(tmp_path):
+def test_run_with_a_snapshot_is_not_complete(imported):
     """A run writes the last stage's checkpoint, then removes the snapshot that it could resume from."""
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu")
-    model.save(tmp_path / "agent.zip")
-    run = import_agent(tmp_path / "agent.zip", "CartPole-v1", out=tmp_path / "run")
-    (run / "checkpoints" / "step-000000000400").mkdir()
-    assert not load_run(run).complete
+    (imported / "checkpoints" / "step-000000000400").mkdir()
+    assert not load_run(imported).complete

@@ -1,4 +1,4 @@
-"""The score matrices of a page are coloured on one scale, and raw returns not at all."""
+"""Tests of the colours of score matrices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blip_rl.report.sections_matrix import matrix_section
 
 @pytest.fixture
 def shades(sketches, monkeypatch, new_run, tmp_path):
-    """Shades of each matrix of two agents, three seeds of the first, by its texts."""
+    """Texts and shades of the matrices of two agents, the first with three seeds, and the section."""
     found = []
     original = heatmaps.draw_matrix
 
@@ -29,7 +29,7 @@ def shades(sketches, monkeypatch, new_run, tmp_path):
     return found, section
 
 
-def test_normalised_matrices_share_one_scale(shades):
+def test_normalised_matrices_share_one_colour_scale(shades):
     (blip, _, ewc, _), _ = shades
     for texts, cells in (blip, ewc):
         for (row, column), shade in np.ndenumerate(cells):
@@ -37,7 +37,7 @@ def test_normalised_matrices_share_one_scale(shades):
                 assert shade == pytest.approx(min(1.0, float(texts[row][column])), abs=0.006)
 
 
-def test_raw_matrices_have_no_colours(shades):
+def test_raw_matrices_are_not_coloured(shades):
     (_, (texts, blip), _, (_, ewc)), section = shades
     assert texts[0][0] != texts[2][0]
     assert set(blip[np.isfinite(blip)]) == set(ewc[np.isfinite(ewc)]) == {0.0}

@@ -1,10 +1,11 @@
-"""What the charts of plasticity and speed are given: every measurement, never a mean of two of them."""
+"""Tests of the data in the charts of plasticity and speed."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from blip_rl.records import PlasticityRow, SpeedRow, columns
 from blip_rl.report import curves
 from blip_rl.report.figures import FigureWriter
 from blip_rl.report.groups import group_runs, over_seeds
@@ -12,8 +13,7 @@ from blip_rl.report.run_record import load_run
 from blip_rl.report.sections_network import plasticity_section, speed_section
 from tests.report import report_runs as made
 
-COLUMNS = ["env_steps", "stage", "phase", "layer", "dormant_share", "effective_rank", "gradient_norm", "free_bits"]
-# A boundary at 1000 steps: its consolidation takes 17 of 20 bits; then the next game is measured before its first step.
+# At 1000 steps a consolidation freezes 17 of 20 bits; then the next game is evaluated before its first step.
 MEASURED = [
     (500, 1, "periodic", 20.0),
     (1000, 1, "before", 20.0),
@@ -31,7 +31,7 @@ def with_measured(run, shift=0.0):
         for steps, stage, phase, free in MEASURED
         for at, layer in enumerate(("conv1", "fc1"))
     ]
-    made.write_table(run / "plasticity.csv", COLUMNS, rows)
+    made.write_table(run / "plasticity.csv", columns(PlasticityRow), rows)
     return run
 
 
@@ -58,7 +58,7 @@ def drawn(sketches, monkeypatch, tmp_path):
     ("what", "scale"),
     [("free bits", 1), ("dormant units", 1 / 40), ("effective rank", 1 / 2), ("gradient norm", 1 / 10)],
 )
-def test_before_and_after_a_consolidation_are_two_points(drawn, new_run, what, scale):
+def test_values_before_and_after_a_consolidation_are_two_points(drawn, new_run, what, scale):
     conv1, fc1 = drawn(plasticity_section, with_measured(new_run("one")))[what]
     assert (conv1.label, fc1.label) == ("conv1", "fc1")
     ((steps, values),) = conv1.lines
@@ -66,7 +66,7 @@ def test_before_and_after_a_consolidation_are_two_points(drawn, new_run, what, s
     np.testing.assert_allclose(values, [free * scale for *_, free in MEASURED])
 
 
-def test_several_seeds_are_joined_point_by_point(drawn, new_run):
+def test_seeds_are_averaged_point_by_point(drawn, new_run):
     runs = [with_measured(new_run(f"r{seed}", seed=seed), shift=float(seed)) for seed in range(3)]
     (series,) = drawn(plasticity_section, *runs)["free bits"]
     assert series.steps.tolist() == [500, 1000, 1000, 1000, 1500, 2000, 2000]
@@ -74,17 +74,16 @@ def test_several_seeds_are_joined_point_by_point(drawn, new_run):
     assert np.all(series.low < series.centre)
 
 
-def test_a_point_that_one_run_lacks_leaves_the_others_in_place():
+def test_points_that_one_run_lacks_are_left_out():
     whole = (np.array([1.0, 2.0, 2.0, 3.0]), np.array([9.0, 8.0, 3.0, 2.0]))
     part = (np.array([1.0, 2.0]), np.array([9.0, 8.0]))
     series = over_seeds("blip", 0, [whole, whole, part])
     assert (series.steps.tolist(), series.centre.tolist()) == ([1, 2], [9, 8])
 
 
-def test_of_two_speeds_at_the_same_steps_the_later_one_is_shown(drawn, new_run):
+def test_later_of_two_speeds_at_the_same_step_is_shown(drawn, new_run):
     run = new_run("one")
-    columns = ["env_steps", "stage", "steps_per_second", "peak_memory_mb"]
-    made.write_table(run / "speed.csv", columns, [[10, 1, 100, 800], [20, 1, 300, 900], [20, 1, 200, 950]])
+    made.write_table(run / "speed.csv", columns(SpeedRow), [[10, 1, 100, 800], [20, 1, 300, 900], [20, 1, 200, 950]])
     found = drawn(speed_section, run)
     for what, expected in (("steps per second", [100, 200]), ("peak memory, MB", [800, 950])):
         ((steps, values),) = found[what][0].lines

@@ -1,4 +1,4 @@
-"""Runs are compared with those alone that learn the same games for as long and are scored in the same way."""
+"""Tests of which runs are comparable, and of pages over runs that are not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def changed(run, section, **values):
 
 
 @pytest.mark.parametrize("aspect", OTHER)
-def test_what_the_tasks_differ_in_is_named(tmp_path, aspect):
+def test_differences_between_tasks_are_named(tmp_path, aspect):
     first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other", **OTHER[aspect])
     assert differences(load_config(first), load_config(other)) == [aspect]
     assert len(comparable_runs([load_run(first), load_run(other)])) == 2
@@ -44,12 +44,12 @@ def test_what_the_tasks_differ_in_is_named(tmp_path, aspect):
         ("atari", {"frame_skip": 2}, "preprocessing of Atari"),
     ],
 )
-def test_how_runs_are_scored_is_compared_too(tmp_path, section, values, aspect):
+def test_differences_in_evaluation_are_named(tmp_path, section, values, aspect):
     first, other = make_run(tmp_path / "first"), changed(make_run(tmp_path / "other"), section, **values)
     assert differences(load_config(first), load_config(other)) == [aspect]
 
 
-def test_agents_seeds_and_progress_do_not_separate_runs(tmp_path):
+def test_runs_of_other_agents_and_seeds_are_comparable(tmp_path):
     runs = [
         make_run(tmp_path / "a"),
         make_run(tmp_path / "b", agent="finetune", seed=3, stages=1, settings={"description": "x"}),
@@ -57,7 +57,7 @@ def test_agents_seeds_and_progress_do_not_separate_runs(tmp_path):
     assert len(comparable_runs([load_run(run) for run in runs])) == 1
 
 
-def test_a_run_without_a_recipe_stays_with_the_first(tmp_path):
+def test_run_without_a_config_is_put_into_the_first_part(tmp_path):
     runs = [make_run(tmp_path / name, **more) for name, more in (("a", {}), ("b", {"steps": 9}), ("c", {}))]
     (runs[2] / "config.toml").unlink()
     parts = comparable_runs([load_run(run) for run in (runs[2], *runs[:2])])
@@ -66,7 +66,7 @@ def test_a_run_without_a_recipe_stays_with_the_first(tmp_path):
     assert [run.path.name for run in only] == ["c"]
 
 
-def test_each_sequence_has_a_part_of_its_own_and_the_page_says_what_cannot_be_compared(tmp_path):
+def test_each_sequence_has_its_own_part_of_the_page(tmp_path):
     runs = [make_run(tmp_path / f"short{seed}", seed=seed, logs=False, bits=False) for seed in range(2)]
     runs += [make_run(tmp_path / "long", steps=2000, logs=False, bits=False)]
     runs += [make_run(tmp_path / "one", games=("boxing",), logs=False, bits=False)]
@@ -84,7 +84,7 @@ def test_each_sequence_has_a_part_of_its_own_and_the_page_says_what_cannot_be_co
     assert "2 seeds" not in html[second:]
 
 
-def test_scores_of_one_part_do_not_rescale_another(tmp_path):
+def test_scores_are_rescaled_within_their_part(tmp_path):
     """Without normalisers scores are rescaled by the returns seen: those of the part."""
     bare = make_run(tmp_path / "bare", normalisers=False, logs=False, bits=False)
     whole = make_run(tmp_path / "whole", logs=False, bits=False)
@@ -97,7 +97,7 @@ def test_scores_of_one_part_do_not_rescale_another(tmp_path):
     assert tiles.findall(part_1) == tiles.findall(alone)
 
 
-def test_rescaled_scores_are_compared_whatever_their_normalisers(tmp_path):
+def test_observed_normalisation_ignores_different_reference_scores(tmp_path):
     runs = [make_run(tmp_path / "a", logs=False, bits=False)]
     runs += [make_run(tmp_path / "b", agent="finetune", reference=20.0, logs=False, bits=False)]
     html = write_report(runs, out=tmp_path / "out", normalize="observed").page.read_text(encoding="utf-8")
