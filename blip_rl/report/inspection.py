@@ -181,15 +181,15 @@ def _layers(budget: BitBudget, information: Information, total_bits: int) -> lis
     weights = [*budget.weights.tolist(), int(budget.weights.sum())]
     frozen = np.column_stack([budget.mean_frozen, budget.overall()]).T
     known = [[information.shares.get(s, {}).get(layer, math.nan) for layer in budget.layers] for s in budget.stages]
-    silent = np.array(known).reshape(len(budget.stages), len(budget.layers))
-    silent = np.column_stack([silent, silent @ budget.weights / max(1, budget.weights.sum())]).T
-    return [_layer(*one, budget.stages, total_bits) for one in zip(names, weights, frozen, silent, strict=True)]
+    uninformed = np.array(known).reshape(len(budget.stages), len(budget.layers))
+    uninformed = np.column_stack([uninformed, uninformed @ budget.weights / max(1, budget.weights.sum())]).T
+    return [_layer(*one, budget.stages, total_bits) for one in zip(names, weights, frozen, uninformed, strict=True)]
 
 
-def _layer(name: str, weights: int, frozen: Array, silent: Array, stages: Sequence[int], total_bits: int) -> LayerBits:
+def _layer(name: str, weights: int, frozen: Array, shares: Array, stages: Sequence[int], total_bits: int) -> LayerBits:
     free = (total_bits - frozen).tolist()
-    shares = tuple(None if math.isnan(share) else share for share in silent.tolist())
-    return LayerBits(name, weights, tuple(frozen.tolist()), tuple(free), shares, forecast(free, stages, total_bits))
+    uninformed = tuple(None if math.isnan(share) else share for share in shares.tolist())
+    return LayerBits(name, weights, tuple(frozen.tolist()), tuple(free), uninformed, forecast(free, stages, total_bits))
 
 
 def forecast(free: Sequence[float], stages: Sequence[int], total_bits: int) -> Forecast:

@@ -50,7 +50,7 @@ class Part:
     Attributes:
         title: Games of the part; empty if the page has only one part.
         prefix: Prefix of the HTML ids of its sections.
-        notes: How scores are normalised.
+        note: How scores are normalised.
         overviews: Setup of each group.
         statuses: Progress of each run.
         metrics: (label, games learned, games, summary metrics) of each group.
@@ -59,7 +59,7 @@ class Part:
 
     title: str
     prefix: str
-    notes: tuple[str, ...]
+    note: str
     overviews: tuple[text.Overview, ...]
     statuses: tuple[text.Status, ...]
     metrics: tuple[tuple[str, int, int, list[text.Tile]], ...]
@@ -130,22 +130,21 @@ def _folder(runs: Sequence[RunRecord], out: Path | None) -> Path:
     return make_folder(stamped("report"))
 
 
-def _reference_note(runs: Sequence[RunRecord]) -> str:
-    """Describe the normalisation. Runs of earlier versions may lack the name of the reference; others provide it."""
-    named: dict[str, str] = {}
-    for task in (task for run in runs for task in run.tasks):
-        named[task.title] = named.get(task.title) or task.reference_name
-    return f"Normalised scores: {scale_text(named.items())}."
-
-
-def _observed_note(asked: Normalize) -> str:
-    meaning = (
+def _normalised(runs: Sequence[RunRecord], asked: Normalize) -> tuple[Sequence[RunRecord], str]:
+    """Return the runs, rescaled by observed returns if asked or necessary, and a note about the normalisation."""
+    if normalised_by_recipe(runs) and asked == "recipe":
+        # Runs of earlier versions may lack the name of the reference; others provide it.
+        named: dict[str, str] = {}
+        for task in (task for run in runs for task in run.tasks):
+            named[task.title] = named.get(task.title) or task.reference_name
+        return runs, f"Normalised scores: {scale_text(named.items())}."
+    note = (
         "Scores are normalised by the returns observed in these runs: 0 is the lowest mean return on a game, "
         "1 the highest."
     )
-    if asked == "observed":
-        return meaning
-    return f"{meaning} The recipe lacks random and reference scores for some games."
+    if asked == "recipe":
+        note += " The recipe lacks random and reference scores for some games."
+    return rescale_observed(runs), note
 
 
 def _separate(compared: Sequence[Sequence[RunRecord]], ignored: Sequence[str]) -> str:
@@ -172,17 +171,12 @@ def _part(
     problems: list[str],
 ) -> Part:
     """Return a part of the page; ``number`` is None if it is the only one."""
-    notes = []
-    if normalize == "observed" or not normalised_by_recipe(runs):
-        runs = rescale_observed(runs)
-        notes.append(_observed_note(normalize))
-    else:
-        notes.append(_reference_note(runs))
+    runs, note = _normalised(runs, normalize)
     groups = group_runs(runs)
     return Part(
         title="" if number is None else f"Part {number}: {text.sequence_title(groups[0].first)}",
         prefix="" if number is None else f"part-{number}-",
-        notes=tuple(notes),
+        note=note,
         overviews=tuple(text.overview(group) for group in groups),
         statuses=tuple(text.status(run) for group in groups for run in group.runs),
         metrics=tuple((group.label, group.learned, len(group.first.tasks), text.tiles(group)) for group in groups),

@@ -20,7 +20,7 @@ from blip_rl.report.table import load_plasticity, load_rows
 from blip_rl.untrusted.files import check_contained, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
-_BLIP_TOTAL_BITS = 20
+_DEFAULT_TOTAL_BITS = 20
 _DAMAGED_NAMED = 3
 _LONGEST_TITLE = 16  # characters that fit above a column of a chart
 _LONGEST_REFERENCE = 80
@@ -119,8 +119,8 @@ class RunRecord:
     @property
     def total_bits(self) -> int:
         """N of the method: the upper end of every scale of frozen bits."""
-        total = subtable(self.settings, "method").get("total_bits", _BLIP_TOTAL_BITS)
-        return total if isinstance(total, int) and 1 <= total <= MAX_BITS else _BLIP_TOTAL_BITS
+        total = subtable(self.settings, "method").get("total_bits", _DEFAULT_TOTAL_BITS)
+        return total if isinstance(total, int) and 1 <= total <= MAX_BITS else _DEFAULT_TOTAL_BITS
 
     @cached_property
     def learned(self) -> int:

@@ -69,9 +69,9 @@ class RunScores:
         before_normalised: ``before``, normalised.
         curves: One for each task; empty for a task that was never evaluated.
         actions: Action selection of all episodes used here: ``greedy`` or ``stochastic``.
-        other_games: Number of episodes in ``scores.csv`` with the other action selection, which are left out.
-        games: Number of episodes used.
-        cut_off: How many of these were truncated by a step limit, so that their returns are too low.
+        episodes: Number of episodes used.
+        other_episodes: Number of episodes in ``scores.csv`` with the other action selection, which are left out.
+        truncated: How many of the used ones were truncated by a step limit, so that their returns are too low.
     """
 
     agent: str
@@ -82,10 +82,10 @@ class RunScores:
     after_normalised: Array
     before_normalised: Array
     curves: tuple[TaskCurve, ...]
-    actions: str = "greedy"
-    other_games: int = 0
-    games: int = 0
-    cut_off: int = 0
+    actions: str
+    episodes: int
+    other_episodes: int
+    truncated: int
 
 
 class _Named(BaseModel):
@@ -179,9 +179,9 @@ def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
             _curve([row for row in episodes if row.task == name], recipe.evaluation.episodes) for name in tasks
         ),
         actions=actions,
-        other_games=len(found) - len(episodes),
-        games=len(episodes),
-        cut_off=sum(row.truncated for row in episodes),
+        episodes=len(episodes),
+        other_episodes=len(found) - len(episodes),
+        truncated=sum(row.truncated for row in episodes),
     )
 
 

@@ -44,14 +44,11 @@ def _unequal(groups: Sequence[Group]) -> str:
     """Return what makes a comparison of these groups unfair; empty if nothing does."""
     notes = []
     if len({group.learned for group in groups}) > 1:
-        notes.append(
-            "Different numbers of games learned: " + listed([f"{g.label} after {g.learned}" for g in groups]) + "."
-        )
-    kinds = [(group.label, played(group.runs)) for group in groups]
-    if len({run.scores.actions for group in groups for run in group.runs if run.scores and run.scores.games}) > 1:
-        notes.append(
-            "Different action selection in evaluations: " + listed([f"{label} {kind}" for label, kind in kinds]) + "."
-        )
+        learned = listed([f"{group.label} after {group.learned}" for group in groups])
+        notes.append(f"Different numbers of games learned: {learned}.")
+    if len({run.scores.actions for group in groups for run in group.runs if run.scores and run.scores.episodes}) > 1:
+        actions = listed([f"{group.label} {played(group.runs)}" for group in groups])
+        notes.append(f"Different action selection in evaluations: {actions}.")
     return " ".join(notes)
 
 
@@ -90,7 +87,7 @@ def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Sectio
     shown = [one for one in series if any(np.isfinite(values).any() for _, values in (*one.lines, *one.partial))]
     if not shown:
         return Section("accumulated", "Accumulated reward", lead, note="No normalised score yet.")
-    clock = _most_trained(groups, groups[0].first.tasks)
+    longest = _most_trained(groups, groups[0].first.tasks)
 
     def draw_chart(figure: Figure, theme: Theme) -> Axes:
         ax = curves.draw_curves(figure.add_subplot(), shown, theme, "accumulated normalised reward")
@@ -99,13 +96,13 @@ def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Sectio
         return ax
 
     def draw(figure: Figure, theme: Theme) -> None:
-        curves.draw_spans(draw_chart(figure, theme), _spans(clock), theme)
+        curves.draw_spans(draw_chart(figure, theme), _spans(longest), theme)
 
     def draw_narrow(figure: Figure, theme: Theme) -> None:
-        curves.draw_boundaries(draw_chart(figure, theme), _boundaries(clock), theme)
+        curves.draw_boundaries(draw_chart(figure, theme), _boundaries(longest), theme)
 
     alt = f"Accumulated normalised reward against steps. {_ends(shown, number)}"
-    caption = " ".join(part for part in (_AT_ONE, describe_series(shown), _fewer_games(shown)) if part)
+    caption = " ".join(part for part in (_AT_ONE, describe_series(shown), _partial_note(shown)) if part)
     page_figure = writer.add(
         "accumulated-reward",
         draw,
@@ -118,7 +115,7 @@ def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Sectio
     return Section("accumulated", "Accumulated reward", lead, (page_figure,))
 
 
-def _fewer_games(series: Sequence[Series]) -> str:
+def _partial_note(series: Sequence[Series]) -> str:
     if not any(len(steps) for one in series for steps, _ in one.partial):
         return ""
     return (
@@ -162,27 +159,27 @@ def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
 
 def games_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Mean return on each game from the start of its training to the end of the run (BLIP Fig. 3)."""
-    places = {task.name: (at, group) for group in groups for at, task in enumerate(group.first.tasks)}
+    first_in = {task.name: (at, group) for group in groups for at, task in enumerate(group.first.tasks)}
     found = [
-        _game_figure(at, _most_trained(groups, group.first.tasks), groups, writer) for at, group in places.values()
+        _game_figure(at, _most_trained(groups, group.first.tasks), groups, writer) for at, group in first_in.values()
     ]
     figures = [page_figure for page_figure in found if page_figure is not None]
     lead = (
         "Mean raw return from the start of a game's training to the end of the run. Markers: evaluations. Thin lines: "
         "training episodes (sampled actions). Shaded: training on this game. Dotted: start of the next game."
     )
-    note = _cut_off(groups) if figures else "No score yet."
+    note = _truncated_note(groups) if figures else "No score yet."
     return Section("games", "Return on each game", lead, tuple(figures), note, "pair")
 
 
-def _cut_off(groups: Sequence[Group]) -> str:
+def _truncated_note(groups: Sequence[Group]) -> str:
     """Warn about truncated episodes; empty if there are none."""
     scores = [run.scores for group in groups for run in group.runs if run.scores is not None]
-    cut_off, games = sum(one.cut_off for one in scores), sum(one.games for one in scores)
-    if not cut_off:
+    truncated, episodes = sum(one.truncated for one in scores), sum(one.episodes for one in scores)
+    if not truncated:
         return ""
     return (
-        f"{cut_off:,} of {games:,} episodes were truncated by evaluation.max_episode_steps, "
+        f"{truncated:,} of {episodes:,} episodes were truncated by evaluation.max_episode_steps, "
         "evaluation.periodic_share or atari.max_episode_frames: their returns are too low."
     )
 

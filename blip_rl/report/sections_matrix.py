@@ -18,8 +18,6 @@ from blip_rl.report.style import Theme
 from blip_rl.report.text import listed, number
 
 _MATRIX_CAPTION = "Colour scale of all agents and games: −1 or less orange, 0 pale, 1 or more blue."
-
-
 _RAW_CAPTION = "Not coloured: returns of different games have different scales."
 
 
@@ -32,14 +30,8 @@ def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
         for raw in (False, True)
         if (page_figure := _matrix_figure(group, raw, len(groups) > 1, writer)) is not None
     ]
-    return Section(
-        "matrix",
-        "Score matrix",
-        lead,
-        tuple(figures),
-        "" if figures else "No game has been scored after its training yet.",
-        "pair",
-    )
+    note = "" if figures else "No game has been scored after its training yet."
+    return Section("matrix", "Score matrix", lead, tuple(figures), note, "pair")
 
 
 @dataclass(frozen=True)

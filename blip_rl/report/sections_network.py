@@ -91,13 +91,13 @@ def _map_group(group: Group, found: Sequence[BitMap], writer: FigureWriter) -> M
 def _cell(one: BitMap, small: np.ndarray, run: RunRecord, label: str) -> MapCell:
     bits = one.frozen_bits
     mean, share = float(bits.mean()), float((bits > 0).mean())
-    silent = run.information.shares.get(one.stage, {}).get(one.layer)
-    below = (f"mean {mean:.1f}", *(() if silent is None else (f"{silent:.0%} without information",)))
+    uninformed = run.information.shares.get(one.stage, {}).get(one.layer)
+    below = (f"mean {mean:.1f}", *(() if uninformed is None else (f"{uninformed:.0%} without information",)))
     alt = (
         f"Frozen bits of {one.layer} after {_title(run, one.stage)}, {label}: mean {mean:.2f} of {run.total_bits}, "
         f"from {int(bits.min())} to {int(bits.max())}, {share:.0%} of the weights have any"
     )
-    alt += "" if silent is None else f", {silent:.0%} have no information"
+    alt += "" if uninformed is None else f", {uninformed:.0%} have no information"
     source = data_uri("image/png", heatmaps.bits_png(small, run.total_bits))
     return MapCell(source, below, alt, small.shape[1] < _ENLARGED_BELOW)
 

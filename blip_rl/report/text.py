@@ -137,9 +137,9 @@ def overview(group: Group) -> Overview:
 
 def played(runs: Sequence[RunRecord]) -> str:
     """Return the action selection of the scored episodes, and how many other episodes are left out."""
-    scores = [run.scores for run in runs if run.scores is not None and run.scores.games]
+    scores = [run.scores for run in runs if run.scores is not None and run.scores.episodes]
     kinds = " and ".join(dict.fromkeys(one.actions for one in scores)) or _DASH
-    others = sum(one.other_games for one in scores)
+    others = sum(one.other_episodes for one in scores)
     return f"{kinds} ({others:,} episodes with other actions left out)" if others else kinds
 
 
@@ -161,7 +161,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def listed(parts: Sequence[str]) -> str:
-    """``a; b; c``."""
+    """Join parts with semicolons."""
     return "; ".join(parts)
 
 

@@ -16,7 +16,7 @@ from tests.report import report_runs as made
 KUNGFU = (0.1, 0.2, 0.6, 0.7)
 
 
-def frozen_run(run, periodic_games, cut_off=0):
+def frozen_run(run, periodic_games, truncated=0):
     config = load_config(run)
     config["evaluation"]["episodes"] = len(KUNGFU)
     (run / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
@@ -29,7 +29,7 @@ def frozen_run(run, periodic_games, cut_off=0):
         (2000, 2, "before", 4, 0.5),
         (2000, 2, "after", 4, 0.5),
     ):
-        ends = cut_off if phase == "periodic" else 0
+        ends = truncated if phase == "periodic" else 0
         rows += [[steps, stage, phase, "kungfu", k, KUNGFU[k], 9, ends, KUNGFU[k], "greedy"] for k in range(games)]
         if boxing is not None:
             rows += [[steps, stage, phase, "boxing", k, boxing, 9, 0, boxing, "greedy"] for k in range(games)]

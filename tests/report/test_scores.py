@@ -124,10 +124,10 @@ def test_other_actions_are_used_if_no_episode_has_the_recipes(tmp_path):
     scores = load_scores(
         write(tmp_path / "greedy", [*lines(RUN), *lines([(200, 2, "after", "a", (1,))], "stochastic")])
     )
-    assert (scores.actions, scores.games, scores.other_games) == ("greedy", len(list(lines(RUN))), 1)
+    assert (scores.actions, scores.episodes, scores.other_episodes) == ("greedy", len(list(lines(RUN))), 1)
     only = load_scores(write(tmp_path / "stochastic", lines(RUN, "stochastic")))
     same(only.after, [[70, np.nan], [30, 60]])
-    assert (only.actions, only.other_games) == ("stochastic", 0)
+    assert (only.actions, only.other_episodes) == ("stochastic", 0)
 
 
 def test_scores_before_training_are_on_curves_but_not_in_the_matrix(tmp_path):
