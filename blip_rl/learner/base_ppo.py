@@ -110,7 +110,7 @@ class BasePPO(PPO):
         for index in np.flatnonzero(dones).tolist():
             last = infos[index].get("terminal_observation")
             if last is not None and infos[index].get("TimeLimit.truncated", False):
-                # One observation at a time, as stable-baselines3: truncations are rare, and a batch rounds otherwise.
+                # One observation at a time, as stable-baselines3: truncations are rare, a batch rounds differently.
                 rewards[index] += self.gamma * self._values(last[None]).item()
 
     def _values(self, observations: np.ndarray) -> Tensor:
@@ -194,7 +194,6 @@ class BasePPO(PPO):
         # Method.add_gradient runs in backward hooks and Method.after_step in a hook of the optimizer (see
         # methods.base.attached): the clipped norm includes a penalty's gradient, and every step ends with a projection.
         norm = self.policy.step(self.max_grad_norm)
-        # Detached: a graph kept for logging would hold the activations of every minibatch until the update ends.
         return UpdateMetrics(metrics, None if extra is None else extra.detach(), norm)
 
     def _log_update(self, metrics: list[UpdateMetrics], rollout: Rollout) -> None:

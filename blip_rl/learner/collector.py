@@ -56,9 +56,8 @@ class GroupActor:
     def _chosen(self, rollout: Rollout, step: int, observations: np.ndarray) -> Chosen:
         # On the CPU through stable-baselines3's forward: with its sampling a seed gives the same actions as its PPO.
         with torch.no_grad():
-            return cast(
-                Chosen, self._policy(rollout.store_observations(step, self.where, torch.from_numpy(observations)))
-            )
+            stored = rollout.store_observations(step, self.where, torch.from_numpy(observations))
+            return cast(Chosen, self._policy(stored))
 
 
 class StagingBuffer:

@@ -192,8 +192,8 @@ class Student:
         with policy.matmul_precision():
             features = policy.extract_features(batch.observations)
             kl = divergence(batch.policy, policy_tensors(distribution_of(policy, features))).mean()
-            # Detached: value errors may be of any scale and would dominate the gradient of the trunk. KL divergences
-            # are in nats, so the policy alone decides what the trunk learns; the critic fits the features it is given.
+            # Detached: value errors may be of any scale and would dominate the gradient of the trunk. So
+            # the policy alone trains the trunk, and the critic fits the features that result.
             value_error = F.mse_loss(policy.critic(features.detach()), batch.values)
             extra = self.method.loss(policy.outputs_of)
             policy.optimizer.zero_grad()

@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.learner.ppo import ContinualPPO
 
-# Collector and captured update are kept for each task: their CUDA graphs read this task's head and environments. The
-# optimizer is shared, so a graph of one task steps the moments that the other tasks' graphs step too.
+# Each task has its own collector and captured update: their CUDA graphs refer to its head and to buffers of its shapes.
+# The optimizer is shared: the update graphs of all tasks step the same moments of the trunk.
 _OF_A_TASK = (
     "env",
     "observation_space",

@@ -49,9 +49,10 @@ def _fidelity(results: Results) -> str:
         for agent in ("finetune", "blip")
         for name, one in found.get(agent, {}).get("comparisons", {}).items()
     ]
-    text = "## Is the captured path right?\n\n" + (
-        "The same recorded rollouts, replayed from the same state. Weights: largest difference over the farthest that "
-        "a weight moved.\n\n" + markdown_table(["agent", "compared", "weights", "first loss", "equal to the bit"], rows)
+    text = "## Equality of the captured and the plain path\n\n" + (
+        "Both learn from the same rollouts, starting from the same state. Weights: the largest difference of a weight, "
+        "divided by the largest change of a weight in training.\n\n"
+        + markdown_table(["agent", "compared", "weights", "first loss", "bit-identical"], rows)
         if rows
         else "Not measured."
     )
@@ -68,7 +69,7 @@ def _files(comparison: Results) -> str:
         return f"a run failed (exit codes {comparison['exit_codes']})"
     different = comparison["different_files"]
     if not different:
-        return "all tables and checkpoints are equal to the byte"
+        return "all tables and checkpoints are byte-identical"
     return f"{len(different)} files differ, weights by up to {comparison['largest_weight_difference']:.1e}"
 
 
@@ -105,7 +106,7 @@ def _parts(found: Results) -> list[str]:
         for name, one in with_parts.items()
     ]
     return [
-        "Parts alone, steps/s, and shares of the time:",
+        "Each part alone (steps/s), then its share of the time in training:",
         markdown_table(["", "emulator", "inference", *parts], rows),
     ]
 
