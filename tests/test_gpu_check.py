@@ -56,7 +56,7 @@ def test_a_page_shows_failures_and_differences(parts):
     assert "1 passed, 1 failure" in text
     assert "`b`: failure: broken" in text
     assert "| blip | plain – captured | 5.0e-01 | 1.0e-03 | no |" in text
-    assert "repeated: all tables and checkpoints are equal" in text
+    assert "repeated: all tables and checkpoints are byte-identical" in text
     assert "resumed: 1 files differ, weights by up to 2.5e-01" in text
     assert "| x | 1,234 | 25 % |  |" in text
     assert "| blip | 1 | 0.125 |" in text
