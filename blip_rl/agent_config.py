@@ -110,6 +110,18 @@ class TrunkConfig(Settings):
     """Layers for images."""
     vector: VectorTrunkConfig
     """Layers for vectors."""
+    heads: Literal["per-task", "shared"] = "per-task"
+    """``per-task``: an actor and a critic for each task. ``shared``: one of each, so that the agent is not told the
+    task; all tasks need the same actions, and methods protect the actor together with the trunk."""
+
+    @model_validator(mode="after")
+    def _shared_heads_know_no_task(self) -> Self:
+        if self.heads == "shared" and self.task_modulation:
+            raise ValueError(
+                "heads = 'shared' with task_modulation = true: expected no parameters that belong to a task, because "
+                "the agent is not told the task (set task_modulation = false)"
+            )
+        return self
 
 
 class DistilConfig(Settings):

@@ -100,7 +100,7 @@ def evaluate_task(
     lowered = has_lowered_time_limit(task, config.atari)
     with (
         policy.using_task(task.name),
-        method.playing(policy.trunk, policy.task_names.index(task.name) + 1),
+        method.playing(policy.protected, policy.task_names.index(task.name) + 1),
         torch.random.fork_rng(devices=_cuda_devices(policy)),
     ):
         torch.manual_seed(FIRST_EVALUATION_SEED + evaluation.seed)

@@ -204,8 +204,7 @@ class Student:
 
     def _check_finite(self, losses: list[Losses]) -> None:
         policy = self.agent.policy
-        task = policy.task_names[list(policy.tasks).index(policy.current)]
-        where = f"distilling {task} at step {self.agent.num_timesteps:,}"
+        where = f"distilling {policy.current_name} at step {self.agent.num_timesteps:,}"
         check_finite(losses, dict(policy.named_parameters()), where, "distil.learning_rate")
 
 

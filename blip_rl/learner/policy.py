@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from blip_rl.agent_config import TrunkConfig
 from blip_rl.errors import UserError
+from blip_rl.learner.actor_path import ActorPath
 from blip_rl.learner.precision import Compiled, autocast_trunk, matmul_precision
 from blip_rl.learner.trunk import Modulation, Trunk
 from blip_rl.setting_types import Precision
@@ -74,6 +75,7 @@ class ContinualPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         self._modulated, self._precision = trunk.task_modulation, precision
+        self._one_head = trunk.heads == "shared"
         self.task_names: list[str] = []
         self._current = -1
         super().__init__(
@@ -107,7 +109,16 @@ class ContinualPolicy(ActorCriticPolicy):
         """The module of the task in use."""
         if self._current < 0:
             raise RuntimeError("no task in use: call add_task and use_task first")
-        return cast(TaskModule, self.tasks[self._current])
+        return self.module_of(self._current)
+
+    def module_of(self, index: int) -> TaskModule:
+        """Return the module of a task, counted from 0 in the order in which tasks were added."""
+        return cast(TaskModule, self.tasks[0 if self._one_head else index])
+
+    @property
+    def protected(self) -> nn.Module:
+        """What methods protect: the trunk or, with a shared head, trunk and actor."""
+        return ActorPath(self.trunk, self.module_of(0).actor) if self._one_head else self.trunk
 
     @property
     def current_name(self) -> str:
@@ -140,11 +151,16 @@ class ContinualPolicy(ActorCriticPolicy):
         """Add the module of a new task; the task in use does not change.
 
         Raises:
-            ValueError: the task has been added before.
+            ValueError: the task has been added before, or has other actions than the shared head.
         """
         if name in self.task_names:
             raise ValueError(f"task {name!r} is already there: {', '.join(self.task_names)}")
-        self.tasks.append(TaskModule(self.trunk, action_space, self._modulated).to(self.device))
+        if not (self._one_head and len(self.tasks)):
+            self.tasks.append(TaskModule(self.trunk, action_space, self._modulated).to(self.device))
+        elif action_space != self.module_of(0).action_space:
+            raise ValueError(
+                f"task {name!r} has actions {action_space}, the shared head {self.module_of(0).action_space}"
+            )
         self.task_names.append(name)
 
     def reset_current_task(self) -> None:
@@ -185,7 +201,8 @@ class ContinualPolicy(ActorCriticPolicy):
             learning_rate: Initial learning rate.
             tasks: Names of the tasks to learn; None: the one in use.
         """
-        learned = {self._current} if tasks is None else {self.task_names.index(name) for name in tasks}
+        indices = {self._current} if tasks is None else {self.task_names.index(name) for name in tasks}
+        learned = {0} if self._one_head else indices
         parameters = list(self.trunk.parameters())
         for index, task in enumerate(self.tasks):
             task.requires_grad_(index in learned)  # a method's loss may run other heads; gradients pass through them
@@ -247,6 +264,14 @@ class ContinualPolicy(ActorCriticPolicy):
         """Map trunk features to the action distribution of the task in use."""
         return cast(Distribution, self._get_action_dist_from_latent(features).distribution)
 
+    def protected_head(self, outputs: Tensor) -> Distribution:
+        """Map the output of :attr:`protected` to the action distribution of the task in use."""
+        return cast(Distribution, self._distribution(outputs).distribution) if self._one_head else self.head(outputs)
+
+    def _distribution(self, outputs: Tensor) -> Any:
+        noise = () if isinstance(self.action_space, spaces.Discrete) else (self.log_std,)
+        return self.action_dist.proba_distribution(outputs, *noise)
+
     def critic(self, features: Tensor) -> Tensor:
         """Map trunk features to the values of the task in use, (batch,)."""
         return cast(Tensor, self.value_net(features)).flatten()
@@ -272,9 +297,7 @@ class ContinualPolicy(ActorCriticPolicy):
             outputs = self.action_net(self.extract_features(torch.as_tensor(observations, device=self.device)))
             if not outputs.isfinite().all():  # torch's validation alone does not suffice: torch.compile disables it
                 raise ValueError("its network gives values that are not finite")
-            noise = () if isinstance(self.action_space, spaces.Discrete) else (self.log_std,)
-            distribution = self.action_dist.proba_distribution(outputs, *noise)
-            actions: np.ndarray = distribution.get_actions(deterministic=greedy).cpu().numpy()
+            actions: np.ndarray = self._distribution(outputs).get_actions(deterministic=greedy).cpu().numpy()
         return self.within_bounds(actions)
 
     def within_bounds(self, actions: np.ndarray) -> np.ndarray:

@@ -154,7 +154,9 @@ class ContinualPPO(BasePPO):
             method: Protects earlier tasks.
             resume: Whether the task in use is resumed in the middle instead of started.
         """
-        with attached(method, self.policy.trunk, self.policy.optimizer, task=self.policy.current_number, resume=resume):
+        with attached(
+            method, self.policy.protected, self.policy.optimizer, task=self.policy.current_number, resume=resume
+        ):
             self.method = method
             # The method's hooks are part of a captured update, and so are the tensors that they read.
             self.discard_captures()
@@ -167,12 +169,12 @@ class ContinualPPO(BasePPO):
     def finished_task(self, samples: int, generator: torch.Generator) -> FinishedTask:
         """Return the task in use as :meth:`Method.end_task` takes it, with observations from fresh rollouts."""
         return FinishedTask(
-            trunk=self.policy.trunk,
-            head=self.policy.head,
+            trunk=self.policy.protected,
+            head=self.policy.protected_head,
             observations=self.play(samples),
             preprocess=self.policy.preprocess,
             generator=generator,
-            critic=self.policy.critic,
+            critic=self.policy.critic if self.policy.protected is self.policy.trunk else None,
         )
 
     def play(self, samples: int) -> Tensor:

@@ -117,6 +117,7 @@ class Method:
             in a CUDA graph between ``start_task`` and ``end_task``: the same device operations on the same tensors,
             no control flow that depends on their values, no random numbers. The graph is replayed without calling them.
         no_visits: Why tasks cannot come back with this method (``order``, ``cycles``); empty if they can.
+        task_blind: Whether the method works without being told which task is played (``trunk.heads = "shared"``).
         distillable: Whether the method protects one trunk shared by all tasks, learned one after another, so that a
             task can be learned in a separate trunk and distilled into the shared one (``learning = "distil"``).
     """
@@ -126,6 +127,7 @@ class Method:
     capturable: ClassVar[bool] = False
     distillable: ClassVar[bool] = True
     no_visits: ClassVar[str] = ""
+    task_blind: ClassVar[bool] = True
 
     task: int = 0
     """Number of the task being learned, counted from 1 in the order of first visits; set before ``start_task`` and

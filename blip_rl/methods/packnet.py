@@ -39,6 +39,7 @@ class PacknetSettings(Settings):
 class Packnet(Method):
     """Divides the weights of every layer among the tasks."""
 
+    task_blind: ClassVar[bool] = False
     no_visits: ClassVar[str] = "the weights of a task are frozen once it has been learned"
     Settings = PacknetSettings
     settings: PacknetSettings

@@ -24,6 +24,7 @@ class Single(Method):
 
     capturable: ClassVar[bool] = True
     distillable: ClassVar[bool] = False
+    task_blind: ClassVar[bool] = False
     no_visits: ClassVar[str] = "it learns every task from scratch, so a second visit would start again"
 
     def __init__(self, **settings: Any) -> None:

@@ -119,8 +119,8 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
         )
     except ValidationError as error:
         raise RecipeError([problem.text for problem in problems_of(error, RunConfig)]) from None
-    if problem := _visit_problem(config):
-        raise RecipeError([problem])
+    if problems := _combination_problems(config):
+        raise RecipeError(problems)
     return config
 
 
@@ -168,8 +168,7 @@ def _run_config(values: dict[str, Any], source: str) -> RunConfig:
     problems += _learning_problems(config.agent.learning, config.agent.method)
     lines = [Layer(source, values).line(problem.under("agent")) for problem in problems]
     lines += [f"{source}: {problem}" for problem in _foreign_problems(config)]
-    if not lines and (problem := _visit_problem(config)):
-        lines = [f"{source}: {problem}"]
+    lines = lines or [f"{source}: {problem}" for problem in _combination_problems(config)]
     if lines:
         raise RecipeError(lines)
     return config
@@ -310,17 +309,26 @@ def _learning_problems(learning: object, method: dict[str, Any]) -> list[Problem
     return [Problem(("learning",), rule, True, learning)]
 
 
-def _visit_problem(config: RunConfig) -> str:
-    """Return a problem if tasks come back and the method does not allow it, else an empty string."""
+def _combination_problems(config: RunConfig) -> list[str]:
+    """Return why the method cannot learn this schedule with these heads."""
     from blip_rl.methods import load_method
 
-    name = str(config.agent.method["name"])
-    if config.stages == len(config.tasks) or not (reason := load_method(name).no_visits):
-        return ""
-    return (
-        f"{config.stages} visits to {len(config.tasks)} tasks with method.name = {name!r}: {reason}; expected each "
-        "task once (leave out order and cycles, give the tasks more steps, or choose another method)"
-    )
+    name, problems = str(config.agent.method["name"]), []
+    method = load_method(name)
+    if config.stages > len(config.tasks) and method.no_visits:
+        problems.append(
+            f"{config.stages} visits to {len(config.tasks)} tasks with method.name = {name!r}: {method.no_visits}; "
+            "expected each task once (leave out order and cycles, give the tasks more steps, or choose another method)"
+        )
+    if config.agent.trunk.heads == "shared":
+        told = "" if method.task_blind else f"method.name = {name!r}: its agent must be told which task it plays"
+        if config.agent.learning == "distil":
+            told = "learning = 'distil': a policy is distilled into a new head"
+        if told:
+            problems.append(
+                f"trunk.heads = 'shared' with {told}; expected heads = 'per-task', or another agent for a shared head"
+            )
+    return problems
 
 
 def _with_removal_hint(problem: Problem) -> Problem:

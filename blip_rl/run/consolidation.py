@@ -32,7 +32,7 @@ def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
     task, policy = run.config.task_of(stage), agent.policy
     played = run.scores.evaluate(policy, stage, "before", agent.num_timesteps)
     distilled = _distil(run, agent, task.name)
-    steps, weights_before = agent.num_timesteps, trunk_bytes(policy.trunk)
+    steps, weights_before = agent.num_timesteps, trunk_bytes(policy.protected)
     generator = torch.Generator().manual_seed(run.config.seed * 1_000 + stage)
     try:
         metrics = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
@@ -43,7 +43,7 @@ def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
     if frozen:
         log_bits(run.logger, frozen, run.method.total_bits, task.name, steps)
         run.folder.add_bits(bits_rows(frozen, stage))
-    same_weights = not distilled and trunk_bytes(policy.trunk) == weights_before
+    same_weights = not distilled and trunk_bytes(policy.protected) == weights_before
     if same_weights and run.config.evaluation.actions == "greedy":
         # Same weights, same seeds and greedy actions give the same episodes: reuse them.
         run.scores.record(played, stage, "after", steps)

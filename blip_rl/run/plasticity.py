@@ -99,7 +99,7 @@ def measure(policy: ContinualPolicy, method: Method, task: str, observations: Te
         Layer name → metrics, in the trunk's order.
     """
     trunk = policy.trunk
-    with policy.using_task(task), method.playing(trunk, policy.task_names.index(task) + 1):
+    with policy.using_task(task), method.playing(policy.protected, policy.task_names.index(task) + 1):
         activations = _activations(trunk, policy.preprocess(observations))
         fisher = diagonal_fisher(
             trunk,

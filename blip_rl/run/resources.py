@@ -104,13 +104,16 @@ def estimate_resources(
         method: The run's method.
         peak_memory_bytes: Peak memory of the process so far, while it learns a task.
     """
-    trunk, tasks = policy.trunk, len(config.tasks)
-    space = policy.observation_space
+    space, tasks = policy.observation_space, len(config.tasks)
     # Not every task's head is known yet: assume the same number of outputs for all tasks.
     outputs = (policy.current.actor.out_features,)
-    weights, head = parameter_bytes(trunk), parameter_bytes(policy.current)
+    weights, head = parameter_bytes(policy.trunk), parameter_bytes(policy.current)
     heads = [len(config.seen(stage)) for stage in ([config.stages] if method.interleaved else config.all_stages)]
-    stages = [weights + count * head + method.kept_bytes(Network(trunk, space, count * outputs)) for count in heads]
+    trunk, each = policy.protected, 0 if config.agent.trunk.heads == "shared" else head
+    stages = [
+        weights + head + (count - 1) * each + method.kept_bytes(Network(trunk, space, count * outputs))
+        for count in heads
+    ]
     apart = config.learned_apart(config.stages)
     aside = weights if apart else 0  # the shared trunk is kept while a task is learned apart
     snapshot = stages[-1] + aside + _MOMENTS * (weights + head)

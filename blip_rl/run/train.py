@@ -189,9 +189,23 @@ def check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
         check_observations(task.name, env.observation_space, config.tasks[0].name, first.observation_space)
         method.check_task(task.name, env.action_space)
         tasks.append((task.name, env.action_space))
+    if config.agent.trunk.heads == "shared":
+        _check_same_actions(tasks)
     check_trunk(cast(VecEnv, first).observation_space, config.agent.trunk)
     check_training(config, method, cast(VecEnv, first).observation_space, tasks)
     return tasks
+
+
+def _check_same_actions(tasks: validation.Tasks) -> None:
+    """Raise UserError if tasks that share a head have different actions."""
+    first, actions = tasks[0]
+    for name, own in tasks:
+        if own != actions:
+            raise UserError(
+                f"trunk.heads = 'shared': task {name!r} has the actions {own}, but {first!r} has {actions}: "
+                "expected the same for all tasks (for Atari games set atari.full_action_space = true; or heads = "
+                "'per-task')"
+            )
 
 
 def _seeds(config: RunConfig) -> dict[str, Any]:

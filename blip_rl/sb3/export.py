@@ -15,7 +15,6 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stages
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
-from blip_rl.learner.policy import TaskModule
 from blip_rl.sb3.export_model import plain_ppo, standalone
 from blip_rl.schedule import TaskConfig
 from blip_rl.storage import validation
@@ -95,7 +94,7 @@ class ExportingPlayer(CellPlayer[Exported]):
             )
         observations, actions = _game_spaces(task, self.config)
         validation.check_agent_observations(policy, task.name, observations)
-        head = cast(TaskModule, policy.tasks[policy.task_names.index(task.name)])
+        head = policy.module_of(policy.task_names.index(task.name))
         validation.check_actions([(task.name, head.action_space)], [(task.name, actions)])
         size = _COPIES * validation.weight_bytes(policy)
         check_memory(f"exporting {cell}", {"copies of the network": size}, "use a machine with more memory")
@@ -104,7 +103,7 @@ class ExportingPlayer(CellPlayer[Exported]):
         """Write the file; no episode is played."""
         stage, method = self._stage(cell.stage)
         task, number = self.task(cell), stage.policy.task_names.index(cell.task) + 1
-        with method.playing(stage.policy.trunk, number):
+        with method.playing(stage.policy.protected, number):
             agent = standalone(stage.policy, number, _observation_mix(stage.policy.observation_space, task))
         model = plain_ppo(agent, *_game_spaces(task, self.config), self.config.agent.ppo, stage.env_steps)
         validation.check_finite_tensors(f"the agent to export, {cell},", model.policy.state_dict())

@@ -65,7 +65,7 @@ def standalone(policy: ContinualPolicy, task: int, mix: Tensor | None = None) ->
         task: Number of the task, counted from 1.
         mix: Matrix M, shape (inputs, inputs), that multiplies the observations; None: no mixing.
     """
-    module, trunk = cast(TaskModule, policy.tasks[task - 1]), policy.trunk
+    module, trunk = policy.module_of(task - 1), policy.trunk
     layers = [_copy(cast(Layer, trunk.get_submodule(name))) for name in trunk.layer_names]
     for layer, modulation in zip(layers, module.modulations, strict=False):  # empty without task modulation
         scale, shift = cast(Tensor, modulation.scale), cast(Tensor, modulation.shift)

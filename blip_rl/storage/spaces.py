@@ -23,8 +23,8 @@ def describe_tasks(policy: ContinualPolicy) -> dict[str, Any]:
     return {
         "observation_space": describe(policy.observation_space),
         "tasks": [
-            {"name": name, "action_space": describe(cast(Any, module).action_space)}
-            for name, module in zip(policy.task_names, policy.tasks, strict=True)
+            {"name": name, "action_space": describe(policy.module_of(task).action_space)}
+            for task, name in enumerate(policy.task_names)
         ],
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -18,7 +18,7 @@ from blip_rl.agent_config import TrunkConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.apart import build_method
-from blip_rl.learner.policy import ContinualPolicy, TaskModule
+from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Network
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.tensors import TensorSpec, read_header
@@ -109,8 +109,8 @@ def check_method(found: Mapping[str, TensorSpec], policy: ContinualPolicy, confi
         ValueError: one is not among them, or is of another dtype or shape.
     """
     method = build_method(config.agent)
-    outputs = tuple(cast(TaskModule, task).actor.out_features for task in policy.tasks)
-    layouts = method.state_tensors(Network(policy.trunk, policy.observation_space, outputs))
+    outputs = tuple(policy.module_of(task).actor.out_features for task in range(len(policy.task_names)))
+    layouts = method.state_tensors(Network(policy.protected, policy.observation_space, outputs))
     for name, spec in found.items():
         expected = layouts.get(name)
         if expected is None:
