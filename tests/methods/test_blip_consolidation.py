@@ -25,10 +25,10 @@ def exact_fisher(trunk, task):
     return diagonal_fisher(trunk, task.head, task.observations, expectation="exact")
 
 
-# --- figures and the prior
+# --- metrics and the prior
 
 
-def test_the_figures_are_the_prior_and_the_mean_over_weights_without_biases():
+def test_metrics_are_the_prior_and_the_mean_over_weights_without_biases():
     blip, trunk = Blip(fisher_prior=1e-7), mlp()
     figures = learn(blip, trunk, three_tasks("mlp")[0])
     frozen = blip.frozen_bits()
@@ -221,17 +221,6 @@ def test_a_weight_without_fisher_information_keeps_its_bits(name, gain):
         assert first_layer[:, 1:].any()
 
 
-def test_a_weight_that_lost_its_information_keeps_the_bits_it_had():
-    blip, trunk = Blip(first_task_bits=6), mlp()
-    first, second, _ = three_tasks("mlp")
-    learn(blip, trunk, first)
-    before = blip.frozen_bits()["0.weight"][:, 0]
-    second.observations[:, 0] = 0
-    learn(blip, trunk, second)
-    assert before.any()
-    assert torch.equal(blip.frozen_bits()["0.weight"][:, 0], before)
-
-
 @trunks
 @pytest.mark.parametrize("rounded", [True, False])
 def test_only_rounding_moves_weights_at_the_end_of_a_task(name, rounded):
@@ -247,12 +236,6 @@ def test_only_rounding_moves_weights_at_the_end_of_a_task(name, rounded):
 
 
 # --- refusals
-
-
-def test_consolidating_before_learning_is_refused():
-    trunk, task = mlp(), three_tasks("mlp")[0]
-    with pytest.raises(RuntimeError, match="end_task before start_task"):
-        Blip(first_task_bits=4).end_task(task.finished(trunk))
 
 
 def test_a_fisher_that_is_not_finite_is_refused_and_changes_nothing():

@@ -98,15 +98,6 @@ def test_nested_weights_stay_inside_every_earlier_interval(name, quantize_forwar
             assert ((low <= new_low) & (new_high <= high)).all()
 
 
-def test_without_nesting_weights_leave_earlier_intervals():
-    blip, trunk = Blip(first_task_bits=4, nested=False), mlp()
-    earlier = []
-    for task in three_tasks("mlp"):
-        learn(blip, trunk, task, steps=50)
-        earlier.append(list(blip.intervals().values()))
-    assert not inside(trunk, earlier[0])
-
-
 @trunks
 @variants
 def test_a_weight_with_all_bits_frozen_cannot_move(name, settings):
@@ -152,21 +143,6 @@ def test_fine_tuning_the_same_tasks_changes_the_old_ones_actions():
     actions = first.greedy_actions(trunk)
     learn(blip, trunk, second, learning_rate=0.1)
     assert not torch.equal(first.greedy_actions(trunk), actions)
-
-
-@trunks
-@pytest.mark.parametrize("gain", ["paper", "reference"])
-def test_frozen_bits_never_fall_and_never_exceed_the_total(name, gain):
-    blip, trunk = Blip(first_task_bits=3, gain=gain, total_bits=7), TRUNKS[name][0]()
-    before = None
-    for task in [*three_tasks(name), *three_tasks(name)]:
-        learn(blip, trunk, task, steps=5)
-        after = blip.frozen_bits()
-        assert all((bits <= 7).all() for bits in after.values())
-        if before is not None:
-            assert all((before[parameter] <= bits).all() for parameter, bits in after.items())
-        before = after
-    assert blip.mean_frozen_bits() > 3
 
 
 def test_weights_that_start_out_of_bounds_are_brought_inside():

@@ -19,10 +19,10 @@ from torch.distributions import Categorical
 
 import blip_rl
 from blip_rl.methods import make_method, method_names
-from blip_rl.methods.base import MethodState, Network, attached
+from blip_rl.methods.base import Method, MethodState, Network, attached
 from blip_rl.methods.finetune import Finetune
 from blip_rl.recipes.files import recipe_folder
-from tests.methods.small_tasks import TRUNKS, Task, copies, three_tasks
+from tests.methods.small_tasks import TRUNKS, Task, copies, mlp, three_tasks
 
 methods = pytest.mark.parametrize("name", method_names())
 trunks = pytest.mark.parametrize("kind", TRUNKS)
@@ -132,6 +132,11 @@ def hooks(trunk, optimizer):
     return (
         found + list(optimizer._optimizer_step_post_hooks.values()) + list(optimizer._optimizer_step_pre_hooks.values())
     )
+
+
+def layout(trunk):
+    """Identity and strides of every parameter."""
+    return [(id(parameter), parameter.stride()) for parameter in trunk.parameters()]
 
 
 def fail_while_learning(world, method, number, optimizer):
@@ -343,21 +348,37 @@ def test_nothing_outside_the_methods_names_their_tensors(name):
         assert not {text for text in named if " " not in text}, path
 
 
+OTHER_TRUNKS = {
+    "a layer less": (lambda: nn.Sequential(nn.Linear(5, 12)), r"state for '2\.\S+', which this trunk does not have"),
+    "a layer more": (lambda: nn.Sequential(*mlp(), nn.Linear(8, 8)), r"the saved state has no '(\d\.)?4\.weight"),
+    "other sizes": (lambda: nn.Sequential(nn.Linear(6, 13), nn.Tanh(), nn.Linear(13, 9)), r"' (is|has frames of) \("),
+}
+
+
 @methods
-def test_a_state_of_another_network_is_refused(name):
+@pytest.mark.parametrize(("build", "message"), OTHER_TRUNKS.values(), ids=OTHER_TRUNKS.keys())
+def test_state_of_another_network_is_refused_and_changes_nothing(name, build, message):
     world, method = World("mlp"), from_recipe(name)
     world.learn(method, 1)
-    if not method.state().tensors:
-        return  # then there is nothing that could belong to a network
-    other = nn.Sequential(nn.Linear(6, 13), nn.Tanh(), nn.Linear(13, 9), nn.Tanh())
+    if not method.state().tensors or (name == "clear" and "frames" not in message):
+        return  # no tensors to compare, or CLEAR's frames, which fit any trunk with the same input
+    other, loaded = build(), from_recipe(name)
     before = copies(other)
-    loaded = from_recipe(name)
-    with pytest.raises(ValueError, match=r"state|network"):  # noqa: PT012  the first to see both may be any of these
-        loaded.load_state(method.state())
-        loaded.start_task(other)
-        with loaded.playing(other, 1):
+    loaded.load_state(method.state())
+    for _ in range(2):  # a refusal must not use the state up
+        with pytest.raises(ValueError, match=message):
+            loaded.start_task(other)
+    if type(loaded).playing is not Method.playing:
+        with pytest.raises(ValueError, match=message), loaded.playing(other, 1):
             pass
     assert same(copies(other), before)
+
+
+@pytest.mark.parametrize("name", ["blip", "packnet", "single"])
+def test_end_task_without_start_task_is_refused(name):
+    world = World("mlp")
+    with pytest.raises(RuntimeError, match="end_task before start_task"):
+        world.consolidate(from_recipe(name), 1)
 
 
 # --- playing
@@ -365,7 +386,7 @@ def test_a_state_of_another_network_is_refused(name):
 
 @methods
 @trunks
-def test_playing_puts_the_trunk_back_to_the_bit(name, kind):
+def test_playing_restores_the_trunk_bit_for_bit(name, kind):
     """While the second task is being learned, after an error, and on another trunk with a state just loaded."""
     world, method = World(kind), from_recipe(name)
     world.learn(method, 1)
@@ -373,19 +394,20 @@ def test_playing_puts_the_trunk_back_to_the_bit(name, kind):
     with attached(method, world.trunk, optimizer):
         method.at_progress(0.1)
         world.update(method, 2, optimizer)
-        before, identities = copies(world.trunk), list(map(id, world.trunk.parameters()))
+        before, identities, played = copies(world.trunk), layout(world.trunk), {}
         for task in (1, 2, 3):
             with method.playing(world.trunk, task):
-                world.outputs(task, world.tasks[task - 1].observations)
+                played[task] = world.outputs(task, world.tasks[task - 1].observations)[0].logits
             with pytest.raises(KeyError), method.playing(world.trunk, task):
                 raise KeyError("while playing")
             assert same(copies(world.trunk), before)
-        assert list(map(id, world.trunk.parameters())) == identities
+        assert layout(world.trunk) == identities
     other, loaded = world.copy(), from_recipe(name)
     loaded.load_state(through_a_file(method.state()))
     for task in (1, 2, 3):
         with loaded.playing(other.trunk, task):
-            pass
+            logits = other.outputs(task, other.tasks[task - 1].observations)[0].logits
+        assert torch.equal(logits, played[task])
         assert same(copies(other.trunk), before)
 
 

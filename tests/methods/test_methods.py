@@ -8,7 +8,7 @@ from blip_rl.methods import load_method, method_names
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.finetune import Finetune
-from tests.methods.small_tasks import Task, copies, learn, mlp
+from tests.methods.small_tasks import Task, copies, forgetting, learn, mlp
 
 
 def test_the_names_are_the_files_that_hold_a_method():
@@ -64,9 +64,21 @@ def test_fine_tuning_does_nothing():
     assert method.state() == MethodState({}, {})
 
 
-def test_fine_tuning_refuses_settings_and_another_methods_state():
-    with pytest.raises(ValueError, match="first_task_bits"):
-        Finetune(first_task_bits=4)
+def test_fine_tuning_refuses_the_state_of_another_method():
     Finetune().load_state(MethodState())
     with pytest.raises(ValueError, match="Finetune keeps no state"):
         Finetune().load_state(MethodState(values={"tasks_seen": 1}))
+
+
+LIMITS = {"freeze": ({}, 0.0), "l2": ({"strength": 1.0}, 0.5), "ewc": ({"strength": 100.0}, 0.6)}
+LIMITS |= {"ewc_online": LIMITS["ewc"]}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_first_task_is_forgotten_less_than_by_fine_tuning(seed):
+    """Growth of its loss over eight seeds: fine-tuning 2.77 to 3.56, L2 0.02 to 0.15, EWC 0.00 to 0.22, freeze 0."""
+    torch.manual_seed(seed)
+    assert forgetting(Finetune(), "mlp") > 2.0
+    for name, (settings, limit) in LIMITS.items():
+        torch.manual_seed(seed)
+        assert forgetting(load_method(name)(**settings), "mlp") <= limit
