@@ -82,11 +82,14 @@ class Audit:
 
 def interval(centre: Array, frozen_bits: Bits, bound: float, total_bits: int, half: bool = False) -> Intervals:
     """Return the intervals of :func:`blip_rl.core.bits.interval`, by the ``half`` rule or the paper's."""
+    # In units of θ̂ all numbers are dyadic and exact in float32; only the product with the bound rounds, as in torch.
     grid = np.float32(2.0**total_bits)
     limit = np.float32(1 - 2.0**-total_bits)
     normalised = np.round(centre / np.float32(bound) * grid) / grid
     scale = _power_of_two(frozen_bits)
     if half:
+        # A centre between two points of the S-bit grid denotes half an interval (core.bits.nested_centre). One step of
+        # the N-bit grid is left out, so that no end rounds to the next point of the S-bit grid.
         scaled = normalised * scale
         width = np.where(scaled == np.round(scaled), np.float32(0.5), np.float32(0.25))
         radius: Array = np.where(frozen_bits > 0, np.maximum(width / scale - 1 / grid, 0), limit).astype(np.float32)
@@ -110,6 +113,7 @@ def compare(intervals: Intervals, weights: Array, half: bool = False) -> tuple[i
     if not outside.any():
         return 0, 0.0
     frozen = intervals.frozen_bits[outside].astype(np.int64) + half
+    # A radius is 2^-S of the bound, or half of it by the ``half`` rule: multiply by 2^S instead of dividing by it.
     gone = np.abs(weights[outside].astype(np.float64) - intervals.centre[outside]) / intervals.bound
     radii = np.nan_to_num(np.ldexp(gone, frozen), nan=math.inf, posinf=math.inf)
     return int(outside.sum()), float(radii.max())

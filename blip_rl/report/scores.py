@@ -39,10 +39,6 @@ class TaskCurve:
     normalised: Array
     complete: npt.NDArray[np.bool_]
 
-    def during(self, stage: int) -> TaskCurve:
-        """Return the points of one stage; for task number ``stage``, those of its own training."""
-        return self._where(self.stages == stage)
-
     def since(self, stage: int) -> TaskCurve:
         """Return the points from a stage on; for task number ``stage``, those from the start of its training."""
         return self._where(self.stages >= stage)
@@ -195,8 +191,6 @@ def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None
         for line, row in read_rows(path, ScoreRow, errors="strict" if damaged is None else "replace", strict=True):
             if problem := _problem(row, tasks):
                 damages.append(f"'{path}', line {line}: {problem}")
-                if damaged is None:
-                    break
             elif isinstance(row, ScoreRow):
                 episodes.append(row)
     except UserError as error:

@@ -20,7 +20,7 @@ from blip_rl.core import metrics
 from blip_rl.core.intervals import interquartile_mean, student_interval
 from blip_rl.errors import UserError
 from blip_rl.report import curves
-from blip_rl.report.bits import load_bit_maps, load_budget
+from blip_rl.report.bits import load_bit_maps
 from blip_rl.report.groups import describe_series, group_runs, metric_estimate, over_seeds, rescale_observed
 from blip_rl.report.page import run_folders, write_report
 from blip_rl.report.run_record import load_run
@@ -219,7 +219,7 @@ def test_page_names_the_reference_score(new_run):
 def test_constant_score_is_rescaled_to_zero(new_run):
     run = load_run(new_run("one", games=("kungfu",), normalisers=False))
     flat = np.full((1, 1), 3.0)
-    scores = replace(run.scores, after=flat, before=flat, curves=(run.scores.curves[0].during(9),))
+    scores = replace(run.scores, after=flat, before=flat, curves=(run.scores.curves[0].since(9),))
     (rescaled,) = rescale_observed([replace(run, scores=scores)])
     assert rescaled.scores.after_normalised.tolist() == [[0.0]]
 
@@ -386,15 +386,6 @@ def test_text_from_files_is_escaped(new_run, real_pictures):
     assert all(image["src"].startswith("data:") for image in page.all("img"))
     assert HOSTILE in page.text
     assert all(re.fullmatch(r"[A-Za-z0-9-]+\.(png|svg)", path.name) for path in written.pictures.iterdir())
-
-
-def test_bit_budget_is_the_mean_over_a_layers_weights(new_run):
-    run = new_run("blip0")
-    budget = load_budget(run, [])
-    assert (budget.layers, budget.stages) == (("conv1", "fc1"), (1, 2, 3))
-    expected = [[made.frozen(s, shape).mean() for shape in ((4, 2, 3, 3), (8, 6))] for s in (1, 2, 3)]
-    np.testing.assert_allclose(budget.mean_frozen, expected)
-    assert budget.weights.tolist() == [72, 48]
 
 
 def test_bit_maps_are_those_of_the_checkpoints(new_run):

@@ -81,20 +81,10 @@ def test_curves_hold_periodic_scores_and_scores_after_consolidation(run):
     same(second.mean_return, [5, 60])
 
 
-def test_area_under_the_curve_of_a_tasks_own_training(run):
-    first, second = load_scores(run).curves
-    own = first.during(1)
-    assert own.env_steps.tolist() == [50, 100]
-    # Task a: (0.2 + 0.7) / 2. Task b: (0.05 + 0.6) / 2.
-    assert metrics.area_under_curve(own.env_steps, own.normalised) == pytest.approx(0.45)
-    own = second.during(2)
-    assert metrics.area_under_curve(own.env_steps, own.normalised) == pytest.approx(0.325)
-
-
 def test_since_leaves_out_scores_before_a_tasks_training(tmp_path):
     second = load_scores(write(tmp_path, lines([(100, 1, "after", "b", (7, 7)), *RUN]))).curves[1]
     assert second.env_steps.tolist() == [100, 150, 200]
-    assert second.since(2).env_steps.tolist() == second.during(2).env_steps.tolist() == [150, 200]
+    assert second.since(2).env_steps.tolist() == [150, 200]
     same(second.since(2).mean_return, [5, 60])
 
 
@@ -135,7 +125,7 @@ def test_scores_before_training_are_on_curves_but_not_in_the_matrix(tmp_path):
     scores = load_scores(write(tmp_path, lines(RUN + start)))
     same(scores.after, [[70, np.nan], [30, 60]])
     assert scores.curves[0].env_steps.tolist() == [0, 50, 100, 150, 200]
-    assert scores.curves[1].during(2).env_steps.tolist() == [100, 150, 200]
+    assert scores.curves[1].since(2).env_steps.tolist() == [100, 150, 200]
 
 
 def test_tasks_learned_together_fill_the_last_row_of_the_matrix(tmp_path):
