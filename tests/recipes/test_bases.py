@@ -1,4 +1,4 @@
-"""``base`` of an agent recipe: shipped names, one level, and the same agents as when each recipe was written out."""
+"""``base`` of an agent recipe: shipped names only, one level, and the shipped agents resolve as recorded."""
 
 import json
 import sys
@@ -9,17 +9,17 @@ import pytest
 from blip_rl.recipes import resolve
 from blip_rl.recipes.files import read_recipe, recipe_folder, recipe_names
 
-# Written before recipes had bases, from recipes that repeated every setting.
+# Recorded from recipes that repeated every setting, before recipes had bases.
 RESOLVED = json.loads((Path(__file__).parent / "resolved_agents.json").read_text(encoding="utf-8"))
 MINE = 'description = "mine"\nbase = "ppo"\n\n[method]\nname = "finetune"\n'
 
 
-def test_every_agent_of_then_is_still_shipped():
+def test_every_agent_with_a_reference_resolution_is_shipped():
     assert set(RESOLVED) <= set(recipe_names("agents"))
 
 
 @pytest.mark.parametrize("agent", RESOLVED)
-def test_the_resolved_agent_is_the_one_that_was_written_out(agent):
+def test_resolved_agents_equal_the_recipes_written_out_in_full(agent):
     assert resolve("pong", agent).agent.model_dump(mode="json") == RESOLVED[agent]
 
 
@@ -38,7 +38,7 @@ def repeated(values, base):
     ]
 
 
-def test_a_base_is_no_agent(problems):
+def test_a_base_is_not_an_agent(problems):
     assert "ppo" not in recipe_names("agents")
     (line,) = problems("cartpole4", "ppo")
     assert "unknown agent 'ppo'" in line
@@ -54,7 +54,7 @@ def mine(tmp_path):
     return write
 
 
-def test_a_file_of_ones_own_inherits_and_overrides(mine):
+def test_a_file_inherits_from_its_base_and_replaces_settings(mine):
     inherited = resolve("pong", mine(MINE)).agent
     assert inherited.ppo == resolve("pong", "finetune").agent.ppo
     assert inherited.description == "mine"
@@ -71,9 +71,7 @@ def test_a_file_of_ones_own_inherits_and_overrides(mine):
         ('"pp0"', ["base = 'pp0'", "unknown base", "did you mean ppo?"]),
         ('"blip"', ["base = 'blip'", "expected a shipped one: ppo"]),
         ('"./ppo.toml"', ["base = './ppo.toml'", "expected a shipped one: ppo"]),
-        ('"base/ppo"', ["expected a shipped one: ppo"]),
         ("3", ["base = 3", "expected a shipped one: ppo"]),
-        ('["ppo"]', ["expected a shipped one: ppo"]),
     ],
 )
 def test_an_unknown_base_is_refused(base, parts, mine, problems):
@@ -81,7 +79,7 @@ def test_an_unknown_base_is_refused(base, parts, mine, problems):
     assert all(part in line for part in [*parts, "mine.toml"]), line
 
 
-def test_a_base_has_no_base_itself(mine, problems, tmp_path, monkeypatch):
+def test_a_base_with_a_base_is_refused(mine, problems, tmp_path, monkeypatch):
     nested = tmp_path / "nested.toml"
     nested.write_text('base = "ppo"\n')
     monkeypatch.setattr(sys.modules["blip_rl.recipes.resolve"], "find_base", lambda _: nested)
@@ -90,12 +88,12 @@ def test_a_base_has_no_base_itself(mine, problems, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ['base = "ppo"\n', '[agent]\nbase = "ppo"\n'])
-def test_a_sequence_has_no_base(text, sequence_file, problems):
+def test_a_sequence_with_a_base_is_refused(text, sequence_file, problems):
     (line,) = problems(sequence_file(f'{text}[[tasks]]\nname = "pong"\ngame = "pong"\nsteps = 1\n'), "blip")
     assert "mine.toml: base: only an agent recipe can have a base" in line
 
 
-def test_what_is_missing_is_missing_in_the_recipe_and_what_is_wrong_is_wrong_where_it_stands(mine, problems):
+def test_errors_name_the_file_that_sets_the_value_or_lacks_it(mine, problems):
     (line,) = problems("pong", mine('description = "mine"\nbase = "ppo"\n'))
     assert "mine.toml: method: missing" in line
     (line,) = problems("pong", mine(MINE + "[ppo]\nepochs = 0\n"))

@@ -1,4 +1,4 @@
-"""A file cannot make Gymnasium import a package; ``--games`` can."""
+"""A recipe or run folder cannot make Gymnasium import a package; ``--games`` can."""
 
 import sys
 
@@ -9,7 +9,7 @@ from blip_rl.recipes import dump_run_config, load_run_config, resolve
 from blip_rl.recipes.games import TRUSTED, import_problem
 from blip_rl.untrusted.files import MOST_TASKS
 
-PACKAGE = "a_package_of_a_stranger"
+PACKAGE = "an_untrusted_package"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def run(tmp_path):
     return write
 
 
-def test_a_run_folder_cannot_run_code(run, mark):
+def test_a_run_folder_runs_no_code(run, mark):
     folder = run('game = "CartPole-v1"', f'game = "{PACKAGE}:CartPole-v1"')
     with pytest.raises(UserError, match=rf"tasks\[0\].game = .*may not import a package.*{TRUSTED}={PACKAGE}"):
         load_run_config(folder)
@@ -46,30 +46,30 @@ def test_a_run_folder_cannot_run_code(run, mark):
 
 
 @pytest.mark.parametrize("name", [f"{PACKAGE}.deep", f"x:{PACKAGE}", "", "../x", "a b"])
-def test_no_spelling_gets_a_package_in(run, mark, name):
+def test_no_spelling_of_a_package_is_imported(run, mark, name):
     with pytest.raises(UserError, match="may not import a package"):
         load_run_config(run('game = "CartPole-v1"', f'game = "{name}:CartPole-v1"'))
     assert not mark.exists()
 
 
-def test_who_names_the_package_himself_is_let(run, mark, monkeypatch):
+def test_a_package_in_the_environment_variable_is_allowed(run, mark, monkeypatch):
     monkeypatch.setenv(TRUSTED, f"other, {PACKAGE}")
     folder = run('game = "CartPole-v1"', f'game = "{PACKAGE}:CartPole-v1"')
     assert load_run_config(folder).tasks[0].game == f"{PACKAGE}:CartPole-v1"
 
 
-def test_what_is_imported_already_runs_nothing_more():
+def test_packages_that_are_already_imported_are_allowed():
     assert import_problem("json:CartPole-v1") == ""
     assert "may not import" in import_problem("json.no_such_module:CartPole-v1")
 
 
 @pytest.mark.parametrize("name", ["../../../tmp/x", "/etc/x", "a\\nb", "a\\u001b[2J", "\\u202ea"])
-def test_names_that_files_are_named_after_lead_nowhere(run, name):
+def test_names_used_in_file_names_have_no_slashes_or_control_characters(run, name):
     with pytest.raises(UserError, match=r"agent_name = .*without slashes and control characters"):
         load_run_config(run('agent_name = "finetune"', f'agent_name = "{name}"'))
 
 
-def test_more_tasks_than_a_run_can_have_are_not_looked_at(run, sequence_file):
+def test_too_many_tasks_are_refused_before_they_are_validated(run, sequence_file):
     tasks = "".join(f'[[tasks]]\nname = "a{n}"\ngame = "nope{n}"\n' for n in range(MOST_TASKS + 1))
     with pytest.raises(UserError, match=f"{MOST_TASKS + 1} tasks: expected at most {MOST_TASKS}"):
         resolve(sequence_file(tasks), "finetune")
@@ -82,7 +82,7 @@ def test_more_tasks_than_a_run_can_have_are_not_looked_at(run, sequence_file):
         load_run_config(folder)
 
 
-def test_a_link_out_of_a_run_folder_is_refused(run, tmp_path):
+def test_a_link_that_leaves_the_run_folder_is_refused(run, tmp_path):
     folder = run()
     (folder / "scores.csv").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="leads out"):
@@ -90,7 +90,7 @@ def test_a_link_out_of_a_run_folder_is_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize("value", [f"0x{'f' * 9_000}", "{a = " * 60 + "1" + "}" * 60])
-def test_a_setting_that_cannot_be_shown_is_text(value, problems):
+def test_values_that_cannot_be_printed_are_treated_as_text(value, problems):
     (line,) = problems("cartpole-a", "finetune", overrides=[f"ppo.epochs={value}"])
     assert "should be a valid integer" in line
     assert len(line) < 300

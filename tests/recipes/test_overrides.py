@@ -3,14 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blip_rl.config import RunConfig
-from blip_rl.recipes import (
-    RecipeError,
-    resolve,
-)
+from blip_rl.recipes import RecipeError, resolve
 from blip_rl.recipes.overrides import REMOVE, parse_override
 
 
-def test_overrides_reach_their_sections(agent_file):
+def test_overrides_change_settings_of_every_section(agent_file):
     config = resolve(
         "kungfu",
         agent_file(),
@@ -33,17 +30,17 @@ def test_overrides_reach_their_sections(agent_file):
     assert config.agent.ppo.clip_range_value is None
 
 
-def test_another_method_drops_the_old_ones_settings_and_keeps_those_given_with_it(agent_file):
+def test_another_method_drops_the_settings_of_the_first_but_not_other_overrides(agent_file):
     assert resolve("kungfu", agent_file(), overrides=["method.name=finetune"]).agent.method == {"name": "finetune"}
     method = resolve("kungfu", "finetune", overrides=["method.first_task_bits=2", "method.name=blip"]).agent.method
     assert (method["name"], method["first_task_bits"]) == ("blip", 2)
 
 
-def test_the_same_method_keeps_its_settings():
+def test_naming_the_same_method_keeps_its_settings():
     assert resolve("kungfu", "blip", overrides=["method.name=blip"]) == resolve("kungfu", "blip")
 
 
-def test_a_key_can_be_removed(agent_file):
+def test_none_removes_a_key(agent_file):
     overrides = ["method.first_task_bits=none", "method.fisher_prior=1e-8"]
     method = resolve("kungfu", agent_file(), overrides=overrides).agent.method
     assert method["fisher_prior"] == 1e-8
@@ -56,44 +53,34 @@ def test_a_key_can_be_removed(agent_file):
         ("ppo.epochs", ["expected section.key=value", "--set ppo.learning_rate=1e-4"]),
         ("ppo.epochs=", ["expected section.key=value"]),
         ("=3", ["expected section.key=value"]),
-        ("ppo..epochs=3", ["expected section.key=value"]),
         ("steps=5k", ["'steps' is not a recipe's setting", "use --steps"]),
         ("learning_rate=1", ["expected a key of ppo, trunk, method", "did you mean ppo.learning_rate?"]),
         ("pppo.epochs=3", ["expected a key of ppo", "did you mean ppo.epochs?"]),
         ("ppo=3", ["expected a key of ppo"]),
         ("ppo.epoch=3", ["unknown key", "did you mean epochs?", "allowed:"]),
         ("ppo.epochs=zero", ["input should be a valid integer"]),
-        ("ppo.epochs.x=1", ["ppo.epochs = a table", "should be a valid integer"]),
         ("ppo.epochs=none", ["missing: this setting has no default"]),
         ("ppo.epoch=none", ["nothing to remove", "did you mean epochs?"]),
         ("atari.frame_size=1", ["greater than or equal to 16"]),
-        ("evaluation.actions=lazy", ["should be 'greedy' or 'stochastic'"]),
         ("method.gain=papr", ["should be 'paper' or 'reference'", "did you mean paper?"]),
         ("method.name=blop", ["unknown method 'blop': did you mean blip?"]),
         ("method.fisher_prior=1e-8", ["first_task_bits = 4.0: both are given", "--set method.KEY=none removes"]),
-        ("learning=distill", ["should be 'direct' or 'distil'", "did you mean distil?"]),
         ("learnin=distil", ["expected a key of ppo", "or learning", "did you mean learning?"]),
-        ("learning.x=distil", ["expected a key of ppo", "or learning"]),
-        ("distil.updates=0", ["greater than or equal to 1"]),
-        ("distil.student_states=-1", ["greater than or equal to 0"]),
-        ("distil.learning_rate=0", ["greater than 0"]),
-        ("distil.start=new", ["should be 'fresh' or 'shared'"]),
-        ("distil.update=3", ["unknown key", "did you mean updates?"]),
         ("trunk.image={conv=[[1, 0, 3]]}", ["trunk.image.conv[0][1] = 0", "greater than or equal to 1"]),
     ],
 )
-def test_wrong_overrides(text, parts, problems, agent_file):
+def test_invalid_overrides_are_refused(text, parts, problems, agent_file):
     lines = problems("kungfu", agent_file(), overrides=[text])
     assert any(all(part in line for part in [*parts, f"--set {text}"]) for line in lines), lines
 
 
-def test_an_innocent_override_is_not_blamed(agent_file, problems):
+def test_an_error_of_the_recipe_is_not_attributed_to_an_override(agent_file, problems):
     path = agent_file("first_task_bits = 4", "first_task_bits = 4\nfisher_prior = 1e-8")
     (line,) = problems("pong", path, overrides=["method.nested=false"])
     assert "mine.toml: method:" in line
 
 
-def test_all_mistakes_are_named_at_once(problems, agent_file):
+def test_all_errors_are_reported_at_once(problems, agent_file):
     lines = problems(
         "kungfoo",
         agent_file(),
@@ -108,7 +95,7 @@ def test_all_mistakes_are_named_at_once(problems, agent_file):
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
 
 
-def test_a_flood_of_mistakes_is_cut_short(tmp_path):
+def test_long_lists_of_errors_are_truncated(tmp_path):
     path = tmp_path / "flood.toml"
     path.write_text("".join(f"k{number} = 1\n" for number in range(5000)))
     with pytest.raises(RecipeError) as caught:
@@ -119,7 +106,7 @@ def test_a_flood_of_mistakes_is_cut_short(tmp_path):
 
 @given(st.text(max_size=60) | st.from_regex(r"(ppo|method|atari)\.[a-z_]{1,12}=.{0,30}", fullmatch=True))
 @settings(deadline=None)
-def test_an_override_is_read_or_refused(outcome, text):
+def test_any_text_is_parsed_or_refused_with_a_message(outcome, text):
     override, message = outcome(parse_override, text)
     if override is None:
         assert message.isprintable()
@@ -130,7 +117,7 @@ def test_an_override_is_read_or_refused(outcome, text):
 
 
 @given(st.integers() | st.floats(allow_nan=False) | st.booleans())
-def test_values_are_toml(value):
+def test_values_are_parsed_as_toml(value):
     written = str(value).lower() if isinstance(value, bool) else repr(value)
     read = parse_override(f"ppo.x={written}").value
     assert read == value
@@ -138,13 +125,13 @@ def test_values_are_toml(value):
 
 
 @given(st.text())
-def test_a_line_break_cannot_smuggle_keys_in(text):
+def test_a_line_break_in_a_value_adds_no_keys(text):
     value = parse_override(f"ppo.x=1\n{text}=2").value
     assert value is REMOVE or isinstance(value, int | str)
 
 
 @given(st.sampled_from(["ppo.epochs", "method.total_bits", "evaluation.seed", "trunk.image", "method.name"]), st.text())
 @settings(deadline=None, max_examples=50)
-def test_resolving_gives_a_config_or_a_message(outcome, key, value):
+def test_any_value_resolves_or_is_refused_with_a_message(outcome, key, value):
     config, message = outcome(resolve, "kungfu", "blip", overrides=[f"{key}={value}"])
     assert message or isinstance(config, RunConfig)

@@ -2,9 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_rl.recipes import (
-    resolve,
-)
+from blip_rl.recipes import resolve
 
 
 @pytest.mark.parametrize(
@@ -15,34 +13,28 @@ from blip_rl.recipes import (
             "lerning_rate =",
             ["ppo.lerning_rate = 0.00025", "did you mean learning_rate?", "allowed: env"],
         ),
-        ("epochs = 4", "epochs = 0", ["ppo.epochs = 0", "greater than or equal to 1"]),
         ("epochs = 4", "epochs = true", ["ppo.epochs = true", "expected a number"]),
-        ("discount = 0.99", "discount = 1.5", ["ppo.discount = 1.5", "less than or equal to 1"]),
-        ('"linear"', '"cosine"', ["learning_rate_schedule = 'cosine'", "should be 'linear' or 'constant'"]),
         ('"relu"', '"rlu"', ["trunk.image.activation = 'rlu'", "'relu', 'tanh', 'elu' or 'silu': did you mean relu?"]),
         ("[32, 8, 4]", "[32, 8]", ["trunk.image.conv[0][2]: missing"]),
-        ("[32, 8, 4]", "[32, 8, 0]", ["trunk.image.conv[0][2] = 0", "greater than or equal to 1"]),
         ("task_modulation = false", "", ["trunk.task_modulation: missing", "no default"]),
         ('name = "blip"', "", ["method.name: missing", "one of: blip"]),
         ('name = "blip"', 'name = "blop"', ["method.name = 'blop'", "did you mean blip?", "blip-rl list methods"]),
-        ('name = "blip"', "name = 3", ["method.name = 3", "one of: blip"]),
         ("first_task_bits = 4", "first_bits = 4", ["method.first_bits = 4", "did you mean first_task_bits?"]),
         ("first_task_bits = 4", "", ["method: fisher_prior = None", "first_task_drift = None: none is given"]),
-        ("first_task_bits = 4", "first_task_bits = 4\nfisher_prior = 1e-8", ["both are given", "=none removes a key"]),
         ("minibatches = 8", "minibatches = 7", ["ppo: minibatches = 7", "expected a divisor of"]),
     ],
 )
-def test_wrong_agents(old, new, parts, agent_file, problems):
+def test_invalid_agent_files_are_refused(old, new, parts, agent_file, problems):
     lines = problems("pong", agent_file(old, new))
     assert any(all(part in line for part in [*parts, "mine.toml"]) for line in lines), lines
     assert not any("pydantic" in line or "http" in line for line in lines)
 
 
-def test_an_agent_file_is_named_after_its_file(agent_file):
+def test_an_agent_is_named_after_its_file(agent_file):
     assert resolve("pong", agent_file()).agent_name == "mine"
 
 
-def test_unknown_agent(problems):
+def test_an_unknown_agent_gets_a_suggestion(problems):
     (line,) = problems("pong", "blop")
     assert "unknown agent 'blop': did you mean blip?" in line
     assert "blip-rl list agents" in line
@@ -60,7 +52,7 @@ def test_unknown_agent(problems):
         (b"", "description: missing"),
     ],
 )
-def test_files_that_are_no_recipe(content, rule, tmp_path, problems):
+def test_files_that_are_not_recipes_are_refused(content, rule, tmp_path, problems):
     path = tmp_path / "odd.toml"
     path.write_bytes(content)
     lines = problems("pong", str(path))
@@ -69,7 +61,7 @@ def test_files_that_are_no_recipe(content, rule, tmp_path, problems):
 
 
 @pytest.mark.parametrize("name", ["folder.toml", "null\0.toml", "line\nbreak.toml", "x" * 5000 + ".toml"])
-def test_paths_that_are_no_file(name, tmp_path, monkeypatch, problems):
+def test_paths_that_are_not_files_are_refused(name, tmp_path, monkeypatch, problems):
     (tmp_path / "folder.toml").mkdir()
     monkeypatch.chdir(tmp_path)
     (line,) = problems("pong", name)
@@ -77,7 +69,7 @@ def test_paths_that_are_no_file(name, tmp_path, monkeypatch, problems):
     assert line.isprintable()
 
 
-def test_a_byte_order_mark_is_no_mistake(agent_file):
+def test_a_byte_order_mark_is_accepted(agent_file):
     path = Path(agent_file())
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert resolve("pong", str(path)).agent_name == "mine"

@@ -15,7 +15,7 @@ from blip_rl.recipes import (
 from blip_rl.recipes.problems import show
 
 
-def test_dump_leaves_out_what_is_unset(agent_file):
+def test_unset_values_are_not_written(agent_file):
     values = tomllib.loads(dump_run_config(resolve("adventure", agent_file())))
     assert "fisher_prior" not in values["agent"]["method"]
     assert "random_score" not in values["tasks"][0]
@@ -29,7 +29,7 @@ def test_dump_leaves_out_what_is_unset(agent_file):
     st.floats(0.01, 19.9),
 )
 @settings(deadline=None, max_examples=30)
-def test_any_number_round_trips(rate, episodes, seed, bits):
+def test_numbers_are_read_back_as_they_were_written(rate, episodes, seed, bits):
     overrides = [f"ppo.learning_rate={rate!r}", f"evaluation.episodes={episodes}", f"method.first_task_bits={bits!r}"]
     overrides.append("method.name=blip")
     config = resolve("kungfu", "finetune", seed=seed, overrides=overrides)
@@ -48,7 +48,7 @@ def test_any_number_round_trips(rate, episodes, seed, bits):
         ('device = "auto"', 'devic = "auto"', "devic = 'auto': unknown key: did you mean device?"),
     ],
 )
-def test_a_damaged_run_config_is_refused(old, new, rule, tmp_path, agent_file):
+def test_an_invalid_run_config_is_refused(old, new, rule, tmp_path, agent_file):
     text = dump_run_config(resolve("pong", agent_file()))
     assert old in text
     (tmp_path / "config.toml").write_text(text.replace(old, new, 1))
@@ -57,7 +57,7 @@ def test_a_damaged_run_config_is_refused(old, new, rule, tmp_path, agent_file):
     assert any(rule in line and "config.toml" in line for line in caught.value.problems), caught.value.problems
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_recipe_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no config\.toml in it: expected a run's folder"):
         load_run_config(tmp_path)
 

@@ -54,7 +54,7 @@ def at(shown, milliseconds):
 
 
 @pytest.mark.parametrize("file_format", ["gif", "webp"])
-def test_a_file_holds_every_picture_at_its_time(tmp_path, file_format):
+def test_a_file_contains_every_frame_for_its_duration(tmp_path, file_format):
     frames = [picture(RED, step) for step in range(16)]
     save(Moving(frames, fps=15.0), tmp_path / f"movie.{file_format}")
     shown = decoded(tmp_path / f"movie.{file_format}")
@@ -65,20 +65,15 @@ def test_a_file_holds_every_picture_at_its_time(tmp_path, file_format):
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("fps", [1.0, 7.0, 29.97, 50.0])
-def test_time_is_kept_at_any_rate(tmp_path, fps):
-    frames = [picture(BLUE, step) for step in range(40)]
+@pytest.mark.parametrize("fps", [7.0, 29.97, 50.0])
+def test_total_duration_is_kept_at_any_frame_rate(tmp_path, fps):
+    frames = [picture(BLUE, step // 2) for step in range(40)]  # unchanged frames are merged
     save(Moving(frames, fps=fps), tmp_path / "movie.gif")
     assert sum(duration for _, duration in decoded(tmp_path / "movie.gif")) == pytest.approx(40_000 / fps, abs=5)
 
 
-def test_pictures_that_stay_cost_nothing_and_keep_their_time(tmp_path):
-    save(Moving([picture(RED)] * 3 + [picture(GREEN)] * 2), tmp_path / "movie.gif")
-    assert [duration for _, duration in decoded(tmp_path / "movie.gif")] == [300, 200]
-
-
 @pytest.mark.parametrize("file_format", ["gif", "webp", "mp4"])
-def test_the_same_movie_gives_the_same_bytes_for_ever_looping(tmp_path, file_format):
+def test_encoding_is_deterministic_and_loops(tmp_path, file_format):
     for name in "ab":
         save(Moving([picture(RED, step) for step in range(8)]), tmp_path / f"{name}.{file_format}")
     first = (tmp_path / f"a.{file_format}").read_bytes()
@@ -87,7 +82,7 @@ def test_the_same_movie_gives_the_same_bytes_for_ever_looping(tmp_path, file_for
         assert Image.open(io.BytesIO(first)).info["loop"] == 0
 
 
-def test_what_was_in_memory_before_does_not_change_an_mp4(tmp_path):
+def test_mp4_does_not_depend_on_uninitialised_memory(tmp_path):
     """With x264's macroblock tree enabled, about one in a hundred such movies differs."""
     rng, path, junk, seen = np.random.default_rng(0), tmp_path / "a.mp4", [], set()
     for _ in range(1_000):
@@ -99,7 +94,7 @@ def test_what_was_in_memory_before_does_not_change_an_mp4(tmp_path):
     assert len(seen) == 1
 
 
-def test_a_gif_of_255_colours_is_exact_and_one_of_more_keeps_the_frequent_ones(tmp_path):
+def test_gif_keeps_255_colours_exactly_and_the_most_frequent_of_more(tmp_path):
     rng = np.random.default_rng(0)
     few = np.zeros((64, 64, 3), np.uint8)
     few.reshape(-1, 3)[:254] = rng.integers(1, 256, (254, 3))
@@ -118,7 +113,7 @@ def test_a_gif_of_255_colours_is_exact_and_one_of_more_keeps_the_frequent_ones(t
         assert ((wanted - got) ** 2).sum() == ((wanted - kept) ** 2).sum(axis=1).min()
 
 
-def test_an_mp4_has_the_pictures_and_the_time(tmp_path):
+def test_mp4_contains_the_frames_and_duration(tmp_path):
     av = pytest.importorskip("av")
     frames = [np.repeat(np.repeat(picture(c, size=(21, 17)), 4, 0), 3, 1) for c in (RED, GREEN, BLUE) for _ in range(5)]
     save(Moving(frames), tmp_path / "movie.mp4")
@@ -131,7 +126,7 @@ def test_an_mp4_has_the_pictures_and_the_time(tmp_path):
         assert np.abs(shown[number][20:60, 20:40].astype(int) - colour).max() < 25
 
 
-def test_formats_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
+def test_formats_without_encoder_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"'avi': expected one of gif, mp4, webp"):
         save(Moving([picture(RED)]), tmp_path / "movie.avi")
     monkeypatch.setattr(encode.importlib.util, "find_spec", lambda name: None)
@@ -140,7 +135,7 @@ def test_formats_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+def test_files_are_replaced_atomically(tmp_path):
     path = tmp_path / "new" / "movie.gif"
     save(Moving([picture(RED)]), path)
     before = path.read_bytes()
@@ -197,7 +192,7 @@ def test_game_over_is_drawn_after_the_last_frame():
     np.testing.assert_array_equal(over, inside(drawn.frame(len(drawn) - 1), box))
 
 
-def test_the_grids_rows_and_columns_line_up_and_nothing_overlaps():
+def test_rows_and_columns_are_aligned_without_overlap():
     (a, b, c), (width, height) = grid().boxes, grid().size
     assert a[0] == b[0] < b[2] < c[0]
     assert b[1] == c[1] > a[3]
@@ -208,17 +203,12 @@ def test_the_grids_rows_and_columns_line_up_and_nothing_overlaps():
     assert a[1] > 20
 
 
-def test_pictures_of_another_width_are_brought_to_the_grids():
+def test_clips_are_resized_to_the_width_of_the_grid():
     drawn = Grid((GridCell(clip(RED, size=(40, 320)), "", ""), GridCell(clip(BLUE), "", "", 1)), Labels(), 10.0)
     (wide, high) = drawn.boxes
     assert (wide[2] - wide[0], wide[3] - wide[1]) == (160, 20)
     assert (high[2] - high[0], high[3] - high[1]) == (160, 200)
-
-
-@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
-def test_scale_is_the_width_of_a_picture(scale):
-    box = grid(scale).boxes[0]
-    assert box[2] - box[0] == 160 * scale
+    assert [grid(scale).boxes[0][2] - grid(scale).boxes[0][0] for scale in (0.5, 3.0)] == [80, 480]
 
 
 @pytest.fixture
@@ -235,7 +225,7 @@ def written(monkeypatch):
     return texts
 
 
-def test_labels_and_captions_are_drawn_where_they_belong(written):
+def test_labels_and_captions_are_drawn_beside_their_cells(written):
     drawn = grid()
     places = {text: place for text, place, _, _ in written}
     assert sorted(places) == sorted(
@@ -254,7 +244,7 @@ def test_labels_and_captions_are_drawn_where_they_belong(written):
     assert places["five games"][1] > blue[3]
 
 
-def test_text_keeps_to_its_room_smaller_and_at_last_cut(written):
+def test_long_text_is_shrunk_and_then_truncated(written):
     labels = {"columns": ("A game with quite a long name", "Blue"), "rows": (("after", "x" * 100), ("after", "y"))}
     drawn = grid(**labels)
     widths = {t: (grids._font(size, True).getlength(t), size) for t, _, _, size in written}
@@ -265,32 +255,19 @@ def test_text_keeps_to_its_room_smaller_and_at_last_cut(written):
     assert widths[cut][0] < drawn.boxes[0][0]
 
 
-def test_text_at_usual_lengths_is_large_enough_to_be_read_at_half_size(written):
+def test_text_of_usual_length_is_legible_at_half_size(written):
     cell = GridCell(clip(RED), "score", "12,345", bright=True)
     Grid((cell,), Labels(columns=("Space Invaders",), rows=(("after learning", "Space Invaders"),)), 10.0)
     assert {text: size >= 14 for text, _, _, size in written} == dict.fromkeys((t for t, *_ in written), True)
     assert len(written) == 5
 
 
-def test_text_leaves_the_colours_to_the_games():
+def test_text_uses_few_colours():
     frame = grid().frame(0)
     assert len(np.unique(frame.reshape(-1, 3), axis=0)) <= 1 + 3 * 5 + 4  # background, text, three films and the bar
 
 
-def test_a_bright_caption_differs_from_a_plain_one():
-    frames = [Grid((GridCell(clip(RED), "a", "1", bright=b),), Labels(), 10.0).frame(0) for b in (True, False)]
-    assert (frames[0] != frames[1]).any()
-
-
-def test_clips_are_lossless():
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (7, 5, 3), dtype=np.uint8) for _ in range(3)]
-    kept = Clip.of(pictures, over=False)
-    for number, wanted in enumerate([*pictures, pictures[-1]]):
-        np.testing.assert_array_equal(kept.frame(number), wanted)
-
-
-def test_a_grid_is_encoded_without_loss(tmp_path):
+def test_a_grid_is_encoded_losslessly(tmp_path):
     drawn = grid()
     save(drawn, tmp_path / "grid.gif")
     shown = decoded(tmp_path / "grid.gif")

@@ -100,7 +100,7 @@ def nearest(scores):
     return min(scores, key=lambda seed: (abs(scores[seed] - mean), seed))
 
 
-def test_every_cell_gets_a_file_and_all_of_them_a_grid(run):
+def test_render_writes_a_video_of_each_cell_and_a_grid(run):
     before = (run / "scores.csv").read_bytes()
     paths = render_run(run, SHORT)
     names = ["grid.gif", "stage-01-cartpole-a.gif", "stage-02-cartpole-a.gif", "stage-02-cartpole-b.gif"]
@@ -118,7 +118,7 @@ def test_every_cell_gets_a_file_and_all_of_them_a_grid(run):
 
 
 @pytest.mark.parametrize("actions", ["greedy", "stochastic"])
-def test_the_clip_of_each_seed_shows_the_scored_episode(run, actions):
+def test_the_clip_of_a_seed_shows_the_evaluated_episode(run, actions):
     """A CartPole's return is its length: a clip with every step has one frame more."""
     scores = []
     for seed in range(FIRST_SEED, FIRST_SEED + 4):
@@ -143,7 +143,7 @@ def test_a_clip_shows_the_scored_episode_nearest_to_the_mean_of_the_scored_ones(
 
 
 @pytest.mark.parametrize("actions", ["greedy", "stochastic"])
-def test_an_episode_of_a_later_block_is_played_as_it_was_scored(run, actions):
+def test_episodes_of_later_batches_are_repeated_exactly(run, actions):
     """Episodes are evaluated in batches of 32; sampled actions depend on all earlier random numbers."""
     evaluate_run(run, games=["cartpole-a"], stages=[1], episodes=35, actions=actions, workers=1)
     scores = evaluated(run, 1, "cartpole-a", actions)
@@ -199,7 +199,7 @@ def test_without_scores_new_games_are_played_and_the_footer_says_so(run, grids):
         ([7], "mean", 0),
     ],
 )
-def test_which_episode_is_chosen(scores, which, chosen):
+def test_the_requested_episode_is_selected(scores, which, chosen):
     episodes = {FIRST_SEED + number: Episode(float(score), 1, False) for number, score in enumerate(scores)}
     assert of_seeds(episodes).chosen(which) == chosen
 
@@ -215,14 +215,14 @@ def test_which_episode_is_chosen(scores, which, chosen):
         ([*range(3), *range(50, 53)], 1, "stochastic", 0, 3),
     ],
 )
-def test_what_is_played_with_an_episode(seeds, index, actions, first, count):
+def test_a_replay_repeats_the_batch_of_its_episode(seeds, index, actions, first, count):
     of = of_seeds({seed: Episode(0.0, 1, False) for seed in seeds})
     replay = of.replay(index, EvaluationConfig(actions=actions))
     assert (replay.seed, replay.episodes, replay.actions) == (first, count, actions)
 
 
 @pytest.mark.parametrize(("per_second", "fps", "seconds"), [(15, 15, 10), (15, 10, 10), (50, 15, 2), (15, 30, 3)])
-def test_a_long_game_is_cut_and_keeps_its_own_speed(per_second, fps, seconds):
+def test_long_episodes_are_cut_and_run_at_game_speed(per_second, fps, seconds):
     shown = shown_moments(10_000, per_second, fps, seconds)
     assert len(shown) == fps * seconds
     for number, moment in enumerate(shown):
@@ -231,7 +231,7 @@ def test_a_long_game_is_cut_and_keeps_its_own_speed(per_second, fps, seconds):
     assert steps.max() - steps.min() <= 1
 
 
-def test_a_short_game_ends_with_its_end():
+def test_short_episodes_end_with_their_last_frame():
     assert shown_moments(4, 15, 15, 10) == [0, 1, 2, 3, 4]
     assert shown_moments(5, 30, 15, 10) == [0, 2, 4, 5]
     assert shown_moments(1, 15, 15, 0.01) == [0]
@@ -241,7 +241,7 @@ def test_a_short_game_ends_with_its_end():
     assert len(shown) == math.ceil(37 / 50 * 15) + 1
 
 
-def test_a_still_beginning_is_counted():
+def test_unchanged_frames_at_the_start_are_counted():
     still, moved = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
     assert still_decisions([moved, still, still]) == 0
     assert still_decisions([still, still, still, moved, still]) == 2
@@ -258,7 +258,7 @@ def test_a_clip_skips_a_still_title_screen_up_to_half_a_second(tmp_path):
     assert 7 <= same.index(False) <= 9  # 15 pictures a second
 
 
-def test_the_same_pictures_twice_and_with_workers(run):
+def test_videos_do_not_depend_on_the_number_of_workers(run):
     options = {"stages": [2], "games": ["cartpole-a", "cartpole-b"]}
     chosen = RenderOptions(episodes=2, seconds=1, actions="stochastic")
     first = render_run(run, chosen, workers=1, **options)
@@ -268,7 +268,7 @@ def test_the_same_pictures_twice_and_with_workers(run):
     assert [path.read_bytes() for path in first] == bytes_of
 
 
-def test_playing_goes_through_the_methods_playing(run, monkeypatch):
+def test_agents_play_with_the_weights_their_method_selects(run, monkeypatch):
     from blip_rl.methods.blip import Blip
 
     asked, playing = [], Blip.playing
@@ -290,7 +290,7 @@ def test_the_footer_names_the_shown_games(episode, words):
     assert render._footer(RenderOptions(seconds=2, episode=episode), [recorded], {"greedy"}) == f"{words}, first 2 s"
 
 
-def test_the_grid_is_the_triangle_with_names_and_scores(run, grids):
+def test_the_grid_has_a_row_per_stage_and_a_column_per_game(run, grids):
     render_run(run, SHORT)
     name, labels, cells, scale = grids[-1]
     assert (name, scale) == ("grid.gif", 1)
@@ -309,7 +309,7 @@ def test_the_grid_is_the_triangle_with_names_and_scores(run, grids):
     assert singles[0][1] == ("CartPole, mix 1 after 1 game",)
 
 
-def test_part_of_a_run_is_a_smaller_grid_and_one_cell_is_none(run, grids):
+def test_a_selection_has_a_smaller_grid_and_a_single_cell_none(run, grids):
     render_run(run, SHORT, games=["cartpole-a"])
     assert grids[-1][1].columns == ("CartPole, mix 1",)
     assert [(c.row, c.column) for c in grids[-1][2]] == [(0, 0), (1, 0)]
@@ -317,7 +317,7 @@ def test_part_of_a_run_is_a_smaller_grid_and_one_cell_is_none(run, grids):
     assert [p.name for p in render_run(run, SHORT, stages=[1])] == ["stage-01-cartpole-a.gif"]
 
 
-def test_two_runs_stand_below_each_other_with_the_better_one_bright(run, tmp_path, grids):
+def test_two_runs_are_compared_with_the_higher_mean_highlighted(run, tmp_path, grids):
     other = untrained(tmp_path / "other", small_config("finetune"), stages=(1, 2))
     chosen = RenderOptions(episodes=2, seconds=1, actions="greedy")
     path = render_versus(run, other, chosen)
@@ -334,7 +334,7 @@ def test_two_runs_stand_below_each_other_with_the_better_one_bright(run, tmp_pat
     assert any(c.bright for c in cells)
 
 
-def test_two_runs_of_one_agent_are_told_apart_and_share_some_games(run, tmp_path, grids):
+def test_two_runs_of_one_agent_are_labelled_by_seed(run, tmp_path, grids):
     config = small_config("blip", games="cartpole-b,cartpole-c", seed=5)
     other = untrained(tmp_path / "other", config, stages=(1,))
     out = tmp_path / "pair.webp"
@@ -350,7 +350,7 @@ def test_two_runs_of_one_agent_are_told_apart_and_share_some_games(run, tmp_path
         render_versus(run, other, out=out)
 
 
-def test_all_games_learned_at_once_are_one_row(tmp_path, grids):
+def test_multitask_runs_have_one_row(tmp_path, grids):
     run = untrained(tmp_path / "run", small_config("multitask", overrides=()), stages=(2,))
     render_run(run, RenderOptions(episodes=1, seconds=0.5))
     assert grids[-1][1].rows == (("after learning", "all at once"),)
@@ -358,7 +358,7 @@ def test_all_games_learned_at_once_are_one_row(tmp_path, grids):
     assert grids[0][1].columns == ("CartPole, mix 1 all at once",)
 
 
-def test_atari_is_shown_in_its_own_colours_and_size(tmp_path):
+def test_atari_frames_are_shown_in_colour_at_native_size(tmp_path):
     small = ("trunk.image.conv=[[4, 8, 8]]", "trunk.image.hidden=[8]", "evaluation.max_episode_steps=40")
     run = untrained(tmp_path / "run", small_config("finetune", games="boxing", overrides=small))
     seed = FIRST_SEED + 1
@@ -395,7 +395,7 @@ def test_atari_is_shown_in_its_own_colours_and_size(tmp_path):
         (["--out", "scores.csv"], ["scores.csv", "is a file"]),
     ],
 )
-def test_bad_input_is_one_message_and_nothing_is_written(run, options, wanted):
+def test_invalid_options_are_refused_and_nothing_is_written(run, options, wanted):
     options = [str(run / "scores.csv") if option == "scores.csv" else option for option in options]
     before = sorted(run.rglob("*"))
     result = CliRunner().invoke(cli.cli, ["render", str(run), *options])
@@ -404,7 +404,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(run, options, wanted):
     assert sorted(run.rglob("*")) == before
 
 
-def test_folders_that_are_no_finished_runs_are_refused(run, tmp_path):
+def test_folders_without_a_finished_stage_are_refused(run, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, wanted in (
         ([tmp_path / "empty"], "not a run folder"),
@@ -418,7 +418,7 @@ def test_folders_that_are_no_finished_runs_are_refused(run, tmp_path):
     assert (result.exit_code, "no stage checkpoint" in result.stderr) == (2, True)
 
 
-def test_the_command_takes_its_options_and_prints_the_files(run, tmp_path):
+def test_the_command_passes_its_options_on_and_prints_the_files(run, tmp_path):
     options = "--stage 1 --games cartpole-a --episodes 2 --episode best --seconds 1 --fps 5 --scale 1 --format webp"
     out = tmp_path / "out"
     result = CliRunner().invoke(
