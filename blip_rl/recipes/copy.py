@@ -7,8 +7,9 @@ import textwrap
 from pathlib import Path
 
 from blip_rl.errors import UserError, did_you_mean
-from blip_rl.recipes.explain import REPLACES, ExplainedSetting, explain, value_at
+from blip_rl.recipes.explain import REPLACES, ExplainedSetting, explain
 from blip_rl.recipes.files import find_recipe, read_recipe, recipe_names
+from blip_rl.recipes.overrides import value_at
 from blip_rl.recipes.settings import toml
 
 _WIDTH = 100
@@ -35,7 +36,11 @@ def recipe_copy(name: str) -> tuple[str, str]:
     left_out = {"tasks[]", "compute"} | (set() if values.get("learning") == "distil" else {"distil"})
     for setting in explain(name).settings:
         section, _, key = setting.info.key.rpartition(".")
-        if section in left_out or setting.source.endswith(REPLACES) or value_at(values, setting.info.key) is not None:
+        if (
+            section in left_out
+            or setting.source.endswith(REPLACES)
+            or value_at(values, setting.info.key.split(".")) is not None
+        ):
             continue
         lines = blocks.setdefault(section, [f"[{section}]"])
         if _HEADING not in lines:

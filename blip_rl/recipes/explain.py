@@ -13,7 +13,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipes.files import find_recipe, is_path, read_recipe, recipe_names, shown
 from blip_rl.recipes.games import Games, choose_games
-from blip_rl.recipes.overrides import Layer, Override, parse_override
+from blip_rl.recipes.overrides import Layer, Override, parse_override, value_at
 from blip_rl.recipes.problems import RecipeError, attempt
 from blip_rl.recipes.resolve import agent_config, agent_layers, load_run_config, section_layers, sections_config
 from blip_rl.recipes.settings import (
@@ -215,16 +215,8 @@ def _explained(infos: Iterable[SettingInfo], values: dict[str, Any], layers: lis
     for info in infos:
         location = tuple(info.key.split("."))
         sources = [layer.source for layer in layers if layer.holds(location)]
-        settings.append(ExplainedSetting(info, toml(value_at(values, info.key)), sources[-1] if sources else "default"))
+        settings.append(ExplainedSetting(info, toml(value_at(values, location)), sources[-1] if sources else "default"))
     return settings
-
-
-def value_at(values: dict[str, Any], key: str) -> Any:
-    """Return a nested value; None if it is not set."""
-    inside: Any = values
-    for step in key.split("."):
-        inside = inside.get(step) if isinstance(inside, dict) else None
-    return inside
 
 
 def explanation_text(explanation: Explanation, settings: Sequence[ExplainedSetting]) -> str:

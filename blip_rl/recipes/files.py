@@ -14,11 +14,10 @@ from typing import Any, Literal
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.shell import shell_command
 from blip_rl.tasks.games import plain_name
-from blip_rl.untrusted.files import parse_toml
+from blip_rl.untrusted.files import parse_toml, read_text
 
 Kind = Literal["agents", "envs"]
 
-_LARGEST_BYTES = 1_000_000
 _NOUNS: dict[Kind, str] = {"agents": "agent", "envs": "sequence"}
 _FIRST_SEQUENCE = "atari6"
 
@@ -109,27 +108,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
         UserError: it is not a readable TOML file of at most 1 MB.
     """
     name = shown(path)
-    return parse_toml(_read_text(path, name), name)
-
-
-def _read_text(path: Path, name: str) -> str:
     try:
-        if not path.exists():
-            raise UserError(f"{name}: no such file: expected the path of a TOML recipe")
-        if not path.is_file():
-            raise UserError(f"{name}: not a file: expected the path of a TOML recipe")
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError also covers UserError and a null byte in the path
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{name!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) > _LARGEST_BYTES:
-        raise UserError(f"{name}: larger than {_LARGEST_BYTES:,} bytes: expected a recipe, which is a few kilobytes")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{name}: not UTF-8 text: expected a TOML recipe") from None
+        text = read_text(path)
+    except UserError as error:
+        reason = str(error).removeprefix(f"'{path}' ")
+        raise UserError(f"{name}: {reason} (expected the path of a TOML recipe)") from None
+    return parse_toml(text, name)
 
 
 def list_agents() -> list[RecipeInfo]:

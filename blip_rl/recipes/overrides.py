@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,6 +152,14 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], list[str]]:
     return result, lines
 
 
+def value_at(values: dict[str, Any], location: Sequence[str]) -> Any:
+    """Return a value in nested tables; None if it is not set."""
+    inside: Any = values
+    for step in location:
+        inside = inside.get(step) if isinstance(inside, dict) else None
+    return inside
+
+
 def blame(layers: list[Layer], problem: Problem) -> str:
     """Return the line of a problem, headed by the last layer that set the value, or else by the recipe's own."""
     locations = [problem.location]
@@ -174,10 +183,7 @@ def _lay_over(under: dict[str, Any], over: dict[str, Any], location: tuple[str, 
         if isinstance(value, _Remove):
             if under.pop(key, REMOVE) is REMOVE:
                 missing.append((*location, key))
-        elif isinstance(value, dict) and isinstance(under.get(key), dict):
-            missing += _lay_over(under[key], value, (*location, key))
-        elif isinstance(value, dict) and key not in under:
-            under[key] = {}
+        elif isinstance(value, dict) and isinstance(under.setdefault(key, {}), dict):
             missing += _lay_over(under[key], value, (*location, key))
         else:
             under[key] = copy.deepcopy(value)
@@ -185,9 +191,7 @@ def _lay_over(under: dict[str, Any], over: dict[str, Any], location: tuple[str, 
 
 
 def _nothing_to_remove(result: dict[str, Any], location: tuple[str, ...]) -> str:
-    inside: Any = result
-    for step in location[:-1]:
-        inside = inside.get(step) if isinstance(inside, dict) else None
+    inside = value_at(result, location[:-1])
     allowed = [str(key) for key in inside] if isinstance(inside, dict) else []
     hint = did_you_mean(location[-1], allowed)
     return f"nothing to remove, the recipe does not set {dotted(location)}{hint}"

@@ -57,7 +57,10 @@ def dry_run_text(config: RunConfig, *, out: Path | None = None, threads: int = 0
     on_gpu = "" if device == "cpu" else "; the GPU's memory is not estimated"
     rows = [
         ["network", f"{trunk:,} parameters in the trunk, {head:,} in the head of {config.tasks[-1].name}"],
-        ["memory", f"about {in_words(estimate.memory)} (this machine: {in_words(memory_bytes())}){on_gpu}"],
+        [
+            "memory",
+            f"at least {in_words(estimate.memory)}, without activations (this machine: {in_words(memory_bytes())}){on_gpu}",
+        ],
         [
             "disk",
             f"up to {in_words(estimate.disk)} for checkpoints, {in_words(estimate.final_disk)} in the end "

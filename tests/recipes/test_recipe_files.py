@@ -65,7 +65,7 @@ def test_paths_that_are_not_files_are_refused(name, tmp_path, monkeypatch, probl
     (tmp_path / "folder.toml").mkdir()
     monkeypatch.chdir(tmp_path)
     (line,) = problems("pong", name)
-    assert "expected the path of a TOML recipe" in line or "cannot be read" in line
+    assert "expected the path of a TOML recipe" in line
     assert line.isprintable()
 
 

@@ -132,7 +132,7 @@ def test_steps_apply_to_every_task():
         ("", ["--games ''", "separated by single commas", "kungfu,boxing"]),
         ("kungfu,,boxing", ["--games 'kungfu,,boxing'", "separated by single commas"]),
         ("kungfu,atari2", ["'kungfu' is given with different settings", "different names"]),
-        ("missing.toml", ["missing.toml", "no such file"]),
+        ("missing.toml", ["missing.toml", "No such file"]),
     ],
 )
 def test_invalid_games_are_refused(games, parts, problems):

@@ -134,7 +134,7 @@ def test_show_prints_meaning_default_allowed_values_and_source():
         ("blip --games pnog", "did you mean pong?"),
         ("cartpole4 --set ppo.epochs=2", "show an agent with --games cartpole4"),
         ("cartpole4 --games pong", "--games with the sequence 'cartpole4'"),
-        ("missing.toml", "no such file"),
+        ("missing.toml", "No such file"),
     ],
 )
 def test_show_refuses_bad_input(arguments, message):

@@ -32,7 +32,7 @@ def test_a_dry_run_describes_the_run_and_writes_nothing(agent, elsewhere):
     assert lines["2"].split() == ["2", "cartpole-b", "CartPole-v1", "20,000", "steps"]
     # Trunk: (4 + 1) × 16 + (16 + 1) × 16; head: 2 actions and 1 value of 16 features, and the modulation of 2 layers.
     assert "352 parameters in the trunk, 115 in the head of cartpole-b" in lines["network"]
-    assert re.search(r"about [\d.]+ [MG]B \(this machine: [\d.]+ [MGT]B\)", lines["memory"])
+    assert re.search(r"at least [\d.]+ [MG]B, without activations \(this machine: [\d.]+ [MGT]B\)", lines["memory"])
     assert re.search(r"up to [\d.]+ [kM]B .* in the end", lines["disk"])
     assert "unknown: no similar run below 'runs'" in lines["time"]
     assert not list(elsewhere.iterdir())
