@@ -36,11 +36,8 @@ def recipe_copy(name: str) -> tuple[str, str]:
     left_out = {"tasks[]", "compute"} | (set() if values.get("learning") == "distil" else {"distil"})
     for setting in explain(name).settings:
         section, _, key = setting.info.key.rpartition(".")
-        if (
-            section in left_out
-            or setting.source.endswith(REPLACES)
-            or value_at(values, setting.info.key.split(".")) is not None
-        ):
+        is_set = value_at(values, setting.info.key.split(".")) is not None
+        if is_set or section in left_out or setting.source.endswith(REPLACES):
             continue
         lines = blocks.setdefault(section, [f"[{section}]"])
         if _HEADING not in lines:

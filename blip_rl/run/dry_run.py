@@ -59,7 +59,8 @@ def dry_run_text(config: RunConfig, *, out: Path | None = None, threads: int = 0
         ["network", f"{trunk:,} parameters in the trunk, {head:,} in the head of {config.tasks[-1].name}"],
         [
             "memory",
-            f"at least {in_words(estimate.memory)}, without activations (this machine: {in_words(memory_bytes())}){on_gpu}",
+            f"at least {in_words(estimate.memory)}, without activations (this machine: {in_words(memory_bytes())})"
+            f"{on_gpu}",
         ],
         [
             "disk",

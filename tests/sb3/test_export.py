@@ -181,8 +181,8 @@ def atari_run(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("game", ["boxing", "pong"])
-def test_an_atari_episode_is_the_same_without_blip_rl(atari_run, game, tmp_path):
+def test_an_atari_episode_is_the_same_without_blip_rl(atari_run, tmp_path):
+    game = "boxing"
     result = CliRunner().invoke(cli, ["export", str(atari_run), "--games", game, "--out", str(tmp_path / "agent.zip")])
     assert result.exit_code == 0, result.output
     usage = result.stdout[result.stdout.index("from ale_py") :]
@@ -214,7 +214,7 @@ def test_a_trained_agent_plays_the_same_episode_without_blip_rl(agent, tmp_path)
     """CartPole with mixed observations; ``packnet`` uses different trunk weights for each task."""
     tasks = ("method.tasks=2",) if agent == "packnet" else ()
     run = train(small_config(agent, overrides=tasks), out=tmp_path / "run", threads=1, quiet=True)
-    exported = export_run(run)
+    exported = export_run(run, out=tmp_path / 'it\'s "new"\n\\n')  # the printed code quotes the path
     assert [(e.file.name, e.stage) for e in exported] == [
         ("stage-02-cartpole-a.zip", 2),
         ("stage-02-cartpole-b.zip", 2),
@@ -329,9 +329,3 @@ def test_agents_that_overflow_float32_are_refused(finished_run, tmp_path):
     with pytest.raises(UserError, match="not finite"):
         export_run(run, stage=1)
     assert not list(run.glob("export/*"))
-
-
-def test_printed_code_quotes_unusual_paths(finished_run, tmp_path):
-    folder = tmp_path / 'it\'s "new"\n\\n'
-    (one,) = export_run(finished_run, stage=1, out=folder)
-    assert len(play_elsewhere(one.usage, tmp_path)[1]) > 1
