@@ -1,6 +1,5 @@
 """GPM and SGP: steps orthogonal to the inputs of earlier tasks, or scaled along them."""
 
-
 import numpy as np
 import pytest
 import torch

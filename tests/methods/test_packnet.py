@@ -1,6 +1,5 @@
 """PackNet: shares of equal size, earlier tasks unchanged to the bit, pruned weights at 0."""
 
-
 import pytest
 import torch
 
