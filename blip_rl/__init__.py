@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from blip_rl.methods.base import Method as Method
     from blip_rl.methods.blip import Blip as Blip
     from blip_rl.methods.finetune import Finetune as Finetune
+    from blip_rl.module_guard import protect_module as protect_module
     from blip_rl.sb3.protect import protect as protect
 
 __version__ = "0.1.0"
-__all__ = ["Blip", "Finetune", "Method", "protect"]
+__all__ = ["Blip", "Finetune", "Method", "protect", "protect_module"]
 
 _HOMES = {
     "Blip": "blip_rl.methods.blip",
     "Finetune": "blip_rl.methods.finetune",
     "Method": "blip_rl.methods.base",
     "protect": "blip_rl.sb3.protect",
+    "protect_module": "blip_rl.module_guard",
 }
 
 

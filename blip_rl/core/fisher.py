@@ -62,7 +62,7 @@ def diagonal_fisher(
         TypeError: a layer with parameters is neither linear nor a 2-D convolution.
     """
     _check_arguments(observations, actions, expectation, chunk_samples)
-    layers = _supported_layers(trunk)
+    layers = supported_layers(trunk)
     parameter = next(trunk.parameters())
     totals = {name: torch.zeros_like(p) for name, p in trunk.named_parameters()}
     if expectation == "sampled" and actions is None:
@@ -92,7 +92,7 @@ def _check_arguments(
         raise ValueError(f"{len(actions)} actions for {len(observations)} observations: expected one for each")
 
 
-def _supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+def supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """Return the layers with parameters, by name.
 
     Raises:

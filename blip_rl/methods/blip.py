@@ -116,9 +116,12 @@ class Blip(FisherMethod):
     def start_task(self, trunk: nn.Module) -> None:
         """Bind to the trunk's parameters; project each into its interval and onto the grid."""
         found = _trunk_parameters(trunk)
+        trunk_parameters = {name: parameter for name, parameter, _ in found}
         if self._loaded:
             for kind, tensors in zip(_SAVED, saved.split(self._loaded, *_SAVED), strict=True):
-                saved.check_fit(tensors, {name: parameter for name, parameter, _ in found}, f"{{}}.{kind}")
+                saved.check_fit(tensors, trunk_parameters, f"{{}}.{kind}")
+        elif self.tasks_seen:  # a network it has not learned would be left unprotected
+            saved.check_fit({name: p.centre for name, p in self._parameters.items()}, trunk_parameters, "{}.centre")
         self._parameters = {name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in found}
         self._loaded = {}
         self._warn_of_clipping()

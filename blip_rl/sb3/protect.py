@@ -15,6 +15,7 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
 from blip_rl.methods.base import FinishedTask, Method, attached
+from blip_rl.module_guard import missing_hook
 
 
 class ActorPath(nn.Module):
@@ -50,12 +51,11 @@ def protect(model: OnPolicyAlgorithm, method: Method, seed: int = 0) -> Iterator
         RuntimeError: ``model.learn`` was not called in the block, so there is no rollout to consolidate on.
         TypeError: the method or the policy is not supported.
     """
-    for hook in ("loss", "playing", "at_progress", "schedule_remaining"):
-        if getattr(type(method), hook) is not getattr(Method, hook):
-            raise TypeError(
-                f"{type(method).__name__} needs the hook {hook!r}, which stable-baselines3 does not call: "
-                "expected a method with gradient and step hooks only, such as blip, ewc or gpm (or use blip-rl train)"
-            )
+    if hook := missing_hook(method):
+        raise TypeError(
+            f"{type(method).__name__} needs the hook {hook!r}, which stable-baselines3 does not call: "
+            "expected a method with gradient and step hooks only, such as blip, ewc or gpm (or use blip-rl train)"
+        )
     policy = model.policy
     if not isinstance(policy.action_dist, CategoricalDistribution | DiagGaussianDistribution):
         raise TypeError(

@@ -1,0 +1,276 @@
+"""BLIP's classification experiments (Shi et al. 2021, Sec. 5): one trunk learns task after task, with a head for each.
+
+    python examples/classification.py digits5 pdigits --tune         # handwritten digits, which scikit-learn ships
+    python examples/classification.py mnist5 pmnist --data FOLDER    # MNIST's four IDX files, gzipped or not
+
+...5: five tasks of two classes; p...: each task permutes the pixels. As in the authors' release: SGD, a learning rate
+divided by 3 after five epochs without improvement on the validation data, the best epoch's weights kept.
+"""
+
+import argparse
+import copy
+import functools
+import gzip
+import math
+import os
+import tomllib
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+import blip_rl as br
+from blip_rl.core.bits import reference_prior
+from blip_rl.core.intervals import describe, estimate
+from blip_rl.core.metrics import average_performance, backward_transfer, learned_later
+from blip_rl.errors import UserError
+from blip_rl.methods import make_method
+from blip_rl.recipes.files import recipe_folder
+from blip_rl.storage.provenance import command, environment
+
+MNIST = {"units": [1200], "lr": 0.01, "batch": 64, "epochs": 200}
+DIGITS = {"tasks": 5, "units": [64, 64], "lr": 0.05, "batch": 32}
+BENCHMARKS: dict[str, dict[str, Any]] = {  # paper: ACC and BWT of its Tables 1 and 2
+    "mnist5": MNIST | {"tasks": 5, "paper": {"BLIP": (99.64, 0.01)}},
+    "pmnist": MNIST | {"tasks": 10, "paper": {"BLIP": (97.31, -0.21), "EWC": (95.78, -4.20)}},
+    "digits5": DIGITS | {"epochs": 40},
+    "pdigits": DIGITS | {"batch": 64, "epochs": 25},
+    "digits5-conv": DIGITS | {"units": [64], "epochs": 30, "tuned_on": "digits5"},
+    "pdigits-1200": DIGITS | {"units": [1200], "batch": 64, "epochs": 25, "tuned_on": "pdigits"},
+}
+# The release's --F-prior for MNIST squares gradients averaged over 100 samples.
+PRIOR = f"fisher_prior={reference_prior(1e-15, batch=100):g}"
+RULES = ("blip", f"blip-paper:{PRIOR}", f"blip-reference:{PRIOR}", "ewc", "finetune", "freeze")
+GRID = {
+    "blip:first_task_drift": (1e-4, 1e-3, 1e-2, 1e-1, 1),
+    "blip-paper:fisher_prior": (1e-11, 1e-9, 1e-7, 1e-5, 1e-3),
+    "blip-reference:fisher_prior": (1e-11, 1e-9, 1e-7, 1e-5, 1e-3),
+    "ewc:strength": (1, 10, 100, 1000, 10000),
+}
+TUNING_SEEDS = (100, 101)
+MARK = "<!-- Tables: written by examples/classification.py. -->"
+Runs = dict[str, list["Result"]]
+Data = tuple[Tensor, Tensor]  # images (samples, 1, side, side) and their classes
+Job = tuple[str, str, int, Path]  # benchmark, rule, seed, folder of the IDX files
+
+
+class Result(NamedTuple):
+    """One sequence learned by one rule: shares of correct test answers; megabytes of network and method."""
+
+    acc: float
+    bwt: float
+    learned: float
+    memory: float
+
+
+def read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
+    """Read a file in MNIST's format: magic number, sizes (big-endian), unsigned bytes."""
+    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    shape = " × ".join(["samples", "28", "28"][:dimensions])
+    if path is None:
+        raise UserError(f"{folder} has no {name} or {name}.gz ({shape} bytes): expected MNIST's IDX files in --data")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}): expected an IDX file; copy it again") from error
+    start = 4 + 4 * dimensions
+    sizes = np.frombuffer(raw[4:start].ljust(start - 4, b"\0"), ">u4").tolist()
+    whole = raw[:4] == bytes((0, 0, 8, dimensions)) and len(raw) == start + math.prod(sizes)
+    if not whole or sizes[1:] != [28, 28][: dimensions - 1]:
+        raise UserError(
+            f"{path} has {len(raw):,} bytes, magic number {raw[:4].hex()} and sizes {sizes}: expected magic number "
+            f"000008{dimensions:02x}, sizes {shape} and as many bytes after them; copy it again"
+        )
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(sizes).copy())
+
+
+@functools.cache
+def load(digits: bool, folder: Path) -> tuple[Tensor, Tensor, int]:
+    """Return images (samples, side, side), their classes, and how many at the end are for tests alone."""
+    if digits:
+        from sklearn.datasets import load_digits
+
+        found = load_digits()
+        return torch.from_numpy(found.images).float(), torch.from_numpy(found.target), 0
+    images = [read_idx(folder, f"{part}-images-idx3-ubyte", 3) for part in ("train", "t10k")]
+    classes = [read_idx(folder, f"{part}-labels-idx1-ubyte", 1) for part in ("train", "t10k")]
+    if [*map(len, images)] != [*map(len, classes)]:
+        raise UserError(f"{folder} has {[*map(len, images)]} images, {[*map(len, classes)]} labels: expected as many")
+    return torch.cat(images).float(), torch.cat(classes).long(), len(classes[1])
+
+
+def make_tasks(name: str, seed: int, folder: Path) -> list[list[Data]]:
+    """Return the training, validation and test data of each task."""
+    images, classes, tests = load("digits" in name, folder)
+    images = ((images - images.mean()) / images.std())[:, None]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images) - tests, generator=generator)
+    test, order = (torch.arange(len(order), len(images)), order) if tests else order.tensor_split([len(order) // 5])
+    valid, train = order.tensor_split([len(order) * 15 // 100])
+    parts, tasks = (train, valid, test), []
+    for task in range(BENCHMARKS[name]["tasks"]):
+        if name.startswith("p"):
+            pixels = torch.randperm(images[0].numel(), generator=generator)
+            permuted = images.flatten(1)[:, pixels].view_as(images)
+            tasks.append([(permuted[part], classes[part]) for part in parts])
+        else:
+            own = [part[classes[part] // 2 == task] for part in parts]
+            tasks.append([(images[part], classes[part] % 2) for part in own])
+    return tasks
+
+
+def make_trunk(name: str, side: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Flatten()]
+    inputs = side * side
+    if name.endswith("conv"):
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten()]
+        inputs = 16 * ((side - 1) // 2) ** 2
+    for sizes in pairwise((inputs, *BENCHMARKS[name]["units"])):
+        layers += [nn.Linear(*sizes), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def learn(trunk: nn.Module, head: nn.Module, train: Data, valid: Data, method: br.Method, name: str) -> None:
+    model, settings, best = nn.Sequential(trunk, head), BENCHMARKS[name], math.inf
+    optimizer = torch.optim.SGD(model.parameters(), settings["lr"])
+    schedule = ReduceLROnPlateau(optimizer, factor=1 / 3, patience=4, threshold=0)
+    with br.protect_module(trunk, optimizer, method) as guard:
+        for _ in range(settings["epochs"]):
+            for batch in torch.randperm(len(train[0])).split(settings["batch"]):
+                optimizer.zero_grad()
+                cross_entropy(model(train[0][batch]), train[1][batch]).backward()
+                optimizer.step()
+            with torch.no_grad():
+                loss = cross_entropy(model(valid[0]), valid[1]).item()
+            if loss < best:
+                best, weights = loss, copy.deepcopy(model.state_dict())
+            schedule.step(loss)
+            if schedule.get_last_lr()[0] < 1e-4:
+                break
+        model.load_state_dict(weights)
+        guard.end_task([train[0][torch.randperm(len(train[0]))]], head)
+
+
+def make_rule(rule: str) -> br.Method:
+    """Build the method of a recipe, with one setting changed: ``ewc:strength=1000``."""
+    agent, _, setting = rule.partition(":")
+    key, _, value = setting.partition("=")
+    path = recipe_folder("agents") / f"{agent}.toml"
+    if not path.is_file():
+        raise UserError(f"rule {rule!r}: expected a recipe of agents/, such as blip or ewc:strength=1000")
+    section = tomllib.loads(path.read_text(encoding="utf-8"))["method"]
+    sizes = {"fisher_samples": 8000} if "fisher_samples" in section else {}  # the release: 80 batches of 100
+    return make_method(section | sizes | ({key: float(value)} if setting else {}))
+
+
+def run(job: Job) -> Result:
+    """Learn one sequence with one rule and seed."""
+    name, rule, seed, folder = job
+    torch.manual_seed(seed)
+    tasks, method = make_tasks(name, seed, folder), make_rule(rule)
+    trunk = make_trunk(name, tasks[0][0][0].shape[-1])
+    heads = [nn.Linear(BENCHMARKS[name]["units"][-1], int(train[1].max()) + 1) for train, _, _ in tasks]
+    matrix = []
+    for head, (train, valid, _) in zip(heads, tasks, strict=True):
+        learn(trunk, head, train, valid, method, name)
+        with torch.no_grad():
+            tested = [(own(trunk(x)).argmax(1), y) for own, (_, _, (x, y)) in zip(heads, tasks, strict=True)]
+        matrix.append([(answers == y).float().mean().item() for answers, y in tested])
+    kept = [*trunk.parameters(), *method.state().tensors.values(), *(p for head in heads for p in head.parameters())]
+    memory = sum(tensor.nbytes for tensor in kept) / 1e6
+    return Result(average_performance(matrix), backward_transfer(matrix), learned_later(matrix), memory)
+
+
+def compare(pool: Executor, name: str, rules: Sequence[str], seeds: Sequence[int], folder: Path) -> Runs:
+    """Make all runs of one benchmark."""
+    jobs = [(name, rule, seed, folder) for rule in rules for seed in seeds]
+    done = list(pool.map(run, jobs))
+    return {rule: done[i * len(seeds) : (i + 1) * len(seeds)] for i, rule in enumerate(rules)}
+
+
+def cell(values: Sequence[float], sign: str = "") -> str:
+    """Return per cent, aggregated over seeds, with the 95 % interval if there are enough of them."""
+    found = estimate([100 * value for value in values])
+    low, high = found.interval or (math.nan, math.nan)
+    return f"{found.centre:{sign}.2f}" + (f" [{low:{sign}.2f}, {high:{sign}.2f}]" if found.interval else "")
+
+
+def table(title: str, runs: Runs, paper: dict[str, tuple[float, float]]) -> list[str]:
+    """Return a table with a row for each rule; the paper's numbers last."""
+    (first, base), *_ = runs.items()
+    head = ["rule", "ACC", f"ACC − that of `{first}`, paired", "BWT", "just learned, tasks 2…", "MB"]
+    rows = [f"\n### {title}\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for rule, results in runs.items():
+        acc, bwt, learned, memory = zip(*results, strict=True)
+        paired = cell([one - other.acc for one, other in zip(acc, base, strict=True)], "+")
+        rows.append(f"| `{rule}` | {cell(acc)} | {paired} | {cell(bwt, '+')} | {cell(learned)} | {max(memory):.2f} |")
+    return rows + [f"| {who} in the paper | {acc:.2f} | | {bwt:+.2f} | | |" for who, (acc, bwt) in paper.items()]
+
+
+def study(pool: Executor, benchmarks: list[str], rules: list[str], seeds: range, tune: bool, folder: Path) -> list[str]:
+    """Return the tables of the benchmarks, where asked for after those of the settings tuned for them."""
+    lines, tuned = [], {}
+    for name in benchmarks:
+        on = BENCHMARKS[name].get("tuned_on", name)
+        if tune and on not in tuned:
+            grid = [f"{key}={value:g}" for key, values in GRID.items() for value in values]
+            runs = compare(pool, on, grid, TUNING_SEEDS, folder)
+            lines += table(f"{on}: settings, on seeds {TUNING_SEEDS}", runs, {})
+            means = {rule: np.mean([result.acc for result in results]) for rule, results in runs.items()}
+            tuned[on] = [max((r for r in grid if r.startswith(key)), key=means.__getitem__) for key in GRID]
+        runs = compare(pool, name, [*rules, *tuned.get(on, [])], seeds, folder)
+        lines += table(f"{name}, on seeds {seeds[0]} to {seeds[-1]}", runs, BENCHMARKS[name].get("paper", {}))
+    return lines
+
+
+def main() -> None:
+    """Run the study that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", nargs="+", choices=BENCHMARKS, default=["digits5", "pdigits"])
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of MNIST's IDX files")
+    parser.add_argument("--rules", nargs="+", default=RULES, help="recipes, each with one setting if need be")
+    parser.add_argument("--tune", action="store_true", help="also rules with the best setting of a grid")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="Markdown file; what stands above the tables in it is kept")
+    a = parser.parse_args()
+    try:
+        for name in a.benchmark:
+            load("digits" in name, a.data)
+        for rule in a.rules:
+            make_rule(rule)
+        if a.seeds < 1 or a.workers < 1:
+            raise UserError(f"--seeds {a.seeds} --workers {a.workers}: expected at least 1 of each")
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        with ProcessPoolExecutor(a.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            lines = study(pool, a.benchmark, a.rules, range(a.seeds), a.tune, a.data)
+    except UserError as error:  # a method that needs more than protect_module
+        parser.error(str(error))
+    here = environment("cpu")
+    text = f"""{MARK}
+
+`{command()}`
+
+Commit {here["commit"]}, torch {here["versions"]["torch"]}, {here["cores"]} cores, {here["system"]};
+{sum(os.times()[2:4]) / 60:.1f} minutes of CPU time. Per cent; over {a.seeds} seeds: {describe(a.seeds)}.
+{chr(10).join(lines)}
+"""
+    print(text)
+    if a.out:
+        above = a.out.read_text(encoding="utf-8").partition(MARK)[0] if a.out.exists() else ""
+        a.out.write_text(above + text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
