@@ -252,12 +252,12 @@ def main() -> None:
             raise UserError(f"--seeds {a.seeds} --workers {a.workers}: expected at least 1 of each")
     except ValueError as error:
         parser.error(str(error))
+    here = environment("cpu")
     try:
         with ProcessPoolExecutor(a.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             lines = study(pool, a.benchmark, a.rules, range(a.seeds), a.tune, a.data)
     except UserError as error:  # a method that needs more than protect_module
         parser.error(str(error))
-    here = environment("cpu")
     text = f"""{MARK}
 
 `{command()}`
