@@ -143,6 +143,7 @@ def learn(trunk: nn.Module, head: nn.Module, train: Data, valid: Data, method: b
     model, settings, best = nn.Sequential(trunk, head), BENCHMARKS[name], math.inf
     optimizer = torch.optim.SGD(model.parameters(), settings["lr"])
     schedule = ReduceLROnPlateau(optimizer, factor=1 / 3, patience=4, threshold=0)
+    weights = copy.deepcopy(model.state_dict())
     with br.protect_module(trunk, optimizer, method) as guard:
         for _ in range(settings["epochs"]):
             for batch in torch.randperm(len(train[0])).split(settings["batch"]):
@@ -154,7 +155,7 @@ def learn(trunk: nn.Module, head: nn.Module, train: Data, valid: Data, method: b
             if loss < best:
                 best, weights = loss, copy.deepcopy(model.state_dict())
             schedule.step(loss)
-            if schedule.get_last_lr()[0] < 1e-4:
+            if math.isnan(loss) or schedule.get_last_lr()[0] < 1e-4:  # EWC diverges if strength · F · lr > 2
                 break
         model.load_state_dict(weights)
         guard.end_task([train[0][torch.randperm(len(train[0]))]], head)
