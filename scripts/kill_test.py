@@ -164,7 +164,7 @@ def _place(run: Path) -> str:
     """The newest snapshot, and what was half done."""
     folder = run / "checkpoints"
     saved = snapshot_folders(folder)
-    half = sorted(path.name for path in folder.glob(".*"))
+    half = sorted(path.name for path in folder.glob(".*.new/*"))
     if not saved and any(folder.glob("stage-*")):
         return _TOO_LATE
     where = f"step {snapshot_steps(saved[-1]):,}" if saved else "the beginning"

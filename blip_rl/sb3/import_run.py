@@ -21,8 +21,9 @@ from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.sb3.read_zip import ExternalAgent, read_agent
 from blip_rl.storage import validation
+from blip_rl.storage.atomic import new_folder
 from blip_rl.storage.checkpoint import save_stage
-from blip_rl.storage.new_folder import new_folder, take_name
+from blip_rl.storage.new_folder import take_name
 from blip_rl.storage.paths import check_new_folder
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.tasks.make import make_evaluation_env

@@ -1,13 +1,12 @@
 """Atomic writes: a file or folder has its old content or its new content, whatever happens to the writer.
 
-Files (:func:`replacing`): the new content is written to a temporary file in the same folder, flushed and renamed. Every
-temporary file has a name of its own, so that two writers do not meet, and is locked while its writer lives, so that
-the next writer can remove those of killed processes. Replacing a file with several hard links leaves its other names
-unchanged.
+All writers work alike. A temporary file ``.blip-rl-<random>.tmp``, locked while the process lives, marks a write in
+progress; a new folder is filled in ``.blip-rl-<random>.new`` beside it. The content is flushed to the disk, renamed to
+its final name, and the parent folder is flushed. Random names keep concurrent writers apart. The lock tells the next
+writer which temporary files belong to killed processes and can be removed.
 
-Folders (:func:`writing_folder`): written under a temporary name, each file flushed to the disk, ``digests.json`` with a
-SHA-256 digest of every file added, and renamed. A folder is never replaced: new data gets a new name before the old
-folder is removed, so that a kill or a full disk at any moment leaves at least one complete copy under a final name.
+An existing folder is never replaced: most file systems cannot exchange two folders atomically, so there would be a
+moment with neither. New data gets a new name before the old folder is removed.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from blip_rl.storage.lock import try_lock
 from blip_rl.untrusted.files import read_json
@@ -30,7 +30,6 @@ from blip_rl.untrusted.machine import memory_bytes
 _DIGESTS = "digests.json"
 _CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\.blip-rl-[0-9a-f]{16}\.tmp")
-_OLD_TEMPORARY = re.compile(r"\..+\.(zip|gif|webp|mp4|html)\.writing")  # of version 0.1.0
 
 
 class DamagedError(RuntimeError):
@@ -41,21 +40,16 @@ class DamagedError(RuntimeError):
 def replacing(path: Path) -> Iterator[Path]:
     """Replace or create a file: write to the temporary file yielded; it is renamed to ``path`` if the block succeeds.
 
-    Temporary files of killed processes in the same folder are removed.
+    If ``path`` has several hard links, its other names keep the old content.
 
     Raises:
-        OSError: The disk is full or not writable; ``path`` is unchanged.
+        OSError: The disk is full or not writable.
     """
-    remove_abandoned(path.parent)
-    beside, descriptor = _new_temporary(path.parent)
-    try:
+    with _temporary(path.parent) as (beside, descriptor):
         yield beside
         os.fsync(descriptor)
         beside.replace(path)
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        os.close(descriptor)
+        flush(path.parent)
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
@@ -68,46 +62,13 @@ def replace_bytes(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
 
 
-def check_writable(folder: Path) -> None:
-    """Check that files in a folder can be replaced.
+def replace_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically.
 
     Raises:
-        OSError: They cannot.
+        OSError: as :func:`replacing`.
     """
-    path, descriptor = _new_temporary(folder)
-    path.unlink()
-    os.close(descriptor)
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files whose writing process has ended; errors are ignored."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name) or _OLD_TEMPORARY.fullmatch(entry.name):
-                _remove_if_abandoned(Path(entry.path))
-
-
-def _new_temporary(folder: Path) -> tuple[Path, int]:
-    """Create and lock a temporary file; return its path and descriptor."""
-    while True:
-        path = folder / f".blip-rl-{secrets.token_hex(8)}.tmp"
-        # Default permissions (umask): a file of the module tempfile would be readable by its owner alone.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # on a file system without locks the file is never removed as abandoned either
-            try_lock(descriptor, wait=True)
-        if os.fstat(descriptor).st_nlink:
-            return path, descriptor
-        os.close(descriptor)  # another process removed it between creation and locking
-
-
-def _remove_if_abandoned(path: Path) -> None:
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if try_lock(descriptor):
-                path.unlink()
-        finally:
-            os.close(descriptor)
+    replace_bytes(path, text.encode())
 
 
 def separate(path: Path, size: int | None = None) -> None:
@@ -120,90 +81,150 @@ def separate(path: Path, size: int | None = None) -> None:
     Raises:
         OSError: as :func:`replacing`.
     """
-    left = path.stat().st_size if size is None else size
     with replacing(path) as beside, path.open("rb") as old, beside.open("wb") as new:
-        while left > 0 and (chunk := old.read(min(left, _CHUNK_BYTES))):
+        for chunk in _chunks(old, path.stat().st_size if size is None else size):
             new.write(chunk)
-            left -= len(chunk)
 
 
 @contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """Create a folder: fill the temporary folder yielded; it is renamed to ``path`` if the block succeeds.
 
+    If the block raises, nothing is left, including parent folders created here.
+
     Raises:
-        FileExistsError: ``path`` exists. Not every file system can exchange two folders atomically, so a
-            replacement would leave a moment without either.
-        OSError: The disk is full or not writable; the temporary folder is removed.
+        FileExistsError: ``path`` exists.
+        OSError: The disk is full or not writable.
     """
-    if os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, "a saved folder is never replaced", str(path))
-    beside = _beside(path, "writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    missing = [parent for parent in path.absolute().parents if not parent.exists()]  # innermost first
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        with _temporary(path.parent) as (mark, _):
+            # Inside a folder, because _complete needs the final name.
+            beside = _folder_of(mark) / path.name
+            beside.mkdir(parents=True)
+            yield beside
+            for file in [*beside.rglob("*"), beside]:
+                flush(file)
+            if os.path.lexists(path):  # rename would replace an empty folder
+                raise FileExistsError(errno.EEXIST, "a saved folder is never replaced", str(path))
+            beside.rename(path)
+            flush(path.parent)
+    finally:
+        with suppress(OSError):  # raised by the first one that is not empty
+            for parent in missing:
+                parent.rmdir()
+
+
+@contextmanager
+def new_folder_with_digests(path: Path) -> Iterator[Path]:
+    """Create a folder as :func:`new_folder`, with ``digests.json``: the SHA-256 digest of each of its files."""
+    with new_folder(path) as beside:
         yield beside
         digests = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
         (beside / _DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
-        for file in beside.iterdir():
-            flush(file)
-        flush(beside)
-        beside.rename(path)
-        flush(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder if it exists; rename it first, so that a partly deleted folder never has its final name."""
-    aside = _beside(path, "removing")
-    shutil.rmtree(aside, ignore_errors=True)
     if path.exists():
-        path.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        with _temporary(path.parent) as (mark, _):
+            path.rename(_folder_of(mark))
 
 
-def recover_folders(folder: Path) -> None:
-    """Clean up temporary entries of killed processes in a folder.
+def check_writable(folder: Path) -> None:
+    """Check that files in a folder can be replaced.
 
-    A folder that was completely written but not renamed yet gets its final name; every other entry is removed.
+    Raises:
+        OSError: They cannot.
     """
-    for ending in ("writing", "removing"):
-        for left in folder.glob(f".*.{ending}"):
-            if _completed(left):
-                continue
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+    with _temporary(folder):
+        pass
 
 
-def _completed(left: Path) -> bool:
-    """Rename a complete temporary folder to its final name; return whether it was complete."""
-    name = re.fullmatch(r"\.([\w-]+)\.writing", left.name)
-    if name is None or left.is_symlink() or not left.is_dir() or os.path.lexists(left.with_name(name[1])):
-        return False
+def is_temporary(name: str) -> bool:
+    """Return whether a file of this name marks a write in progress."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def recover(folder: Path) -> None:
+    """Clean up after processes that were killed while they wrote in a folder; errors are ignored.
+
+    A new folder that was complete, according to its digests, but not renamed yet gets its final name. Everything else
+    is removed. Other processes may be writing in the folder: what they have locked is left alone.
+    """
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            if is_temporary(entry.name):
+                _recover(entry)
+
+
+def _recover(mark: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(mark, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if try_lock(descriptor):
+                _complete(mark)
+                _remove(mark)
+        finally:
+            os.close(descriptor)
+
+
+def _complete(mark: Path) -> None:
+    """Give the folder that belongs to ``mark`` its final name if it is complete and that name is free."""
+    if _folder_of(mark).is_symlink():
+        return
+    for beside in _folder_of(mark).glob("*"):
+        path = mark.with_name(beside.name)
+        if beside.is_dir() and not beside.is_symlink() and not os.path.lexists(path):
+            with suppress(DamagedError):
+                check_folder(beside)
+                beside.rename(path)
+                flush(path.parent)
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Create and lock a temporary file; yield its path and descriptor; remove it, and the folder that belongs to it."""
+    recover(folder)
+    mark, descriptor = _new_mark(folder)
     try:
-        check_folder(left)
-    except DamagedError:
-        return False
-    left.rename(left.with_name(name[1]))
-    flush(left.parent)
-    return True
+        yield mark, descriptor
+    finally:
+        with suppress(OSError):
+            _remove(mark)
+        os.close(descriptor)
 
 
-def check_folder(path: Path, *, required: bool = True) -> None:
+def _new_mark(folder: Path) -> tuple[Path, int]:
+    while True:
+        path = folder / f".blip-rl-{secrets.token_hex(8)}.tmp"
+        # Default permissions (umask): a file of the module tempfile would be readable by its owner alone.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # on a file system without locks nobody else can lock the file and remove it either
+            try_lock(descriptor, wait=True)
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        os.close(descriptor)  # another process removed it between creation and locking
+
+
+def _folder_of(mark: Path) -> Path:
+    return mark.with_suffix(".new")
+
+
+def _remove(mark: Path) -> None:
+    """Remove a temporary file and its folder: the folder first, because without the file nobody would find it."""
+    shutil.rmtree(_folder_of(mark), ignore_errors=True)
+    if not _folder_of(mark).exists():
+        mark.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
     """Verify the SHA-256 digests of all files in a folder.
-
-    Args:
-        path: The folder.
-        required: Whether a folder without ``digests.json`` is damaged; early versions wrote none.
 
     Raises:
         DamagedError: A file is missing, truncated, modified or unlisted; the message names it.
     """
-    if not required and not (path / _DIGESTS).exists():
-        return
     try:
         digests = read_json(path / _DIGESTS)
         if unlisted := {file.name for file in path.iterdir() if file.name[0] != "."} - {_DIGESTS, *digests}:
@@ -214,7 +235,7 @@ def check_folder(path: Path, *, required: bool = True) -> None:
             if (path / name).stat().st_size > memory_bytes():
                 raise DamagedError(f"'{path / name}' is larger than this machine's memory: no part of a checkpoint")
             if not isinstance(expected, str) or file_digest(path / name) != expected:
-                raise DamagedError(f"'{path / name}' is not as it was written: cut off or changed")
+                raise DamagedError(f"'{path / name}' is not as it was written: truncated or changed")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DamagedError(f"'{path}' is damaged: {error}") from error
 
@@ -226,21 +247,18 @@ def folder_digest(path: Path) -> str:
 
 def file_digest(file: Path, size: int | None = None) -> str:
     """Return the SHA-256 digest of a file, or of its first ``size`` bytes, in hexadecimal."""
-    state, left = hashlib.sha256(), file.stat().st_size if size is None else size
+    state = hashlib.sha256()
     with file.open("rb") as stream:
-        while left > 0 and (chunk := stream.read(min(left, _CHUNK_BYTES))):
+        for chunk in _chunks(stream, file.stat().st_size if size is None else size):
             state.update(chunk)
-            left -= len(chunk)
     return state.hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically and flush it and its folder to the disk."""
-    beside = _beside(path, "writing")
-    beside.write_text(text, encoding="utf-8")
-    flush(beside)
-    beside.replace(path)
-    flush(path.parent)
+def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """Read at most ``size`` bytes, in pieces."""
+    while size > 0 and (chunk := stream.read(min(size, _CHUNK_BYTES))):
+        yield chunk
+        size -= len(chunk)
 
 
 def flush(path: Path) -> None:
@@ -248,9 +266,8 @@ def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # from network file systems that cannot flush a folder
+            raise
     finally:
         os.close(descriptor)
-
-
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}")

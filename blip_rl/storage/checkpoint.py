@@ -54,7 +54,7 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
         "method": state.values,
         "description": method.describe(state),
     }
-    with atomic.writing_folder(path) as folder:
+    with atomic.new_folder_with_digests(path) as folder:
         save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
         save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
         (folder / "stage.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
@@ -75,7 +75,7 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         number, env_steps = checked_int(metadata["stage"], 1, MOST_TASKS), checked_int(metadata["env_steps"], 0)
         observations, tasks = space(metadata["observation_space"]), known_tasks(metadata, len(config.tasks))
         _check_files(path, observations, tasks, config)
-        atomic.check_folder(path, required=False)  # after the size checks, since it reads every byte
+        atomic.check_folder(path)  # after the size checks, since it reads every byte
         policy = _build_policy(observations, tasks, config)
         policy.load_task_state(_tensors(path, "policy"))
         memory = MethodState(_tensors(path, "method"), dict(metadata["method"]))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.storage.atomic import is_temporary
 from blip_rl.storage.integrity import WRITTEN_FIRST
 from blip_rl.tasks.games import plain_name
 
@@ -161,9 +162,9 @@ def _never_begun(path: Path) -> bool:
         return False
     if not inside:
         return True
-    names = {entry.name for entry in inside}
+    names = {entry.name for entry in inside if not is_temporary(entry.name)}
     files = all(entry.is_file(follow_symlinks=False) for entry in inside)
-    return files and _LOCK in names and names <= {_LOCK, f".{_RECIPE}.writing", *WRITTEN_FIRST}
+    return files and _LOCK in names and names <= {_LOCK, *WRITTEN_FIRST}
 
 
 def check_parent(path: Path) -> None:

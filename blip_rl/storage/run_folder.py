@@ -104,13 +104,13 @@ class RunFolder:
 
     def _write_new(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
         try:
-            for name in integrity.WRITTEN_FIRST:  # left by a killed process
+            for name in integrity.TABLES:  # left by a killed process
                 (self.path / name).unlink(missing_ok=True)
-            (self.path / "command.txt").write_text(provenance.command() + "\n", encoding="utf-8")
+            atomic.replace_text(self.path / "command.txt", provenance.command() + "\n")
             metadata = {**provenance.environment(device), "seeds": seeds, **provenance.recipe_digest(config_toml)}
-            (self.path / "environment.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+            atomic.replace_text(self.path / "environment.json", json.dumps(metadata, indent=2) + "\n")
             self.begin_tables()
-            atomic.write_text(self.config, config_toml)  # last: a folder with a recipe can be resumed
+            atomic.replace_text(self.config, config_toml)  # last: a folder with a recipe can be resumed
         except OSError:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -170,8 +170,7 @@ class RunFolder:
             except TimeoutError as error:
                 raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
             for folder in (self.path, self.path / "checkpoints"):
-                atomic.recover_folders(folder)
-                atomic.remove_abandoned(folder)
+                atomic.recover(folder)
             yield
 
     def check_writable(self) -> None:

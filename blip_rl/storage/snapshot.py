@@ -122,7 +122,8 @@ def save(
     }
     tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
     tensors |= {} if watched is None else {"watched": watched}
-    with atomic.writing_folder(new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)) as beside:
+    path = new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)
+    with atomic.new_folder_with_digests(path) as beside:
         save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
         save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
         save_tensors(on_cpu(tensors), beside / "games.safetensors")

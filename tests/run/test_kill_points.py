@@ -54,14 +54,13 @@ def position(stage, steps, phase):
 def newest_complete(state):
     """Return the position of the newest complete snapshot in a folder."""
     found = [BEGINNING]
-    for path in state.glob("checkpoints/*step-*") if state else ():
+    for path in state.glob("checkpoints/**/step-*") if state else ():
         try:
             atomic.check_folder(path)
         except atomic.DamagedError:
             continue
-        if not path.name.endswith(".removing"):
-            facts = read_json(path / "snapshot.json")
-            found.append(position(facts["stage"], facts["agent"]["steps"], facts["phase"]))
+        facts = read_json(path / "snapshot.json")
+        found.append(position(facts["stage"], facts["agent"]["steps"], facts["phase"]))
     return max(found)
 
 

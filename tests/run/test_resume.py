@@ -161,15 +161,16 @@ def test_a_real_kill_leaves_nothing_that_stays(whole, tmp_path):
         wait_for(child, lambda: (run / "checkpoints" / "step-000000000256").is_dir())
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
-    half_written = run / "checkpoints" / ".step-000000000999.writing"
-    half_written.mkdir()
+    (run / "checkpoints" / ".blip-rl-0123456789abcdef.tmp").touch()
+    half_written = run / "checkpoints" / ".blip-rl-0123456789abcdef.new" / "step-000000000999"
+    half_written.mkdir(parents=True)
     (half_written / "agent.safetensors").write_bytes(b"half")
     assert_equal(resume_run(run), whole("blip"))
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"stage-01", "stage-02"}
 
 
 def test_a_run_killed_before_it_has_a_recipe_is_started_again(whole, tmp_path):
-    run = broken_off(tmp_path / "run", atomic, "write_text")
+    run = broken_off(tmp_path / "run", atomic, "replace_text", 3)
     with pytest.raises(UserError, match="not a run folder"):
         resume_run(run)
     assert_equal(train(small_run(), out=run, threads=1, quiet=True), whole("blip"))

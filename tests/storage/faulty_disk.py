@@ -68,7 +68,8 @@ class FaultyDisk:
         text = os.fsdecode(path) if isinstance(path, str | bytes | Path) else ""
         if not text.startswith(self._folder):
             return None
-        return re.sub(r"events\.out\.\S+", "events", text[len(self._folder) :].lstrip("/")) or "."
+        name = re.sub(r"events\.out\.\S+", "events", text[len(self._folder) :].lstrip("/")) or "."
+        return re.sub(r"\.blip-rl-[0-9a-f]{16}", ".blip-rl", name)
 
     @contextlib.contextmanager
     def in_use(self):

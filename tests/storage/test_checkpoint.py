@@ -15,7 +15,7 @@ from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
-from blip_rl.storage.checkpoint import load_stage, save_stage
+from blip_rl.storage.checkpoint import load_stage, save_stage, save_tensors
 from tests.small_runs import small_config
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -104,3 +104,9 @@ def test_a_stage_of_another_network_is_refused(finished_run):
     other = small_config(overrides=("trunk.vector.hidden=[16, 32]",))
     with pytest.raises(UserError, match="size mismatch"):
         load_stage(finished_run / "checkpoints" / "stage-01", other)
+
+
+def test_tensors_that_cannot_be_written_raise_oserror(tmp_path):
+    """safetensors raises an error of its own, which does not name the file."""
+    with pytest.raises(OSError, match="nowhere"):
+        save_tensors({"a": torch.arange(3)}, tmp_path / "nowhere" / "t")

@@ -53,7 +53,7 @@ def test_an_empty_folder_can_become_a_run():
     paths.check_new_run(Path("runs/none"))
 
 
-KILLED_EARLY = (".lock", ".config.toml.writing", "command.txt", "scores.csv")
+KILLED_EARLY = (".lock", ".blip-rl-0123456789abcdef.tmp", "command.txt", "scores.csv")
 
 
 def test_what_a_run_killed_before_its_recipe_left_can_become_one():
