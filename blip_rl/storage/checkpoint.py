@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gymnasium import spaces
 from safetensors import SafetensorError
@@ -20,17 +20,23 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method, MethodState
-from blip_rl.recipes.problems import show
 from blip_rl.storage import atomic, validation
-from blip_rl.storage.spaces import checked_int, describe_tasks, known_tasks, space
-from blip_rl.untrusted.files import MOST_TASKS, read_json
+from blip_rl.storage.metadata import Count, PolicyMetadata, StageNumber, describe_policy, read_metadata
 
 UNREADABLE = (
     OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError,
     SafetensorError,
 )  # fmt: skip
 """Exceptions that Python, torch and Gymnasium raise for a damaged or unexpected file."""
-_FORMAT = 1
+
+
+class _Metadata(PolicyMetadata):
+    """``stage.json``, without the description of the method's state, which is for people."""
+
+    format: Literal[1]
+    stage: StageNumber
+    env_steps: Count
+    method: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,10 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
     """Write the checkpoint of a stage to the new folder ``path`` atomically."""
     state = method.state()
     metadata = {
-        "format": _FORMAT,
+        "format": 1,
         "stage": stage,
         "env_steps": env_steps,
-        **describe_tasks(policy),
+        **describe_policy(policy),
         "method": state.values,
         "description": method.describe(state),
     }
@@ -69,20 +75,17 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         UserError: A file is missing, damaged, needs more memory than available, or does not fit the recipe.
     """
     try:
-        metadata = read_json(path / "stage.json")
-        if metadata["format"] != _FORMAT:
-            raise UserError(f"'{path}' has format {show(metadata['format'])}: this version reads format {_FORMAT}")
-        number, env_steps = checked_int(metadata["stage"], 1, MOST_TASKS), checked_int(metadata["env_steps"], 0)
-        observations, tasks = space(metadata["observation_space"]), known_tasks(metadata, len(config.tasks))
+        metadata = read_metadata(path / "stage.json", _Metadata)
+        observations, tasks = metadata.observation_space.space(), metadata.task_spaces(config)
         _check_files(path, observations, tasks, config)
         atomic.check_folder(path)  # after the size checks, since it reads every byte
         policy = _build_policy(observations, tasks, config)
         policy.load_task_state(_tensors(path, "policy"))
-        memory = MethodState(_tensors(path, "method"), dict(metadata["method"]))
-        return Stage(number, env_steps, policy.to(device), memory)
+        memory = MethodState(_tensors(path, "method"), metadata.method)
+        return Stage(metadata.stage, metadata.env_steps, policy.to(device), memory)
     except UserError:
         raise
-    except (atomic.DamagedError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
 
 

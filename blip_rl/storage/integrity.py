@@ -10,6 +10,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from blip_rl.errors import UserError
 from blip_rl.storage import atomic
@@ -35,10 +38,10 @@ class ChangedError(RuntimeError):
 
 @dataclass(frozen=True)
 class FileDigest:
-    """Size of a file in bytes and SHA-256 digest of that many bytes; None in snapshots of early versions."""
+    """Size of a file in bytes and SHA-256 digest of that many bytes."""
 
-    size: int
-    digest: str | None
+    size: Annotated[int, Field(strict=True, ge=0)]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class RunFiles:
     """
 
     files: Mapping[str, FileDigest]
-    stages: Mapping[str, str]
+    stages: Mapping[Annotated[str, Field(pattern=r"^stage-[0-9]+$")], str]
 
 
 def growing_files(run: Path) -> list[Path]:
@@ -107,7 +110,7 @@ def check_unchanged(run: Path, then: RunFiles) -> None:
         ChangedError: A file differs within its saved size, or a stage checkpoint is damaged or another one.
     """
     for name, saved in then.files.items():
-        if saved.digest is not None and not _is_unchanged(run / name, saved):
+        if not _is_unchanged(run / name, saved):
             raise ChangedError(f"'{run / name}' has changed since the run was saved")
     for name, expected in then.stages.items():
         path = run / "checkpoints" / name

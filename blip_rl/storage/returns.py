@@ -5,12 +5,8 @@ These are returns of the training policy with sampled actions, collected at no e
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
-
 from blip_rl.records import ReturnRow
 from blip_rl.storage.run_folder import RunFolder
-from blip_rl.storage.spaces import checked_int
 
 _MOST_ROWS = 200  # per task; enough for a smooth curve, and the file stays below 10 kB per task
 
@@ -52,14 +48,3 @@ def interval_steps(steps: int, rollout_steps: int) -> int:
     """
     rollouts = -(-steps // rollout_steps)
     return -(-rollouts // _MOST_ROWS) * rollout_steps
-
-
-def checked(saved: dict[str, Any], tasks: Collection[str]) -> Finished:
-    """Validate ``TrainingReturns.finished`` read from a snapshot with the given tasks.
-
-    Raises:
-        AttributeError, TypeError, ValueError: It is malformed or names another task.
-    """
-    if strangers := set(saved) - set(tasks):
-        raise ValueError(f"returns of {sorted(strangers)[0][:80]!r}: expected one of {', '.join(tasks)}")
-    return {task: (checked_int(episodes, 1), float(total)) for task, (episodes, total) in saved.items()}

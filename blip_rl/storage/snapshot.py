@@ -7,36 +7,71 @@ to their state, and the size and digest of each table and event file. The newest
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
+from pydantic import BaseModel, Field
 from safetensors.torch import load_file
 from torch import Tensor, from_numpy
 
 from blip_rl.config import RunConfig
-from blip_rl.learner import state as snapshot
+from blip_rl.errors import UserError
+from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
-from blip_rl.storage import atomic, integrity, returns, validation
+from blip_rl.storage import atomic, integrity, validation
 from blip_rl.storage.checkpoint import UNREADABLE, on_cpu, save_tensors
-from blip_rl.storage.integrity import FileDigest, RunFiles
+from blip_rl.storage.integrity import RunFiles
+from blip_rl.storage.metadata import Count, PolicyMetadata, StageNumber, describe_policy, read_metadata
+from blip_rl.storage.returns import Finished
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import new_snapshot_folder
-from blip_rl.storage.spaces import checked_int, describe_tasks, known_tasks, space
-from blip_rl.untrusted.files import MOST_TASKS, read_json
 
 _FORMAT = 2
 _KEPT = 2
-_NUMPY_KEYS = 624  # of MT19937's state; numpy does not check the position within it
+_MOST_POSITION = 624  # within the keys of MT19937, which numpy does not check and would read beyond
 
 Phase = Literal["learning", "learned"]
+Episodes = list[tuple[float, Count]]
+"""Return and length of the newest finished episodes."""
+
+
+class _AgentValues(BaseModel):
+    """The values of :class:`blip_rl.learner.state.Snapshot`."""
+
+    steps: Count
+    task_began_at: Count
+    updates: Count
+    episodes: Episodes
+    random_numpy: tuple[Literal["MT19937"], Annotated[Count, Field(le=_MOST_POSITION)], Literal[0, 1], float]
+
+
+class _Games(BaseModel):
+    """What of an :class:`ActionLog` is no tensor."""
+
+    seed: Annotated[Count, Field(le=2**31)]
+    episodes: Episodes
+
+
+class _Metadata(PolicyMetadata):
+    """``snapshot.json``."""
+
+    format: Literal[2]
+    stage: StageNumber
+    phase: Phase
+    games: list[_Games]
+    # Snapshots of runs without returns.csv, which was added later, have none.
+    returns: dict[str, tuple[Annotated[Count, Field(ge=1)], float]] = Field(default_factory=dict)
+    evidence: RunFiles
+    recipe: str
+    agent: _AgentValues
+    method: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +86,7 @@ class ActionLog:
 
     seed: int
     actions: np.ndarray
-    episodes: list[Any]
+    episodes: Episodes
 
 
 @dataclass(frozen=True)
@@ -75,12 +110,12 @@ class RunSnapshot:
     path: Path
     stage: int
     phase: Phase
-    agent: snapshot.Snapshot
+    agent: state.Snapshot
     method: MethodState
     known_tasks: list[tuple[str, Any]]
     games: list[ActionLog]
     watched: Tensor | None
-    returns: returns.Finished
+    returns: Finished
     run_files: RunFiles
     recipe: str
 
@@ -99,14 +134,14 @@ def save(
     phase: Phase,
     games: Sequence[ActionLog],
     watched: Tensor | None,
-    finished: returns.Finished,
+    finished: Finished,
 ) -> None:
     """Write a snapshot under a new name, then remove all but the newest two.
 
     Raises:
         OSError: The disk is full or not writable; earlier snapshots are unchanged.
     """
-    taken, memory = snapshot.take(agent), method.state()
+    taken, memory = state.take(agent), method.state()
     written = integrity.digest_files(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
     metadata = {
         "format": _FORMAT,
@@ -118,7 +153,7 @@ def save(
         "recipe": folder.recipe(),
         "agent": taken.values,
         "method": memory.values,
-        **describe_tasks(agent.policy),
+        **describe_policy(agent.policy),
     }
     tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
     tensors |= {} if watched is None else {"watched": watched}
@@ -142,45 +177,65 @@ def load(path: Path) -> RunSnapshot:
         DamagedError: A file is missing, truncated, modified, or does not fit the recipe's network and method.
     """
     try:
+<<<<<<< HEAD
         metadata = _in_this_format(read_json(path / "snapshot.json"))
         recipe = str(metadata["recipe"])
         config = parse_run_config(recipe, "its recipe")
         tasks, stage = known_tasks(metadata, len(config.tasks)), checked_int(metadata["stage"], 1, MOST_TASKS)
         learned = _learned_now(config, stage)
         _check_files(path, metadata, tasks, learned, config)
+=======
+        metadata = read_metadata(path / "snapshot.json", _Metadata)
+        config = parse_run_config(metadata.recipe, f"'{path / 'snapshot.json'}': recipe")
+        tasks = metadata.task_spaces(config)
+        _check_files(path, metadata.observation_space.space(), tasks, config)
+        if unknown := set(metadata.returns) - {name for name, _ in tasks}:
+            raise ValueError(f"returns of {', '.join(map(repr, unknown))}: not a task of this run")
+>>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
         atomic.check_folder(path)  # after the size checks, since it reads every byte
-        games = load_file(path / "games.safetensors")
-        games |= {"actions.0": games["actions"]} if "actions" in games else {}
-        values = _checked_values(metadata["agent"])
+        tensors = load_file(path / "games.safetensors")
         return RunSnapshot(
             path=path,
-            stage=stage,
-            phase=_phase(metadata["phase"]),
-            agent=snapshot.Snapshot(_tensors(path, "agent"), values),
-            method=MethodState(_tensors(path, "method"), dict(metadata["method"])),
+            stage=metadata.stage,
+            phase=metadata.phase,
+            agent=state.Snapshot(_tensors(path, "agent"), metadata.agent.model_dump()),
+            method=MethodState(_tensors(path, "method"), metadata.method),
             known_tasks=tasks,
+<<<<<<< HEAD
             games=_games(metadata["games"], games, tasks, learned, config),
             watched=games.get("watched"),
             returns=returns.checked(metadata.get("returns", {}), dict(tasks)),  # absent in earlier versions
             run_files=_run_files(metadata["evidence"]),
             recipe=recipe,
+=======
+            games=_games(metadata, tensors, tasks, config),
+            watched=tensors.get("watched"),
+            returns=metadata.returns,
+            run_files=metadata.evidence,
+            recipe=metadata.recipe,
+>>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
         )
     except atomic.DamagedError:
         raise
+    except UserError as error:
+        raise atomic.DamagedError(str(error)) from error
     except UNREADABLE as error:
         raise atomic.DamagedError(f"'{path}' cannot be read: {error!r}") from error
 
 
+<<<<<<< HEAD
 def _check_files(
     path: Path, metadata: dict[str, Any], tasks: validation.Tasks, learned: list[str | None], config: RunConfig
 ) -> None:
+=======
+def _check_files(path: Path, observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> None:
+>>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
     """Check that the files fit the recipe's network and method, and into memory.
 
     Raises:
         ValueError: They do not.
     """
     agent, memory, games = validation.headers(path, "agent", "method", "games")
-    observations = space(metadata["observation_space"])
     outline = validation.meta_policy(observations, tasks, config.agent.trunk)
     files = {"weights and optimizer": agent, "what the method keeps": memory, "the actions played": games}
     validation.check_fits_memory(f"snapshot '{path}'", outline, files)
@@ -198,29 +253,6 @@ def _tensors(path: Path, name: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _phase(text: object) -> Phase:
-    if text not in ("learning", "learned"):
-        raise ValueError(f"phase {str(text)[:80]!r}: expected learning or learned")
-    return text
-
-
-def _checked_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Validate the agent's counters and the state of numpy's generator, which numpy does not validate itself."""
-    for name in ("steps", "task_began_at", "updates"):
-        checked_int(values[name], 0)
-    _checked_episodes(values["episodes"])
-    kind, place, has_gauss, _ = values["random_numpy"]
-    if kind != "MT19937" or checked_int(place, 0, _NUMPY_KEYS) > _NUMPY_KEYS or has_gauss not in (0, 1):
-        raise ValueError("invalid state of numpy's random generator")
-    return values
-
-
-def _checked_episodes(episodes: list[Any]) -> list[Any]:
-    for score, length in episodes:
-        float(score), checked_int(length, 0)
-    return episodes
-
-
 def _at_once(config: RunConfig) -> bool:
     """Return whether the method trains all tasks at the same time."""
     return load_method(str(config.agent.method["name"])).interleaved
@@ -235,47 +267,23 @@ def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
 
 
 def _games(
-    described: list[Any],
-    tensors: dict[str, Tensor],
-    tasks: validation.Tasks,
-    learned: list[str | None],
-    config: RunConfig,
+    metadata: _Metadata, tensors: dict[str, Tensor], tasks: validation.Tasks, config: RunConfig
 ) -> list[ActionLog]:
-    """Parse the action log of every task being trained.
+    """Return the action log of every task being trained.
 
     Raises:
-        LookupError, TypeError, ValueError: It is malformed or belongs to other games.
+        LookupError, ValueError: It is malformed or belongs to other games.
     """
     actions_of: dict[str | None, spaces.Space[Any]] = dict(tasks)
+    learned = zip(metadata.games, _learned_now(config, metadata.stage), strict=True)
     return [
         ActionLog(
-            checked_int(of_task["seed"], 0, 2**31),
+            games.seed,
             _checked_actions(tensors[f"actions.{number}"].numpy(), actions_of.get(name), config),
-            _checked_episodes(of_task["episodes"]),
+            games.episodes,
         )
-        for number, (of_task, name) in enumerate(zip(described, learned, strict=True))
+        for number, (games, name) in enumerate(learned)
     ]
-
-
-def _run_files(described: dict[str, Any]) -> RunFiles:
-    files = {
-        str(name): FileDigest(checked_int(mark["size"], 0), mark["digest"]) for name, mark in described["files"].items()
-    }
-    stages = {str(name): str(digest) for name, digest in described["stages"].items()}
-    if not all(re.fullmatch(r"stage-[0-9]+", name) for name in stages):
-        raise ValueError(f"stages {list(stages)}: expected names of checkpoints")
-    return RunFiles(files, stages)
-
-
-def _in_this_format(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Convert metadata of format 1, with one task's games and file sizes without digests, to the current format."""
-    if metadata["format"] not in (1, _FORMAT):
-        raise ValueError(f"format {metadata['format']}: this version reads formats 1 and {_FORMAT}")
-    if metadata["format"] == _FORMAT:
-        return metadata
-    files = {name: {"size": size, "digest": None} for name, size in metadata["sizes"].items()}
-    games = [{"seed": metadata["games_seed"], "episodes": metadata["agent"]["episodes"]}]
-    return {**metadata, "games": games, "evidence": {"files": files, "stages": {}}}
 
 
 def _checked_actions(actions: np.ndarray, action_space: spaces.Space[Any] | None, config: RunConfig) -> np.ndarray:

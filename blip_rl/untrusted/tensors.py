@@ -10,9 +10,11 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from blip_rl.errors import UserError
+from pydantic import Field, TypeAdapter, ValidationError
+
+from blip_rl.errors import UserError, first_problem
 from blip_rl.untrusted.files import open_regular, parse_json
 
 _LENGTH_BYTES = 8
@@ -21,6 +23,7 @@ _MOST_TENSORS = 20_000
 _MOST_DIMENSIONS = 8
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
+_Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,22 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of the header."""
+
+    dtype: Annotated[str, Field(pattern=f"^({'|'.join(_BYTES)})$")]
+    shape: Annotated[tuple[_Count, ...], Field(max_length=_MOST_DIMENSIONS)]
+    data_offsets: tuple[_Count, _Count]
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.dtype, self.shape)
+
+
+_HEADER = TypeAdapter(Annotated[dict[str, _Entry], Field(max_length=_MOST_TENSORS)])
 
 
 def read_header(path: Path) -> dict[str, TensorSpec]:
@@ -57,41 +76,19 @@ def read_header(path: Path) -> dict[str, TensorSpec]:
 def _specs(path: Path, text: bytes, data_bytes: int) -> dict[str, TensorSpec]:
     try:
         header = parse_json(text.decode("utf-8"), f"'{path}'")
-        entries = {str(name): entry for name, entry in header.items() if name != "__metadata__"}
-        if len(entries) > _MOST_TENSORS:
-            raise ValueError(f"{len(entries):,} tensors")
-        places = sorted(_place(name, entry) for name, entry in entries.items())
+        header.pop("__metadata__", None)
+        entries = _HEADER.validate_python(header)
         end = 0
-        for start, stop, name in places:
-            if start != end:
-                raise ValueError(f"{name!r} does not begin where the tensor before it ends")
+        for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+            start, stop = entry.data_offsets
+            if start != end or stop - start != entry.spec.size:
+                raise ValueError(f"{name!r}: bytes {start:,} to {stop:,}, expected {entry.spec.size:,} from {end:,}")
             end = stop
         if end != data_bytes:
             raise ValueError(f"its tensors take {end:,} bytes, and {data_bytes:,} are there")
-        return {name: _tensor(entry) for name, entry in entries.items()}
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"'{path}' is not a safetensors file: {error}") from error
-
-
-def _place(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
-    """Return start, end and name of a tensor; check that its bytes fit its data type and shape."""
-    start, stop = (_checked_count(number) for number in entry["data_offsets"])
-    size = _tensor(entry).size
-    if stop - start != size:
-        raise ValueError(f"{name!r} takes {stop - start:,} bytes, expected {size:,}")
-    return start, stop, name
-
-
-def _tensor(entry: dict[str, Any]) -> TensorSpec:
-    shape = tuple(_checked_count(side) for side in entry["shape"])
-    if entry["dtype"] not in _BYTES or len(shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"a tensor of {entry['dtype']!r} with {len(shape)} dimensions")
-    return TensorSpec(entry["dtype"], shape)
-
-
-def _checked_count(number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise ValueError(f"{number!r} where a count belongs")
-    return number
+        return {name: entry.spec for name, entry in entries.items()}
+    except UserError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else error
+        raise UserError(f"'{path}' is not a safetensors file: {problem}") from error

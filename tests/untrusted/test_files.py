@@ -17,81 +17,67 @@ ANYTHING = st.recursive(
 SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "stage.json")
-    with pytest.raises(UserError, match=r"stage.json' is not a file"):
-        files.read_json(tmp_path / "stage.json")
-
-
-def test_a_device_is_not_read(tmp_path):
-    (tmp_path / "config.toml").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="not a file"):
-        files.read_toml(tmp_path / "config.toml")
-
-
-@pytest.mark.parametrize("what", ["missing", "folder", "a\x00b"])
-def test_what_is_no_file_is_named(tmp_path, what):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pipe", "pipe' is not a file"),
+        ("device", "device' is not a file"),
+        ("folder", "folder' is not a file"),
+        ("missing", "missing' cannot be read: No such file"),
+        ("a\x00b", "cannot be read: embedded null byte"),
+        ("huge", "huge' is larger than 4,000,000 bytes"),
+        ("utf-16", "utf-16' cannot be read: not UTF-8"),
+        ("deep", "deep' cannot be read: nested too deeply"),
+        ("broken", "broken' cannot be read: not valid JSON"),
+    ],
+)
+def test_unreadable_files_raise_an_error_that_names_them(name, message, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening it would block
+    (tmp_path / "device").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=r"file|byte"):
-        files.read_bytes(tmp_path / what, 10)
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(10**11)  # sparse: takes no space on the disk
+    (tmp_path / "utf-16").write_bytes("[1]".encode("utf-16"))
+    (tmp_path / "deep").write_bytes(b"[" * 100_000)
+    (tmp_path / "broken").write_bytes(b"[1")
+    with pytest.raises(UserError, match=message):
+        files.read_json(tmp_path / name)
 
 
-def test_a_file_of_many_gigabytes_costs_no_memory(tmp_path):
-    with (tmp_path / "stage.json").open("wb") as file:
-        file.truncate(10**11)  # a hole: it takes no room on the disk
-    with pytest.raises(UserError, match=r"larger than 4,000,000 bytes"):
-        files.read_json(tmp_path / "stage.json")
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, "[" * 60 + "]" * 60])
+def test_deeply_nested_json_is_refused(text):
+    with pytest.raises(UserError, match="facts: nested too deeply"):
+        files.parse_json(text, "facts")
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 50_000, b"[" * 60 + b"]" * 60])
-def test_deep_json_is_refused(tmp_path, content):
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"a.json' cannot be read: nested too deeply"):
-        files.read_json(tmp_path / "a.json")
-
-
-@pytest.mark.parametrize("text", ["a." * 40 + "b = 1", "x = " + "[" * 5_000, "x = " + "{a = " * 40 + "1" + "}" * 40])
-def test_deep_toml_is_refused(text):
-    with pytest.raises(UserError, match="recipe: nested too deeply"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a." * 40 + "b = 1", "nested too deeply"),
+        ("x = " + "[" * 5_000, "nested too deeply"),
+        ("x = " + "{a = " * 40 + "1" + "}" * 40, "nested too deeply"),
+        ("a." * 400_000 + "b = 1", "more than 100 dots"),  # tomllib's time grows with their square
+        ("x = [1, 9223372036854775808]", "more than 64 bits"),
+        ("x = 0x" + "f" * 9_000, "more than 64 bits"),
+    ],
+)
+def test_toml_that_is_costly_to_read_is_refused(text, message):
+    with pytest.raises(UserError, match=f"recipe: .*{message}"):
         files.parse_toml(text, "recipe")
 
 
-def test_a_key_of_thousands_of_parts_takes_no_time():
-    with pytest.raises(UserError, match="more than 100 dots"):
-        files.parse_toml("a." * 400_000 + "b = 1", "recipe")
-
-
-@pytest.mark.parametrize("number", ["9223372036854775808", "0x" + "f" * 9_000])
-def test_numbers_of_more_than_64_bits_are_refused(number):
-    with pytest.raises(UserError, match="more than 64 bits"):
-        files.parse_toml(f"x = [1, {number}]", "recipe")
-
-
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfx = 1\n")
     assert files.read_toml(tmp_path / "config.toml") == {"x": 1}
 
 
-def test_other_encodings_are_named(tmp_path):
-    (tmp_path / "config.toml").write_bytes("x = 1".encode("utf-16"))
-    with pytest.raises(UserError, match=r"config.toml' cannot be read: not UTF-8"):
-        files.read_toml(tmp_path / "config.toml")
-
-
-@pytest.mark.parametrize("target", ["../outside", "/dev/zero", "../missing/x", ".."])
-def test_a_link_that_leads_out_is_refused(tmp_path, target):
+@pytest.mark.parametrize("target", ["../outside", "/dev/zero", "../missing/x", "..", "../run-2"])
+def test_a_link_out_of_the_run_folder_is_refused(tmp_path, target):
     (tmp_path / "outside").write_text("secret")
+    (tmp_path / "run-2").mkdir()
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "stage-01").symlink_to(f"../{target}" if target.startswith("..") else target)
     with pytest.raises(UserError, match=r"stage-01' is a link that leads out of the run's folder"):
-        files.check_contained(tmp_path / "run")
-
-
-def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run-2").mkdir()
-    (tmp_path / "run" / "link").symlink_to("../run-2")
-    with pytest.raises(UserError, match="leads out"):
         files.check_contained(tmp_path / "run")
 
 

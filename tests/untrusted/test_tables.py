@@ -1,6 +1,5 @@
 """Untrusted tables need no more memory and time than those that a run writes."""
 
-import os
 import resource
 import time
 
@@ -31,18 +30,8 @@ def test_rows_come_with_their_line_numbers(table):
         (6, {"x": "4", "y": None}),
         (7, {"x": "5", "y": "6", None: ["7"]}),
     ]
-
-
-def test_an_empty_table_has_no_columns(table):
     table.write_text("")
-    assert table_rows(table)[0] == []
-    assert rows(table) == []
-
-
-def test_a_pipe_is_not_waited_for(table):
-    os.mkfifo(table)
-    with pytest.raises(UserError, match=r"a.csv' is not a file"):
-        table_rows(table)
+    assert table_rows(table)[0] == rows(table) == []
 
 
 def test_a_table_of_too_many_rows_is_refused(table, monkeypatch):
@@ -54,14 +43,8 @@ def test_a_table_of_too_many_rows_is_refused(table, monkeypatch):
         rows(table)
 
 
-def test_a_cell_of_megabytes_is_a_message(table):
-    table.write_text(f"x\n{'9' * 200_000}\n")
-    with pytest.raises(UserError, match="field larger"):
-        rows(table)
-
-
 @pytest.mark.parametrize("content", [b"x\n\xff\n", b"\xff\n", b"x\n" + b"1\n" * 9_000 + b"\xff\n"])
-def test_other_encodings_are_named(table, content):
+def test_text_that_is_not_utf_8_is_refused(table, content):
     table.write_bytes(content)
     with pytest.raises(UserError, match="not UTF-8 text"):
         rows(table)
@@ -78,8 +61,13 @@ COSTLY = {
 
 
 @pytest.mark.parametrize("kind", COSTLY)
+<<<<<<< HEAD
 def test_a_costly_table_is_refused_before_it_costs(kind, table):
     """At 120 MB, one row of commas took 3 GB before, and empty lines 13 seconds."""
+=======
+def test_a_costly_table_is_refused_with_little_time_and_memory(kind, table):
+    """At 120 MB, one row of commas would take 3 GB, and empty lines 13 seconds."""
+>>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
     before, repeated, after, message = COSTLY[kind]
     table.write_bytes(before + repeated * (30_000_000 // len(repeated)) + after)
     began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -89,9 +77,15 @@ def test_a_costly_table_is_refused_before_it_costs(kind, table):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
 
 
+<<<<<<< HEAD
 def test_many_rows_take_little_memory(table):
     """As dictionaries they would take 0.5 kB each."""
     table.write_text("env_steps,stage,task,episodes,mean_return\n" + "1000,1,a,1,2.5\n" * 200_000)
+=======
+def test_many_short_rows_are_kept_as_numbers(table):
+    """The rows themselves, as dictionaries, would take a gigabyte for every two million."""
+    table.write_text("x,y\n" + "1,a\n" * 200_000)
+>>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = load_rows(table, ReturnRow, [])
     assert len(rows) == sum(row.mean_return == 2.5 for row in rows) == 200_000

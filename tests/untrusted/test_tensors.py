@@ -1,7 +1,6 @@
 """Headers of safetensors files are read and validated before any tensor is loaded."""
 
 import json
-import os
 import struct
 
 import numpy as np
@@ -34,7 +33,7 @@ def one(dtype="F32", shape=(2,), offsets=(0, 8)):
     )
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_the_header_tells_what_was_saved(tmp_path, described):
+def test_the_header_has_the_types_and_shapes_that_were_saved(tmp_path, described):
     tensors = {name: np.zeros(shape, dtype) for name, (dtype, shape) in described.items()}
     path = tmp_path / "a.safetensors"
     save_file(tensors, path)
@@ -65,7 +64,7 @@ def test_the_header_tells_what_was_saved(tmp_path, described):
         ({"a": {**one()["a"]}, "b": {**one()["a"]}}, b"12345678"),  # both over the same bytes
     ],
 )
-def test_what_does_not_add_up_is_refused(tmp_path, header, data):
+def test_an_inconsistent_header_is_refused(tmp_path, header, data):
     write(tmp_path / "a.safetensors", header, data)
     with pytest.raises(UserError, match=r"a\.safetensors"):
         read_header(tmp_path / "a.safetensors")
@@ -78,22 +77,16 @@ def test_a_header_of_absurd_length_is_not_read(tmp_path, length):
         read_header(tmp_path / "a.safetensors")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match="not a file"):
-        read_header(tmp_path / "a.safetensors")
-
-
 def test_too_many_tensors_are_refused(tmp_path):
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     write(tmp_path / "a.safetensors", {str(number): empty for number in range(20_001)})
-    with pytest.raises(UserError, match="20,001 tensors"):
+    with pytest.raises(UserError, match="at most 20000 items"):
         read_header(tmp_path / "a.safetensors")
 
 
 @given(st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
-def test_what_is_let_through_the_library_reads_alike(tmp_path, data):
+def test_an_accepted_file_is_read_alike_by_the_library(tmp_path, data):
     path = tmp_path / "a.safetensors"
     save_file({"x": np.arange(6, dtype=np.float32).reshape(2, 3), "y": np.zeros(3, np.uint8)}, path)
     content = bytearray(path.read_bytes())
