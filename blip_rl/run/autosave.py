@@ -8,13 +8,10 @@ results are bit-identical to those of an uninterrupted run.
 
 from __future__ import annotations
 
-from typing import cast
-
-from stable_baselines3.common.logger import TensorBoardOutputFormat
-
 from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.context import RunContext, games_seed
+from blip_rl.run.tensorboard import event_writers
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.snapshot import ActionLog
 from blip_rl.storage.snapshot_names import note_steps
@@ -77,7 +74,7 @@ class Autosave:
 
     @property
     def _agent(self) -> ContinualPPO:
-        return cast(ContinualPPO, self._run.agent)
+        return self._run.agent
 
     def _restart_games(self) -> None:
         """Reset the environments with a seed derived from the current step."""
@@ -89,10 +86,9 @@ class Autosave:
         return [played_games(self._agent, self._games_seed)]
 
     def _save(self, phase: snapshots.Phase) -> None:
-        # TensorBoard's writer buffers: the snapshot must not be newer than the events on disk.
-        for output in self._run.logger.output_formats:
-            if isinstance(output, TensorBoardOutputFormat):
-                output.writer.flush()
+        # The snapshot stores the sizes of the event files, so events still in the writer's buffer would be lost.
+        for writer in event_writers(self._run.logger):
+            writer.flush()
         snapshots.save(
             self._run.folder,
             self._agent,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import cast
 
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -16,8 +15,6 @@ from blip_rl.run.context import RunContext, games_seed, training_seed
 from blip_rl.run.resume import restored
 from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage.snapshot import ActionLog, RunSnapshot
-from blip_rl.tasks.make import make_training_env
-from blip_rl.tasks.recorded import RecordedVecEnv
 
 
 class MultitaskCallback(TrainingCallback):
@@ -77,20 +74,13 @@ def multitask_training(run: RunContext, saved: RunSnapshot | None) -> Iterator[C
     Yields:
         The trained agent.
     """
-    numbers, tasks, compute = run.config.agent.ppo, run.config.tasks, run.config.compute
-    groups = compute.groups(run.device, numbers.environments)
+    tasks, envs = run.config.tasks, list[VecEnv]()
     with ExitStack() as opened:
-        envs: list[VecEnv] = []
-        for stage, task in enumerate(tasks, start=1):
-            seed = training_seed(run.config.seed, stage)
-            envs.append(RecordedVecEnv(make_training_env(task, run.config.atari, numbers.environments, seed, groups)))
+        for stage, _ in enumerate(tasks, start=1):
+            envs.append(run.make_games(stage))
             opened.callback(envs[-1].close)
-        agent = ContinualPPO(
-            run.config.agent, tasks[0].name, envs[0], seed=run.config.seed, device=run.device, compute=compute
-        )
-        agent.set_logger(run.logger)
+        agent = run.start_agent(tasks[0].name, envs[0])
         envs[0].seed(training_seed(run.config.seed, 1))  # stable-baselines3 reseeds them when the agent is created
-        run.agent = agent
         schedule = TaskSchedule(agent, [(task.name, env, task.steps) for task, env in zip(tasks, envs, strict=True)])
         _learn(run, schedule, saved)
         yield agent
@@ -98,13 +88,12 @@ def multitask_training(run: RunContext, saved: RunSnapshot | None) -> Iterator[C
 
 def _learn(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot | None) -> None:
     autosave = _restore(run, schedule, saved) if saved else _begin(run, schedule)
-    agent = cast(ContinualPPO, run.agent)
-    with agent.protected_by(run.method, resume=autosave.resumed):
+    with run.agent.protected_by(run.method, resume=autosave.resumed):
         if saved is not None and saved.phase == "learned":
             return
         callback = MultitaskCallback(run, len(run.config.tasks), autosave)
         try:
-            learn_interleaved(agent, schedule, callback)
+            learn_interleaved(run.agent, schedule, callback)
         finally:
             callback.close()
     autosave.save_learned()
@@ -117,10 +106,9 @@ def _begin(run: RunContext, schedule: TaskSchedule) -> MultitaskAutosave:
 
 def _restore(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot) -> MultitaskAutosave:
     """Restore every task's environments from a snapshot, and select the task whose turn it is."""
-    agent = cast(ContinualPPO, run.agent)
     with restored(run, saved, run.config.tasks[0].name):
         for played, _ in zip(saved.games, schedule.each(), strict=True):
-            agent.replay_games(played.seed, played.actions)
-            state.restore_episodes(agent, played.episodes)
+            run.agent.replay_games(played.seed, played.actions)
+            state.restore_episodes(run.agent, played.episodes)
         schedule.resume()
     return MultitaskAutosave(run, schedule, [played.seed for played in saved.games], resumed=True)

@@ -7,15 +7,13 @@ unchanged since it was saved.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import RunError, UserError
 from blip_rl.learner import state
-from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.autosave import Autosave
 from blip_rl.run.context import RunContext
 from blip_rl.storage import atomic, integrity
@@ -52,21 +50,36 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
         for problem in problems:
             warnings.warn(f"{problem}; resuming from the snapshot before it", stacklevel=2)
         return saved
+    _check_restart(folder, problems)
+    return None
+
+
+def _check_restart(folder: RunFolder, problems: Sequence[atomic.DamagedError | ChangedError]) -> None:
+    """Check that a run without a usable snapshot may start again from the beginning.
+
+    It may before its first snapshot, and if its first snapshot is damaged: nothing older is lost.
+
+    Args:
+        folder: The run's folder.
+        problems: Why each snapshot is not usable, newest first.
+
+    Raises:
+        RunError, UserError: as :func:`newest_snapshot`.
+    """
     for problem in problems:
         if isinstance(problem, ChangedError):
             raise UserError(f"{problem}: the results would differ from those of an uninterrupted run ({problem.fix})")
-    if len(problems) == 1 and not folder.stages():  # the run's first snapshot: restarting loses no more than it holds
-        warnings.warn(f"{problems[0]}; restarting from the beginning", stacklevel=2)
-        return None
-    if not problems and folder.stages():
-        last = folder.stage_path(folder.stages()[-1]).name
+    stages = folder.stages()
+    if not problems and stages:
+        last = folder.stage_path(stages[-1]).name
         raise RunError(f"'{folder.path}' has the checkpoint {last} but no snapshot to resume from: start a new run")
-    if problems:
-        told = "; ".join(map(str, problems))
+    if len(problems) > 1 or (problems and stages):
         raise RunError(
-            f"none of the {len(problems)} snapshots in '{folder.path}' can be read: start a new run ({told})"
+            f"none of the {len(problems)} snapshots in '{folder.path}' can be read: start a new run "
+            f"({'; '.join(map(str, problems))})"
         )
-    return None
+    for problem in problems:
+        warnings.warn(f"{problem}; restarting from the beginning", stacklevel=3)
 
 
 def _check_run_files(run: Path, then: RunFiles, accept_changes: bool) -> None:
@@ -128,16 +141,17 @@ def restore_task(run: RunContext, saved: RunSnapshot) -> Autosave:
     Raises:
         UserError: The snapshot does not match the recipe's network, games or method.
     """
-    agent = cast(ContinualPPO, run.agent)
     with restored(run, saved, run.config.task_of(saved.stage).name):
         (played,) = saved.games
-        agent.replay_games(played.seed, played.actions)
+        run.agent.replay_games(played.seed, played.actions)
     return Autosave(run, saved.stage, played.seed, resumed=True)
 
 
 @contextmanager
 def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Iterator[None]:
     """Restore agent and method, run the block, which replays the environments, and restore the random generators last.
+
+    The random generators must be last: replaying resets the environments and may draw from the same generators.
 
     Args:
         run: The run; its agent has the snapshot's tasks.
@@ -147,7 +161,7 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
     Raises:
         UserError: The snapshot does not match the recipe's network, games or method.
     """
-    agent = cast(ContinualPPO, run.agent)
+    agent = run.agent
     try:
         state.restore(agent, saved.agent)
         run.method.load_state(saved.method)
@@ -156,7 +170,6 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
         raise
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (undo its changes)") from error
-    # After the replay, which may draw from the same generators.
     state.restore_random(agent, saved.agent)
     run.returns.finished = dict(saved.returns)
     if saved.watched is not None:

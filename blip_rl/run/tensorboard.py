@@ -10,6 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from blip_rl.config import RunConfig
 from blip_rl.console import Console, optional_picture
@@ -24,13 +25,17 @@ def describe_run(logger: Logger, config: RunConfig) -> None:
 
     HParams gets the metrics' names only: TensorBoard shows the newest value of each of these scalars.
     """
-    for output in logger.output_formats:
-        if isinstance(output, TensorBoardOutputFormat):
-            output.writer.add_custom_scalars(layout(config))
+    for writer in event_writers(logger):
+        writer.add_custom_scalars(layout(config))
     logger.record(
         "settings", HParam(hyperparameters(config), dict.fromkeys(metric_tags(config), 0.0)), exclude=_EVERYWHERE_ELSE
     )
     logger.dump(0)
+
+
+def event_writers(logger: Logger) -> list[SummaryWriter]:
+    """Return the writers of the logger's TensorBoard event files."""
+    return [output.writer for output in logger.output_formats if isinstance(output, TensorBoardOutputFormat)]
 
 
 def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:

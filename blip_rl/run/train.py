@@ -41,7 +41,6 @@ from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.tasks.make import make_training_env
-from blip_rl.tasks.recorded import RecordedVecEnv
 
 
 def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet: bool = False) -> Path:
@@ -238,28 +237,16 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
 @contextmanager
 def _environments(run: RunContext, stage: int, saved: RunSnapshot | None) -> Iterator[VecEnv]:
     """Create a task's training environments and select the task in the agent; close them after the block."""
-    config, task = run.config, run.config.task_of(stage)
-    seed = training_seed(config.seed, stage)
-    environments = config.agent.ppo.environments
-    groups = config.compute.groups(run.device, environments)
-    env = RecordedVecEnv(make_training_env(task, config.atari, environments, seed, groups))
+    seed, task = run.config.seed, run.config.task_of(stage)
+    env = run.make_games(stage)
     try:
-        if run.agent is None:
-            known = saved.known_tasks if saved else ()
-            run.agent = ContinualPPO(
-                config.agent,
-                task.name,
-                env,
-                seed=config.seed,
-                device=run.device,
-                known_tasks=known,
-                compute=config.compute,
-            )
-            run.agent.set_logger(run.logger)
-        else:
-            set_random_seed(stage_seed(config.seed, stage))
+        if run.has_agent:
+            # A process that resumes this task restores the generators from the snapshot instead.
+            set_random_seed(stage_seed(seed, stage))
             run.agent.switch_task(task.name, env)
-        env.seed(seed)  # stable-baselines3 reseeds them when the agent is created
+        else:
+            run.start_agent(task.name, env, saved.known_tasks if saved else ())
+        env.seed(training_seed(seed, stage))  # stable-baselines3 reseeds them when the agent is created
         yield env
     finally:
         env.close()
@@ -268,7 +255,7 @@ def _environments(run: RunContext, stage: int, saved: RunSnapshot | None) -> Ite
 def _learn_stage(run: RunContext, stage: int, saved: RunSnapshot | None) -> None:
     """Learn one task, or the rest of it from a snapshot; consolidate it and save its checkpoint."""
     with _environments(run, stage, saved):
-        agent = cast(ContinualPPO, run.agent)
+        agent = run.agent
         autosave = restore_task(run, saved) if saved else Autosave(run, stage, training_seed(run.config.seed, stage))
         if saved is None or saved.phase == "learning":
             _learn_task(run, stage, autosave)
@@ -284,8 +271,7 @@ def _learn_stage(run: RunContext, stage: int, saved: RunSnapshot | None) -> None
 
 
 def _learn_task(run: RunContext, stage: int, autosave: Autosave) -> None:
-    agent = cast(ContinualPPO, run.agent)
-    callback = TrainingCallback(run, stage, autosave)
+    agent, callback = run.agent, TrainingCallback(run, stage, autosave)
     with agent.protected_by(run.method, resume=autosave.resumed):
         try:
             began_at = agent.task_began_at if autosave.resumed else None

@@ -141,7 +141,7 @@ def save(
     Raises:
         OSError: The disk is full or not writable; earlier snapshots are unchanged.
     """
-    taken, memory = state.take(agent), method.state()
+    taken, memory = state.save(agent), method.state()
     written = integrity.digest_files(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
     metadata = {
         "format": _FORMAT,
@@ -177,21 +177,13 @@ def load(path: Path) -> RunSnapshot:
         DamagedError: A file is missing, truncated, modified, or does not fit the recipe's network and method.
     """
     try:
-<<<<<<< HEAD
-        metadata = _in_this_format(read_json(path / "snapshot.json"))
-        recipe = str(metadata["recipe"])
-        config = parse_run_config(recipe, "its recipe")
-        tasks, stage = known_tasks(metadata, len(config.tasks)), checked_int(metadata["stage"], 1, MOST_TASKS)
-        learned = _learned_now(config, stage)
-        _check_files(path, metadata, tasks, learned, config)
-=======
         metadata = read_metadata(path / "snapshot.json", _Metadata)
         config = parse_run_config(metadata.recipe, f"'{path / 'snapshot.json'}': recipe")
         tasks = metadata.task_spaces(config)
-        _check_files(path, metadata.observation_space.space(), tasks, config)
+        learned = _learned_now(config, metadata.stage)
+        _check_files(path, metadata.observation_space.space(), tasks, learned, config)
         if unknown := set(metadata.returns) - {name for name, _ in tasks}:
             raise ValueError(f"returns of {', '.join(map(repr, unknown))}: not a task of this run")
->>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
         atomic.check_folder(path)  # after the size checks, since it reads every byte
         tensors = load_file(path / "games.safetensors")
         return RunSnapshot(
@@ -201,19 +193,11 @@ def load(path: Path) -> RunSnapshot:
             agent=state.Snapshot(_tensors(path, "agent"), metadata.agent.model_dump()),
             method=MethodState(_tensors(path, "method"), metadata.method),
             known_tasks=tasks,
-<<<<<<< HEAD
-            games=_games(metadata["games"], games, tasks, learned, config),
-            watched=games.get("watched"),
-            returns=returns.checked(metadata.get("returns", {}), dict(tasks)),  # absent in earlier versions
-            run_files=_run_files(metadata["evidence"]),
-            recipe=recipe,
-=======
-            games=_games(metadata, tensors, tasks, config),
+            games=_games(metadata.games, tensors, tasks, learned, config),
             watched=tensors.get("watched"),
             returns=metadata.returns,
             run_files=metadata.evidence,
             recipe=metadata.recipe,
->>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
         )
     except atomic.DamagedError:
         raise
@@ -223,13 +207,13 @@ def load(path: Path) -> RunSnapshot:
         raise atomic.DamagedError(f"'{path}' cannot be read: {error!r}") from error
 
 
-<<<<<<< HEAD
 def _check_files(
-    path: Path, metadata: dict[str, Any], tasks: validation.Tasks, learned: list[str | None], config: RunConfig
+    path: Path,
+    observations: spaces.Space[Any],
+    tasks: validation.Tasks,
+    learned: list[str | None],
+    config: RunConfig,
 ) -> None:
-=======
-def _check_files(path: Path, observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> None:
->>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
     """Check that the files fit the recipe's network and method, and into memory.
 
     Raises:
@@ -267,7 +251,11 @@ def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
 
 
 def _games(
-    metadata: _Metadata, tensors: dict[str, Tensor], tasks: validation.Tasks, config: RunConfig
+    described: list[_Games],
+    tensors: dict[str, Tensor],
+    tasks: validation.Tasks,
+    learned: list[str | None],
+    config: RunConfig,
 ) -> list[ActionLog]:
     """Return the action log of every task being trained.
 
@@ -275,14 +263,13 @@ def _games(
         LookupError, ValueError: It is malformed or belongs to other games.
     """
     actions_of: dict[str | None, spaces.Space[Any]] = dict(tasks)
-    learned = zip(metadata.games, _learned_now(config, metadata.stage), strict=True)
     return [
         ActionLog(
             games.seed,
             _checked_actions(tensors[f"actions.{number}"].numpy(), actions_of.get(name), config),
             games.episodes,
         )
-        for number, (games, name) in enumerate(learned)
+        for number, (games, name) in enumerate(zip(described, learned, strict=True))
     ]
 
 

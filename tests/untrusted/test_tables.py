@@ -61,13 +61,8 @@ COSTLY = {
 
 
 @pytest.mark.parametrize("kind", COSTLY)
-<<<<<<< HEAD
-def test_a_costly_table_is_refused_before_it_costs(kind, table):
-    """At 120 MB, one row of commas took 3 GB before, and empty lines 13 seconds."""
-=======
 def test_a_costly_table_is_refused_with_little_time_and_memory(kind, table):
     """At 120 MB, one row of commas would take 3 GB, and empty lines 13 seconds."""
->>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
     before, repeated, after, message = COSTLY[kind]
     table.write_bytes(before + repeated * (30_000_000 // len(repeated)) + after)
     began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -77,15 +72,9 @@ def test_a_costly_table_is_refused_with_little_time_and_memory(kind, table):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
 
 
-<<<<<<< HEAD
 def test_many_rows_take_little_memory(table):
     """As dictionaries they would take 0.5 kB each."""
     table.write_text("env_steps,stage,task,episodes,mean_return\n" + "1000,1,a,1,2.5\n" * 200_000)
-=======
-def test_many_short_rows_are_kept_as_numbers(table):
-    """The rows themselves, as dictionaries, would take a gigabyte for every two million."""
-    table.write_text("x,y\n" + "1,a\n" * 200_000)
->>>>>>> c9bbd7e (Checkpoint, snapshot and environment files are validated by pydantic models; the message names file and value)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = load_rows(table, ReturnRow, [])
     assert len(rows) == sum(row.mean_return == 2.5 for row in rows) == 200_000
