@@ -141,7 +141,7 @@ def save(
     Raises:
         OSError: The disk is full or not writable; earlier snapshots are unchanged.
     """
-    taken, memory = state.save(agent), method.state()
+    taken, memory = state.take(agent), method.state()
     written = integrity.digest_files(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
     metadata = {
         "format": _FORMAT,

@@ -103,9 +103,7 @@ def test_a_network_too_large_for_the_machine_is_not_built(run, monkeypatch):
 def test_heads_of_a_million_million_actions_take_no_memory(run):
     stage = run / "checkpoints" / "stage-01"
     change_facts(stage, "stage.json", lambda f: f["tasks"][0]["action_space"].update(n=10**12))
-    with pytest.raises(
-        UserError, match=r"stage\.json.*n = '1000000000000': Input should be less than or equal to 65536"
-    ):
+    with pytest.raises(UserError, match=r"n = '1000000000000': .* less than or equal to 65536"):
         load_stage(stage, load_run_config(run))
 
 
