@@ -82,7 +82,7 @@ def test_a_stage_has_the_methods_description_of_its_state(tmp_path, finished_run
     assert facts["description"] == ["weights owned: free 100.0%"]
 
 
-def test_no_half_written_stage_is_left(finished_run):
+def test_a_finished_run_has_only_stage_checkpoints(finished_run):
     assert sorted(p.name for p in (finished_run / "checkpoints").iterdir()) == ["stage-01", "stage-02"]
 
 

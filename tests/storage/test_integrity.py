@@ -3,7 +3,7 @@
 from blip_rl.storage import integrity
 
 
-def test_cutting_back_leaves_a_copy_made_of_hard_links_alone(tmp_path):
+def test_truncating_leaves_hard_linked_copies_unchanged(tmp_path):
     run, copy = tmp_path / "run", tmp_path / "copy"
     run.mkdir()
     copy.mkdir()

@@ -38,12 +38,12 @@ def holder(lock):
         process.stdin.close()
 
 
-def test_another_process_is_kept_out(lock, holder):
+def test_a_lock_held_by_another_process_raises_timeouterror(lock, holder):
     with pytest.raises(TimeoutError, match="locked by another process"), locked(lock):
         pass
 
 
-def test_another_process_is_waited_for(lock, holder):
+def test_a_lock_waits_for_its_holder(lock, holder):
     began = time.monotonic()
     with pytest.raises(TimeoutError), locked(lock, 0.1):
         pass
@@ -53,13 +53,13 @@ def test_another_process_is_waited_for(lock, holder):
         pass
 
 
-def test_a_killed_process_holds_nothing(lock, holder):
+def test_a_lock_is_released_when_its_holder_is_killed(lock, holder):
     holder.kill()
     with locked(lock, 60):
         pass
 
 
-def test_a_lock_that_is_a_link_is_refused_and_its_target_untouched(lock, tmp_path):
+def test_a_lock_that_is_a_symbolic_link_is_refused(lock, tmp_path):
     (tmp_path / "victim").write_text("precious")
     lock.symlink_to("victim")
     with pytest.raises(OSError), locked(lock):  # noqa: PT011 - the system's own message
@@ -68,13 +68,13 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_untouched(lock, tmp_pat
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_refused(make, lock):
+def test_a_lock_that_is_not_a_regular_file_is_refused(make, lock):
     make(lock)
     with pytest.raises(OSError), locked(lock):  # noqa: PT011
         pass
 
 
-def test_a_lock_with_another_name_is_replaced_and_that_name_untouched(lock, tmp_path):
+def test_a_hard_linked_lock_is_replaced(lock, tmp_path):
     (tmp_path / "victim").write_text("precious")
     lock.hardlink_to(tmp_path / "victim")
     with locked(lock):
@@ -83,14 +83,14 @@ def test_a_lock_with_another_name_is_replaced_and_that_name_untouched(lock, tmp_
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-def test_a_lock_that_is_held_is_not_replaced(lock, holder, tmp_path):
+def test_a_hard_linked_lock_that_is_held_is_not_replaced(lock, holder, tmp_path):
     (tmp_path / "copy").hardlink_to(lock)
     with pytest.raises(TimeoutError), locked(lock):
         pass
     assert lock.samefile(tmp_path / "copy")
 
 
-def test_a_file_system_without_locks_warns_and_still_replaces_files(lock, tmp_path, monkeypatch):
+def test_files_are_replaced_on_a_file_system_without_locks(lock, tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -12,13 +12,13 @@ from blip_rl.storage.run_folder import RunFolder, planned_folder
 from tests.small_runs import small_config
 
 
-def test_folders_made_at_once_get_different_names(tmp_path):
+def test_folders_created_at_the_same_time_get_different_names(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: make_folder(tmp_path / "runs" / "x"), range(16)))
     assert sorted(path.name for path in made) == sorted(["x", *(f"x-{number}" for number in range(2, 17))])
 
 
-def test_a_name_that_was_asked_for_is_not_changed(tmp_path):
+def test_a_taken_name_is_refused_unless_it_may_be_numbered(tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(UserError, match=r"'.*x' exists: .* choose a new --out"):
         take_name(tmp_path / "x", Path.mkdir, numbered=False)
@@ -36,7 +36,7 @@ def test_default_names_of_runs_that_begin_within_a_second_differ(tmp_path, monke
     assert made[1].config.parent == made[1].path
 
 
-def test_the_same_out_at_once_is_a_mistake_of_the_second(tmp_path):
+def test_the_second_of_two_runs_with_the_same_out_is_refused(tmp_path):
     first, second = (RunFolder.planned(tmp_path / "run") for _ in range(2))
     first.create("", "cpu", {})
     with pytest.raises(UserError, match="exists"):

@@ -30,19 +30,19 @@ def folders(tmp_path, monkeypatch):
         ("runs/first/config.toml", "'runs/first/config.toml' is a file: did you mean 'runs/first'?"),
     ],
 )
-def test_what_is_no_run(path, message):
+def test_a_path_that_is_not_a_run_is_refused_with_a_suggestion(path, message):
     with pytest.raises(UserError) as caught:
         paths.check_run(Path(path))
     assert str(caught.value) == message
 
 
-def test_a_run_is_one():
+def test_a_run_folder_is_accepted():
     paths.check_run(Path("runs/first"))
     assert paths.task_games(Path("runs/first")) == {"first": ""}
 
 
 @pytest.mark.parametrize("path", ["runs", "file", "file/new"])
-def test_a_new_folder_must_be_new_and_possible(path):
+def test_a_new_folder_must_not_exist_and_be_creatable(path):
     with pytest.raises(UserError, match=r"exists|not a writable folder"):
         paths.check_new_folder(Path(path))
     paths.check_new_folder(Path("deep/new"))
@@ -56,7 +56,7 @@ def test_an_empty_folder_can_become_a_run():
 KILLED_EARLY = (".lock", ".blip-rl-0123456789abcdef.tmp", "command.txt", "scores.csv")
 
 
-def test_what_a_run_killed_before_its_recipe_left_can_become_one():
+def test_leftovers_of_a_run_killed_before_its_recipe_can_become_a_run():
     for name in KILLED_EARLY:
         Path("runs/none", name).touch()
     paths.check_new_run(Path("runs/none"))
@@ -71,7 +71,7 @@ def test_a_folder_with_anything_else_is_not_written_into(other):
         paths.check_new_run(Path("runs/none"))
 
 
-def test_tables_of_ones_own_are_not_taken_for_what_a_run_left():
+def test_tables_without_a_lock_are_not_leftovers_of_a_run():
     """A run's folder has a lock before it has anything else."""
     Path("runs/none/scores.csv").touch()
     with pytest.raises(UserError, match="exists"):
@@ -84,7 +84,7 @@ def test_a_link_to_an_empty_folder_is_not_written_into():
         paths.check_new_run(Path("runs/link"))
 
 
-def test_a_folder_to_write_into_may_be_there():
+def test_an_output_folder_may_exist():
     paths.check_writable_folder(Path("runs"))
     paths.check_writable_folder(Path("deep/new"))
     for path in ("file", "file/new"):
@@ -92,14 +92,14 @@ def test_a_folder_to_write_into_may_be_there():
             paths.check_writable_folder(Path(path))
 
 
-def test_a_file_to_read_is_there():
+def test_a_missing_input_file_is_refused():
     paths.check_is_file(Path("file"))
     for path, message in (("runs", "is a folder"), ("nothing", "does not exist")):
         with pytest.raises(UserError, match=message):
             paths.check_is_file(Path(path))
 
 
-def test_games_are_the_runs():
+def test_an_unknown_game_is_refused_with_a_suggestion():
     assert paths.named_games(["b"], {"a": "pong", "b": "boxing"}) == ("b",)
     with pytest.raises(UserError, match="never saw 'boxin': did you mean boxing"):
         paths.named_games(["boxing", "boxin"], {"boxing": "boxing"})
@@ -112,7 +112,7 @@ def test_a_game_of_a_run_is_found_in_any_spelling(asked):
     assert paths.named_games([asked], {"pong": "pong", "kungfu": "kung_fu_master"}) == ("kungfu",)
 
 
-def test_a_game_that_several_tasks_play_is_asked_for_by_the_tasks_name():
+def test_a_game_played_by_several_tasks_is_ambiguous():
     tasks = {"pong": "pong", "pong-again": "pong"}
     assert paths.named_games(["pong"], tasks) == ("pong",), "an exact name"
     with pytest.raises(UserError, match="'Pong' is played by several games of this run: expected one of pong, pong-ag"):

@@ -40,7 +40,7 @@ def folder(tmp_path):
     return found
 
 
-def test_processes_that_store_scores_at_once_lose_none(folder):
+def test_concurrent_processes_lose_no_scores(folder):
     done = subprocess.run([sys.executable, "-c", MERGING, str(folder.path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with folder.scores.open(newline="") as file:
@@ -50,7 +50,7 @@ def test_processes_that_store_scores_at_once_lose_none(folder):
     assert sorted(path.name for path in folder.path.iterdir()) == [".lock", "scores.csv"]
 
 
-def test_rows_are_not_written_through_into_a_copy_made_of_hard_links(folder, tmp_path):
+def test_appending_leaves_hard_linked_copies_unchanged(folder, tmp_path):
     (tmp_path / "copy.csv").hardlink_to(folder.scores)
     before = folder.scores.read_bytes()
     folder.add_scores([score(1)])

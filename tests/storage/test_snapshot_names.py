@@ -21,7 +21,7 @@ def test_snapshots_are_in_the_order_in_which_they_were_written(tmp_path):
     ]
 
 
-def test_what_is_no_snapshot_is_left_out(tmp_path):
+def test_other_entries_are_not_snapshots(tmp_path):
     make(
         tmp_path, "step-", "step-x", "step-5-", "step-5-x", "step-٣", f"step-{'9' * 19}", ".step-5.writing", "stage-01"
     )
@@ -30,7 +30,7 @@ def test_what_is_no_snapshot_is_left_out(tmp_path):
     assert snapshot_names.snapshot_folders(tmp_path) == []
 
 
-def test_a_new_snapshot_has_a_name_of_its_own(tmp_path):
+def test_a_new_snapshot_has_an_unused_name(tmp_path):
     names = []
     for steps in (256, 512, 512, 512):
         path = snapshot_names.new_snapshot_folder(tmp_path, steps)
@@ -41,7 +41,7 @@ def test_a_new_snapshot_has_a_name_of_its_own(tmp_path):
     assert snapshot_names.new_snapshot_folder(tmp_path, 512).name == "step-000000000512-4"
 
 
-def test_steps_are_kept_until_they_are_forgotten(tmp_path):
+def test_the_step_counter_is_stored_until_it_is_removed(tmp_path):
     assert snapshot_names.noted_steps(tmp_path) == 0
     for steps in (12, 345):
         snapshot_names.note_steps(tmp_path, steps)
@@ -51,12 +51,12 @@ def test_steps_are_kept_until_they_are_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("text", [b"", b"x", b"-5", b"9" * 19, "٣".encode(), b"\xff"])
-def test_steps_that_cannot_be_read_are_none(text, tmp_path):
+def test_an_unreadable_step_counter_is_zero(text, tmp_path):
     (tmp_path / ".steps").write_bytes(text)
     assert snapshot_names.noted_steps(tmp_path) == 0
 
 
-def test_steps_are_not_written_through_a_link(tmp_path):
+def test_the_step_counter_is_not_written_through_a_link(tmp_path):
     (tmp_path / "other").write_text("other")
     (tmp_path / ".steps").symlink_to("other")
     snapshot_names.note_steps(tmp_path, 7)

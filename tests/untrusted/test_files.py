@@ -129,7 +129,7 @@ def test_any_bytes_are_read_or_refused(tmp_path, content):
 
 @given(ANYTHING)
 @SAME_FOLDER
-def test_json_comes_back_as_it_was(tmp_path, value):
+def test_json_round_trips(tmp_path, value):
     path = tmp_path / "any.json"
     path.write_text(json.dumps(value))
     found, message = refusal(files.read_json, path)
