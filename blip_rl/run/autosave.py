@@ -53,6 +53,7 @@ class Autosave:
         """
         note_steps(self._run.folder.path, self._agent.num_timesteps)
         if self._agent.just_passed(self._run.config.checkpoint.every_steps):
+            # Reset first, so that the snapshot needs no actions to replay: the seed alone leads to this state.
             self._restart_games()
             self._save("learning")
         elif self._run.stop.signal_number is not None:

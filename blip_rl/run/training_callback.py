@@ -58,6 +58,7 @@ class TrainingCallback(BaseCallback):
         if self._rollouts:
             self._log_update()
         if self.num_timesteps < self._end_steps:
+            # Saved before the evaluation: a resumed run begins here again, with the tables as they are now.
             self._autosave.between_updates()
             if self._agent.just_passed(self._config.evaluation.every_steps):
                 self._evaluate()

@@ -5,6 +5,10 @@ progress; a new folder is filled in ``.blip-rl-<random>.new`` beside it. The con
 its final name, and the parent folder is flushed. Random names keep concurrent writers apart. The lock tells the next
 writer which temporary files belong to killed processes and can be removed.
 
+The content is flushed before the rename, because a file system may write the rename to the disk before the data: after
+a power failure the file would then be empty under its final name (https://lwn.net/Articles/322823/). The folder is
+flushed after it, because otherwise the rename itself could be lost.
+
 An existing folder is never replaced: most file systems cannot exchange two folders atomically, so there would be a
 moment with neither. New data gets a new name before the old folder is removed.
 """

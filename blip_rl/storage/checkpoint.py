@@ -80,8 +80,8 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         _check_files(path, observations, tasks, config)
         atomic.check_folder(path)  # after the size checks, since it reads every byte
         policy = _build_policy(observations, tasks, config)
-        policy.load_task_state(_tensors(path, "policy"))
-        memory = MethodState(_tensors(path, "method"), metadata.method)
+        policy.load_task_state(load_tensors(path / "policy.safetensors"))
+        memory = MethodState(load_tensors(path / "method.safetensors"), metadata.method)
         return Stage(metadata.stage, metadata.env_steps, policy.to(device), memory)
     except UserError:
         raise
@@ -94,15 +94,20 @@ def _check_files(path: Path, observations: spaces.Space[Any], tasks: validation.
     weights, memory = validation.headers(path, "policy", "method")
     outline = validation.meta_policy(observations, tasks, config.agent.trunk)
     validation.check_fits_memory(
-        f"checkpoint '{path}'", outline, {"the weights": weights, "what the method keeps": memory}
+        f"checkpoint '{path}'", outline, {"the weights": weights, "the method's state": memory}
     )
     validation.check_policy(weights, outline)
     validation.check_method(memory, outline, config)
 
 
-def _tensors(path: Path, name: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = load_file(path / f"{name}.safetensors")
-    validation.check_finite_tensors(f"checkpoint '{path}'", tensors)
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file whose header has been validated.
+
+    Raises:
+        UserError: A tensor holds NaN or infinity, which no run saves.
+    """
+    tensors: dict[str, Tensor] = load_file(path)
+    validation.check_finite_tensors(f"'{path}'", tensors)
     return tensors
 
 

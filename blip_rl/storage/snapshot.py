@@ -26,7 +26,7 @@ from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
 from blip_rl.storage import atomic, integrity, validation
-from blip_rl.storage.checkpoint import UNREADABLE, on_cpu, save_tensors
+from blip_rl.storage.checkpoint import UNREADABLE, load_tensors, on_cpu, save_tensors
 from blip_rl.storage.integrity import RunFiles
 from blip_rl.storage.metadata import Count, PolicyMetadata, StageNumber, describe_policy, read_metadata
 from blip_rl.storage.returns import Finished
@@ -34,7 +34,7 @@ from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import new_snapshot_folder
 
 _FORMAT = 2
-_KEPT = 2
+_KEPT = 2  # snapshots; the older one is used if the newest is damaged
 _MOST_POSITION = 624  # within the keys of MT19937, which numpy does not check and would read beyond
 
 Phase = Literal["learning", "learned"]
@@ -142,6 +142,7 @@ def save(
         OSError: The disk is full or not writable; earlier snapshots are unchanged.
     """
     taken, memory = state.take(agent), method.state()
+    # A snapshot of stage n depends on the checkpoints before it only: those of n and later are written again on resume.
     written = integrity.digest_files(folder.path, [folder.stage_path(n) for n in folder.stages() if n < stage])
     metadata = {
         "format": _FORMAT,
@@ -163,6 +164,7 @@ def save(
         save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
         save_tensors(on_cpu(tensors), beside / "games.safetensors")
         (beside / "snapshot.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+    # Only now: if the process is killed before, there is still a complete snapshot under a final name.
     for old in folder.snapshots()[:-_KEPT]:
         atomic.remove_folder(old)
 
@@ -190,8 +192,8 @@ def load(path: Path) -> RunSnapshot:
             path=path,
             stage=metadata.stage,
             phase=metadata.phase,
-            agent=state.Snapshot(_tensors(path, "agent"), metadata.agent.model_dump()),
-            method=MethodState(_tensors(path, "method"), metadata.method),
+            agent=state.Snapshot(load_tensors(path / "agent.safetensors"), metadata.agent.model_dump()),
+            method=MethodState(load_tensors(path / "method.safetensors"), metadata.method),
             known_tasks=tasks,
             games=_games(metadata.games, tensors, tasks, learned, config),
             watched=tensors.get("watched"),
@@ -221,7 +223,7 @@ def _check_files(
     """
     agent, memory, games = validation.headers(path, "agent", "method", "games")
     outline = validation.meta_policy(observations, tasks, config.agent.trunk)
-    files = {"weights and optimizer": agent, "what the method keeps": memory, "the actions played": games}
+    files = {"weights and optimizer": agent, "the method's state": memory, "the action logs": games}
     validation.check_fits_memory(f"snapshot '{path}'", outline, files)
     validation.check_policy(agent, outline, "policy.")
     validation.check_optimizer(agent, outline, [name for name in outline.task_names if name in learned])
@@ -231,13 +233,7 @@ def _check_files(
         raise ValueError(f"'watched' is {watched}: expected observations of {observations.shape}")
 
 
-def _tensors(path: Path, name: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = load_file(path / f"{name}.safetensors")
-    validation.check_finite_tensors(f"'{path}'", tensors)
-    return tensors
-
-
-def _at_once(config: RunConfig) -> bool:
+def _is_multitask(config: RunConfig) -> bool:
     """Return whether the method trains all tasks at the same time."""
     return load_method(str(config.agent.method["name"])).interleaved
 
@@ -245,7 +241,7 @@ def _at_once(config: RunConfig) -> bool:
 def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
     """Return the names of the tasks trained in a stage; None for a task that is not in the recipe."""
     names = [task.name for task in config.tasks]
-    if _at_once(config):
+    if _is_multitask(config):
         return [*names]
     return [config.task_of(stage).name if stage <= config.stages else None]
 
@@ -282,11 +278,11 @@ def _checked_actions(actions: np.ndarray, action_space: spaces.Space[Any] | None
     ppo = config.agent.ppo
     most = config.checkpoint.every_steps // ppo.environments + ppo.rollout_steps + 1
     if actions.ndim < 2 or actions.shape[1] != ppo.environments or len(actions) > most:
-        raise ValueError(f"'actions' is {actions.shape}: expected at most {most:,} for {ppo.environments} games")
+        raise ValueError(f"'actions' is {actions.shape}: expected at most {most:,} for {ppo.environments} environments")
     if len(actions) and isinstance(action_space, spaces.Discrete):
         valid = actions.ndim == 2 and actions.dtype.kind in "iu" and bool((actions < action_space.n).all())
         if not (valid and bool((actions >= 0).all())):
-            raise ValueError(f"'actions' has some that are none of {action_space}")
+            raise ValueError(f"'actions' has some that are not in {action_space}")
     elif len(actions) and action_space is not None and actions.shape[2:] != action_space.shape:
         raise ValueError(f"'actions' is {actions.shape}: expected {action_space}")
     return actions
