@@ -131,7 +131,7 @@ def test_another_number_of_tasks_does_not_fit(tmp_path):
     text = (run / "config.toml").read_text()
     first, *tasks = text.split("[[tasks]]")
     (run / "config.toml").write_text("[[tasks]]".join([first, tasks[1]]))
-    with pytest.raises(UserError, match="1 tasks: the run is at task 2"):
+    with pytest.raises(UserError, match="1 stages: the run is at stage 2"):
         resume_run(run, accept_changes=True)
 
 
