@@ -8,13 +8,22 @@ the task just learned, counted from 1; F a diagonal Fisher. All functions are el
 :func:`project_and_quantize_`, pure. Shapes: ``*shape`` is that of the weights, ``*#shape`` may also broadcast to it.
 Weights, centres and intervals are in the weight's own units (θ, not θ̂).
 
-One task, in the order of the paper: quantize (Eq. 2, 3) and project (Eq. 4) at every optimizer step; at its end the
-Fisher (Eq. 6, :mod:`blip_rl.core.fisher`), information gain (Eq. 8), freeze (Eq. 9) and running mean (Eq. 7).
+The paper's equations, in the order in which a task uses them:
+
+    Eq. 2     Q(θ̂, n), the n-bit grid                      quantize
+    Eq. 3, 4  an optimizer step under quantisation        project_and_quantize_ (project, without quantisation)
+    Eq. 4     the interval of a partly frozen weight      interval, radius
+    Eq. 6     Fₜ, the task's Fisher                       core.fisher.diagonal_fisher
+    Eq. 8     information gain in bits                    information_gain
+    Eq. 9     n₀:ₜ, the bits frozen in total              freeze; then c ← Q(θ̂, S)·b with the new S
+    Eq. 7     F₀:ₜ, the running mean of the Fisher        running_fisher
+
+Algorithm 1 of the paper computes c before S grows, and leaves the sum of Eq. 7 undivided. Both contradict its text and
+the release, which are followed here.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -50,6 +59,8 @@ def quantize(
     # Divide by a tensor: CUDA turns division by a Python number into multiplication with its reciprocal, whose rounding
     # breaks ties differently, so the CPU and the GPU would disagree on the grid point.
     normalised = weight / torch.as_tensor(bound, dtype=weight.dtype, device=weight.device)
+    # Scaled by 2ⁿ the limit is 2ⁿ − ½, a tie that rounds to the even 2ⁿ: a weight at its bound becomes exactly ±b. For
+    # n = 0 it is ½, which rounds to 0.
     normalised = torch.minimum(torch.maximum(normalised, -limit), limit)
     return torch.round(normalised * scale) / scale * bound
 
@@ -79,6 +90,7 @@ def information_gain(
         # log1p keeps gains far below one bit from rounding to 0: with ⌈·⌉ in Eq. 9 any Fₜ > 0 must freeze a bit.
         return torch.log1p(fisher_task / (tasks_seen * fisher_mean)) * _HALF_LOG2_E
     if rule == "reference":
+        # Negative where a task says less than the mean so far, so that ⌈·⌉ freezes nothing.
         return 0.5 * torch.log2(running_fisher(fisher_task, fisher_mean, tasks_seen) / fisher_mean)
     raise ValueError(f"rule {rule!r}: expected 'paper' or 'reference'")
 
@@ -98,6 +110,7 @@ def freeze(
 
     Source: paper Eq. 9.
     """
+    # In floating point: a sum of uint8 could wrap around. Bit counts are exact there, and ±∞ is clamped as any number.
     new = torch.nan_to_num(torch.ceil(gain), nan=0.0).clamp(min=0.0, max=float(total_bits))
     return torch.minimum(new + frozen_bits, torch.full_like(new, total_bits)).to(frozen_bits.dtype)
 
@@ -130,6 +143,7 @@ def radius(
     scale = power_of_two(frozen_bits, torch.empty((), dtype=dtype, device=frozen_bits.device))
     step = 2.0**-total_bits
     if rule == "paper":
+        # 0 if S = N; the release still leaves 2^−N there, so that a fully frozen weight may move by a step per task.
         return torch.where(scale < 2.0**total_bits, 1 / scale, 0.0).clamp(max=1 - step)
     if rule == "half":
         return torch.where(scale > 1, 0.5 / scale - step, 1 - step).clamp(min=0.0)
@@ -211,7 +225,7 @@ def nested_centre(
         inside = half_centre(on_grid(weight, bound, total_bits), proposed, frozen_bits, outer, outer_bits, total_bits)
     else:
         reach = 1 / power_of_two(outer_bits, weight) - radius(frozen_bits, total_bits, rule, dtype=weight.dtype)
-        # |c − c_outer| ≤ r_outer − r is what makes the new interval a subset of the outer one.
+        # The new interval is a subset of the outer one if and only if |c − c_outer| ≤ r_outer − r.
         inside = torch.minimum(torch.maximum(proposed, outer - reach), outer + reach)
     return torch.where(frozen_bits > outer_bits, inside * bound, outer_centre)
 
@@ -251,12 +265,13 @@ def project_and_quantize_(
     if worth_blocks(weight):
         project_and_quantize_in_blocks_(weight, remainder, low, high, step)
         return
-    weight.add_(remainder)  # Q + step + r
-    torch.clamp(weight, low, high, out=remainder)  # θ, kept in the remainder's memory
+    # The order matters: each line overwrites a value that no later line needs.
+    weight.add_(remainder)  # θ before projection: Q + step + r
+    torch.clamp(weight, low, high, out=remainder)  # θ (Eq. 4), kept in the remainder's memory
     # Bit-identical to quantize(): scaling by a power of two is exact, so θ / (b·2^−N) rounds as θ/b does. Its clip to
     # the ends of the grid is not needed: low and high are inside them.
     torch.div(remainder, step, out=weight)
-    weight.round_().mul_(step)  # Q
+    weight.round_().mul_(step)  # Q(θ̂, N)·b (Eq. 2); ties round to even, as in quantize()
     remainder.sub_(weight)  # r = θ − Q
 
 
@@ -277,27 +292,7 @@ def running_fisher(
     return (tasks_seen * fisher_mean + fisher_task) / (tasks_seen + 1)
 
 
-def reference_prior(prior: float, batch: int) -> float:
-    """Convert a prior of the reference to one for the true Fisher: F₀ · batch².
-
-    The reference squares gradients of the batch mean, so its Fisher is the true one divided by batch²: its 5e-18 with a
-    batch of 62 is 1.92e-14 here.
-    """
-    return prior * batch**2
-
-
-def fan(weight_shape: tuple[int, ...]) -> int:
-    """Compute max(outputs, inputs·kernel height·kernel width) of a linear or convolution weight. Source: reference."""
-    outputs, *inputs = weight_shape
-    return max(outputs, math.prod(inputs))
-
-
-def weight_bound(layer_fan: int) -> float:
-    """Compute the bound b = 6/√fan of a layer's weights, see :func:`fan`. Source: reference."""
-    return 6.0 / math.sqrt(layer_fan)
-
-
-_HALF_LOG2_E = 0.7213475204444817
+_HALF_LOG2_E = 0.7213475204444817  # ½ log₂ e: from nats of log1p to bits
 
 
 def _check_tasks_seen(tasks_seen: int) -> None:

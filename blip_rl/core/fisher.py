@@ -9,7 +9,7 @@ of squares follow from δ and the layer's input x with one backward pass per chu
 
 The linear form needs no per-sample weight gradient, since (δₙᵢ xₙⱼ)² = δₙᵢ² xₙⱼ². A convolution shares its weights over
 positions, so Gₙ must be summed over them before it is squared. Nothing depends on the chunk size. The BLIP release
-squares gradients of batch means instead; ``bits.reference_prior`` converts its constants.
+squares gradients of batch means instead; ``core.reference.reference_prior`` converts its constants.
 """
 
 from __future__ import annotations
@@ -243,8 +243,10 @@ def _linear_squares(
 ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]:
     """Compute the sums of squares of a linear layer's weight and bias; ``delta`` is δ."""
     if x.dim() == 2:
+        # (δₙᵢ xₙⱼ)² = δₙᵢ² xₙⱼ²: one product of the squares, and no (samples, outputs, inputs) tensor.
         squared = delta.square()
         return squared.T @ x.square(), squared.sum(0)
+    # The weight is shared by all positions of a sample: its gradient is their sum, squared afterwards.
     x, delta = x.flatten(1, -2), delta.flatten(1, -2)
     per_sample = torch.einsum("nlo,nli->noi", delta, x)
     return per_sample.square().sum(0), delta.sum(1).square().sum(0)

@@ -144,6 +144,7 @@ def interquartile_mean_interval(
 def _resampled(matrix: Array, count: int, generator: np.random.Generator) -> Array:
     """Draw resamples, (count, runs · tasks), each column separately."""
     runs, tasks = matrix.shape
+    # Runs are drawn for each task separately (stratified): no resample lacks a task.
     chosen = generator.integers(runs, size=(count, runs, tasks))
     return np.asarray(matrix[chosen, np.arange(tasks)].reshape(count, -1))
 
@@ -151,7 +152,7 @@ def _resampled(matrix: Array, count: int, generator: np.random.Generator) -> Arr
 def _trimmed_mean(rows: Array) -> Array:
     """Compute the mean of each row without its lowest and highest quarter; NaN for rows with a NaN."""
     count = rows.shape[1]
-    cut = math.floor(_CUT * count)
+    cut = math.floor(_CUT * count)  # whole scores are cut, as in scipy.stats.trim_mean, which rliable calls
     kept = np.sort(rows, axis=1)[:, cut : count - cut].mean(axis=1)
     return np.where(np.isnan(rows).any(axis=1), np.nan, kept)
 

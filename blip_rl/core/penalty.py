@@ -88,6 +88,7 @@ class QuadraticPenalty:
 
     def recentre(self, weights: Mapping[str, Tensor]) -> QuadraticPenalty:
         """Return the same function with these weights as its anchor."""
+        # P is quadratic: value, gradient and F at any one point determine it, so no approximation is made here.
         slope = {name: self.gradient(name, weight) for name, weight in weights.items()}
         return QuadraticPenalty(_copies(weights), self.fisher, slope, self.at(weights))
 
@@ -109,6 +110,7 @@ class QuadraticPenalty:
     def _rise(self, name: str, weight: Float[Tensor, " ..."]) -> float:
         """Return one parameter's part of P − height: Σ d (slope + ½ F d) = ½ Σ d (∂P(θ) + ∂P(θ*))."""
         anchor = self.anchor[name]
+        # By gradients, because gradient() alone knows which of F and slope are kept.
         gradients = self.gradient(name, weight) + self.gradient(name, anchor)
         return 0.5 * float(torch.sum((weight - anchor) * gradients))
 

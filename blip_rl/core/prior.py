@@ -82,6 +82,7 @@ class PriorSearch:
 
     def outcome(self, prior: float) -> PriorOutcome:
         """Compute the outcome of the first task with a prior, with the same arithmetic as consolidation."""
+        # Summed in float64 and integers: float32 would lose small √F r among those of millions of weights.
         weights, informed, bits, informed_bits, reach = 0, 0, 0, 0, 0.0
         for parameter in self.parameters:
             for fisher, frozen in self._frozen(parameter, prior):
@@ -89,6 +90,7 @@ class PriorSearch:
                 reach += parameter.bound * (fisher.sqrt() * half_width).sum(dtype=torch.float64).item()
                 if parameter.is_weight:
                     known = has_information(fisher, parameter.fan)
+                    # One transfer of three counts: each .item() would wait for the GPU.
                     counts = torch.stack([known.sum(), frozen.sum(), (frozen * known).sum()]).tolist()
                     weights += fisher.numel()
                     informed, bits, informed_bits = informed + counts[0], bits + counts[1], informed_bits + counts[2]
@@ -144,6 +146,8 @@ class PriorSearch:
         low, high = self.outcome(2.0**bottom), self.outcome(2.0**top)
         if not low_side(low) or low_side(high):
             return (high,) if low_side(high) else (low,)
+        # Both outcomes are step functions of F₀. The bracket keeps one prior on each side of the target, so that the
+        # caller can choose a side where the function jumps across it.
         while top - bottom > _FINEST:
             middle = (bottom + top) / 2
             found = self.outcome(2.0**middle)
@@ -170,6 +174,9 @@ class PriorSearch:
                     lowest, highest = min(lowest, least.item()), max(highest, most.item())
         if highest == 0:
             return None
+        # All N bits of the least informed weight freeze if its gain is above N − 1; ½ log₂(F / F₀) ≥ N is enough, and
+        # one factor of 2 more for the reference's rule, whose gain is half a bit lower. At F₀ = 2F the gain is at most
+        # ½ log₂(3/2): no bit under the reference's rule, one under the paper's.
         bottom, top = math.log2(lowest) - 2 * self.total_bits - 1, math.log2(highest) + 1
         return max(bottom, _LOG2_LOWEST), min(top, _LOG2_HIGHEST)
 
@@ -189,15 +196,9 @@ def has_information(fisher: Float[Tensor, "*shape"], fan: float = 1.0) -> Bool[T
 
 
 def solve_prior(
-    fisher: Tensor, target_bits: float, rule: GainRule = "reference", total_bits: int = TOTAL_BITS
+    fisher: Float[Tensor, " ..."], target_bits: float, rule: GainRule = "reference", total_bits: int = TOTAL_BITS
 ) -> tuple[float, float]:
-    """Find F₀ such that the first task freezes ``target_bits`` on average over the weights with information.
-
-    Args:
-        fisher: The first task's Fisher of every weight, any shape, in the units of the prior.
-        target_bits: See :meth:`PriorSearch.for_bits`.
-        rule: The gain rule that the prior will be used with.
-        total_bits: N.
+    """Solve for bits with a single Fisher: :meth:`PriorSearch.for_bits` in one call, for scripts.
 
     Returns:
         (F₀, resulting mean of frozen bits over the weights with information).

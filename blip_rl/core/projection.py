@@ -53,14 +53,16 @@ def _at_once(work: Callable[[int], None], threads: int) -> None:
     if threads == 1:
         work(0)
         return
-    with ThreadPoolExecutor(threads - 1) as pool:  # not kept: threads do not survive a fork
+    # Not kept between calls: threads do not survive a fork, and a child would wait for them without end.
+    with ThreadPoolExecutor(threads - 1) as pool:
         others = [pool.submit(work, number) for number in range(1, threads)]
         work(0)
     for other in others:
-        other.result()
+        other.result()  # raises what the thread raised
 
 
 def _project_and_quantize_block(weight: Array, remainder: Array, low: Array, high: Array, *, step: float) -> None:
+    # The lines of project_and_quantize_, one by one: NumPy rounds each as torch does, so the results are bit-identical.
     np.add(weight, remainder, out=weight)
     np.maximum(weight, low, out=remainder)
     np.minimum(remainder, high, out=remainder)

@@ -30,35 +30,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_rl.core import saved
+from blip_rl.core.layers import Layer, protected_layers
 
-Layer = nn.Linear | nn.Conv2d
 Projected = Literal["gradient", "step", "both"]
-
-
-def protected_layers(trunk: nn.Module) -> dict[str, Layer]:
-    """Return the trunk's layers by the name of their weight.
-
-    Raises:
-        TypeError: the trunk has parameters of any other kind of layer, or none.
-    """
-    layers = {
-        f"{name}.weight" if name else "weight": module
-        for name, module in trunk.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    }
-    known = {parameter for layer in layers.values() for parameter in layer.parameters(recurse=False)}
-    missing = [name for name, parameter in trunk.named_parameters() if parameter not in known]
-    if missing or not layers:
-        what = f"parameter {missing[0]!r}" if missing else "a trunk without parameters"
-        raise TypeError(f"{what}: only inputs of nn.Linear and nn.Conv2d are known; keep the rest out of the trunk")
-    return layers
 
 
 def basis_layouts(trunk: nn.Module) -> dict[str, saved.TensorLayout]:
     """Return the layouts of ``<weight>.basis``, (inputs, directions): at most as many directions as a layer has inputs.
 
     Raises:
-        TypeError: as :func:`protected_layers`.
+        TypeError: as :func:`blip_rl.core.layers.protected_layers`.
     """
     sizes = {name: layer.weight[0].numel() for name, layer in protected_layers(trunk).items()}
     return {
@@ -183,13 +164,16 @@ def new_directions(
         Orthonormal columns, orthogonal to the basis, the most energetic first.
     """
     held = basis.double()
+    # R̂ = R − R M Mᵀ, the part of the inputs outside of the basis.
     missed = torch.addmm(inputs, inputs @ held, held.T, alpha=-1)
     # R̂R̂ᵀ is the smaller product, n ≤ d; its eigenvectors u give the directions R̂ᵀu.
     squares, mixtures = (part.flip(-1) for part in torch.linalg.eigh(missed @ missed.T))
     gained = squares.clamp_(min=0.0).cumsum(0)
     energy = inputs.square().sum()
+    # ‖R M Mᵀ‖² + Σ σ² for 0, 1, 2, … new directions, as ‖R‖² − ‖R̂‖² + Σ σ² (GPM Eq. 9).
     reached = energy - gained[-1] + F.pad(gained, (1, 0))
     enough = (reached >= threshold * energy).nonzero()
+    # Rounding may keep the sum below the threshold for any count. A basis has at most d directions.
     count = min(int(enough[0]) if len(enough) else len(squares), held.shape[0] - held.shape[1])
     fresh = missed.T @ mixtures[:, :count]
     # Rounding leaves components along the basis in weak directions: orthogonalise once more.

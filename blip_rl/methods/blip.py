@@ -15,8 +15,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from blip_rl.core import bits, saved
+from blip_rl.core import bits, reference, saved
 from blip_rl.core.blocks import row_blocks
+from blip_rl.core.layers import protected_layers
 from blip_rl.core.prior import ParameterFisher, PriorOutcome, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network
 from blip_rl.setting_types import PositiveFloat
@@ -132,6 +133,7 @@ class Blip(FisherMethod):
     @torch.no_grad()
     def after_step(self) -> None:
         """Clip to the interval, quantise and keep the remainder (paper Eq. 3 and 4), so that small steps add up."""
+        # In place, because a captured CUDA graph replays addresses: no tensor may be replaced while a task is learned.
         for p in self._parameters.values():
             if self.settings.quantize_forward:
                 bits.project_and_quantize_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
@@ -210,13 +212,14 @@ class Blip(FisherMethod):
 
     def _bind(self, name: str, parameter: nn.Parameter, layer_fan: int) -> _Parameter:
         """Return the state of one parameter: the existing one, the loaded one, or a new one."""
+        # The same tensors are kept from task to task; a copy of the trunk takes over the state of the original.
         known = self._parameters.get(name)
         if known is not None and known.weight is parameter:
             return known
         is_weight = parameter.dim() > 1
         state = _Parameter(
             weight=parameter,
-            bound=bits.weight_bound(layer_fan) if is_weight and self.settings.weight_bound == "fan" else 1.0,
+            bound=reference.weight_bound(layer_fan) if is_weight and self.settings.weight_bound == "fan" else 1.0,
             fan=layer_fan if self.settings.prior_scale == "fan" else 1,
             frozen_bits=torch.zeros_like(parameter, dtype=torch.uint8),
             **{kind: torch.zeros_like(parameter) for kind in ("centre", "fisher_mean", "remainder", "low", "high")},
@@ -285,25 +288,20 @@ class Blip(FisherMethod):
                 centre.copy_(nested)
             else:
                 centre.copy_(bits.quantize(weight, frozen, p.bound))
+            # Eq. 9 uses the new S for the centre; Eq. 7 comes last, because Eq. 8 needs the mean before this task.
             bits_before.copy_(frozen)
             mean.copy_(bits.running_fisher(f, mean, self.tasks_seen))
         self._set_interval(p)
         if settings.round_after_task:
             # A centre may be ±b itself, one grid step outside the limits of Eq. 4.
             torch.clamp(p.centre, p.low, p.high, out=p.weight)
-            p.remainder.zero_()
+            p.remainder.zero_()  # else the next step would add back what rounding removed
 
 
 def _trunk_parameters(trunk: nn.Module) -> list[tuple[str, nn.Parameter, int]]:
-    """Return (name, parameter, fan of its layer) for each parameter of the trunk's linear and convolution layers."""
-    found = [
-        (f"{layer_name}.{kind}" if layer_name else kind, parameter, bits.fan(tuple(layer.weight.shape)))
-        for layer_name, layer in trunk.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d)
+    """Return (name, parameter, fan of its layer) for each parameter of the trunk."""
+    return [
+        (weight_name.removesuffix("weight") + kind, parameter, reference.fan(tuple(layer.weight.shape)))
+        for weight_name, layer in protected_layers(trunk).items()
         for kind, parameter in layer.named_parameters(recurse=False)
     ]
-    missing = {name for name, _ in trunk.named_parameters()} - {name for name, _, _ in found}
-    if missing or not found:
-        what = f"parameter {min(missing)!r}" if missing else "a trunk without parameters"
-        raise TypeError(f"{what}: BLIP protects nn.Linear and nn.Conv2d layers; keep other parameters out of the trunk")
-    return found

@@ -116,6 +116,7 @@ class Clear(Method):
         """
         if not self._memories:
             return None
+        # One forward pass for each task: each has a head, scales and shifts of its own.
         terms = []
         for number, count in enumerate(self._shares(), start=1):
             if count:
@@ -140,14 +141,20 @@ class Clear(Method):
                 f"{self.settings.capacity_mb:g} hold {capacity} frames of {frame_bytes:,} bytes: expected at least one "
                 f"for each of {tasks} tasks (raise them)"
             )
-        observations = _subset(finished.observations, share, finished.generator)
-        kept = [_thinned(memory, share, finished.generator) for memory in self._memories]
+        # A random part of a random part is a uniform sample too, so no frame beyond a task's share has to be kept.
+        found = finished.observations
+        observations = found[_chosen(len(found), share, finished.generator)].cpu()
+        kept = [
+            memory.rows(_chosen(len(memory), share, finished.generator)) if len(memory) > share else memory
+            for memory in self._memories
+        ]
         new = _remember(finished, observations)
         if 1 <= self.task <= len(kept):  # a task that came back: its newest policy is the one to keep
             kept[self.task - 1] = new
         else:
             kept.append(new)
         self._memories = kept
+        # The next task's draws follow from the saved state alone, so a restart from this checkpoint repeats them.
         self._seed = int(torch.randint(2**31, (), generator=finished.generator))
         self._draws = None
         return {"replay_frames": float(sum(map(len, self._memories))), "replay_mb": self.memory_bytes() / 1e6}
@@ -278,15 +285,9 @@ def _row_bytes(observations: Tensor) -> int:
     return max(1, observations[:1].nbytes)
 
 
-def _subset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return ``count`` random rows, drawn without replacement, or all if there are fewer."""
-    return rows[torch.randperm(len(rows), generator=generator)[:count]].cpu()
-
-
-def _thinned(memory: _Memory, count: int, generator: torch.Generator) -> _Memory:
-    if len(memory) <= count:
-        return memory
-    return memory.rows(torch.randperm(len(memory), generator=generator)[:count])
+def _chosen(rows: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return the indices of ``count`` random rows, drawn without replacement, or of all if there are fewer."""
+    return torch.randperm(rows, generator=generator)[:count]
 
 
 def _taken_from(tensors: dict[str, Tensor], prefix: str) -> _Memory:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip_rl.core import saved, subspace
+from blip_rl.core.layers import protected_layers
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 from blip_rl.setting_types import Fraction, PositiveInt, Settings
 
@@ -56,7 +57,7 @@ class Gpm(Method):
             ValueError: the basis belongs to another network.
             TypeError: the trunk has parameters of layers that are neither linear nor a 2-D convolution.
         """
-        subspace.protected_layers(trunk)
+        protected_layers(trunk)
         self._guard = subspace.Guard(trunk, self._bases, {}, self.settings.project) if self._bases else None
 
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -72,9 +73,9 @@ class Gpm(Method):
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Add the directions that the task needs to each basis."""
-        self._guard = None
+        self._guard = None  # frees its copy of the weights before the inputs take memory
         inputs = subspace.layer_inputs(finished.trunk, finished.observations, finished.preprocess)
-        for name, layer in subspace.protected_layers(finished.trunk).items():
+        for name, layer in protected_layers(finished.trunk).items():
             basis = self._bases.get(name, subspace.empty_basis(layer.weight)).to(layer.weight.device)
             fresh = subspace.new_directions(inputs[name], basis, self.settings.threshold)
             self._bases[name] = subspace.extended(basis, fresh)

@@ -107,6 +107,7 @@ class Packnet(Method):
         if parameter.grad is None:
             return
         if name in self._still:
+            # Zeroed before the norm is clipped, so frozen weights do not scale down the steps of the others.
             parameter.grad.masked_fill_(self._still[name], 0.0)
         elif self.tasks_seen:
             parameter.grad.zero_()
@@ -126,7 +127,7 @@ class Packnet(Method):
             self._prune()
         self.tasks_seen += 1
         for name, kept in self._kept.items():
-            self._owners[name].masked_fill_(kept, min(self.tasks_seen, 255))
+            self._owners[name].masked_fill_(kept, min(self.tasks_seen, 255))  # later tasks keep nothing: all is owned
         self._weights, self._still, self._kept = {}, {}, {}
         free = sum(int((owner == _FREE).sum()) for owner in self._owners.values())
         return {"free_weights": free / sum(owner.numel() for owner in self._owners.values())}
@@ -190,7 +191,7 @@ class Packnet(Method):
         tasks_left = max(1, self.settings.tasks - self.tasks_seen)
         for name, weight in self._weights.items():
             free = self._owners[name] == _FREE
-            self._kept[name] = _largest(weight, free, -(-int(free.sum()) // tasks_left))
+            self._kept[name] = _largest(weight, free, -(-int(free.sum()) // tasks_left))  # −(−a // b) = ⌈a / b⌉
             self._still[name] = ~self._kept[name]
         self.after_step()
 
@@ -207,7 +208,7 @@ def _like(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _largest(weight: Tensor, among: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` entries of ``weight`` of largest magnitude where ``among`` is true."""
-    sizes = weight.abs().masked_fill_(~among, -1.0).flatten()
+    sizes = weight.abs().masked_fill_(~among, -1.0).flatten()  # below any magnitude, so never among the largest
     chosen = torch.zeros_like(sizes, dtype=torch.bool)
     chosen[sizes.topk(count).indices] = True
     return _like(weight, torch.bool).copy_(chosen.view(weight.shape))

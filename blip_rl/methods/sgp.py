@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip_rl.core import saved, subspace
+from blip_rl.core.layers import protected_layers
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 from blip_rl.setting_types import Fraction, NonNegativeFloat, PositiveInt, Settings
 
@@ -59,7 +60,7 @@ class Sgp(Method):
             ValueError: the basis belongs to another network.
             TypeError: the trunk has parameters of layers that are neither linear nor a 2-D convolution.
         """
-        subspace.protected_layers(trunk)
+        protected_layers(trunk)
         guarded = (self._bases, self._importance, self.settings.project)
         self._guard = subspace.Guard(trunk, *guarded) if self._bases else None
 
@@ -78,7 +79,7 @@ class Sgp(Method):
         """Add the directions that the task needs, and update the importance of all directions."""
         self._guard = None
         inputs = subspace.layer_inputs(finished.trunk, finished.observations, finished.preprocess)
-        for name, layer in subspace.protected_layers(finished.trunk).items():
+        for name, layer in protected_layers(finished.trunk).items():
             basis = self._bases.get(name, subspace.empty_basis(layer.weight)).to(layer.weight.device)
             earlier = self._importance.get(name, basis.new_zeros(0)).to(basis.device)
             basis = subspace.extended(basis, subspace.new_directions(inputs[name], basis, self.settings.threshold))
@@ -98,7 +99,7 @@ class Sgp(Method):
         """Return for each layer one basis, as GPM's, and one vector with the importance of each direction."""
         importance = {
             f"{name}.importance": saved.TensorLayout(torch.float32, (layer.weight[0].numel(),), bounded=(0,))
-            for name, layer in subspace.protected_layers(network.trunk).items()
+            for name, layer in protected_layers(network.trunk).items()
         }
         return subspace.basis_layouts(network.trunk) | importance
 

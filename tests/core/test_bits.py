@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from blip_rl.core import bits
+from blip_rl.core import bits, reference
 
 getcontext().prec = 60
 
@@ -197,8 +197,8 @@ def test_running_fisher_is_the_plain_mean_over_the_prior_and_all_tasks(prior, fi
 
 
 def test_the_references_prior_in_units_of_the_true_fisher():
-    assert bits.reference_prior(5e-18, batch=62) == pytest.approx(1.92e-14, rel=2e-3)
-    assert bits.reference_prior(5e-18, batch=62) == pytest.approx(5e-18 * 62 * 62, rel=1e-12)
+    assert reference.reference_prior(5e-18, batch=62) == pytest.approx(1.92e-14, rel=2e-3)
+    assert reference.reference_prior(5e-18, batch=62) == pytest.approx(5e-18 * 62 * 62, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -213,5 +213,5 @@ def test_the_references_prior_in_units_of_the_true_fisher():
     ],
 )
 def test_fan_and_bound_of_a_layer(shape, fan):
-    assert bits.fan(shape) == fan
-    assert bits.weight_bound(fan) ** 2 == pytest.approx(36 / fan)
+    assert reference.fan(shape) == fan
+    assert reference.weight_bound(fan) ** 2 == pytest.approx(36 / fan)

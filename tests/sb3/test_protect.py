@@ -131,7 +131,7 @@ def test_layers_that_cannot_be_protected_are_refused():
 
     model = vector_model(policy_kwargs={"activation_fn": Normalised})
     with (
-        pytest.raises(TypeError, match=r"BLIP protects nn.Linear and nn.Conv2d"),
+        pytest.raises(TypeError, match=r"protects nn.Linear and nn.Conv2d"),
         protect(model, Blip(first_task_bits=4)),
     ):
         model.learn(32)
