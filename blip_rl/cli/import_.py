@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import complete_folders, complete_games, loading
+from blip_rl.cli.options import NEW_RUN, OVERRIDES, complete_games, loading
 from blip_rl.shell import shell_command
 
 
@@ -25,20 +25,8 @@ from blip_rl.shell import shell_command
     shell_complete=complete_games,
     help="Game that the agent plays, named as for train.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a recipe setting. Repeatable.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    shell_complete=complete_folders,
-    metavar="FOLDER",
-    help="New run folder.  [default: a new folder below runs/]",
-)
+@OVERRIDES
+@NEW_RUN
 def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | None) -> None:
     """Create a run folder from FILE, a PPO or A2C agent saved by stable-baselines3.
 

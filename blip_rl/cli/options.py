@@ -78,6 +78,20 @@ STAGES = click.option(
     metavar="N",
     help="Only this stage. Repeatable.  [default: all]",
 )
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a recipe setting, as in ppo.learning_rate=1e-4; none unsets it. Repeatable.",
+)
+NEW_RUN = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
+    metavar="FOLDER",
+    help="New run folder.  [default: a new folder below runs/]",
+)
 ACTIONS_CHOICE = click.option(
     "--stochastic/--greedy",
     default=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from blip_rl.cli.options import complete_games, complete_recipes, loading
+from blip_rl.cli.options import OVERRIDES, complete_games, complete_recipes, loading
 
 
 @click.command(
@@ -19,13 +19,7 @@ from blip_rl.cli.options import complete_games, complete_recipes, loading
     shell_complete=complete_games,
     help="With an agent: show a whole run of these games, whose sequence may change the agent.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a recipe setting, as for train. Repeatable.",
-)
+@OVERRIDES
 def show(name: str, keys: tuple[str, ...], games: str | None, overrides: tuple[str, ...]) -> None:
     """Show every setting of NAME with its meaning, default, allowed values and source.
 

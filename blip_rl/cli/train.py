@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import complete_agents, complete_folders, complete_games, loading
+from blip_rl.cli.options import NEW_RUN, OVERRIDES, complete_agents, complete_folders, complete_games, loading
 from blip_rl.errors import FinishedRunError, UserError
 
 _LARGEST_SEED = 2**30 - 1
@@ -43,20 +43,8 @@ _LARGEST_SEED = 2**30 - 1
 @click.option(
     "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Torch device; auto uses a GPU if one is available."
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    shell_complete=complete_folders,
-    metavar="FOLDER",
-    help="New run folder.  [default: a new folder below runs/]",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a recipe setting, as in ppo.learning_rate=1e-4; none unsets it. Repeatable.",
-)
+@NEW_RUN
+@OVERRIDES
 @click.option(
     "--resume",
     "resumed",

@@ -11,7 +11,7 @@ from typing import Any
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError, did_you_mean
-from blip_rl.recipes.files import find_recipe, is_path, read_recipe, recipe_names, shown
+from blip_rl.recipes.files import display_path, find_recipe, is_path, read_recipe, recipe_names
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, parse_override, value_at
 from blip_rl.recipes.problems import RecipeError, attempt
@@ -124,7 +124,9 @@ def _explain_agent(name: str, games: Games | None, overrides: list[Override]) ->
     settings = _of_agent(config, layers)
     if games is not None:
         settings += _of_sections(games, of_sequence) + _of_schedule(games)
-    return Explanation(f"agent {name}, {shown(find_recipe('agents', name))}", config.description, tuple(settings))
+    return Explanation(
+        f"agent {name}, {display_path(find_recipe('agents', name))}", config.description, tuple(settings)
+    )
 
 
 def _explain_sequence(name: str, games: Games, overrides: list[Override]) -> Explanation:
@@ -144,7 +146,7 @@ def _explain_sequence(name: str, games: Games, overrides: list[Override]) -> Exp
 def _explain_run(path: Path) -> Explanation:
     config = load_run_config(path)
     file = path / "config.toml" if path.is_dir() else path
-    layer = Layer(shown(file), read_recipe(file))
+    layer = Layer(display_path(file), read_recipe(file))
     values = config.model_dump(mode="json")
     settings = [
         *_explained([info for info in settings_of(RunConfig) if "." not in info.key], values, [layer]),

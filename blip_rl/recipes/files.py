@@ -92,7 +92,7 @@ def find_recipe(kind: Kind, name: str) -> Path:
     raise UserError(f"unknown {noun} {name[:80]!r}{hint} ({known}; a file's name must end in .toml)")
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """Return a path as messages show it: relative to the working directory where it lies inside."""
     try:
         text = str(path.absolute().relative_to(Path.cwd()))
@@ -107,7 +107,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not a readable TOML file of at most 1 MB.
     """
-    name = shown(path)
+    name = display_path(path)
     try:
         text = read_text(path)
     except UserError as error:

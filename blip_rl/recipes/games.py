@@ -16,7 +16,15 @@ from typing import Any
 
 from blip_rl.config import SequenceConfig
 from blip_rl.errors import UserError
-from blip_rl.recipes.files import find_recipe, is_path, list_games, read_recipe, recipe_names, sequence_with, shown
+from blip_rl.recipes.files import (
+    display_path,
+    find_recipe,
+    is_path,
+    list_games,
+    read_recipe,
+    recipe_names,
+    sequence_with,
+)
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
 from blip_rl.references import HUMAN, published_scores
 from blip_rl.schedule import TaskConfig
@@ -162,7 +170,7 @@ def _with_published_scores(task: TaskConfig) -> TaskConfig:
 
 def _read_sequence(path: Path) -> Games:
     """Read and check a whole sequence file."""
-    values, source = read_recipe(path), shown(path)
+    values, source = read_recipe(path), display_path(path)
     if "base" in values or (isinstance(values.get("agent"), dict) and "base" in values["agent"]):
         raise UserError(f"{source}: base: only an agent recipe can have a base (choose the agent with --agent)")
     check_tasks_of(values, source)

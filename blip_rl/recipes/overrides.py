@@ -147,7 +147,7 @@ def merge(layers: list[Layer]) -> tuple[dict[str, Any], list[str]]:
     lines: list[str] = []
     for layer in layers:
         _drop_settings_of_another_method(result, layer.values)
-        missing = _lay_over(result, layer.values, ())
+        missing = _merge_into(result, layer.values, ())
         lines += [layer.line(Problem(location, _nothing_to_remove(result, location))) for location in missing]
     return result, lines
 
@@ -160,7 +160,7 @@ def value_at(values: dict[str, Any], location: Sequence[str]) -> Any:
     return inside
 
 
-def blame(layers: list[Layer], problem: Problem) -> str:
+def located_line(layers: list[Layer], problem: Problem) -> str:
     """Return the line of a problem, headed by the last layer that set the value, or else by the recipe's own."""
     locations = [problem.location]
     if problem.is_about_keys:
@@ -176,7 +176,7 @@ def _drop_settings_of_another_method(result: dict[str, Any], values: dict[str, A
         result["method"] = {}
 
 
-def _lay_over(under: dict[str, Any], over: dict[str, Any], location: tuple[str, ...]) -> list[tuple[str, ...]]:
+def _merge_into(under: dict[str, Any], over: dict[str, Any], location: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Merge in place; return the locations to remove that are not set."""
     missing = []
     for key, value in over.items():
@@ -184,7 +184,7 @@ def _lay_over(under: dict[str, Any], over: dict[str, Any], location: tuple[str, 
             if under.pop(key, REMOVE) is REMOVE:
                 missing.append((*location, key))
         elif isinstance(value, dict) and isinstance(under.setdefault(key, {}), dict):
-            missing += _lay_over(under[key], value, (*location, key))
+            missing += _merge_into(under[key], value, (*location, key))
         else:
             under[key] = copy.deepcopy(value)
     return missing

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
-from blip_rl.recipes.files import find_base, find_recipe, is_path, read_recipe, shown
+from blip_rl.recipes.files import display_path, find_base, find_recipe, is_path, read_recipe
 from blip_rl.recipes.games import Games, check_tasks_of, choose_games, import_problem
-from blip_rl.recipes.overrides import Layer, Override, blame, merge, method_name_first, parse_override
+from blip_rl.recipes.overrides import Layer, Override, located_line, merge, method_name_first, parse_override
 from blip_rl.recipes.problems import Problem, RecipeError, attempt, checked, dotted, problems_of, show, validated
 from blip_rl.schedule import Cycles, MinatarConfig, TaskConfig
 from blip_rl.setting_types import Device, Seed, Settings, Steps
@@ -142,10 +142,12 @@ def load_run_config(path: Path) -> RunConfig:
     """
     file = path / _CONFIG_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
-        raise UserError(f"{shown(path)}: no {_CONFIG_FILE} in it: expected a run's folder (blip-rl train makes one)")
+        raise UserError(
+            f"{display_path(path)}: no {_CONFIG_FILE} in it: expected a run's folder (blip-rl train makes one)"
+        )
     if file.name == _CONFIG_FILE:
         check_contained(file.parent)
-    return _run_config(read_recipe(file), shown(file))
+    return _run_config(read_recipe(file), display_path(file))
 
 
 def parse_run_config(text: str, source: str) -> RunConfig:
@@ -227,7 +229,7 @@ def agent_config(layers: list[Layer]) -> AgentConfig:
         problems += _learning_problems(merged.get("learning"), method)
         method, found = _method_settings(method)
         problems += found
-    lines += [blame(layers, problem) for problem in problems]
+    lines += [located_line(layers, problem) for problem in problems]
     if lines or config is None:
         raise RecipeError(lines)
     return config.model_copy(update={"method": method})
@@ -235,7 +237,7 @@ def agent_config(layers: list[Layer]) -> AgentConfig:
 
 def _recipe_layers(path: Path) -> list[Layer]:
     """Return the settings of an agent recipe, after those of the base that it names."""
-    values, source = read_recipe(path), shown(path)
+    values, source = read_recipe(path), display_path(path)
     if "base" not in values:
         return [Layer(source, values)]
     name = values.pop("base")
@@ -245,8 +247,8 @@ def _recipe_layers(path: Path) -> list[Layer]:
         raise UserError(f"{source}: base = {show(name)}: {error}") from None
     inherited = read_recipe(base)
     if "base" in inherited:
-        raise UserError(f"{shown(base)}: base = {show(inherited['base'])}: a base cannot have a base itself")
-    return [Layer(shown(base), inherited, is_base=True), Layer(source, values)]
+        raise UserError(f"{display_path(base)}: base = {show(inherited['base'])}: a base cannot have a base itself")
+    return [Layer(display_path(base), inherited, is_base=True), Layer(source, values)]
 
 
 def section_layers(games: Games, overrides: list[Override]) -> list[Layer]:
@@ -262,7 +264,7 @@ def sections_config(layers: list[Layer]) -> Sections:
     """
     merged, lines = merge(layers)
     config, problems = checked(Sections, merged)
-    lines += [blame(layers, problem) for problem in problems]
+    lines += [located_line(layers, problem) for problem in problems]
     if lines or config is None:
         raise RecipeError(lines)
     return config.model_copy(update={"evaluation": _with_step_cap(config.evaluation, config.atari)})
