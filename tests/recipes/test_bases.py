@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from blip_rl.agent_config import AgentConfig
 from blip_rl.recipes import resolve
 from blip_rl.recipes.files import read_recipe, recipe_folder, recipe_names
 
@@ -20,7 +21,7 @@ def test_every_agent_with_a_reference_resolution_is_shipped():
 
 @pytest.mark.parametrize("agent", RESOLVED)
 def test_resolved_agents_equal_the_recipes_written_out_in_full(agent):
-    assert resolve("pong", agent).agent.model_dump(mode="json") == RESOLVED[agent]
+    assert resolve("pong", agent).agent == AgentConfig(**RESOLVED[agent])  # settings added since: their defaults
 
 
 @pytest.mark.parametrize("agent", recipe_names("agents"))
