@@ -1,7 +1,7 @@
 """Find and read recipe files.
 
-Standard library only, because shell completion and ``blip-rl list`` must start fast. A recipe may come from a
-stranger: reading one runs no code and opens no other file of the stranger's.
+Standard library only, because shell completion and ``blip-rl list`` must start fast. A recipe may be untrusted: reading
+one runs no code and opens no file that it names.
 """
 
 from __future__ import annotations

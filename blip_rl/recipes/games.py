@@ -1,7 +1,7 @@
 """Resolve ``--games``: tasks of shipped sequences, whole sequences, sequence files, ROMs and Gymnasium ids.
 
 Gymnasium imports the package before the colon of ``package:Name-v0``, which runs its code. A person may name one with
-``--games``; a recipe or run folder, which may come from a stranger, may only name packages listed in
+``--games``; a recipe or run folder, which may be untrusted, may only name packages listed in
 ``BLIP_RL_TRUSTED_PACKAGES``.
 """
 

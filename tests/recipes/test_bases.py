@@ -1,11 +1,11 @@
 """``base`` of an agent recipe: shipped names only, one level, and the shipped agents resolve as recorded."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+import blip_rl.recipes.agent
 from blip_rl.agent_config import AgentConfig
 from blip_rl.recipes import resolve
 from blip_rl.recipes.files import read_recipe, recipe_folder, recipe_names
@@ -83,7 +83,7 @@ def test_an_unknown_base_is_refused(base, parts, mine, problems):
 def test_a_base_with_a_base_is_refused(mine, problems, tmp_path, monkeypatch):
     nested = tmp_path / "nested.toml"
     nested.write_text('base = "ppo"\n')
-    monkeypatch.setattr(sys.modules["blip_rl.recipes.resolve"], "find_base", lambda _: nested)
+    monkeypatch.setattr(blip_rl.recipes.agent, "find_base", lambda _: nested)
     (line,) = problems("pong", mine(MINE))
     assert "nested.toml: base = 'ppo': a base cannot have a base itself" in line
 
