@@ -15,7 +15,7 @@ from blip_rl.agent_config import ImageTrunkConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.ppo import stable_baselines_hyperparameters
-from blip_rl.tasks.games import is_gymnasium_id, rom_name
+from blip_rl.tasks.games import rom_name
 
 
 class StockTrunk(BaseFeaturesExtractor):
@@ -45,7 +45,7 @@ def check_game(config: RunConfig) -> None:
     """
     game = config.tasks[0].game
     rom = rom_name(game)
-    if rom is None or not is_gymnasium_id(stock_id(rom)):
+    if rom is None or rom_name(stock_id(rom)) is None:
         raise UserError(f"game {game!r}: expected an Atari game that stable-baselines3 can play too, such as boxing")
     if not config.atari.fire_on_reset:
         raise UserError("atari.fire_on_reset = false: expected true, because stable-baselines3 always presses fire")

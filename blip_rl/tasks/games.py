@@ -30,7 +30,6 @@ _ATARI_ENTRY_POINT = "ale_py.env:AtariEnv"
 # loaded alone (ale-py 0.12.1): a name that ends the process must not be accepted.
 _TWO_PLAYER_ROMS = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
-
 _ALE_ID = re.compile(r"(?:ale_py:)?ale/(.+)-v5", re.IGNORECASE)
 
 
@@ -76,11 +75,6 @@ def _rom_of(spec: EnvSpec | None) -> str | None:
 def is_atari(game: str) -> bool:
     """Return whether ``game`` is an ALE ROM name or a Gymnasium id of one."""
     return rom_name(game) is not None
-
-
-def is_gymnasium_id(game: str) -> bool:
-    """Return whether Gymnasium has an environment registered under ``game``."""
-    return _gymnasium_spec(game) is not None
 
 
 def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
