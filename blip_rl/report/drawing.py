@@ -52,7 +52,6 @@ with _importing_matplotlib():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 __all__ = [
@@ -68,7 +67,6 @@ __all__ = [
     "figure",
     "font_file",
     "pixels",
-    "withStroke",
 ]
 
 # rc_context does not restore the backend. A fixed salt makes the ids in an SVG reproducible.

@@ -425,10 +425,3 @@ def test_file_that_is_no_gif_is_left_out(new_run):
     page, written = read(run)
     assert written.problems == (("pictures", "gifs/grid.gif is not a GIF: left out"),)
     assert "image/gif" not in "".join(image["src"] for image in page.all("img"))
-
-
-def test_report_and_inspect_import_no_torch(new_run):
-    run = new_run("blip0", games=("boxing",), logs=False)
-    calls = (f"cli([{verb!r}, {str(run)!r}], standalone_mode=False)" for verb in ("report", "inspect"))
-    code = f"import sys; from blip_rl.cli import cli; {'; '.join(calls)}; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
