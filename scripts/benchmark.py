@@ -2,14 +2,14 @@
 
     python scripts/benchmark.py speed --out speed.json
     python scripts/benchmark.py cost --agents blip ewc
-    python scripts/benchmark.py environments | tasks | widths | fisher
+    python scripts/benchmark.py environments | tasks | widths | fisher | minatar
     python scripts/benchmark.py profile --device cuda
 
 speed times emulator, inference and update alone, blip-rl's agents, and stable-baselines3 with the same network and PPO
 numbers over its own environments and over EnvPool's, where that is installed. cost says what a method adds to an
 update, step by step beside fine-tuning. environments, tasks, widths and fisher say how cost grows with environments,
-with tasks consolidated, with the network's width and with samples of the Fisher; profile says which operators an update
-consists of.
+with tasks consolidated, with the network's width and with samples of the Fisher; minatar compares how its games are
+stepped; profile says which operators an update consists of.
 
 All that is compared is measured in one process and takes turns, so that a machine that slows down slows all of it; read
 ratios, which are taken round by round, and look at the rounds. blip-rl's agents are those of the shipped recipes but
@@ -26,7 +26,7 @@ import sys
 from typing import Any
 
 import torch
-from _benchmark import cost, fisher, operators, speed
+from _benchmark import cost, fisher, minatar, operators, speed
 from _benchmark.growth import ENVIRONMENTS, TASKS, WIDTHS
 from _measure import add_common_options, check_device, provenance, show
 
@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[Any, int, str]] = {
     "tasks": (TASKS, 5, "with more tasks consolidated"),
     "widths": (WIDTHS, 3, "with a wider network"),
     "fisher": (fisher, 3, "the Fisher information with more samples"),
+    "minatar": (minatar, 3, "MinAtar's games, against a Gymnasium environment for each copy"),
     "profile": (operators, 3, "operators of one update"),
 }
 """Name → what measures, rounds unless asked otherwise, what it is."""
