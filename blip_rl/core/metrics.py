@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Visits = Sequence[int] | None
-"""Index of the task that each stage learns, (S,); None: stage j learns task j."""
+"""Index of the task that each stage learns, (S,); −1 for one without a column; None: stage j learns task j."""
 
 
 def normalise(score: npt.ArrayLike, random: npt.ArrayLike, reference: npt.ArrayLike) -> Array:
@@ -137,7 +137,7 @@ def forgetting_between_visits(matrix: npt.ArrayLike, visits: Visits = None) -> A
     scores = _matrix(matrix, visits)
     lost, last = np.full(len(scores), np.nan), dict[int, int]()
     for stage, task in enumerate(_order(scores, visits)):
-        if task in last:
+        if task in last and task >= 0:
             lost[stage] = scores[last[task], task] - scores[stage - 1, task]
         last[task] = stage
     return lost
@@ -327,7 +327,7 @@ def _matrix(matrix: npt.ArrayLike, visits: Visits = None) -> Array:
         raise ValueError(f"score matrix that is no rectangle of numbers: {rule}") from error
     if scores.ndim != 2 or scores.size == 0 or scores.shape[0] < scores.shape[1]:
         raise ValueError(f"score matrix of shape {scores.shape}: {rule}")
-    if visits is not None and (len(visits) != len(scores) or set(visits) != set(range(scores.shape[1]))):
+    if visits is not None and (len(visits) != len(scores) or {*visits} - {-1} != {*range(scores.shape[1])}):
         raise ValueError(f"visits {list(visits)} with a score matrix of shape {scores.shape}: {rule}, each visited")
     return scores
 
@@ -338,8 +338,9 @@ def _order(scores: Array, visits: Visits) -> Sequence[int]:
 
 
 def _earlier(matrix: npt.ArrayLike, visits: Visits, values: Array) -> Array:
-    """Leave out the task that the last stage learned."""
-    return np.delete(values, _order(_matrix(matrix), visits)[-1])
+    """Leave out the task that the last stage learned, if it has a column."""
+    last = _order(_matrix(matrix), visits)[-1]
+    return values if last < 0 else np.delete(values, last)
 
 
 def _square(matrix: npt.ArrayLike) -> Array:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from blip_rl.core import metrics
 from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
@@ -20,17 +19,17 @@ from blip_rl.report.table import as_array
 _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3
 
-SUMMARY_METRICS: dict[str, tuple[str, Callable[[npt.ArrayLike], float], bool]] = {
-    "ACC": ("mean final score over the games", metrics.average_performance, True),
+SUMMARY_METRICS: dict[str, tuple[str, Callable[[Array, Sequence[int]], float], bool]] = {
+    "ACC": ("mean final score over the games", lambda matrix, visits: metrics.average_performance(matrix), True),
     "BWT": ("mean change of the earlier games' scores since each was learned", metrics.backward_transfer, True),
     "Accumulated reward": (
         "sum of the games' final scores",
-        lambda matrix: metrics.accumulated(np.asarray(matrix)[-1]),
+        lambda matrix, visits: metrics.accumulated(matrix[-1]),
         True,
     ),
     "Forgetting": ("mean drop of the earlier games from their best scores", metrics.mean_forgetting, False),
 }
-"""Name → (description, function of a score matrix, whether higher is better)."""
+"""Name → (description, function of a score matrix and its visits, whether higher is better)."""
 SCORE_METRICS = ("ACC", "Accumulated reward")
 """Summary metrics that are scores; the others are differences of scores."""
 
@@ -106,8 +105,8 @@ def _settings(run: RunRecord) -> dict[str, str]:
 
 
 def normalised_by_recipe(runs: Sequence[RunRecord]) -> bool:
-    """Return whether every game of every run has a random and a reference score."""
-    return all(task.has_normalisers for run in runs for task in run.tasks)
+    """Return whether any game of the runs has a random and a reference score."""
+    return any(task.has_normalisers for run in runs for task in run.tasks)
 
 
 def rescale_observed(runs: Sequence[RunRecord]) -> list[RunRecord]:
@@ -149,13 +148,21 @@ def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunSc
 
 
 def metric_estimate(group: Group, metric: str) -> Estimate:
-    """Estimate a summary metric over the games that all runs of the group have learned."""
+    """Estimate a summary metric over the games that all runs of the group have learned and that are normalised."""
     _, compute, _ = SUMMARY_METRICS[metric]
-    stages = group.learned
-    if not stages:
+    scores = [run.scores for run in group.runs if run.scores is not None and run.learned]
+    stages = range(group.learned)
+    games = [game for game in stages if any(is_normalised(one, game) for one in scores)]
+    if not games:
         return estimate([])
-    found = [r.scores.after_normalised for r in group.runs if r.scores is not None and r.learned]
-    return estimate([compute(matrix[:stages, :stages]) for matrix in found])
+    visits = [games.index(game) if game in games else -1 for game in stages]
+    return estimate([compute(one.after_normalised[np.ix_(stages, games)], visits) for one in scores])
+
+
+def is_normalised(scores: RunScores, task: int) -> bool:
+    """Return whether a task that has been scored has normalised scores, too; True if it has not been scored."""
+    raw, found = scores.curves[task].mean_return, scores.curves[task].normalised
+    return bool(np.isfinite(found).any() or not np.isfinite(raw).any())
 
 
 def mean_matrix(group: Group, name: str) -> Array:
@@ -172,14 +179,18 @@ def accumulated_series(group: Group, index: int) -> Series:
 
     Lines contain complete evaluations only: the mean of fewer episodes differs from that of all, so the sum would
     change although no task was learned or forgotten. For the same reason a task counts from its first training step
-    on, without its score before that.
+    on, without its score before that. Tasks that are not normalised do not count.
     """
     lines, partial = [], []
     for run in group.runs:
         if run.scores is not None:
             starts = [-1, *(run.boundaries.get(stage, -1) for stage in range(1, len(run.scores.curves)))]
             curves = zip(run.scores.curves, starts, strict=True)
-            own = [curve.since(task).later_than(start) for task, (curve, start) in enumerate(curves, start=1)]
+            own = [
+                curve.since(task).later_than(start)
+                for task, (curve, start) in enumerate(curves, start=1)
+                if is_normalised(run.scores, task - 1)
+            ]
             steps, total = metrics.accumulated_curve([(curve.env_steps, curve.normalised) for curve in own])
             complete = ~np.isin(steps, np.concatenate([curve.env_steps[~curve.complete] for curve in own]))
             lines.append((steps[complete], total[complete]))

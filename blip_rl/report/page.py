@@ -135,16 +135,27 @@ def _normalised(runs: Sequence[RunRecord], asked: Normalize) -> tuple[Sequence[R
     if normalised_by_recipe(runs) and asked == "recipe":
         # Runs of earlier versions may lack the name of the reference; others provide it.
         named: dict[str, str] = {}
-        for task in (task for run in runs for task in run.tasks):
+        for task in (task for run in runs for task in run.tasks if task.has_normalisers):
             named[task.title] = named.get(task.title) or task.reference_name
-        return runs, f"Normalised scores: {scale_text(named.items())}."
+        return runs, f"Normalised scores: {scale_text(named.items())}.{_without_normalisers(runs)}"
     note = (
         "Scores are normalised by the returns observed in these runs: 0 is the lowest mean return on a game, "
         "1 the highest."
     )
     if asked == "recipe":
-        note += " The recipe lacks random and reference scores for some games."
+        note += " The recipe lacks random and reference scores."
     return rescale_observed(runs), note
+
+
+def _without_normalisers(runs: Sequence[RunRecord]) -> str:
+    """Name the games that are not normalised; empty if all are."""
+    bare = dict.fromkeys(task.title for run in runs for task in run.tasks if not task.has_normalisers)
+    if not bare:
+        return ""
+    return (
+        f" Not normalised: {text.listed(list(bare))}, for which the recipe lacks a random or a reference score; "
+        "metrics are over the other games."
+    )
 
 
 def _separate(compared: Sequence[Sequence[RunRecord]], ignored: Sequence[str]) -> str:

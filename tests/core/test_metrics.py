@@ -277,6 +277,17 @@ def test_metrics_of_visits_by_hand():
     same(metrics.forgetting_between_visits(RETURNING, VISITS), [NAN, NAN, 0.3, NAN, 0.4])
 
 
+def test_stages_of_tasks_without_a_column_are_visits_to_none():
+    # The second of three tasks is not normalised; then the last one is not.
+    first_and_last = np.asarray(MATRIX)[:, [0, 2]]
+    same(metrics.forgetting(first_and_last, [0, -1, 1]), np.asarray(metrics.forgetting(MATRIX))[[0, 2]])
+    same(metrics.backward_transfer(first_and_last, [0, -1, 1]), -metrics.forgetting(MATRIX)[0])
+    first_two = np.asarray(MATRIX)[:, :2]
+    same(metrics.backward_transfer(first_two, [0, 1, -1]), metrics.backward_transfer(MATRIX))
+    same(metrics.mean_forgetting(first_two, [0, 1, -1]), metrics.mean_forgetting(MATRIX))
+    same(metrics.forgetting_between_visits(first_two, [0, 1, -1]), [NAN] * 3)
+
+
 def test_visits_in_the_order_of_tasks_change_nothing():
     once = range(3)
     for function in (

@@ -21,7 +21,14 @@ from blip_rl.core.intervals import interquartile_mean, student_interval
 from blip_rl.errors import UserError
 from blip_rl.report import curves
 from blip_rl.report.bits import load_bit_maps
-from blip_rl.report.groups import describe_series, group_runs, metric_estimate, over_seeds, rescale_observed
+from blip_rl.report.groups import (
+    accumulated_series,
+    describe_series,
+    group_runs,
+    metric_estimate,
+    over_seeds,
+    rescale_observed,
+)
 from blip_rl.report.page import run_folders, write_report
 from blip_rl.report.run_record import load_run
 from tests.report import report_runs as made
@@ -201,7 +208,34 @@ def test_observed_normalisation_spans_the_returns_of_all_runs(new_run):
 
 def test_scores_without_reference_are_rescaled_with_a_note(new_run):
     page, _ = read(new_run("bare", normalisers=False))
-    assert "The recipe lacks random and reference scores for some games" in page.text
+    assert "The recipe lacks random and reference scores." in page.text
+
+
+def test_a_game_without_reference_is_not_normalised_and_the_others_are(new_run):
+    whole = new_run("whole")
+    titles = [task.title for task in load_run(whole).tasks]
+    bare = new_run("bare")
+    config, scores = bare / "config.toml", bare / "scores.csv"
+    second = load_run(bare).tasks[1].name
+    before, mark, after = config.read_text().partition(f'name = "{second}"')
+    config.write_text(before + mark + re.sub(r"reference_score = .*\n", "", after, count=1))
+    header, *rows = [line.split(",") for line in scores.read_text().splitlines()]
+    for row in rows:
+        if row[header.index("task")] == second:
+            row[header.index("normalised")] = ""
+    scores.write_text("".join(",".join(row) + "\n" for row in [header, *rows]))
+    page, _ = read(bare)
+    assert f"Not normalised: {titles[1]}, for which the recipe lacks a random or a reference score" in page.text
+    assert "observed" not in page.text.partition("Not normalised")[0]
+    matrix = load_run(whole).scores.after_normalised
+    (group,) = group_runs([load_run(bare)])
+    others = [task for task in range(len(matrix)) if task != 1]
+    assert metric_estimate(group, "ACC").centre == pytest.approx(matrix[-1, others].mean())
+    assert metric_estimate(group, "Accumulated reward").centre == pytest.approx(matrix[-1, others].sum())
+    changes = [matrix[-1, task] - matrix[task, task] for task in others[:-1]]
+    assert metric_estimate(group, "BWT").centre == pytest.approx(np.mean(changes))
+    ((_, total),) = accumulated_series(group, 0).lines
+    assert total[-1] == pytest.approx(matrix[-1, others].sum())
 
 
 def test_page_names_the_reference_score(new_run):
