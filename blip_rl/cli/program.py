@@ -37,6 +37,8 @@ Examples:
   blip-rl train --games kungfu,boxing --steps 500k  two games, fewer steps
   blip-rl train --agent finetune --seed 1           baseline without protection
   blip-rl train --set ppo.learning_rate=1e-4        override one setting
+  blip-rl train --games pong --dry-run              what would happen; writes nothing
+  blip-rl show blip                                 every setting, its meaning and source
   blip-rl list games                                names that --games accepts
 """
 

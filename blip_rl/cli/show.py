@@ -30,4 +30,6 @@ def show(name: str, keys: tuple[str, ...], games: str | None, overrides: tuple[s
         from blip_rl.recipes.explain import explain, explanation_text, select
 
     explained = explain(name, games=games, overrides=overrides)
-    click.echo(explanation_text(explained, select(explained.settings, keys)))
+    from blip_rl.untrusted.files import printable
+
+    click.echo(printable(explanation_text(explained, select(explained.settings, keys))))

@@ -141,7 +141,7 @@ def _explain_sequence(name: str, games: Games, overrides: list[Override]) -> Exp
         *_explained(replaced, games.agent, [layer]),
         *_of_schedule(games),
     ]
-    description = str(read_recipe(Path(games.source))["description"])
+    description = str(_file_values(games).get("description", ""))
     return Explanation(f"sequence {games.name}, {games.source}", description, tuple(settings))
 
 
@@ -154,7 +154,7 @@ def _explain_run(path: Path) -> Explanation:
         *_explained([info for info in settings_of(RunConfig) if "." not in info.key], values, [layer]),
         *_of_agent(config.agent, [Layer(layer.source, layer.values["agent"])]),
         *_explained([info for info in sequence_settings() if info.key.partition(".")[0] in values], values, [layer]),
-        *_of_tasks(config.tasks, layer.source),
+        *_of_tasks(config.tasks, layer),
     ]
     description = f"{config.agent_name} on {config.sequence_name}, seed {config.seed}"
     return Explanation(f"run {path}", description, tuple(settings))
@@ -180,14 +180,19 @@ def _of_sections(games: Games, overrides: list[Override]) -> list[ExplainedSetti
 
 def _of_schedule(games: Games) -> list[ExplainedSetting]:
     values = {"order": list(games.order), "cycles": games.cycles}
-    written = read_recipe(Path(games.source)) if games.source != "defaults" else {}
-    settings = _explained(settings_of(Schedule), values, [Layer(games.source, written)])
-    return [*settings, *_of_tasks(games.tasks, games.source)]
+    layer = Layer(games.source, _file_values(games))
+    return [*_explained(settings_of(Schedule), values, [layer]), *_of_tasks(games.tasks, layer)]
 
 
-def _of_tasks(tasks: Sequence[TaskConfig], source: str) -> list[ExplainedSetting]:
+def _file_values(games: Games) -> dict[str, Any]:
+    """Return the contents of the sequence's file; empty if there is none."""
+    path = Path(games.source)  # not a file, either, where the name is quoted because it cannot be printed
+    return read_recipe(path) if path.is_file() else {}
+
+
+def _of_tasks(tasks: Sequence[TaskConfig], layer: Layer) -> list[ExplainedSetting]:
     """Explain the settings of the tasks, with the values of all tasks in one line."""
-    written = {key for task in read_recipe(Path(source))["tasks"] for key in task} if source != "defaults" else set()
+    written = {key for task in layer.values.get("tasks", []) for key in task}
     settings = []
     for info in settings_of(TaskConfig, _TASKS):
         key = info.key.removeprefix(_TASKS)
@@ -196,7 +201,7 @@ def _of_tasks(tasks: Sequence[TaskConfig], source: str) -> list[ExplainedSetting
         if dot and not any(getattr(task, section) for task in tasks):
             continue  # settings of a kind of game that the sequence does not have
         if section in written:
-            origin = source
+            origin = layer.source
         elif all(value == TaskConfig.model_fields[section].default for value in values):
             origin = "default"
         else:

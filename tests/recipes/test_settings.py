@@ -115,6 +115,17 @@ def test_show_of_a_run_has_the_values_of_its_recipe(tmp_path):
     assert output.count("from: run/config.toml") == 4
 
 
+def test_show_of_an_untrusted_run_prints_no_control_characters(tmp_path):
+    (tmp_path / "line\nbreak").mkdir()
+    text = dump_run_config(resolve("cartpole-a", "finetune"))
+    text = text.replace('title = "CartPole, mix 1"', 'title = "\\u009b2J\\u202e"')
+    (tmp_path / "line\nbreak" / "config.toml").write_text(text, encoding="utf-8")
+    result = invoke("show", "line\nbreak", "tasks.title")
+    assert result.exit_code == 0, result.output
+    assert all(letter.isprintable() or letter == "\n" for letter in result.output)
+    assert "9b2J" in result.output
+
+
 def test_show_prints_meaning_default_allowed_values_and_source():
     output = invoke("show", "blip", "ppo.value_loss_scale").output
     assert output.startswith("agent blip, ")
