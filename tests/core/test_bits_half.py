@@ -1,4 +1,4 @@
-"""The interval rule ``half``: the first S bits of a weight stay, which they need not in the paper's interval."""
+"""The interval rule ``half`` keeps the first S bits of a weight, the paper's rule does not; nesting under both."""
 
 import math
 from fractions import Fraction
@@ -28,7 +28,7 @@ def rounded(point, bits_kept):
 
 
 @pytest.mark.parametrize("total_bits", [1, 2, 3, 5, 7])
-def test_the_interval_holds_all_that_round_to_the_centre_but_ties(total_bits):
+def test_interval_contains_the_points_that_round_to_the_centre_except_ties(total_bits):
     """Every point of the grid with every number of bits, against Eq. 2 in fractions."""
     points = grid_points(total_bits)
     for frozen in range(1, total_bits):
@@ -43,7 +43,7 @@ def test_the_interval_holds_all_that_round_to_the_centre_but_ties(total_bits):
 
 
 @given(weight=st.floats(-1, 1, width=32), frozen=st.integers(1, 19), where=st.floats(0, 1))
-def test_no_point_of_the_interval_changes_the_bits(weight, frozen, where):
+def test_points_of_the_interval_have_the_same_first_bits(weight, frozen, where):
     centre = bits.quantize(torch.tensor([weight]), frozen, 1.0)
     low, high = bits.interval(centre, frozen, 1.0, rule="half")
     moved = bits.quantize(low + where * (high - low), 20, 1.0)
@@ -53,7 +53,7 @@ def test_no_point_of_the_interval_changes_the_bits(weight, frozen, where):
 
 
 @pytest.mark.parametrize("rule", ["paper", "half"])
-def test_a_weight_without_frozen_bits_has_the_whole_range_and_one_without_free_bits_none(rule):
+def test_interval_is_the_whole_range_without_frozen_bits_and_a_point_without_free_bits(rule):
     limit = 1 - 2.0**-8
     low, high = bits.interval(torch.zeros(1), 0, 1.0, 8, rule)
     assert (low.item(), high.item()) == (-limit, limit)
@@ -72,7 +72,7 @@ def test_the_radius_is_half_the_interval_and_falls_with_every_bit(rule, total_bi
     assert radius[-1] == 0
 
 
-def test_half_is_half_the_papers_radius_less_one_step_of_the_grid():
+def test_half_radius_is_half_the_papers_minus_one_grid_step():
     frozen = torch.arange(1, 19, dtype=torch.uint8)
     paper, half = (bits.radius(frozen, 20, rule, dtype=torch.float64) for rule in ("paper", "half"))
     assert torch.equal(half, paper / 2 - 2.0**-20)
@@ -121,24 +121,25 @@ def changes(stages, bound):
 
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("total_bits", TOTALS)
-def test_the_bits_of_every_earlier_task_stay_for_good(bound, total_bits):
+def test_first_bits_of_every_earlier_task_are_kept(bound, total_bits):
     stages = list(walk(bound, total_bits, seed=total_bits))
     assert changes(stages, bound) == 0
     assert (stages[-1][1] == total_bits).any()
 
 
-def test_the_papers_interval_lets_them_change():
+def test_papers_interval_lets_first_bits_change():
     """The rule ``half`` keeps the first S bits of Q, nested or not."""
     assert changes(list(walk(1.0, 20, seed=0, rule="paper")), 1.0) > 1000
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("total_bits", TOTALS)
-def test_half_intervals_are_nested_and_hold_their_weight_up_to_one_step(bound, total_bits):
-    """The one step is that of a weight on a tie."""
-    step = 1.5 * bound * 2.0**-total_bits  # half a step for rounding: θ̂ is a whole number of them
+@pytest.mark.parametrize("rule", ["paper", "half"])
+def test_nested_intervals_lie_inside_all_earlier_ones_and_contain_the_weight(bound, total_bits, rule):
+    """Under ``half`` a weight on a tie may be one step outside (and half a step more for rounding)."""
+    step = 1.5 * bound * 2.0**-total_bits if rule == "half" else 0.0
     lowest, highest = torch.tensor(-math.inf), torch.tensor(math.inf)
-    for weight, _, low, high in walk(bound, total_bits, seed=1):
+    for weight, _, low, high in walk(bound, total_bits, seed=1, rule=rule):
         assert (low >= lowest).all()
         assert (high <= highest).all()
         assert (low <= high).all()
@@ -147,7 +148,7 @@ def test_half_intervals_are_nested_and_hold_their_weight_up_to_one_step(bound, t
         lowest, highest = low, high
 
 
-def test_the_intervals_stay_wide():
+def test_nested_half_intervals_keep_at_least_half_their_width():
     """Whole, or half where an outer edge cuts them, which a third of these weights sit on."""
     for _, frozen, low, high in walk(1.0, 20, seed=2):
         partly = (frozen > 0) & (frozen < 17)

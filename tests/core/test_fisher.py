@@ -37,7 +37,7 @@ class LateInput(nn.Module):
 
 
 class Unused(nn.Module):
-    """A layer that runs without having a say, and one that never runs."""
+    """A layer that runs without effect, and one that never runs."""
 
     def __init__(self):
         super().__init__()
@@ -118,7 +118,7 @@ def test_closed_form_equals_one_backward_pass_for_each_sample(problem):
     assert any(value.any() for value in fisher.values())
 
 
-def test_a_layer_without_a_say_has_no_information():
+def test_layer_that_the_policy_ignores_has_fisher_zero():
     trunk, head = Unused(), nn.Linear(4, ACTIONS)
     fisher = diagonal_fisher(trunk, head, torch.randn(5, 6), torch.zeros(5, dtype=torch.long))
     for name, value in fisher.items():
@@ -171,7 +171,7 @@ def test_observations_are_preprocessed_chunk_by_chunk():
 
 
 @pytest.mark.parametrize("task", ["task0", "task1", "task2"])
-def test_the_references_network(golden, task):
+def test_fisher_equals_that_of_the_reference(golden, task):
     """The golden arrays come from a loop in the authors' setting, in single precision."""
     trunk = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU()).double()
     layers = {"conv": "0", "linear": "3"}

@@ -83,7 +83,7 @@ def test_interquartile_mean_is_the_mean_of_the_middle(scores):
 
 
 @pytest.mark.parametrize(("scores", "mean", "interval"), PUBLISHED)
-def test_the_same_as_rliable(scores, mean, interval):
+def test_interval_agrees_with_rliable(scores, mean, interval):
     assert interquartile_mean(scores) == pytest.approx(mean, abs=1e-12)
     assert interquartile_mean_interval(scores) == pytest.approx(interval, abs=0.012)
 
@@ -100,7 +100,7 @@ def slow_interval(scores, confidence, resamples, generator):
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
-def test_the_same_as_an_obvious_loop(confidence):
+def test_interval_agrees_with_a_slow_loop(confidence):
     scores = np.random.default_rng(3).normal([0, 5, 9], [1, 2, 3], size=(10, 3)).tolist()
     slow = slow_interval(scores, confidence, 4000, np.random.default_rng(4))
     assert interquartile_mean_interval(scores, confidence=confidence) == pytest.approx(slow, abs=0.12)
@@ -118,22 +118,6 @@ def test_tasks_are_drawn_independently():
     low, high = interquartile_mean_interval(scores)
     assert low < -0.1
     assert high > 0.1
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """300 experiments of 20 runs on 2 tasks, drawn around a known middle."""
-    generator = np.random.default_rng(0)
-    hits = 0
-    for _ in range(300):
-        low, high = interquartile_mean_interval(generator.normal(1.0, 1.0, (20, 2)), resamples=1000)
-        hits += low <= 1.0 <= high
-    assert 0.91 <= hits / 300 <= 0.98
-
-
-def test_more_runs_narrow_the_interval():
-    scores = np.random.default_rng(5).normal(size=(64, 3))
-    widths = [high - low for low, high in (interquartile_mean_interval(scores[:runs]) for runs in (10, 25, 64))]
-    assert widths[0] > 1.3 * widths[1] > 1.3 * 1.3 * widths[2]
 
 
 def student_coverage(half_width, degrees):
@@ -217,7 +201,7 @@ def test_the_interval_is_repeatable_and_does_not_depend_on_the_size_of_a_chunk(m
 
 
 @pytest.mark.parametrize("scores", [[], [[]], 0.5, np.zeros((2, 2, 2))])
-def test_what_is_no_matrix_of_scores_is_refused(scores):
+def test_scores_that_are_no_vector_or_matrix_are_refused(scores):
     with pytest.raises(ValueError, match="scores of shape"):
         interquartile_mean(scores)
     with pytest.raises(ValueError, match="scores of shape"):
@@ -225,6 +209,6 @@ def test_what_is_no_matrix_of_scores_is_refused(scores):
 
 
 @pytest.mark.parametrize("options", [{"confidence": 0.0}, {"confidence": 95}, {"resamples": 0}])
-def test_options_that_mean_nothing_are_refused(options):
+def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match="expected a share between 0 and 1"):
         interquartile_mean_interval([0.1, 0.2, 0.3], **options)

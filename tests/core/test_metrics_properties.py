@@ -15,29 +15,11 @@ matrices = st.integers(1, 6).flatmap(lambda n: arrays.arrays(np.float64, (n, n),
 holey = st.integers(1, 6).flatmap(lambda n: arrays.arrays(np.float64, (n, n), elements=scores | st.just(np.nan)))
 
 
-@given(matrices, st.randoms(use_true_random=False))
-def test_the_order_of_tasks_does_not_matter_to_the_average(matrix, random):
-    order = random.sample(range(len(matrix)), len(matrix))
-    shuffled = matrix[:, order]
-    assert metrics.average_performance(shuffled) == pytest.approx(metrics.average_performance(matrix), abs=1e-9)
-
-
 @given(matrices, st.floats(0.1, 10), st.floats(-10, 10))
 def test_normalising_undoes_any_scale_and_shift_of_returns(matrix, scale, shift):
     once = metrics.normalise(matrix, -1.0, 3.0)
     again = metrics.normalise(matrix * scale + shift, -scale + shift, 3.0 * scale + shift)
     np.testing.assert_allclose(again, once, atol=1e-6)
-
-
-@given(matrices)
-def test_perfect_memory_has_neither_transfer_nor_forgetting(matrix):
-    remembered = np.tile(np.diagonal(matrix), (len(matrix), 1))
-    np.testing.assert_array_equal(metrics.forgetting(remembered), 0.0)
-    np.testing.assert_array_equal(metrics.forgetting_from_best(remembered), 0.0)
-    assert np.nansum(np.abs(metrics.isolated_forgetting(remembered))) == 0
-    if len(matrix) > 1:
-        assert metrics.backward_transfer(remembered) == 0.0
-        assert metrics.mean_forgetting(remembered) == 0.0
 
 
 @given(st.lists(st.floats(0, 5), min_size=2, max_size=6))
@@ -61,19 +43,6 @@ def test_the_best_score_is_never_below_the_first(matrix):
     assert (from_best[known] >= from_first[known]).all()
     assert (from_best[known] >= 0).all()
     assert np.isnan(from_best[np.isnan(from_first)]).all()
-
-
-@given(matrices)
-def test_backward_transfer_is_minus_the_mean_forgetting_of_earlier_tasks(matrix):
-    if len(matrix) > 1:
-        expected = -metrics.forgetting(matrix)[:-1].mean()
-        assert metrics.backward_transfer(matrix) == pytest.approx(expected, abs=1e-9)
-
-
-@given(matrices)
-def test_isolated_forgetting_adds_up_to_forgetting(matrix):
-    lost = np.nansum(metrics.isolated_forgetting(matrix), axis=1)
-    np.testing.assert_allclose(lost, metrics.forgetting(matrix), atol=1e-6)
 
 
 @given(holey, st.booleans())

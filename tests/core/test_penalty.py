@@ -50,18 +50,12 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 5])
-def test_any_number_of_parabolas_is_one(tasks):
+def test_sum_of_penalties_is_one_penalty(tasks):
     sum_of, weights = terms(tasks), drawn(7)
     assert_is(the_sum(sum_of), weights, *written_out(sum_of, weights))
 
 
-def test_the_height_is_the_sum_at_the_newest_anchor():
-    sum_of = terms()
-    assert the_sum(sum_of).height == pytest.approx(written_out(sum_of, sum_of[-1][0])[0], rel=1e-5)
-    assert the_sum(sum_of[:1]).height == 0.0
-
-
-def test_rewriting_changes_the_anchor_and_nothing_else():
+def test_recentre_changes_the_anchor_and_not_the_function():
     before, elsewhere, weights = the_sum(terms()), drawn(8), drawn(9)
     after = before.recentre(elsewhere)
     assert same(after.anchor, elsewhere)
@@ -78,14 +72,14 @@ def test_reset_keeps_the_fisher_and_moves_the_minimum_to_these_weights():
     assert_is(after, weights, *written_out([(minimum, before.fisher)], weights))
 
 
-def test_only_a_share_of_the_earlier_fisher_may_be_kept():
+def test_plus_keeps_a_share_of_the_earlier_fisher():
     (anchor, first), (_, second) = terms(2)
     found = QuadraticPenalty(anchor, first).plus(second, keep=0.25)
     weights = drawn(7)
     assert_is(found, weights, *written_out([(anchor, {n: 0.25 * first[n] + second[n] for n in first})], weights))
 
 
-def test_without_a_fisher_every_weight_is_held_alike():
+def test_penalty_without_fisher_is_equal_for_all_weights():
     anchor, weights = drawn(1), drawn(2)
     found = QuadraticPenalty().reset(anchor)
     assert_is(found, weights, *written_out([(anchor, {n: torch.ones_like(w) for n, w in anchor.items()})], weights))
@@ -93,7 +87,7 @@ def test_without_a_fisher_every_weight_is_held_alike():
         found.plus(a_fisher(3))
 
 
-def test_nothing_is_changed_in_place():
+def test_penalties_are_immutable():
     """A new penalty leaves its source and arguments unchanged, and later changes of the weights do not affect it."""
     before, weights, fisher = the_sum(terms()), drawn(8), a_fisher(9)
     tensors, given = before.tensors(), {name: w.clone() for name, w in weights.items()}
@@ -109,7 +103,7 @@ def test_nothing_is_changed_in_place():
 
 
 @pytest.mark.parametrize("kinds", [ALL, ("fisher", "anchor"), ("anchor",)])
-def test_it_keeps_what_it_was_made_with_and_comes_back_from_a_file(kinds):
+def test_penalty_round_trips_through_a_file(kinds):
     flat = QuadraticPenalty.flat(drawn(0), *kinds)
     assert set(flat.tensors()) == {f"{name}.{kind}" for name in SHAPES for kind in kinds}
     assert not any(tensor.any() for tensor in flat.tensors().values())
@@ -123,18 +117,7 @@ def test_it_keeps_what_it_was_made_with_and_comes_back_from_a_file(kinds):
     assert all(torch.equal(loaded.gradient(name, w), full.gradient(name, w)) for name, w in weights.items())
 
 
-def test_one_that_remembers_nothing_saves_nothing():
-    assert QuadraticPenalty().tensors() == QuadraticPenalty.from_saved({}, *ALL).tensors() == {}
-
-
-def test_tensors_are_copies():
-    penalty = the_sum(terms())
-    for tensor in penalty.tensors().values():
-        tensor.fill_(float("nan"))
-    assert all(torch.isfinite(tensor).all() for tensor in penalty.tensors().values())
-
-
-def test_it_takes_the_layout_of_a_network_and_refuses_another():
+def test_fitted_takes_the_networks_layout_and_refuses_another_network():
     before = the_sum(terms())
     parameters = {n: torch.nn.Parameter(w) for n, w in drawn(5).items()}
     parameters["conv"] = torch.nn.Parameter(drawn(5)["conv"].to(memory_format=torch.channels_last))
