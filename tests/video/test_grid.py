@@ -83,9 +83,9 @@ def test_encoding_is_deterministic_and_loops(tmp_path, file_format):
 
 
 def test_mp4_does_not_depend_on_uninitialised_memory(tmp_path):
-    """With x264's macroblock tree enabled, about one in a hundred such movies differs."""
+    """With x264's macroblock tree enabled, about one in a hundred such movies differs: 400 show it in 98 % of runs."""
     rng, path, junk, seen = np.random.default_rng(0), tmp_path / "a.mp4", [], set()
-    for _ in range(1_000):
+    for _ in range(400):
         junk.append(rng.integers(0, 255, rng.integers(1_000, 400_000), dtype=np.uint8))
         if len(junk) > 20:
             junk.pop(int(rng.integers(0, 20)))
