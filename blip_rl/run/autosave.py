@@ -14,7 +14,6 @@ from blip_rl.run.context import RunContext, games_seed
 from blip_rl.run.tensorboard import event_writers
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.snapshot import ActionLog
-from blip_rl.storage.snapshot_names import note_steps
 from blip_rl.tasks.recorded import RecordedVecEnv
 
 
@@ -51,7 +50,7 @@ class Autosave:
         Raises:
             StopRequestError: A stop was requested; the run is saved.
         """
-        note_steps(self._run.folder.path, self._agent.num_timesteps)
+        self._run.folder.note_steps(self._agent.num_timesteps)
         if self._agent.just_passed(self._run.config.checkpoint.every_steps):
             # Reset first, so that the snapshot needs no actions to replay: the seed alone leads to this state.
             self._restart_games()

@@ -21,7 +21,7 @@ from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.integrity import ChangedError, RunFiles
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot import RunSnapshot
-from blip_rl.storage.snapshot_names import noted_steps, snapshot_steps
+from blip_rl.storage.snapshot_names import snapshot_steps
 
 
 def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
@@ -96,7 +96,7 @@ def resume_message(folder: RunFolder, config: RunConfig, saved: RunSnapshot | No
     """Return what is printed on resume: the step, and how many later steps are lost and why."""
     steps, there = saved.steps if saved else 0, folder.snapshots()
     text = f"resuming {folder.path} at step {steps:,}"
-    lost = max(noted_steps(folder.path), *map(snapshot_steps, there), 0) - steps
+    lost = max(folder.noted_steps(), *map(snapshot_steps, there), 0) - steps
     if lost <= 0:
         return text
     later = [path.name for path in there[there.index(saved.path) + 1 if saved else 0 :]]

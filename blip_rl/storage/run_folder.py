@@ -27,13 +27,14 @@ from blip_rl.records import (
     episode_key,
     read_rows,
 )
-from blip_rl.storage import atomic, integrity, provenance, snapshot_names
+from blip_rl.storage import atomic, integrity, provenance
 from blip_rl.storage.lock import locked
 from blip_rl.storage.new_folder import make_folder, stamped
 from blip_rl.storage.paths import check_new_run, check_parent, check_run
-from blip_rl.storage.snapshot_names import snapshot_order
+from blip_rl.storage.snapshot_names import snapshot_folders, snapshot_order
 from blip_rl.untrusted.files import read_text
 
+_MOST_DIGITS = 18  # of the step counter
 _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
 
 
@@ -49,6 +50,7 @@ class RunFolder:
         self.plasticity = path / "plasticity.csv"
         self.speed = path / "speed.csv"
         self.config = path / "config.toml"
+        self._steps = path / ".steps"
 
     @staticmethod
     def planned(path: Path, *, numbered: bool = False) -> RunFolder:
@@ -126,7 +128,7 @@ class RunFolder:
 
     def snapshots(self) -> list[Path]:
         """Return the snapshot folders, oldest first."""
-        return snapshot_names.snapshot_folders(self.path / "checkpoints")
+        return snapshot_folders(self.path / "checkpoints")
 
     def forget_snapshots(self, after: Path | None = None) -> None:
         """Remove the snapshots newer than ``after``, oldest first; by default all of them."""
@@ -143,8 +145,22 @@ class RunFolder:
     def finish(self) -> None:
         """Flush the tables, then remove snapshots and the step counter, which only an unfinished run needs."""
         integrity.flush(self.path)
-        snapshot_names.forget_steps(self.path)
+        self._steps.unlink(missing_ok=True)
         self.forget_snapshots()
+
+    def note_steps(self, env_steps: int) -> None:
+        """Store the number of completed training steps, so that a resume can report how many are lost."""
+        self._steps.unlink(missing_ok=True)  # not overwritten: it could be a link to another file
+        with self._steps.open("x", encoding="utf-8") as file:
+            file.write(str(env_steps))
+
+    def noted_steps(self) -> int:
+        """Return the number stored by :meth:`note_steps`; 0 if it is missing or unreadable."""
+        try:
+            text = read_text(self._steps, _MOST_DIGITS)
+        except UserError:
+            return 0
+        return int(text) if _is_number(text) else 0
 
     def finished(self, stages: int) -> bool:
         """Return whether the last stage is saved and no snapshot is left."""

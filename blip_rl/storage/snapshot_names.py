@@ -1,4 +1,4 @@
-"""Names of snapshot folders, and the step counter of a run between snapshots.
+"""Names of snapshot folders.
 
 A snapshot is named ``step-<training steps>``; further snapshots at the same step, as at a task boundary, are named
 ``step-<training steps>-2`` and so on, so that none is ever replaced.
@@ -9,12 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from blip_rl.errors import UserError
-from blip_rl.untrusted.files import read_text
-
 _SNAPSHOT = re.compile("step-([0-9]{1,18})(?:-([0-9]{1,9}))?")
-_MOST_DIGITS = 18
-_STEPS = ".steps"
 
 
 def snapshot_folders(checkpoints: Path) -> list[Path]:
@@ -39,24 +34,3 @@ def snapshot_order(path: Path) -> tuple[int, int]:
 def snapshot_steps(path: Path) -> int:
     """Return the training steps of the run at a snapshot."""
     return snapshot_order(path)[0]
-
-
-def note_steps(run: Path, env_steps: int) -> None:
-    """Store the number of completed training steps, so that a resume can report how many are lost."""
-    forget_steps(run)  # removed, not overwritten: it could be a link to another file
-    with (run / _STEPS).open("x", encoding="utf-8") as file:
-        file.write(str(env_steps))
-
-
-def noted_steps(run: Path) -> int:
-    """Return the number stored by :func:`note_steps`; 0 if it is missing or unreadable."""
-    try:
-        text = read_text(run / _STEPS, _MOST_DIGITS)
-    except UserError:
-        return 0
-    return int(text) if text.isascii() and text.isdecimal() else 0
-
-
-def forget_steps(run: Path) -> None:
-    """Remove the number stored by :func:`note_steps`."""
-    (run / _STEPS).unlink(missing_ok=True)

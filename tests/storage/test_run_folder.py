@@ -58,3 +58,21 @@ def test_appending_leaves_hard_linked_copies_unchanged(folder, tmp_path):
     assert (tmp_path / "copy.csv").read_bytes() == before
     assert folder.scores.read_bytes().startswith(before)
     assert len(folder.read_scores()) == 2_001
+
+
+def test_the_step_counter_is_stored_until_the_run_is_finished(folder, tmp_path):
+    assert folder.noted_steps() == 0
+    (tmp_path / "other").write_text("other")
+    (folder.path / ".steps").symlink_to(tmp_path / "other")
+    for steps in (12, 345):
+        folder.note_steps(steps)
+        assert folder.noted_steps() == steps
+    assert (tmp_path / "other").read_text() == "other"
+    folder.finish()
+    assert not (folder.path / ".steps").exists()
+
+
+@pytest.mark.parametrize("text", [b"", b"x", b"-5", b"9" * 19, "٣".encode(), b"\xff"])
+def test_an_unreadable_step_counter_is_zero(text, folder):
+    (folder.path / ".steps").write_bytes(text)
+    assert folder.noted_steps() == 0

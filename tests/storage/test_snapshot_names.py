@@ -1,6 +1,4 @@
-"""Names of snapshot folders, and the step counter read by a resume."""
-
-import pytest
+"""Names of snapshot folders."""
 
 from blip_rl.storage import snapshot_names
 
@@ -39,26 +37,3 @@ def test_a_new_snapshot_has_an_unused_name(tmp_path):
     assert names == ["step-000000000256", "step-000000000512", "step-000000000512-2", "step-000000000512-3"]
     (tmp_path / "step-000000000512").rmdir()  # the oldest goes; its name would come before the others
     assert snapshot_names.new_snapshot_folder(tmp_path, 512).name == "step-000000000512-4"
-
-
-def test_the_step_counter_is_stored_until_it_is_removed(tmp_path):
-    assert snapshot_names.noted_steps(tmp_path) == 0
-    for steps in (12, 345):
-        snapshot_names.note_steps(tmp_path, steps)
-        assert snapshot_names.noted_steps(tmp_path) == steps
-    snapshot_names.forget_steps(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("text", [b"", b"x", b"-5", b"9" * 19, "٣".encode(), b"\xff"])
-def test_an_unreadable_step_counter_is_zero(text, tmp_path):
-    (tmp_path / ".steps").write_bytes(text)
-    assert snapshot_names.noted_steps(tmp_path) == 0
-
-
-def test_the_step_counter_is_not_written_through_a_link(tmp_path):
-    (tmp_path / "other").write_text("other")
-    (tmp_path / ".steps").symlink_to("other")
-    snapshot_names.note_steps(tmp_path, 7)
-    assert snapshot_names.noted_steps(tmp_path) == 7
-    assert (tmp_path / "other").read_text() == "other"
