@@ -98,7 +98,7 @@ def check_complete(run: Path, then: RunFiles) -> None:
         path = run / name
         if path.name != name or path.is_symlink() or not path.is_file() or path.stat().st_size < saved.size:
             raise ChangedError(
-                f"'{path}' is shorter than when the run was saved, or gone: expected {saved.size:,} bytes",
+                f"'{path}' is missing or shorter than when the run was saved: expected {saved.size:,} bytes",
                 "restore it",
             )
 

@@ -94,7 +94,7 @@ def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     differences = [f"{name} {then} → {newer}" for name, (then, newer) in pairs.items() if then != newer]
     if differences and not accept_changes:
         raise UserError(
-            f"the run in '{run}' was begun under other conditions: {'; '.join(differences)}. The results "
+            f"the run in '{run}' was begun under other conditions (versions, device, machine or threads): {'; '.join(differences)}. The results "
             "may differ from those of an uninterrupted run (restore them, or resume with --accept-changes)"
         )
 

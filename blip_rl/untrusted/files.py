@@ -54,7 +54,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise UserError(f"'{path}' is larger than {most:,} bytes: not what blip-rl writes")
+        raise UserError(f"'{path}' is larger than {most:,} bytes: not a file that blip-rl wrote")
     return content
 
 

@@ -50,7 +50,7 @@ def _rows(path: Path, reader: csv.DictReader[str], lines: _Lines) -> Iterator[tu
             lines.since_row = 0
             yield reader.line_num, row
         if next(reader, None) is not None:
-            raise UserError(f"'{path}' has more than {MOST_ROWS:,} rows: not what blip-rl writes")
+            raise UserError(f"'{path}' has more than {MOST_ROWS:,} rows: not a table that blip-rl wrote")
 
 
 @contextmanager
@@ -81,7 +81,7 @@ class _Lines:
             self._blank += not line.strip("\r\n")
             self.since_row += 1
             if problem := self._problem(line):
-                raise UserError(f"'{self._path}' has {problem}: not what blip-rl writes")
+                raise UserError(f"'{self._path}' has {problem}: not a table that blip-rl wrote")
             yield line
 
     def _problem(self, line: str) -> str:

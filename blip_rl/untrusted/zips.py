@@ -40,11 +40,13 @@ def open_zip(name: str, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         if not end:
             raise zipfile.BadZipFile("it has no list of members")
         if end[_DIRECTORY_SIZE] > _MOST_DIRECTORY_BYTES:
-            raise UserError(f"{name} has a list of members of {end[_DIRECTORY_SIZE]:,} bytes: no agent's file")
+            raise UserError(f"{name} has a directory of {end[_DIRECTORY_SIZE]:,} bytes: not a saved agent")
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             if len(names) > _MOST_MEMBERS or len(set(names)) < len(names):
-                raise UserError(f"{name} has {len(names):,} members, some of one name or too many: no agent's file")
+                raise UserError(
+                    f"{name} has {len(names):,} members, too many or with duplicate names: not a saved agent"
+                )
             yield archive
 
 
@@ -68,7 +70,7 @@ def read_member(name: str, archive: zipfile.ZipFile, member: str, most: int) -> 
         how = "encrypted" if info.flag_bits & 1 else f"compressed by method {info.compress_type}"
         raise UserError(f"{name}: {member!r} is {how}: expected a member that is stored or deflated")
     if info.file_size > most:
-        raise UserError(f"{name}: {member!r} is larger than {most:,} bytes: no agent of this size is read")
+        raise UserError(f"{name}: {member!r} is larger than {most:,} bytes: agents of this size are not read")
     if info.file_size > max(_FREE_BYTES, _MOST_RATIO * info.compress_size):
         raise UserError(
             f"{name}: {member!r} is {info.compress_size:,} bytes that become {info.file_size:,}: weights do not "
@@ -77,7 +79,7 @@ def read_member(name: str, archive: zipfile.ZipFile, member: str, most: int) -> 
     with _as_user_errors(name), archive.open(info) as stream:
         content = stream.read(info.file_size)
         if len(content) != info.file_size or stream.read(1):
-            raise zipfile.BadZipFile(f"{member!r} is not as long as it says")
+            raise zipfile.BadZipFile(f"{member!r} has another length than it declares")
         return content
 
 
