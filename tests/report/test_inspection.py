@@ -293,9 +293,12 @@ def test_share_of_weights_without_information_is_given_for_each_layer(run_of_two
     ("shares", "first"),
     [
         (3, "x"),
-        ({"fc1.weight": "much", "conv1.weight": 7}, {"prior": 1}),
-        ({"fc1.weight": True}, dict(FIRST, drift=math.inf)),
-        ([0.5], []),
+        ({"fc1.weight": "much"}, None),
+        ({"fc1.weight": 7}, None),
+        ({"fc1.weight": True}, None),
+        ([0.5], None),
+        (None, {"prior": 1}),
+        (None, dict(FIRST, drift=math.inf)),
         (None, dict(FIRST, bits=None)),
     ],
 )
