@@ -31,11 +31,13 @@ def mean_first_bits(fisher, prior, rule, total_bits=20):
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("total_bits", [4, 20])
 @pytest.mark.parametrize("prior", [1e-20, 1e-12, 1e-7, 1e-3, 10.0])
-def test_the_outcome_counts_what_the_first_task_freezes(prior, rule):
+def test_outcome_counts_the_bits_that_the_first_task_freezes(prior, rule, total_bits):
     informed = spread_out_fisher()
-    found = PriorSearch([ParameterFisher(torch.cat([informed, torch.zeros(1000)]))], rule).outcome(prior)
-    expected = mean_bits_oracle(informed, prior, rule, total_bits=20)
+    parameter = ParameterFisher(torch.cat([informed, torch.zeros(1000)]))
+    found = PriorSearch([parameter], rule, total_bits=total_bits).outcome(prior)
+    expected = mean_bits_oracle(informed, prior, rule, total_bits)
     assert found.informed == 4000
     assert found.informed_bits == pytest.approx(expected, abs=2e-3)
     assert found.bits == pytest.approx(expected * 0.8, abs=2e-3)
