@@ -13,33 +13,22 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field
 
 from blip_rl.errors import UserError
 from blip_rl.formatting import flatten
 from blip_rl.shell import shell_command
-from blip_rl.storage.metadata import read_metadata
-from blip_rl.untrusted.files import parse_toml, read_toml
+from blip_rl.untrusted.files import parse_toml, read_json, read_toml
 
 _MOST_THREADS = 1024
 
 
-class _Environment(BaseModel):
-    """What a resume needs of ``environment.json``; missing values are unknown."""
-
-    versions: dict[str, str] = Field(default_factory=dict)
-    device: str | None = None
-    machine: str | None = None
-    threads: Annotated[int, Field(ge=1, le=_MOST_THREADS)] | None = None
-    recipe_sha256: str | None = None
-
-
 def saved_threads(run: Path) -> int:
     """Return the number of CPU threads the run was started with; torch's current number if that is unknown."""
-    return _saved_environment(run).threads or torch.get_num_threads()
+    found = _saved_environment(run).get("threads")
+    return found if isinstance(found, int) and 1 <= found <= _MOST_THREADS else torch.get_num_threads()
 
 
 def check_recipe(config: Path, begun: str, accept_changes: bool) -> None:
@@ -74,7 +63,7 @@ def check_initial_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
     Raises:
         UserError: It differs and ``accept_changes`` is false.
     """
-    begun = _saved_environment(run).recipe_sha256
+    begun = _saved_environment(run).get("recipe_sha256")
     if not accept_changes and begun is not None and recipe_digest(recipe)["recipe_sha256"] != begun:
         raise UserError(
             f"'{run / 'config.toml'}' has changed since the run was started (undo the changes, or resume with "
@@ -89,18 +78,24 @@ def check_environment(run: Path, device: str, accept_changes: bool) -> None:
         UserError: One differs and ``accept_changes`` is false; the message lists old and new values.
     """
     begun, now = _saved_environment(run), environment(device)
-    pairs = {name: (begun.versions.get(name), newer) for name, newer in now["versions"].items()}
-    pairs |= {name: (getattr(begun, name), now[name]) for name in ("device", "machine", "threads")}
+    versions = begun.get("versions")
+    before = versions if isinstance(versions, dict) else {}
+    pairs = {name: (before.get(name), newer) for name, newer in now["versions"].items()}
+    pairs |= {name: (begun.get(name), now[name]) for name in ("device", "machine", "threads")}
     differences = [f"{name} {then} → {newer}" for name, (then, newer) in pairs.items() if then != newer]
     if differences and not accept_changes:
         raise UserError(
-            f"the run in '{run}' was begun under other conditions (versions, device, machine or threads): {'; '.join(differences)}. The results "
+            f"the run in '{run}' was begun under other conditions: {'; '.join(differences)}. The results "
             "may differ from those of an uninterrupted run (restore them, or resume with --accept-changes)"
         )
 
 
-def _saved_environment(run: Path) -> _Environment:
-    return read_metadata(run / "environment.json", _Environment)
+def _saved_environment(run: Path) -> dict[str, Any]:
+    path = run / "environment.json"
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"'{path}' cannot be read: expected a table of versions, device and threads")
+    return found
 
 
 def command() -> str:
