@@ -46,8 +46,18 @@ class TaskConfig(Settings):
     """Published return of a human, shown in reports."""
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
     """Multiply vector observations by a random orthogonal matrix with this seed; none: unchanged."""
+    mode: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
+    """Mode of an Atari game (Freeway has 0 to 7); none: the game's default. Tasks with a mode are played slower, in
+    Python."""
+    difficulty: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
+    """Difficulty of an Atari game; none: the game's default."""
     minatar: MinatarConfig | None = None
     """Settings of a MinAtar game; none: those of the sequence."""
+
+    @property
+    def flavour(self) -> tuple[int | None, int | None] | None:
+        """Mode and difficulty of the game; None if the task sets neither."""
+        return None if self.mode is None and self.difficulty is None else (self.mode, self.difficulty)
 
     @property
     def has_normalisers(self) -> bool:

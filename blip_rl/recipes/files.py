@@ -142,9 +142,11 @@ def list_games() -> list[GameInfo]:
 def sequence_with(game: str) -> tuple[Path, str] | None:
     """Return the first shipped sequence with a task of this name, ROM or title, and the task's name.
 
-    An exact name comes before a ROM, and that before any other spelling: :func:`blip_rl.tasks.games.plain_name`.
+    An exact name comes before a ROM, and that before any other spelling: :func:`blip_rl.tasks.games.plain_name`. Tasks
+    that share a head are left out: their sequence's settings make sense only for the whole sequence.
     """
-    tasks, plain = list(_shipped_tasks()), plain_name(game)
+    tasks = [(path, task) for path, task in _shipped_tasks() if not _shares_head(path)]
+    plain = plain_name(game)
     rules: tuple[Callable[[dict[str, Any]], bool], ...] = (
         lambda task: task["name"] == game,
         lambda task: _unmodified_game(task) == game,
@@ -155,9 +157,17 @@ def sequence_with(game: str) -> tuple[Path, str] | None:
 
 
 def _unmodified_game(task: dict[str, Any]) -> str | None:
-    """Return the ROM or MinAtar id of a task; None for other Gymnasium ids, which tasks may modify differently."""
+    """Return the ROM or MinAtar id of a task; None for a mode and for other ids, which tasks may modify differently."""
     game = task.get("game")
-    return game if isinstance(game, str) and (game.isidentifier() or game.startswith("MinAtar/")) else None
+    own = not {"mode", "difficulty"} & task.keys()
+    return game if isinstance(game, str) and own and (game.isidentifier() or game.startswith("MinAtar/")) else None
+
+
+def _shares_head(path: Path) -> bool:
+    """Return whether the agent of a sequence has one head for all its tasks."""
+    agent = read_recipe(path).get("agent")
+    trunk = agent.get("trunk") if isinstance(agent, dict) else None
+    return isinstance(trunk, dict) and trunk.get("heads") == "shared"
 
 
 def _shipped_tasks() -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -158,7 +158,8 @@ def _with_published_scores(task: TaskConfig) -> TaskConfig:
     """Return an Atari task without scores with the published random and human scores, human as the reference."""
     from blip_rl.tasks.games import rom_name
 
-    if (task.random_score, task.reference_score, task.human_score) != (None, None, None):
+    scored = (task.random_score, task.reference_score, task.human_score) != (None, None, None)
+    if scored or task.flavour is not None:  # published scores are those of a game's default mode
         return task
     scores = published_scores().get(rom_name(task.game) or "")
     if scores is None:

@@ -1,15 +1,15 @@
 """Atari games in other modes and difficulties, which ale-py's ``AtariVectorEnv`` cannot set.
 
 The games are stepped one after another in Python, with the interface of ``AtariVectorEnv`` that
-:mod:`blip_rl.tasks.atari` uses. In the default mode observations, rewards and ends of games equal those of
-``AtariVectorEnv``, except for the number of no-ops at the start, which another generator draws, and for rounding when
-frames are resized (at most 1 of 255 grey levels).
+:mod:`blip_rl.tasks.atari` uses. In the default mode rewards, lives and ends of games equal those of
+``AtariVectorEnv``, and observations differ by rounding alone (1 of 255 grey levels in a few pixels). Exceptions:
+another generator draws the number of no-ops at the start, and the last frame of a game is the true one.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,20 @@ from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
+Flavour = tuple[int | None, int | None]
+"""Mode and difficulty of a game; None: its default."""
+_Step = tuple[Pixels, npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]
+
+
+class View(NamedTuple):
+    """What is observed of a game; the names and meanings are those of ``AtariVectorEnv``."""
+
+    img_height: int
+    img_width: int
+    stack_num: int
+    grayscale: bool = True
+    life_loss_info: bool = False
+    num_threads: int = 0  # ignored
 
 
 class ModeVectorEnv:
@@ -30,42 +44,25 @@ class ModeVectorEnv:
         single_action_space: Indices into the action set.
     """
 
-    def __init__(
-        self,
-        rom: str,
-        num_envs: int,
-        config: AtariConfig,
-        mode: int | None,
-        difficulty: int | None,
-        *,
-        img_height: int,
-        img_width: int,
-        stack_num: int,
-        life_loss_info: bool = False,
-        grayscale: bool = True,
-        maxpool: bool = True,
-        num_threads: int = 0,
-    ) -> None:
-        """Load the game ``num_envs`` times; further arguments are those of ``AtariVectorEnv``.
+    def __init__(self, rom: str, num_envs: int, config: AtariConfig, flavour: Flavour, view: View) -> None:
+        """Load the game ``num_envs`` times.
 
         Args:
             rom: ALE ROM name.
             num_envs: Number of copies.
             config: Preprocessing.
-            mode: Mode of the game; None: its default.
-            difficulty: Difficulty of the game; None: its default.
+            flavour: Mode and difficulty.
+            view: What is observed.
 
         Raises:
             UserError: the game has no such mode or difficulty.
         """
-        shape = (img_height, img_width)
-        self._games = [
-            _Game(rom, config, mode, difficulty, shape, grayscale=grayscale, maxpool=maxpool) for _ in range(num_envs)
-        ]
-        self._stack = np.zeros((num_envs, stack_num, *shape, *([] if grayscale else [3])), dtype=np.uint8)
-        self._life_loss_info = life_loss_info
+        self._games = [_Game(rom, config, flavour, view) for _ in range(num_envs)]
+        shape = (view.stack_num, view.img_height, view.img_width, *([] if view.grayscale else [3]))
+        self._stack = np.zeros((num_envs, *shape), dtype=np.uint8)
+        self._life_loss_info = view.life_loss_info
         self._actions = np.zeros(num_envs, dtype=np.int32)
-        self.single_observation_space = Box(0, 255, self._stack.shape[1:], np.uint8)
+        self.single_observation_space = Box(0, 255, shape, np.uint8)
         self.single_action_space = Discrete(len(self._games[0].actions))
 
     def reset(self, *, seed: npt.NDArray[Any] | None = None) -> tuple[Pixels, dict[str, Any]]:
@@ -78,7 +75,9 @@ class ModeVectorEnv:
         """Choose the actions of the next step."""
         self._actions = actions
 
-    def recv(self) -> tuple[Pixels, npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
+    def recv(
+        self,
+    ) -> tuple[Pixels, npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
         """Take the step; games that are over are restarted, and their last observations are in ``info``."""
         count = len(self._games)
         rewards = np.zeros(count, dtype=np.int64)
@@ -95,6 +94,11 @@ class ModeVectorEnv:
             elif self._life_loss_info and game.lives < lives:
                 terminated[index] = True
         return self._stack.copy(), rewards, terminated, truncated, self._info() | {"final_obs": final}
+
+    def step(self, actions: npt.NDArray[np.int32]) -> _Step:
+        """Send actions and receive the step."""
+        self.send(actions)
+        return self.recv()
 
     def _restart(self, index: int, game: _Game, seed: int | None) -> None:
         game.reset(seed)
@@ -118,30 +122,17 @@ class ModeVectorEnv:
 class _Game:
     """One emulator with the preprocessing of ``AtariVectorEnv``."""
 
-    def __init__(
-        self,
-        rom: str,
-        config: AtariConfig,
-        mode: int | None,
-        difficulty: int | None,
-        shape: tuple[int, int],
-        *,
-        grayscale: bool,
-        maxpool: bool,
-    ) -> None:
-        self._rom, self._config, self._shape = rom, config, shape
-        self._mode, self._difficulty = mode, difficulty
-        self._grayscale, self._maxpool = grayscale, maxpool
+    def __init__(self, rom: str, config: AtariConfig, flavour: Flavour, view: View) -> None:
+        self._rom, self._config, self._view = rom, config, view
+        self._mode, self._difficulty = flavour
         self._noops = np.random.default_rng(0)
         self.emulator = ALEInterface()
         self.emulator.setLoggerMode(LoggerMode.Error)
         self._load(0)
-        _check("mode", rom, mode, self.emulator.getAvailableModes())
-        _check("difficulty", rom, difficulty, self.emulator.getAvailableDifficulties())
+        _check("modes", rom, self._mode, self.emulator.getAvailableModes())
+        _check("difficulties", rom, self._difficulty, self.emulator.getAvailableDifficulties())
         full = config.full_action_space
-        self.actions: list[Action] = (
-            self.emulator.getLegalActionSet() if full else self.emulator.getMinimalActionSet()
-        )
+        self.actions: list[Action] = self.emulator.getLegalActionSet() if full else self.emulator.getMinimalActionSet()
         self._screens: list[Pixels] = []
 
     @property
@@ -192,27 +183,30 @@ class _Game:
 
     def frame(self) -> Pixels:
         """Return the newest observation: the maximum of the last two screens, which removes flicker, resized."""
-        last = self._screens[-2:] if self._maxpool else self._screens[-1:]
-        screen = np.maximum.reduce(last)
-        height, width = self._shape
+        screen: Pixels = np.maximum.reduce(self._screens[-2:])
+        height, width = self._view.img_height, self._view.img_width
         if screen.shape[:2] == (height, width):
             return screen
         rows, columns = _area_weights(screen.shape[0], height), _area_weights(screen.shape[1], width)
-        return np.rint(rows @ screen.astype(np.float32) @ columns.T).astype(np.uint8)
+        resized: Pixels = np.rint(rows @ screen.astype(np.float32) @ columns.T).astype(np.uint8)
+        return resized
 
     @property
     def _fires(self) -> int:
         return int(self._config.fire_on_reset and Action.FIRE in self.actions)
 
     def _screen(self) -> Pixels:
-        read = self.emulator.getScreenGrayscale if self._grayscale else self.emulator.getScreenRGB
+        read = self.emulator.getScreenGrayscale if self._view.grayscale else self.emulator.getScreenRGB
         return np.asarray(read(), dtype=np.uint8)
 
     def _load(self, seed: int) -> None:
         # The emulator takes its seed and settings when it loads a ROM.
         self.emulator.setInt("random_seed", seed)
         self.emulator.setFloat("repeat_action_probability", self._config.sticky_action_probability)
-        self.emulator.loadROM(roms.get_rom_path(self._rom))
+        path = roms.get_rom_path(self._rom)
+        if path is None:
+            raise OSError(f"no ROM of {self._rom}")
+        self.emulator.loadROM(path)
 
 
 @functools.cache
@@ -225,9 +219,13 @@ def _area_weights(source: int, target: int) -> npt.NDArray[np.float32]:
     first, last = edges[:-1, None], edges[1:, None]
     pixel = np.arange(source)
     overlap = np.clip(np.minimum(last, pixel + 1) - np.maximum(first, pixel), 0, None)
-    return (overlap * target / source).astype(np.float32)
+    weights: npt.NDArray[np.float32] = (overlap * target / source).astype(np.float32)
+    return weights
 
 
-def _check(name: str, rom: str, value: int | None, available: list[int]) -> None:
+def _check(kinds: str, rom: str, value: int | None, available: list[int]) -> None:
     if value is not None and value not in available:
-        raise UserError(f"{name} = {value}: {rom} has {name}s {', '.join(map(str, available))} (choose one of them)")
+        name = {"modes": "mode", "difficulties": "difficulty"}[kinds]
+        raise UserError(
+            f"{name} = {value}: {rom} has the {kinds} {', '.join(map(str, available))} (choose one of them)"
+        )

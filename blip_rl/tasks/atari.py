@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ale_py import AtariVectorEnv
 from gymnasium.spaces import Discrete
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
+from blip_rl.tasks.ale_modes import Flavour
 from blip_rl.tasks.batched import BatchedVecEnv, Info
-from blip_rl.tasks.emulator import load_emulator
+from blip_rl.tasks.emulator import Emulator, load_emulator
 from blip_rl.tasks.games import check_game, rom_name
 
 
@@ -35,7 +35,15 @@ class AtariVecEnv(BatchedVecEnv):
     """
 
     def __init__(
-        self, game: str, num_envs: int, seed: int, config: AtariConfig, *, training: bool, num_threads: int = 0
+        self,
+        game: str,
+        num_envs: int,
+        seed: int,
+        config: AtariConfig,
+        *,
+        training: bool,
+        num_threads: int = 0,
+        flavour: Flavour | None = None,
     ) -> None:
         """Load the game ``num_envs`` times.
 
@@ -46,11 +54,12 @@ class AtariVecEnv(BatchedVecEnv):
             config: How frames become observations.
             training: Whether to clip rewards and end episodes at lost lives as configured, or return the raw game.
             num_threads: Emulator threads; 0: one per game, at most one per core.
+            flavour: Mode and difficulty; None: the game's defaults.
 
         Raises:
             UserError: unknown or unreadable game, or a seed out of range.
         """
-        self._emulator = _load(game, num_envs, config, training, num_threads)
+        self._emulator = _load(game, num_envs, config, training, num_threads, flavour)
         self._clip_rewards = training and config.clip_rewards
         self._stepping = False
         actions = self._emulator.single_action_space
@@ -129,7 +138,9 @@ class AtariVecEnv(BatchedVecEnv):
         vars(self).pop("_emulator", None)
 
 
-def _load(game: str, num_envs: int, config: AtariConfig, training: bool, num_threads: int) -> AtariVectorEnv:
+def _load(
+    game: str, num_envs: int, config: AtariConfig, training: bool, num_threads: int, flavour: Flavour | None
+) -> Emulator:
     rom = rom_name(game)
     if rom is None:
         raise UserError(f"game {check_game(game)!r} is no Atari game: expected an ALE ROM name such as kung_fu_master")
@@ -137,6 +148,7 @@ def _load(game: str, num_envs: int, config: AtariConfig, training: bool, num_thr
         rom,
         num_envs,
         config,
+        flavour,
         num_threads=num_threads,
         img_height=config.frame_size,
         img_width=config.frame_size,

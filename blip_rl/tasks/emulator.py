@@ -8,21 +8,29 @@ from ale_py import AtariVectorEnv
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
+from blip_rl.tasks.ale_modes import Flavour, ModeVectorEnv, View
+
+Emulator = AtariVectorEnv | ModeVectorEnv
 
 
-def load_emulator(rom: str, num_envs: int, config: AtariConfig, **view: Any) -> AtariVectorEnv:
+def load_emulator(
+    rom: str, num_envs: int, config: AtariConfig, flavour: Flavour | None = None, **view: Any
+) -> Emulator:
     """Load a game ``num_envs`` times, with raw rewards, whole games and reset within the step that ends a game.
 
     Args:
         rom: ALE ROM name.
         num_envs: Games played at the same time.
         config: Determines the game, together with the seed.
+        flavour: Mode and difficulty; None: the game's defaults, in ale-py's faster emulator.
         view: Further settings of ``AtariVectorEnv``: observations and number of threads.
 
     Raises:
-        UserError: the ROM cannot be read.
+        UserError: the ROM cannot be read, or the game has no such mode or difficulty.
     """
     try:
+        if flavour is not None:
+            return ModeVectorEnv(rom, num_envs, config, flavour, View(**view))
         return AtariVectorEnv(
             rom,
             num_envs,

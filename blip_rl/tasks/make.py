@@ -68,6 +68,12 @@ def _make(
 
 def _make_game(game: str, task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool) -> VecEnv:
     minatar = minatar_game(game)
+    if task.flavour is not None and (minatar is not None or rom_name(game) is None):
+        setting = "mode" if task.mode is not None else "difficulty"
+        raise UserError(
+            f"task {task.name!r}: {setting} = {getattr(task, setting)} is a setting of Atari games, but {game!r} is "
+            "none (remove it)"
+        )
     if minatar is None and rom_name(game) is None:
         from blip_rl.tasks.control import make_control_env
 
@@ -83,4 +89,4 @@ def _make_game(game: str, task: TaskConfig, atari: AtariConfig, num_envs: int, s
         return MinatarVecEnv(minatar, num_envs, seed, task.minatar or MinatarConfig())
     from blip_rl.tasks.atari import AtariVecEnv
 
-    return AtariVecEnv(game, num_envs, seed, atari, training=training)
+    return AtariVecEnv(game, num_envs, seed, atari, training=training, flavour=task.flavour)

@@ -84,7 +84,7 @@ def make_screen(task: TaskConfig, atari: AtariConfig, seed: int) -> Screen:
 
         return MinatarScreen(minatar, seed, task.minatar or MinatarConfig())
     rom = rom_name(check_game(task.game))
-    return ControlScreen(task.game, seed) if rom is None else AtariScreen(rom, seed, atari)
+    return ControlScreen(task.game, seed) if rom is None else AtariScreen(rom, seed, atari, task.flavour)
 
 
 def check_pictures(task: TaskConfig, atari: AtariConfig) -> None:
@@ -127,12 +127,14 @@ class AtariScreen:
         lives: Lives left after the last reset or step.
     """
 
-    def __init__(self, rom: str, seed: int, config: AtariConfig) -> None:
+    def __init__(
+        self, rom: str, seed: int, config: AtariConfig, flavour: tuple[int | None, int | None] | None = None
+    ) -> None:
         from blip_rl.tasks.emulator import load_emulator
 
         self.game, self.seed = rom, seed
         self._emulator = load_emulator(
-            rom, 1, config, num_threads=1, img_height=_HEIGHT, img_width=_WIDTH, grayscale=False, stack_num=1
+            rom, 1, config, flavour, num_threads=1, img_height=_HEIGHT, img_width=_WIDTH, grayscale=False, stack_num=1
         )
         self.decisions_per_second = _ATARI_FRAMES_PER_SECOND / config.frame_skip
 
