@@ -12,6 +12,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.formatting import aligned
 from blip_rl.learner.apart import build_method
+from blip_rl.methods.base import Method
 from blip_rl.recipes import load_run_config
 from blip_rl.run.resources import duration, estimate_resources, learning_parts, peak_memory_bytes
 from blip_rl.run.summary import opening_text
@@ -44,43 +45,44 @@ def dry_run_text(config: RunConfig, *, out: Path | None = None, threads: int = 0
     folder = planned_folder(out, config).path
     device, method = resolve_device(config.device), build_method(config.agent)
     tasks = check_tasks(config, method)
-    env = make_training_env(config.tasks[0], config.atari, 1, 0)
-    env.close()
-    observations = env.observation_space
-    policy = validation.meta_policy(observations, tasks, config.agent.trunk)
-    learning = sum(learning_parts(config, observations, validation.weight_bytes(policy)).values())
-    # The libraries are loaded, so this process takes what a run takes beside what it learns with.
-    estimate = estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))
-    where = next(path for path in folder.absolute().parents if path.exists())
-    trunk = sum(parameter.numel() for parameter in policy.trunk.parameters())
-    head = sum(parameter.numel() for parameter in policy.current.parameters())
-    on_gpu = "" if device == "cpu" else "; the GPU's memory is not estimated"
-    rows = [
-        ["network", f"{trunk:,} parameters in the trunk, {head:,} in the head of {config.tasks[-1].name}"],
-        [
-            "memory",
-            f"at least {in_words(estimate.memory)}, without activations (this machine: {in_words(memory_bytes())})"
-            f"{on_gpu}",
-        ],
-        [
-            "disk",
-            f"up to {in_words(estimate.disk)} for checkpoints, {in_words(estimate.final_disk)} in the end "
-            f"({in_words(shutil.disk_usage(where).free)} free)",
-        ],
-        ["time", _time_text(config, folder.parent, device, cpu_threads(threads, device) or torch.get_num_threads())],
-    ]
-    stages = [
-        [str(stage), task.name, task.game, f"{task.steps:,} steps"]
-        for stage, task in ((stage, config.task_of(stage)) for stage in range(1, config.stages + 1))
-    ]
+    threads = cpu_threads(threads, device) or torch.get_num_threads()
+    stages = [(stage, config.task_of(stage)) for stage in range(1, config.stages + 1)]
     return "\n".join(
         [
             "dry run: nothing is trained and nothing is written; memory, disk and time are estimates",
             opening_text(config, folder, device),
-            *aligned(stages, left=3),
-            *aligned(rows),
+            *aligned([[str(stage), task.name, task.game, f"{task.steps:,} steps"] for stage, task in stages], left=3),
+            *aligned(
+                [
+                    *_network_rows(config, method, tasks, folder, device),
+                    ["time", _time_text(config, folder.parent, device, threads)],
+                ]
+            ),
         ]
     )
+
+
+def _network_rows(
+    config: RunConfig, method: Method, tasks: validation.Tasks, folder: Path, device: str
+) -> list[list[str]]:
+    """Return the size of the network, and the estimated memory and disk."""
+    env = make_training_env(config.tasks[0], config.atari, 1, 0)
+    env.close()
+    policy = validation.meta_policy(env.observation_space, tasks, config.agent.trunk)
+    learning = sum(learning_parts(config, env.observation_space, validation.weight_bytes(policy)).values())
+    # The libraries are loaded, so this process takes what a run takes beside what it learns with.
+    estimate = estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))
+    trunk = sum(parameter.numel() for parameter in policy.trunk.parameters())
+    head = sum(parameter.numel() for parameter in policy.current.parameters())
+    on_gpu = "" if device == "cpu" else "; the GPU's memory is not estimated"
+    memory = f"at least {in_words(estimate.memory)}, without activations (this machine: {in_words(memory_bytes())})"
+    free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
+    disk = f"up to {in_words(estimate.disk)} for checkpoints, {in_words(estimate.final_disk)} in the end"
+    return [
+        ["network", f"{trunk:,} parameters in the trunk, {head:,} in the head of {config.tasks[-1].name}"],
+        ["memory", memory + on_gpu],
+        ["disk", f"{disk} ({in_words(free)} free)"],
+    ]
 
 
 def _time_text(config: RunConfig, runs: Path, device: str, threads: int) -> str:

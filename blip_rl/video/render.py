@@ -50,8 +50,7 @@ def render_run(
         Paths of ``stage-<stage>-<game>.<format>`` for every cell and, if there are several, ``grid.<format>``.
 
     Raises:
-        UserError: not a run folder, no finished stage, an unknown stage or game, a damaged file, a game that cannot be
-            rendered.
+        UserError: not a run, no finished stage, unknown stage or game, damaged file, or game without pictures.
         RunError: a worker died or failed.
     """
     options = options or RenderOptions()
