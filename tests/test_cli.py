@@ -77,7 +77,7 @@ def test_version():
 # train
 
 
-def test_train_takes_the_papers_games_and_blip_by_default(trained):
+def test_train_defaults_to_the_papers_games_and_blip(trained):
     result = invoke("train")
     assert (result.exit_code, result.output) == (0, "")
     ((config, options),) = trained
@@ -101,14 +101,14 @@ def test_train_passes_its_options_on(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ("--games kungfoo", ["'kungfoo'", "did you mean kungfu?", "blip-rl list games"]),
-        ("--agent blop", ["'blop'", "did you mean blip?", "blip-rl list agents"]),
+        (
+            "--games kungfoo --agent blop",
+            ["2 problems", "did you mean kungfu?", "did you mean blip?", "blip-rl list agents"],
+        ),
         ("--steps many", ["--steps 'many'", "whole number of steps", "500k"]),
         ("--seed -1", ["--seed", "-1", "0<=x<="]),
         ("--device gpu", ["--device 'gpu'", "auto, cpu, cuda or cuda:N"]),
-        ("--threads -1", ["--threads", "-1", "0<=x<=1024"]),
         ("--set ppo.epochs=0", ["--set ppo.epochs=0", "greater than or equal to 1"]),
-        ("--games kungfoo --steps many", ["2 problems", "kungfoo", "many"]),
         ("--out file", ["--out", "'file'", "exists"]),
         ("--gmes kungfu", ["--gmes", "--games"]),
     ],
@@ -149,7 +149,7 @@ def test_evaluate_passes_its_options_on(evaluated, run):
 
 
 @pytest.mark.parametrize(("flags", "actions"), [([], None), (["--greedy"], "greedy"), (["--stochastic"], "stochastic")])
-def test_evaluate_keeps_the_runs_choice_of_actions(flags, actions, evaluated, run):
+def test_evaluate_defaults_to_the_settings_of_the_run(flags, actions, evaluated, run):
     assert invoke("evaluate", "run", *flags).exit_code == 0
     unset = dict.fromkeys(["games", "episodes", "seed", "stages", "workers"])
     assert evaluated[0][1] == {**unset, "actions": actions, "zero_shot": False}
@@ -185,27 +185,14 @@ def test_list_shows_every_kind():
     assert f"{len(atari_roms())} ALE ROM names" in result.stderr
 
 
-def test_a_list_of_one_kind_is_a_plain_aligned_table():
-    result = invoke("list", "games")
-    lines = result.stdout.splitlines()
-    assert lines[0].split() == ["kungfu", "Kung-Fu", "Master", "kung_fu_master", "atari6,", "atari2"]
-    assert len({line.index(word) for line, word in zip(lines, ["Kung-Fu", "Boxing", "James"], strict=False)}) == 1
-
-
 def test_all_lists_every_rom():
     names = [line.split()[0] for line in invoke("list", "games", "--all").stdout.splitlines()]
     assert set(atari_roms()) <= {*names, "kung_fu_master", "space_invaders"}
     assert len(names) == len(set(names))
 
 
-def test_methods_have_a_line_each():
-    lines = invoke("list", "methods").stdout.splitlines()
-    assert all(len(line.split()) > 2 for line in lines)
-    assert "blip" in {line.split()[0] for line in lines}
-
-
 @pytest.mark.parametrize(("arguments", "part"), [(["list", "gmaes"], "'games'"), (["trian"], "did you mean train?")])
-def test_unknown_words_get_the_known_ones(arguments, part):
+def test_unknown_commands_and_kinds_are_refused_with_suggestions(arguments, part):
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert part in result.stderr
@@ -233,7 +220,7 @@ def test_exit_codes(error, code, message, monkeypatch, capsys):
     assert capsys.readouterr().err == message
 
 
-def test_a_bug_is_not_hidden(monkeypatch):
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
     def fail(config, **options):
         raise ZeroDivisionError
 
@@ -243,16 +230,12 @@ def test_a_bug_is_not_hidden(monkeypatch):
         cli.main()
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_leaves_early_sees_no_traceback(unbuffered):
+def test_a_closed_pipe_causes_no_traceback():
+    """As in ``blip-rl list | head``."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "blip_rl", "list", "games", "--all"],
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-    )
+    command = [sys.executable, "-m", "blip_rl", "list", "games", "--all"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import multiprocessing
 import multiprocessing.context
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from blip_rl.errors import RunError, UserError
+from blip_rl.evaluation import pool
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.pool import play_in_workers
 from blip_rl.evaluation.rescore import ScoringPlayer
@@ -45,7 +47,7 @@ def played(kind, run, cells=ALL, workers=1):
     return play_in_workers(kind(run, config, config.evaluation), cells, workers, lambda count: None)
 
 
-def test_what_a_game_prints_does_not_get_into_the_output(finished_run, capfd):
+def test_output_of_a_game_goes_to_standard_error(finished_run, capfd):
     assert len(list(played(Printing, finished_run, ALL[:1]))) == 1
     printed = capfd.readouterr()
     assert printed.out == ""
@@ -62,7 +64,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_game_that_never_ends_ends_with_the_command(number, finished_run, tmp_path):
+def test_workers_exit_with_the_command_even_during_an_episode(number, finished_run, tmp_path):
     (tmp_path / "scoring.py").write_text(SCORING)
     command = [sys.executable, str(tmp_path / "scoring.py"), str(finished_run)]
     with subprocess.Popen(
@@ -84,7 +86,18 @@ def test_a_game_that_never_ends_ends_with_the_command(number, finished_run, tmp_
         pytest.fail("the worker is still there")
 
 
-def test_processes_that_cannot_be_started_are_a_message_and_the_others_are_stopped(finished_run, monkeypatch):
+def test_a_worker_that_ignores_sigterm_is_killed(finished_run, monkeypatch):
+    """As a stopped process does."""
+    monkeypatch.setattr(pool, "_PATIENCE_SECONDS", 0.5)
+    results = played(ScoringPlayer, finished_run, ALL[:2])
+    next(results)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    results.close()
+    assert not worker.is_alive()
+
+
+def test_workers_that_cannot_be_started_are_one_message_and_the_others_are_stopped(finished_run, monkeypatch):
     start, started = multiprocessing.context.SpawnProcess.start, []
 
     def limited(self):
@@ -99,7 +112,7 @@ def test_processes_that_cannot_be_started_are_a_message_and_the_others_are_stopp
     assert not started[0].is_alive()
 
 
-def test_more_processes_than_memory_are_refused_before_any_is_started(finished_run, monkeypatch):
+def test_more_workers_than_fit_into_memory_are_refused_before_any_is_started(finished_run, monkeypatch):
     monkeypatch.setattr(machine, "memory_bytes", lambda: 600_000_000)
     with pytest.raises(UserError, match=r"playing in 3 processes needs 750 MB .*fewer --workers"):
         list(played(ScoringPlayer, finished_run, workers=1000))

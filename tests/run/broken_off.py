@@ -3,14 +3,14 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from blip_rl.recipes import resolve
 from blip_rl.run.train import resume, train
@@ -89,6 +89,18 @@ def broken_off(out, owner, name, call=1, after=False, agent="blip", **options):
     return out
 
 
+def killed_and_resumed(out, points, agent="blip", **options):
+    """Start a run that is killed at the first point, kill each resumed process at the next one, and finish the run.
+
+    Points are the arguments of :func:`killed_at`; calls are counted from the start of each process.
+    """
+    broken_off(out, *points[0], agent=agent, **options)
+    for point in points[1:]:
+        with killed_at(*point):
+            resume_run(out)
+    return resume_run(out)
+
+
 def resume_run(run, **options):
     return resume(run, threads=1, quiet=True, **options)
 
@@ -105,13 +117,20 @@ def run_files(run):
 
 
 def curves(run):
-    """Return tag → sorted (step, value) of every TensorBoard scalar except speeds."""
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # several event files in one folder, which is what a resumed run has
-        events.Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
-    return {tag: sorted((e.step, e.value) for e in events.Scalars(tag)) for tag in tags}
+    """Return tag → [(step, value), …] of every TensorBoard scalar except speeds, in the order of writing.
+
+    The event files are read one after another, because TensorBoard's own accumulator hides steps that are there twice.
+    """
+    found = {}
+    for path in sorted(run.glob("events*"), key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)]):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
+    for tag, points in found.items():
+        steps = [step for step, _ in points]
+        assert steps == sorted(set(steps)), f"{tag}: a step is missing its place, or is there twice"
+    return {tag: points for tag, points in found.items() if not tag.startswith("time/")}
 
 
 def command(agent, out, overrides, *more, games="cartpole-a,cartpole-b", steps="512"):

@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import multiprocessing
 import os
 import re
 import signal
@@ -16,13 +15,9 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 from blip_rl.errors import RunError
 from blip_rl.evaluation import episodes as evaluation
-from blip_rl.evaluation import pool
-from blip_rl.evaluation.cells import Cell
-from blip_rl.recipes import load_run_config
 from blip_rl.run.interruption import with_resume_hint
 from blip_rl.run.train import train
 from blip_rl.storage.run_folder import RunFolder
-from tests.evaluation.test_rescore import Dying
 from tests.run.broken_off import ATARI, assert_equal, process, resume_run, settings, small_run
 
 CARTPOLES_ALONE = (*settings("finetune"), "evaluation.before_training=false")
@@ -59,7 +54,6 @@ def fails(patch, owner, name, error, call):
 FAULTS = {
     "a step": ("step", RuntimeError("vector::_M_range_check"), 600, "RuntimeError: vector::_M_range_check"),
     "a reset": ("reset", OSError(errno.EIO, "Input/output error"), 20, r"OSError: \[Errno 5\] Input/output error"),
-    "arithmetic": ("step", FloatingPointError("overflow"), 600, "FloatingPointError: overflow"),
 }
 
 
@@ -161,17 +155,3 @@ def test_a_worker_that_is_killed_ends_the_command_with_its_game_and_seeds(verb, 
     assert kept in stderr
     assert f"run again: {' '.join(command)}" in stderr
     assert "Traceback" not in stderr
-
-
-def test_a_worker_that_does_not_answer_to_being_ended_is_not_waited_for(finished_run, monkeypatch):
-    monkeypatch.setattr(pool, "_PATIENCE_SECONDS", 0.5)
-    config = load_run_config(finished_run / "config.toml")
-    player = Dying(finished_run, config, config.evaluation)
-    results = pool.play_in_workers(player, [Cell(1, "cartpole-a")] * 2, 1, lambda count: None)
-    next(results)
-    (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGSTOP)
-    begun = time.monotonic()
-    results.close()
-    assert time.monotonic() - begun < 10
-    assert not worker.is_alive()

@@ -22,7 +22,7 @@ from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.untrusted.files import read_json
 from tests.run.broken_off import curves, killed_at, resume_run, run_files, settings, small_run
-from tests.run.kill_points import KillPoints
+from tests.run.file_events import KillPoints
 
 pytestmark = [
     pytest.mark.usefixtures("_blank_heatmaps"),
@@ -82,49 +82,39 @@ def resume(run, overrides):
     return position(found[0].stage, found[0].steps, found[0].phase) if found[0] else BEGINNING
 
 
-class Verdicts:
+class Outcomes:
     """Resumes a run from every kill point and collects failures.
 
     Attributes:
-        failures: A line for each point that a run does not survive as it should.
+        failures: A line for each point from which the run does not end as it should.
     """
 
     def __init__(self, whole, overrides, folder):
         self._expected = run_files(whole), curves(whole)
-        self._overrides, self._folder, self._known, self._points = overrides, folder, {}, 0
+        self._overrides, self._folder, self._known = overrides, folder, {}
         self.failures = []
 
-    def judge(self, points, most_lost, newest=BEGINNING):
-        """Resume from every point.
-
-        Args:
-            points: In the order of the run.
-            most_lost: Training steps that may be done again.
-            newest: Position of the newest complete snapshot before the first point.
-        """
+    def check(self, points, most_lost):
+        """Resume from every point, in the order of the run; at most ``most_lost`` training steps may be repeated."""
+        newest = BEGINNING
         for point in points:
             newest = max(newest, newest_complete(point.state))
-            problem, resumed_from = self._outcome(point.state)
+            if point.state not in self._known:  # equal folders are resumed once
+                self._known[point.state] = self._outcome(point.state)
+            problem, resumed_from = self._known[point.state]
             if not problem and (resumed_from < newest or point.learned - resumed_from[1] > most_lost):
                 problem = f"LOST_WORK: {newest} was complete, {point.learned} learned, resumed from {resumed_from}"
-            self.failures += [f"{point}: {problem}"] if problem else []
-            self._points += 1
-
-    def __str__(self):
+            self.failures += [f"{point.event}: {problem}"] if problem else []
         kinds = Counter(line.partition(": ")[2].partition(":")[0] for line in self.failures)
-        return f"{self._points} points, {len(self._known)} different folders, {dict(kinds) or 'no failure'}"
+        print(f"{len(points)} points, {len(self._known)} different folders, {dict(kinds) or 'no failure'}")
+        assert not self.failures
 
     def _outcome(self, state):
-        """Return the problem, if any, and the position resumed from; equal folders are resumed once."""
-        if state not in self._known:
-            run = self._folder / "run"
-            shutil.rmtree(run, ignore_errors=True)
-            if state is not None:
-                shutil.copytree(state, run)
-            self._known[state] = self._resumed(run)
-        return self._known[state]
-
-    def _resumed(self, run):
+        """Return the problem, if any, and the position resumed from."""
+        run = self._folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        if state is not None:
+            shutil.copytree(state, run)
         try:
             resumed_from = resume(run, self._overrides)
         except Exception as error:
@@ -135,47 +125,46 @@ class Verdicts:
 def recorded(run, copies, work):
     """Run or resume; return the kill points."""
     copies.mkdir()
-    with KillPoints(run, copies).recorded() as recorder, pytest.MonkeyPatch.context() as patch:
-        update = ContinualPPO.train
-        patch.setattr(
-            ContinualPPO, "train", lambda agent: (update(agent), setattr(recorder, "learned", agent.num_timesteps))
-        )
+    recorder, update = KillPoints(run, copies), ContinualPPO.train
+
+    def counted(agent):
+        update(agent)
+        recorder.learned = agent.num_timesteps
+
+    with recorder.observed(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ContinualPPO, "train", counted)
         work(run)
     return recorder.points
 
 
-def of_the_quick_test(points):
-    """Select the points before each rename and removal of a snapshot or checkpoint, where both copies could be lost."""
-    for before, point in pairwise(points):
-        if "checkpoints" in point.name and "rename" in (point.kind, before.kind):
-            yield point
+def around_renames(points):
+    """Select the points around each rename of a snapshot or checkpoint, where both copies could be lost."""
+    return [
+        point
+        for before, point in pairwise(points)
+        if "checkpoints" in point.event and any(each.event.startswith("rename") for each in (before, point))
+    ]
 
 
-def test_a_run_killed_while_snapshots_take_turns(tmp_path):
+@pytest.mark.parametrize(
+    ("overrides", "most_lost", "chosen"),
+    [
+        (AT_BOUNDARIES, TASK_STEPS, around_renames),
+        pytest.param(AT_BOUNDARIES, TASK_STEPS, list, marks=pytest.mark.slow),
+        pytest.param(EVERY_UPDATE, UPDATE_STEPS, list, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_before_any_file_event_resumes(overrides, most_lost, chosen, tmp_path):
     """With tasks shorter than ``checkpoint.every_steps``, snapshots are only saved at the ends of tasks."""
     run = tmp_path / "run"
-    points = recorded(run, tmp_path / "copies", lambda run: start(run, AT_BOUNDARIES))
-    verdicts = Verdicts(run, AT_BOUNDARIES, tmp_path / "resumed")
-    verdicts.judge(of_the_quick_test(points), TASK_STEPS)
-    print(verdicts)
-    assert not verdicts.failures
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("overrides", "most_lost"), [(EVERY_UPDATE, UPDATE_STEPS), (AT_BOUNDARIES, TASK_STEPS)])
-def test_a_run_killed_at_every_point(overrides, most_lost, tmp_path):
-    run = tmp_path / "run"
     points = recorded(run, tmp_path / "copies", lambda run: start(run, overrides))
-    assert {point.kind for point in points} == {*KINDS, "half"}
-    verdicts = Verdicts(run, overrides, tmp_path / "resumed")
-    verdicts.judge(points, most_lost)
-    print(verdicts)
-    assert not verdicts.failures
+    assert {point.event.split()[0] for point in points} == {*KINDS, "half"}
+    Outcomes(run, overrides, tmp_path / "resumed").check(chosen(points), most_lost)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_resume_killed_at_every_point(damaged, tmp_path):
+def test_a_resume_killed_before_any_file_event_resumes(damaged, tmp_path):
     """Also from the snapshot before a damaged one, where later files are removed first."""
     whole, run = start(tmp_path / "whole", EVERY_UPDATE), tmp_path / "run"
     with killed_at(snapshots, "save", 5):
@@ -183,8 +172,5 @@ def test_a_resume_killed_at_every_point(damaged, tmp_path):
     if damaged:
         (RunFolder(run).snapshots()[-1] / "agent.safetensors").write_bytes(b"")
     points = recorded(run, tmp_path / "copies", lambda run: resume(run, EVERY_UPDATE))
-    assert {point.kind for point in points} >= {*KINDS, "truncate"}
-    verdicts = Verdicts(whole, EVERY_UPDATE, tmp_path / "resumed")
-    verdicts.judge(points, UPDATE_STEPS)
-    print(verdicts)
-    assert not verdicts.failures
+    assert {point.event.split()[0] for point in points} >= {*KINDS, "truncate"}
+    Outcomes(whole, EVERY_UPDATE, tmp_path / "resumed").check(points, UPDATE_STEPS)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
@@ -68,7 +67,7 @@ def slow_activations(policy, observations):
 
 
 @pytest.mark.parametrize("modulation", [False, True])
-def test_units_are_seen_behind_the_activation_function(modulation):
+def test_metrics_equal_those_computed_layer_by_layer(modulation):
     policy = image_policy(modulation)
     figures, expected = measure(policy, Method(), "one", states()), slow_activations(policy, states())
     assert list(figures) == ["conv1", "conv2", "fc1"]
@@ -82,16 +81,7 @@ def test_units_are_seen_behind_the_activation_function(modulation):
         assert figures[name].free_bits is None
 
 
-def test_a_unit_that_is_switched_off_is_dormant():
-    policy = image_policy()
-    with torch.no_grad():
-        policy.trunk.fc1.bias[:3] = -100.0
-    before, after = image_policy(), policy
-    lost = measure(after, Method(), "one", states())["fc1"].dormant_share
-    assert lost - measure(before, Method(), "one", states())["fc1"].dormant_share > 0.2
-
-
-def test_the_gradients_norm_is_the_root_mean_square_of_each_states_own():
+def test_gradient_norm_is_the_root_mean_square_over_states():
     policy, observations = image_policy(), states(64)
     squares, used = dict.fromkeys(policy.trunk.layer_names, 0.0), observations[::4]
     log_probs = policy.head(policy.trunk(policy.preprocess(used))).logits
@@ -106,7 +96,7 @@ def test_the_gradients_norm_is_the_root_mean_square_of_each_states_own():
         assert figures[name].gradient_norm == pytest.approx((total / 16) ** 0.5, rel=1e-4)
 
 
-def test_states_are_spread_evenly_over_a_copy():
+def test_states_are_spread_evenly_and_copied():
     observations = torch.arange(2_000)
     chosen = evenly_spaced_states(observations)
     assert len(chosen) == STATES == len(set(chosen.tolist()))
@@ -117,7 +107,7 @@ def test_states_are_spread_evenly_over_a_copy():
     assert evenly_spaced_states(torch.arange(5)).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_weights_are_those_that_play_the_task():
+def test_metrics_are_those_of_the_weights_that_play_the_task():
     policy, method = image_policy(), Packnet(tasks=2)
     method.start_task(policy.trunk)
     method.end_task(FinishedTask(policy.trunk, policy.head, states(), policy.preprocess, torch.Generator()))
@@ -133,7 +123,7 @@ def test_the_weights_are_those_that_play_the_task():
     assert all(torch.equal(p, weights[name]) for name, p in policy.trunk.named_parameters())
 
 
-def test_measuring_leaves_no_trace_in_what_training_uses():
+def test_measuring_changes_no_state_of_training():
     policy = image_policy(modulation=True)
     policy.use_task("two")
     for parameter in policy.parameters():
@@ -149,10 +139,6 @@ def test_measuring_leaves_no_trace_in_what_training_uses():
     for name, parameter in policy.named_parameters():
         assert torch.equal(parameter, weights[name])
         assert torch.equal(parameter.grad, torch.full_like(parameter, 0.5))
-
-
-def test_nothing_is_measured_before_there_are_states():
-    PlasticityRecorder(None, None, Method()).record(1, "periodic", 0)
 
 
 def test_every_evaluation_has_a_row_for_each_layer(finished_run):
@@ -176,7 +162,7 @@ def test_every_evaluation_has_a_row_for_each_layer(finished_run):
         assert float(row["gradient_norm"]) > 0
 
 
-def test_free_bits_are_those_of_the_stage(finished_run):
+def test_free_bits_are_those_of_the_current_stage(finished_run):
     bits = rows(finished_run / "bits.csv")
     for row in rows(finished_run / "plasticity.csv"):
         learned = int(row["stage"]) - (row["phase"] != "after")
@@ -189,14 +175,14 @@ def test_free_bits_are_those_of_the_stage(finished_run):
         assert float(row["free_bits"]) == pytest.approx(20 - mean)
 
 
-def test_speed_is_written_at_every_evaluation_and_at_the_end_of_a_stage(finished_run):
+def test_speed_is_written_at_every_evaluation_and_at_the_end_of_a_task(finished_run):
     found = rows(finished_run / "speed.csv")
     assert [(int(r["env_steps"]), int(r["stage"])) for r in found] == [(512, 1), (1024, 1), (1536, 2), (2048, 2)]
-    assert all(50 < float(r["steps_per_second"]) < 1e6 for r in found)
+    assert all(0 < float(r["steps_per_second"]) < 1e6 for r in found)
     assert all(50 < float(r["peak_memory_mb"]) < 1e5 for r in found)
 
 
-def test_tensorboard_shows_it_under_each_layers_name(finished_run):
+def test_tensorboard_has_the_metrics_of_each_layer(finished_run):
     events = EventAccumulator(str(finished_run), size_guidance={"scalars": 0})
     events.Reload()
     last = rows(finished_run / "plasticity.csv")[-1]
@@ -207,36 +193,23 @@ def test_tensorboard_shows_it_under_each_layers_name(finished_run):
 
 
 @pytest.mark.parametrize("agent", ["blip", "finetune"])
-def test_training_is_the_same_to_the_bit_without_it(tmp_path, monkeypatch, agent):
+def test_measuring_does_not_change_training(tmp_path, monkeypatch, agent):
     config = small_config(agent)
     train(config, out=tmp_path / "with", threads=1, quiet=True)
     monkeypatch.setattr(PlasticityRecorder, "measure_on", lambda *_: None)
     monkeypatch.setattr(plasticity, "measure", lambda *_: pytest.fail("measured"))
     train(config, out=tmp_path / "without", threads=1, quiet=True)
-    assert len(rows(tmp_path / "with" / "plasticity.csv")) == 12
+    found = rows(tmp_path / "with" / "plasticity.csv")
+    assert len(found) == 12
+    assert ("" in {row["free_bits"] for row in found}) == (agent == "finetune")  # a method without bits
     assert rows(tmp_path / "without" / "plasticity.csv") == []
     assert (tmp_path / "with" / "scores.csv").read_bytes() == (tmp_path / "without" / "scores.csv").read_bytes()
-    for stage in ("stage-01", "stage-02"):
-        for file in ("policy", "method"):
-            one, other = (
-                load_file(tmp_path / run / "checkpoints" / stage / f"{file}.safetensors") for run in ("with", "without")
-            )
-            assert one.keys() == other.keys()
-            assert all(np.array_equal(one[name], other[name]) for name in one)
+    for name in ("policy.safetensors", "method.safetensors"):
+        one, other = (tmp_path / run / "checkpoints" / "stage-02" / name for run in ("with", "without"))
+        assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_method_without_bits_leaves_their_column_empty(tmp_path):
-    run = train(small_config("finetune", games="cartpole-a"), out=tmp_path / "run", threads=1, quiet=True)
-    assert {row["free_bits"] for row in rows(run / "plasticity.csv")} == {""}
-
-
-def test_multitask_plasticity_is_measured_on_the_first_task(tmp_path):
-    run = train(small_config("multitask"), out=tmp_path / "run", threads=1, quiet=True)
-    assert [row["phase"] for row in rows(run / "plasticity.csv")][-1] == "after"
-    assert int(rows(run / "speed.csv")[-1]["env_steps"]) == 2048
-
-
-def test_states_go_to_the_policys_device(tmp_path):
+def test_states_are_moved_to_the_device_of_the_policy(tmp_path):
     """Observations restored from a snapshot are on the CPU."""
     policy = image_policy().to("meta")
     recorder = PlasticityRecorder(None, None, Method())

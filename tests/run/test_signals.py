@@ -1,6 +1,7 @@
 """Signals that request a stop: the update is finished, the run saved, and the resume command printed."""
 
 import contextlib
+import functools
 import os
 import pty
 import re
@@ -13,22 +14,42 @@ import time
 import pytest
 
 from blip_rl.errors import InterruptedRunError
+from blip_rl.learner.distil import Student
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.interruption import StopRequest, StopRequestError
 from blip_rl.run.scores import ScoreBook
-from blip_rl.run.train import resume, train
+from blip_rl.run.train import train
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import snapshot_steps
-from tests.run.broken_off import CARTPOLES, command, curves, process, run_files, settings, small_run, wait_for
+from tests.run.broken_off import (
+    CARTPOLES,
+    assert_equal,
+    command,
+    process,
+    resume_run,
+    run_files,
+    settings,
+    small_run,
+    wait_for,
+)
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
 FINETUNE = (*settings("finetune"), "checkpoint.every_steps=128")  # early: from the first snapshot on they are stopped
+SETTINGS = {"finetune": FINETUNE, "blip-distil": settings("blip-distil")}
+
+pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole") / "run"
-    return train(small_run("finetune", overrides=FINETUNE), out=out, threads=1, quiet=True)
+    """Uninterrupted runs, trained on first use."""
+
+    @functools.cache
+    def run(agent):
+        out = tmp_path_factory.mktemp("whole") / "run"
+        return train(small_run(agent, overrides=SETTINGS[agent]), out=out, threads=1, quiet=True)
+
+    return run
 
 
 def resume_command(text, run):
@@ -38,7 +59,7 @@ def resume_command(text, run):
     return words[2:]
 
 
-def test_processes_save_and_say_how_to_resume(whole, tmp_path):
+def test_every_signal_saves_and_prints_the_resume_command(whole, tmp_path):
     """Every signal, each sent to a separate process, with a space in the run's name."""
     runs = {name: tmp_path / f"run {name}" for name in SIGNALS}
     with contextlib.ExitStack() as opened:
@@ -54,20 +75,17 @@ def test_processes_save_and_say_how_to_resume(whole, tmp_path):
             resume_command(err, runs[name])
             saved = snapshot_steps(RunFolder(runs[name]).snapshots()[-1])
             assert f"saved at step {saved:,}" in err
-    for run in runs.values():
-        resume(run, quiet=True)
-        assert run_files(run) == run_files(whole)
-        assert curves(run) == curves(whole)
+    assert_equal(resume_run(runs["SIGINT"]), whole("finetune"))
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path):
+def test_a_second_ctrl_c_ends_at_once_and_keeps_what_was_saved(tmp_path):
     """During an update that would take seconds."""
     long_updates = (*CARTPOLES, "ppo.epochs=200", "checkpoint.every_steps=128")
     run = tmp_path / "run"
     with process(command("finetune", run, long_updates, games="cartpole-a", steps="256")) as child:
         wait_for(child, lambda: any(run.glob("checkpoints/step-*")))
         time.sleep(0.5)  # for the second update to begin: what is asked while a snapshot is written is met before it
-        before = run_files(run)
+        before = {k: v for k, v in run_files(run).items() if "checkpoints" in k}
         child.send_signal(signal.SIGINT)
         for line in child.stdout:
             if "stopping after this update" in line:
@@ -78,50 +96,40 @@ def test_a_second_ctrl_c_leaves_at_once_and_takes_nothing_saved_with_it(tmp_path
     assert "stopped at once" in out
     assert "Traceback" not in err
     resume_command(out, run)
-    assert {k: v for k, v in run_files(run).items() if "checkpoints" in k} == {
-        k: v for k, v in before.items() if "checkpoints" in k
-    }
+    assert {k: v for k, v in run_files(run).items() if "checkpoints" in k} == before
     assert [path.name for path in RunFolder(run).snapshots()] == ["step-000000000128"]
 
 
-def signalled(monkeypatch, owner, name, call, number=signal.SIGTERM):
-    """Send this process a signal at the ``call``-th call of a function, before it does its work."""
-    function, calls = getattr(owner, name), []
+# What the signal interrupts (its owner, its name, at which call) → the step that the run is saved at.
+INTERRUPTED = {
+    "rollout": ("finetune", ContinualPPO, "collect_rollouts", 2, 128),
+    "update": ("finetune", ContinualPPO, "_update", 10, 256),
+    "periodic scores": ("finetune", ScoreBook, "_play", 2, 384),
+    "scores at the end": ("finetune", ScoreBook, "_play", 3, 512),
+    "distillation": ("blip-distil", Student, "_update", 4, 512),
+}
 
-    def signalling(*args, **options):
+
+@pytest.mark.parametrize("moment", INTERRUPTED)
+def test_a_run_asked_to_stop_saves_and_resumes_from_the_same_update(moment, whole, tmp_path, monkeypatch):
+    agent, owner, name, call, steps = INTERRUPTED[moment]
+    run, function, calls = tmp_path / "run", getattr(owner, name), []
+
+    def signalled(*args, **options):
         calls.append(None)
         if len(calls) == call:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
         return function(*args, **options)
 
-    monkeypatch.setattr(owner, name, signalling)
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "call", "steps"),
-    [
-        (ContinualPPO, "_update", 10, 256),
-        (ContinualPPO, "collect_rollouts", 2, 128),
-        (ScoreBook, "_play", 2, 384),
-        (ScoreBook, "_play", 3, 512),
-        (ScoreBook, "_play", 4, 512),
-        (ScoreBook, "_play", 5, 896),
-    ],
-    ids=["update", "rollout", "periodic scores", "scores at the end", "scores at the start", "later periodic scores"],
-)
-def test_a_run_asked_to_stop_resumes_from_the_same_update(owner, name, call, steps, whole, tmp_path, monkeypatch):
-    run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        signalled(patch, owner, name, call)
+        patch.setattr(owner, name, signalled)
         with pytest.raises(InterruptedRunError, match=f"saved at step {steps}; resume with") as caught:
-            train(small_run("finetune", overrides=FINETUNE), out=run, threads=1, quiet=True)
+            train(small_run(agent, overrides=SETTINGS[agent]), out=run, threads=1, quiet=True)
     assert caught.value.signal_number == signal.SIGTERM
-    resume(run, quiet=True)
-    assert run_files(run) == run_files(whole)
-    assert curves(run) == curves(whole)
+    assert_equal(resume_run(run), whole(agent))
 
 
-def test_a_second_ctrl_c_is_not_swallowed():
+def test_only_a_second_ctrl_c_raises_keyboard_interrupt():
     said = []
     stop = StopRequest(said.append)
     before = {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS}
@@ -139,7 +147,7 @@ def test_a_second_ctrl_c_is_not_swallowed():
     assert {name: signal.getsignal(getattr(signal, name)) for name in SIGNALS} == before
 
 
-def test_a_print_that_the_signal_broke_into_does_no_harm():
+def test_a_signal_during_a_print_does_not_raise():
     def reentrant(_text):
         raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
 
@@ -149,7 +157,7 @@ def test_a_print_that_the_signal_broke_into_does_no_harm():
     assert stop.signal_number == signal.SIGTERM
 
 
-def test_a_hangup_that_is_ignored_stays_so():
+def test_an_ignored_sighup_stays_ignored():
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -162,7 +170,7 @@ def test_a_hangup_that_is_ignored_stays_so():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_run_whose_terminal_is_closed_is_saved(tmp_path):
+def test_a_run_whose_terminal_is_closed_saves(tmp_path):
     """The system sends SIGHUP, and printing fails."""
     run, (terminal, its) = tmp_path / "run", pty.openpty()
     leader = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "

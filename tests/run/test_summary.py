@@ -63,7 +63,7 @@ def test_every_metric_raw_and_normalised_by_hand():
     assert "undefined" not in "\n".join(lines)
 
 
-def test_a_run_says_whose_score_is_1_when_it_begins_and_when_it_ends():
+def test_opening_and_closing_texts_explain_the_normalised_scale():
     data = make_config({"a": (0, 100), "b": None, "c": (0, 10)}).model_dump()
     data["tasks"][0]["reference_name"] = "human"
     config = RunConfig.model_validate(data)
@@ -85,15 +85,58 @@ def test_the_score_table_shows_both_sides_of_each_boundary():
     assert table[4] == ["after", "consolidation", "70.0", "40.0"]
 
 
-def test_one_task_says_why():
-    lines = closing({"a": (0, 100)}, [[40]])
-    assert metric(lines, "ACC") == ["40.0", "0.400"]
-    assert metric(lines, "BWT") == ["undefined (one task)"] * 2
-    assert metric(lines, "forgetting", "a") == ["undefined (one task)"] * 2
-    assert metric(lines, "accumulated reward") == ["40.0", "0.400"]
+@pytest.mark.parametrize(
+    ("tasks", "after", "expected"),
+    [
+        (
+            {"a": (0, 100)},
+            [[40]],
+            {
+                ("ACC",): ["40.0", "0.400"],
+                ("BWT",): ["undefined (one task)"] * 2,
+                ("forgetting", "a"): ["undefined (one task)"] * 2,
+                ("accumulated reward",): ["40.0", "0.400"],
+            },
+        ),
+        (
+            {"a": None},
+            [[40]],
+            {("ACC",): ["40.0", "undefined (no normalisers)"], ("BWT",): ["undefined (one task)"] * 2},
+        ),
+        (
+            THREE,
+            [[NAN] * 3, [NAN] * 3, [30, 50, -5]],
+            {
+                ("ACC",): ["25.0", "0.600"],
+                ("BWT",): ["undefined (learned together)"] * 2,
+                ("forgetting", "a"): ["undefined (learned together)"] * 2,
+                ("learned together",): ["before consolidation", "30.0", "50.0", "-5.00"],
+            },
+        ),
+        (
+            {"a": (0, 100), "b": (0, 100)},
+            [[50, NAN], [NAN, 50]],
+            {("ACC",): ["undefined (not measured)"] * 2, ("forgetting", "a"): ["undefined (not measured)"] * 2},
+        ),
+        ({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [50 - 1e-9, 50]], {("BWT",): ["0.00", "0.00"]}),  # no "-0.00"
+        (
+            {"a": (0, 1), "b": (0, 1)},  # as in MiniGrid: 0.958 must not be shown as 1.0
+            [[0.958, NAN], [0.5, 0.9127]],
+            {
+                ("learned a",): ["before consolidation", "0.958"],
+                ("ACC",): ["0.706", "0.706"],
+                ("BWT",): ["-0.458", "-0.458"],
+            },
+        ),
+    ],
+    ids=["one task", "no normalisers", "learned together", "missing score", "tiny change", "returns below 1"],
+)
+def test_a_metric_is_shown_or_the_reason_why_it_is_undefined(tasks, after, expected):
+    lines = closing(tasks, after)
+    assert {name: metric(lines, *name) for name in expected} == expected
 
 
-def test_a_task_without_normalisers_takes_only_what_needs_them():
+def test_a_task_without_normalisers_makes_only_normalised_metrics_undefined():
     lines = closing({"a": (0, 100), "b": None, "c": (-20, 0)}, AFTER)
     assert metric(lines, "ACC") == ["25.0", "undefined (no normalisers)"]
     assert metric(lines, "BWT") == ["-25.0", "undefined (no normalisers)"]
@@ -102,46 +145,6 @@ def test_a_task_without_normalisers_takes_only_what_needs_them():
     assert metric(lines, "forgetting", "b") == ["-10.0", "undefined (no normalisers)"]
     (note,) = [line for line in lines if line.startswith("no normalisers")]
     assert note.endswith("random_score and reference_score for b")
-
-
-def test_no_normalisers_at_all():
-    lines = closing({"a": None}, [[40]])
-    assert metric(lines, "ACC") == ["40.0", "undefined (no normalisers)"]
-    assert metric(lines, "BWT") == ["undefined (one task)"] * 2
-    assert not any("1 = the reference" in line for line in lines)
-
-
-def test_tasks_learned_together_are_scored_at_the_end():
-    lines = closing(THREE, [[NAN] * 3, [NAN] * 3, [30, 50, -5]])
-    assert metric(lines, "ACC") == ["25.0", "0.600"]
-    assert metric(lines, "BWT") == ["undefined (learned together)"] * 2
-    assert metric(lines, "forgetting", "a") == ["undefined (learned together)"] * 2
-    assert [line.split()[:2] for line in lines[1:5]] == [
-        ["mean", "raw"],
-        ["learned", "together"],
-        ["after", "consolidation"],
-        [],
-    ]
-
-
-def test_a_missing_cell_says_so():
-    lines = closing({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [NAN, 50]])
-    assert metric(lines, "ACC") == ["undefined (not measured)"] * 2
-    assert metric(lines, "forgetting", "a") == ["undefined (not measured)"] * 2
-
-
-def test_a_change_too_small_to_show_has_no_minus():
-    lines = closing({"a": (0, 100), "b": (0, 100)}, [[50, NAN], [50 - 1e-9, 50]])
-    assert metric(lines, "BWT") == ["0.00", "0.00"]
-
-
-def test_returns_between_0_and_1_keep_three_digits():
-    """As in MiniGrid: 0.958 must not be shown as 1.0."""
-    lines = closing({"a": (0, 1), "b": (0, 1)}, [[0.958, NAN], [0.5, 0.9127]])
-    assert metric(lines, "learned a") == ["before consolidation", "0.958"]
-    assert metric(lines, "learned b") == ["before consolidation", "0.500", "0.913"]
-    assert metric(lines, "ACC") == ["0.706", "0.706"]
-    assert metric(lines, "BWT") == ["-0.458", "-0.458"]
 
 
 def test_the_line_of_a_boundary_keeps_three_digits():
@@ -169,7 +172,7 @@ def test_the_commands_at_the_end_exist_and_can_be_pasted():
         ({"a": (0, 100)}, [[40]]),
     ],
 )
-def test_tables_line_up(tasks, after):
+def test_numbers_are_aligned_with_their_headings(tasks, after):
     """In a table of right-aligned numbers, every full row ends where its heading ends."""
     lines = closing(tasks, after)
     start = next(number for number, line in enumerate(lines) if line.startswith("metric"))

@@ -41,19 +41,7 @@ def shown_layout(events):
     return {(page.title, chart.title): list(chart.multiline.tag) for page in shown.category for chart in page.chart}
 
 
-def test_one_event_file_and_no_folder_of_its_own(finished_run):
-    assert len(list(finished_run.glob("events.out.tfevents.*"))) == 1
-    assert [path.name for path in finished_run.iterdir() if path.is_dir()] == ["checkpoints"]
-
-
-def test_all_games_share_a_chart_in_their_order(events):
-    charts, tags = shown_layout(events), events.Tags()["scalars"]
-    games = ["cartpole-a", "cartpole-b"]
-    assert matching(charts["games", "normalised score"], tags) == [f"eval/{game}/normalised" for game in games]
-    assert matching(charts["games", "mean return"], tags) == [f"eval/{game}/return" for game in games]
-
-
-def test_what_the_prior_did_is_in_the_events_and_in_the_stage(events, finished_run):
+def test_metrics_of_the_prior_are_in_the_events_and_in_the_checkpoint(events, finished_run):
     first = json.loads((finished_run / "checkpoints" / "stage-01" / "stage.json").read_text())["method"]["first_task"]
     for tag, name in (("fisher_prior", "prior"), ("informed_bits", "informed_bits"), ("drift", "drift")):
         values = [event.value for event in events.Scalars(f"method/{tag}")]
@@ -61,7 +49,7 @@ def test_what_the_prior_did_is_in_the_events_and_in_the_stage(events, finished_r
     assert len(events.Scalars("method/fisher_prior")) == 2
 
 
-def test_what_the_method_did_is_printed_without_the_figures_of_layers(capsys):
+def test_metrics_of_the_method_are_printed_without_those_of_layers(capsys):
     figures = {"fisher_prior": 1.2345e-16, "mean_frozen_bits": 2.0, "without_information/fc1.weight": 0.5}
     log_method_metrics(configure(None, []), Console(quiet=False), "pong", figures)
     assert capsys.readouterr().out == "consolidated pong: fisher prior 1.23e-16, mean frozen bits 2\n"
@@ -69,23 +57,21 @@ def test_what_the_method_did_is_printed_without_the_figures_of_layers(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_every_chart_finds_what_its_title_says_and_no_more(events):
+def test_charts_match_the_tags_that_their_titles_name(events):
     charts, tags = shown_layout(events), events.Tags()["scalars"]
-    assert matching(charts["continual learning", "ACC and BWT"], tags) == ["continual/acc", "continual/bwt"]
-    assert matching(charts["continual learning", "accumulated normalised reward"], tags) == [
-        "continual/accumulated_normalised_reward"
-    ]
-    assert matching(charts["bits", "mean frozen bits of each layer"], tags) == [
-        "bits/fc1/mean_frozen",
-        "bits/fc2/mean_frozen",
-    ]
-    assert matching(charts["bits", "share of weights without information"], tags) == [
-        "method/without_information/fc1.weight",
-        "method/without_information/fc2.weight",
-    ]
-    assert matching(charts["plasticity", "effective rank"], tags) == [
-        f"plasticity/fc{i}/effective_rank" for i in (1, 2)
-    ]
+    layers = ("fc1", "fc2")
+    for chart, expected in {
+        ("games", "normalised score"): ["eval/cartpole-a/normalised", "eval/cartpole-b/normalised"],
+        ("games", "mean return"): ["eval/cartpole-a/return", "eval/cartpole-b/return"],
+        ("continual learning", "ACC and BWT"): ["continual/acc", "continual/bwt"],
+        ("continual learning", "accumulated normalised reward"): ["continual/accumulated_normalised_reward"],
+        ("bits", "mean frozen bits of each layer"): [f"bits/{layer}/mean_frozen" for layer in layers],
+        ("bits", "share of weights without information"): [
+            f"method/without_information/{layer}.weight" for layer in layers
+        ],
+        ("plasticity", "effective rank"): [f"plasticity/{layer}/effective_rank" for layer in layers],
+    }.items():
+        assert matching(charts[chart], tags) == expected
     assert all(matching(expressions, tags) for expressions in charts.values())
 
 
@@ -95,9 +81,10 @@ def test_games_without_normalisers_have_no_chart_of_normalised_scores():
     assert charts["normalised score"] == ["Multiline", ["eval/cartpole-a/normalised$"]]
     assert len(charts["mean return"][1]) == 2
     assert "normalised score" not in layout(small_config(games="Acrobot-v1"))["games"]
+    assert metric_tags(small_config(games="Acrobot-v1")) == ["eval/Acrobot-v1/return"]
 
 
-def test_settings_are_those_of_the_recipe(events):
+def test_hparams_are_the_settings_of_the_recipe(events):
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert shown["agent"].string_value == "blip"
@@ -109,17 +96,13 @@ def test_settings_are_those_of_the_recipe(events):
     assert set(shown) == set(hyperparameters(small_config()))
 
 
-def test_metrics_are_scalars_that_the_run_writes(events):
+def test_hparams_metrics_are_scalars_that_the_run_writes(events):
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
     named = [info.name.tag for info in experiment.metric_infos]
     assert named == metric_tags(small_config())
     assert set(named) <= set(events.Tags()["scalars"])
     assert "continual/acc" in named
-
-
-def test_metrics_of_games_without_normalisers_are_returns():
-    assert metric_tags(small_config(games="Acrobot-v1")) == ["eval/Acrobot-v1/return"]
 
 
 def test_the_step_axis_continues_across_games(events):
@@ -140,7 +123,7 @@ def test_every_layer_has_a_heatmap_and_a_histogram_after_each_task(events, layer
     assert [point.step for point in events.Histograms(f"bits/{layer}/histogram")] == [1024, 2048]
 
 
-def test_each_game_moves_at_a_boundary(finished_run, tmp_path, monkeypatch):
+def test_gifs_show_the_episode_closest_to_the_mean_of_each_game(finished_run, tmp_path, monkeypatch):
     logger = configure(str(tmp_path), ["tensorboard"])
     player, recorded, record_game = render._Source(finished_run, RenderOptions())._player, [], tensorboard.record_game
 

@@ -7,11 +7,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from blip_rl import cli
 from blip_rl.errors import UserError
 from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.methods.blip import Blip
@@ -33,7 +31,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_the_folder_describes_itself(finished_run):
+def test_the_run_folder_holds_recipe_command_and_environment(finished_run):
     names = {p.name for p in finished_run.iterdir()}
     assert {"config.toml", "command.txt", "environment.json", "scores.csv", "bits.csv", "checkpoints"} <= names
     assert load_run_config(finished_run) == small_config()
@@ -114,7 +112,7 @@ def test_bits_are_frozen_from_the_first_boundary_on(events):
     assert all(value > 1 for step, value in values.items() if step >= 1024)
 
 
-def test_every_layer_is_drawn_as_a_heatmap(tmp_path):
+def test_tensorboard_has_a_heatmap_of_every_layer(tmp_path):
     overrides = ("trunk.image.conv=[[4, 8, 8], [4, 3, 2]]", "trunk.image.hidden=[8]", "evaluation.episodes=1")
     config = small_config(
         games="boxing", steps="128", overrides=(*overrides, "evaluation.max_episode_steps=5", "method.fisher_samples=8")
@@ -125,12 +123,12 @@ def test_every_layer_is_drawn_as_a_heatmap(tmp_path):
     assert images == {"bits/conv1/heatmap", "bits/conv2/heatmap", "bits/fc1/heatmap"}
 
 
-def test_games_are_filmed_at_each_boundary_where_asked(tmp_path):
+def test_games_are_recorded_at_the_end_of_each_task_if_asked(tmp_path):
     config = small_config(steps="256", overrides=("evaluation.gifs=true", "evaluation.episodes=1"))
     events = EventAccumulator(str(train(config, out=tmp_path / "run", threads=1, quiet=True)))
     events.Reload()
-    films = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"] if "games/" in tag}
-    assert films == {"games/cartpole-a": [256, 512], "games/cartpole-b": [512]}
+    videos = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"] if "games/" in tag}
+    assert videos == {"games/cartpole-a": [256, 512], "games/cartpole-b": [512]}
 
 
 def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
@@ -145,17 +143,16 @@ def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "save_stage", lambda *a: happened.append(("save", a[1])) or save(*a))
     monkeypatch.setattr(train_module, "boundary_line", lambda *a: "")
     monkeypatch.setattr(train_module, "closing_text", lambda *a: "")
-    train(small_config(overrides=("evaluation.every_steps=1M",)), out=tmp_path / "r", threads=1, quiet=True)
-    stage = [("before", 0), ("consolidate",), ("after", 0), ("save", 0)]
-    expected = [
-        (entry[0],) if len(entry) == 1 else (entry[0], number) + ((number,) if entry[0] != "save" else ())
+    config = small_config(steps="256", overrides=("evaluation.every_steps=1M",))
+    train(config, out=tmp_path / "run", threads=1, quiet=True)
+    assert happened == [
+        event
         for number in (1, 2)
-        for entry in stage
+        for event in (("before", number, number), ("consolidate",), ("after", number, number), ("save", number))
     ]
-    assert happened == expected
 
 
-def test_rounding_is_scored_on_both_sides(tmp_path):
+def test_rounded_weights_are_scored_before_and_after_consolidation(tmp_path):
     """With rounding, consolidation changes the weights, so the episodes after it are played again."""
     overrides = ("method.round_after_task=true", "method.first_task_bits=1", "method.first_task_drift=none")
     config = small_config(overrides=overrides, steps="4096")
@@ -182,7 +179,7 @@ class Dots(gymnasium.Env):
         return self.observation_space.high.copy(), float(action), self.steps == 9, False, {}
 
 
-def test_pictures_of_any_gymnasium_id_are_learned_and_scored(tmp_path):
+def test_image_observations_of_any_gymnasium_id_are_learned(tmp_path):
     gymnasium.register("BlipTestDots-v0", entry_point=Dots)
     try:
         overrides = ("trunk.image.conv=[[4, 8, 4]]", "trunk.image.hidden=[8]")
@@ -192,18 +189,6 @@ def test_pictures_of_any_gymnasium_id_are_learned_and_scored(tmp_path):
         assert "learned BlipTestDots-v0" in evaluate_run(path)
     finally:
         del gymnasium.registry["BlipTestDots-v0"]
-
-
-def test_fine_tuning_freezes_nothing(tmp_path):
-    path = train(small_config("finetune"), out=tmp_path / "r", threads=1, quiet=True)
-    assert rows(path / "bits.csv") == []
-    assert load_file(path / "checkpoints" / "stage-02" / "method.safetensors") == {}
-
-
-def test_the_same_seed_makes_the_same_run(finished_run, tmp_path):
-    again = train(small_config(), out=tmp_path / "again", threads=1, quiet=True)
-    for name in ("scores.csv", "bits.csv", "checkpoints/stage-02/policy.safetensors"):
-        assert (again / name).read_bytes() == (finished_run / name).read_bytes()
 
 
 def test_another_seed_makes_another_run(finished_run, tmp_path):
@@ -218,72 +203,27 @@ def test_unseen_tasks_are_scored_only_when_asked(tmp_path):
     assert ("1", "cartpole-b") in seen
 
 
-def refused(tmp_path, config, out=None) -> str:
-    out = out or tmp_path / "new"
-    existed = out.exists()
-    with pytest.raises(UserError) as caught:
-        train(config, out=out, threads=1, quiet=True)
-    assert existed or not out.exists()
-    return str(caught.value)
+@pytest.mark.parametrize(
+    ("games", "override", "message"),
+    [("boxing", "atari.frame_size=20", "kernel"), ("Pendulum-v1", "method.fisher_expectation=exact", "sampled")],
+)
+def test_what_cannot_be_learned_is_refused_before_anything_is_written(games, override, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(small_config(games=games, overrides=(override,)), out=tmp_path / "run", threads=1, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
-def test_an_existing_folder_is_never_written_into(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    message = refused(tmp_path, small_config(), out=tmp_path)
-    assert str(tmp_path) in message
-    assert "--out" in message
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_an_unavailable_device_is_named(tmp_path):
-    message = refused(tmp_path, small_config(device="cuda:7"))
-    assert "cuda:7" in message
-    assert "cpu" in message
-
-
-def test_a_task_that_does_not_fit_the_trunk_is_found_before_anything_is_written(tmp_path):
-    message = refused(tmp_path, small_config(games="boxing,CartPole-v1"))
-    assert "CartPole-v1" in message
-    assert "boxing" in message
-    assert "(4, 84, 84)" in message
-
-
-def test_frames_too_small_for_the_kernels_are_refused(tmp_path):
-    message = refused(tmp_path, small_config(games="boxing", overrides=("atari.frame_size=20",)))
-    assert "kernel" in message
-
-
-def test_an_exact_fisher_of_continuous_actions_is_refused_at_once(tmp_path):
-    message = refused(tmp_path, small_config(games="Pendulum-v1", overrides=("method.fisher_expectation=exact",)))
-    assert "sampled" in message
-
-
-def test_continuous_actions_work(tmp_path):
-    path = train(small_config(games="Pendulum-v1", steps="256"), out=tmp_path / "r", threads=1, quiet=True)
-    assert {r["normalised"] for r in rows(path / "scores.csv")} == {""}
-
-
-def test_ctrl_c_says_where_things_are_and_leaves_with_130(tmp_path, monkeypatch, capsys):
-    def interrupt(*_args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_module, "consolidate", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train(small_config(), out=tmp_path / "r", threads=1)
-    assert str(tmp_path / "r") in capsys.readouterr().out
-
-
-def test_the_command_prints_both_sides_of_each_boundary(tmp_path):
-    arguments = ["train", "--games", "cartpole-a,cartpole-b", "--steps", "256", "--out", str(tmp_path / "r")]
-    settings = ["ppo.environments=4", "ppo.rollout_steps=32", "evaluation.episodes=2", "method.fisher_samples=64"]
-    result = CliRunner().invoke(cli.cli, [*arguments, *(part for s in settings for part in ("--set", s))])
-    assert result.exit_code == 0, result.output
-    for text in ("before consolidation", "after consolidation", "ACC", "BWT", "tensorboard --logdir", "scores.csv"):
-        assert text in result.output
+def test_continuous_actions_are_learned_without_normalised_scores(tmp_path):
+    """Pendulum-v1, with fine-tuning: no bits are frozen and the method keeps nothing."""
+    config = small_config("finetune", games="Pendulum-v1", steps="256")
+    path = train(config, out=tmp_path / "run", threads=1, quiet=True)
+    assert {row["normalised"] for row in rows(path / "scores.csv")} == {""}
+    assert rows(path / "bits.csv") == []
+    assert load_file(path / "checkpoints" / "stage-01" / "method.safetensors") == {}
 
 
 @pytest.mark.parametrize(
     ("asked", "device", "expected"), [(0, "cpu", 0), (3, "cpu", 3), (0, "cuda", 1), (0, "cuda:1", 1), (4, "cuda", 4)]
 )
-def test_a_gpu_leaves_the_cores_to_the_emulator(asked, device, expected):
+def test_training_on_a_gpu_uses_one_cpu_thread_by_default(asked, device, expected):
     assert cpu_threads(asked, device) == expected
