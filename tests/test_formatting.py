@@ -1,4 +1,4 @@
-"""Three significant digits, wherever a score is written."""
+"""Formatting of numbers, columns and nested tables."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_differences_show_their_sign(value, text):
     assert score_text(value, signed=True) == text
 
 
-def test_it_imports_neither_torch_nor_matplotlib():
+def test_formatting_imports_neither_torch_nor_matplotlib():
     code = "import sys, blip_rl.formatting; sys.exit(bool({'torch', 'matplotlib', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -21,27 +21,21 @@ MACHINE = {"cpu": "a processor", "cores": 2}
 
 
 @pytest.fixture
-def parts(monkeypatch):
+def page(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    from _gpu import page, results, tests
+    from _gpu.page import page
 
-    return page, results, tests
+    return page
 
 
 def measured(**steps):
     return {"machine": MACHINE, "versions": {"torch": "2"}, "command": "python x", "commit": "c", "device": "d"} | steps
 
 
-def test_a_page_of_nothing_says_so(parts):
-    text = parts[0].page(measured())
-    assert text.count("Not measured.") == 2
-    assert "Not run: no result." in text
-
-
-def test_a_page_shows_failures_and_differences(parts):
+def test_the_page_shows_failures_and_differences_and_what_was_not_run(page):
     comparison = {"weights_relative": 0.5, "first_loss_relative": 1e-3, "losses_relative": 0.1, "equal": False}
     speed = {"steps_per_second": 1234.5, "update_share": 0.25, "gpu_peak_mb": None}
-    text = parts[0].page(
+    text = page(
         measured(
             tests={"outcomes": {"a": "passed", "b": "failure: broken"}},
             fidelity={"blip": {"comparisons": {"plain – captured": comparison}}},
@@ -53,6 +47,7 @@ def test_a_page_shows_failures_and_differences(parts):
             games={"games": ["a"], "steps_per_game": 10, "seconds": 2.0, "scores": {"blip": {"1": {"a": 0.125}}}},
         )
     )
+    assert page(measured()).count("Not measured.") == 2
     assert "1 passed, 1 failure" in text
     assert "`b`: failure: broken" in text
     assert "| blip | plain – captured | 5.0e-01 | 1.0e-03 | no |" in text
@@ -62,25 +57,7 @@ def test_a_page_shows_failures_and_differences(parts):
     assert "| blip | 1 | 0.125 |" in text
 
 
-def test_outcomes_are_read_from_junit_files(parts, tmp_path):
-    report = tmp_path / "tests.xml"
-    report.write_text(
-        '<testsuites><testsuite><testcase name="good"/><testcase name="bad"><failure message="assert 1 == 2"/>'
-        '</testcase><testcase name="left"><skipped message="no GPU"/></testcase></testsuite></testsuites>'
-    )
-    expected = {"good": "passed", "bad": "failure: assert 1 == 2", "left": "skipped: no GPU"}
-    assert parts[2].outcomes(report) == expected
-
-
-def test_results_are_on_disk_after_every_measurement(parts, tmp_path):
-    results = parts[1].Results(tmp_path / "x.json", seconds=5)
-    for number in range(3):
-        results.put(f"n{number}", number)
-        assert json.loads((tmp_path / "x.json").read_text())[f"n{number}"] == number
-    assert 4 < results.seconds_left() <= 5
-
-
-def test_a_device_that_is_not_there_is_refused(tmp_path):
+def test_an_unavailable_device_is_refused(tmp_path):
     command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--device", "cuda:99", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2

@@ -31,11 +31,11 @@ def parts(monkeypatch):
 
 
 # game: what stable-baselines3's wrappers play unasked when a game begins; lives that the random player below loses
-GAMES = {"boxing": ([1, 2], 0), "kung_fu_master": ([], 3), "space_invaders": ([1, 2], 2)}
+GAMES = {"kung_fu_master": ([], 3), "space_invaders": ([1, 2], 2)}
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_both_play_the_same_game(parts, game):
+def test_both_environments_play_the_same_game(parts, game):
     """A whole game and the beginning of the next: rewards, ends and raw returns are equal, and frames all but equal."""
     stock, _, _ = parts
     unasked, lives_to_lose = GAMES[game]
@@ -87,7 +87,7 @@ class Noting(VecEnvWrapper):
         return result
 
 
-def test_both_do_the_same_work_and_every_game_is_counted(parts, monkeypatch):
+def test_both_agents_do_the_same_work_and_every_game_is_counted(parts, monkeypatch):
     stock, runs, _ = parts
     config = resolve("breakout", "finetune", steps="1024", overrides=["trunk.task_modulation=false", *SMALL])
     made, work = {}, {}
@@ -110,32 +110,6 @@ def test_both_do_the_same_work_and_every_game_is_counted(parts, monkeypatch):
     assert work["ours"] == work["stock"]
 
 
-def test_each_environment_plays_one_game(parts):
-    """Returns 5, 7 and 9 after 3, 1 and 2 decisions; later games of the quick ones do not count."""
-    _, runs, _ = parts
-
-    class Clockwork:
-        num_envs = 3
-
-        def reset(self):
-            self.decisions = 0
-            return np.zeros(3)
-
-        def step(self, actions):
-            self.decisions += 1
-            lengths, returns = (3, 1, 2), (5, 7, 9)
-            infos = [
-                {"episode": {"r": value + 100 * (self.decisions > length)}} if self.decisions % length == 0 else {}
-                for length, value in zip(lengths, returns, strict=True)
-            ]
-            return np.zeros(3), np.zeros(3), np.zeros(3, dtype=bool), infos
-
-        def close(self):
-            pass
-
-    assert runs._first_games(Clockwork(), lambda observations: np.zeros(3)) == [5, 7, 9]
-
-
 def made_run(training, evaluation=(1.0,), steps=100):
     return {
         "steps": steps,
@@ -146,41 +120,33 @@ def made_run(training, evaluation=(1.0,), steps=100):
     }
 
 
-def test_verdict_by_hand(parts):
+def test_the_verdict_by_hand(parts):
     _, _, report = parts
     ours = {seed: made_run([value]) for seed, value in enumerate((10.0, 14.0, 12.0))}
     close = {seed: made_run([value]) for seed, value in enumerate((9.0, 9.0, 7.5))}
     far = {seed: made_run([value]) for seed, value in enumerate((7.0, 8.0, 7.0))}
     first = next(iter(report.MEASURES))
     near = report.compare({"ours": ours, "stock": close})[first]
-    assert near.difference == pytest.approx(3.5)
-    assert near.spread == 4  # ours: 10 to 14
+    assert (near.difference, near.spread, near.within) == (pytest.approx(3.5), 4, True)  # ours: 10 to 14
     assert near.interval == student_interval([1, 5, 4.5])
-    assert near.within is True
     text = report.report({"easy": {"ours": ours, "stock": close}, "hard": {"ours": ours, "stock": far}})
     assert "easy: within the spread of the seeds: yes" in text
     assert "hard: within the spread of the seeds: no" in text  # 4.67 against 4
-    assert "they differ by 4.7, two seeds of one of them by up to 4.0; the interval holds 0: no" in text
     assert (
         "| 12.0 ± 2.0 (10.0 14.0 12.0) | 8.5 ± 0.9 (9.0 9.0 7.5) | +3.5 [-1.9, +8.9] (Student interval) | 4.0 | yes |"
         in text
     )
-    assert "| easy | blip-rl | 3 | 50 | 30.00 |" in text
 
 
 def test_only_seeds_of_both_are_compared_and_one_seed_gives_no_verdict(parts):
     _, _, report = parts
     runs = {"ours": {0: made_run([1.0]), 1: made_run([50.0])}, "stock": {0: made_run([2.0])}}
-    values = report.compare(runs)[next(iter(report.MEASURES))]
-    assert (values.ours, values.stock) == ((1.0,), (2.0,))
-    assert (values.spread, values.interval, values.within) == (None, None, None)
+    found = report.compare(runs)[next(iter(report.MEASURES))]
+    assert (found.ours, found.stock, found.spread, found.within) == ((1.0,), (2.0,), None, None)
     assert "g: within the spread of the seeds: not known yet" in report.report({"g": runs})
-    assert "not known yet" in report.report({"g": {"ours": {}, "stock": {}}})
-    without_games = {who: {seed: made_run([]) for seed in range(3)} for who in ("ours", "stock")}
-    assert "not known yet" in report.report({"g": without_games})
 
 
-def test_the_last_hundred_games_and_the_curve(parts):
+def test_measures_and_the_curve_by_hand(parts):
     _, _, report = parts
     run = made_run([0.0] * 100 + [float(value) for value in range(100)], steps=1000)
     last, every, _ = (measure(run) for measure in report.MEASURES.values())
@@ -189,7 +155,6 @@ def test_the_last_hundred_games_and_the_curve(parts):
     assert steps.tolist() == list(np.linspace(40, 1000, 25))
     assert values[:12].tolist() == [0] * 12  # 8 games in each of 25 windows
     assert values[-1] == pytest.approx(np.mean(range(92, 100)))
-    assert np.isnan(report.curve(made_run([1.0]))[1][:-1]).all()
 
 
 @pytest.fixture
@@ -213,44 +178,27 @@ def parity(parts, monkeypatch, tmp_path, capsys):
     return call
 
 
-def test_runs_are_made_once_and_only_with_the_same_settings(parity):
-    code, text, errors = parity("--steps", "768", "--seeds", "2")
+def test_runs_are_made_once_and_only_compared_with_runs_of_the_same_settings(parity):
+    code, text, errors = parity("--steps", "768", "--seeds", "1")
     assert code == 0, errors
     assert "breakout: within the spread of the seeds: " in text
     files = sorted(Path("study").glob("*.json"))
-    assert [file.stem for file in files] == [f"breakout-seed{s}-{who}" for s in (0, 1) for who in ("ours", "stock")]
+    assert [file.stem for file in files] == ["breakout-seed0-ours", "breakout-seed0-stock"]
     made = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     assert all(run["steps"] == 768 and len(run["evaluation_games"]) == 2 for run in made)
-    assert made[0]["training_games"] != made[2]["training_games"]  # another seed
-    assert made[0]["command"].startswith("python scripts/parity.py ")
     assert Path("study/parity.png").stat().st_size > 5_000
     assert Path("study/parity.md").read_text(encoding="utf-8") == text
-    kept = [file.stat().st_mtime_ns for file in files]
-    files[3].rename("study/breakout-seed1-stock.json.1.part")  # as a kill would leave it
-    code, shown, _ = parity("--steps", "768", "--seeds", "2", "--show")
-    assert code == 0
-    assert "not known yet" in shown
-    assert parity("--steps", "768", "--seeds", "2", "--only", "ours")[0] == 0
-    assert not files[3].exists()
-    code, again, _ = parity("--steps", "768", "--seeds", "2")
-    assert code == 0
-    assert files[3].exists()
-    assert table_without_costs(again) == table_without_costs(text)
-    assert [file.stat().st_mtime_ns for file in files[:3]] == kept[:3]
-
-
-def table_without_costs(text):
-    return text.split("\n\n")[0]
-
-
-def test_runs_of_other_settings_and_broken_files_are_refused(parity):
-    assert parity("--steps", "256", "--seeds", "1", "--only", "ours")[0] == 0
-    for options, differs in ((["--steps", "512"], "tasks"), (["--steps", "256", "--episodes", "3"], "episodes")):
-        code, _, errors = parity("--seeds", "1", *options)
-        assert code == 2
-        assert f"made with another {differs}: give these settings their own --out" in errors
-    Path("study/breakout-seed0-ours.json").write_text("{", encoding="utf-8")
-    code, _, errors = parity("--steps", "256", "--seeds", "1")
+    kept = files[0].stat().st_mtime_ns
+    files[1].rename("study/breakout-seed0-stock.json.1.part")  # as a kill would leave it
+    assert "not known yet" in parity("--steps", "768", "--seeds", "1", "--show")[1]
+    _, again, _ = parity("--steps", "768", "--seeds", "1")
+    assert again.split("\n\n")[0] == text.split("\n\n")[0]  # all but speeds
+    assert files[0].stat().st_mtime_ns == kept
+    code, _, errors = parity("--steps", "512", "--seeds", "1")
+    assert code == 2
+    assert "made with another tasks: give these settings their own --out" in errors
+    files[0].write_text("{", encoding="utf-8")
+    code, _, errors = parity("--steps", "768", "--seeds", "1")
     assert code == 2
     assert "cannot be read" in errors
 
@@ -259,14 +207,11 @@ def test_runs_of_other_settings_and_broken_files_are_refused(parity):
     ("options", "message"),
     [
         (["--games", "CartPole-v1"], "expected an Atari game that stable-baselines3 can play"),
-        (["--games", "boxin"], "did you mean boxing?"),
         (["--set", "atari.fire_on_reset=false"], "stable-baselines3 always presses fire"),
         (["--steps", "many"], "expected a whole number of steps"),
-        (["--device", "cuda:99"], "--device cuda:99: "),
-        (["--seeds", "0"], "expected a whole number of at least 1"),
     ],
 )
-def test_what_cannot_work_is_refused(parity, options, message):
+def test_invalid_options_are_refused(parity, options, message):
     code, _, errors = parity(*options)
     assert code == 2
     assert message in errors
