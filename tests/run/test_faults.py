@@ -16,6 +16,7 @@ from blip_rl.errors import RunError, UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.train import train
 from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import assert_equal, curves, killed_at, resume_run, run_files, settings, small_run
 from tests.run.file_events import FailingEvents
 
@@ -120,9 +121,11 @@ def ends_well(run, work, point, whole):
         return events.failed
     if work is tiny_train and not events.failed:
         return False
-    if run_files(run) != run_files(whole):
-        resume_run(run)
-    assert run_files(run) == run_files(whole), point
+    expected = run_files(whole)
+    if RunFolder(run).finished(2):  # at most snapshots that could not be removed are left
+        assert run_files(run).items() >= expected.items(), point
+    else:
+        assert run_files(resume_run(run)) == expected, point
     assert curves(run) == curves(whole), point
     return events.failed
 
