@@ -1,4 +1,4 @@
-"""Memory that a process holds: all of it, and what single parts hold or leave behind."""
+"""Memory of this process: in total, and of the parts that grow by design."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _PR_SET_THP_DISABLE = 41
 
 @dataclass(frozen=True)
 class Parts:
-    """What grows without anything being wrong with blip-rl.
+    """Growth that is no leak of blip-rl.
 
     Attributes:
-        head_objects_kb: What one more head holds beside its weights: Python's and torch's objects.
-        game_kb: What ale-py leaves behind of one game that was opened, played and closed, with nothing around it.
+        head_objects_kb: Memory of one more head besides its weights: Python's and torch's objects.
+        game_kb: Memory that ale-py does not free after a game was opened, played and closed.
     """
 
     head_objects_kb: float = 0.0
@@ -41,12 +41,12 @@ class Parts:
 
 
 def measure_parts(config: RunConfig, heads: int, games: int) -> Parts:
-    """Add that many heads to a network, open that many games one after another.
+    """Measure the growth per head and per game.
 
     Args:
-        config: Its network and its games.
-        heads: How many.
-        games: How many; other games than Atari's are not opened.
+        config: The recipe whose network and games are used.
+        heads: Number of heads that are added to a network.
+        games: Number of Atari games that are opened one after another.
     """
     roms = [rom for task in config.tasks if (rom := rom_name(task.game))]
     return Parts(_head_objects_kb(config, heads), _game_kb(roms, games) if roms else 0.0)
@@ -72,7 +72,7 @@ def _game_kb(roms: list[str], games: int) -> float:
 
 
 def kb_each(count: int, make: Callable[[int], object]) -> float:
-    """How much the process grows by each of ``count`` calls, after a few that do not count."""
+    """Return the growth of the process per call, in kB, after a few calls to warm up."""
     for number in range(WARM_UP):
         make(-1 - number)
     _, before = held_mb()
@@ -82,11 +82,11 @@ def kb_each(count: int, make: Callable[[int], object]) -> float:
 
 
 def held_mb() -> tuple[float, float]:
-    """Memory of this process that no file stands behind: as it is, and once what was freed has been given back."""
+    """Return the anonymous memory of this process, before and after freed memory is returned to the system."""
     gc.collect()
     before = _filled_mb()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # a C library that can
+    if trim is not None:
         trim(0)
     return before, _filled_mb()
 
@@ -102,9 +102,9 @@ def _filled_mb() -> float:
 
 
 def in_use_mb() -> float:
-    """What the C library has given out and not got back: no holes between, no pages kept. NaN where it does not say.
+    """Return the memory allocated through malloc and not freed, in MB; NaN if the C library does not report it.
 
-    Python's own small objects are not in it: they live in blocks of their own.
+    Without fragmentation and cached pages, and without Python's small objects, which have an allocator of their own.
     """
     ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if ask is None:
@@ -127,14 +127,14 @@ class _MallocInfo(ctypes.Structure):
 
 
 def refuse_huge_pages() -> bool:
-    """Have Linux give this process 4 kB at a time: joined into pages of 2 MB, memory comes and goes in jumps."""
+    """Disable transparent huge pages for this process: with pages of 2 MB, resident memory changes in jumps."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     return prctl is not None and prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 
 
 @contextmanager
 def counting_games() -> Iterator[Callable[[], int]]:
-    """Count the Atari games that blip-rl opens; the block is given a function that tells how many so far."""
+    """Count the Atari games that blip-rl opens; yields a function that returns the number so far."""
     opened, load = [0], atari.load_emulator
 
     def load_and_count(rom: str, num_envs: int, *arguments: Any, **options: Any) -> AtariVectorEnv:

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: options, the machine, memory, and how results are shown."""
+"""Shared by the measuring scripts: options, provenance, memory, timers, Markdown output."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def positive_int(text: str) -> int:
-    """Read a whole number of at least 1 from the command line."""
+    """Parse a whole number of at least 1 from the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
     return int(text)
 
 
 def add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
-    """Give a parser the options that every benchmark has."""
+    """Add the options that every benchmark has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--repeats", type=positive_int, default=repeats, help="medians are over these (%(default)s)")
     parser.add_argument("--threads", type=positive_int, default=cores, help="torch threads (all cores: %(default)s)")
@@ -42,7 +42,7 @@ def add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
 
 
 def check_device(device: str) -> None:
-    """Check that torch can compute there.
+    """Check that torch can use a device.
 
     Raises:
         UserError: it cannot.
@@ -54,7 +54,7 @@ def check_device(device: str) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """What a reader needs to judge or repeat a measurement: command, code, versions, machine."""
+    """Return what is needed to judge or repeat a measurement: command, commit, versions, machine."""
     return {
         "command": shell_command("python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]),
         "commit": _commit(),
@@ -64,31 +64,31 @@ def provenance() -> dict[str, Any]:
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
-            "load_average": round(os.getloadavg()[0], 2),  # before: an idle machine shows about 0
+            "load_average": round(os.getloadavg()[0], 2),  # before the measurement
         },
     }
 
 
 def rss_mb() -> float | None:
-    """Memory this process holds now, in MB (10⁶ bytes); None where there is no /proc."""
+    """Return the resident memory of this process in MB (10⁶ bytes); None without /proc."""
     return _status_mb("self", "VmRSS")
 
 
 def cpu_seconds(processes: Sequence[int] = ()) -> float:
-    """Processor time that this process and others, named by their numbers, have used so far, in all their threads."""
+    """Return the processor time of this process and of others, given by pid, over all their threads."""
     return time.process_time() + sum(map(_cpu_seconds_of, processes))
 
 
 def peak_rss_mb(process: int | str = "self") -> float | None:
-    """Most memory a process has held, in MB; None where there is no /proc.
+    """Return the peak resident memory of a process, in MB; None without /proc.
 
-    Not ``ru_maxrss``: a new process inherits that from the one that started it, however small it is itself.
+    Not ``ru_maxrss``: a new process inherits that from its parent.
     """
     return _status_mb(process, "VmHWM")
 
 
 def reset_peak_rss() -> bool:
-    """Let the peak start again from the memory held now; False where the system does not allow it."""
+    """Reset the peak to the current resident memory; return False if the system does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -97,7 +97,7 @@ def reset_peak_rss() -> bool:
 
 
 def run_alone(*options: object) -> dict[str, Any]:
-    """Run this command again in a process of its own, with more options behind its own; return its results."""
+    """Run this command with additional options in a separate process; return its results."""
     with tempfile.TemporaryDirectory(prefix="blip-rl-benchmark-") as folder:
         out = Path(folder, "results.json")
         command = [sys.executable, *sys.argv, *map(str, options), "--out", str(out)]
@@ -110,14 +110,14 @@ def run_alone(*options: object) -> dict[str, Any]:
 def timed(
     owner: Any, function: str, seconds: dict[str, float], key: str = "", wait: Callable[[], object] = lambda: None
 ) -> Iterator[None]:
-    """Add up the time that one object's function takes, while the block lasts.
+    """Accumulate the time that a method of one object takes, within the block.
 
     Args:
-        owner: Whose function.
-        function: Its name.
-        seconds: Where to add up.
-        key: Under which name; empty: the function's.
-        wait: Called before each look at the clock: waits until a GPU has done what it was given.
+        owner: The object.
+        function: Name of the method.
+        seconds: Where the time is added.
+        key: Key in ``seconds``; empty: the name of the method.
+        wait: Called before the clock is read: synchronises a GPU.
     """
     original, nested = getattr(owner, function), function in vars(owner)
 
@@ -141,7 +141,7 @@ def timed(
 
 
 def show(results: dict[str, Any], text: str, out: Path | None) -> None:
-    """Print a Markdown report, the machine below it, and write the results where asked."""
+    """Print a Markdown report and the machine, and write the results as JSON if ``out`` is given."""
     machine, versions = results["machine"], results["versions"]
     print(text)
     print(
@@ -155,13 +155,13 @@ def show(results: dict[str, Any], text: str, out: Path | None) -> None:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells → a Markdown table."""
+    """Format rows of cells as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(value: float | None, form: str = ".0f") -> str:
-    """A number as a table shows it; a dash for one that could not be measured."""
+    """Format a number for a table; a dash if it could not be measured."""
     return "–" if value is None else format(value, form)
 
 
@@ -175,7 +175,7 @@ def _status_mb(process: int | str, key: str) -> float | None:
 
 
 def _cpu_seconds_of(process: int) -> float:
-    """0 where there is no /proc, or no longer that process."""
+    """Return 0 without /proc, or if the process has ended."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
     except OSError:
@@ -193,7 +193,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, with -dirty behind it where files were changed; None outside of git."""
+    """Return the commit of this checkout, with the suffix -dirty if files were changed; None outside of git."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()

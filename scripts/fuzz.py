@@ -1,12 +1,12 @@
-"""Give the project thousands of damaged, odd and hostile inputs; all must be accepted or refused with a message.
+"""Fuzz blip-rl with thousands of damaged and hostile inputs; each must be accepted or refused with a message.
 
     python scripts/fuzz.py --inputs 10000 --out fuzz.json
 
 Targets: recipes and settings; run folders that are inspected, reported, and opened to be evaluated and resumed;
-checkpoints of stages and snapshots; command lines. Each input is a good one changed at random, drawn from its number
-and ``--seed`` alone, so ``--target T --first N --inputs 1`` repeats input N. It fails if anything but a message for a
-person comes out, if it takes longer than ``--seconds``, if it asks for memory that is not there, or if a canary sings:
-a pickle, an archive or a package that leaves a mark when anything in it is run. Exit code 1 if any input failed.
+checkpoints of stages and snapshots; command lines. Each input is a valid one mutated at random, with a seed derived
+from its number and ``--seed``, so ``--target T --first N --inputs 1`` repeats input N. It fails if it raises anything
+but an error message, takes longer than ``--seconds``, requests more memory than there is, or triggers a canary: a
+pickle, an archive or a package that creates a marker file if its code is run. Exit code 1 if any input failed.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all inputs (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="limit of an input (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results as JSON")
-    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)  # where the process of one target reports
+    parser.add_argument(
+        "--worker", type=Path, help=argparse.SUPPRESS
+    )  # where the process of a target writes its results
     return parser.parse_args()
 
 
 def _run_target(target: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run a target's inputs in a process of its own; one that is taken down costs an input, not the rest."""
+    """Run the inputs of a target in a separate process; if it crashes, continue after the input that crashed it."""
     begun, first, end = time.monotonic(), options.first, options.first + options.inputs
     records: list[dict[str, Any]] = []
     while first < end:
@@ -92,7 +94,7 @@ def _run_target(target: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _work(options: argparse.Namespace) -> None:
-    """The process of one target: a line for each input, as soon as it is done."""
+    """Main function of the process of one target: write a line per input, as soon as it is finished."""
     from _fuzz import canary, watch
 
     from blip_rl.report import bits
@@ -100,18 +102,18 @@ def _work(options: argparse.Namespace) -> None:
     from blip_rl.untrusted import machine
 
     for module in (machine, bits, atomic, integrity):
-        module.memory_bytes = lambda: 2**30  # what is said to fit must fit into what the system leaves
+        module.memory_bytes = lambda: 2**30  # less than the address space that is left to an input
     with tempfile.TemporaryDirectory(prefix="blip-rl-fuzz-") as folder, options.worker.open("w") as log:
         canaries = canary.Canaries(Path(folder))
         canaries.check()
         target = _make_target(options.target[0], Path(folder), canaries)
-        importlib.import_module("torch._dynamo")  # what an optimizer imports at its first use: not an input's time
+        importlib.import_module("torch._dynamo")  # imported by the first optimizer: not part of an input's time
         watch.limit_memory()
         for number in range(options.first, options.first + options.inputs):
             draw = random.Random(f"{options.seed} {options.target[0]} {number}")
             verdict = watch.judge(lambda draw=draw: target.attempt(draw), options.seconds)  # type: ignore[misc]
-            if canaries.sang():
-                verdict = watch.Verdict("failed", "a canary sang: code from the input was run")
+            if canaries.triggered():
+                verdict = watch.Verdict("failed", "code from the input was run")
             failed = {"trace": verdict.trace} if verdict.kind == "failed" else {}
             text = verdict.text if verdict.kind == "failed" else ""
             log.write(json.dumps({"input": number, "kind": verdict.kind, "text": text, **failed}) + "\n")
@@ -130,7 +132,7 @@ def _make_target(name: str, folder: Path, canaries: Any) -> Any:
 
 
 def report(targets: dict[str, dict[str, Any]]) -> str:
-    """A table in Markdown, and below it the failures, alike ones together."""
+    """Return a Markdown table, followed by the failures grouped by their text."""
     lines = ["| target | inputs | accepted | refused | failed | seconds |", "|---|---|---|---|---|---|"]
     for name, found in targets.items():
         cells = (f"{found[key]:,}" for key in ("inputs", "accepted", "refused", "failed"))

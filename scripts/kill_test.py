@@ -1,12 +1,12 @@
-"""Kill runs at random moments, resume them, and compare every byte with a run that was never killed.
+"""Kill runs at random moments, resume them, and compare every byte with an uninterrupted run.
 
     python scripts/kill_test.py --cartpole 50 --atari 10 --out runs/kill-test --table kills.md
 
-Each trial starts a run, waits until its folder has a recipe, and sends SIGKILL after a time drawn evenly from what the
-whole run takes from there; then it resumes, and kills that process in the same way in every other trial, until the run
-is at its end. A first kill that comes after the end is no trial and is drawn anew. Compared are scores.csv,
-returns.csv, bits.csv, plasticity.csv and all files of all checkpoints. Exit code 1 if any differ. A trial of CartPole
-takes about half a minute, one of Atari about one.
+Each trial starts a run, waits until its folder has a recipe, and sends SIGKILL after a time drawn uniformly from the
+duration of an uninterrupted run; then it resumes the run, in every other trial kills it once more in the same way, and
+finishes it. A first kill that comes after the end is drawn again. scores.csv, returns.csv, bits.csv, plasticity.csv and
+all files of all checkpoints are compared. Exit code 1 if any differ. A trial of CartPole takes about half a minute, one
+of Atari about one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TOO_LATE = "its end"
 
 @dataclass(frozen=True)
 class Sequence:
-    """What is learned in every trial: small, but with evaluations and snapshots in the middle of each task."""
+    """The tasks of every trial: small, but with evaluations and snapshots in the middle of each task."""
 
     name: str
     games: str
@@ -40,7 +40,7 @@ class Sequence:
     settings: tuple[str, ...]
 
     def command(self, agent: str, out: Path) -> list[str]:
-        """Of a new run."""
+        """Return the command of a new run."""
         changes = [part for setting in self.settings for part in ("--set", setting)]
         asked = ["--games", self.games, "--agent", agent, "--steps", self.steps, "--out", str(out), "--threads", "1"]
         return [sys.executable, "-m", "blip_rl", "train", *asked, "--quiet", *changes]
@@ -68,7 +68,7 @@ ATARI = Sequence(
 
 @dataclass(frozen=True)
 class Trial:
-    """One run that was killed: where each kill met it, and the files that differ in the end."""
+    """One killed run: where each kill happened, and the files that differ in the end."""
 
     sequence: str
     met_at: tuple[str, ...]
@@ -95,8 +95,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cartpole", type=int, default=50, metavar="N", help="trials over four CartPoles")
     parser.add_argument("--atari", type=int, default=10, metavar="N", help="trials over two Atari games")
     parser.add_argument("--agent", default="blip")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments, which depend on the machine all the same")
-    parser.add_argument("--out", type=Path, required=True, help="new folder for the runs; those that are equal go")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments, which also depend on the machine")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the runs; equal ones are deleted")
     parser.add_argument("--table", type=Path, help="write the table here too")
     return parser.parse_args()
 
@@ -122,7 +122,7 @@ def _trials(sequence: Sequence, count: int, agent: str, out: Path, draw: random.
 
 
 def _run_whole(command: list[str], run: Path) -> float:
-    """Seconds from the moment when the run's folder has a recipe."""
+    """Return the duration in seconds, from the moment when the folder has a recipe."""
     process = _start(command, run)
     begun = time.monotonic()
     if process.wait() != 0:
@@ -131,7 +131,7 @@ def _run_whole(command: list[str], run: Path) -> float:
 
 
 def _run_killed(command: list[str], run: Path, delays: list[float]) -> tuple[str, ...]:
-    """Run to the end with a kill after each delay; where the kills met the run."""
+    """Run to the end with a kill after each delay; return where the kills happened."""
     met_at: list[str] = []
     for delay in delays:
         process = _start(command, run)
@@ -161,7 +161,7 @@ def _environment() -> dict[str, str]:
 
 
 def _place(run: Path) -> str:
-    """The newest snapshot, and what was half done."""
+    """Return the newest snapshot and what was being written."""
     folder = run / "checkpoints"
     saved = snapshot_folders(folder)
     half = sorted(path.name for path in folder.glob(".*.new/*"))
@@ -172,14 +172,14 @@ def _place(run: Path) -> str:
 
 
 def run_files(run: Path) -> dict[str, str]:
-    """Digest of every file that must be equal, by its path in the folder."""
+    """Return the digest of every file that must be equal, by its path in the folder."""
     files = [*(run / name for name in TABLES), *sorted((run / "checkpoints").glob("**/*"))]
     found = {str(file.relative_to(run)): file for file in files if file.is_file()}
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in found.items()}
 
 
 def table(trials: list[Trial]) -> str:
-    """A line of Markdown for each sequence."""
+    """Return a Markdown table with a row per sequence."""
     lines = ["| sequence | runs killed | kills | equal to the byte |", "|---|---|---|---|"]
     for name in dict.fromkeys(trial.sequence for trial in trials):
         mine = [trial for trial in trials if trial.sequence == name]

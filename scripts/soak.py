@@ -1,20 +1,19 @@
-"""Learn many short tasks in one process, and measure after each what the process holds: a leak shows as growth.
+"""Learn many short tasks in one process and measure its memory after each, to find leaks.
 
     python scripts/soak.py --games pong,boxing,breakout,freeway --switches 100 --steps 512 --out soak.json
     python scripts/soak.py --games CartPole-v1 --switches 200 --steps 256 --out soak-cartpole.json
 
-The games take turns, each time as a new task with a head of its own (CartPole with its observations mixed anew). After
-each task, at the same line of the program, come memory, open files and threads. What grows for a reason is taken off:
-heads and what the method remembers, counted from the tensors themselves; the objects around a head's tensors; and what
-ale-py leaves of each game that is opened and closed (every task seen is, twice at each boundary). The last two are
-measured first, each by itself. On the disk checkpoints add up, of which only the newest is kept here, and the tables;
-in memory the score matrix grows, by a few bytes for each pair of tasks. Growth counts from the third switch on.
+The games take turns, each time as a new task with its own head (CartPole with another mix of its observations). Memory,
+open files and threads are measured after each task, just after its checkpoint is saved. Expected growth is subtracted:
+heads and the state of the method, computed from their tensors; the Python objects of a head; and what ale-py does not
+free of each game that is opened and closed (every task seen is, twice at each boundary). The last two are measured
+first, separately. Only the newest checkpoint is kept on disk. Growth is measured from the third switch on.
 
-Memory is what the process itself has filled: a system short of memory takes the pages of programs and libraries away
-and brings them back. What was freed but is kept for later by the C library goes up and down by some hundred MB: it is
-given back before each measurement, and shown beside it. Pages that are used in part cannot be given back, so what the C
-library has given out is shown too: where memory grows and that does not, there are holes. Huge pages are refused.
-Exit code 1 if memory grew by more than 1 % or if a file or a thread was left behind.
+Memory is anonymous resident memory: the system may evict and reload pages of programs and libraries. Memory that the C
+library has freed but keeps varies by some hundred MB, so it is returned to the system before each measurement and shown
+separately. Partly used pages cannot be returned, so the memory in use by malloc is shown too: if memory grows and that
+does not, the heap is fragmented. Transparent huge pages are disabled.
+Exit code 1 if memory grew by more than 1 % or if files or threads were left open.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from blip_rl.run import train as train_module
 from blip_rl.tasks.games import rom_name
 
 SETTLED = 3
-"""Switches after which growth counts."""
+"""Growth is measured from this switch on."""
 MOST_GROWTH_PERCENT = 1.0
 SMALL = (
     "ppo.environments=8",
@@ -56,7 +55,7 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Moment:
-    """What the process held after a task."""
+    """Memory, files and threads of the process after a task."""
 
     task: str
     seconds: float
@@ -102,7 +101,7 @@ def _options() -> argparse.Namespace:
 
 
 def sequence_text(games: tuple[str, ...], switches: int, steps: int) -> str:
-    """The recipe of a sequence in which the games take turns."""
+    """Return the recipe of a sequence in which the games take turns."""
     tasks = []
     for number in range(switches):
         game = games[number % len(games)]
@@ -112,7 +111,7 @@ def sequence_text(games: tuple[str, ...], switches: int, steps: int) -> str:
 
 
 def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -> tuple[list[Moment], Parts]:
-    """Run the sequence, and measure where every stage has just been saved."""
+    """Train the sequence, and measure just after each checkpoint is saved."""
     recipe = folder / "soak.toml"
     recipe.write_text(sequence_text(split_names(options.games), options.switches, options.steps), encoding="utf-8")
     config = resolve(str(recipe), options.agent, overrides=(*SMALL, *options.set))
@@ -161,7 +160,7 @@ def _entries(folder: str) -> int:
 
 
 def judge(moments: list[Moment], parts: Parts) -> dict[str, Any]:
-    """Growth from the third switch to the last, what is known of it, and what is wrong with the rest."""
+    """Return the growth from the third switch to the last, its expected parts, and the faults."""
     if len(moments) <= SETTLED:
         return {"growth_percent": None, "faults": [f"{len(moments)} switches: growth counts after {SETTLED}"]}
     first, last = moments[SETTLED - 1], moments[-1]

@@ -1,1 +1,1 @@
-"""The parts of ``scripts/fuzz.py``: what changes inputs, what they are given to, and who watches."""
+"""Parts of ``scripts/fuzz.py``: mutations, targets, and the limits and checks around each input."""

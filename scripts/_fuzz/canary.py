@@ -1,4 +1,4 @@
-"""Files and a package that leave a mark if anything in them is run."""
+"""Files and a package that create a marker file if any code in them is run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from _fuzz.change import CANARY_PACKAGE
 
 
 class _Canary:
-    """Unpickling it creates a file."""
+    """Unpickling it creates the marker."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -25,15 +25,15 @@ class _Canary:
 
 
 class Canaries:
-    """The mark, and everything that would leave it.
+    """The marker, and everything that would create it.
 
     Attributes:
-        files: Contents that run code where they are unpickled: a pickle, a file of ``torch.save`` and an archive as
-            stable-baselines3 writes them.
+        files: File contents that run code when they are unpickled: pickles, a file of ``torch.save`` and an archive of
+            stable-baselines3.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._mark = folder / "canary-mark"
+        self._mark = folder / "canary-marker"
         plain = pickle.dumps(_Canary(self._mark))
         saved = io.BytesIO()
         torch.save({"state_dict": _Canary(self._mark)}, saved)
@@ -45,8 +45,8 @@ class Canaries:
             (package / name).write_text(code, encoding="utf-8")
         sys.path.insert(0, str(package.parent))
 
-    def sang(self) -> bool:
-        """Whether code has run since this was last asked."""
+    def triggered(self) -> bool:
+        """Return whether code has run since the last call."""
         found = self._mark.exists()
         if found:
             self._mark.rmdir()
@@ -55,17 +55,17 @@ class Canaries:
         return found
 
     def check(self) -> None:
-        """Make sure that the canaries can sing at all.
+        """Check that running the code is detected.
 
         Raises:
-            RuntimeError: they cannot.
+            RuntimeError: it is not.
         """
         pickle.loads(self.files[0])
-        if not self.sang():
-            raise RuntimeError("unpickling the canary left no mark: the fuzzer would find nothing")
+        if not self.triggered():
+            raise RuntimeError("unpickling the canary was not detected: the fuzzer would find nothing")
         __import__(CANARY_PACKAGE)
-        if not self.sang():
-            raise RuntimeError("importing the canary left no mark: the fuzzer would find nothing")
+        if not self.triggered():
+            raise RuntimeError("importing the canary was not detected: the fuzzer would find nothing")
 
 
 def _archive(pickled: bytes, saved: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Changes to values, texts and tables: what a slip, a bad disk or a stranger could make of a good file."""
+"""Random mutations of values, texts and tables, as from a typing error, a bad disk or an attacker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 
 CANARY_PACKAGE = "canary_package"
-"""Importing it leaves a mark (:mod:`_fuzz.canary`)."""
+"""Importing it creates the marker of :mod:`_fuzz.canary`."""
 
 NUMBERS = (0, 1, -1, 2, 7, 255, 256, 65_537, 2**31, 2**53, 2**63 - 1, -(2**63), 1e-320, 1e308, -1e308, 0.5)
 NOT_NUMBERS = (float("nan"), float("inf"), -float("inf"))
@@ -27,7 +27,7 @@ TEXTS = (
 
 
 def odd_value(draw: random.Random) -> Any:
-    """Something that hardly belongs where it will be put."""
+    """Return a value of a random type, often an invalid one."""
     kind = draw.randrange(8)
     if kind < 3:
         return draw.choice(NUMBERS)
@@ -46,7 +46,7 @@ def _deep(depth: int) -> Any:
 
 
 def tree(draw: random.Random, values: Any) -> Any:
-    """Change one place of nested tables and lists, in place where that can be; return the whole."""
+    """Mutate one entry of nested tables and lists, in place if possible; return the whole."""
     places = list(_places(values))
     if not places:
         return odd_value(draw)
@@ -69,7 +69,7 @@ def tree(draw: random.Random, values: Any) -> Any:
 
 
 def _places(values: Any) -> Any:
-    """Every (holder, key) inside, however deep."""
+    """Yield every (container, key) at any depth."""
     waiting = [values]
     while waiting:
         holder = waiting.pop()
@@ -86,7 +86,7 @@ def _nudged(draw: random.Random, value: Any) -> Any:
 
 
 def toml(draw: random.Random, text: bytes) -> bytes:
-    """Change a TOML file, by its values or by its letters."""
+    """Mutate a TOML file: its values, or its bytes."""
     if draw.random() < 0.7:
         values = tomllib.loads(text.decode("utf-8"))
         for _ in range(draw.choice((1, 1, 2, 4))):
@@ -94,12 +94,12 @@ def toml(draw: random.Random, text: bytes) -> bytes:
         try:
             return tomli_w.dumps(values).encode("utf-8", "surrogatepass")
         except (TypeError, ValueError, AttributeError, RecursionError):
-            pass  # a value that TOML cannot hold: letters then
+            pass  # not representable in TOML: mutate the bytes instead
     return letters(draw, text)
 
 
 def json_text(draw: random.Random, text: bytes) -> bytes:
-    """Change a JSON file, by its values or by its letters."""
+    """Mutate a JSON file: its values, or its bytes."""
     if draw.random() < 0.8:
         values = json.loads(text)
         for _ in range(draw.choice((1, 1, 2, 4))):
@@ -113,7 +113,7 @@ def json_text(draw: random.Random, text: bytes) -> bytes:
 
 
 def table(draw: random.Random, text: bytes) -> bytes:
-    """Change a CSV file, by its cells or by its letters."""
+    """Mutate a CSV file: its cells, or its bytes."""
     rows = list(csv.reader(io.StringIO(text.decode("utf-8"), newline="")))
     operation = draw.randrange(8)
     if operation > 5 or not rows:

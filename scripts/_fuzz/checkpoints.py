@@ -1,4 +1,4 @@
-"""Checkpoints of stages and snapshots: their bytes and JSON changed, then loaded, played and looked into."""
+"""Target: checkpoints of stages and snapshots with mutated files, which are loaded, played and inspected."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from blip_rl.storage import snapshot as snapshots
 
 
 class Checkpoints:
-    """One run of each kind of method, and in each input one file of a stage or snapshot changed."""
+    """A run of each kind of method; in each input one or two files of a stage or snapshot are mutated."""
 
     def __init__(self, folder: Path, canaries: Canaries) -> None:
         self._folder, self._canaries = folder / "run", canaries
         self._runs = [unfinished_run(folder / "seed", agent) for agent in METHODS]
 
     def attempt(self, draw: random.Random) -> None:
-        """One checkpoint, read in every way there is for its kind."""
+        """Read one checkpoint in every way that its kind can be read."""
         files = {name: content for name, content in draw.choice(self._runs).items() if _is_needed(name)}
         folders = sorted({name.rpartition("/")[0] for name in files if "/" in name})
         chosen = draw.choice(folders)

@@ -1,4 +1,4 @@
-"""Command lines: every verb, option and value, through the program's own ``main``; only training is not done."""
+"""Target: random command lines, passed to the program's ``main``; training is replaced by a stub."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from blip_rl.video.grid import Clip
 from blip_rl.video.recorder import RecordedCell
 
 _WORKING_FOLDER = "a/b/c/d"
-"""Deep, so that a path such as ``..`` leads nowhere else."""
+"""Nested, so that paths such as ``..`` stay inside."""
 _VALUES = (
     "run", "runs", "run/config.toml", "nowhere", "new", "mine.toml", "cartpole-a", "cartpole-a,cartpole-b",
     "CartPole-v1", "ppo.learning_rate=1e-4", "ppo.epochs=none", "method.name=ewc", "ppo.learning_rate", "games",
@@ -37,7 +37,7 @@ _VALUES = (
 
 
 class Commands:
-    """An empty working folder with one run in it, and a command."""
+    """A working folder with one run, and a random command in it."""
 
     def __init__(self, folder: Path) -> None:
         self._files = {f"run/{name}": content for name, content in unfinished_run(folder / "seed", "blip").items()}
@@ -46,7 +46,7 @@ class Commands:
         self._verbs = dict(program.cli.commands)
 
     def attempt(self, draw: random.Random) -> None:
-        """One command line."""
+        """Run one command line."""
         arguments = self._arguments(draw)
         write(self._files, self._folder)
         before, output, errors = Path.cwd(), _encoding("strict"), _encoding("backslashreplace")
@@ -83,12 +83,12 @@ class Commands:
             arguments.insert(draw.randrange(len(arguments) + 1), _value(draw))
         if draw.random() < 0.05:
             draw.shuffle(arguments)
-        # No system passes a zero byte on; and a package that a person types is imported, as asked for.
+        # The system allows no zero bytes in arguments, and a package that is named on the command line is imported.
         return [argument.replace("\x00", "").replace(change.CANARY_PACKAGE, "no_package") for argument in arguments]
 
 
 def _encoding(errors: str) -> Any:
-    """A stream as a terminal's: standard output refuses what it cannot encode."""
+    """Return a stream that handles encoding errors as a terminal does."""
     return io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors)
 
 
@@ -112,7 +112,7 @@ def _value(draw: random.Random) -> str:
 
 @contextlib.contextmanager
 def _stubs() -> Iterator[None]:
-    """No training, and instead of hours of playing one film of two pictures."""
+    """Replace training and playing, which would take hours; a video has two frames."""
     owners: Sequence[tuple[Any, str, Any]] = (
         (train, "train", lambda *_, **__: Path("new")),
         (train, "resume", lambda path, **_: path),

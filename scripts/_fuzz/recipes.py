@@ -1,4 +1,4 @@
-"""Recipes and ``--set``: resolved, written down and read back, and measured against the machine's memory."""
+"""Target: recipes and ``--set``: resolved, dumped and parsed again, and checked against the memory of the machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYS = (
 
 
 class Recipes:
-    """Agent files, sequence files, the ``config.toml`` of runs, and settings."""
+    """Mutated agent files, sequence files, ``config.toml`` files and settings."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class Recipes:
         ]
 
     def attempt(self, draw: random.Random) -> None:
-        """One recipe, as a command would read it."""
+        """Resolve one recipe, as a command does."""
         kind = draw.randrange(4)
         if kind == 0:
             path = self._folder / "config.toml"
@@ -51,7 +51,9 @@ class Recipes:
         else:
             agent = draw.choice(sorted(METHODS))
             config = resolve("cartpole-a", agent, overrides=[_setting(draw) for _ in range(draw.choice((1, 1, 2, 5)))])
-        assert parse_run_config(dump_run_config(config), "again") == config, "a recipe that is read back as another"
+        assert parse_run_config(dump_run_config(config), "again") == config, (
+            "the dumped recipe is parsed as a different one"
+        )
         method = make_method(config.agent.method)
         check_training(config, method, _VECTORS, [(task.name, spaces.Discrete(2)) for task in config.tasks])
 

@@ -1,4 +1,4 @@
-"""Small real runs, kept in memory as files, that inputs are made from."""
+"""Small runs, kept in memory as files, that are mutated into inputs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Files = dict[str, bytes]
 
 
 class _BrokenOffError(RuntimeError):
-    """The run ends here, in the middle of its second task."""
+    """Raised to end the run in the middle of its second task."""
 
 
 def unfinished_run(folder: Path, agent: str) -> Files:
-    """A run over two tasks that was broken off: one stage's checkpoint, and snapshots of the second stage."""
+    """Train two tasks and stop in the second: one checkpoint of a stage, and snapshots of the second stage."""
     config = resolve("cartpole-a,cartpole-b", agent, steps="128", overrides=(*TINY, *METHODS[agent]))
     consolidate, calls = train_module.consolidate, []
 
@@ -55,7 +55,7 @@ def unfinished_run(folder: Path, agent: str) -> Files:
 
 
 def write(files: Files, folder: Path) -> None:
-    """Put the files into a folder, in place of all that is there."""
+    """Write the files into a folder, replacing its content."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, content in files.items():
         path = folder / name
@@ -65,7 +65,7 @@ def write(files: Files, folder: Path) -> None:
 
 
 def redigest(files: Files) -> None:
-    """Put right digests with changed files, as a stranger would."""
+    """Recompute the digests of changed files, as an attacker would."""
     for name in [name for name in files if name.endswith("digests.json")]:
         folder = name.removesuffix("digests.json")
         inside = {other.removeprefix(folder): other for other in files if other.startswith(folder) and other != name}

@@ -1,4 +1,4 @@
-"""Changes to safetensors files: to the header, to the bytes, or so that both still agree with each other."""
+"""Random mutations of safetensors files: of the header, of the bytes, or of both consistently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, 
 
 
 def tensor_file(draw: random.Random, content: bytes) -> bytes:
-    """Change a safetensors file."""
+    """Mutate a safetensors file."""
     operation = draw.randrange(10)
     if operation == 0:
         return change.letters(draw, content)
@@ -38,7 +38,7 @@ def tensor_file(draw: random.Random, content: bytes) -> bytes:
 
 
 def _changed(draw: random.Random, tensors: dict[str, Any]) -> dict[str, Any]:
-    """One tensor's name, kind, shape or numbers changed; the file stays one that can be read."""
+    """Mutate the name, dtype, shape or data of one tensor; the file stays well-formed."""
     if not tensors:
         return {"trunk.fc1.weight": ("F32", [2, 2], bytes(16))}
     name = draw.choice(sorted(tensors))

@@ -1,4 +1,4 @@
-"""What becomes of one input: accepted, refused with a message, or failed; within limits of time and memory."""
+"""Run one input within limits of time and memory: it is accepted, refused with a message, or fails."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _LEFT_TO_INPUTS = 4 * 2**30  # bytes of address space above what libraries take
 
 
 class HangError(BaseException):
-    """An input took too long; no ``except Exception`` stops it."""
+    """An input took too long; a BaseException, so that ``except Exception`` does not catch it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an input; of a failure where and how, in a line that alike failures share."""
+    """The outcome of an input; the text of a failure says where and how, and is equal for equal failures."""
 
     kind: Literal["accepted", "refused", "failed"]
     text: str = ""
@@ -40,19 +40,19 @@ class Verdict:
 
 
 def limit_memory() -> None:
-    """From now on, memory that an input should never ask for is refused by the system."""
+    """Limit the address space of this process, so that excessive allocations fail."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     held = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize:"))
     resource.setrlimit(resource.RLIMIT_AS, (held + _LEFT_TO_INPUTS, resource.RLIM_INFINITY))
 
 
 def judge(attempt: Callable[[], object], seconds: float) -> Verdict:
-    """Run one attempt and look at how it ends.
+    """Run one attempt and classify how it ends.
 
     Args:
-        attempt: Raises what the project would raise; returning is success.
-        seconds: Of the processor's time, after which it counts as hung; on the clock it may take some times as long,
-            for the machine may be busy with other things.
+        attempt: Calls the project; returning is success.
+        seconds: Limit of processor time; the limit of elapsed time is a multiple of it, because the machine may be
+            busy.
     """
     try:
         with _timed(seconds), warnings.catch_warnings(), _silent():
@@ -70,10 +70,10 @@ def judge(attempt: Callable[[], object], seconds: float) -> Verdict:
 
 
 def check_ending(code: object, command: str, printed: str) -> None:
-    """Look at how a command has ended.
+    """Check how a command ended.
 
     Raises:
-        AssertionError: not as a command should: with a traceback, a code of its own, or a flood of lines.
+        AssertionError: an unexpected exit code, a traceback, or no message.
     """
     assert code in _CLEAN_CODES, f"exit code {code} after {command}: {printed[:300]}"
     assert "Traceback" not in printed, printed[-2_000:]
@@ -106,7 +106,9 @@ def _timed(seconds: float) -> Iterator[None]:
 
     for number in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(number, ring)
-    faulthandler.dump_traceback_later(_PATIENCE * 2 * seconds, exit=True, file=sys.__stderr__)  # if no signal is heard
+    faulthandler.dump_traceback_later(
+        _PATIENCE * 2 * seconds, exit=True, file=sys.__stderr__
+    )  # if no signal is handled
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, _PATIENCE * seconds)
     try:

@@ -50,6 +50,8 @@ def test_every_input_is_accepted_or_refused_with_a_message(target, tmp_path, can
         assert verdict.kind != "failed", (
             f"--target {target} --seed {SEED} --first {number}: {verdict.text}\n{verdict.trace}"
         )
-        assert not canaries.sang(), f"--target {target} --seed {SEED} --first {number}: code from the input was run"
+        assert not canaries.triggered(), (
+            f"--target {target} --seed {SEED} --first {number}: code from the input was run"
+        )
         kinds.append(verdict.kind)
-    assert {"accepted", "refused"} == set(kinds), "inputs that all end alike look at one thing only"
+    assert {"accepted", "refused"} == set(kinds), "inputs with one outcome only test little"
