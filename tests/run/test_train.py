@@ -155,7 +155,7 @@ def test_the_end_of_a_task_happens_in_order(tmp_path, monkeypatch):
 def test_rounded_weights_are_scored_before_and_after_consolidation(tmp_path):
     """With rounding, consolidation changes the weights, so the episodes after it are played again."""
     overrides = ("method.round_after_task=true", "method.first_task_bits=1", "method.first_task_drift=none")
-    config = small_config(overrides=overrides, steps="4096")
+    config = small_config(games="cartpole-a", overrides=overrides, steps="4096")
     path = train(config, out=tmp_path / "r", threads=1, quiet=True)
     scores = {
         phase: [r["return"] for r in rows(path / "scores.csv") if r["phase"] == phase] for phase in ("before", "after")
@@ -189,11 +189,6 @@ def test_image_observations_of_any_gymnasium_id_are_learned(tmp_path):
         assert "learned BlipTestDots-v0" in evaluate_run(path)
     finally:
         del gymnasium.registry["BlipTestDots-v0"]
-
-
-def test_another_seed_makes_another_run(finished_run, tmp_path):
-    other = train(small_config(seed=1), out=tmp_path / "other", threads=1, quiet=True)
-    assert (other / "scores.csv").read_bytes() != (finished_run / "scores.csv").read_bytes()
 
 
 def test_unseen_tasks_are_scored_only_when_asked(tmp_path):
