@@ -203,7 +203,7 @@ def test_a_recipe_of_another_network_is_refused_even_if_changes_are_accepted(run
 def test_a_recipe_with_fewer_tasks_is_refused_even_if_changes_are_accepted(run):
     first, *tasks = (run / "config.toml").read_text().split("[[tasks]]")
     (run / "config.toml").write_text("[[tasks]]".join([first, tasks[1]]))
-    refused(run, UserError, "1 tasks: the run is at task 2", accept_changes=True)
+    refused(run, UserError, "1 stages: the run is at stage 2", accept_changes=True)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -201,8 +201,12 @@ def first_actions(tensors):
         ("snapshot.json", lambda f: f["agent"]["random_numpy"].__setitem__(0, "PCG64"), ""),
         ("snapshot.json", lambda f: f["agent"].update(steps=-1), ""),
         ("snapshot.json", lambda f: f.update(phase="dreaming"), ""),
-        ("snapshot.json", lambda f: f.update(recipe='agent_name = "x"'), ""),
+        ("snapshot.json", lambda f: f.update(recipe='agent_name = "x"'), "recipe"),
         ("snapshot.json", lambda f: f.update(tasks=[]), ""),
+        ("snapshot.json", lambda f: f.update(format=1), ""),
+        ("snapshot.json", lambda f: f.update(returns={"pong": [1, 2.0]}), ""),
+        ("snapshot.json", lambda f: f.update(returns={"cartpole-a": [0, 2.0]}), ""),
+        ("snapshot.json", lambda f: f.update(returns={"cartpole-a": [1, "x"]}), ""),
         # Adam's kernel would read beyond its end.
         ("agent.safetensors", lambda t: t.update({"optimizer.0.exp_avg": torch.zeros(())}), "optimizer.0.exp_avg"),
         ("agent.safetensors", lambda t: t.update({"optimizer.9999.step": torch.zeros(())}), "optimizer.9999"),
@@ -216,7 +220,7 @@ def first_actions(tensors):
 def test_a_snapshot_with_values_out_of_bounds_is_damaged(unfinished, file, change, message):
     snapshot = newest(unfinished)
     (change_facts if file.endswith("json") else change_tensors)(snapshot, file, change)
-    with pytest.raises(atomic.DamagedError, match=message or "cannot be read"):
+    with pytest.raises(atomic.DamagedError, match=message or rf"{snapshot.name}.*cannot be read"):
         snapshots.load(snapshot)
 
 
