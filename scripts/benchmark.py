@@ -1,4 +1,4 @@
-"""Measure what learning costs here: how fast, how much memory, how far from what the machine could do at all.
+"""Measure the cost of training on this machine: speed, memory, and the distance from the machine's limit.
 
     python scripts/benchmark.py speed --out speed.json
     python scripts/benchmark.py cost --agents blip ewc
@@ -6,17 +6,16 @@
     python scripts/benchmark.py profile --device cuda
 
 speed times emulator, inference and update alone, blip-rl's agents, and stable-baselines3 with the same network and PPO
-numbers over its own environments and over EnvPool's, where that is installed. cost says what a method adds to an
-update, step by step beside fine-tuning. environments, tasks, widths and fisher say how cost grows with environments,
-with tasks consolidated, with the network's width and with samples of the Fisher; minatar compares how its games are
-stepped; profile says which operators an update consists of.
+numbers over its own environments and over EnvPool's, if that is installed. cost compares optimizer steps of a method
+with those of fine-tuning. environments, tasks, widths and fisher show how the cost grows with the number of
+environments, of consolidated tasks, the width of the network and the samples of the Fisher; minatar compares how its
+games are stepped; profile lists the operators of an update.
 
-All that is compared is measured in one process and takes turns, so that a machine that slows down slows all of it; read
-ratios, which are taken round by round, and look at the rounds. blip-rl's agents are those of the shipped recipes but
-for the scale and shift per task, which stable-baselines3's network lacks (--as-shipped: with them); those that have a
-method are measured after a first task of one iteration, with bits already frozen. A step is one decision of one
-environment. Run it on an idle machine: torch gets --threads, but emulators take the cores they find (taskset limits
-both).
+Everything that is compared is measured in turn in one process, so that a machine that slows down affects all of it.
+Compare ratios, which are computed per round, and check the rounds. blip-rl's agents use the shipped recipes without the
+scale and shift per task, which stable-baselines3's network lacks (--as-shipped: with them); methods are measured after
+a first task of one iteration, with bits already frozen. A step is one decision of one environment. Run it on an idle
+machine: torch uses --threads, but emulators use all cores (taskset limits both).
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from blip_rl.errors import UserError
 
 VERBS: dict[str, tuple[Any, int, str]] = {
     "speed": (speed, 5, "steps per second, against the machine's limit and against stable-baselines3"),
-    "cost": (cost, 200, "what a method adds to an update, step by step beside fine-tuning"),
-    "environments": (ENVIRONMENTS, 3, "with more games at a time"),
-    "tasks": (TASKS, 5, "with more tasks consolidated"),
+    "cost": (cost, 200, "optimizer steps of a method, compared with those of fine-tuning"),
+    "environments": (ENVIRONMENTS, 3, "with more environments"),
+    "tasks": (TASKS, 5, "with more consolidated tasks"),
     "widths": (WIDTHS, 3, "with a wider network"),
     "fisher": (fisher, 3, "the Fisher information with more samples"),
     "minatar": (minatar, 3, "MinAtar's games, against a Gymnasium environment for each copy"),
     "profile": (operators, 3, "operators of one update"),
 }
-"""Name → what measures, rounds unless asked otherwise, what it is."""
+"""Name → what measures, default number of rounds, description."""
 
 
 def main() -> None:

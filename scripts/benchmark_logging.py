@@ -1,11 +1,11 @@
-"""What TensorBoard costs a run: the share of its time in everything that writes scalars, heatmaps and films.
+"""Measure the share of a run's time that goes into TensorBoard: scalars, heatmaps and videos.
 
     python scripts/benchmark_logging.py --steps 20k --threads 2
 
-Trains one game with BLIP in this process and adds up the time in the logger, the heatmaps and histograms of the frozen
-bits, and where ``--films`` asks for them the films at the boundary (which play the game again). Times are the process's
-own processor time, so that other work on the machine counts little. Heatmaps and films come once a task, however long
-it is: in a short run their share is large.
+Trains one game with BLIP in this process and adds up the time in the logger, in the heatmaps and histograms of frozen
+bits, and with ``--films`` in the videos at the end of a task (which play the game again). Times are processor times of
+the process, so that other load on the machine matters little. Heatmaps and videos are made once per task, so their
+share is large in a short run.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ PARTS = {
 
 
 class Clock:
-    """Adds up processor seconds by part; what runs within a part counts for the outer one."""
+    """Accumulates processor seconds per part; nested parts count for the outer one."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._within = False
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
+        """Return the function with a timer."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._within:
@@ -61,7 +61,7 @@ class Clock:
 
 @contextmanager
 def watched(clock: Clock) -> Iterator[None]:
-    """Time every part while the block lasts."""
+    """Time every part within the block."""
     with ExitStack() as stack:
         for part, places in PARTS.items():
             for owner, name in places:
@@ -74,7 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="boxing")
     parser.add_argument("--steps", default="20k")
-    parser.add_argument("--films", action="store_true", help="also film the boundary (evaluation.gifs)")
+    parser.add_argument(
+        "--films", action="store_true", help="also record videos at the end of the task (evaluation.gifs)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for blip-rl train")
     add_common_options(parser, repeats=1)
     options = parser.parse_args()
@@ -91,7 +93,7 @@ def main() -> None:
 
 
 def _run(config: Any) -> dict[str, Any]:
-    """Train once; the folder goes afterwards."""
+    """Train once in a temporary folder."""
     clock, begun = Clock(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="blip-rl-benchmark-") as folder, watched(clock):
         train_module.train(config, out=Path(folder, "run"), quiet=True)

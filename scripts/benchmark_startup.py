@@ -3,9 +3,9 @@
     python scripts/benchmark_startup.py --out startup.json
     python scripts/benchmark_startup.py --run runs/atari6-blip-seed0 --repeats 3
 
-Every command runs in a new process, one after another, in as many rounds as ``--repeats`` says. Beside the time that
-passes stands the processor time that the process took, which other programs on the machine disturb far less. With
---run, what is measured is the verbs that show and score that run, on a copy of its folder.
+Every command runs in a new process, one after another, in ``--repeats`` rounds. The processor time of the process is
+shown next to the elapsed time, because other load on the machine affects it far less. With --run, the commands that
+show and evaluate that run are measured instead, on a copy of its folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ reference_score = 1.0
 SCORES = """env_steps,stage,phase,task,seed,return,length_steps,truncated,normalised,actions
 1000,1,after,pong,1000003,0.5,9,0,0.5,greedy
 """
-# A training that ends when its first rollout is about to be played.
+# A training that exits before its first rollout.
 FIRST_STEP = """
 import os, sys
 from blip_rl.cli import main
@@ -85,7 +85,7 @@ def _options() -> argparse.Namespace:
 
 
 def _commands(options: argparse.Namespace, out: Path) -> dict[str, list[str]]:
-    """What is measured, by its name in the table."""
+    """Return the measured commands by their name in the table."""
     typed = ("--help", "train --help", "list", "inspect run", "report run", "evaluate .", "train --games kungfoo")
     train = ["train", "--games", options.games, "--agent", options.agent, "--out", str(out), "--quiet"]
     return {
@@ -95,14 +95,14 @@ def _commands(options: argparse.Namespace, out: Path) -> dict[str, list[str]]:
 
 
 def _of_a_run() -> dict[str, list[str]]:
-    """As a person would type them: all games, all stages."""
+    """Return the commands that read a run, with their default options."""
     return {
         f"blip-rl {verb} RUN": ["-m", "blip_rl", verb, "copy"] for verb in ("inspect", "report", "render", "evaluate")
     }
 
 
 def _measure(command: list[str], folder: Path, threads: int) -> tuple[float, float]:
-    """Seconds that pass, and processor seconds, from the start of a process to its end."""
+    """Run a command; return its elapsed and processor seconds."""
     with tempfile.TemporaryFile() as errors:
         begun = time.perf_counter()
         process = subprocess.Popen(
@@ -114,7 +114,7 @@ def _measure(command: list[str], folder: Path, threads: int) -> tuple[float, flo
         )
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)  # told, because it was not this object that waited
+        process.returncode = os.waitstatus_to_exitcode(status)  # set here, because os.wait4 and not this object waited
         if process.returncode not in (0, 2):
             errors.seek(0)
             sys.exit(f"{command} ended with {process.returncode}: {errors.read().decode(errors='replace')}")
@@ -145,7 +145,7 @@ def _report(commands: dict[str, dict[str, Any]]) -> str:
 
 
 def _write_run(path: Path) -> None:
-    """A run as its text files tell of it, for the verbs that only read."""
+    """Write the text files of a run, for the commands that only read."""
     path.mkdir()
     (path / "config.toml").write_text(RECIPE, encoding="utf-8")
     (path / "scores.csv").write_text(SCORES, encoding="utf-8")

@@ -1,13 +1,12 @@
-"""Does blip-rl learn what stock stable-baselines3 learns? Both learn the same games with the same network and numbers.
+"""Compare learning of blip-rl and stable-baselines3: the same games, network and hyperparameters.
 
     python scripts/parity.py --out runs/parity
     python scripts/parity.py --out runs/parity --show
     python scripts/parity.py --games boxing breakout --set "trunk.image.conv=[[16,8,4],[32,4,2]]" --out runs/small
 
-Each run (contestant, game, seed) leaves one JSON in --out. Runs that are there are not made again, so the study can be
-killed at any time and goes on with the same command; the run that was under way begins anew. After each seed's
-pass through the games both contestants have the same seeds. --only lets two processes share an --out, and --show
-makes the tables and the picture of what is there.
+Each run (agent, game, seed) writes one JSON file to --out. Existing runs are not repeated, so the study can be killed
+at any time and continued with the same command; an unfinished run starts again. --only lets two processes share an
+--out, and --show makes the tables and the picture of the finished runs.
 
 blip-rl's agent is fine-tuning over one task, its network without a scale and shift per task (trunk.task_modulation).
 Both play the same game (tests/test_parity.py plays whole games in both) through their own wrappers. These differ in:
@@ -39,11 +38,11 @@ from blip_rl.errors import UserError
 from blip_rl.recipes import resolve
 
 GAMES = ("kung_fu_master", "space_invaders")
-"""Two that PPO learns visibly within 500,000 steps; neither waits for fire."""
+"""PPO improves on both within 500,000 steps; neither needs the fire button to start."""
 
 
 def main() -> None:
-    """Make the runs that are missing, then show all."""
+    """Make the missing runs, then show all."""
     options = _options()
     torch.set_num_threads(options.threads)
     try:
@@ -91,8 +90,8 @@ def _configs(options: argparse.Namespace) -> dict[tuple[str, int], RunConfig]:
 
 
 def _make_missing(options: argparse.Namespace, configs: dict[tuple[str, int], RunConfig]) -> None:
-    """One run after the other, contestants in turn."""
-    begun_with = provenance()  # the code that was loaded; the checkout may be another's by the time a run is finished
+    """Make one run after the other, agents in turn."""
+    begun_with = provenance()  # of the loaded code: the checkout may change before a run is finished
     for (game, seed), config in configs.items():
         for name in [options.only] if options.only else CONTESTANTS:
             path = _path(options.out, name, game, seed)
@@ -121,7 +120,7 @@ def _path(out: Path, name: str, game: str, seed: int) -> Path:
 
 
 def _read(path: Path, config: RunConfig, options: argparse.Namespace) -> dict[str, Any] | None:
-    """A finished run; None if it is not there.
+    """Read a finished run; None if there is none.
 
     Raises:
         UserError: it was made with other settings, or cannot be read.
@@ -132,7 +131,7 @@ def _read(path: Path, config: RunConfig, options: argparse.Namespace) -> dict[st
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{path}' cannot be read: {error!r}; delete it, and its run is made anew") from error
+        raise UserError(f"'{path}' cannot be read: {error!r}; delete it to make its run again") from error
     wanted = _settings(config, options)
     if differing := [key for key in wanted if settings.get(key) != wanted[key]]:
         raise UserError(f"'{path}' was made with another {', '.join(differing)}: give these settings their own --out")
@@ -140,13 +139,13 @@ def _read(path: Path, config: RunConfig, options: argparse.Namespace) -> dict[st
 
 
 def _settings(config: RunConfig, options: argparse.Namespace) -> dict[str, Any]:
-    """What decides a run, as JSON gives it back."""
+    """Return the settings that determine a run, as JSON represents them."""
     decides = config.model_dump(mode="json", include={"seed", "agent", "tasks", "atari", "compute"})
     return {**decides, "episodes": options.episodes, "threads": options.threads, "device": options.device}
 
 
 def _write(path: Path, results: dict[str, Any]) -> None:
-    """All or nothing: a kill in between leaves no half file."""
+    """Write atomically: a kill leaves no partial file."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(results, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)

@@ -1,11 +1,11 @@
-"""Train agents × seeds on one sequence and print ACC, BWT, forgetting, plasticity and cost: the figures of our claims.
+"""Train agents × seeds on one sequence and print a table of ACC, BWT, forgetting, plasticity and cost.
 
     python scripts/study.py --agents blip finetune --seeds 5 --out runs/study --table docs/results/x.md
     python scripts/study.py --agents blip --seeds 5 --set method.first_task_drift=0.001 --label tight ...
 
-Runs that already finished in --out are not made again, so a study can be extended. A folder that a run left unfinished
-is renamed to NAME.broken-1 and the run made anew, so two studies at once must not share agents, seeds and --out. A run
-that fails is named with its command, takes no other with it, and makes the exit code 1.
+Finished runs in --out are not repeated, so a study can be extended. The folder of an unfinished run is renamed to
+NAME.broken-1 and the run is made again, so two studies at the same time must not share agents, seeds and --out. A run
+that fails is listed with its command, does not affect the others, and makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took; ``cost.json`` in its folder."""
+    """Time and memory of a run; ``cost.json`` in its folder."""
 
     minutes: float
     peak_memory_mb: float
@@ -63,7 +63,7 @@ Run = tuple[RunScores, Cost | None]
 
 def main() -> None:
     arguments = _parse()
-    os.nice(arguments.nice)  # the runs inherit it
+    os.nice(arguments.nice)  # inherited by the runs
     jobs = _jobs(arguments)
     with ThreadPoolExecutor(arguments.workers) as pool:
         failures = [failure for failure in pool.map(lambda job: _made(arguments, job), jobs) if failure]
@@ -102,7 +102,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _jobs(arguments: argparse.Namespace) -> list[Job]:
-    """Every agent and seed once."""
+    """Return a job per agent and seed."""
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     groups = {agent: arguments.label or Path(agent).stem for agent in arguments.agents}
     return [
@@ -113,7 +113,7 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
 
 
 def _made(arguments: argparse.Namespace, job: Job) -> str | None:
-    """Train unless that has been done; what went wrong, or None."""
+    """Train unless the run is finished; return the error message, or None."""
     if (job.path / "finished").exists():
         return None
     if os.path.lexists(job.path):
@@ -144,10 +144,10 @@ def _command(arguments: argparse.Namespace, job: Job) -> list[str]:
 
 
 def _measured(command: list[str]) -> tuple[int, Cost]:
-    """Run a command to its end; its exit code (below 0: the signal that killed it) and what it took."""
+    """Run a command; return its exit code (negative: the signal that killed it) and its cost."""
     start = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    # The one call that tells this child's memory from the others'. Linux counts from this process's own on, which is
+    # os.wait4 reports the peak memory of this child alone. On Linux it starts at the memory of this process, which is
     # small as long as nothing here imports torch.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -156,7 +156,7 @@ def _measured(command: list[str]) -> tuple[int, Cost]:
 
 
 def _collected(jobs: list[Job]) -> tuple[dict[str, list[Run]], list[str]]:
-    """What finished runs say, by group; and what is wrong with those that cannot be read."""
+    """Read finished runs by group; return the error messages of those that cannot be read too."""
     groups: dict[str, list[Run]] = {}
     unread: list[str] = []
     first: tuple[Path, dict[str, Any]] | None = None
@@ -178,17 +178,17 @@ def _collected(jobs: list[Job]) -> tuple[dict[str, list[Run]], list[str]]:
 
 
 def _read_cost(path: Path) -> Cost | None:
-    """None for a run made before costs were kept."""
+    """Return None for runs of versions without ``cost.json``."""
     try:
         return Cost(**json.loads((path / "cost.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise UserError(f"'{path / 'cost.json'}' cannot be read: {error}; delete it, or make the run anew") from error
+        raise UserError(f"'{path / 'cost.json'}' cannot be read: {error}; delete it, or make the run again") from error
 
 
 def _table(groups: dict[str, list[Run]]) -> str:
-    """One row for each agent: figures over seeds, and the ACC of each."""
+    """Return a row per agent: metrics over seeds, and the ACC of each seed."""
     heads = [
         "agent",
         "seeds",
@@ -237,7 +237,7 @@ def _cost_cells(runs: list[Run]) -> list[str]:
 
 
 def _actions(groups: dict[str, list[Run]]) -> str:
-    """How the games behind the scores were played: greedy and stochastic ones are never in one mean of a run."""
+    """Return how the actions were chosen; a run never averages greedy and stochastic scores."""
     kinds = {name: " and ".join(sorted({scores.actions for scores, _ in runs})) for name, runs in groups.items()}
     if len(set(kinds.values())) == 1:
         return f"Actions: {next(iter(kinds.values()))}."

@@ -1,5 +1,5 @@
-"""What ``scripts/benchmark.py`` measures: a module, or an object, for each of its verbs, and what they share.
+"""The verbs of ``scripts/benchmark.py``: a module or an object each, and what they share.
 
-Each verb has ``add_options`` (of its parser), ``check`` (UserError for what cannot be done), ``measure`` (options →
-results fit for JSON) and ``report`` (results → Markdown).
+Each verb has ``add_options`` (to its parser), ``check`` (raises UserError for invalid options), ``measure`` (options →
+results for JSON) and ``report`` (results → Markdown).
 """

@@ -1,7 +1,7 @@
-"""What a method adds to an update: optimizer steps of two agents in turn, as close together as they can be.
+"""The cost of a method per optimizer step: steps of two agents, measured alternately.
 
-Whole iterations take seconds, within which a shared machine changes by more than a method costs. Two steps that follow
-one another take tenths of one, and there are hundreds of pairs.
+Iterations take seconds, and within seconds the speed of a shared machine varies by more than a method costs. Two
+consecutive steps take tenths of a second, and hundreds of pairs can be measured.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _FEWEST_PAIRS = 10  # with fewer, a bootstrap interval is too narrow
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What else this verb can be asked."""
+    """Add the options of this verb."""
     parser.add_argument("--agents", nargs="+", default=["blip"], metavar="NAME", help="recipes to compare with plain")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Find mistakes before anything is built.
+    """Check the options before anything is built.
 
     Raises:
-        UserError: an agent, a game or a change that cannot be had.
+        UserError: an unknown agent or game, or an invalid setting.
     """
     for agent in (PLAIN, *options.agents):
         recipe(agent, options)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """``--repeats`` pairs of steps for each agent, each in its second task, beside fine-tuning."""
+    """Measure ``--repeats`` pairs of steps for each agent, in its second task, and fine-tuning."""
     found = {}
     with ExitStack() as stack:
         plain = build(PLAIN, options, stack)
@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pairs(plain: Contestant, other: Contestant, count: int) -> list[tuple[float, float]]:
-    """Seconds of a step of each; who goes first alternates."""
+    """Return the seconds of a step of each; which one is first alternates."""
     clocks = (_timed_steps(plain), _timed_steps(other))
     pairs = []
     for number in range(_WARM_UP + count):
@@ -69,7 +69,7 @@ def _pairs(plain: Contestant, other: Contestant, count: int) -> list[tuple[float
 
 
 def _timed_steps(contestant: Contestant) -> Iterator[float]:
-    """Take one optimizer step after another on the last rollout, as ``train`` takes them; yields what each took."""
+    """Take optimizer steps on the last rollout as ``train`` does; yield the seconds of each."""
     agent = cast(ContinualPPO, contestant.agent)
     agent.policy.set_training_mode(True)
     agent._current_progress_remaining = 1.0  # of a training just begun: its steps are the largest
@@ -88,9 +88,9 @@ def _timed_steps(contestant: Contestant) -> Iterator[float]:
 
 
 def _figures(pairs: list[tuple[float, float]], update_share: float) -> dict[str, Any]:
-    """Medians over pairs, [median, low, high] with a bootstrap interval from ten pairs on, [median] below.
+    """Return medians over pairs: [median, low, high] with a bootstrap interval from ten pairs on, [median] below.
 
-    Training is slower by a step's cost times the share that updates have of training.
+    Training is slower by the cost of a step times the share of updates in training.
     """
     ratios = np.array([other / plain for plain, other in pairs])
     found = [np.median(ratios)]
@@ -109,7 +109,7 @@ def _figures(pairs: list[tuple[float, float]], update_share: float) -> dict[str,
 
 
 def _kept(contestant: Contestant) -> dict[str, Any]:
-    """What the method keeps, and how long the end of its last task took."""
+    """Return the size of the method's state, and the duration of its last consolidation."""
     state = contestant.state_bytes()
     return {
         "state_bytes_per_parameter": None if state is None else state / contestant.trunk_parameters(),
@@ -118,7 +118,7 @@ def _kept(contestant: Contestant) -> dict[str, Any]:
 
 
 def report(results: dict[str, Any]) -> str:
-    """One row an agent."""
+    """Return a row per agent."""
     head = ["agent", "pairs", "fine-tune's step, ms", "its step, ms", "slower, % (95 % bootstrap interval)"]
     head += ["share of updates, %", "whole training slower, % (95 % bootstrap interval)"]
     head += ["bytes kept per trunk parameter", "end of a task, s"]

@@ -29,7 +29,7 @@ _FRAMES = Box(0, 255, (4, 84, 84), np.uint8)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What else this verb can be asked."""
+    """Add the options of this verb."""
     values = [250, 500, 1000, 2000, 4000]
     parser.add_argument("--values", nargs="+", type=positive_int, default=values, metavar="N", help="observations")
     parser.add_argument("--actions", type=positive_int, default=18, help="actions of the policy (%(default)s)")

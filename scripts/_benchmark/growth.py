@@ -1,4 +1,4 @@
-"""How cost grows with one number: games at a time, tasks consolidated, width of the network."""
+"""How cost grows with one quantity: environments, consolidated tasks, or the width of the network."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ANY_ROLLOUT = "ppo.minibatches=1"  # divides everything
 
 @dataclass(frozen=True)
 class Growth:
-    """One number that is varied while all else stays.
+    """One quantity that is varied.
 
     Attributes:
         what: What it counts, as a table calls it.
-        values: Where it is measured unless asked otherwise.
-        agents: Of which recipes.
+        values: Its default values.
+        agents: Recipes measured by default.
         iteration_steps: Steps of one PPO iteration, whatever the number is.
         memory: Whether to run each point once more, in a process of its own, for its peak memory.
         changes: (recipe, number) → changes of the recipe.
@@ -44,7 +44,7 @@ class Growth:
     tasks: Callable[[int], int]
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """What else this verb can be asked."""
+        """Add the options of this verb."""
         parser.add_argument("--values", nargs="+", type=positive_int, default=list(self.values), metavar="N")
         parser.add_argument("--agents", nargs="+", default=list(self.agents), metavar="NAME", help="recipes to measure")
         parser.add_argument(

@@ -18,7 +18,7 @@ _LONGEST_NAME = 70
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What else this verb can be asked."""
+    """Add the options of this verb."""
     parser.add_argument("--agents", nargs="+", default=["finetune", "blip"], metavar="NAME", help="recipes to profile")
     parser.add_argument(
         "--rows", type=positive_int, default=12, help="operators shown, the longest first (%(default)s)"

@@ -31,7 +31,7 @@ Rounds = list[dict[str, Lap]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What else this verb can be asked."""
+    """Add the options of this verb."""
     parser.add_argument("--agents", nargs="+", default=[PLAIN, "blip"], metavar="NAME", help="recipes to measure")
     parser.add_argument(
         "--rivals", nargs="*", choices=tuple(RIVALS), default=list(RIVALS), help="default: all that are installed"

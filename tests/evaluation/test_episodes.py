@@ -102,7 +102,7 @@ def test_more_episodes_than_environments_use_new_seeds(monkeypatch, policy, conf
     assert all(env.closed for env in ScriptedGames.made)
 
 
-def test_every_decision_of_every_episode_is_told(monkeypatch, policy, config):
+def test_the_callback_receives_the_actions_of_every_episode(monkeypatch, policy, config):
     """34 games in two batches with different lengths: the callback gets the actions that each environment got."""
     told: list[list[int]] = [[] for _ in range(34)]
 
@@ -119,12 +119,12 @@ def test_every_decision_of_every_episode_is_told(monkeypatch, policy, config):
     assert len({tuple(actions) for actions in told}) > 10
 
 
-def test_a_game_past_the_cap_is_cut_and_says_so(monkeypatch, policy, config):
+def test_an_episode_longer_than_the_limit_is_truncated(monkeypatch, policy, config):
     played = play(monkeypatch, policy, config, [5, 1000], episodes=2, max_episode_steps=20)
     assert played == [Episode(5.0, 5, False), Episode(20.0, 20, True)]
 
 
-def test_a_game_that_ends_exactly_at_the_cap_is_whole(monkeypatch, policy, config):
+def test_an_episode_that_ends_exactly_at_the_limit_is_not_truncated(monkeypatch, policy, config):
     assert play(monkeypatch, policy, config, [20], episodes=1, max_episode_steps=20) == [Episode(20.0, 20, False)]
 
 
@@ -140,7 +140,7 @@ def played_for_real(game, overrides=(), **settings):
     return episode
 
 
-def test_the_time_limit_of_the_environment_is_a_games_normal_end():
+def test_a_time_limit_of_the_environment_is_no_truncation():
     """MountainCar-v0 ends itself after 200 steps, which an untrained agent always takes."""
     assert played_for_real("MountainCar-v0") == Episode(-200.0, 200, False)
     assert played_for_real("MountainCar-v0", max_episode_steps=200) == Episode(-200.0, 200, False)
@@ -159,7 +159,7 @@ def test_the_default_frame_limit_is_the_emulators_own():
     assert {spec.kwargs["max_num_frames_per_episode"] for spec in specs} == {AtariConfig().max_episode_frames}
 
 
-def test_a_stuck_policy_cannot_spend_more_than_the_budget(monkeypatch, policy, config):
+def test_evaluation_stops_at_the_step_budget(monkeypatch, policy, config):
     played = play(monkeypatch, policy, config, [10, 10_000], budget=60, episodes=2)
     assert played[0] == Episode(10.0, 10, False)
     assert played[1].truncated
@@ -283,7 +283,7 @@ def test_normalised_uses_the_recipes_scores(config):
     assert normalised(1.0, task.model_copy(update={"reference_score": None})) is None
 
 
-def test_training_and_evaluation_seeds_never_meet():
+def test_training_and_evaluation_seeds_are_disjoint():
     from blip_rl.run.train import training_seed
 
     seeds = [training_seed(seed, stage) for seed in (0, 1, 2**30 - 1) for stage in range(1, 50)]

@@ -38,7 +38,7 @@ def after(run, actions="greedy"):
     return sorted((r["stage"], r["task"], int(r["seed"]) - 1_000_003, r["return"]) for r in chosen)
 
 
-def test_the_checkpoints_play_exactly_as_the_run_did(run):
+def test_scores_of_the_checkpoints_equal_those_of_the_run(run):
     before, count = after(run), len(rows(run))
     table = evaluate_run(run)
     assert after(run) == before
@@ -85,7 +85,7 @@ def test_zero_shot_fills_the_upper_triangle(run):
     assert ("1", "cartpole-b") in {(stage, task) for stage, task, _, _ in after(run)}
 
 
-def test_what_cannot_be_evaluated_is_said(run, tmp_path):
+def test_invalid_requests_are_refused_with_the_reason(run, tmp_path):
     with pytest.raises(UserError, match=r"never saw 'cartpole-x'.*cartpole-a"):
         evaluate_run(run, games=("cartpole-x",))
     with pytest.raises(UserError, match="not a run folder"):
@@ -260,7 +260,7 @@ def test_the_command_takes_its_options(run):
     ]  # fmt: skip
 
 
-def test_a_run_that_may_not_be_written_prints_its_table(run, monkeypatch):
+def test_the_table_of_a_read_only_run_is_printed(run, monkeypatch):
     before, opening = (run / "scores.csv").read_bytes(), os.open
 
     def refusing(path, flags, *rest, **options):
@@ -277,7 +277,7 @@ def test_a_run_that_may_not_be_written_prints_its_table(run, monkeypatch):
     assert (run / "scores.csv").read_bytes() == before
 
 
-def test_scores_that_another_process_stores_meanwhile_are_kept(run, monkeypatch):
+def test_scores_stored_by_another_process_at_the_same_time_are_kept(run, monkeypatch):
     """The table is read again when it is written, after playing."""
     play = ScoringPlayer.play
 
