@@ -182,33 +182,6 @@ def test_stochastic_evaluation_repeats_itself(policy, config):
     assert evaluate_task(policy, Method(), config.tasks[0], config, settings, None) == first
 
 
-def test_each_task_is_played_with_its_own_head(policy, config):
-    """Heads that always push to one side fall within about 10 steps; the other head would play on."""
-    for module_, bias in zip(policy.tasks, ([100.0, 0.0], [0.0, 100.0]), strict=True):
-        torch.nn.init.zeros_(module_.actor.weight)
-        module_.actor.bias.data = torch.tensor(bias)
-    seen = []
-    act = policy.act
-    policy.act = lambda observations, greedy: seen.append(act(observations, greedy)) or seen[-1]
-    for index, task in enumerate(config.tasks):
-        seen.clear()
-        evaluate_task(policy, Method(), task, config, EvaluationConfig(episodes=2), None)
-        assert {int(a) for actions in seen for a in actions} == {index}
-
-
-def test_every_task_is_played_in_its_own_game(monkeypatch, policy, config):
-    made = []
-
-    def make(task, atari, count, seed):
-        made.append(task.name)
-        return ScriptedGames(count, seed, [2])
-
-    monkeypatch.setattr(module, "make_evaluation_env", make)
-    for task in config.tasks:
-        evaluate_task(policy, Method(), task, config, EvaluationConfig(episodes=1), None)
-    assert made == ["cartpole-a", "cartpole-b"]
-
-
 class Recording(ScriptedGames):
     """Record the actions played in each task's game."""
 

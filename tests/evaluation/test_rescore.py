@@ -61,12 +61,6 @@ def test_other_seeds_add_episodes_and_take_none_away(run):
     assert {seed + 1_000_003 for _, _, seed, _ in set(after(run)) - set(before)} == {7}
 
 
-def test_fewer_episodes_take_none_away(run):
-    before = after(run)
-    evaluate_run(run, episodes=1)
-    assert after(run) == before
-
-
 def test_a_stage_that_is_not_the_runs_is_refused(run):
     shutil.copytree(run / "checkpoints" / "stage-01", run / "checkpoints" / "stage-07")
     with pytest.raises(UserError, match="stage-07"):
@@ -248,16 +242,6 @@ def test_bad_input_is_one_message(run, options, wanted):
     assert result.exit_code == 2
     assert all(part in result.stderr for part in wanted), result.stderr
     assert (run / "scores.csv").read_bytes() == before
-
-
-def test_the_command_takes_its_options(run):
-    options = "--stage 1 --stage 2 --games cartpole-a --episodes 2 --seed 9 --stochastic --workers 1"
-    result = CliRunner().invoke(cli.cli, ["evaluate", str(run), *options.split()])
-    assert result.exit_code == 0, result.output
-    assert "2 stochastic episodes for each cell" in result.output
-    assert [(stage, seed + 1_000_003) for stage, _, seed, _ in after(run, "stochastic")] == [
-        ("1", 9), ("1", 10), ("2", 9), ("2", 10)
-    ]  # fmt: skip
 
 
 def test_the_table_of_a_read_only_run_is_printed(run, monkeypatch):

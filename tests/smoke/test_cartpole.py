@@ -48,7 +48,7 @@ def mean_over_seeds(metric, scores):
     return {agent: float(np.mean([metric(matrix) for matrix in matrices])) for agent, matrices in scores.items()}
 
 
-def test_blip_ends_with_more_than_fine_tuning(scores):
+def test_blip_ends_with_a_higher_acc_than_fine_tuning(scores):
     acc = mean_over_seeds(metrics.average_performance, scores)
     assert acc["blip"] > 0.32, acc
     assert acc["finetune"] < 0.31, acc
@@ -74,7 +74,7 @@ def test_bits_freeze_from_task_to_task(runs):
         assert means[-1] > means[0] == 0
 
 
-def test_the_accumulated_reward_is_on_one_axis(runs):
+def test_the_accumulated_reward_covers_the_whole_run(runs):
     events = EventAccumulator(str(runs["blip"][0]))
     events.Reload()
     points = events.Scalars("continual/accumulated_normalised_reward")

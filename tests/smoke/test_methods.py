@@ -22,28 +22,28 @@ def matrix(agent, folder, seed=0, overrides=()):
 @pytest.mark.parametrize(
     ("agent", "overrides"), [("freeze", ()), ("single", ()), ("packnet", ("method.tasks=4",))], ids=lambda value: value
 )
-def test_what_does_not_share_moving_weights_forgets_nothing_at_all(agent, overrides, tmp_path):
+def test_methods_with_fixed_weights_per_task_forget_nothing(agent, overrides, tmp_path):
     scores = matrix(agent, tmp_path, overrides=overrides)
     earlier = np.tril(np.ones_like(scores), -1).astype(bool)
     assert np.array_equal(scores[earlier], np.broadcast_to(np.diagonal(scores), scores.shape)[earlier])
 
 
 @pytest.mark.parametrize(("agent", "least"), [("gpm", -0.1), ("sgp", -0.25), ("l2", -0.1)])
-def test_what_holds_the_trunk_in_place_forgets_little(agent, least, tmp_path):
+def test_methods_that_constrain_the_trunk_forget_little(agent, least, tmp_path):
     assert metrics.backward_transfer(matrix(agent, tmp_path)) > least
 
 
-def test_replay_keeps_the_tasks_and_learns_the_next(tmp_path):
+def test_replay_ends_with_a_high_acc(tmp_path):
     assert metrics.average_performance(matrix("clear", tmp_path)) > 0.35
 
 
-def test_learning_all_at_once_has_no_boundary_to_forget_at(tmp_path):
+def test_multitask_has_scores_of_the_last_stage_only(tmp_path):
     scores = matrix("multitask", tmp_path)
     assert np.isnan(scores[:-1]).all()
     assert np.isfinite(scores[-1]).all()
 
 
-def test_elastic_weights_end_with_more_than_fine_tuning(tmp_path):
+def test_ewc_ends_with_a_higher_acc_than_fine_tuning(tmp_path):
     acc = {
         agent: np.mean([metrics.average_performance(matrix(agent, tmp_path, seed)) for seed in range(3)])
         for agent in ("finetune", "ewc", "ewc-online")
