@@ -169,8 +169,9 @@ def test_a_damaged_checkpoint_of_a_finished_task_is_refused(run):
     ("changes", "message"),
     [
         ({"versions": {"torch": "0.1"}}, r"torch 0\.1 → "),
+        ({"versions": "rubbish"}, "torch None → "),
         ({"device": "cuda:7"}, "device cuda:7 → cpu"),
-        ({"threads": 3}, "threads 3 → 1"),
+        ({"threads": "many"}, "threads many → 1"),
         ({"machine": "vax"}, "machine vax → "),
     ],
 )
@@ -178,13 +179,6 @@ def test_a_run_begun_under_other_conditions_is_refused_with_the_difference(chang
     path = run / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     refused(run, UserError, rf"begun under other conditions.*{message}.*--accept-changes")
-
-
-@pytest.mark.parametrize("name", ["versions", "threads"])
-def test_an_invalid_environment_file_is_refused_with_the_name_of_the_value(name, run):
-    path = run / "environment.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {name: "many"}))
-    refused(run, UserError, rf"environment\.json.*{name}")
 
 
 def edit_recipe(run, old, new):
