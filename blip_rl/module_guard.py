@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from blip_rl.core.fisher import supported_layers
 from blip_rl.errors import UserError
@@ -111,10 +111,10 @@ def _check_method(method: Method) -> None:
 
 def _check_trunk(trunk: nn.Module, stepped: set[int]) -> None:
     for name, module in trunk.named_modules():
-        if isinstance(module, _NormBase) and module.track_running_stats:
+        if isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and module.track_running_stats):
             raise UserError(
-                f"layer {name!r} is a {type(module).__name__}: every task overwrites its running statistics; expected "
-                "layers without, such as nn.LayerNorm(…, elementwise_affine=False), or move it into the tasks' heads"
+                f"layer {name!r} is a {type(module).__name__}, whose statistics are of a batch or overwritten by every "
+                "task: expected layers without, such as nn.LayerNorm(…, elementwise_affine=False); or move it to a head"
             )
     try:
         supported_layers(trunk)

@@ -211,8 +211,15 @@ def frozen():
 
 
 TRUNKS_REFUSED = {
-    r"'1' is a BatchNorm1d: every task overwrites": lambda: nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8)),
-    r"'0' is a BatchNorm1d": lambda: nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 8)),
+    r"'1' is a BatchNorm1d, whose statistics are of a batch or overwritten": lambda: nn.Sequential(
+        nn.Linear(5, 8), nn.BatchNorm1d(8)
+    ),
+    r"'0' is a BatchNorm1d": lambda: nn.Sequential(
+        nn.BatchNorm1d(5, affine=False, track_running_stats=False), nn.Linear(5, 8)
+    ),
+    r"'1' is a InstanceNorm2d": lambda: nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, track_running_stats=True)
+    ),
     r"'1' is a LayerNorm: .* know nn.Linear and nn.Conv2d": lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8)),
     r"'0' is a Embedding": lambda: nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8)),
     r"no nn.Linear or nn.Conv2d": lambda: nn.Sequential(nn.Tanh()),
