@@ -20,7 +20,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import blip_rl as br
-from blip_rl.core.bits import reference_prior
 from blip_rl.core.intervals import describe, estimate
 from blip_rl.core.metrics import average_performance, backward_transfer, learned_later
+from blip_rl.core.reference import reference_prior
 from blip_rl.errors import UserError
 from blip_rl.methods import make_method
 from blip_rl.recipes.files import recipe_folder
@@ -58,18 +58,8 @@ GRID = {
 }
 TUNING_SEEDS = (100, 101)
 MARK = "<!-- Tables: written by examples/classification.py. -->"
-Runs = dict[str, list["Result"]]
 Data = tuple[Tensor, Tensor]  # images (samples, 1, side, side) and their classes
-Job = tuple[str, str, int, Path]  # benchmark, rule, seed, folder of the IDX files
-
-
-class Result(NamedTuple):
-    """One sequence learned by one rule: shares of correct test answers; megabytes of network and method."""
-
-    acc: float
-    bwt: float
-    learned: float
-    memory: float
+Runs = dict[str, list[tuple[float, ...]]]  # rule → for each seed ACC, BWT, ACC of tasks 2… just learned, megabytes
 
 
 def read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
@@ -86,9 +76,9 @@ def read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
     sizes = np.frombuffer(raw[4:start].ljust(start - 4, b"\0"), ">u4").tolist()
     whole = raw[:4] == bytes((0, 0, 8, dimensions)) and len(raw) == start + math.prod(sizes)
     if not whole or sizes[1:] != [28, 28][: dimensions - 1]:
+        expected = f"magic number 000008{dimensions:02x}, sizes {shape} and as many bytes after them; copy it again"
         raise UserError(
-            f"{path} has {len(raw):,} bytes, magic number {raw[:4].hex()} and sizes {sizes}: expected magic number "
-            f"000008{dimensions:02x}, sizes {shape} and as many bytes after them; copy it again"
+            f"{path} has magic number {raw[:4].hex()}, sizes {sizes}, {len(raw):,} bytes: expected {expected}"
         )
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(sizes).copy())
 
@@ -173,8 +163,8 @@ def make_rule(rule: str) -> br.Method:
     return make_method(section | sizes | ({key: float(value)} if setting else {}))
 
 
-def run(job: Job) -> Result:
-    """Learn one sequence with one rule and seed."""
+def run(job: tuple[str, str, int, Path]) -> tuple[float, ...]:
+    """Learn one sequence: benchmark, rule, seed, folder of MNIST's files."""
     name, rule, seed, folder = job
     torch.manual_seed(seed)
     tasks, method = make_tasks(name, seed, folder), make_rule(rule)
@@ -188,7 +178,7 @@ def run(job: Job) -> Result:
         matrix.append([(answers == y).float().mean().item() for answers, y in tested])
     kept = [*trunk.parameters(), *method.state().tensors.values(), *(p for head in heads for p in head.parameters())]
     memory = sum(tensor.nbytes for tensor in kept) / 1e6
-    return Result(average_performance(matrix), backward_transfer(matrix), learned_later(matrix), memory)
+    return average_performance(matrix), backward_transfer(matrix), learned_later(matrix), memory
 
 
 def compare(pool: Executor, name: str, rules: Sequence[str], seeds: Sequence[int], folder: Path) -> Runs:
@@ -207,12 +197,12 @@ def cell(values: Sequence[float], sign: str = "") -> str:
 
 def table(title: str, runs: Runs, paper: dict[str, tuple[float, float]]) -> list[str]:
     """Return a table with a row for each rule; the paper's numbers last."""
-    (first, base), *_ = runs.items()
-    head = ["rule", "ACC", f"ACC − that of `{first}`, paired", "BWT", "just learned, tasks 2…", "MB"]
-    rows = [f"\n### {title}\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    first = next(iter(runs))
+    head = f"| rule | ACC | ACC − that of `{first}`, paired | BWT | just learned, tasks 2… | MB |"
+    rows = [f"\n### {title}\n", head, "|---|---|---|---|---|---|"]
     for rule, results in runs.items():
         acc, bwt, learned, memory = zip(*results, strict=True)
-        paired = cell([one - other.acc for one, other in zip(acc, base, strict=True)], "+")
+        paired = cell([one - other[0] for one, other in zip(acc, runs[first], strict=True)], "+")
         rows.append(f"| `{rule}` | {cell(acc)} | {paired} | {cell(bwt, '+')} | {cell(learned)} | {max(memory):.2f} |")
     return rows + [f"| {who} in the paper | {acc:.2f} | | {bwt:+.2f} | | |" for who, (acc, bwt) in paper.items()]
 
@@ -226,7 +216,7 @@ def study(pool: Executor, benchmarks: list[str], rules: list[str], seeds: range,
             grid = [f"{key}={value:g}" for key, values in GRID.items() for value in values]
             runs = compare(pool, on, grid, TUNING_SEEDS, folder)
             lines += table(f"{on}: settings, on seeds {TUNING_SEEDS}", runs, {})
-            means = {rule: np.mean([result.acc for result in results]) for rule, results in runs.items()}
+            means = {rule: np.mean([acc for acc, *_ in results]) for rule, results in runs.items()}
             tuned[on] = [max((r for r in grid if r.startswith(key)), key=means.__getitem__) for key in GRID]
         runs = compare(pool, name, [*rules, *tuned.get(on, [])], seeds, folder)
         lines += table(f"{name}, on seeds {seeds[0]} to {seeds[-1]}", runs, BENCHMARKS[name].get("paper", {}))
