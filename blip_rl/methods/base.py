@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from blip_rl.core.fisher import Expectation, diagonal_fisher
 from blip_rl.core.saved import TensorLayout
 from blip_rl.errors import UserError
-from blip_rl.setting_types import PositiveInt, Settings
+from blip_rl.setting_types import Settings
 
 
 @dataclass(frozen=True)
@@ -230,44 +230,9 @@ class Method:
             raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds some of it")
 
 
-class FisherSettings(Settings):
-    """Settings of the Fisher estimate."""
-
-    fisher_samples: PositiveInt = 2_000
-    """Observations of a finished task that the Fisher information is computed from."""
-    fisher_expectation: Expectation = "sampled"
-    """Expectation over actions: ``sampled`` draws one action per state, ``exact`` sums over all (Discrete actions
-    only)."""
-
-
-class FisherMethod(Method):
-    """Method that calls :meth:`FinishedTask.fisher` at the end of a task."""
-
-    Settings = FisherSettings
-    settings: FisherSettings
-
-    @property
-    def samples_wanted(self) -> int:
-        """Number of on-policy observations for the Fisher estimate."""
-        return self.settings.fisher_samples
-
-    def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
-        """Check that an exact expectation is asked for with Discrete actions only."""
-        if self.settings.fisher_expectation == "exact" and not isinstance(action_space, spaces.Discrete):
-            raise UserError(
-                f"task {name!r} has {type(action_space).__name__} actions: method.fisher_expectation = 'exact' needs a "
-                "Discrete action space (use 'sampled')"
-            )
-
-
 def parameter_bytes(trunk: nn.Module) -> int:
     """Return the bytes of all parameters of a trunk."""
     return sum(int(parameter.nbytes) for parameter in trunk.parameters())
-
-
-def mean_entry(tensors: dict[str, Tensor]) -> float:
-    """Return the mean over all entries of all tensors."""
-    return torch.cat([tensor.flatten() for tensor in tensors.values()]).mean().item()
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from blip_rl.core import bits, reference, saved
 from blip_rl.core.blocks import row_blocks
 from blip_rl.core.layers import protected_layers
 from blip_rl.core.prior import ParameterFisher, PriorOutcome, PriorSearch, has_information, shortfall
-from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network
+from blip_rl.methods.base import FinishedTask, MethodState, Network
+from blip_rl.methods.fisher_method import FisherMethod, FisherSettings
 from blip_rl.setting_types import PositiveFloat
 
 _SAVED = {"frozen_bits": torch.uint8, "centre": torch.float32, "fisher_mean": torch.float32, "remainder": torch.float32}
@@ -148,7 +149,7 @@ class Blip(FisherMethod):
         """
         if not self._parameters:
             raise RuntimeError("end_task before start_task: attach the method while the task is being learned")
-        fisher = finished.fisher(self.settings.fisher_expectation)
+        fisher = self.fisher_of(finished)
         self._uninformed = {
             name: 1 - has_information(fisher[name], p.fan).float().mean().item() for name, p in self._parameters.items()
         }
@@ -187,6 +188,7 @@ class Blip(FisherMethod):
             "total_bits": self.settings.total_bits,
             "first_task": self.first_task,
             "without_information": self._uninformed,
+            **self.scale_values(),
         }
         return MethodState(self._loaded | tensors, values)
 
@@ -206,6 +208,7 @@ class Blip(FisherMethod):
         self._loaded = dict(state.tensors)
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
+        self.load_scale(state)
         self.fisher_prior = state.values["fisher_prior"]
         self.first_task = state.values.get("first_task")  # early versions kept neither
         self._uninformed = dict(state.values.get("without_information", {}))

@@ -18,7 +18,8 @@ from torch import nn
 
 from blip_rl.core import saved
 from blip_rl.core.penalty import QuadraticPenalty
-from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network, mean_entry
+from blip_rl.methods.base import FinishedTask, MethodState, Network
+from blip_rl.methods.fisher_method import FisherMethod, FisherSettings, mean_entry
 from blip_rl.setting_types import NonNegativeFloat
 
 _KINDS = ("fisher", "anchor", "slope")
@@ -62,7 +63,7 @@ class Ewc(FisherMethod):
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Recentre the penalty at the newest weights, and add the new task's, whose minimum is there."""
-        fisher, weights = finished.fisher(self.settings.fisher_expectation), finished.weights()
+        fisher, weights = self.fisher_of(finished), finished.weights()
         earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
         moved = earlier.recentre(weights)
         self._penalty = moved.plus(fisher)
@@ -71,7 +72,7 @@ class Ewc(FisherMethod):
 
     def state(self) -> MethodState:
         """Return the penalty's tensors, its value at the anchor (``height``), and the number of tasks seen."""
-        values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height}
+        values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height, **self.scale_values()}
         return MethodState(self._penalty.tensors(), values)
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
@@ -82,3 +83,4 @@ class Ewc(FisherMethod):
         """Load a saved state; the next ``start_task`` checks it against the trunk."""
         self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS, height=float(state.values["height"]))
         self.tasks_seen = int(state.values["tasks_seen"])
+        self.load_scale(state)

@@ -15,7 +15,8 @@ from torch import nn
 
 from blip_rl.core import saved
 from blip_rl.core.penalty import QuadraticPenalty
-from blip_rl.methods.base import FinishedTask, FisherMethod, FisherSettings, MethodState, Network, mean_entry
+from blip_rl.methods.base import FinishedTask, MethodState, Network
+from blip_rl.methods.fisher_method import FisherMethod, FisherSettings, mean_entry
 from blip_rl.setting_types import Fraction, NonNegativeFloat
 
 _KINDS = ("fisher", "anchor")
@@ -61,7 +62,7 @@ class EwcOnline(FisherMethod):
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Update F ← gamma · F + F_k and θ* ← θ*_k."""
-        fisher, weights = finished.fisher(self.settings.fisher_expectation), finished.weights()
+        fisher, weights = self.fisher_of(finished), finished.weights()
         earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
         self._penalty = earlier.reset(weights).plus(fisher, keep=self.settings.gamma)
         self.tasks_seen += 1
@@ -69,7 +70,7 @@ class EwcOnline(FisherMethod):
 
     def state(self) -> MethodState:
         """Return the Fisher, the anchor, the penalty's value there, 0, and the number of tasks seen."""
-        values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height}
+        values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height, **self.scale_values()}
         return MethodState(self._penalty.tensors(), values)
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
@@ -80,3 +81,4 @@ class EwcOnline(FisherMethod):
         """Load a saved state; the next ``start_task`` checks it against the trunk."""
         self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS)
         self.tasks_seen = int(state.values["tasks_seen"])
+        self.load_scale(state)

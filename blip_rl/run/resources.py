@@ -18,7 +18,8 @@ from blip_rl.config import RunConfig
 from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.methods.base import FisherMethod, Method, Network, parameter_bytes
+from blip_rl.methods.base import Method, Network, parameter_bytes
+from blip_rl.methods.fisher_method import FisherMethod
 from blip_rl.storage import validation
 from blip_rl.tasks.games import is_atari
 from blip_rl.untrusted.machine import check_memory, in_words

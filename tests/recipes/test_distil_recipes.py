@@ -12,10 +12,10 @@ def test_steps_for_distilling_are_taken_from_the_steps_of_the_task():
     config = resolve("cartpole4", "blip-distil", steps="120k", overrides=["distil.teacher_states=1000"])
     assert [config.learning_steps(stage) for stage in (1, 2, 3, 4)] == 4 * [120_000 - 1000 - 4096]
     config = resolve("cartpole4", "blip-distil", overrides=["distil.first_task=false", "distil.student_states=0"])
-    assert [config.learning_steps(stage) for stage in (1, 2, 3, 4)] == [40_000] + 3 * [40_000 - 4096]
+    assert [config.learning_steps(stage) for stage in (1, 2, 3, 4)] == [120_000] + 3 * [120_000 - 4096]
     assert [config.learned_apart(stage) for stage in (1, 2)] == [False, True]
     config = resolve("cartpole4", "blip-distil", overrides=["learning=direct"])
-    assert [config.learning_steps(stage) for stage in (1, 2, 3, 4)] == 4 * [40_000]
+    assert [config.learning_steps(stage) for stage in (1, 2, 3, 4)] == 4 * [120_000]
 
 
 def test_tasks_with_too_few_steps_for_distilling_are_refused(problems):

@@ -110,7 +110,7 @@ def test_show_of_a_run_has_the_values_of_its_recipe(tmp_path):
     config = resolve("cartpole-a", "ewc", seed=3, overrides=["ppo.epochs=2"])
     (tmp_path / "run" / "config.toml").write_text(dump_run_config(config), encoding="utf-8")
     output = invoke("show", "run", "seed", "ppo.epochs", "method.strength", "tasks.steps").output
-    for line in ("seed = 3", "ppo.epochs = 2", "method.strength = 80.6", "tasks[].steps = 40000"):
+    for line in ("seed = 3", "ppo.epochs = 2", "method.strength = 80.6", "tasks[].steps = 120000"):
         assert f"\n{line}\n" in output
     assert output.count("from: run/config.toml") == 4
 

@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
     return {
         agent: [
             train(
-                resolve("cartpole4", agent, seed=seed, device="cpu"),
+                resolve("cartpole4", agent, steps="40k", seed=seed, device="cpu"),
                 out=folder / f"{agent}-{seed}",
                 threads=1,
                 quiet=True,

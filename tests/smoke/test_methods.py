@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def matrix(agent, folder, seed=0, overrides=()):
-    config = resolve("cartpole4", agent, seed=seed, device="cpu", overrides=overrides)
+    config = resolve("cartpole4", agent, steps="40k", seed=seed, device="cpu", overrides=overrides)
     return load_scores(train(config, out=folder / f"{agent}-{seed}", threads=1, quiet=True)).after_normalised
 
 

@@ -1,0 +1,80 @@
+"""Base class of methods that use the Fisher information of a finished task."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from blip_rl.core.fisher import Expectation
+from blip_rl.errors import UserError
+from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.setting_types import PositiveInt, Settings
+
+_TRACE = "first_fisher_trace"
+
+
+class FisherSettings(Settings):
+    """Settings of the Fisher estimate."""
+
+    fisher_samples: PositiveInt = 2_000
+    """Observations of a finished task that the Fisher information is computed from."""
+    fisher_expectation: Expectation = "sampled"
+    """Expectation over actions: ``sampled`` draws one action per state, ``exact`` sums over all (Discrete actions
+    only)."""
+    fisher_scale: Literal["own", "equal"] = "own"
+    """``own``: each task's Fisher as it is. ``equal``: scaled so that its trace equals that of the first task, since a
+    task with a confident policy has a small Fisher and would be protected little."""
+
+
+class FisherMethod(Method):
+    """Method that uses the Fisher information of a task at its end; subclasses call :meth:`fisher_of`."""
+
+    Settings = FisherSettings
+    settings: FisherSettings
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._first_trace: float | None = None
+
+    @property
+    def samples_wanted(self) -> int:
+        """Number of on-policy observations for the Fisher estimate."""
+        return self.settings.fisher_samples
+
+    def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
+        """Check that an exact expectation is asked for with Discrete actions only."""
+        if self.settings.fisher_expectation == "exact" and not isinstance(action_space, spaces.Discrete):
+            raise UserError(
+                f"task {name!r} has {type(action_space).__name__} actions: method.fisher_expectation = 'exact' needs a "
+                "Discrete action space (use 'sampled')"
+            )
+
+    def fisher_of(self, finished: FinishedTask) -> dict[str, Tensor]:
+        """Return the diagonal Fisher of a finished task, by parameter name, scaled as ``fisher_scale`` says.
+
+        A task without any information is not scaled, and does not count as the first.
+        """
+        fisher = finished.fisher(self.settings.fisher_expectation)
+        trace = sum(value.sum().item() for value in fisher.values())
+        if self.settings.fisher_scale == "own" or not trace:
+            return fisher
+        if self._first_trace is None:
+            self._first_trace = trace
+        return {name: value * (self._first_trace / trace) for name, value in fisher.items()}
+
+    def scale_values(self) -> dict[str, Any]:
+        """Return the values for :meth:`state` that :meth:`load_scale` restores; empty without scaling."""
+        return {} if self._first_trace is None else {_TRACE: self._first_trace}
+
+    def load_scale(self, state: MethodState) -> None:
+        """Restore the scale from a saved state."""
+        trace = state.values.get(_TRACE)
+        self._first_trace = None if trace is None else float(trace)
+
+
+def mean_entry(tensors: dict[str, Tensor]) -> float:
+    """Return the mean over all entries of all tensors."""
+    return torch.cat([tensor.flatten() for tensor in tensors.values()]).mean().item()
