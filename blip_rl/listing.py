@@ -6,18 +6,22 @@ from pathlib import Path
 
 import click
 
+TAGS = ("atari", "minatar", "laptop", "cycles", "modes", "task-blind")
+"""Tags of sequences, see :mod:`blip_rl.recipes.summary`."""
 
-def print_names(kind: str | None, every: bool) -> None:
+
+def print_names(kind: str | None, every: bool, tag: str | None = None) -> None:
     """Print one table or all of them.
 
     Args:
         kind: ``games``, ``agents``, ``sequences`` or ``methods``; None for all.
         every: Include every ALE ROM in the table of games.
+        tag: Only list sequences with this tag.
     """
     tables = {
         "games": lambda: _games_table(every),
         "agents": _agents_table,
-        "sequences": _sequences_table,
+        "sequences": lambda: _sequences_table(tag),
         "methods": _methods_table,
     }
     if kind is not None:
@@ -58,10 +62,16 @@ def _agents_table() -> list[tuple[str, ...]]:
     return [(recipe.name, recipe.description) for recipe in list_agents()]
 
 
-def _sequences_table() -> list[tuple[str, ...]]:
-    from blip_rl.recipes.files import list_sequences
+def _sequences_table(tag: str | None) -> list[tuple[str, ...]]:
+    """Return name, number of stages, steps of all stages, tags and description."""
+    from blip_rl.recipes.summary import sequence_infos
+    from blip_rl.step_counts import short_steps
 
-    return [(recipe.name, recipe.description) for recipe in list_sequences()]
+    return [
+        (info.name, f"{info.stages} stages", f"{short_steps(info.steps)} steps", ", ".join(info.tags), info.description)
+        for info in sequence_infos()
+        if tag is None or tag in info.tags
+    ]
 
 
 def _methods_table() -> list[tuple[str, ...]]:

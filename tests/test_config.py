@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from blip_rl.agent_config import PpoConfig
 from blip_rl.config import AtariConfig, EvaluationConfig, RunConfig, SequenceConfig
 from blip_rl.schedule import TaskConfig
-from blip_rl.setting_types import parse_steps
+from blip_rl.step_counts import parse_steps
 
 PPO = {
     "environments": 16,

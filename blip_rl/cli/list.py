@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import click
 
+from blip_rl.errors import UserError
+from blip_rl.listing import TAGS
+
 
 @click.command("list")
 @click.argument("kind", required=False, type=click.Choice(["games", "agents", "sequences", "methods"]))
+@click.option("--tag", type=click.Choice(TAGS), help="With sequences: only those with this tag.")
 @click.option("--all", "every", is_flag=True, help="With games: include every ALE ROM.")
-def list_names(kind: str | None, every: bool) -> None:
+def list_names(kind: str | None, tag: str | None, every: bool) -> None:
     """List the available games, agents, sequences and methods, one per line."""
     from blip_rl.listing import print_names
 
-    print_names(kind, every)
+    if tag is not None and kind not in (None, "sequences"):
+        raise UserError(f"--tag {tag} with {kind}: only sequences have tags (blip-rl list sequences --tag {tag})")
+    print_names("sequences" if tag else kind, every, tag)

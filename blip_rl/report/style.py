@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blip_rl.report.drawing import Axes, Axis, Colormap, FuncFormatter, LinearSegmentedColormap, MaxNLocator
+from blip_rl.step_counts import short_steps
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _WIDTH_OF_LETTER = 0.6  # mean width of a character in units of the font size
@@ -80,14 +81,6 @@ def safe_label(text: str, longest: int = 40) -> str:
     shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
     # Matplotlib leaves labels that start with an underscore out of legends.
     return (f" {shown}" if shown.startswith("_") else shown).replace("$", r"\$")
-
-
-def short_steps(steps: float, _position: int | None = None) -> str:
-    """Format steps with a unit prefix: ``0``, ``50k``, ``1.5M``."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(steps) >= size:
-            return f"{steps / size:.4g}{unit}"
-    return f"{steps:.4g}"
 
 
 def short_number(value: float, _position: int | None = None) -> str:

@@ -11,7 +11,7 @@ from blip_rl.core.intervals import Estimate, describe
 from blip_rl.formatting import flatten, score_text
 from blip_rl.report.groups import SUMMARY_METRICS, Group, group_runs, metric_estimate
 from blip_rl.report.run_record import RunRecord
-from blip_rl.report.style import short_steps
+from blip_rl.step_counts import short_steps
 
 _DASH = "–"
 _FEW = 4

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from blip_rl.core.intervals import student_interval
 from blip_rl.report import curves
 from blip_rl.report.groups import over_seeds
-from blip_rl.report.style import DARK, LIGHT, safe_label, short_number, short_steps
+from blip_rl.report.style import DARK, LIGHT, safe_label, short_number
+from blip_rl.step_counts import short_steps
 
 
 @pytest.fixture
