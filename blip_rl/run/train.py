@@ -35,7 +35,7 @@ from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, ro
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.run.training_callback import TrainingCallback
-from blip_rl.storage import provenance, validation
+from blip_rl.storage import provenance, snapshot, validation
 from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
@@ -115,6 +115,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
             if saved.stage > config.stages:
                 raise UserError(f"'{folder.config}' has {config.stages} stages: the run is at stage {saved.stage}")
             validation.check_actions(saved.known_tasks, tasks)
+            snapshot.check_fits(saved, config, folder.config)  # before roll_back: an error must leave the run as it is
         resuming = resume_message(folder, config, saved)
         with with_resume_hint(folder):
             roll_back(folder, saved)

@@ -209,6 +209,27 @@ def load(path: Path) -> RunSnapshot:
         raise atomic.DamagedError(f"'{path}' cannot be read: {error!r}") from error
 
 
+def check_fits(saved: RunSnapshot, config: RunConfig, source: Path) -> None:
+    """Check that a snapshot fits a recipe that has been changed since it was saved.
+
+    Args:
+        saved: The snapshot.
+        config: The changed recipe.
+        source: Its file, for the message.
+
+    Raises:
+        UserError: It belongs to another network or method.
+    """
+    observations = read_metadata(saved.path / "snapshot.json", _Metadata).observation_space.space()
+    try:
+        _check_files(saved.path, observations, saved.known_tasks, _learned_now(config, saved.stage), config)
+    except ValueError as error:
+        raise UserError(
+            f"'{source}' has changed so that the run's snapshot no longer fits: {error} (undo the changes to the "
+            "network and the method, or start a new run)"
+        ) from error
+
+
 def _check_files(
     path: Path,
     observations: spaces.Space[Any],

@@ -196,8 +196,13 @@ def test_a_recipe_that_was_edited_is_refused_with_the_difference(run):
 
 def test_a_recipe_of_another_network_is_refused_even_if_changes_are_accepted(run):
     edit_recipe(run, "hidden = [\n    16,\n    16,\n]", "hidden = [16, 17]")
-    with pytest.raises(UserError, match="does not fit"):
-        resume_run(run, accept_changes=True)
+    refused(run, UserError, "snapshot no longer fits.*size mismatch.*undo the changes", accept_changes=True)
+
+
+def test_a_recipe_of_another_method_is_refused_even_if_changes_are_accepted(run):
+    recipe = run / "config.toml"
+    recipe.write_text(recipe.read_text().partition("[agent.method]")[0] + '[agent.method]\nname = "finetune"\n')
+    refused(run, UserError, "snapshot no longer fits.*method 'finetune' saves no such tensor", accept_changes=True)
 
 
 def test_a_recipe_with_fewer_tasks_is_refused_even_if_changes_are_accepted(run):
