@@ -52,7 +52,7 @@ def _minatar(name: MinatarGame, episodes: int, seed: int) -> Iterator[float]:
         game.reset()
         total, over = 0.0, False
         while not over:
-            reward, over = game.act(int(actions.integers(game.actions)))
+            reward, over = game.act(int(actions.integers(len(game.action_set))))
             total += reward
         yield total
 

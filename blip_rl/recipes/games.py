@@ -28,7 +28,7 @@ from blip_rl.recipes.files import (
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
 from blip_rl.references import HUMAN, published_scores
 from blip_rl.schedule import TaskConfig
-from blip_rl.tasks.minatar_names import minatar_game
+from blip_rl.tasks.minatar_names import check_installed, minatar_game
 from blip_rl.untrusted.files import MOST_TASKS
 
 TRUSTED = "BLIP_RL_TRUSTED_PACKAGES"
@@ -176,6 +176,7 @@ def _read_sequence(path: Path) -> Games:
         raise UserError(f"{source}: base: only an agent recipe can have a base (choose the agent with --agent)")
     check_tasks_of(values, source)
     sequence = validated(SequenceConfig, values, source)
+    check_installed(f"{source}: its games need", [task.game for task in sequence.tasks])  # once, not for each task
     lines: list[str] = []
     tasks = tuple(
         task

@@ -16,7 +16,7 @@ from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stages
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.sb3.export_model import plain_ppo, standalone
-from blip_rl.schedule import TaskConfig
+from blip_rl.schedule import MinatarConfig, TaskConfig
 from blip_rl.storage import validation
 from blip_rl.storage.atomic import replacing
 from blip_rl.storage.paths import check_writable_folder
@@ -24,6 +24,8 @@ from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.control import orthogonal_matrix
 from blip_rl.tasks.games import rom_name
 from blip_rl.tasks.make import make_evaluation_env
+from blip_rl.tasks.minatar import CHANNELS, Game
+from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.untrusted.machine import check_memory
 
 _COPIES = 8  # of the weights: loaded, folded, in policy and value network, in the state dict, in the file
@@ -60,6 +62,28 @@ while not over:
     action, _ = agent.predict(observation, deterministic={greedy})
     observation, reward, end, cut, _ = game.step(action)
     score, over = score + float(reward), end or cut
+print(score)
+"""
+
+_MINATAR = """\
+import numpy as np
+from minatar import Environment
+from stable_baselines3 import PPO
+
+agent = PPO.load({file!r}, device="cpu")
+game = Environment({module!r}, sticky_action_prob={sticky}, difficulty_ramping={ramping})
+game.seed({seed})
+game.reset()
+score = 0.0
+for _ in range({most}):  # a game may have no end
+    planes = game.state()
+    observation = np.zeros(({channels}, 10, 10), np.uint8)
+    observation[: planes.shape[2]] = 255 * planes.transpose(2, 0, 1)
+    action, _ = agent.predict(observation, deterministic={greedy})
+    reward, over = game.act({actions}[int(action)])
+    score += float(reward)
+    if over:
+        break
 print(score)
 """
 
@@ -192,6 +216,20 @@ def _game_spaces(task: TaskConfig, config: RunConfig) -> tuple[spaces.Box, space
 
 def usage(file: Path, task: TaskConfig, config: RunConfig) -> str:
     """Return Python code that plays the first evaluation episode with the exported agent and prints its score."""
+    seed, greedy = FIRST_EVALUATION_SEED + config.evaluation.seed, config.evaluation.actions == "greedy"
+    if (minatar := minatar_game(task.game)) is not None:
+        settings = task.minatar or MinatarConfig()
+        return _MINATAR.format(
+            file=str(file),
+            module=minatar.module,
+            sticky=settings.sticky_action_probability,
+            ramping=settings.difficulty_ramping,
+            seed=seed,
+            channels=CHANNELS,
+            most=config.evaluation.max_episode_steps,
+            greedy=greedy,
+            actions=Game(minatar, settings).action_set,
+        )
     atari, rom = config.atari, rom_name(task.game)
     return (_GYMNASIUM if rom is None else _ATARI).format(
         file=str(file),
@@ -205,6 +243,6 @@ def usage(file: Path, task: TaskConfig, config: RunConfig) -> str:
         fire=atari.fire_on_reset,
         full=atari.full_action_space,
         most=atari.max_episode_frames,
-        seed=FIRST_EVALUATION_SEED + config.evaluation.seed,
-        greedy=config.evaluation.actions == "greedy",
+        seed=seed,
+        greedy=greedy,
     )

@@ -39,7 +39,7 @@ class Game:
     """One copy of a game: sticky actions and seeds as in ``minatar.Environment``, and bit-identical to it.
 
     Attributes:
-        actions: Number of actions.
+        action_set: The package's number of each action.
         planes: Number of planes.
     """
 
@@ -47,8 +47,8 @@ class Game:
         self._make = functools.partial(_module(game.module).Env, ramping=config.difficulty_ramping)
         self._sticky = config.sticky_action_probability
         self._env = self._make()
-        self._set = self._env.minimal_action_set() if game.minimal_actions else list(range(_ACTIONS))
-        self.actions, self.planes = len(self._set), int(self._env.state_shape()[2])
+        self.action_set: list[int] = self._env.minimal_action_set() if game.minimal_actions else list(range(_ACTIONS))
+        self.planes = int(self._env.state_shape()[2])
 
     def seed(self, seed: int) -> None:
         """Determine all that the game draws from the next reset on."""
@@ -64,7 +64,7 @@ class Game:
     def act(self, action: int) -> tuple[int, bool]:
         """Take one step; return its reward and whether the game is over."""
         if self._random.rand() >= self._sticky:  # drawn also if the probability is 0, as in the package
-            self._last = self._set[action]
+            self._last = self.action_set[action]
         reward, over = self._env.act(self._last)
         return int(reward), bool(over)
 
@@ -99,8 +99,8 @@ class MinatarVecEnv(BatchedVecEnv):
         self._actions: list[int] = []
         first = self._games[0]
         observations = Box(0, 255, (CHANNELS, SIZE, SIZE), np.uint8)
-        super().__init__(num_envs, observations, Discrete(first.actions))
-        self._planes, self._action_count = first.planes, first.actions
+        self._planes, self._action_count = first.planes, len(first.action_set)
+        super().__init__(num_envs, observations, Discrete(self._action_count))
         self.seed(seed)
 
     def reset(self) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blip_rl.errors import UserError, did_you_mean
@@ -56,6 +57,19 @@ def minatar_game(name: str) -> MinatarGame | None:
     if game is None:
         hint = did_you_mean(f"MinAtar/{rest}"[:80], minatar_ids()) or f": expected one of {', '.join(minatar_ids())}"
         raise UserError(f"unknown game {name[:80]!r}{hint} (-v0: all six actions, -v1: only those that the game uses)")
-    if importlib.util.find_spec("minatar") is None:
-        raise UserError(f"game {game.id!r} needs the package MinAtar: pip install 'blip-rl[minatar]'")
+    check_installed(f"game {game.id!r} needs", [name])
     return game
+
+
+def check_installed(who_needs: str, games: Iterable[str]) -> None:
+    """Check that MinAtar is installed if one of the games is MinAtar's.
+
+    Args:
+        who_needs: Beginning of the message, for example ``game 'MinAtar/Breakout-v0' needs``.
+        games: Names of games.
+
+    Raises:
+        UserError: it is not.
+    """
+    if any(_PREFIX.match(name.strip()) for name in games) and importlib.util.find_spec("minatar") is None:
+        raise UserError(f"{who_needs} the package MinAtar, which is not installed: pip install 'blip-rl[minatar]'")

@@ -1,14 +1,20 @@
 """Two MinAtar games through the whole run: learned, killed and resumed, scored by worker processes, rendered."""
 
+import importlib.util
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from blip_rl.cli import program
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.report import heatmaps
 from blip_rl.report.scores import load_scores
 from blip_rl.run.train import resume, train
+from blip_rl.sb3.export import export_run
 from tests.run.broken_off import assert_equal, killed_at, small_run
+from tests.sb3.test_export import play_elsewhere, play_here
 
 GAMES = "minatar-seaquest,minatar-breakout"
 SMALL = (
@@ -59,3 +65,20 @@ def test_worker_processes_score_and_render_it(whole):
     render_run(whole, options=RenderOptions(episodes=1, seconds=1.0), workers=1)
     with Image.open(next((whole / "gifs").glob("*breakout*.gif"))) as film:
         assert film.is_animated
+
+
+def test_an_exported_agent_plays_the_same_episode_without_blip_rl(whole, tmp_path):
+    _, breakout = export_run(whole, out=tmp_path)  # Seaquest may not end: a submarine at the surface needs no oxygen
+    assert play_elsewhere(breakout.usage, tmp_path) == play_here(whole, 2, "minatar-breakout")
+
+
+def test_a_missing_package_is_one_message_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "minatar" else find(name, *a))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["blip-rl", "train", "--games", "minatar5", "--out", "run"])
+    assert program._run() == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "minatar5.toml: its games need the package MinAtar" in line
+    assert line.endswith("pip install 'blip-rl[minatar]'")
+    assert not list(tmp_path.iterdir())
