@@ -223,3 +223,28 @@ def test_the_cost_of_logging_is_measured_part_by_part(tmp_path):
     assert min(parts["scalars"], parts["heatmaps and histograms"]) > 0
     assert sum(parts.values()) == pytest.approx(2 * parts["all of it"])
     assert parts["all of it"] < run["total"]
+
+
+def test_minatar_compares_both_ways_in_each_round(benchmark, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "seaborn", None)  # of the package's viewer; takes a second to import
+    small = ["ppo.environments=2", "ppo.rollout_steps=8", "ppo.minibatches=2", "ppo.epochs=1", "trunk.image.hidden=[8]"]
+    changes = [part for change in small for part in ("--set", change)]
+    results = benchmark("minatar", "--steps", "32", "--repeats", "2", "--threads", "1", *changes)
+    printed, games = capsys.readouterr().out, results["games"]
+    assert [name.removeprefix("minatar-") for name in games] == [
+        "breakout",
+        "asterix",
+        "freeway",
+        "seaquest",
+        "spaceinvaders",
+    ]
+    for name, found in games.items():
+        ours, plain = (np.array(found["learned"][way]) for way in ("blip-rl", "Gymnasium"))
+        assert ours.shape == plain.shape == (2,)
+        assert f"| {np.median(plain):.0f} | {np.median(ours):.0f} | {np.median(ours / plain):.2f} |" in printed, name
+
+
+def test_minatar_refuses_other_games(benchmark):
+    code, errors = benchmark("minatar", "--sequence", "cartpole4")
+    assert code == 2
+    assert "CartPole-v1 is not a game of MinAtar" in errors

@@ -78,7 +78,10 @@ def plain_env(task: TaskConfig, copies: int) -> VecEnv:
     """The package's own environments, one after another, as stable-baselines3 wraps any others."""
     from minatar.gym import register_envs
 
-    if task.game not in gymnasium.registry:
+    game = minatar_game(task.game)
+    assert game is not None
+    latest, minimal = game.id.replace("-v0", "-v1"), game.minimal_actions  # Gymnasium warns of ids before the latest
+    if latest not in gymnasium.registry:
         register_envs()
     space = Box(0, 255, (CHANNELS, SIZE, SIZE), np.uint8)
 
@@ -87,7 +90,10 @@ def plain_env(task: TaskConfig, copies: int) -> VecEnv:
         image[: planes.shape[2]] = planes.transpose(2, 0, 1) * np.uint8(255)
         return image
 
-    return DummyVecEnv([lambda: Monitor(TransformObservation(gymnasium.make(task.game), padded, space))] * copies)
+    def make() -> Monitor:
+        return Monitor(TransformObservation(gymnasium.make(latest, use_minimal_action_set=minimal), padded, space))
+
+    return DummyVecEnv([make] * copies)
 
 
 def _play(env: VecEnv, steps: int) -> float:
