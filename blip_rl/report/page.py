@@ -143,7 +143,7 @@ def _normalised(runs: Sequence[RunRecord], asked: Normalize) -> tuple[Sequence[R
         "1 the highest."
     )
     if asked == "recipe":
-        note += " The recipe lacks random and reference scores."
+        note += " The recipe has no game with both a random and a reference score."
     return rescale_observed(runs), note
 
 

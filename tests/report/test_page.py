@@ -208,7 +208,7 @@ def test_observed_normalisation_spans_the_returns_of_all_runs(new_run):
 
 def test_scores_without_reference_are_rescaled_with_a_note(new_run):
     page, _ = read(new_run("bare", normalisers=False))
-    assert "The recipe lacks random and reference scores." in page.text
+    assert "The recipe has no game with both a random and a reference score." in page.text
 
 
 def test_a_game_without_reference_is_not_normalised_and_the_others_are(new_run):

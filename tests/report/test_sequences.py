@@ -91,7 +91,7 @@ def test_scores_are_rescaled_within_their_part(tmp_path):
     html = write_report([whole, bare], out=tmp_path / "out").page.read_text(encoding="utf-8")
     part_1, part_2 = html.split('<section id="part-2-run"')
     assert "rescaled" not in part_1
-    assert "The recipe lacks random and reference scores." in part_2
+    assert "The recipe has no game with both a random and a reference score." in part_2
     alone = write_report([whole], out=tmp_path / "alone").page.read_text(encoding="utf-8")
     tiles = re.compile(r'<p class="value">(.*)</p>')
     assert tiles.findall(part_1) == tiles.findall(alone)
