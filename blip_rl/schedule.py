@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from blip_rl.setting_types import Fraction, ReferenceName, Settings, Steps, TaskName, reject_bool
 from blip_rl.untrusted.files import MOST_TASKS
+from blip_rl.wrapper_config import Wrappers
 
 Cycles = Annotated[int, Field(ge=1, le=MOST_TASKS), BeforeValidator(reject_bool)]
 
@@ -51,6 +52,10 @@ class TaskConfig(Settings):
     Python."""
     difficulty: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
     """Difficulty of an Atari game; none: the game's default."""
+    wrappers: Wrappers = ()
+    """Gymnasium wrappers, the innermost first: ``"gymnasium.wrappers:FlattenObservation"``, or with arguments
+    ``{ wrapper = "gymnasium.wrappers:TimeLimit", max_episode_steps = 200 }``. Not for games of Atari and MinAtar. A
+    wrapper of another package is imported only if the user trusts it (``--trust``)."""
     minatar: MinatarConfig | None = None
     """Settings of a MinAtar game; none: those of the sequence."""
 

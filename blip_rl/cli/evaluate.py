@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, STAGES, games_of_run, loading, workers_option
+from blip_rl.cli.options import (
+    ACTIONS,
+    ACTIONS_CHOICE,
+    GAMES,
+    RUN,
+    STAGES,
+    TRUST,
+    games_of_run,
+    loading,
+    trust_runs,
+    workers_option,
+)
 
 
 @click.command(short_help="Evaluate the stage checkpoints of a run.")
@@ -26,12 +37,16 @@ from blip_rl.cli.options import ACTIONS, ACTIONS_CHOICE, GAMES, RUN, STAGES, gam
     metavar="N",
     help="First evaluation seed.  [default: as in the run's recipe]",
 )
-def evaluate(run: Path, games: str | None, stochastic: bool | None, stages: tuple[int, ...], **options: Any) -> None:
+@TRUST
+def evaluate(
+    run: Path, games: str | None, stochastic: bool | None, stages: tuple[int, ...], trust: bool, **options: Any
+) -> None:
     """Evaluate the stage checkpoints in run folder RUN.
 
     Prints the score matrix (stage x game) and writes the episodes to scores.csv in RUN.
     """
     names = games_of_run(run, games)
+    trust_runs(trust, run)
     with loading():
         from blip_rl.evaluation.rescore import evaluate_run
 

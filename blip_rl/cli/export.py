@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import RUN, complete_games_of_run, games_of_run, loading
+from blip_rl.cli.options import RUN, TRUST, complete_games_of_run, games_of_run, loading, trust_runs
 
 
 @click.command(
@@ -33,7 +33,8 @@ from blip_rl.cli.options import RUN, complete_games_of_run, games_of_run, loadin
     metavar="PATH",
     help="Output folder or, for a single game, a new .zip file.  [default: RUN/export]",
 )
-def export(run: Path, games: str | None, stage: int | None, out: Path | None) -> None:
+@TRUST
+def export(run: Path, games: str | None, stage: int | None, out: Path | None, trust: bool) -> None:
     """Export the agents in run folder RUN as zip files for stable_baselines3.PPO.load.
 
     An agent that learned several games is written to one file per game. The exported policy computes the same actions
@@ -44,6 +45,7 @@ def export(run: Path, games: str | None, stage: int | None, out: Path | None) ->
         from blip_rl.storage.paths import check_writable_folder
 
         check_writable_folder(out.parent if out.suffix.lower() == ".zip" else out)
+    trust_runs(trust, run)
     with loading():
         from blip_rl.sb3.export import export_run
 

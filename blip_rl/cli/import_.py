@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import NEW_RUN, OVERRIDES, complete_games, loading
+from blip_rl.cli.options import NEW_RUN, OVERRIDES, TRUST, complete_games, loading
 from blip_rl.shell import shell_command
 
 
@@ -27,7 +27,8 @@ from blip_rl.shell import shell_command
 )
 @OVERRIDES
 @NEW_RUN
-def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | None) -> None:
+@TRUST
+def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | None, trust: bool) -> None:
     """Create a run folder from FILE, a PPO or A2C agent saved by stable-baselines3.
 
     The run has one stage and no scores. The commands evaluate, render, report and export accept it like any other run.
@@ -38,8 +39,10 @@ def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | No
     if out is not None:
         check_new_folder(out)
     with loading():
+        from blip_rl.recipes import trusting
         from blip_rl.sb3.import_run import import_agent
 
-    run = import_agent(file, game, overrides=overrides, out=out)
+    with trusting(trust):
+        run = import_agent(file, game, overrides=overrides, out=out)
     click.echo(f"run folder {run} (only tensors were read from '{file}'; no code from it was run)")
     click.echo(f"evaluate   {shell_command('blip-rl', 'evaluate', run)}")

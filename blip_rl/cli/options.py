@@ -92,6 +92,12 @@ NEW_RUN = click.option(
     metavar="FOLDER",
     help="New run folder.  [default: a new folder below runs/]",
 )
+TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    help="Import the packages and wrappers that a recipe or a run names: their code is run. Remembered for later "
+    "commands, for all files that name the same.",
+)
 ACTIONS_CHOICE = click.option(
     "--stochastic/--greedy",
     default=None,
@@ -107,6 +113,20 @@ def workers_option(results: str) -> Callable[[Verb], Verb]:
         metavar="N",
         help=f"Worker processes; {results} do not depend on the number.  [default: one per core for Atari, else 1]",
     )
+
+
+def trust_runs(given: bool, *runs: Path) -> None:
+    """Trust what run folders name if ``--trust`` is given.
+
+    Raises:
+        UserError: a folder or its recipe is invalid.
+    """
+    if given:
+        with loading():
+            from blip_rl.recipes import load_run_config, trusting
+        with trusting():
+            for run in runs:
+                load_run_config(run)
 
 
 def games_of_run(run: Path, games: str | None) -> tuple[str, ...] | None:

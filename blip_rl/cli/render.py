@@ -12,9 +12,11 @@ from blip_rl.cli.options import (
     ACTIONS_CHOICE,
     GAMES,
     RUN,
+    TRUST,
     complete_folders,
     games_of_run,
     loading,
+    trust_runs,
     workers_option,
 )
 from blip_rl.errors import UserError
@@ -65,6 +67,7 @@ from blip_rl.errors import UserError
     metavar="PATH",
     help="Output folder; with OTHER the output file.  [default: RUN/gifs, RUN/gifs/versus-AGENT]",
 )
+@TRUST
 def render(
     run: Path,
     other: Path | None,
@@ -73,6 +76,7 @@ def render(
     stochastic: bool | None,
     workers: int | None,
     out: Path | None,
+    trust: bool,
     **options: Any,
 ) -> None:
     """Render videos of the agents in run folder RUN.
@@ -87,6 +91,7 @@ def render(
 
     chosen = RenderOptions(actions=ACTIONS[stochastic], **options)
     _check_paths(run, other, out)
+    trust_runs(trust, *(run, other) if other is not None else (run,))
     with loading():
         from blip_rl.video.render import render_run, render_versus
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from blip_rl.cli.options import OVERRIDES, complete_games, complete_recipes, loading
+from blip_rl.cli.options import OVERRIDES, TRUST, complete_games, complete_recipes, loading
 
 
 @click.command(
@@ -20,16 +20,19 @@ from blip_rl.cli.options import OVERRIDES, complete_games, complete_recipes, loa
     help="With an agent: show a whole run of these games, whose sequence may change the agent.",
 )
 @OVERRIDES
-def show(name: str, keys: tuple[str, ...], games: str | None, overrides: tuple[str, ...]) -> None:
+@TRUST
+def show(name: str, keys: tuple[str, ...], games: str | None, overrides: tuple[str, ...], trust: bool) -> None:
     """Show every setting of NAME with its meaning, default, allowed values and source.
 
     NAME is an agent, a sequence, a recipe file or a run folder. With KEY, a setting or a section such as ppo, show only
     that.
     """
     with loading():
+        from blip_rl.recipes import trusting
         from blip_rl.recipes.explain import explain, explanation_text, select
 
-    explained = explain(name, games=games, overrides=overrides)
+    with trusting(trust):
+        explained = explain(name, games=games, overrides=overrides)
     from blip_rl.untrusted.files import printable
 
     click.echo(printable(explanation_text(explained, select(explained.settings, keys))))

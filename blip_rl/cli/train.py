@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import NEW_RUN, OVERRIDES, complete_agents, complete_folders, complete_games, loading
+from blip_rl.cli.options import (
+    NEW_RUN,
+    OVERRIDES,
+    TRUST,
+    complete_agents,
+    complete_folders,
+    complete_games,
+    loading,
+    trust_runs,
+)
 from blip_rl.errors import FinishedRunError, UserError
 
 _LARGEST_SEED = 2**30 - 1
@@ -21,8 +30,8 @@ _LARGEST_SEED = 2**30 - 1
     default="atari6",
     metavar="LIST",
     shell_complete=complete_games,
-    help="Comma-separated games to learn, in this order: names of games or sequences, or .toml files. A game that is "
-    "listed again is visited again.",
+    help="Comma-separated games to learn, in this order: names of games or sequences, .toml files, or "
+    "FILE.toml:TASK. A game that is listed again is visited again.",
 )
 @click.option(
     "--agent",
@@ -51,7 +60,7 @@ _LARGEST_SEED = 2**30 - 1
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="RUN",
-    help="Resume a stopped run. Combines only with --accept-changes, --finished-ok, --threads and --quiet.",
+    help="Resume a stopped run. Combines only with --accept-changes, --finished-ok, --trust, --threads and --quiet.",
 )
 @click.option(
     "--accept-changes", is_flag=True, help="With --resume: resume even if package versions or the device have changed."
@@ -61,6 +70,7 @@ _LARGEST_SEED = 2**30 - 1
     is_flag=True,
     help="With --resume: exit with code 0 if the run is already finished (for batch jobs).",
 )
+@TRUST
 @click.option(
     "--threads",
     default=0,
@@ -85,9 +95,12 @@ def train(
     resumed: Path | None,
     accept_changes: bool,
     finished_ok: bool,
+    trust: bool,
 ) -> None:
     """Train one agent on a sequence of games."""
     if resumed is not None:
+        _check_combines_with_resume()
+        trust_runs(trust, resumed)
         _resume(resumed, accept_changes, finished_ok, threads, quiet)
         return
     for option, given in (("--accept-changes", accept_changes), ("--finished-ok", finished_ok)):
@@ -98,9 +111,10 @@ def train(
 
         check_new_run(out)
     with loading():
-        from blip_rl.recipes import resolve
+        from blip_rl.recipes import resolve, trusting
 
-        config = resolve(games, agent, steps=steps, cycles=cycles, seed=seed, device=device, overrides=overrides)
+        with trusting(trust, remember=not dry_run):
+            config = resolve(games, agent, steps=steps, cycles=cycles, seed=seed, device=device, overrides=overrides)
         from blip_rl.run.dry_run import dry_run_text
         from blip_rl.run.train import train as train_sequence
 
@@ -110,13 +124,16 @@ def train(
     train_sequence(config, out=out, threads=threads, quiet=quiet)
 
 
-def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, quiet: bool) -> None:
+def _check_combines_with_resume() -> None:
     context = click.get_current_context()
-    mine = {"resumed", "accept_changes", "finished_ok", "threads", "quiet"}
+    mine = {"resumed", "accept_changes", "finished_ok", "threads", "quiet", "trust"}
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name).replace("_", "-")
             raise UserError(f"--{option} with --resume: a run resumes with its own recipe (leave --{option} out)")
+
+
+def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, quiet: bool) -> None:
     from blip_rl.storage.paths import check_run
 
     check_run(run)

@@ -106,12 +106,29 @@ def check_observations(task: str, space: spaces.Space[Any], first_task: str, fir
     Raises:
         UserError: they differ.
     """
-    if not isinstance(space, spaces.Box) or space.shape != first_space.shape or space.dtype != first_space.dtype:
+    if not isinstance(space, spaces.Box) or _kind(space) != _kind(first_space):
         raise UserError(
             f"task {task!r} observes {_describe(space)}, but the shared trunk takes {_describe(first_space)} from the "
             f"first task {first_task!r}: all tasks of a sequence need the same kind and shape of observations; "
-            "train them in separate runs"
+            "train them in separate runs, or change the observations with wrappers"
         )
+
+
+def _kind(space: spaces.Space[Any]) -> tuple[object, ...]:
+    """Return what observations of one kind have in common, as far as the space tells.
+
+    Bounds of continuous observations tell nothing: they differ between environments of one kind, and many are infinite.
+    Those of integers do: one-hot codes (0 or 1) are neither frames (0 to 255) nor counts. Frames with channels last
+    have been transposed to channels first before.
+    """
+    if not isinstance(space, spaces.Box):
+        return (type(space),)
+    is_code = _is_integer(space) and bool(np.all(space.low >= 0) and np.all(space.high <= 1))
+    return space.shape, space.dtype, is_image_space(space), is_code
+
+
+def _is_integer(space: spaces.Space[Any]) -> bool:
+    return np.issubdtype(space.dtype, np.integer)
 
 
 def check_trunk(space: spaces.Space[Any], config: TrunkConfig) -> None:
@@ -125,7 +142,10 @@ def check_trunk(space: spaces.Space[Any], config: TrunkConfig) -> None:
 
 
 def _describe(space: spaces.Space[Any]) -> str:
-    return f"{space.dtype} {space.shape}" if isinstance(space, spaces.Box) else type(space).__name__
+    if not isinstance(space, spaces.Box):
+        return type(space).__name__
+    bounds = f" from {space.low.min()} to {space.high.max()}" if _is_integer(space) else ""
+    return f"{space.dtype} {space.shape}{bounds}"
 
 
 def _build_layers(space: spaces.Space[Any], config: TrunkConfig) -> tuple[list[nn.Linear | nn.Conv2d], type[nn.Module]]:

@@ -2,8 +2,8 @@
 
 ``files`` finds and reads recipe files, ``games`` resolves ``--games``, ``overrides`` merges layers of settings,
 ``agent`` resolves an agent, ``problems`` formats validation errors, ``resolve`` builds one ``RunConfig``, and
-``run_config`` reads and writes that of a run folder. ``settings`` lists every setting,
-``explain`` says where its value in a recipe comes from, and ``copy`` writes a recipe to start from.
+``run_config`` reads and writes that of a run folder. ``trust`` decides what a file may import. ``settings`` lists every
+setting, ``explain`` says where its value in a recipe comes from, and ``copy`` writes a recipe to start from.
 """
 
 from blip_rl.recipes.files import GameInfo, RecipeInfo, list_agents, list_games, list_sequences
@@ -11,6 +11,7 @@ from blip_rl.recipes.games import split_names
 from blip_rl.recipes.problems import RecipeError
 from blip_rl.recipes.resolve import resolve
 from blip_rl.recipes.run_config import dump_run_config, load_run_config, parse_run_config
+from blip_rl.recipes.trust import trusting
 
 __all__ = [
     "GameInfo",
@@ -24,4 +25,5 @@ __all__ = [
     "parse_run_config",
     "resolve",
     "split_names",
+    "trusting",
 ]

@@ -193,29 +193,22 @@ def _file_values(games: Games) -> dict[str, Any]:
 def _of_tasks(tasks: Sequence[TaskConfig], layer: Layer) -> list[ExplainedSetting]:
     """Explain the settings of the tasks, with the values of all tasks in one line."""
     written = {key for task in layer.values.get("tasks", []) for key in task}
+    defaults, *dumped = (task.model_dump(mode="json") for task in (TaskConfig.model_construct(), *tasks))
     settings = []
     for info in settings_of(TaskConfig, _TASKS):
         key = info.key.removeprefix(_TASKS)
         section, dot, _ = key.partition(".")
-        values = [_task_value(task, key) for task in tasks]
+        values = [value_at(task, key.split(".")) for task in dumped]
         if dot and not any(getattr(task, section) for task in tasks):
             continue  # settings of a kind of game that the sequence does not have
         if section in written:
             origin = layer.source
-        elif all(value == TaskConfig.model_fields[section].default for value in values):
+        elif all(value == defaults.get(section) for value in values):
             origin = "default"
         else:
             origin = "published scores" if "score" in key or key == "reference_name" else "--games"
         settings.append(ExplainedSetting(info, ", ".join(map(toml, values)), origin))
     return settings
-
-
-def _task_value(task: TaskConfig, key: str) -> Any:
-    """Return a setting of a task; None if the task does not have the section of the setting."""
-    value: Any = task
-    for step in key.split("."):
-        value = None if value is None else getattr(value, step)
-    return value
 
 
 def _explained(infos: Iterable[SettingInfo], values: dict[str, Any], layers: list[Layer]) -> list[ExplainedSetting]:

@@ -76,6 +76,12 @@ def is_path(name: str) -> bool:
     return name.endswith(".toml")
 
 
+def split_task(name: str) -> tuple[Path, str] | None:
+    """Split ``file.toml:task`` into the file and the name of one of its tasks; None if a name is not of this form."""
+    before, found, task = name.partition(".toml:")
+    return (Path(f"{before}.toml"), task) if found else None
+
+
 def find_recipe(kind: Kind, name: str) -> Path:
     """Return the file of a recipe given by its name or its path.
 

@@ -1,21 +1,18 @@
-"""Resolve ``--games``: tasks of shipped sequences, whole sequences, sequence files, ROMs and Gymnasium ids.
+"""Resolve ``--games``: tasks of sequences, whole sequences, sequence files, ROMs and Gymnasium ids.
 
 Gymnasium imports the package before the colon of ``package:Name-v0``, which runs its code. A person may name one with
-``--games``; a recipe or run folder, which may be untrusted, may only name packages listed in
-``BLIP_RL_TRUSTED_PACKAGES``.
+``--games``; a recipe or run folder needs the user's trust: :mod:`blip_rl.recipes.trust`.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from blip_rl.config import SequenceConfig
-from blip_rl.errors import UserError
+from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipes.files import (
     display_path,
     find_recipe,
@@ -24,15 +21,14 @@ from blip_rl.recipes.files import (
     read_recipe,
     recipe_names,
     sequence_with,
+    split_task,
 )
 from blip_rl.recipes.problems import RecipeError, attempt, show, validated
+from blip_rl.recipes.trust import import_problems, trust_named
 from blip_rl.references import HUMAN, published_scores
 from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.minatar_names import check_installed, minatar_game
 from blip_rl.untrusted.files import MOST_TASKS
-
-TRUSTED = "BLIP_RL_TRUSTED_PACKAGES"
-"""Environment variable: names of packages, separated by commas."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,14 @@ def _games_of(name: str) -> Games:
     sequences = {plain_name(sequence): sequence for sequence in recipe_names("envs")}
     if is_path(name):
         return _read_sequence(find_recipe("envs", name))
+    if (task_of_file := split_task(name)) is not None:
+        return _one_task(*task_of_file)
     if sequence := sequences.get(plain_name(name)):
         return _read_sequence(find_recipe("envs", sequence))
     if found := sequence_with(name):
         return _one_task(*found)
     game = check_game(name, [*(info.name for info in list_games()), *sequences.values()])
+    trust_named(game)
     if found := sequence_with(game):  # matched by an old Gymnasium id of the ROM, such as KrullNoFrameskip-v4
         return _one_task(*found)
     task_name = re.sub(r"[^A-Za-z0-9_.:-]+", "-", game).lstrip("_.:-")[:80] or "game"
@@ -148,10 +147,8 @@ def _with_settings_of(name: str, task: TaskConfig) -> Games:
 
 
 def _one_task(path: Path, name: str) -> Games:
-    """Return one task of a shipped sequence, with the sequence's sections."""
-    sequence = _read_sequence(path)
-    tasks = tuple(task for task in sequence.tasks if task.name == name)
-    return Games(name, tasks, source=sequence.source, sections=sequence.sections, agent=sequence.agent)
+    """Return one task of a sequence, with the sequence's sections."""
+    return replace(_read_sequence(path, name), name=name, order=(), cycles=1)
 
 
 def _with_published_scores(task: TaskConfig) -> TaskConfig:
@@ -169,19 +166,28 @@ def _with_published_scores(task: TaskConfig) -> TaskConfig:
     return task.model_copy(update=changes)
 
 
-def _read_sequence(path: Path) -> Games:
-    """Read and check a whole sequence file."""
+def _read_sequence(path: Path, task_name: str | None = None) -> Games:
+    """Read a sequence file, and check the game of one of its tasks or of all.
+
+    Raises:
+        UserError: the file is invalid, a game is unknown or not trusted, or there is no task of this name.
+    """
     values, source = read_recipe(path), display_path(path)
     if "base" in values or (isinstance(values.get("agent"), dict) and "base" in values["agent"]):
         raise UserError(f"{source}: base: only an agent recipe can have a base (choose the agent with --agent)")
     check_tasks_of(values, source)
     sequence = validated(SequenceConfig, values, source)
-    check_installed(f"{source}: its games need", [task.game for task in sequence.tasks])  # once, not for each task
+    names = [task.name for task in sequence.tasks]
+    if task_name is not None and task_name not in names:
+        hint = did_you_mean(task_name[:80], names)
+        raise UserError(f"{source}: no task {task_name[:80]!r}{hint} (expected one of {', '.join(names)})")
+    chosen = {index: task for index, task in enumerate(sequence.tasks) if task_name in (None, task.name)}
+    check_installed(f"{source}: its games need", [task.game for task in chosen.values()])  # once, not for each task
     lines: list[str] = []
     tasks = tuple(
         task
-        for index, given in enumerate(sequence.tasks)
-        if (task := attempt(lines, _playable, given, f"{source}: tasks[{index}].game = {show(given.game)}"))
+        for index, given in chosen.items()
+        if (task := attempt(lines, _playable, given, f"{source}: tasks[{index}]."))
     )
     if lines:
         raise RecipeError(lines)
@@ -195,12 +201,14 @@ def _playable(task: TaskConfig, place: str) -> TaskConfig:
     """Return a task of a sequence with its canonical game name and, if it has no scores, the published ones.
 
     Raises:
-        UserError: the game is unknown, would import a package, or has settings of another kind of game.
+        UserError: the game is unknown, would import what the user does not trust, or has settings of another kind of
+            game.
     """
     from blip_rl.tasks.games import check_game
 
-    if problem := import_problem(task.game):
-        raise UserError(f"{place}: {problem}")
+    if problems := import_problems(task):
+        raise RecipeError([f"{place}{problem}" for problem in problems])
+    place += f"game = {show(task.game)}"
     try:
         game = check_game(task.game)
     except UserError as error:
@@ -218,19 +226,3 @@ def check_tasks_of(values: dict[str, Any], source: str) -> None:
     """
     tasks = values.get("tasks")
     check_stage_count(len(tasks) if isinstance(tasks, list) else 0, source)
-
-
-def import_problem(game: str) -> str:
-    """Return what is wrong with a game that a file names, or an empty string.
-
-    A package that is already imported is allowed: importing it again runs no code.
-    """
-    package, colon, _ = game.rpartition(":")
-    named = [name.strip() for name in os.environ.get(TRUSTED, "").split(",") if name.strip()]
-    if not colon or package in sys.modules or package in named:
-        return ""
-    shown = package[:80] if package.isprintable() else "NAME"
-    return (
-        f"a file may not import a package, for {package[:80]!r} is code that its author chose: expected a ROM or a "
-        f"registered id (if you trust the package, name it yourself: {TRUSTED}={shown} before the command)"
-    )

@@ -12,9 +12,10 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes.agent import checked_method, combination_problems, learning_problems, without_none
 from blip_rl.recipes.files import display_path, read_recipe
-from blip_rl.recipes.games import check_tasks_of, import_problem
+from blip_rl.recipes.games import check_tasks_of
 from blip_rl.recipes.overrides import Layer
 from blip_rl.recipes.problems import RecipeError, show, validated
+from blip_rl.recipes.trust import import_problems
 from blip_rl.untrusted.files import check_contained, parse_toml
 
 _CONFIG_FILE = "config.toml"
@@ -72,8 +73,7 @@ def _untrusted_problems(config: RunConfig) -> list[str]:
         if {"/", os.sep} & set(name) or not name.isprintable()
     ]
     for index, task in enumerate(config.tasks):
-        if problem := import_problem(task.game):
-            problems.append(f"tasks[{index}].game = {show(task.game)}: {problem}")
+        problems += [f"tasks[{index}].{problem}" for problem in import_problems(task)]
     return problems
 
 

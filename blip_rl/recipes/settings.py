@@ -16,6 +16,7 @@ from blip_rl.agent_config import AgentConfig
 from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig
 from blip_rl.schedule import MinatarConfig, Schedule, TaskConfig
 from blip_rl.setting_types import Matching, Settings
+from blip_rl.wrapper_config import WrapperConfig
 
 SEQUENCE_SECTIONS: dict[str, type[Settings]] = {
     "atari": AtariConfig,
@@ -92,6 +93,10 @@ def toml(value: object) -> str:
     """Return a value of a recipe in TOML, or ``none``, which ``--set`` accepts to unset a key."""
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {toml(inner)}' for key, inner in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -120,7 +125,9 @@ def _allowed(annotation: Any, metadata: Iterable[Any]) -> str:
         )
     if annotation in {int, float}:
         return f"{'whole number' if annotation is int else 'number'} {_range(annotation, found)}".strip()
-    return {bool: "true, false", str: "text"}[annotation]
+    return {bool: "true, false", str: "text", WrapperConfig: "package.module:Class, or a table with its arguments"}[
+        annotation
+    ]
 
 
 def _range(kind: type, metadata: Iterable[Any]) -> str:

@@ -27,6 +27,7 @@ from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.minatar import CHANNELS, Game
 from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.untrusted.machine import check_memory
+from blip_rl.wrapper_config import WrapperConfig
 
 _COPIES = 8  # of the weights: loaded, folded, in policy and value network, in the state dict, in the file
 
@@ -52,11 +53,11 @@ print(score)
 
 _GYMNASIUM = """\
 import gymnasium
-from stable_baselines3 import PPO
+{imports}from stable_baselines3 import PPO
 
 agent = PPO.load({file!r}, device="cpu")
 game = gymnasium.make({game!r})
-observation, _ = game.reset(seed={seed})
+{wraps}observation, _ = game.reset(seed={seed})
 score, over = 0.0, False
 while not over:
     action, _ = agent.predict(observation, deterministic={greedy})
@@ -234,6 +235,8 @@ def usage(file: Path, task: TaskConfig, config: RunConfig) -> str:
     return (_GYMNASIUM if rom is None else _ATARI).format(
         file=str(file),
         game=task.game,
+        imports="".join(f"import {module}\n" for module in dict.fromkeys(w.module for w in task.wrappers)),
+        wraps="".join(f"game = {_call(wrapper)}\n" for wrapper in task.wrappers),
         rom=rom,
         size=atari.frame_size,
         stack=atari.frame_stack,
@@ -246,3 +249,8 @@ def usage(file: Path, task: TaskConfig, config: RunConfig) -> str:
         seed=seed,
         greedy=greedy,
     )
+
+
+def _call(wrapper: WrapperConfig) -> str:
+    arguments = "".join(f", {name}={value!r}" for name, value in wrapper.arguments.items())
+    return f"{wrapper.module}.{wrapper.class_name}(game{arguments})"

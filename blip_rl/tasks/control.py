@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium
@@ -16,11 +17,21 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeIm
 from blip_rl.errors import UserError
 from blip_rl.tasks.games import check_game
 from blip_rl.tasks.seeds import check_seed
+from blip_rl.tasks.wrappers import apply_wrappers
+from blip_rl.wrapper_config import GYMNASIUM_WRAPPERS, WrapperConfig
 
 Env = gymnasium.Env[Any, Any]
 
+_LONGEST_SPACE = 200  # characters in a message
 
-def make_control_env(game: str, num_envs: int, seed: int, observation_mix_seed: int | None = None) -> VecEnv:
+
+def make_control_env(
+    game: str,
+    num_envs: int,
+    seed: int,
+    observation_mix_seed: int | None = None,
+    wrappers: Iterable[WrapperConfig] = (),
+) -> VecEnv:
     """Return ``num_envs`` monitored copies of a Gymnasium environment; copy ``i`` is seeded with ``seed + i``.
 
     Args:
@@ -29,13 +40,15 @@ def make_control_env(game: str, num_envs: int, seed: int, observation_mix_seed: 
         seed: Used at the first reset. Images with channels last are transposed to channels first.
         observation_mix_seed: If set, observations x become Q·x, Q an orthogonal matrix drawn with this seed. The
             dynamics stay the same, so this makes families of related tasks.
+        wrappers: Applied to each copy, the first innermost, before observations are mixed.
 
     Raises:
-        UserError: unknown id, a missing dependency, spaces that cannot be learned from, or a seed out of range.
+        UserError: unknown id, a missing dependency, an invalid wrapper, spaces that cannot be learned from, or a seed
+            out of range.
     """
     check_game(game)
     check_seed(seed, num_envs)
-    envs: VecEnv = DummyVecEnv([lambda: Monitor(_make(game, observation_mix_seed))] * num_envs)
+    envs: VecEnv = DummyVecEnv([lambda: Monitor(_make(game, observation_mix_seed, tuple(wrappers)))] * num_envs)
     space = envs.observation_space
     if isinstance(space, Box) and is_image_space(space) and not is_image_space_channels_first(space):
         envs = VecTransposeImage(envs)
@@ -53,11 +66,12 @@ def orthogonal_matrix(size: int, seed: int) -> npt.NDArray[np.float64]:
     return np.asarray(q * np.sign(np.diag(r)))
 
 
-def _make(game: str, observation_mix_seed: int | None) -> Env:
+def _make(game: str, observation_mix_seed: int | None, wrappers: tuple[WrapperConfig, ...]) -> Env:
     try:
         env: Env = gymnasium.make(game)
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"game {game!r} cannot be made: {error}") from error
+    env = apply_wrappers(env, wrappers, game)
     _check_actions(game, env.action_space)
     if observation_mix_seed is None:
         _check_observations(game, env.observation_space)
@@ -81,16 +95,28 @@ def _mixed(game: str, env: Env, seed: int) -> Env:
 def _check_observations(game: str, space: Space[Any]) -> None:
     if not (_is_vector(space) or _is_image(space)):
         raise UserError(
-            f"game {game!r} has observations {space}: expected vectors (one-dimensional Box) or images "
-            "(uint8 Box, height x width x channels); choose another game or register it with a wrapper"
+            f"game {game!r} has observations {_shortened(space)}: expected vectors (one-dimensional Box) or images "
+            f"(uint8 Box, height x width x channels); {_observation_fix(space)}"
         )
+
+
+def _observation_fix(space: Space[Any]) -> str:
+    if not space.is_np_flattenable:
+        return "choose another game, or a wrapper for the task that makes vectors of them"
+    flatten = f'wrappers = ["{GYMNASIUM_WRAPPERS}:FlattenObservation"]'
+    return f"give the task {flatten} in a sequence recipe, or choose another game"
+
+
+def _shortened(space: Space[Any]) -> str:
+    text = str(space)
+    return text if len(text) <= _LONGEST_SPACE else f"{text[: _LONGEST_SPACE - 1]}…"
 
 
 def _check_actions(game: str, space: Space[Any]) -> None:
     if not (isinstance(space, Box) or (isinstance(space, Discrete) and space.start == 0)):
         raise UserError(
             f"game {game!r} has actions {space}: expected Discrete counted from 0, or Box; "
-            "choose another game or register it with a wrapper"
+            "choose another game, or a wrapper for the task that changes them"
         )
 
 

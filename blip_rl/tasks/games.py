@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.tasks.minatar_names import minatar_game, minatar_ids
+from blip_rl.tasks.packages import id_with_package
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -102,6 +103,8 @@ def check_game(game: str, known_short_names: Iterable[str] = ()) -> str:
 def _fix(game: str, known_short_names: Iterable[str]) -> str:
     if plain_name(game) in map(plain_name, _TWO_PLAYER_ROMS):
         return ": this ROM has no single-player mode, choose another game"
+    if (prefixed := id_with_package(game)) is not None:
+        return f": did you mean {prefixed} (which imports the package first; it must be installed)?"
     suggestion = did_you_mean(game, [*known_short_names, *atari_roms(), *_modern_ids(), *minatar_ids()])
     if suggestion:
         return suggestion

@@ -18,7 +18,7 @@ def make_training_env(task: TaskConfig, atari: AtariConfig, num_envs: int, seed:
     """Build ``num_envs`` copies of the task's game for training, with clipped rewards and lost lives as configured.
 
     Args:
-        task: Game, settings of MinAtar, and observation mixing.
+        task: Game, settings of MinAtar, wrappers, and observation mixing.
         atari: Preprocessing of Atari games.
         num_envs: Number of copies.
         seed: Copy ``i`` is seeded with ``seed + i`` at the first reset.
@@ -77,7 +77,13 @@ def _make_game(game: str, task: TaskConfig, atari: AtariConfig, num_envs: int, s
     if minatar is None and rom_name(game) is None:
         from blip_rl.tasks.control import make_control_env
 
-        return make_control_env(game, num_envs, seed, task.observation_mix_seed)
+        return make_control_env(game, num_envs, seed, task.observation_mix_seed, task.wrappers)
+    if task.wrappers:
+        raise UserError(
+            f"task {task.name!r}: wrappers = [{task.wrappers[0].wrapper!r}, …] apply to Gymnasium environments, but "
+            f"{game!r} is a game of {'Atari' if minatar is None else 'MinAtar'}, all copies of which are stepped "
+            "together without them (remove them)"
+        )
     if task.observation_mix_seed is not None:
         raise UserError(
             f"task {task.name!r}: observation_mix_seed = {task.observation_mix_seed} mixes vectors, "

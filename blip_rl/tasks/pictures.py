@@ -24,6 +24,8 @@ from blip_rl.tasks.failing import check_finite_step, naming
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.tasks.seeds import check_seed
+from blip_rl.tasks.wrappers import apply_wrappers
+from blip_rl.wrapper_config import WrapperConfig
 
 Frame = npt.NDArray[np.uint8]
 """uint8, (height, width, 3), RGB."""
@@ -84,7 +86,7 @@ def make_screen(task: TaskConfig, atari: AtariConfig, seed: int) -> Screen:
 
         return MinatarScreen(minatar, seed, task.minatar or MinatarConfig())
     rom = rom_name(check_game(task.game))
-    return ControlScreen(task.game, seed) if rom is None else AtariScreen(rom, seed, atari, task.flavour)
+    return ControlScreen(task.game, seed, task.wrappers) if rom is None else AtariScreen(rom, seed, atari, task.flavour)
 
 
 def check_pictures(task: TaskConfig, atari: AtariConfig) -> None:
@@ -160,7 +162,7 @@ class AtariScreen:
 class ControlScreen:
     """A Gymnasium environment that renders itself."""
 
-    def __init__(self, game: str, seed: int) -> None:
+    def __init__(self, game: str, seed: int, wrappers: Iterable[WrapperConfig] = ()) -> None:
         # Classic control renders with pygame: use no display and no sound device, and print no banner.
         for name, value in {
             "SDL_VIDEODRIVER": "dummy",
@@ -169,7 +171,7 @@ class ControlScreen:
         }.items():
             os.environ.setdefault(name, value)
         self.game, self.seed = game, seed
-        self._env = _make_drawing(game)
+        self._env = apply_wrappers(_make_drawing(game), wrappers, game)
         self.decisions_per_second = float(self._env.metadata.get("render_fps") or 30)
 
     def reset(self) -> Frame:

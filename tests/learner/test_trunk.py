@@ -152,3 +152,23 @@ def test_observations_that_no_trunk_takes_are_rejected(space, message):
 def test_tasks_with_other_observations_than_the_first_are_rejected(space, described):
     with pytest.raises(UserError, match=rf"task 'b' observes {described}, but .* takes float32 \(4,\) .* task 'a'"):
         check_observations("b", space, "a", NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "described"),
+    [
+        (spaces.Box(0, 255, (3, 36, 36), np.uint8), spaces.Box(0, 1, (3, 36, 36), np.uint8), "from 0 to 1, .* to 255"),
+        (spaces.Box(0, 255, (128,), np.uint8), spaces.Box(0, 1, (128,), np.uint8), "from 0 to 1, .* to 255"),
+        (spaces.Box(0, 1, (8,), np.int64), spaces.Box(0, 9, (8,), np.int64), "from 0 to 9, .* to 1"),
+        (spaces.Box(0, 1, (8,), np.int64), spaces.Box(0, 1, (8,), np.float32), "float32 .* int64"),
+    ],
+)
+def test_observations_of_the_same_shape_but_another_kind_are_rejected(first, other, described):
+    check_observations("a", first, "a", first)
+    with pytest.raises(UserError, match=rf"task 'b' observes .*{described} .*change the observations with wrappers"):
+        check_observations("b", other, "a", first)
+
+
+def test_bounds_of_continuous_observations_and_counts_may_differ():
+    check_observations("b", spaces.Box(-np.inf, 1, (4,), np.float32), "a", NUMBERS)
+    check_observations("b", spaces.Box(0, 9, (4,), np.int64), "a", spaces.Box(0, 20, (4,), np.int64))

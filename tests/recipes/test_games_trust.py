@@ -6,7 +6,8 @@ import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.recipes import dump_run_config, load_run_config, resolve
-from blip_rl.recipes.games import TRUSTED, import_problem
+from blip_rl.recipes.trust import TRUSTED, import_problems
+from blip_rl.schedule import TaskConfig
 from blip_rl.untrusted.files import MOST_TASKS
 
 PACKAGE = "an_untrusted_package"
@@ -59,8 +60,9 @@ def test_a_package_in_the_environment_variable_is_allowed(run, mark, monkeypatch
 
 
 def test_packages_that_are_already_imported_are_allowed():
-    assert import_problem("json:CartPole-v1") == ""
-    assert "may not import" in import_problem("json.no_such_module:CartPole-v1")
+    assert import_problems(TaskConfig(name="x", game="json:CartPole-v1")) == []
+    (problem,) = import_problems(TaskConfig(name="x", game="json.no_such_module:CartPole-v1"))
+    assert "may not import" in problem
 
 
 @pytest.mark.parametrize("name", ["../../../tmp/x", "/etc/x", "a\\nb", "a\\u001b[2J", "\\u202ea"])

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from blip_rl.errors import UserError
@@ -232,3 +234,54 @@ def test_a_broken_shipped_sequence_does_not_affect_the_others(tmp_path, monkeypa
     assert [game.name for game in list_games()] == ["ping"]
     assert "not valid TOML" in list_sequences()[0].description
     assert recipe_files.sequence_with("ping") == (tmp_path / "good.toml", "ping")
+
+
+# --- one task of a file
+
+
+TWO_TASKS = """
+[evaluation]
+episodes = 7
+
+[agent.ppo]
+learning_rate = 1e-3
+
+[[tasks]]
+name = "pole"
+game = "CartPole-v1"
+steps = 5
+
+[[tasks]]
+name = "bar"
+game = "{game}"
+"""
+
+
+def test_one_task_of_a_file_is_chosen_with_the_sections_of_the_file(sequence_file):
+    path = sequence_file(TWO_TASKS.format(game="no_such_game"))  # not used, so not looked up
+    config = resolve(f"{path}:pole", "blip")
+    assert [(task.name, task.game, task.steps) for task in config.tasks] == [("pole", "CartPole-v1", 5)]
+    assert (config.sequence_name, config.evaluation.episodes, config.agent.ppo.learning_rate) == ("pole", 7, 1e-3)
+
+
+def test_tasks_of_a_file_are_chosen_in_any_order_and_visited_again(sequence_file):
+    path = sequence_file(TWO_TASKS.format(game="Acrobot-v1"))
+    config = resolve(f"{path}:bar,{path}:pole,{path}:bar", "blip")
+    assert (config.order, config.evaluation.episodes) == (("bar", "pole", "bar"), 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("poll", r"no task 'poll': did you mean pole\? \(expected one of pole, bar\)"),
+        ("", r"no task '' \(expected one of pole, bar\)"),
+    ],
+)
+def test_unknown_tasks_of_a_file_are_refused_with_those_there_are(sequence_file, problems, name, message):
+    (line,) = problems(f"{sequence_file(TWO_TASKS.format(game='Acrobot-v1'))}:{name}", "blip")
+    assert re.search(message, line)
+
+
+def test_a_missing_file_of_a_task_is_named(problems):
+    (line,) = problems("no_such_file.toml:pole", "blip")
+    assert line.startswith("no_such_file.toml: cannot be read")

@@ -1,12 +1,15 @@
 """Resolution of game names: ROMs, Gymnasium ids, spellings and suggestions."""
 
+import sys
 from types import SimpleNamespace
 
+import gymnasium
 import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.tasks import games
 from blip_rl.tasks.games import atari_roms, check_game, is_atari, plain_name, rom_name
+from blip_rl.tasks.packages import id_with_package
 
 PAPER_GAMES = ("kung_fu_master", "boxing", "jamesbond", "krull", "riverraid", "space_invaders")
 
@@ -120,3 +123,33 @@ def test_unknown_games_are_rejected_with_the_nearest_name(game, message):
 def test_unknown_games_without_a_near_name_are_rejected_with_the_rule(game, message):
     with pytest.raises(UserError, match=message):
         check_game(game)
+
+
+@pytest.mark.parametrize(
+    ("game", "package"),
+    [
+        ("MiniGrid-DoorKey-5x5-v0", "minigrid"),
+        ("BabyAI-GoToObj-v0", "minigrid"),
+        ("MiniWorld-Hallway-v0", "miniworld"),
+        ("highway-fast-v0", "highway_env"),
+        ("mo-lunar-lander-v3", "mo_gymnasium"),
+        ("deep-sea-treasure-concave-v0", "mo_gymnasium"),
+        ("FetchReach-v4", "gymnasium_robotics"),
+        ("PandaPickAndPlace-v3", "panda_gym"),
+        ("Meta-World/MT1", "metaworld"),
+    ],
+)
+def test_ids_of_well_known_packages_are_suggested_with_the_package_and_import_nothing(game, package):
+    with pytest.raises(UserError, match=rf"unknown game '{game}': did you mean {package}:{game} "):
+        check_game(game)
+    assert package not in sys.modules
+
+
+@pytest.mark.parametrize("game", ["merger", "exit", "MiniGrid", "Panda-v0", "highway"])
+def test_other_names_are_not_suggested_with_a_package(game):
+    assert id_with_package(game) is None
+
+
+def test_a_registered_id_needs_no_package(monkeypatch):
+    monkeypatch.setitem(gymnasium.registry, "MiniGrid-Mine-v0", gymnasium.spec("CartPole-v1"))
+    assert check_game("MiniGrid-Mine-v0")
