@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, Space
 from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -101,10 +101,21 @@ def _check_observations(game: str, space: Space[Any]) -> None:
 
 
 def _observation_fix(space: Space[Any]) -> str:
-    if not space.is_np_flattenable:
-        return "choose another game, or a wrapper for the task that makes vectors of them"
-    flatten = f'wrappers = ["{GYMNASIUM_WRAPPERS}:FlattenObservation"]'
-    return f"give the task {flatten} in a sequence recipe, or choose another game"
+    wrappers = [f'"{GYMNASIUM_WRAPPERS}:FlattenObservation"']
+    if not _can_be_flattened(space):
+        keys = [key for key, part in space.items() if _can_be_flattened(part)] if isinstance(space, Dict) else []
+        if not keys:
+            return "choose another game, or give the task a wrapper that makes vectors of them in a sequence recipe"
+        kept = ", ".join(f'"{key}"' for key in keys)
+        wrappers.insert(0, f'{{ wrapper = "{GYMNASIUM_WRAPPERS}:FilterObservation", filter_keys = [{kept}] }}')
+    return f"give the task wrappers = [{', '.join(wrappers)}] in a sequence recipe, or choose another game"
+
+
+def _can_be_flattened(space: Space[Any]) -> bool:
+    try:
+        return bool(space.is_np_flattenable)
+    except NotImplementedError:  # a space of a package of its own, such as MiniGrid's missions
+        return False
 
 
 def _shortened(space: Space[Any]) -> str:

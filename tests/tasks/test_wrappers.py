@@ -1,15 +1,18 @@
 """Wrappers of a task are applied in training, evaluation and rendering, and invalid ones are refused."""
 
+import re
+
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
 from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 from blip_rl.tasks.pictures import make_screen
-from tests.doors import FLAT, GAME
+from tests.doors import FLAT, GAME, Door
 
 SCALED = {"wrapper": "tests.doors:Scaled", "factor": 3}
 
@@ -84,6 +87,20 @@ def test_every_wrapper_that_gymnasium_adds_is_decided_upon():
 
 def test_dictionaries_are_refused_with_the_wrapper_that_flattens_them():
     with pytest.raises(UserError, match=rf'observations Dict.* wrappers = \["{FLAT}"\] in a sequence recipe'):
+        make_training_env(task(), AtariConfig(), 1, 0)
+
+
+def test_dictionaries_with_texts_are_refused_with_the_wrappers_that_leave_these_out(monkeypatch):
+    class Mission(spaces.Space):
+        """Not flattenable, as MiniGrid's."""
+
+    parts = {"mission": Mission(), "place": spaces.Box(-1, 1, (3,), np.float32)}
+    monkeypatch.setattr(Door, "observation_space", spaces.Dict(parts))
+    filtered = re.escape('{ wrapper = "gymnasium.wrappers:FilterObservation", filter_keys = ["place"] }, "')
+    with pytest.raises(UserError, match=rf"wrappers = \[{filtered}{FLAT}"):
+        make_training_env(task(), AtariConfig(), 1, 0)
+    monkeypatch.setattr(Door, "observation_space", Mission())
+    with pytest.raises(UserError, match="give the task a wrapper that makes vectors of them"):
         make_training_env(task(), AtariConfig(), 1, 0)
 
 
