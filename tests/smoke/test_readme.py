@@ -62,14 +62,13 @@ def test_every_train_command_resolves():
     commands = re.findall(r"^blip-rl train(?! --resume)(.*?)(?:#.*)?$", README, flags=re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        words = command.split()
-        options = dict(zip(words[::2], words[1::2], strict=True))
+        given = cli.commands["train"].make_context("train", command.split()).params
         config = resolve(
-            options.pop("--games", "atari6"),
-            options.pop("--agent", "blip"),
-            steps=options.pop("--steps", None),
-            seed=int(options.pop("--seed", 0)),
-            overrides=[options.pop("--set")] if "--set" in options else [],
+            given["games"],
+            given["agent"],
+            steps=given["steps"],
+            cycles=given["cycles"],
+            seed=given["seed"],
+            overrides=given["overrides"],
         )
-        assert set(options) <= {"--threads", "--out"}, options  # these decide nothing of a recipe
         assert all(isinstance(task, TaskConfig) for task in config.tasks)
