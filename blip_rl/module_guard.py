@@ -37,7 +37,7 @@ def protect_module(
     Raises:
         ValueError: the method, the trunk or the optimizer cannot be used, or the method has learned another network.
     """
-    _check_method(method)
+    check_method(method)
     _check_trunk(trunk, {id(parameter) for group in optimizer.param_groups for parameter in group["params"]})
     guard = ModuleGuard(trunk, method, seed)
     with attached(method, trunk, optimizer):
@@ -95,14 +95,15 @@ class ModuleGuard:
             )
 
 
-def missing_hook(method: Method) -> str | None:
+def _missing_hook(method: Method) -> str | None:
     """Return a hook that the method overrides and that only our own training loop calls; None if there is none."""
     hooks = ("loss", "playing", "at_progress", "schedule_remaining")
     return next((hook for hook in hooks if getattr(type(method), hook) is not getattr(Method, hook)), None)
 
 
-def _check_method(method: Method) -> None:
-    if missing := "all tasks at once" if method.interleaved else missing_hook(method):
+def check_method(method: Method) -> None:
+    """Raise UserError if the method needs hooks that only our own training loop calls."""
+    if missing := "all tasks at once" if method.interleaved else _missing_hook(method):
         raise UserError(
             f"{type(method).__name__} needs {missing!r}, which no other training loop calls: expected a "
             "method with gradient and step hooks only, such as blip, ewc, l2, gpm, freeze or finetune"

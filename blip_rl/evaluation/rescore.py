@@ -66,8 +66,8 @@ def evaluate_run(
         UserError: not a run folder, no finished stage, an unknown stage or game, a damaged file.
         RunError: a worker died or failed.
     """
+    from blip_rl.problems import validated
     from blip_rl.recipes import load_run_config
-    from blip_rl.recipes.problems import validated
 
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)

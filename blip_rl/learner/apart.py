@@ -32,8 +32,7 @@ def build_method(config: AgentConfig) -> Method:
     """Build the method of an agent recipe, wrapped in :class:`LearnApart` for ``learning = "distil"``.
 
     Raises:
-        UserError: no method has this name.
-        pydantic.ValidationError: a setting is wrong.
+        UserError: no method has this name, or a setting is invalid.
     """
     method = make_method(config.method)
     return (

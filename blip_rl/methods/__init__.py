@@ -44,8 +44,7 @@ def make_method(section: dict[str, Any]) -> Method:
     """Build a method from the ``[method]`` section of a recipe: its ``name`` and settings.
 
     Raises:
-        UserError: no method has this name.
-        pydantic.ValidationError: a setting is invalid.
+        UserError: no method has this name, or a setting is invalid.
     """
     settings = dict(section)
     return load_method(str(settings.pop("name")))(**settings)

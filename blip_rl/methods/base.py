@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from blip_rl.core.fisher import Expectation, diagonal_fisher
 from blip_rl.core.saved import TensorLayout
 from blip_rl.errors import UserError
+from blip_rl.problems import RecipeError, checked
 from blip_rl.setting_types import Settings
 
 
@@ -134,8 +135,16 @@ class Method:
     ``resume_task``. 0: each task is new."""
 
     def __init__(self, **settings: Any) -> None:
-        """Validate the settings; an invalid one raises ``pydantic.ValidationError``, a ``ValueError``."""
-        self.settings = self.Settings(**settings)
+        """Validate the settings.
+
+        Raises:
+            UserError: One or more are unknown or invalid; all at once.
+        """
+        valid, problems = checked(self.Settings, settings)
+        if valid is None:
+            lines = [problem.line() if problem.location else problem.text for problem in problems]
+            raise RecipeError([f"{type(self).__name__}(…): {line}" for line in lines])
+        self.settings = valid
 
     @property
     def samples_wanted(self) -> int:

@@ -11,11 +11,11 @@ from typing import Any
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.problems import RecipeError, attempt
 from blip_rl.recipes.agent import agent_config, agent_layers
 from blip_rl.recipes.files import display_path, find_recipe, is_path, read_recipe, recipe_names
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, parse_override, value_at
-from blip_rl.recipes.problems import RecipeError, attempt
 from blip_rl.recipes.resolve import section_layers, sections_config
 from blip_rl.recipes.run_config import load_run_config
 from blip_rl.recipes.settings import (

@@ -13,6 +13,7 @@ from typing import Any
 
 from blip_rl.config import SequenceConfig
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.problems import RecipeError, attempt, show, validated
 from blip_rl.recipes.files import (
     display_path,
     find_recipe,
@@ -23,7 +24,6 @@ from blip_rl.recipes.files import (
     sequence_with,
     split_task,
 )
-from blip_rl.recipes.problems import RecipeError, attempt, show, validated
 from blip_rl.recipes.trust import import_problems, trust_named
 from blip_rl.references import HUMAN, published_scores
 from blip_rl.schedule import TaskConfig

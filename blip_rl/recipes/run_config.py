@@ -10,11 +10,11 @@ import tomli_w
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
+from blip_rl.problems import RecipeError, show, validated
 from blip_rl.recipes.agent import checked_method, combination_problems, learning_problems, without_none
 from blip_rl.recipes.files import display_path, read_recipe
 from blip_rl.recipes.games import check_tasks_of
 from blip_rl.recipes.overrides import Layer
-from blip_rl.recipes.problems import RecipeError, show, validated
 from blip_rl.recipes.trust import import_problems
 from blip_rl.untrusted.files import check_contained, parse_toml
 

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
+from blip_rl.problems import show
 from blip_rl.recipes import (
     RecipeError,
     dump_run_config,
     load_run_config,
     resolve,
 )
-from blip_rl.recipes.problems import show
 
 
 def test_unset_values_are_not_written(agent_file):

@@ -5,6 +5,7 @@ import torch
 from stable_baselines3 import A2C, PPO
 
 import blip_rl
+from blip_rl.errors import UserError
 from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from blip_rl.sb3.protect import ActorPath, protect
@@ -113,12 +114,12 @@ def test_an_error_inside_detaches_and_does_not_consolidate():
 
 def test_nothing_learned_inside_is_refused():
     model, method = vector_model(), Recording()
-    with pytest.raises(RuntimeError, match=r"call model.learn\(...\) inside"), protect(model, method):
+    with pytest.raises(UserError, match=r"call model.learn\(...\) inside"), protect(model, method):
         pass
     assert nothing_attached(model)
     with protect(model, method):
         model.learn(32)
-    with pytest.raises(RuntimeError, match=r"call model.learn\(...\) inside"), protect(model, method):
+    with pytest.raises(UserError, match=r"call model.learn\(...\) inside"), protect(model, method):
         pass  # the rollout in the buffer is the last task's
     assert len(method.finished) == 1
 
@@ -131,7 +132,7 @@ def test_layers_that_cannot_be_protected_are_refused():
 
     model = vector_model(policy_kwargs={"activation_fn": Normalised})
     with (
-        pytest.raises(TypeError, match=r"protects nn.Linear and nn.Conv2d"),
+        pytest.raises(UserError, match=r"protects nn.Linear and nn.Conv2d"),
         protect(model, Blip(first_task_bits=4)),
     ):
         model.learn(32)

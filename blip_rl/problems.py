@@ -1,4 +1,4 @@
-"""Format validation errors of recipes: one line each, with the key, the value and the rule."""
+"""Format validation errors of settings: one line each, with the key, the value and the rule."""
 
 from __future__ import annotations
 
