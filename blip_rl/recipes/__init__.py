@@ -2,8 +2,8 @@
 
 ``files`` finds and reads recipe files, ``games`` resolves ``--games``, ``overrides`` merges layers of settings,
 ``agent`` resolves an agent, ``resolve`` builds one ``RunConfig``, and ``run_config`` reads and writes that of a run
-folder. ``trust`` decides what a file may import. ``settings`` lists every
-setting, ``explain`` says where its value in a recipe comes from, and ``copy`` writes a recipe to start from.
+folder. ``trust`` decides what a file may import. ``settings`` lists every setting, ``explain`` says where its value in
+a recipe comes from, and ``copy`` writes a recipe to start from.
 """
 
 from blip_rl.problems import RecipeError
