@@ -246,7 +246,7 @@ def test_a_closed_pipe_causes_no_traceback():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("train --games kungfu,b", {"kungfu,boxing"}),
+        ("train --games kungfu,bo", {"kungfu,boxing"}),
         ("train --games cartpole-b", {"cartpole-b"}),
         ("train --agent blip-r", {"blip-reference"}),
         ("evaluate run --games b,", {"b,a", "b,b"}),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import NEW_RUN, OVERRIDES, TRUST, complete_games, loading
+from blip_rl.cli.options import NEW_RUN, OVERRIDES, TRUST, complete_games, loading, trusting_files
 from blip_rl.shell import shell_command
 
 
@@ -39,10 +39,9 @@ def import_zip(file: Path, game: str, overrides: tuple[str, ...], out: Path | No
     if out is not None:
         check_new_folder(out)
     with loading():
-        from blip_rl.recipes import trusting
         from blip_rl.sb3.import_run import import_agent
 
-    with trusting(trust):
+    with trusting_files(trust):
         run = import_agent(file, game, overrides=overrides, out=out)
     click.echo(f"run folder {run} (only tensors were read from '{file}'; no code from it was run)")
     click.echo(f"evaluate   {shell_command('blip-rl', 'evaluate', run)}")

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from blip_rl.errors import UserError
+from blip_rl.untrusted.files import printable
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -115,6 +116,17 @@ def workers_option(results: str) -> Callable[[Verb], Verb]:
     )
 
 
+@contextmanager
+def trusting_files(given: bool, *, remember: bool = True) -> Iterator[None]:
+    """Trust what recipes read in this block name if ``--trust`` is given, and print what is new."""
+    from blip_rl.recipes import trusting
+
+    with trusting(given, remember=remember) as new:
+        yield
+    for line in new:
+        click.echo(f"trusted: {printable(line)}", err=True)
+
+
 def trust_runs(given: bool, *runs: Path) -> None:
     """Trust what run folders name if ``--trust`` is given.
 
@@ -123,8 +135,8 @@ def trust_runs(given: bool, *runs: Path) -> None:
     """
     if given:
         with loading():
-            from blip_rl.recipes import load_run_config, trusting
-        with trusting():
+            from blip_rl.recipes import load_run_config
+        with trusting_files(given):
             for run in runs:
                 load_run_config(run)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from blip_rl.cli.options import OVERRIDES, TRUST, complete_games, complete_recipes, loading
+from blip_rl.cli.options import OVERRIDES, TRUST, complete_games, complete_recipes, loading, trusting_files
 
 
 @click.command(
@@ -28,10 +28,9 @@ def show(name: str, keys: tuple[str, ...], games: str | None, overrides: tuple[s
     that.
     """
     with loading():
-        from blip_rl.recipes import trusting
         from blip_rl.recipes.explain import explain, explanation_text, select
 
-    with trusting(trust):
+    with trusting_files(trust):
         explained = explain(name, games=games, overrides=overrides)
     from blip_rl.untrusted.files import printable
 

@@ -15,6 +15,7 @@ from blip_rl.cli.options import (
     complete_games,
     loading,
     trust_runs,
+    trusting_files,
 )
 from blip_rl.errors import FinishedRunError, UserError
 
@@ -111,9 +112,9 @@ def train(
 
         check_new_run(out)
     with loading():
-        from blip_rl.recipes import resolve, trusting
+        from blip_rl.recipes import resolve
 
-        with trusting(trust, remember=not dry_run):
+        with trusting_files(trust, remember=not dry_run):
             config = resolve(games, agent, steps=steps, cycles=cycles, seed=seed, device=device, overrides=overrides)
         from blip_rl.run.dry_run import dry_run_text
         from blip_rl.run.train import train as train_sequence

@@ -13,7 +13,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.problems import RecipeError, attempt
 from blip_rl.recipes.agent import agent_config, agent_layers
-from blip_rl.recipes.files import display_path, find_recipe, is_path, read_recipe, recipe_names
+from blip_rl.recipes.files import display_path, find_recipe, is_path, read_recipe, recipe_names, split_task
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, parse_override, value_at
 from blip_rl.recipes.resolve import section_layers, sections_config
@@ -108,6 +108,8 @@ def _kind(name: str) -> str:
     path = Path(name)
     if path.is_dir() or path.name == "config.toml":
         return "run"
+    if split_task(name) is not None:
+        return "sequence"
     if is_path(name):
         return "sequence" if "tasks" in read_recipe(path) else "agent"
     known = [*recipe_names("agents"), *sequences.values()]

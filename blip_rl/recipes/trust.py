@@ -38,24 +38,29 @@ _trusted_here: set[str] = set()  # in this process, also if the file cannot be w
 
 
 @contextmanager
-def trusting(given: bool = True, *, remember: bool = True) -> Iterator[None]:
+def trusting(given: bool = True, *, remember: bool = True) -> Iterator[list[str]]:
     """Trust everything that recipes read in this block name, from now on if the block succeeds.
 
     Args:
         given: Whether to; False changes nothing.
         remember: Whether later processes of this user trust the same, too.
+
+    Yields:
+        A list, to which the end of the block adds what was not trusted before.
     """
+    new: list[str] = []
     if not given:
-        yield
+        yield new
         return
     found: set[str] = set()
     token = _now_trusted.set(found)
     try:
-        yield
+        yield new
     finally:
         _now_trusted.reset(token)
+    new += sorted(found - _trusted_here - _remembered())
     _trusted_here.update(found)
-    if remember and (new := sorted(found - _remembered())):
+    if remember and new:
         _remember(new)
 
 

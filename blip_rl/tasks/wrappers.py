@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
+from gymnasium.spaces import flatdim
 
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.wrapper_config import GYMNASIUM_WRAPPERS, WrapperConfig
 
 # Other wrappers of Gymnasium neither write files nor keep what a snapshot does not save.
 _SAVED = "keeps statistics over many episodes, which snapshots do not save"
+_FUNCTION = "needs a Python function, which a recipe cannot give: subclass it in a package of your own"
 _REFUSED = {
     "RecordVideo": "writes files: use blip-rl render",
     "HumanRendering": "opens a window: use blip-rl render",
@@ -25,7 +29,12 @@ _REFUSED = {
     "Autoreset": "starts new games, which blip-rl does itself",
     "NormalizeObservation": _SAVED,
     "NormalizeReward": _SAVED,
+    "TransformObservation": _FUNCTION,
+    "TransformAction": _FUNCTION,
+    "TransformReward": _FUNCTION,
 }
+_MOST_ENTRIES = 10_000_000  # of an observation; a recipe may be untrusted, and Gymnasium allocates the bounds of each
+_SIZES = ("stack_size", "shape", "bins")  # arguments of Gymnasium's wrappers that determine the size of a space
 
 
 def apply_wrappers(
@@ -53,6 +62,10 @@ def apply_wrappers(
 def _wrapped(env: gymnasium.Env[Any, Any], config: WrapperConfig, game: str) -> gymnasium.Env[Any, Any]:
     wrapper = _wrapper_class(config, game)
     shown = f"game {game!r}: wrapper {config.wrapper!r}"
+    if config.module == GYMNASIUM_WRAPPERS and (entries := _entries(env, config)) > _MOST_ENTRIES:
+        raise UserError(
+            f"{shown} makes a space of {entries:,} entries: expected at most {_MOST_ENTRIES:,} (correct its arguments)"
+        )
     try:
         wrapped = wrapper(env, **config.arguments)
     except Exception as error:  # the class is not ours: it may raise anything
@@ -67,6 +80,20 @@ def _wrapped(env: gymnasium.Env[Any, Any], config: WrapperConfig, game: str) -> 
             "gymnasium.Wrapper"
         )
     return wrapped
+
+
+def _entries(env: gymnasium.Env[Any, Any], config: WrapperConfig) -> int:
+    """Return the number of entries of the space that a wrapper of Gymnasium allocates, as far as it can be told."""
+    numbers = []
+    for name in _SIZES:
+        given = config.arguments.get(name)
+        numbers += [number for number in (given if isinstance(given, tuple) else (given,)) if isinstance(number, int)]
+    if config.class_name == "FlattenObservation":
+        with suppress(NotImplementedError, ValueError):  # of a space that cannot be flattened: the wrapper says so
+            numbers.append(flatdim(env.observation_space))
+    if config.class_name == "FrameStackObservation":
+        numbers.append(math.prod(env.observation_space.shape or ()))
+    return math.prod(numbers)
 
 
 def _wrapper_class(config: WrapperConfig, game: str) -> Callable[..., object]:

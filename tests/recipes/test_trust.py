@@ -123,9 +123,10 @@ def test_trust_that_cannot_be_stored_holds_for_the_process_with_a_warning(tmp_pa
 
 
 def test_a_file_with_the_same_trust_is_not_written_again(new_process):
-    for _ in range(2):
-        with trusting():
+    for expected in ([f'wrapper "{PACKAGE}:Same"'], []):
+        with trusting() as new:
             import_problems(wrapped(f"{PACKAGE}:Same"))
+        assert new == expected
         new_process()
     assert trust_module.trust_file().read_text() == f'wrapper "{PACKAGE}:Same"\n'
 
@@ -137,3 +138,15 @@ def test_without_a_home_folder_nothing_is_remembered(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(import_problems(wrapped(f"{PACKAGE}:Same"))) == 1
+
+
+def test_the_command_line_prints_what_it_trusts_once(sequence_file, mark):
+    path = sequence_file(WRAPPED)
+    command = ["show", "finetune", "tasks.game", "--games", path]
+    assert CliRunner().invoke(cli, command).exit_code == 2
+    for expected in (f'trusted: wrapper "{PACKAGE}:Same"\n', ""):
+        done = CliRunner().invoke(cli, [*command, "--trust"])
+        assert (done.exit_code, done.stderr) == (0, expected)
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    assert CliRunner().invoke(cli, ["show", f"{path}:a", "tasks.game"]).exit_code == 0
+    assert not mark.exists()

@@ -12,6 +12,7 @@ from blip_rl.errors import UserError
 from blip_rl.schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 from blip_rl.tasks.pictures import make_screen
+from blip_rl.tasks.wrappers import _REFUSED
 from tests.doors import FLAT, GAME, Door
 
 SCALED = {"wrapper": "tests.doors:Scaled", "factor": 3}
@@ -60,6 +61,7 @@ def test_a_screen_follows_the_wrapped_game():
         ("gymnasium.wrappers:Any", "has no wrapper 'Any'"),
         ({"wrapper": "gymnasium.wrappers:RecordVideo", "video_folder": "videos"}, "writes files: use blip-rl render"),
         ("gymnasium.wrappers:NormalizeObservation", "which snapshots do not save"),
+        ({"wrapper": "gymnasium.wrappers:TransformReward", "func": "abs"}, "needs a Python function"),
     ],
 )
 def test_invalid_wrappers_are_refused(wrapper, message, tmp_path, monkeypatch):
@@ -69,20 +71,32 @@ def test_invalid_wrappers_are_refused(wrapper, message, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "wrappers",
+    [
+        [{"wrapper": "gymnasium.wrappers:FrameStackObservation", "stack_size": 10**7}],
+        [{"wrapper": "gymnasium.wrappers:DiscretizeObservation", "bins": [10**4] * 4}],
+        [{"wrapper": "gymnasium.wrappers:DiscretizeObservation", "bins": 100}, FLAT],
+    ],
+)
+def test_wrappers_that_would_take_all_memory_are_refused(wrappers):
+    with pytest.raises(UserError, match=r"0,000 entries: expected at most 10,000,000 \(correct its arguments\)"):
+        make_training_env(
+            task(*wrappers, game="Acrobot-v1" if FLAT in wrappers else "CartPole-v1"), AtariConfig(), 1, 0
+        )
+
+
 def test_every_wrapper_that_gymnasium_adds_is_decided_upon():
     """Recipes of strangers may use all wrappers of Gymnasium except for those that are refused by name."""
-    writing = {"RecordVideo", "HumanRendering", "RenderCollection"}
-    stateful = {"NormalizeObservation", "NormalizeReward", "Autoreset"}
     harmless = {
         "AtariPreprocessing", "DelayObservation", "DtypeObservation", "DiscretizeObservation", "FilterObservation",
-        "FlattenObservation", "FrameStackObservation", "GrayscaleObservation", "TransformObservation",
-        "MaxAndSkipObservation", "AddRenderObservation", "ResizeObservation", "ReshapeObservation",
-        "RescaleObservation", "TimeAwareObservation", "ClipAction", "DiscretizeAction", "TransformAction",
-        "RescaleAction", "StickyAction", "RepeatAction", "ClipReward", "TransformReward", "TimeLimit",
+        "FlattenObservation", "FrameStackObservation", "GrayscaleObservation", "MaxAndSkipObservation",
+        "AddRenderObservation", "ResizeObservation", "ReshapeObservation", "RescaleObservation", "TimeAwareObservation",
+        "ClipAction", "DiscretizeAction", "RescaleAction", "StickyAction", "RepeatAction", "ClipReward", "TimeLimit",
         "PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "AddWhiteNoise", "ObstructView",
         "ArrayConversion", "JaxToNumpy", "JaxToTorch", "NumpyToTorch", "vector",
     }  # fmt: skip
-    assert set(gymnasium.wrappers.__all__) <= writing | stateful | harmless
+    assert set(gymnasium.wrappers.__all__) <= set(_REFUSED) | harmless
 
 
 def test_dictionaries_are_refused_with_the_wrapper_that_flattens_them():
