@@ -119,8 +119,7 @@ def make_tasks(name: str, seed: int, folder: Path) -> list[list[Data]]:
 
 
 def make_trunk(name: str, side: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Flatten()]
-    inputs = side * side
+    layers, inputs = [nn.Flatten()], side * side
     if name.endswith("conv"):
         layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten()]
         inputs = 16 * ((side - 1) // 2) ** 2
@@ -169,7 +168,7 @@ def run(job: tuple[str, str, int, Path]) -> tuple[float, ...]:
     torch.manual_seed(seed)
     tasks, method = make_tasks(name, seed, folder), make_rule(rule)
     trunk = make_trunk(name, tasks[0][0][0].shape[-1])
-    heads = [nn.Linear(BENCHMARKS[name]["units"][-1], int(train[1].max()) + 1) for train, _, _ in tasks]
+    heads = [nn.Linear(BENCHMARKS[name]["units"][-1], 10 if name.startswith("p") else 2) for _ in tasks]
     matrix = []
     for head, (train, valid, _) in zip(heads, tasks, strict=True):
         learn(trunk, head, train, valid, method, name)
