@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from blip_rl.any_module import protect_module as protect_module
     from blip_rl.methods.base import Method as Method
     from blip_rl.methods.blip import Blip as Blip
     from blip_rl.methods.finetune import Finetune as Finetune
-    from blip_rl.module_guard import protect_module as protect_module
     from blip_rl.sb3.protect import protect as protect
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ _HOMES = {
     "Finetune": "blip_rl.methods.finetune",
     "Method": "blip_rl.methods.base",
     "protect": "blip_rl.sb3.protect",
-    "protect_module": "blip_rl.module_guard",
+    "protect_module": "blip_rl.any_module",
 }
 
 

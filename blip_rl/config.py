@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.schedule import MinatarConfig, Schedule
 from blip_rl.setting_types import (
     Device,
     Fraction,
@@ -24,6 +23,7 @@ from blip_rl.setting_types import (
     Steps,
     reject_bool,
 )
+from blip_rl.task_schedule import MinatarConfig, Schedule
 
 ALE_EPISODE_FRAMES = 108_000
 """ALE's default limit of an episode, 30 minutes at 60 Hz. Published scores, including random and reference scores, are

@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 import blip_rl as br
 from blip_rl.core.intervals import describe, estimate
 from blip_rl.core.metrics import average_performance, backward_transfer, learned_later
-from blip_rl.core.reference import reference_prior
+from blip_rl.core.released_code import reference_prior
 from blip_rl.errors import UserError
 from blip_rl.methods import make_method
 from blip_rl.recipes.files import recipe_folder

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _stock import stock_env, stock_ppo
+from _stock_sb3 import stock_env, stock_ppo
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv

@@ -77,7 +77,7 @@ def check_lists(programs: Path, folder: Path) -> None:
 
 def check_scores(programs: Path) -> None:
     """Check that the published scores of Atari are in the wheel."""
-    code = "from blip_rl.references import published_scores; print(len(published_scores()))"
+    code = "from blip_rl.reference_scores import published_scores; print(len(published_scores()))"
     found = run(programs / "python", "-c", code, cwd=programs).strip()
     if found != "57":
         sys.exit(f"the installed wheel has random and human scores of {found} games: expected 57")

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from blip_rl.errors import UserError
-from blip_rl.schedule import MinatarConfig
+from blip_rl.task_schedule import MinatarConfig
 from blip_rl.tasks.minatar import Game
 from blip_rl.tasks.minatar_names import MinatarGame, minatar_game
 

@@ -31,7 +31,7 @@ import torch
 from _measure import check_device, positive_int, provenance
 from _parity_report import draw, report
 from _parity_runs import CONTESTANTS, run
-from _stock import check_game
+from _stock_sb3 import check_game
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _held import Parts, counting_games, held_mb, in_use_mb, measure_parts, refuse_huge_pages
+from _held_memory import Parts, counting_games, held_mb, in_use_mb, measure_parts, refuse_huge_pages
 from _measure import cell, markdown_table, positive_int, provenance, show
 
 from blip_rl.learner.policy import ContinualPolicy

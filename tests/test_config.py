@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from blip_rl.agent_config import PpoConfig
 from blip_rl.config import AtariConfig, EvaluationConfig, RunConfig, SequenceConfig
-from blip_rl.schedule import TaskConfig
 from blip_rl.step_counts import parse_steps
+from blip_rl.task_schedule import TaskConfig
 
 PPO = {
     "environments": 16,

@@ -25,9 +25,9 @@ def parts(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     import _parity_report
     import _parity_runs
-    import _stock
+    import _stock_sb3
 
-    return _stock, _parity_runs, _parity_report
+    return _stock_sb3, _parity_runs, _parity_report
 
 
 # game: what stable-baselines3's wrappers play unasked when a game begins; lives that the random player below loses

@@ -6,7 +6,7 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from tests.doors import FLAT
 
 LIMIT = {"wrapper": "gymnasium.wrappers:TimeLimit", "max_episode_steps": 9}

@@ -30,8 +30,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from blip_rl.core.grid import half_centre, off_grid, on_grid, power_of_two
 from blip_rl.core.projection import project_and_quantize_in_blocks_, worth_blocks
+from blip_rl.core.quantization import half_centre, off_grid, on_grid, power_of_two
 
 GainRule = Literal["paper", "reference"]
 IntervalRule = Literal["paper", "half"]

@@ -9,7 +9,7 @@ of squares follow from δ and the layer's input x with one backward pass per chu
 
 The linear form needs no per-sample weight gradient, since (δₙᵢ xₙⱼ)² = δₙᵢ² xₙⱼ². A convolution shares its weights over
 positions, so Gₙ must be summed over them before it is squared. Nothing depends on the chunk size. The BLIP release
-squares gradients of batch means instead; ``core.reference.reference_prior`` converts its constants.
+squares gradients of batch means instead; ``core.released_code.reference_prior`` converts its constants.
 """
 
 from __future__ import annotations

@@ -16,12 +16,12 @@ import torch
 from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.episodes import Episode, OnActions, evaluate_task, with_head_for
-from blip_rl.learner.apart import build_method
+from blip_rl.learner.separate_trunk import build_method
 from blip_rl.methods.base import Method
-from blip_rl.schedule import TaskConfig
 from blip_rl.storage.checkpoint import UNREADABLE, Stage, load_stage
 from blip_rl.storage.paths import named_games
 from blip_rl.storage.run_folder import RunFolder
+from blip_rl.task_schedule import TaskConfig
 
 Result = TypeVar("Result")
 

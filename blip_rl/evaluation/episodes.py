@@ -21,8 +21,8 @@ from blip_rl.core.metrics import normalise
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.records import Phase, ScoreRow
-from blip_rl.schedule import TaskConfig
 from blip_rl.storage import validation
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import has_lowered_time_limit, make_evaluation_env
 
 FIRST_EVALUATION_SEED = 2**30

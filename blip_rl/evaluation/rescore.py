@@ -18,7 +18,7 @@ from blip_rl.evaluation.pool import play_cells
 from blip_rl.formatting import aligned, score_text
 from blip_rl.methods import load_method
 from blip_rl.records import ScoreRow
-from blip_rl.references import task_scale
+from blip_rl.reference_scores import task_scale
 from blip_rl.storage.run_folder import RunFolder
 
 
@@ -66,7 +66,7 @@ def evaluate_run(
         UserError: not a run folder, no finished stage, an unknown stage or game, a damaged file.
         RunError: a worker died or failed.
     """
-    from blip_rl.problems import validated
+    from blip_rl.recipe_errors import validated
     from blip_rl.recipes import load_run_config
 
     folder = RunFolder.existing(run)

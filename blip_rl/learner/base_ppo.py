@@ -192,7 +192,7 @@ class BasePPO(PPO):
             self.policy.optimizer.zero_grad()
             (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         # Method.add_gradient runs in backward hooks and Method.after_step in a hook of the optimizer (see
-        # methods.base.attached): the clipped norm includes a penalty's gradient, and every step ends with a projection.
+        # methods.attach.attached): the clipped norm includes a penalty's gradient, and every step ends with a projection.
         norm = self.policy.step(self.max_grad_norm)
         return UpdateMetrics(metrics, None if extra is None else extra.detach(), norm)
 

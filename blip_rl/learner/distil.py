@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip_rl.agent_config import DistilConfig
-from blip_rl.core.policies import divergence, policy_tensors
+from blip_rl.core.policy_tensors import divergence, policy_tensors
 from blip_rl.core.weights import copy_weights, exchanged_weights
-from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.diagnostics import check_finite
 from blip_rl.learner.distributions import distribution_of
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.separate_trunk import LearnApart
 
 _CHUNK = 512  # states per forward pass when labelling
 _CHECKED_EVERY = 100  # updates: reading metrics synchronises with the GPU
@@ -55,7 +55,7 @@ class Labelled:
 
     Attributes:
         observations: Raw, (states, ...).
-        policy: Tensors of its distributions: see :func:`blip_rl.core.policies.policy_tensors`.
+        policy: Tensors of its distributions: see :func:`blip_rl.core.policy_tensors.policy_tensors`.
         values: (states,).
     """
 

@@ -20,7 +20,8 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.precision import disable_tf32
 from blip_rl.learner.rollout import Rollout
 from blip_rl.learner.trunk import check_observations
-from blip_rl.methods.base import FinishedTask, Method, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import FinishedTask, Method
 
 
 class ContinualPPO(BasePPO):

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from blip_rl.core import bits, reference, saved
+from blip_rl.core import bits, released_code, saved
 from blip_rl.core.blocks import row_blocks
 from blip_rl.core.layers import protected_layers
 from blip_rl.core.prior import ParameterFisher, PriorOutcome, PriorSearch, has_information, shortfall
@@ -222,7 +222,7 @@ class Blip(FisherMethod):
         is_weight = parameter.dim() > 1
         state = _Parameter(
             weight=parameter,
-            bound=reference.weight_bound(layer_fan) if is_weight and self.settings.weight_bound == "fan" else 1.0,
+            bound=released_code.weight_bound(layer_fan) if is_weight and self.settings.weight_bound == "fan" else 1.0,
             fan=layer_fan if self.settings.prior_scale == "fan" else 1,
             frozen_bits=torch.zeros_like(parameter, dtype=torch.uint8),
             **{kind: torch.zeros_like(parameter) for kind in ("centre", "fisher_mean", "remainder", "low", "high")},
@@ -304,7 +304,7 @@ class Blip(FisherMethod):
 def _trunk_parameters(trunk: nn.Module) -> list[tuple[str, nn.Parameter, int]]:
     """Return (name, parameter, fan of its layer) for each parameter of the trunk."""
     return [
-        (weight_name.removesuffix("weight") + kind, parameter, reference.fan(tuple(layer.weight.shape)))
+        (weight_name.removesuffix("weight") + kind, parameter, released_code.fan(tuple(layer.weight.shape)))
         for weight_name, layer in protected_layers(trunk).items()
         for kind, parameter in layer.named_parameters(recurse=False)
     ]

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip_rl.core import saved
-from blip_rl.core.policies import KINDS, divergence, policy_tensors
+from blip_rl.core.policy_tensors import KINDS, divergence, policy_tensors
 from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs
 from blip_rl.setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Settings

@@ -6,7 +6,7 @@ folder. ``trust`` decides what a file may import. ``settings`` lists every setti
 a recipe comes from, and ``copy`` writes a recipe to start from.
 """
 
-from blip_rl.problems import RecipeError
+from blip_rl.recipe_errors import RecipeError
 from blip_rl.recipes.files import GameInfo, RecipeInfo, list_agents, list_games, list_sequences
 from blip_rl.recipes.games import split_names
 from blip_rl.recipes.resolve import resolve

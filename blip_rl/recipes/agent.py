@@ -8,7 +8,7 @@ from typing import Any
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.problems import Problem, RecipeError, checked, show
+from blip_rl.recipe_errors import Problem, RecipeError, checked, show
 from blip_rl.recipes.files import display_path, find_base, find_recipe, read_recipe
 from blip_rl.recipes.games import Games
 from blip_rl.recipes.overrides import Layer, Override, located_line, merge, method_name_first

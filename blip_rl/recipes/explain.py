@@ -11,7 +11,7 @@ from typing import Any
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError, did_you_mean
-from blip_rl.problems import RecipeError, attempt
+from blip_rl.recipe_errors import RecipeError, attempt
 from blip_rl.recipes.agent import agent_config, agent_layers
 from blip_rl.recipes.files import display_path, find_recipe, is_path, read_recipe, recipe_names, split_task
 from blip_rl.recipes.games import Games, choose_games
@@ -26,7 +26,7 @@ from blip_rl.recipes.settings import (
     settings_of,
     toml,
 )
-from blip_rl.schedule import Schedule, TaskConfig
+from blip_rl.task_schedule import Schedule, TaskConfig
 from blip_rl.tasks.games import plain_name
 
 _TASKS = "tasks[]."

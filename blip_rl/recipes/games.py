@@ -13,7 +13,7 @@ from typing import Any
 
 from blip_rl.config import SequenceConfig
 from blip_rl.errors import UserError, did_you_mean
-from blip_rl.problems import RecipeError, attempt, show, validated
+from blip_rl.recipe_errors import RecipeError, attempt, show, validated
 from blip_rl.recipes.files import (
     display_path,
     find_recipe,
@@ -25,8 +25,8 @@ from blip_rl.recipes.files import (
     split_task,
 )
 from blip_rl.recipes.trust import import_problems, trust_named
-from blip_rl.references import HUMAN, published_scores
-from blip_rl.schedule import TaskConfig
+from blip_rl.reference_scores import HUMAN, published_scores
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.minatar_names import check_installed, minatar_game
 from blip_rl.untrusted.files import MOST_TASKS
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from blip_rl.errors import UserError, did_you_mean
-from blip_rl.problems import Location, Problem, dotted, show
+from blip_rl.recipe_errors import Location, Problem, dotted, show
 
 _SECTIONS: dict[str, Literal["agent", "sequence"]] = {
     "ppo": "agent",

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, RunConfig
-from blip_rl.problems import RecipeError, attempt, checked, dotted, problems_of, show
+from blip_rl.recipe_errors import RecipeError, attempt, checked, dotted, problems_of, show
 from blip_rl.recipes.agent import agent_config, agent_layers, combination_problems
 from blip_rl.recipes.files import find_recipe, is_path
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, located_line, merge, parse_override
-from blip_rl.schedule import Cycles, MinatarConfig, TaskConfig
 from blip_rl.setting_types import Device, Seed, Settings, Steps
+from blip_rl.task_schedule import Cycles, MinatarConfig, TaskConfig
 from blip_rl.tasks.minatar_names import minatar_game
 
 

@@ -10,7 +10,7 @@ import tomli_w
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.problems import RecipeError, show, validated
+from blip_rl.recipe_errors import RecipeError, show, validated
 from blip_rl.recipes.agent import checked_method, combination_problems, learning_problems, without_none
 from blip_rl.recipes.files import display_path, read_recipe
 from blip_rl.recipes.games import check_tasks_of

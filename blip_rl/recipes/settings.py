@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig
-from blip_rl.schedule import MinatarConfig, Schedule, TaskConfig
 from blip_rl.setting_types import Matching, Settings
+from blip_rl.task_schedule import MinatarConfig, Schedule, TaskConfig
 from blip_rl.wrapper_config import WrapperConfig
 
 SEQUENCE_SECTIONS: dict[str, type[Settings]] = {

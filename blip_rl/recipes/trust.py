@@ -23,8 +23,8 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from blip_rl.errors import UserError
-from blip_rl.problems import show
-from blip_rl.schedule import TaskConfig
+from blip_rl.recipe_errors import show
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.untrusted.files import read_text
 from blip_rl.wrapper_config import GYMNASIUM_WRAPPERS, WrapperConfig
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from blip_rl.errors import UserError
-from blip_rl.references import scale_text
+from blip_rl.reference_scores import scale_text
 from blip_rl.report import sections, sections_matrix, sections_network, text
 from blip_rl.report.figures import FigureWriter
 from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed

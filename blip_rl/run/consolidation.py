@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import Distilled, distil
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.records import BitsRow
 from blip_rl.run.context import RunContext
 from blip_rl.run.tensorboard import log_bits, log_method_metrics

@@ -11,7 +11,7 @@ import torch
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.formatting import aligned
-from blip_rl.learner.apart import build_method
+from blip_rl.learner.separate_trunk import build_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import load_run_config
 from blip_rl.run.resources import duration, estimate_resources, learning_parts, peak_memory_bytes

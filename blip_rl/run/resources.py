@@ -15,9 +15,9 @@ import numpy as np
 from gymnasium import spaces
 
 from blip_rl.config import RunConfig
-from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods.base import Method, Network, parameter_bytes
 from blip_rl.methods.fisher_method import FisherMethod
 from blip_rl.storage import validation

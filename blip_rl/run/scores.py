@@ -27,8 +27,8 @@ from blip_rl.methods.base import Method
 from blip_rl.records import Phase, ScoreRow, SpeedRow
 from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityRecorder
-from blip_rl.schedule import TaskConfig
 from blip_rl.storage.run_folder import RunFolder
+from blip_rl.task_schedule import TaskConfig
 
 _CUT_OFF = 4  # times its share of steps: cuts off a policy that got stuck after the last evaluation
 _NO_LIMIT = 1e15  # steps: above any evaluation's, and finite whatever periodic_share is

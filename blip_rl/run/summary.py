@@ -12,7 +12,7 @@ from torch import Tensor
 from blip_rl.config import RunConfig
 from blip_rl.core import metrics
 from blip_rl.formatting import aligned, score_text
-from blip_rl.references import task_scale
+from blip_rl.reference_scores import task_scale
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.tensorboard import overall_mean
 from blip_rl.shell import shell_command

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from blip_rl.config import RunConfig
 from blip_rl.console import Console, optional_picture
 from blip_rl.formatting import flatten
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 
 _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 

@@ -19,8 +19,8 @@ from blip_rl.config import RunConfig
 from blip_rl.console import Console, optional_picture
 from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
-from blip_rl.learner.apart import build_method
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.separate_trunk import build_method
 from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config

@@ -16,11 +16,11 @@ from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stages
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.sb3.export_model import plain_ppo, standalone
-from blip_rl.schedule import MinatarConfig, TaskConfig
 from blip_rl.storage import validation
 from blip_rl.storage.atomic import replacing
 from blip_rl.storage.paths import check_writable_folder
 from blip_rl.storage.run_folder import RunFolder
+from blip_rl.task_schedule import MinatarConfig, TaskConfig
 from blip_rl.tasks.control import orthogonal_matrix
 from blip_rl.tasks.games import rom_name
 from blip_rl.tasks.make import make_evaluation_env

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.separate_trunk import build_method
 from blip_rl.sb3.read_zip import ExternalAgent, read_agent
 from blip_rl.storage import validation
 from blip_rl.storage.atomic import new_folder

@@ -17,9 +17,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
+from blip_rl.any_module import check_method
 from blip_rl.errors import UserError
-from blip_rl.methods.base import FinishedTask, Method, attached
-from blip_rl.module_guard import check_method
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import FinishedTask, Method
 from blip_rl.sb3.protected_models import Learned, check_same_network
 
 _USAGE = "with protect(model, method): model.learn(...)"

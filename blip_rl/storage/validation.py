@@ -17,8 +17,8 @@ from torch import Tensor
 from blip_rl.agent_config import TrunkConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.separate_trunk import build_method
 from blip_rl.methods.base import Network
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.tensors import TensorSpec, read_header

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from blip_rl.config import ALE_EPISODE_FRAMES, AtariConfig
 from blip_rl.errors import UserError
-from blip_rl.schedule import MinatarConfig, TaskConfig
+from blip_rl.task_schedule import MinatarConfig, TaskConfig
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.minatar_names import minatar_game
 
@@ -58,7 +58,7 @@ def has_lowered_time_limit(task: TaskConfig, atari: AtariConfig) -> bool:
 def _make(
     task: TaskConfig, atari: AtariConfig, num_envs: int, seed: int, *, training: bool, first_environment: int = 0
 ) -> VecEnv:
-    from blip_rl.tasks.failing import NamedVecEnv, naming
+    from blip_rl.tasks.game_errors import NamedVecEnv, naming
 
     game = check_game(task.game)
     with naming(game, seed, num_envs):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from blip_rl.schedule import MinatarConfig
+from blip_rl.task_schedule import MinatarConfig
 from blip_rl.tasks.batched import BatchedVecEnv, Info
 from blip_rl.tasks.minatar_names import MinatarGame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from blip_rl.schedule import MinatarConfig
+from blip_rl.task_schedule import MinatarConfig
 from blip_rl.tasks.minatar import Game, Planes
 from blip_rl.tasks.minatar_names import MinatarGame
 from blip_rl.tasks.pictures import Frame, Moment

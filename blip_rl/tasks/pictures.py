@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import RunError, UserError
-from blip_rl.schedule import MinatarConfig, TaskConfig
-from blip_rl.tasks.failing import check_finite_step, naming
+from blip_rl.task_schedule import MinatarConfig, TaskConfig
+from blip_rl.tasks.game_errors import check_finite_step, naming
 from blip_rl.tasks.games import check_game, rom_name
 from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.tasks.seeds import check_seed

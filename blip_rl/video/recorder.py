@@ -20,7 +20,7 @@ from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.evaluation.cells import Cell, CellPlayer
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED, Episode, EpisodeActions
 from blip_rl.records import Actions
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.pictures import Frame, make_screen, replay
 from blip_rl.video.grid import Clip
 from blip_rl.video.options import RenderOptions

@@ -14,7 +14,7 @@ from blip_rl.config import RunConfig
 from blip_rl.console import optional_picture
 from blip_rl.evaluation.episodes import Episode, EpisodeActions
 from blip_rl.formatting import score_text
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.video import encode
 from blip_rl.video.grid import Grid, GridCell, Labels
 from blip_rl.video.options import RenderOptions

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from _measure import cpu_seconds, peak_rss_mb, timed
-from _stock import stock_env, stock_ppo, work_of
+from _stock_sb3 import stock_env, stock_ppo, work_of
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 

@@ -19,7 +19,7 @@ from _benchmark.contestants import Contestant
 from blip_rl.errors import UserError
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.recipes import resolve
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_training_env
 from blip_rl.tasks.minatar import CHANNELS, SIZE
 from blip_rl.tasks.minatar_names import minatar_game

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from _measure import cell, markdown_table, positive_int, run_alone
-from _stock import check_game
+from _stock_sb3 import check_game
 
 from _benchmark.contestants import (
     RIVALS,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip_rl.core import bits, reference
+from blip_rl.core import bits, released_code
 
 PARAMETERS = [(layer, kind) for layer in ("conv", "linear") for kind in ("weight", "bias")]
 
@@ -25,7 +25,7 @@ def test_three_tasks_of_the_reference(golden, layer, kind, scale):
 
     shape = golden[f"task0.{layer}.{kind}_proposed"].shape
     centre, frozen = torch.zeros(shape), torch.zeros(shape, dtype=torch.uint8)
-    mean = torch.full(shape, prior if scale == "reference" else reference.reference_prior(prior, batch))
+    mean = torch.full(shape, prior if scale == "reference" else released_code.reference_prior(prior, batch))
     for t in range(golden.settings["tasks"]):
         task = f"task{t}"
         low, high = bits.interval(centre, frozen, bound, total_bits)
@@ -49,6 +49,6 @@ def test_three_tasks_of_the_reference(golden, layer, kind, scale):
 def test_bounds_and_priors_of_the_reference_follow_from_the_layers_shapes(golden):
     prior = golden.settings["fisher_prior_reference"]
     for layer in ("conv", "linear"):
-        fan = reference.fan(tuple(golden[f"task0.{layer}.weight_proposed"].shape))
-        assert reference.weight_bound(fan) == pytest.approx(golden.number(f"{layer}.bound"), rel=1e-12)
+        fan = released_code.fan(tuple(golden[f"task0.{layer}.weight_proposed"].shape))
+        assert released_code.weight_bound(fan) == pytest.approx(golden.number(f"{layer}.bound"), rel=1e-12)
         assert prior * fan == pytest.approx(golden.number(f"{layer}.prior"), rel=1e-12)

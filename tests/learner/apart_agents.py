@@ -8,8 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList
 
 from blip_rl.agent_config import DistilConfig
-from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import distil
+from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods import load_method, make_method, method_names
 from blip_rl.recipes.files import recipe_folder
 from tests.learner.small_agents import ENVIRONMENTS, ROLLOUT, Lines, Pixels, agent, cartpole, vectorised

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from blip_rl.agent_config import DistilConfig
 from blip_rl.core.weights import copy_weights
 from blip_rl.learner import distil as module
-from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import Labelled, distil, labelled
+from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from tests.learner.apart_agents import (

@@ -8,11 +8,11 @@ from stable_baselines3.common.callbacks import CallbackList
 
 from blip_rl.agent_config import DistilConfig
 from blip_rl.learner import state as snapshot
-from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.collector import StagingBuffer
 from blip_rl.learner.distil import distil
 from blip_rl.learner.distributions import evaluate_actions
 from blip_rl.learner.precision import matmul_precision
+from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods import method_names
 from blip_rl.methods.base import MethodState
 from blip_rl.methods.blip import Blip

@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch.distributions import Normal
 
 from blip_rl.errors import UserError
-from blip_rl.methods.base import attached
+from blip_rl.methods.attach import attached
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.packnet import Packnet
 from blip_rl.tasks.control import make_control_env

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from blip_rl.core import bits
-from blip_rl.methods.base import FinishedTask, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import FinishedTask
 
 FEATURES = 8
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from blip_rl.core import bits, reference
+from blip_rl.core import bits, released_code
 from blip_rl.core.fisher import diagonal_fisher
 from blip_rl.methods.base import FinishedTask
 from blip_rl.methods.blip import Blip
@@ -157,7 +157,7 @@ def test_the_running_mean_counts_the_prior_as_one_task(name, scale):
     for task in three_tasks(name):
         learn(blip, trunk, task)
         fishers.append(exact_fisher(trunk, task))
-    layer_fans = {n: reference.fan(tuple(p.shape)) for n, p in trunk.named_parameters() if p.dim() > 1}
+    layer_fans = {n: released_code.fan(tuple(p.shape)) for n, p in trunk.named_parameters() if p.dim() > 1}
     for parameter, mean in kept(blip, "fisher_mean").items():
         layer_fan = layer_fans[parameter.replace("bias", "weight")] if scale == "fan" else 1
         expected = sum([fisher[parameter] for fisher in fishers], torch.full_like(mean, prior * layer_fan)) / 4
@@ -194,7 +194,7 @@ def test_three_tasks_against_the_equations_written_out(name, gain, nested):
         learn(blip, trunk, task)
         fisher, centre = exact_fisher(trunk, task), kept(blip, "centre")
         for n, parameter in copies(trunk).items():
-            layer_fan = reference.fan(tuple(trunk.get_parameter(n.replace("bias", "weight")).shape))
+            layer_fan = released_code.fan(tuple(trunk.get_parameter(n.replace("bias", "weight")).shape))
             f, m = fisher[n].double(), mean.get(n, torch.full_like(frozen[n], 1e-5 * layer_fan))
             gained = 0.5 * torch.log2((t * m + f) / (m * (t if gain == "paper" else t + 1)))
             clear = (gained - gained.round()).abs() > 1e-4

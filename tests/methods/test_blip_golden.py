@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Distribution
 
-from blip_rl.core.reference import reference_prior
+from blip_rl.core.released_code import reference_prior
 from blip_rl.methods.base import FinishedTask
 from blip_rl.methods.blip import Blip
 

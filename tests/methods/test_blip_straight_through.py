@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call
 
 from blip_rl.core import bits
-from blip_rl.methods.base import attached
+from blip_rl.methods.attach import attached
 from blip_rl.methods.blip import Blip
 from tests.methods.small_tasks import bounds, copies, inside, mlp, on_grid, three_tasks
 

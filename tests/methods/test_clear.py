@@ -7,7 +7,8 @@ from torch import nn
 from torch.distributions import Categorical, Normal
 
 from blip_rl.errors import UserError
-from blip_rl.methods.base import FinishedTask, MethodState, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import FinishedTask, MethodState
 from blip_rl.methods.clear import Clear
 from tests.methods.small_tasks import FEATURES, Task, mlp, three_tasks
 

@@ -19,7 +19,8 @@ from torch.distributions import Categorical
 
 import blip_rl
 from blip_rl.methods import make_method, method_names
-from blip_rl.methods.base import Method, MethodState, Network, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import Method, MethodState, Network
 from blip_rl.methods.finetune import Finetune
 from blip_rl.recipes.files import recipe_folder
 from tests.methods.small_tasks import TRUNKS, Task, copies, mlp, three_tasks

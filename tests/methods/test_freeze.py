@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from blip_rl.methods.base import MethodState, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import MethodState
 from blip_rl.methods.freeze import Freeze
 from tests.methods.small_tasks import TRUNKS, copies, learn, mlp, three_tasks
 

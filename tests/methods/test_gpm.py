@@ -8,7 +8,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from blip_rl.core.subspace import layer_inputs
-from blip_rl.methods.base import MethodState, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import MethodState
 from blip_rl.methods.finetune import Finetune
 from blip_rl.methods.gpm import Gpm
 from blip_rl.methods.sgp import Sgp

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip_rl.methods.base import attached
+from blip_rl.methods.attach import attached
 from blip_rl.methods.packnet import Packnet
 from tests.methods.small_tasks import TRUNKS, Task, copies, learn, mlp, three_tasks
 

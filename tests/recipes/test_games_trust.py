@@ -7,7 +7,7 @@ import pytest
 from blip_rl.errors import UserError
 from blip_rl.recipes import dump_run_config, load_run_config, resolve
 from blip_rl.recipes.trust import TRUSTED, import_problems
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.untrusted.files import MOST_TASKS
 
 PACKAGE = "an_untrusted_package"

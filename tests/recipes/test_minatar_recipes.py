@@ -3,7 +3,7 @@
 import pytest
 
 from blip_rl.recipes import dump_run_config, load_run_config, resolve
-from blip_rl.schedule import MinatarConfig
+from blip_rl.task_schedule import MinatarConfig
 
 ORDER = ["breakout", "asterix", "freeway", "seaquest", "spaceinvaders"]
 TASK = '[[tasks]]\nname = "breakout"\ngame = "MinAtar/Breakout-v0"\n'

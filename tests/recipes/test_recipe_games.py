@@ -5,7 +5,7 @@ import pytest
 from blip_rl.errors import UserError
 from blip_rl.recipes import files as recipe_files
 from blip_rl.recipes import list_games, list_sequences, resolve, split_names
-from blip_rl.references import published_scores
+from blip_rl.reference_scores import published_scores
 
 
 def test_games_of_one_sequence_use_its_sections():

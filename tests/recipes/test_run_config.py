@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.problems import show
+from blip_rl.recipe_errors import show
 from blip_rl.recipes import (
     RecipeError,
     dump_run_config,

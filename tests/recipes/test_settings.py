@@ -12,7 +12,7 @@ from blip_rl.recipes import dump_run_config, resolve
 from blip_rl.recipes.explain import explain
 from blip_rl.recipes.files import recipe_names
 from blip_rl.recipes.settings import agent_settings, method_settings, sequence_settings, task_settings, toml
-from blip_rl.schedule import MinatarConfig
+from blip_rl.task_schedule import MinatarConfig
 from scripts import write_settings
 
 AGENTS, SEQUENCES = recipe_names("agents"), recipe_names("envs")

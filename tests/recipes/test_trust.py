@@ -11,7 +11,7 @@ from blip_rl.errors import UserError
 from blip_rl.recipes import dump_run_config, load_run_config, resolve, trusting
 from blip_rl.recipes import trust as trust_module
 from blip_rl.recipes.trust import TRUSTED, import_problems
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 
 PACKAGE = "an_untrusted_package"
 CODE = """

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from gymnasium.spaces import Box, Discrete
 
 from blip_rl.cli import cli
-from blip_rl.learner.apart import build_method
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.separate_trunk import build_method
 from blip_rl.run.dry_run import dry_run_text
 from blip_rl.run.resources import estimate_resources
 from blip_rl.storage.validation import meta_policy

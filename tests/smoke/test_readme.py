@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 from blip_rl.cli import cli
 from blip_rl.recipes.files import recipe_names
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.control import make_control_env
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

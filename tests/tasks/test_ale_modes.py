@@ -6,7 +6,7 @@ import pytest
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes import resolve
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.ale_modes import ModeVectorEnv, View
 from blip_rl.tasks.emulator import load_emulator
 from blip_rl.tasks.make import make_evaluation_env, make_training_env

@@ -9,7 +9,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from blip_rl.config import AtariConfig, ComputeConfig
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.groups import GroupedVecEnv, group_sizes
 from blip_rl.tasks.make import make_training_env
 from tests.learner.small_agents import Lines

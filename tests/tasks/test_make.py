@@ -8,7 +8,7 @@ import pytest
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 
 MAKERS = [make_training_env, make_evaluation_env]

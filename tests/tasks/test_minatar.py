@@ -10,7 +10,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
-from blip_rl.schedule import MinatarConfig, TaskConfig
+from blip_rl.task_schedule import MinatarConfig, TaskConfig
 from blip_rl.tasks import minatar
 from blip_rl.tasks.games import check_game
 from blip_rl.tasks.make import make_evaluation_env, make_training_env

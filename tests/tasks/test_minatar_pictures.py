@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from blip_rl.config import AtariConfig
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.minatar_pictures import cubehelix
 from blip_rl.tasks.pictures import check_pictures, make_screen, replay

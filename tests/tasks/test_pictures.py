@@ -9,7 +9,7 @@ import pytest
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import RunError, UserError
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.pictures import AtariScreen, ControlScreen, Moment, check_pictures, make_screen, replay
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import UserError
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 from blip_rl.tasks.pictures import make_screen
 from blip_rl.tasks.wrappers import _REFUSED

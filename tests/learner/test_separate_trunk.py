@@ -9,7 +9,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from blip_rl.agent_config import AgentConfig
 from blip_rl.core.weights import copy_weights
-from blip_rl.learner.apart import LearnApart, build_method
+from blip_rl.learner.separate_trunk import LearnApart, build_method
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods.base import Method, MethodState, Network, parameter_bytes
 from blip_rl.methods.finetune import Finetune

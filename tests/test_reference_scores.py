@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip_rl.references import published_scores, scale_text
+from blip_rl.reference_scores import published_scores, scale_text
 from blip_rl.tasks.games import atari_roms
 
 

@@ -7,7 +7,7 @@ import pytest
 from blip_rl.config import AtariConfig
 from blip_rl.errors import RunError
 from blip_rl.run.train import train
-from blip_rl.schedule import TaskConfig
+from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env, make_training_env
 from blip_rl.tasks.pictures import ControlScreen
 from tests.run.broken_off import settings, small_run

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import blip_rl as br
 from blip_rl.core.fisher import diagonal_fisher
 from blip_rl.methods import make_method
-from blip_rl.methods.base import FinishedTask, Method, MethodState, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import FinishedTask, Method, MethodState
 from tests.methods.small_tasks import TRUNKS, Task, bounds, copies, inside, mlp, on_grid
 
 DOCS = Path(__file__).parents[1] / "docs"

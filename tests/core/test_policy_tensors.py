@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, Normal
 
-from blip_rl.core.policies import divergence, policy_of, policy_tensors
+from blip_rl.core.policy_tensors import divergence, policy_of, policy_tensors
 
 
 def test_categorical_divergence_is_the_sum_over_actions():

@@ -5,7 +5,8 @@ import torch
 from stable_baselines3 import PPO
 from torch import nn
 
-from blip_rl.methods.base import Method, attached
+from blip_rl.methods.attach import attached
+from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from blip_rl.sb3.protect import protect
 from tests.methods.small_tasks import Task, learn, mlp

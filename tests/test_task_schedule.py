@@ -1,6 +1,6 @@
 import pytest
 
-from blip_rl.schedule import Schedule, TaskConfig
+from blip_rl.task_schedule import Schedule, TaskConfig
 
 A, B, C = (TaskConfig(name=name, game="pong", steps=steps) for name, steps in (("a", 10), ("b", 20), ("c", 40)))
 
