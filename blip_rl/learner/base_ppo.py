@@ -191,8 +191,8 @@ class BasePPO(PPO):
             # pool and overwrites them at every replay instead of adding to them.
             self.policy.optimizer.zero_grad()
             (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
-        # Method.add_gradient runs in backward hooks and Method.after_step in a hook of the optimizer (see
-        # methods.attach.attached): the clipped norm includes a penalty's gradient, and every step ends with a projection.
+        # Method.add_gradient runs in backward hooks and Method.after_step in a hook of the optimizer (methods.attach):
+        # the clipped norm includes the gradient of a penalty, and every step ends with a projection.
         norm = self.policy.step(self.max_grad_norm)
         return UpdateMetrics(metrics, None if extra is None else extra.detach(), norm)
 
