@@ -23,6 +23,16 @@ _KEYS = (
     "method.total_bits", "atari.frame_skip", "evaluation.episodes", "evaluation.seed", "checkpoint.every_steps",
     "ppo", "method", "agent", "steps", "nope.nope", "",
 )  # fmt: skip
+_WRAPPED = b"""
+[[tasks]]
+name = "wrapped"
+game = "CartPole-v1"
+wrappers = [
+    "gymnasium.wrappers:FlattenObservation",
+    { wrapper = "gymnasium.wrappers:FrameStackObservation", stack_size = 2, padding_type = "zero" },
+    { wrapper = "gymnasium.wrappers:ReshapeObservation", shape = [8] },
+]
+"""
 
 
 class Recipes:
@@ -31,7 +41,8 @@ class Recipes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._agents = [p.read_bytes() for p in sorted(recipe_folder("agents").glob("*.toml"))]
-        self._sequence = (recipe_folder("envs") / "cartpole4.toml").read_bytes()
+        sequence = (recipe_folder("envs") / "cartpole4.toml").read_bytes()
+        self._sequences = [sequence, sequence + _WRAPPED]
         self._configs = [
             dump_run_config(resolve("cartpole-a,cartpole-b", agent, overrides=(*TINY, *METHODS[agent]))).encode()
             for agent in METHODS
@@ -45,7 +56,7 @@ class Recipes:
             path.write_bytes(change.toml(draw, draw.choice(self._configs)))
             config = load_run_config(path)
         elif kind == 1:
-            config = resolve(self._file("mine", change.toml(draw, self._sequence)), "finetune")
+            config = resolve(self._file("mine", change.toml(draw, draw.choice(self._sequences))), "finetune")
         elif kind == 2:
             config = resolve("cartpole-a", self._file("agent", change.toml(draw, draw.choice(self._agents))))
         else:
