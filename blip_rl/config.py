@@ -112,7 +112,22 @@ class ComputeConfig(Settings):
         return min(self.environment_groups, environments)
 
 
-class SequenceConfig(Schedule):
+class NormalizationConfig(Settings):
+    """What is normalised with running statistics, as by stable-baselines3's ``VecNormalize``.
+
+    The statistics are part of the agent: they are saved with it and change only while it trains. Every task has its
+    own, which do not change while other tasks are learned; with ``trunk.heads = "shared"`` all tasks have one set.
+    """
+
+    normalize_observations: bool = False
+    """Subtract the running mean of the observations, divide by their standard deviation and clip to ±10; only for
+    vectors of floating-point numbers. Images are always divided by 255 instead."""
+    normalize_rewards: bool = False
+    """Divide training rewards by the running standard deviation of the discounted return and clip to ±10. Scores are
+    always sums of raw rewards."""
+
+
+class SequenceConfig(Schedule, NormalizationConfig):
     """Sequence recipe, what to learn in what order: ``envs/*.toml``."""
 
     description: str
@@ -129,7 +144,7 @@ class SequenceConfig(Schedule):
     """Settings that these tasks need; they override the agent recipe, and ``--set`` overrides both."""
 
 
-class RunConfig(Schedule):
+class RunConfig(Schedule, NormalizationConfig):
     """Resolved recipe of a run, as saved in its ``config.toml``."""
 
     agent_name: str

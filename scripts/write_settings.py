@@ -25,14 +25,19 @@ changes one setting of a run. Required keys have no default; shipped agents take
 
 def page() -> str:
     """Return the text of docs/settings.md."""
-    agent, sequence = _by_section(agent_settings()), _by_section(sequence_settings())
-    parts = [_HEAD, "## Agent recipes (`agents/*.toml`)\n", *(_section(name, found) for name, found in agent)]
+    # Stable: keys without a section first, as they stand in a recipe.
+    sequence = sorted([*task_settings(), *sequence_settings()], key=lambda info: "." in info.key)
+    parts = [
+        _HEAD,
+        "## Agent recipes (`agents/*.toml`)\n",
+        *(_section(name, found) for name, found in _by_section(agent_settings())),
+    ]
     for method in method_names():
         _, *own = method_settings(method)
         table = _table(own) if own else "No settings.\n"
         parts.append(f'### `[method]` with `name = "{method}"`\n\n{table}')
     parts.append("## Sequence recipes (`envs/*.toml`)\n")
-    parts += [_section(name, found) for name, found in [*_by_section(task_settings()), *sequence]]
+    parts += [_section(name, found) for name, found in _by_section(sequence)]
     return "\n".join(parts)
 
 

@@ -30,6 +30,7 @@ from blip_rl.learner.cuda_graph import CapturedUpdate, can_capture
 from blip_rl.learner.diagnostics import UpdateMetrics, check_finite, means
 from blip_rl.learner.distributions import evaluate_actions
 from blip_rl.learner.loss import ppo_loss
+from blip_rl.learner.normalization import RewardNormalizer
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.rollout import Minibatch, Rollout
 from blip_rl.methods.base import Method
@@ -60,6 +61,7 @@ class BasePPO(PPO):
         # Built at first use, because both depend on the task in use; see discard_captures.
         self._collector: Collector | None = None
         self._captured: CapturedUpdate | None = None
+        self._rewards = RewardNormalizer(None, ppo.discount, 0)
         super().__init__(*args, **options)
 
     def discard_captures(self) -> None:
@@ -80,6 +82,7 @@ class BasePPO(PPO):
         # Autosave may restart the games here, to keep the action log that a snapshot holds short: read _last_obs later.
         callback.on_rollout_start()
         dones = cast(np.ndarray, self._last_episode_starts)
+        self._rewards.begin()
         with self.policy.matmul_precision():
             for rewards, dones, infos in collector.collect(rollout, cast(np.ndarray, self._last_obs)):
                 self.num_timesteps += env.num_envs
@@ -90,12 +93,14 @@ class BasePPO(PPO):
                     self._last_obs = collector.observations
                     return False
                 self._update_info_buffer(infos, dones)
+                rewards = self._rewards.normalize(rewards, dones)  # callbacks have had the raw ones
                 self._bootstrap_truncated(rewards, dones, infos)  # in place, so before the rollout copies them
                 # A step is stored with the flag of its own observation: dones are the next step's episode starts.
                 rollout.add(rewards, cast(np.ndarray, self._last_episode_starts))
                 self._last_episode_starts = dones
             self._last_obs = collector.observations
             rollout.finish(self._values(self._last_obs), dones)
+        self._rewards.end()
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -146,6 +151,8 @@ class BasePPO(PPO):
             raise
         # Before logging and before any snapshot or checkpoint: a diverged network must not be saved over a sound one.
         self._check_finite(metrics)
+        # Not before the update: its observations must be normalised as they were when actions were chosen.
+        self.policy.current.normalizer.update(rollout.all_observations())
         self._log_update(metrics, rollout)
 
     def _captured_update(self, rollout: Rollout) -> CapturedUpdate | None:

@@ -22,6 +22,7 @@ _OF_A_TASK = (
     "rollout_buffer",
     "_last_obs",
     "_last_episode_starts",
+    "_rewards",
     "ep_info_buffer",
     "ep_success_buffer",
     "_collector",

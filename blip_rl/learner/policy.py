@@ -12,16 +12,18 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import make_proba_distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from blip_rl.agent_config import TrunkConfig
-from blip_rl.errors import UserError
+from blip_rl.config import NormalizationConfig
+from blip_rl.core.weights import set_weights
 from blip_rl.learner.actor_path import ActorPath
+from blip_rl.learner.normalization import Normalizer
 from blip_rl.learner.precision import Compiled, autocast_trunk, matmul_precision
+from blip_rl.learner.task_module import TaskModule
 from blip_rl.learner.trunk import Modulation, Trunk
 from blip_rl.setting_types import Precision
 
@@ -39,26 +41,6 @@ class Adam(torch.optim.Adam):
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
 
-class TaskModule(nn.Module):
-    """Parameters of one task: actor, critic and, with ``modulation``, a scale and shift for each trunk unit."""
-
-    log_std: nn.Parameter | None
-
-    def __init__(self, trunk: Trunk, action_space: spaces.Space[Any], modulation: bool) -> None:
-        super().__init__()
-        if not isinstance(action_space, spaces.Discrete | spaces.Box):
-            raise UserError(f"actions of {type(action_space).__name__}: expected a Discrete or a Box action space")
-        outputs = int(action_space.n) if isinstance(action_space, spaces.Discrete) else get_action_dim(action_space)
-        self.action_space = action_space
-        self.actor = nn.Linear(trunk.features_dim, outputs)
-        self.critic = nn.Linear(trunk.features_dim, 1)
-        self.log_std = None if isinstance(action_space, spaces.Discrete) else nn.Parameter(torch.zeros(outputs))
-        self.modulations = nn.ModuleList(Modulation(units) for units in trunk.layer_outputs if modulation)
-        for head, gain in ((self.actor, 0.01), (self.critic, 1.0)):  # stable-baselines3's gains
-            nn.init.orthogonal_(head.weight, gain=gain)
-            nn.init.zeros_(head.bias)
-
-
 class ContinualPolicy(ActorCriticPolicy):
     """stable-baselines3's actor-critic policy with switchable tasks: ``add_task`` once per task, then ``use_task``."""
 
@@ -69,6 +51,7 @@ class ContinualPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         *,
         trunk: TrunkConfig,
+        normalization: NormalizationConfig | None = None,
         optimizer_class: type[torch.optim.Optimizer] = Adam,
         precision: Precision = "float32",
         compiled: bool = False,
@@ -76,6 +59,7 @@ class ContinualPolicy(ActorCriticPolicy):
     ) -> None:
         self._modulated, self._precision = trunk.task_modulation, precision
         self._one_head = trunk.heads == "shared"
+        self._normalization = normalization or NormalizationConfig()
         self.task_names: list[str] = []
         self._current = -1
         super().__init__(
@@ -156,18 +140,21 @@ class ContinualPolicy(ActorCriticPolicy):
         if name in self.task_names:
             raise ValueError(f"task {name!r} is already there: {', '.join(self.task_names)}")
         if not (self._one_head and len(self.tasks)):
-            self.tasks.append(TaskModule(self.trunk, action_space, self._modulated).to(self.device))
+            self.tasks.append(self._new_module(action_space).to(self.device))
         elif action_space != self.module_of(0).action_space:
             raise ValueError(
                 f"task {name!r} has actions {action_space}, the shared head {self.module_of(0).action_space}"
             )
         self.task_names.append(name)
 
+    def _new_module(self, action_space: spaces.Space[Any]) -> TaskModule:
+        normalizer = Normalizer(self.observation_space, self._normalization)
+        return TaskModule(self.trunk, action_space, self._modulated, normalizer)
+
     def reset_current_task(self) -> None:
-        """Re-initialise the module of the task in use, in place."""
+        """Re-initialise the parameters of the task in use, in place; its running statistics stay."""
         # In place, because others refer to its tensors, and drawn on the CPU, so that devices agree on a seed's head.
-        fresh = TaskModule(self.trunk, self.action_space, self._modulated)
-        self.current.load_state_dict(fresh.state_dict())
+        set_weights(self.current, dict(self._new_module(self.action_space).named_parameters()))
 
     def use_task(self, name: str) -> None:
         """Make this the task in use.
@@ -235,7 +222,19 @@ class ContinualPolicy(ActorCriticPolicy):
         return {"trunk": self.trunk, "tasks": self.tasks}
 
     def preprocess(self, observations: Tensor) -> Tensor:
-        """Convert raw observations to the trunk's input: float32, images divided by 255 and with channels last."""
+        """Convert raw observations of the task in use to the trunk's input.
+
+        Returns:
+            float32, normalised with the task's statistics if the recipe says so; images divided by 255 and with
+            channels last.
+        """
+        return self._as_input(self._normalized(observations))
+
+    def _normalized(self, observations: Tensor) -> Tensor:
+        on = self._normalization.normalize_observations
+        return cast(Tensor, self.current.normalizer(observations)) if on else observations
+
+    def _as_input(self, observations: Tensor) -> Tensor:
         if observations.dim() == 4:
             # Change the layout while the frames are bytes, a quarter of the memory traffic; divide in place.
             return observations.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255.0)
@@ -247,12 +246,14 @@ class ContinualPolicy(ActorCriticPolicy):
         Heads are always float32: rounding a logit to the 8 significant bits of bfloat16 would change the probability
         ratio by a noticeable part of PPO's clip range.
         """
+        # Not in the compiled function: it is compiled once for all tasks, and every task has its own statistics.
+        normalized = self._normalized(obs)
         with autocast_trunk(self._precision, self.device):
-            features = self._run_trunk(obs)
+            features = self._run_trunk(normalized)
         return features.float()
 
     def _preprocessed_trunk(self, observations: Tensor) -> Tensor:
-        return cast(Tensor, self.trunk(self.preprocess(observations)))
+        return cast(Tensor, self.trunk(self._as_input(observations)))
 
     @contextmanager
     def matmul_precision(self) -> Iterator[None]:

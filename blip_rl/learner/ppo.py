@@ -14,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from blip_rl.agent_config import AgentConfig, PpoConfig
-from blip_rl.config import ComputeConfig
+from blip_rl.config import ComputeConfig, NormalizationConfig
 from blip_rl.learner.base_ppo import BasePPO
+from blip_rl.learner.normalization import RewardNormalizer
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.precision import disable_tf32
 from blip_rl.learner.rollout import Rollout
@@ -37,6 +38,7 @@ class ContinualPPO(BasePPO):
         device: str,
         known_tasks: Sequence[tuple[str, spaces.Space[Any]]] = (),
         compute: ComputeConfig | None = None,
+        normalization: NormalizationConfig | None = None,
     ) -> None:
         """Build the agent for its first task, or for a later one when ``known_tasks`` are given.
 
@@ -48,6 +50,7 @@ class ContinualPPO(BasePPO):
             device: Torch device.
             known_tasks: Names and action spaces of tasks whose heads are added first, in order.
             compute: Precision, capture and compilation; None for the defaults.
+            normalization: What is normalised with running statistics; None: nothing.
         """
         compute = compute or ComputeConfig()
         self._learning_rate_start = config.ppo.learning_rate
@@ -59,6 +62,7 @@ class ContinualPPO(BasePPO):
             **stable_baselines_hyperparameters(config.ppo),
             policy_kwargs={
                 "trunk": config.trunk,
+                "normalization": normalization,
                 "optimizer_kwargs": {"eps": config.ppo.adam_epsilon},
                 "precision": compute.precision,
                 "compiled": compute.compile,
@@ -91,6 +95,7 @@ class ContinualPPO(BasePPO):
         # Bounds of spaces may differ between tasks; set_env would reject that, so the spaces are set first.
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self.set_env(env, force_reset=True)
+        self._rewards = RewardNormalizer(self.policy.current.normalizer.returns, self.gamma, self.n_envs)
         self.ep_info_buffer = None  # otherwise the task's first averages would include the previous task
         self.rollout_buffer = self.rollout_buffer_class(  # type: ignore[misc]
             self.n_steps,
@@ -132,6 +137,7 @@ class ContinualPPO(BasePPO):
         env.seed(seed)
         self._last_obs = cast(np.ndarray, env.reset())
         self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+        self._rewards.restart()
 
     def replay_games(self, seed: int, actions: np.ndarray) -> None:
         """Replay the environments from a seed and an action log to their saved state.
@@ -144,7 +150,8 @@ class ContinualPPO(BasePPO):
         env = cast(VecEnv, self.env)
         # Logged indices are bytes; environments take the int64 that the policy gives them.
         for step in actions:
-            observations, _, dones, _ = env.step(step.astype(np.int64) if step.dtype.kind == "u" else step)
+            observations, rewards, dones, _ = env.step(step.astype(np.int64) if step.dtype.kind == "u" else step)
+            self._rewards.follow(rewards, dones)
             self._last_obs, self._last_episode_starts = cast(np.ndarray, observations), dones
 
     @contextmanager

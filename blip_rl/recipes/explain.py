@@ -155,7 +155,11 @@ def _explain_run(path: Path) -> Explanation:
     settings = [
         *_explained([info for info in settings_of(RunConfig) if "." not in info.key], values, [layer]),
         *_of_agent(config.agent, [Layer(layer.source, layer.values["agent"])]),
-        *_explained([info for info in sequence_settings() if info.key.partition(".")[0] in values], values, [layer]),
+        *_explained(
+            [info for info in sequence_settings() if "." in info.key and info.key.partition(".")[0] in values],
+            values,
+            [layer],
+        ),
         *_of_tasks(config.tasks, layer),
     ]
     description = f"{config.agent_name} on {config.sequence_name}, seed {config.seed}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from blip_rl.config import SequenceConfig
+from blip_rl.config import NormalizationConfig, SequenceConfig
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipe_errors import RecipeError, attempt, show, validated
 from blip_rl.recipes.files import (
@@ -29,6 +29,9 @@ from blip_rl.reference_scores import HUMAN, published_scores
 from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.minatar_names import check_installed, minatar_game
 from blip_rl.untrusted.files import MOST_TASKS
+
+_SECTIONS = (*NormalizationConfig.model_fields, "atari", "minatar", "evaluation", "checkpoint")
+"""Keys of a sequence recipe that ``--set`` can change."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,7 @@ def _read_sequence(path: Path, task_name: str | None = None) -> Games:
     )
     if lines:
         raise RecipeError(lines)
-    sections: dict[str, Any] = {
-        key: values[key] for key in ("atari", "minatar", "evaluation", "checkpoint") if key in values
-    }
+    sections: dict[str, Any] = {key: values[key] for key in _SECTIONS if key in values}
     return Games(path.stem, tasks, sequence.order, sequence.cycles, source, sections, sequence.agent)
 
 

@@ -23,7 +23,11 @@ _SECTIONS: dict[str, Literal["agent", "sequence"]] = {
     "checkpoint": "sequence",
     "compute": "sequence",
 }
-_KEYS_WITHOUT_SECTION = ("learning",)  # of an agent recipe
+_KEYS_WITHOUT_SECTION: dict[str, Literal["agent", "sequence"]] = {
+    "learning": "agent",
+    "normalize_observations": "sequence",
+    "normalize_rewards": "sequence",
+}
 _OWN_OPTIONS = {"steps": "--steps", "seed": "--seed", "device": "--device", "games": "--games", "agent": "--agent"}
 
 
@@ -103,8 +107,8 @@ def parse_override(text: str) -> Override:
         raise UserError(f"--set {shown}: expected section.key=value, for example --set ppo.learning_rate=1e-4")
     if key[0] in _OWN_OPTIONS:
         raise UserError(f"--set {shown}: {key[0]!r} is not a recipe's setting: use {_OWN_OPTIONS[key[0]]}")
-    if key in {(name,) for name in _KEYS_WITHOUT_SECTION}:
-        return Override("agent", key, _parse_value(value_text.strip()), shown)
+    if len(key) == 1 and key[0] in _KEYS_WITHOUT_SECTION:
+        return Override(_KEYS_WITHOUT_SECTION[key[0]], key, _parse_value(value_text.strip()), shown)
     if key[0] not in _SECTIONS or len(key) < 2:
         hint = did_you_mean(dotted(key), _known_keys())
         rule = f"expected a key of {', '.join(_SECTIONS)}, for example ppo.learning_rate, "

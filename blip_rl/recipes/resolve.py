@@ -12,7 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, RunConfig
+from blip_rl.config import (
+    AtariConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    EvaluationConfig,
+    NormalizationConfig,
+    RunConfig,
+)
 from blip_rl.recipe_errors import RecipeError, attempt, checked, dotted, problems_of, show
 from blip_rl.recipes.agent import agent_config, agent_layers, combination_problems
 from blip_rl.recipes.files import find_recipe, is_path
@@ -32,8 +39,8 @@ class _Options(Settings):
     device: Device
 
 
-class Sections(Settings):
-    """Sections that ``--set`` can change beside the agent's: those of a sequence recipe, and ``compute``."""
+class Sections(NormalizationConfig):
+    """What ``--set`` can change beside the agent: normalisation, the sections of a sequence recipe, ``compute``."""
 
     atari: AtariConfig = AtariConfig()
     minatar: MinatarConfig = MinatarConfig()
@@ -106,6 +113,8 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
             tasks=tuple(_with_game_settings(task, sections).model_copy(update=changes) for task in games.tasks),
             order=games.order,
             cycles=games.cycles if options.cycles is None else options.cycles,
+            normalize_observations=sections.normalize_observations,
+            normalize_rewards=sections.normalize_rewards,
             atari=sections.atari,
             evaluation=sections.evaluation,
             checkpoint=sections.checkpoint,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig
+from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, NormalizationConfig
 from blip_rl.setting_types import Matching, Settings
 from blip_rl.task_schedule import MinatarConfig, Schedule, TaskConfig
 from blip_rl.wrapper_config import WrapperConfig
@@ -68,8 +68,9 @@ def agent_settings() -> list[SettingInfo]:
 
 
 def sequence_settings() -> list[SettingInfo]:
-    """Return the settings of a sequence recipe's sections and of ``compute``, without those of its tasks."""
-    return [info for name, model in SEQUENCE_SECTIONS.items() for info in settings_of(model, f"{name}.")]
+    """Return the settings of a sequence recipe and of ``compute``, without its schedule and its tasks."""
+    sections = (info for name, model in SEQUENCE_SECTIONS.items() for info in settings_of(model, f"{name}."))
+    return [*settings_of(NormalizationConfig), *sections]
 
 
 def task_settings() -> list[SettingInfo]:

@@ -96,6 +96,7 @@ class RunContext:
             device=self.device,
             known_tasks=known_tasks,
             compute=self.config.compute,
+            normalization=self.config,
         )
         self._agent.set_logger(self.logger)
         return self._agent

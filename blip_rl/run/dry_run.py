@@ -68,7 +68,7 @@ def _network_rows(
     """Return the size of the network, and the estimated memory and disk."""
     env = make_training_env(config.tasks[0], config.atari, 1, 0)
     env.close()
-    policy = validation.meta_policy(env.observation_space, tasks, config.agent.trunk)
+    policy = validation.meta_policy(env.observation_space, tasks, config)
     learning = sum(learning_parts(config, env.observation_space, validation.weight_bytes(policy)).values())
     # The libraries are loaded, so this process takes what a run takes beside what it learns with.
     estimate = estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))

@@ -53,7 +53,7 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
         UserError: It does not fit; the message lists the memory needed by its use.
     """
     frame = _bytes(observations)
-    weights = validation.weight_bytes(validation.meta_policy(observations, tasks, config.agent.trunk))
+    weights = validation.weight_bytes(validation.meta_policy(observations, tasks, config))
     parts = learning_parts(config, observations, weights)
     parts[f"{method.samples_wanted:,} observations for the method"] = float(method.samples_wanted * frame)
     if config.learned_apart(config.stages):

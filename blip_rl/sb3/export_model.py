@@ -1,7 +1,9 @@
 """Convert the agent of one task to a plain stable-baselines3 PPO that loads without this package.
 
 Task-specific modulation (scale and shift) and the mixing of observations are folded into ordinary layers. Vector tasks
-use an ``MlpPolicy`` in which policy and value network each get a copy of the trunk. Image tasks use a ``CnnPolicy``.
+use an ``MlpPolicy`` in which policy and value network each get a copy of the trunk. Normalised observations are clipped
+before the first layer, so their normalisation is a layer and a ``Hardtanh`` in the policy's ``FlattenExtractor``. Image
+tasks use a ``CnnPolicy``.
 The layers of ``NatureCNN`` are fixed, and a custom extractor class could be pickled only as bytecode, which depends on
 the Python version. So the file contains a ``NatureCNN`` with replaced layers, pickled as the calls that build them: it
 refers to classes of torch and stable-baselines3 only and contains no code.
@@ -18,13 +20,14 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor, nn
 
 from blip_rl.agent_config import PpoConfig
-from blip_rl.learner.policy import ContinualPolicy, TaskModule
+from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import stable_baselines_hyperparameters
+from blip_rl.learner.task_module import TaskModule
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -37,11 +40,13 @@ class Standalone:
         layers: Layers of the trunk, convolutions first; each is followed by the activation.
         activation: Activation class of torch.
         task: Actor, critic and, for continuous actions, the logarithm of the standard deviation.
+        normalization: Layers that normalise observations before the trunk; empty if it takes them as they are.
     """
 
     layers: Sequence[Layer]
     activation: type[nn.Module]
     task: TaskModule
+    normalization: Sequence[nn.Module] = ()
 
     @property
     def convolutions(self) -> list[nn.Conv2d]:
@@ -71,9 +76,10 @@ def standalone(policy: ContinualPolicy, task: int, mix: Tensor | None = None) ->
         scale, shift = cast(Tensor, modulation.scale), cast(Tensor, modulation.shift)
         layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
         cast(Tensor, layer.bias).mul_(scale).add_(shift)
-    if mix is not None:
+    normalization = module.normalizer.as_layers(mix)
+    if mix is not None and not normalization:
         layers[0].weight.copy_(layers[0].weight @ mix)
-    return Standalone(layers, type(trunk._activation), module)
+    return Standalone(layers, type(trunk._activation), module, normalization)
 
 
 def plain_ppo(
@@ -90,8 +96,8 @@ def plain_ppo(
     """
     model = _untrained_ppo(ppo)
     model.observation_space, model.action_space, model.n_envs = observations, actions, ppo.environments
-    extractor = _extractor(agent, observations) if agent.convolutions else None
-    model.policy_class = ActorCriticPolicy if extractor is None else PPO.policy_aliases["CnnPolicy"]
+    extractor = _extractor(agent, observations)
+    model.policy_class = PPO.policy_aliases["CnnPolicy"] if agent.convolutions else ActorCriticPolicy
     model.policy_kwargs = _policy_options(agent, extractor, ppo)
     model._setup_model()
     model.policy.load_state_dict(_state(agent, model.policy.state_dict()))
@@ -108,11 +114,13 @@ def _untrained_ppo(ppo: PpoConfig) -> PPO:
     return PPO("MlpPolicy", cast(Any, None), **numbers, device="cpu", _init_setup_model=False)
 
 
-def _policy_options(agent: Standalone, extractor: NatureCNN | None, ppo: PpoConfig) -> dict[str, Any]:
+def _policy_options(agent: Standalone, extractor: BaseFeaturesExtractor | None, ppo: PpoConfig) -> dict[str, Any]:
     # Weights are overwritten anyway, and orthogonal initialisation of a large layer takes a second.
     options: dict[str, Any] = {"optimizer_kwargs": {"eps": ppo.adam_epsilon}, "ortho_init": False}
     if extractor is not None:
-        return {**options, "net_arch": [], "features_extractor_class": _constant_factory(extractor)}
+        options["features_extractor_class"] = _constant_factory(extractor)
+    if agent.convolutions:
+        return {**options, "net_arch": []}
     sizes = [layer.out_features for layer in agent.linear]
     return {**options, "net_arch": {"pi": sizes, "vf": sizes}, "activation_fn": agent.activation}
 
@@ -123,12 +131,13 @@ def _state(agent: Standalone, names: dict[str, Tensor]) -> dict[str, Tensor]:
     pairs = [
         *((f"cnn.{2 * index}", layer) for index, layer in enumerate(agent.convolutions)),
         *((f"linear.{2 * index}", layer) for index, layer in enumerate(agent.linear)),
+        *((f"flatten.{index}", layer) for index, layer in enumerate(agent.normalization, start=1)),
     ]
     for prefix in ("features_extractor", "pi_features_extractor", "vf_features_extractor"):
         named |= {f"{prefix}.{name}": layer for name, layer in pairs}
     for prefix in ("mlp_extractor.policy_net", "mlp_extractor.value_net"):
         named |= {f"{prefix}.{2 * index}": layer for index, layer in enumerate(agent.linear)}
-    tensors = {f"{name}.{kind}": getattr(layer, kind) for name, layer in named.items() for kind in ("weight", "bias")}
+    tensors = {f"{name}.{kind}": tensor for name, layer in named.items() for kind, tensor in layer.named_parameters()}
     if agent.task.log_std is not None:
         tensors["log_std"] = agent.task.log_std
     return {name: tensors[name].detach() for name in names}
@@ -140,7 +149,18 @@ def _copy(layer: Layer) -> Layer:
     return made
 
 
-def _extractor(agent: Standalone, observations: spaces.Box) -> NatureCNN:
+def _extractor(agent: Standalone, observations: spaces.Box) -> BaseFeaturesExtractor | None:
+    """Build the features extractor; None: stable-baselines3's own, without parameters."""
+    if agent.convolutions:
+        return _convolutional(agent, observations)
+    if not agent.normalization:
+        return None
+    extractor = FlattenExtractor(observations)
+    extractor.flatten = cast(Any, nn.Sequential(nn.Flatten(), *(_layer_call(m).build() for m in agent.normalization)))
+    return extractor
+
+
+def _convolutional(agent: Standalone, observations: spaces.Box) -> NatureCNN:
     """Build a ``NatureCNN`` with the layers of the agent. Its constructor is skipped: it rejects small frames."""
     extractor = NatureCNN.__new__(NatureCNN)
     BaseFeaturesExtractor.__init__(extractor, observations, agent.linear[-1].out_features)
@@ -185,14 +205,14 @@ class _Call:
         return self
 
 
-def _as_calls(extractor: NatureCNN) -> _Call:
+def _as_calls(extractor: BaseFeaturesExtractor) -> _Call:
     """Return the calls that rebuild an extractor without weights, which stable-baselines3 stores in policy.pth."""
     parts = {
         name: _Call(nn.Sequential, *(_layer_call(layer) for layer in cast(nn.Sequential, part)))
         for name, part in extractor.named_children()
     }
     state = {**vars(extractor), "_modules": parts}
-    return _Call(object.__new__, NatureCNN, state=state).with_repr(extractor)
+    return _Call(object.__new__, type(extractor), state=state).with_repr(extractor)
 
 
 def _layer_call(layer: nn.Module) -> _Call:
@@ -200,4 +220,6 @@ def _layer_call(layer: nn.Module) -> _Call:
         return _Call(nn.Linear, layer.in_features, layer.out_features)
     if isinstance(layer, nn.Conv2d):
         return _Call(nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
+    if isinstance(layer, nn.Hardtanh):
+        return _Call(nn.Hardtanh, layer.min_val, layer.max_val)
     return _Call(type(layer))

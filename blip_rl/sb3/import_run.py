@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from blip_rl.config import RunConfig
+from blip_rl.config import NormalizationConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.separate_trunk import build_method
@@ -102,7 +102,9 @@ def _config(file: Path, game: str, agent: ExternalAgent, overrides: Sequence[str
     if len(config.tasks) != 1:
         raise UserError(f"--game {game!r} names {len(config.tasks)} games: expected the one game that '{file}' plays")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem)[:40]
-    return config.model_copy(update={"agent_name": name or "imported"})
+    # Whatever the sequence of the game says: the agent takes observations as they are.
+    plain = dict.fromkeys(NormalizationConfig.model_fields, False)
+    return config.model_copy(update={"agent_name": name or "imported", **plain})
 
 
 @torch.no_grad()
@@ -111,7 +113,7 @@ def _policy(file: Path, config: RunConfig, agent: ExternalAgent) -> ContinualPol
     (task,) = config.tasks
     env = make_evaluation_env(task, config.atari, 1, 0)
     env.close()
-    outline = validation.meta_policy(env.observation_space, [(task.name, env.action_space)], config.agent.trunk)
+    outline = validation.meta_policy(env.observation_space, [(task.name, env.action_space)], config)
     # Before weights are allocated: the file determines their number.
     _check_fit(file, outline, agent)
     validation.check_fits_memory(f"the network of '{file}'", outline, {})

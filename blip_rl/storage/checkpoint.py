@@ -92,7 +92,7 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
 def _check_files(path: Path, observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> None:
     """Raise if the files do not fit the recipe's network and method, or need more memory than available."""
     weights, memory = validation.headers(path, "policy", "method")
-    outline = validation.meta_policy(observations, tasks, config.agent.trunk)
+    outline = validation.meta_policy(observations, tasks, config)
     validation.check_fits_memory(
         f"checkpoint '{path}'", outline, {"the weights": weights, "the method's state": memory}
     )
@@ -117,6 +117,7 @@ def _build_policy(observations: spaces.Space[Any], tasks: validation.Tasks, conf
         tasks[0][1],
         lambda _: 0.0,
         trunk=config.agent.trunk,
+        normalization=config,
         precision=config.compute.precision,
     )
     for name, action_space in tasks:

@@ -243,7 +243,7 @@ def _check_files(
         ValueError: They do not.
     """
     agent, memory, games = validation.headers(path, "agent", "method", "games")
-    outline = validation.meta_policy(observations, tasks, config.agent.trunk)
+    outline = validation.meta_policy(observations, tasks, config)
     files = {"weights and optimizer": agent, "the method's state": memory, "the action logs": games}
     validation.check_fits_memory(f"snapshot '{path}'", outline, files)
     validation.check_policy(agent, outline, "policy.")

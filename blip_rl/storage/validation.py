@@ -14,7 +14,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from blip_rl.agent_config import TrunkConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.policy import ContinualPolicy
@@ -42,7 +41,7 @@ _FIX = "make the layers of the recipe smaller, or use a machine with more memory
 Tasks = Sequence[tuple[str, spaces.Space[Any]]]
 
 
-def meta_policy(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfig) -> ContinualPolicy:
+def meta_policy(observations: spaces.Space[Any], tasks: Tasks, config: RunConfig) -> ContinualPolicy:
     """Build a policy for these tasks on the meta device, with the last task in use.
 
     Raises:
@@ -51,7 +50,12 @@ def meta_policy(observations: spaces.Space[Any], tasks: Tasks, trunk: TrunkConfi
     with torch.device("meta"):
         # Fused Adam does not support meta tensors.
         policy = ContinualPolicy(
-            observations, tasks[0][1], lambda _: 0.0, trunk=trunk, optimizer_kwargs={"fused": False}
+            observations,
+            tasks[0][1],
+            lambda _: 0.0,
+            trunk=config.agent.trunk,
+            normalization=config,
+            optimizer_kwargs={"fused": False},
         )
         for name, action_space in tasks:
             policy.add_task(name, action_space)

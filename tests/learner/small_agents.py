@@ -98,9 +98,16 @@ def agent_config(modulation=False, image=None, **numbers):
     )
 
 
-def agent(task="a", env=None, seed=0, compute=None, device="cpu", **settings):
-    compute = ComputeConfig(**(compute or {}))
-    return ContinualPPO(agent_config(**settings), task, env or cartpole(), seed=seed, device=device, compute=compute)
+def agent(task="a", env=None, seed=0, compute=None, device="cpu", normalization=None, **settings):
+    return ContinualPPO(
+        agent_config(**settings),
+        task,
+        env or cartpole(),
+        seed=seed,
+        device=device,
+        compute=ComputeConfig(**(compute or {})),
+        normalization=normalization,
+    )
 
 
 def learn(model, rollouts=2):

@@ -71,7 +71,7 @@ def test_the_estimate_needs_no_weights(agent):
     for name, _ in tasks:
         policy.add_task(name, actions)
     policy.use_task(tasks[-1][0])
-    outline = meta_policy(observations, tasks, config.agent.trunk)
+    outline = meta_policy(observations, tasks, config)
     estimates = [estimate_resources(config, one, build_method(config.agent), 0) for one in (policy, outline)]
     assert estimates[0] == estimates[1]
     assert estimates[0].disk > estimates[0].final_disk > 0
