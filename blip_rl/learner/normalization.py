@@ -90,14 +90,10 @@ class Normalizer(nn.Module):
         return centred.clamp(-_CLIP, _CLIP).float()
 
     def update(self, observations: Tensor) -> None:
-        """Add raw observations, (batch, inputs), to the statistics.
-
-        Raises:
-            FloatingPointError: one is not finite.
-        """
+        """Add raw observations, (batch, inputs), to the statistics."""
         if self.observations is not None:
             statistics = self.observations.load()
-            _add(statistics, observations.double().cpu().numpy(), "observations")
+            statistics.update(observations.double().cpu().numpy())
             self.observations.store(statistics)
 
     def as_layers(self, mix: Tensor | None = None) -> list[nn.Module]:
@@ -149,15 +145,11 @@ class RewardNormalizer:
         self._statistics = None if self._moments is None else self._moments.load()
 
     def normalize(self, rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-        """Return the normalised rewards of a step, (environments,), after adding it to the statistics.
-
-        Raises:
-            FloatingPointError: a reward is not finite.
-        """
+        """Return the normalised rewards of a step, (environments,), after adding it to the statistics."""
         if self._statistics is None:
             return rewards
         self._returns = self._returns * self._discount + rewards
-        _add(self._statistics, self._returns, "rewards")
+        self._statistics.update(self._returns)
         self._returns[dones] = 0
         scaled = rewards / np.sqrt(self._statistics.var + _EPSILON)
         return np.clip(scaled, -_CLIP, _CLIP).astype(np.float32)
@@ -166,14 +158,6 @@ class RewardNormalizer:
         """Write the statistics back, after a whole rollout."""
         if self._moments is not None and self._statistics is not None:
             self._moments.store(self._statistics)
-
-
-def _add(statistics: RunningMeanStd, rows: npt.NDArray[Any], what: str) -> None:
-    """Add rows to statistics; raise FloatingPointError if the result is not finite."""
-    with np.errstate(all="ignore"):
-        statistics.update(rows)
-    if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.var).all()):
-        raise FloatingPointError(f"the {what} of a game are infinite, NaN or too large to be normalised")
 
 
 def _check_observations(space: spaces.Space[Any]) -> None:

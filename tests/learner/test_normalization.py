@@ -11,14 +11,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 from blip_rl.config import NormalizationConfig
 from blip_rl.errors import UserError
 from blip_rl.learner import state
-from blip_rl.learner.apart import LearnApart
 from blip_rl.learner.distil import distil
 from blip_rl.learner.distributions import evaluate_actions
 from blip_rl.learner.multitask import TaskSchedule, learn_interleaved
 from blip_rl.learner.normalization import Normalizer, RewardNormalizer, RunningMoments
+from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods.finetune import Finetune
 from blip_rl.tasks.recorded import RecordedVecEnv
-from tests.learner.apart_agents import DISTIL, inner_method
+from tests.learner.apart_agents import DISTIL, consolidate, inner_method
 from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs
 from tests.learner.small_agents import ENVIRONMENTS, ROLLOUT, agent, cartpole, learn, same, weights
 from tests.learner.test_state import through_files
@@ -171,6 +171,19 @@ def test_distilling_keeps_the_statistics_of_the_task():
     assert found.divergence < 0.05
 
 
+def test_clear_replays_earlier_tasks_with_their_own_statistics():
+    model, method = normalized_agent(), inner_method("clear")
+    with model.protected_by(method):
+        learn(model, 2)
+    consolidate(model, method)
+    model.switch_task("b", RecordedVecEnv(cartpole(mix=2)))
+    memory = method.state().tensors
+    with torch.no_grad():
+        policy, values = model.policy.outputs_of(1, memory["task1.observations"])
+    torch.testing.assert_close(policy.logits, memory["task1.logits"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(values, memory["task1.values"], rtol=1e-4, atol=1e-5)
+
+
 # --- restoring, capture
 
 
@@ -237,19 +250,6 @@ def test_only_vectors_of_floating_point_numbers_can_be_normalised(space, rule):
     with pytest.raises(UserError, match=rule):
         Normalizer(space, NormalizationConfig(normalize_observations=True))
     assert Normalizer(space, NormalizationConfig(normalize_rewards=True)).observations is None
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_never_enter_the_statistics(value):
-    normalizer, rewards = Normalizer(NUMBERS, BOTH), RewardNormalizer(moments := RunningMoments(), 0.9, 2)
-    before = weights(normalizer)
-    with pytest.raises(FloatingPointError, match="the observations of a game are infinite, NaN or too large"):
-        normalizer.update(torch.tensor([[0.0, value, 1.0]]))
-    assert same(weights(normalizer), before)
-    rewards.begin()
-    with pytest.raises(FloatingPointError, match="the rewards of a game are"):
-        rewards.normalize(np.array([1.0, value]), np.array([False, False]))
-    assert moments.count.item() == EMPTY
 
 
 def test_rewards_are_clipped_to_ten_deviations():

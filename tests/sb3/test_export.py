@@ -94,10 +94,52 @@ def test_an_exported_agent_has_the_same_probabilities_and_values(observations, a
         torch.testing.assert_close(theirs, mine, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("space", [FRAMES, VECTOR])
-def test_a_file_refers_to_public_classes_only(space, tmp_path):
+def normalized_agent(actions):
+    """A policy of one task with normalised observations, and its recipe."""
+    config = resolve("cartpole-a", "blip", overrides=["trunk.vector.hidden=[16, 12]", "normalize_observations=true"])
+    policy = ContinualPolicy(VECTOR, actions, lambda _: 0.0, trunk=config.agent.trunk, normalization=config)
+    policy.add_task("first", actions)
+    policy.use_task("first")
+    for parameter in policy.current.actor.parameters():
+        parameter.data.normal_()
+    policy.current.normalizer.update(torch.from_numpy(seen(VECTOR)) * torch.tensor([1, 0.001, 100, 1, 1]) + 3)
+    return policy, config
+
+
+@pytest.mark.parametrize("actions", [Discrete(3), BOX_ACTIONS])
+@pytest.mark.parametrize("mix", [None, 4])
+def test_an_exported_agent_normalises_its_observations(actions, mix, tmp_path):
+    policy, config = normalized_agent(actions)
+    matrix = torch.eye(5) if mix is None else torch.from_numpy(orthogonal_matrix(5, mix)).float()
+    exported = standalone(policy, 1, None if mix is None else matrix)
+    plain_ppo(exported, VECTOR, actions, config.agent.ppo, 0).save(tmp_path / "x.zip")
+    PPO.load(tmp_path / "x.zip", device="cpu").save(tmp_path / "again.zip")
+    model = PPO.load(tmp_path / "again.zip", device="cpu")
+    states = 4 * seen(VECTOR)
+    inputs = policy.preprocess(torch.from_numpy(states) @ matrix.T)
+    assert (inputs.abs() == 10).any()
+    assert (inputs.abs() < 1).any()
+    with torch.no_grad():
+        mine, values = policy.outputs_of(1, torch.from_numpy(states) @ matrix.T)
+        tensor, _ = model.policy.obs_to_tensor(states)
+        theirs = model.policy.get_distribution(tensor).distribution
+    kind = "logits" if hasattr(mine, "logits") else "loc"
+    torch.testing.assert_close(getattr(theirs, kind), getattr(mine, kind), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.policy.predict_values(tensor).flatten(), values, rtol=1e-3, atol=1e-3)
+
+
+PUBLIC = {
+    "images": lambda: agent_of(FRAMES, Discrete(3)),
+    "vectors": lambda: agent_of(VECTOR, Discrete(3)),
+    "normalised": lambda: normalized_agent(Discrete(3)),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLIC)
+def test_a_file_refers_to_public_classes_only(kind, tmp_path):
     """The file contains no bytecode: it would depend on the Python version and could not be reviewed."""
-    policy, config = agent_of(space, Discrete(3))
+    policy, config = PUBLIC[kind]()
+    space = policy.observation_space
     plain_ppo(standalone(policy, 1), space, Discrete(3), config.agent.ppo, 0).save(tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         facts = json.loads(archive.read("data"))
@@ -211,9 +253,9 @@ def check_trained(run, exported):
 
 @pytest.mark.parametrize("agent", ["blip", "packnet"])
 def test_a_trained_agent_plays_the_same_episode_without_blip_rl(agent, tmp_path):
-    """CartPole with mixed observations; ``packnet`` uses different trunk weights for each task."""
-    tasks = ("method.tasks=2",) if agent == "packnet" else ()
-    run = train(small_config(agent, overrides=tasks), out=tmp_path / "run", threads=1, quiet=True)
+    """CartPole with mixed observations; ``packnet`` uses different trunk weights for each task, and is normalised."""
+    more = ("method.tasks=2", "normalize_observations=true") if agent == "packnet" else ()
+    run = train(small_config(agent, overrides=more), out=tmp_path / "run", threads=1, quiet=True)
     exported = export_run(run, out=tmp_path / 'it\'s "new"\n\\n')  # the printed code quotes the path
     assert [(e.file.name, e.stage) for e in exported] == [
         ("stage-02-cartpole-a.zip", 2),

@@ -132,6 +132,27 @@ def test_an_export_for_images_keeps_its_strides(tmp_path):
         assert image.activation == "elu"
 
 
+def test_an_export_that_normalises_its_observations_is_refused(tmp_path):
+    from tests.sb3.test_export import VECTOR, normalized_agent, plain_ppo, standalone
+
+    actions = gymnasium.spaces.Discrete(2)
+    policy, config = normalized_agent(actions)
+    plain_ppo(standalone(policy, 1), VECTOR, actions, config.agent.ppo, 0).save(tmp_path / "x.zip")
+    with pytest.raises(UserError, match=r"cannot become a run: it normalises its observations \(blip-rl export\)"):
+        import_agent(tmp_path / "x.zip", "CartPole-v1", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_imported_agent_gets_its_observations_as_they_are(tmp_path):
+    """Even if the settings of its game normalise them: the file has no statistics."""
+    model = saved(tmp_path / "x.zip")
+    run = import_agent(
+        tmp_path / "x.zip", "CartPole-v1", overrides=["normalize_observations=true"], out=tmp_path / "run"
+    )
+    check_same(run, model)
+    assert not load_run_config(run).normalize_observations
+
+
 def test_every_command_accepts_an_imported_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved("cart.zip")
