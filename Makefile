@@ -1,9 +1,11 @@
-# make demo    train BLIP on two Atari games for a few minutes, and write a report
-# make test    everything that CI runs
-# Both create .venv with the versions of constraints.txt on first use; a stamp makes the next time quick.
+# make demo          train BLIP and fine-tuning on four CartPoles, side by side, and show what each has forgotten
+# make demo-atari    the same on two Atari games
+# make test          everything that CI runs
+# All create .venv with the versions of constraints.txt on first use; a stamp makes the next time quick.
 
 PYTHON ?= python3
 WORKERS ?= 2
+# Of each Atari game.
 DEMO_STEPS ?= 20k
 
 VENV := .venv
@@ -12,21 +14,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev
 WHEEL := $(VENV)/.wheel-checked
-# A folder of its own for each demo: an earlier one is never touched.
-DEMO_OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml' -o -name '*.html' -o -name '*.css')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit wheel floors format hooks clean
+.PHONY: help demo demo-atari test check lint types imports unit wheel floors format hooks clean
 
 help:  ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
-demo: $(RUNTIME)  ## Train BLIP on two Atari games for a few minutes, film it and write a report
-	$(BIN)/blip-rl train --games atari2 --steps $(DEMO_STEPS) --out $(DEMO_OUT)
-	$(BIN)/blip-rl render $(DEMO_OUT) --episodes 1 --seconds 5
-	$(BIN)/blip-rl report $(DEMO_OUT)
-	@echo "Open $(DEMO_OUT)/report.html in a browser."
+demo: $(RUNTIME)  ## Train BLIP and fine-tuning on four CartPoles, side by side, and show what each has forgotten
+	@echo "Two agents learn four CartPoles one after another: about 4 minutes on two idle cores."
+	@$(BIN)/python scripts/demo.py --games cartpole4
+
+demo-atari: $(RUNTIME)  ## The same on two Atari games, too short to play them well
+	@echo "Two agents learn two Atari games, $(DEMO_STEPS) steps each: about 10 minutes on two idle cores."
+	@$(BIN)/python scripts/demo.py --games atari2 --steps $(DEMO_STEPS) --device auto
 
 test: check unit wheel  ## Everything that CI runs
 
@@ -69,8 +71,9 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }  # half an environment would pass for a whole one
 
 # Order-only: the interpreter behind the link is as old as the system and says nothing about what is installed.
-$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt -e .
+# On this file, too: it names the extras.
+$(RUNTIME): pyproject.toml constraints.txt Makefile | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[control]'
 	@touch $@
 
 $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python

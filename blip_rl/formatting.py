@@ -1,4 +1,4 @@
-"""Format scores and tables as text for the terminal, reports and captions; standard library only."""
+"""Format scores, durations and tables as text for the terminal, reports and captions; standard library only."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def score_text(value: float, *, signed: bool = False) -> str:
     decimals = min(max(0, _SIGNIFICANT_DIGITS - before_point), _MOST_DECIMALS)
     text = format(value, f"{'+' if signed else ''},.{decimals}f")
     return text if any(digit in text for digit in "123456789") else "0.00"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as ``45 s``, ``12 min``, ``3.5 h`` or ``2.1 days``."""
+    for unit, size in (("days", 86_400), ("h", 3_600)):
+        if seconds >= size * 1.5:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def aligned(rows: list[list[str]], left: int = 2) -> list[str]:

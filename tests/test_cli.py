@@ -82,12 +82,12 @@ def test_train_defaults_to_the_papers_games_and_blip(trained):
     assert (result.exit_code, result.output) == (0, "")
     ((config, options),) = trained
     assert (config.sequence_name, config.agent_name, config.seed, config.device) == ("atari6", "blip", 0, "auto")
-    assert options == {"out": None, "threads": 0, "quiet": False}
+    assert options == {"out": None, "threads": 0, "quiet": False, "progress": "auto"}
 
 
 def test_train_passes_its_options_on(trained, tmp_path):
     arguments = (
-        "--games cartpole-a,pong --agent finetune --steps 5k --seed 7 --device cpu --out new --threads 3 --quiet"
+        "--games cartpole-a,pong --agent finetune --steps 5k --seed 7 --device cpu --out new --threads 3 --progress log"
     )
     result = invoke("train", *arguments.split(), "--set", "ppo.epochs=2", "--set", "evaluation.episodes=1")
     assert result.exit_code == 0, result.output
@@ -95,7 +95,7 @@ def test_train_passes_its_options_on(trained, tmp_path):
     assert [(task.name, task.steps) for task in config.tasks] == [("cartpole-a", 5000), ("pong", 5000)]
     assert (config.agent_name, config.seed, config.device) == ("finetune", 7, "cpu")
     assert (config.agent.ppo.epochs, config.evaluation.episodes) == (2, 1)
-    assert (str(options["out"]), options["threads"], options["quiet"]) == ("new", 3, True)
+    assert (str(options["out"]), options["threads"], options["progress"]) == ("new", 3, "log")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,8 @@ def test_train_passes_its_options_on(trained, tmp_path):
         ("--device gpu", ["--device 'gpu'", "auto, cpu, cuda or cuda:N"]),
         ("--set ppo.epochs=0", ["--set ppo.epochs=0", "greater than or equal to 1"]),
         ("--out file", ["--out", "'file'", "exists"]),
+        ("--progress fast", ["--progress", "'fast'", "'auto', 'bar', 'log', 'off'"]),
+        ("--quiet --progress log", ["--progress log with --quiet", "leave one"]),
         ("--gmes kungfu", ["--gmes", "--games"]),
     ],
 )

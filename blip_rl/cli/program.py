@@ -25,6 +25,7 @@ from blip_rl.cli.report import report
 from blip_rl.cli.show import show
 from blip_rl.cli.streams import flush_streams, open_closed_streams, print_error
 from blip_rl.cli.train import train
+from blip_rl.cli.watch import watch
 from blip_rl.errors import InterruptedRunError, RunError, error_text, is_out_of_memory
 from blip_rl.untrusted.files import printable
 
@@ -53,7 +54,19 @@ def cli() -> None:
     """Continual reinforcement learning on Atari: one PPO agent learns a sequence of games; BLIP prevents forgetting."""
 
 
-for _verb in (train, evaluate, inspect_folder, report, render, export, import_zip, list_names, show, copy_recipe):
+for _verb in (
+    train,
+    watch,
+    evaluate,
+    inspect_folder,
+    report,
+    render,
+    export,
+    import_zip,
+    list_names,
+    show,
+    copy_recipe,
+):
     cli.add_command(_verb)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,9 @@ from blip_rl.cli.options import (
     trusting_files,
 )
 from blip_rl.errors import FinishedRunError, UserError
+
+if TYPE_CHECKING:
+    from blip_rl.console import ProgressMode  # imports tqdm
 
 _LARGEST_SEED = 2**30 - 1
 
@@ -61,7 +65,8 @@ _LARGEST_SEED = 2**30 - 1
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="RUN",
-    help="Resume a stopped run. Combines only with --accept-changes, --finished-ok, --trust, --threads and --quiet.",
+    help="Resume a stopped run. Combines only with --accept-changes, --finished-ok, --trust, --threads, --progress "
+    "and --quiet.",
 )
 @click.option(
     "--accept-changes", is_flag=True, help="With --resume: resume even if package versions or the device have changed."
@@ -80,6 +85,12 @@ _LARGEST_SEED = 2**30 - 1
     help="CPU threads of torch; 0 uses all cores, or one thread with CUDA.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, print the tasks and estimates, and write nothing.")
+@click.option(
+    "--progress",
+    default="auto",
+    type=click.Choice(["auto", "bar", "log", "off"]),
+    help="A bar, a log line every 30 s and at each evaluation, or neither; auto: a bar on a terminal, else log.",
+)
 @click.option("--quiet", is_flag=True, help="Print only errors.")
 def train(
     games: str,
@@ -91,6 +102,7 @@ def train(
     out: Path | None,
     overrides: tuple[str, ...],
     threads: int,
+    progress: ProgressMode,
     quiet: bool,
     dry_run: bool,
     resumed: Path | None,
@@ -99,10 +111,12 @@ def train(
     trust: bool,
 ) -> None:
     """Train one agent on a sequence of games."""
+    if quiet and progress in ("bar", "log"):
+        raise UserError(f"--progress {progress} with --quiet: --quiet prints only errors (leave one of them out)")
     if resumed is not None:
         _check_combines_with_resume()
         trust_runs(trust, resumed)
-        _resume(resumed, accept_changes, finished_ok, threads, quiet)
+        _resume(resumed, accept_changes, finished_ok, {"threads": threads, "progress": progress, "quiet": quiet})
         return
     for option, given in (("--accept-changes", accept_changes), ("--finished-ok", finished_ok)):
         if given:
@@ -122,19 +136,19 @@ def train(
     if dry_run:
         click.echo(dry_run_text(config, out=out, threads=threads))
         return
-    train_sequence(config, out=out, threads=threads, quiet=quiet)
+    train_sequence(config, out=out, threads=threads, quiet=quiet, progress=progress)
 
 
 def _check_combines_with_resume() -> None:
     context = click.get_current_context()
-    mine = {"resumed", "accept_changes", "finished_ok", "threads", "quiet", "trust"}
+    mine = {"resumed", "accept_changes", "finished_ok", "threads", "progress", "quiet", "trust"}
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name).replace("_", "-")
             raise UserError(f"--{option} with --resume: a run resumes with its own recipe (leave --{option} out)")
 
 
-def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, quiet: bool) -> None:
+def _resume(run: Path, accept_changes: bool, finished_ok: bool, options: dict[str, Any]) -> None:
     from blip_rl.storage.paths import check_run
 
     check_run(run)
@@ -142,9 +156,9 @@ def _resume(run: Path, accept_changes: bool, finished_ok: bool, threads: int, qu
         from blip_rl.run.train import resume
 
     try:
-        resume(run, accept_changes=accept_changes, threads=threads, quiet=quiet)
+        resume(run, accept_changes=accept_changes, **options)
     except FinishedRunError as error:
         if not finished_ok:
             raise
-        if not quiet:
+        if not options["quiet"]:
             click.echo(str(error))

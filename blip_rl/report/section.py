@@ -54,9 +54,18 @@ class MapGroup:
 
 @dataclass(frozen=True)
 class Gif:
-    """A GIF, embedded in the page or linked."""
+    """A GIF, embedded in the page or linked.
+
+    Attributes:
+        label: Heading.
+        rows: What each row of the grid shows.
+        source: Data URI or relative path.
+        inline: Whether it is embedded.
+        size: Size of the file.
+    """
 
     label: str
+    rows: str
     source: str
     inline: bool
     size: str

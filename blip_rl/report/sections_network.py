@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from urllib.parse import quote
 
@@ -225,25 +226,38 @@ def speed_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
 
 
 def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Section:
-    """The video grid of each run that has one: embedded if small, else linked."""
+    """The videos that compare two of the runs, and the video grid of each run that has one."""
     lead = (
-        "Episodes of every game after every stage. By default each cell shows the episode whose return is closest to "
-        "the mean in the score matrix, with both numbers; the footer of the grid describes the selection."
+        "Episodes of every game after every stage; where two agents were filmed together, after their last. By default "
+        "each cell shows the episode whose return is closest to the mean in the score matrix, with both numbers; the "
+        "footer of the grid describes the selection."
     )
-    gifs = []
+    gifs = _comparisons(groups, out, problems)
     for group in groups:
         for run in group.runs:
             path = run.path / "gifs" / "grid.gif"
             if path.is_file():
-                gifs.append(_gif(path, group, run, out, problems))
+                label = group.label if len(group.runs) == 1 else f"{group.label}, seed {run.seed}"
+                gifs.append(_gif(path, label, "stage", out, problems))
     found = tuple(gif for gif in gifs if gif is not None)
     command = "blip-rl render RUN"
     note = "" if found else f"No video yet: run {command}, then write the report again."
     return Section("play", "Videos", lead, note=note, gifs=found)
 
 
-def _gif(path: Path, group: Group, run: RunRecord, out: Path, problems: list[str]) -> Gif | None:
-    label = group.label if len(group.runs) == 1 else f"{group.label}, seed {run.seed}"
+def _comparisons(groups: Sequence[Group], out: Path, problems: list[str]) -> list[Gif | None]:
+    """Return the videos of two agents side by side, as ``blip-rl render RUN OTHER`` names them."""
+    gifs = []
+    for group, other in permutations(groups, 2):
+        name = f"versus-{other.first.agent}.gif"
+        path = group.first.path / "gifs" / name
+        if path.name == name and path.is_file():  # the agent's name may come from a stranger and hold a slash
+            gifs.append(_gif(path, f"{group.label} and {other.label}", "agent", out, problems))
+    return gifs
+
+
+def _gif(path: Path, label: str, rows: str, out: Path, problems: list[str]) -> Gif | None:
+    """Return a video, embedded if small, else linked; None if it cannot be read."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -252,9 +266,9 @@ def _gif(path: Path, group: Group, run: RunRecord, out: Path, problems: list[str
             problems.append(f"{path.parent.name}/{path.name} is not a GIF: left out")
             return None
         if size < _INLINE_GIF_BYTES:
-            return Gif(label, data_uri("image/gif", path.read_bytes()), True, f"{size / 1e6:.1f} MB")
+            return Gif(label, rows, data_uri("image/gif", path.read_bytes()), True, f"{size / 1e6:.1f} MB")
     except OSError as error:
         problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}")
         return None
     relative = os.path.relpath(path.resolve(), out.resolve())
-    return Gif(label, quote(Path(relative).as_posix()), False, f"{size / 1e6:.1f} MB")
+    return Gif(label, rows, quote(Path(relative).as_posix()), False, f"{size / 1e6:.1f} MB")

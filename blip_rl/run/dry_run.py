@@ -10,13 +10,14 @@ import torch
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.formatting import aligned
+from blip_rl.formatting import aligned, duration
 from blip_rl.learner.separate_trunk import build_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import load_run_config
-from blip_rl.run.resources import duration, estimate_resources, learning_parts, peak_memory_bytes
+from blip_rl.run.device import cpu_threads, resolve_device
+from blip_rl.run.resources import estimate_resources, learning_parts, peak_memory_bytes
 from blip_rl.run.summary import opening_text
-from blip_rl.run.train import check_tasks, cpu_threads, resolve_device
+from blip_rl.run.train import check_tasks
 from blip_rl.storage import validation
 from blip_rl.storage.run_folder import planned_folder
 from blip_rl.tasks.games import is_atari

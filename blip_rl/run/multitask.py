@@ -34,7 +34,7 @@ class MultitaskCallback(TrainingCallback):
     def _trained(self) -> list[int]:
         return list(range(len(self._config.tasks)))
 
-    def _bar_metrics(self) -> dict[str, str]:
+    def _shown_metrics(self) -> dict[str, str]:
         """Show no return: it would belong to another game at every rollout."""
         return {}
 

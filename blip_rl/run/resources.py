@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from blip_rl.config import RunConfig
+from blip_rl.formatting import duration
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.separate_trunk import LearnApart
@@ -158,11 +159,3 @@ def peak_memory_bytes() -> int:
     """Return the peak resident memory of this process, in bytes."""
     peak: int = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024  # ru_maxrss is in kilobytes, on macOS in bytes
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as ``45 s``, ``12 min``, ``3.5 h`` or ``2.1 days``."""
-    for unit, size in (("days", 86_400), ("h", 3_600)):
-        if seconds >= size * 1.5:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.config import RunConfig
-from blip_rl.console import Console, optional_picture
+from blip_rl.console import Console, ProgressMode, optional_picture
 from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.learner.ppo import ContinualPPO
@@ -27,6 +27,7 @@ from blip_rl.recipes import dump_run_config, load_run_config
 from blip_rl.run.autosave import Autosave
 from blip_rl.run.consolidation import consolidate
 from blip_rl.run.context import RunContext, stage_seed, training_seed
+from blip_rl.run.device import cpu_threads, resolve_device
 from blip_rl.run.interruption import StopRequest, StopRequestError, resume_hint, with_resume_hint
 from blip_rl.run.multitask import multitask_training
 from blip_rl.run.plasticity import PlasticityRecorder
@@ -43,7 +44,14 @@ from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.tasks.make import make_training_env
 
 
-def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet: bool = False) -> Path:
+def train(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    threads: int = 0,
+    quiet: bool = False,
+    progress: ProgressMode = "auto",
+) -> Path:
     """Learn a sequence of tasks with one agent, and write a run folder.
 
     Args:
@@ -52,6 +60,7 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
         threads: CPU threads of torch; 0 keeps torch's default on a CPU (OMP_NUM_THREADS, or every core) and uses one on
             a GPU.
         quiet: Print nothing.
+        progress: How to show progress, unless ``quiet``.
 
     Returns:
         The run folder.
@@ -69,14 +78,21 @@ def train(config: RunConfig, *, out: Path | None = None, threads: int = 0, quiet
     check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
     with with_resume_hint(folder), folder.locked():
-        run = _open(config, folder, device, method, Console(quiet))
+        run = _open(config, folder, device, method, Console(quiet, progress))
         run.console.say(opening_text(config, folder.path, device))
         _learn(run, None)
     run.console.show_result(closing_text(config, run.scores, folder.path))
     return folder.path
 
 
-def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet: bool = False) -> Path:
+def resume(
+    path: Path,
+    *,
+    accept_changes: bool = False,
+    threads: int = 0,
+    quiet: bool = False,
+    progress: ProgressMode = "auto",
+) -> Path:
     """Resume a stopped or killed run. Results are bit-identical to those of an uninterrupted run.
 
     Args:
@@ -84,6 +100,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
         accept_changes: Resume although files, versions, device or threads have changed, which may change the results.
         threads: CPU threads of torch; 0 uses as many as before.
         quiet: Print nothing.
+        progress: How to show progress, unless ``quiet``.
 
     Returns:
         The run folder.
@@ -119,7 +136,7 @@ def resume(path: Path, *, accept_changes: bool = False, threads: int = 0, quiet:
         resuming = resume_message(folder, config, saved)
         with with_resume_hint(folder):
             roll_back(folder, saved)
-            run = _open(config, folder, device, method, Console(quiet))
+            run = _open(config, folder, device, method, Console(quiet, progress))
             run.scores.restore(folder.read_scores())
             run.console.say(resuming)
             _learn(run, saved)
@@ -145,30 +162,6 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
         with suppress(OSError):  # on a full disk, the error of the last flush would hide the original one
             run.logger.close()
     run.folder.finish()
-
-
-def cpu_threads(asked: int, device: str) -> int:
-    """Return the number of CPU threads for torch; 0 keeps its default.
-
-    With the network on a GPU, torch's CPU threads only compete with the emulators for cores: see docs/gpu.md.
-    """
-    return asked or (1 if device.startswith("cuda") else 0)
-
-
-def resolve_device(device: str) -> str:
-    """Resolve ``auto`` to ``cuda`` if a GPU is available, else to ``cpu``; return other devices unchanged.
-
-    Raises:
-        UserError: The device is not available.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if device not in [*found, *(["cuda"] if len(found) > 1 else [])]:
-        raise UserError(
-            f"device {device!r} is not available: this machine has {', '.join(found)} (use one of them, or auto)"
-        )
-    return device
 
 
 def check_tasks(config: RunConfig, method: Method) -> validation.Tasks:

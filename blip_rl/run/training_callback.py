@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from blip_rl.evaluation.episodes import mean_score
 from blip_rl.formatting import score_text
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.rollout import Rollout
@@ -28,7 +29,7 @@ class TrainingCallback(BaseCallback):
     Start                         describe the run to TensorBoard, save a snapshot, evaluate the untrained task
     Before each rollout           log the last update, save and stop if it is time to, evaluate periodically
     After each environment step   collect the returns of finished episodes
-    After each rollout            write the returns, keep states for plasticity, log bits, advance the bar
+    After each rollout            write the returns, keep states for plasticity, log bits, show the progress
     End                           write the speed, log the last update
     ============================  ==========================================================================
     """
@@ -81,7 +82,7 @@ class TrainingCallback(BaseCallback):
         if not last:  # the consolidation logs its newly frozen bits at the last step
             for layer, mean in self._layer_bits.items():
                 self.logger.record(f"bits/{layer}/mean_frozen", mean)
-        self._running.show(self.num_timesteps, self._bar_metrics())
+        self._running.show(self.num_timesteps, self._shown_metrics())
 
     def _on_training_end(self) -> None:
         """Called after the last update, unless an error or a stop ended the training."""
@@ -96,13 +97,18 @@ class TrainingCallback(BaseCallback):
 
     @property
     def _title(self) -> str:
-        """Title of the progress bar."""
+        """Title of the progress."""
         return f"{self._config.task_of(self._stage).name} ({self._stage}/{self._config.stages})"
 
     @property
     def _steps(self) -> int:
         """Training steps of the whole training."""
         return self._config.learning_steps(self._stage)
+
+    @property
+    def _later_steps(self) -> int:
+        """Training steps of the run that follow this training."""
+        return sum(self._config.task_of(stage).steps for stage in range(self._stage + 1, self._config.stages + 1))
 
     @property
     def _trained(self) -> list[int]:
@@ -138,18 +144,24 @@ class TrainingCallback(BaseCallback):
             self._steps,
             began_at=self._start_steps,
             env_steps=self.num_timesteps,
-            bar=self._run.console.bars,
+            later_steps=self._later_steps,
+            console=self._run.console,
         )
 
     def _evaluate(self) -> None:
         """Evaluate all tasks seen; on a stop request save the state before, so that a resumed run evaluates again."""
         try:
             with self._running.paused():
-                self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
+                played = self._scores.evaluate(self._agent.policy, self._stage, "periodic", self.num_timesteps)
         except StopRequestError:
             self._autosave.save_now()
             raise
         self._add_speed()
+        scores = ", ".join(
+            f"{task.name} {score_text(mean_score(episodes))}"
+            for task, episodes in zip(self._config.tasks, played, strict=False)
+        )
+        self._running.show_evaluation(self.num_timesteps, self._shown_metrics(), scores)
 
     def _log_update(self) -> None:
         """Log the last update at its own step; stable-baselines3 would log it together with the next rollout."""
@@ -170,8 +182,8 @@ class TrainingCallback(BaseCallback):
         self._has_states = True
         self._plasticity.measure_on(self._agent.policy, self._rollout.all_observations())
 
-    def _bar_metrics(self) -> dict[str, str]:
-        """Return the metrics shown behind the progress bar."""
+    def _shown_metrics(self) -> dict[str, str]:
+        """Return the metrics shown with the progress."""
         shown = {}
         if self.model.ep_info_buffer:
             shown["return"] = score_text(float(np.mean([info["r"] for info in self.model.ep_info_buffer])))

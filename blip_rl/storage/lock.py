@@ -33,6 +33,28 @@ def try_lock(descriptor: int, *, wait: bool = False) -> bool:
     return True
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds the lock of a file; the file is not created.
+
+    ``flock`` cannot be queried, so a shared lock is held for a moment: processes that take the lock have to wait at
+    least that long (:meth:`blip_rl.storage.run_folder.RunFolder.locked` does).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # the file system does not support locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextmanager
 def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on a file within the block. The file is created if missing, and never read or written.

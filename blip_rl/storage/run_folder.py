@@ -32,9 +32,10 @@ from blip_rl.storage.lock import locked
 from blip_rl.storage.new_folder import make_folder, stamped
 from blip_rl.storage.paths import check_new_run, check_parent, check_run
 from blip_rl.storage.snapshot_names import snapshot_folders, snapshot_order
+from blip_rl.storage.step_counter import STEP_COUNTER, read_steps, write_steps
 from blip_rl.untrusted.files import read_text
 
-_MOST_DIGITS = 18  # of the step counter
+_PROBE_SECONDS = 0.1  # longer than lock.is_locked holds the lock of a run that is watched
 _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes less than a second
 
 
@@ -50,7 +51,6 @@ class RunFolder:
         self.plasticity = path / "plasticity.csv"
         self.speed = path / "speed.csv"
         self.config = path / "config.toml"
-        self._steps = path / ".steps"
 
     @staticmethod
     def planned(path: Path, *, numbered: bool = False) -> RunFolder:
@@ -145,29 +145,23 @@ class RunFolder:
     def finish(self) -> None:
         """Flush the tables, then remove snapshots and the step counter, which only an unfinished run needs."""
         integrity.flush(self.path)
-        self._steps.unlink(missing_ok=True)
+        (self.path / STEP_COUNTER).unlink(missing_ok=True)
         self.forget_snapshots()
 
     def note_steps(self, env_steps: int) -> None:
         """Store the number of completed training steps, so that a resume can report how many are lost."""
-        self._steps.unlink(missing_ok=True)  # not overwritten: it could be a link to another file
-        with self._steps.open("x", encoding="utf-8") as file:
-            file.write(str(env_steps))
+        write_steps(self.path, env_steps)
 
     def noted_steps(self) -> int:
         """Return the number stored by :meth:`note_steps`; 0 if it is missing or unreadable."""
-        try:
-            text = read_text(self._steps, _MOST_DIGITS)
-        except UserError:
-            return 0
-        return int(text) if _is_number(text) else 0
+        return read_steps(self.path)
 
     def finished(self, stages: int) -> bool:
         """Return whether the last stage is saved and no snapshot is left."""
         return stages in self.stages() and not self.snapshots()
 
     @contextmanager
-    def locked(self, wait_seconds: float = 0.0) -> Iterator[None]:
+    def locked(self, wait_seconds: float = _PROBE_SECONDS) -> Iterator[None]:
         """Hold the folder's lock, required to change its recipe, tables or checkpoints.
 
         Reports, pictures and exports only replace files of their own atomically and do not need it, so that they can

@@ -15,7 +15,8 @@ from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
 from blip_rl.run import train as train_module
-from blip_rl.run.train import cpu_threads, resolve_device, train
+from blip_rl.run.device import cpu_threads, resolve_device
+from blip_rl.run.train import train
 from tests.small_runs import small_config
 
 
