@@ -36,6 +36,10 @@ def watch(runs: tuple[Path, ...]) -> None:
     On a terminal the display is refreshed; otherwise a line is printed every 30 s and after each evaluation. Exits with
     code 1 if a run was stopped or killed.
     """
+    from blip_rl.storage.paths import check_run
+
+    for run in runs:
+        check_run(run)
     from blip_rl.report.live import RunWatch
 
     watches = [RunWatch(run) for run in runs]

@@ -20,7 +20,6 @@ from blip_rl.report.run_record import Task, subtable
 from blip_rl.report.scores import load_config, no_recipe
 from blip_rl.report.table import load_rows
 from blip_rl.storage.lock import is_locked
-from blip_rl.storage.paths import check_run
 from blip_rl.storage.step_counter import STEP_COUNTER, read_steps
 from blip_rl.untrusted.files import MOST_TASKS, check_contained
 
@@ -119,7 +118,6 @@ class RunWatch:
         Raises:
             UserError: Not a run folder, its recipe cannot be read, or a link in it points outside.
         """
-        check_run(path)
         check_contained(path)
         self.path = path
         config = load_config(path)

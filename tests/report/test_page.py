@@ -452,6 +452,16 @@ def test_small_gif_is_embedded_and_large_gif_is_linked(new_run, tmp_path):
     assert [link["href"] for link in page.all("a")] == ["../large/gifs/grid.gif"]
 
 
+def test_video_of_two_agents_is_shown_where_both_are_compared(new_run, tmp_path):
+    run, others = new_run("run"), [new_run("other", agent="ewc"), new_run("hostile", agent="x/../../../secret")]
+    (run / "gifs" / "versus-x").mkdir(parents=True)
+    for path in (run / "gifs" / "versus-ewc.gif", tmp_path / "secret.gif"):
+        path.write_bytes(b"GIF89a")
+    page, _ = read([run, *others], out=tmp_path / "page")
+    shown = [image["alt"] for image in page.all("img") if image["src"].startswith("data:image/gif")]
+    assert shown == ["Video grid of blip and ewc: one row per agent, one column per game"]
+
+
 def test_file_that_is_no_gif_is_left_out(new_run):
     run = new_run("blip0")
     (run / "gifs").mkdir()
