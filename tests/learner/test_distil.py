@@ -14,7 +14,7 @@ from blip_rl.learner.distil import Labelled, distil, labelled
 from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
-from tests.learner.apart_agents import (
+from tests.learner.separate_trunk_agents import (
     DISTIL,
     FEW,
     METHODS,

@@ -19,7 +19,7 @@ from blip_rl.methods.blip import Blip
 from blip_rl.methods.ewc import Ewc
 from blip_rl.methods.finetune import Finetune
 from blip_rl.tasks.groups import GroupedVecEnv
-from tests.learner.apart_agents import inner_method
+from tests.learner.separate_trunk_agents import inner_method
 from tests.learner.small_agents import (
     ENVIRONMENTS,
     PAPER_IMAGE,

@@ -13,7 +13,8 @@ from blip_rl.learner.separate_trunk import LearnApart, build_method
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods.base import Method, MethodState, Network, parameter_bytes
 from blip_rl.methods.finetune import Finetune
-from tests.learner.apart_agents import (
+from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs
+from tests.learner.separate_trunk_agents import (
     FEW,
     METHODS,
     consolidate,
@@ -22,7 +23,6 @@ from tests.learner.apart_agents import (
     one_task,
     two_tasks,
 )
-from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs
 from tests.learner.small_agents import ENVIRONMENTS, agent_config, same, through_a_file
 
 
@@ -52,7 +52,14 @@ def test_the_recipes_learning_setting_selects_the_wrapper():
 def test_every_hook_of_method_is_delegated():
     """A hook added to Method must be delegated here too."""
     hooks = {name for name, _ in inspect.getmembers(Method) if not name.startswith("_")}
-    assert hooks - vars(LearnApart).keys() == {"Settings", "interleaved", "distillable", "no_visits", "task"}
+    assert hooks - vars(LearnApart).keys() == {
+        "Settings",
+        "interleaved",
+        "distillable",
+        "no_visits",
+        "task",
+        "task_blind",
+    }
 
 
 # --- the first task
