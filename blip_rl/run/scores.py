@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 
 from blip_rl.config import RunConfig
 from blip_rl.console import Console
-from blip_rl.core import metrics
+from blip_rl.core import metrics, visit_metrics
 from blip_rl.errors import UserError
 from blip_rl.evaluation.episodes import (
     Episode,
@@ -236,7 +236,7 @@ class ScoreBook:
             "acc": metrics.average_performance(matrix),
             "worst_task": metrics.worst_performance(matrix),
             "bwt": metrics.backward_transfer(matrix, visits),
-            "forgetting_between_visits": float(metrics.forgetting_between_visits(matrix, visits)[-1]),
+            "forgetting_between_visits": float(visit_metrics.forgetting_between_visits(matrix, visits)[-1]),
         }
 
 

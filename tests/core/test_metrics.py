@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from blip_rl.core import metrics
+from blip_rl.core import metrics, transfer, visit_metrics
 
 NAN = np.nan
 
@@ -133,23 +133,6 @@ def test_isolated_forgetting_by_hand():
     same(metrics.isolated_forgetting(MATRIX), [[NAN, 0.2, 0.4], [NAN, NAN, -0.1], [NAN, NAN, NAN]])
 
 
-def test_zero_shot_transfer_by_hand():
-    # Learning task 2 moved task 3 from 0.2 to 0.0. What learning task 1 gave needs the scores from before.
-    same(metrics.zero_shot_transfer(FULL), [[NAN, NAN, NAN], [NAN, NAN, NAN], [NAN, -0.2, NAN]])
-    # With them: task 2 from 0.0 to 0.1, task 3 from −0.1 to 0.2.
-    transfer = metrics.zero_shot_transfer(FULL, untrained=[0.3, 0.0, -0.1])
-    same(transfer, [[NAN, NAN, NAN], [0.1, NAN, NAN], [0.3, -0.2, NAN]])
-
-
-def test_zero_shot_transfer_of_a_run_that_scored_no_unseen_task_is_not_known():
-    assert np.isnan(metrics.zero_shot_transfer(MATRIX)).all()
-
-
-def test_zero_shot_transfer_refuses_scores_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"untrained scores of shape \(2,\)"):
-        metrics.zero_shot_transfer(FULL, untrained=[0.0, 0.0])
-
-
 def test_rounding_loss_is_before_minus_after():
     same(metrics.rounding_loss([0.9, 0.5], [0.4, 0.6]), [0.5, -0.1])
     same(metrics.rounding_loss([0.9, NAN], [NAN, 0.6]), [NAN, NAN])
@@ -158,47 +141,9 @@ def test_rounding_loss_is_before_minus_after():
 # What was learned
 
 
-def test_area_under_curve_by_hand():
-    # 10 steps at a mean of 0.25, then 30 at 0.75: (10 · 0.25 + 30 · 0.75) / 40 = 25 / 40
-    same(metrics.area_under_curve([100, 110, 140], [0.0, 0.5, 1.0]), 0.625)
-
-
-def test_area_of_a_level_curve_is_its_height():
-    same(metrics.area_under_curve([3, 4, 50, 51], [0.7] * 4), 0.7)
-
-
-@pytest.mark.parametrize(("steps", "scores"), [([], []), ([5], [0.5]), ([1, 2, 3], [0.1, NAN, 0.3])])
-def test_area_needs_two_points_and_every_score(steps, scores):
-    assert math.isnan(metrics.area_under_curve(steps, scores))
-
-
-@pytest.mark.parametrize("steps", [[1, 1, 2], [3, 2, 1], [1, NAN, 2], [[1, 2, 3]], [1, 2]])
-def test_area_refuses_steps_that_are_no_axis(steps):
-    with pytest.raises(ValueError, match="expected"):
-        metrics.area_under_curve(steps, [0.1, 0.2, 0.3])
-
-
-def test_forward_transfer_by_hand():
-    # (0.75 − 0.5) / (1 − 0.5) = 0.5; (0.25 − 0.5) / 0.5 = −0.5; as from scratch: 0
-    same(metrics.forward_transfer([0.75, 0.25, 0.4], [0.5, 0.5, 0.4]), [0.5, -0.5, 0.0])
-
-
-def test_forward_transfer_is_not_defined_where_nothing_can_be_gained():
-    same(metrics.forward_transfer([0.5, 1.5, 0.5, NAN], [1.0, 1.2, NAN, 0.5]), [NAN] * 4)
-
-
 def test_learned_by_hand():
     same(metrics.learned_scores(MATRIX), [0.9, 0.5, 0.8])
     same(metrics.learned_later(MATRIX), 0.65)  # (0.5 + 0.8) / 2
-
-
-def test_plasticity_by_hand():
-    # 0.9 / 0.9 = 1: task 1 is a single-task run itself. 0.5 / 0.8 = 0.625. −0.1 / 0.5 = −0.2: worse than chance.
-    same(metrics.plasticity([0.9, 0.5, -0.1], [0.9, 0.8, 0.5]), [1.0, 0.625, -0.2])
-
-
-def test_plasticity_is_not_defined_against_an_agent_that_learned_nothing():
-    same(metrics.plasticity([0.5, 0.5, 0.5, NAN], [0.0, -0.1, NAN, 0.5]), [NAN] * 4)
 
 
 # One task, missing cells, wrong shapes
@@ -210,7 +155,7 @@ MEANS = (
     metrics.learned_later,
 )
 PER_TASK = (metrics.forgetting, metrics.forgetting_from_best, metrics.learned_scores)
-PER_PAIR = (metrics.isolated_forgetting, metrics.zero_shot_transfer)
+PER_PAIR = (metrics.isolated_forgetting, transfer.zero_shot_transfer)
 
 
 def test_one_task_alone():
@@ -244,7 +189,7 @@ def test_a_matrix_that_is_not_square_is_refused(metric, matrix):
         metric(matrix)
 
 
-@pytest.mark.parametrize("metric", [metrics.rounding_loss, metrics.forward_transfer, metrics.plasticity])
+@pytest.mark.parametrize("metric", [metrics.rounding_loss, transfer.forward_transfer, transfer.plasticity])
 def test_two_rows_of_different_length_are_refused(metric):
     with pytest.raises(ValueError, match=r"of shape \(2,\).*of shape \(1,\): expected the same"):
         metric([0.1, 0.2], [0.3])
@@ -274,7 +219,7 @@ def test_metrics_of_visits_by_hand():
     same(metrics.worst_backward_transfer(RETURNING, VISITS), -0.4)
     same(metrics.mean_forgetting(RETURNING, VISITS), (0.3 + 0.4) / 2)
     # Stage 3: 0.8 after stage 1, 0.5 after stage 2. Stage 5: 0.6 after stage 2, 0.2 after stage 4.
-    same(metrics.forgetting_between_visits(RETURNING, VISITS), [NAN, NAN, 0.3, NAN, 0.4])
+    same(visit_metrics.forgetting_between_visits(RETURNING, VISITS), [NAN, NAN, 0.3, NAN, 0.4])
 
 
 def test_stages_of_tasks_without_a_column_are_visits_to_none():
@@ -285,7 +230,7 @@ def test_stages_of_tasks_without_a_column_are_visits_to_none():
     first_two = np.asarray(MATRIX)[:, :2]
     same(metrics.backward_transfer(first_two, [0, 1, -1]), metrics.backward_transfer(MATRIX))
     same(metrics.mean_forgetting(first_two, [0, 1, -1]), metrics.mean_forgetting(MATRIX))
-    same(metrics.forgetting_between_visits(first_two, [0, 1, -1]), [NAN] * 3)
+    same(visit_metrics.forgetting_between_visits(first_two, [0, 1, -1]), [NAN] * 3)
 
 
 def test_visits_in_the_order_of_tasks_change_nothing():
@@ -297,7 +242,7 @@ def test_visits_in_the_order_of_tasks_change_nothing():
         metrics.mean_forgetting,
     ):
         same(function(MATRIX, once), function(MATRIX))
-    same(metrics.forgetting_between_visits(MATRIX), [NAN] * 3)
+    same(visit_metrics.forgetting_between_visits(MATRIX), [NAN] * 3)
 
 
 def test_worst_task_by_hand():
@@ -311,22 +256,3 @@ def test_worst_task_by_hand():
 def test_visits_that_do_not_fit_the_matrix_are_refused(visits):
     with pytest.raises(ValueError, match=r"visits .* with a score matrix of shape"):
         metrics.backward_transfer(MATRIX, visits)
-
-
-def test_relearning_steps_by_hand():
-    same(metrics.relearning_steps([100, 200, 300], [0.2, 0.8, 0.5], 0.7), 200)
-    assert math.isnan(metrics.relearning_steps([100, 200], [0.2, 0.6], 0.7))
-    assert math.isnan(metrics.relearning_steps([], [], 0.7))
-
-
-def test_stability_gap_by_hand():
-    same(metrics.stability_gap(0.9, [0.4, 0.1, 0.8]), 0.8)
-    assert math.isnan(metrics.stability_gap(0.9, []))
-    assert math.isnan(metrics.stability_gap(0.9, [0.4, NAN]))
-
-
-def test_last_cycle_sum_by_hand():
-    same(metrics.last_cycle_sum([10, 200, 30, 5, 150], VISITS), 30 + 150 + 5)
-    assert math.isnan(metrics.last_cycle_sum([10, NAN]))
-    with pytest.raises(ValueError, match="zip"):
-        metrics.last_cycle_sum([10, 20], VISITS)

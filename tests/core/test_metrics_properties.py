@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from blip_rl.core import metrics
+from blip_rl.core import metrics, transfer
 
 scores = st.floats(-5, 5, width=32)
 matrices = st.integers(1, 6).flatmap(lambda n: arrays.arrays(np.float64, (n, n), elements=scores))
@@ -61,7 +61,7 @@ def test_every_matrix_metric_is_its_formula_cell_by_cell(matrix, scored_untraine
 
     earlier = [j for j in tasks if j < last]
     unseen_start = start if scored_untrained else None
-    transfer = [
+    gained = [
         [n(j, i) - n(j - 1, i) if i > j and (j > 1 or scored_untrained) else math.nan for j in tasks] for i in tasks
     ]
     expected = {
@@ -72,7 +72,7 @@ def test_every_matrix_metric_is_its_formula_cell_by_cell(matrix, scored_untraine
         metrics.forgetting_from_best: [best(j) - n(last, j) for j in tasks],
         metrics.learned_scores: [n(j, j) for j in tasks],
         metrics.isolated_forgetting: [[n(j - 1, i) - n(j, i) if i < j else math.nan for j in tasks] for i in tasks],
-        lambda m: metrics.zero_shot_transfer(m, unseen_start): transfer,
+        lambda m: transfer.zero_shot_transfer(m, unseen_start): gained,
     }
     for metric, value in expected.items():
         np.testing.assert_allclose(metric(matrix), value, atol=1e-9)
@@ -95,12 +95,12 @@ def test_the_accumulated_curve_is_the_sum_of_what_each_task_scored_last(tasks):
 @given(curves, st.floats(0.1, 100), st.integers(-1000, 1000))
 def test_the_area_lies_within_the_curve_and_does_not_know_the_unit_of_steps(curve, unit, start):
     at, height = curve
-    area = metrics.area_under_curve(at, height)
+    area = transfer.area_under_curve(at, height)
     if len(at) < 2:
         assert math.isnan(area)
         return
     assert min(height) - 1e-9 <= area <= max(height) + 1e-9
-    assert metrics.area_under_curve(np.array(at) * unit + start, height) == pytest.approx(area, abs=1e-6)
-    pieces = [metrics.area_under_curve(at[k : k + 2], height[k : k + 2]) for k in range(len(at) - 1)]
+    assert transfer.area_under_curve(np.array(at) * unit + start, height) == pytest.approx(area, abs=1e-6)
+    pieces = [transfer.area_under_curve(at[k : k + 2], height[k : k + 2]) for k in range(len(at) - 1)]
     lengths = np.diff(at)
     assert area == pytest.approx(np.dot(pieces, lengths) / sum(lengths), abs=1e-9)
