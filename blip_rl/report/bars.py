@@ -32,6 +32,7 @@ def draw_estimates(
     theme: Theme,
     *,
     is_score: bool = False,
+    worst: Sequence[Estimate] = (),
 ) -> Axes:
     """Draw one metric of several groups, one row each: seeds as points, centre as diamond, interval as bar.
 
@@ -42,6 +43,7 @@ def draw_estimates(
         estimates: (groups,) estimates.
         theme: Colours.
         is_score: Whether the metric is a normalised score; marks the reference, 1.
+        worst: (groups,) the metric of the worst game, an open triangle; empty for a metric that has none.
 
     Returns:
         ``ax``.
@@ -51,6 +53,8 @@ def draw_estimates(
     ax.grid(axis="x", color=theme.grid, linewidth=0.8)
     for row, one in enumerate(estimates):
         _draw_estimate(ax, row, one, theme.colour(colours[row]), theme)
+    for row, one in enumerate(worst):
+        ax.plot([one.centre], [row], "<", color=theme.colour(colours[row]), markerfacecolor="none", markersize=7)
     _label_rows(ax, [safe_label(label, 30) for label in labels], theme)
     numbers_axis(ax.xaxis)
     ax.margins(x=0.08)

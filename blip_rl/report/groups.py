@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,26 +12,13 @@ import numpy as np
 from blip_rl.core import metrics
 from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
 from blip_rl.formatting import flatten
-from blip_rl.report.run_record import RunRecord
-from blip_rl.report.scores import Array, RunScores, Steps
+from blip_rl.report.run_record import RunRecord, subtable
+from blip_rl.report.scores import Array, Steps, is_normalised
 from blip_rl.report.table import as_array
+from blip_rl.report.visits import first_stage
 
 _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3
-
-SUMMARY_METRICS: dict[str, tuple[str, Callable[[Array, Sequence[int]], float], bool]] = {
-    "ACC": ("mean final score over the games", lambda matrix, visits: metrics.average_performance(matrix), True),
-    "BWT": ("mean change of the earlier games' scores since each was learned", metrics.backward_transfer, True),
-    "Accumulated reward": (
-        "sum of the games' final scores",
-        lambda matrix, visits: metrics.accumulated(matrix[-1]),
-        True,
-    ),
-    "Forgetting": ("mean drop of the earlier games from their best scores", metrics.mean_forgetting, False),
-}
-"""Name → (description, function of a score matrix and its visits, whether higher is better)."""
-SCORE_METRICS = ("ACC", "Accumulated reward")
-"""Summary metrics that are scores; the others are differences of scores."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +27,9 @@ class Group:
 
     label: str
     runs: tuple[RunRecord, ...]
+    single: tuple[RunRecord, ...] = ()
+    """Runs of the method ``single`` on the same sequence, to compare with; empty without such runs and in their own
+    group."""
 
     @property
     def first(self) -> RunRecord:
@@ -48,7 +38,7 @@ class Group:
 
     @property
     def learned(self) -> int:
-        """Number of tasks learned by every run, without runs that have learned none yet."""
+        """Number of stages learned by every run, without runs that have learned none yet."""
         return min((run.learned for run in self.runs if run.learned), default=0)
 
 
@@ -82,10 +72,26 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     """Group runs by agent, settings and games, in the order given, with unique labels."""
     found: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
-        games = json.dumps([(task.name, task.steps) for task in run.tasks])
+        games = json.dumps([run.visits, [(task.name, task.steps) for task in run.tasks]])
         found[run.agent, json.dumps(run.settings, sort_keys=True, default=str), games].append(run)
     members = [sorted(group, key=lambda run: (run.seed is None, run.seed or 0)) for group in found.values()]
-    return [Group(_label(group[0], [m[0] for m in members]), tuple(group)) for group in members]
+    single = [group for group in members if _is_single(group[0])]
+    return [
+        Group(
+            _label(group[0], [m[0] for m in members]),
+            tuple(group),
+            () if _is_single(group[0]) else next((tuple(one) for one in single if _same_stages(one[0], group[0])), ()),
+        )
+        for group in members
+    ]
+
+
+def _is_single(run: RunRecord) -> bool:
+    return subtable(run.settings, "method").get("name") == "single"
+
+
+def _same_stages(first: RunRecord, other: RunRecord) -> bool:
+    return first.visits == other.visits and first.tasks == other.tasks
 
 
 def _label(run: RunRecord, firsts: Sequence[RunRecord]) -> str:
@@ -104,74 +110,13 @@ def _settings(run: RunRecord) -> dict[str, str]:
     return {key: str(value) for key, value in flatten(run.settings)}
 
 
-def normalised_by_recipe(runs: Sequence[RunRecord]) -> bool:
-    """Return whether any game of the runs has a random and a reference score."""
-    return any(task.has_normalisers for run in runs for task in run.tasks)
-
-
-def rescale_observed(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """Normalise by the observed returns: 0 is the lowest mean return on a game in any of the runs, 1 the highest.
-
-    A game with equal scores everywhere gets 0. Source: BLIP Fig. 4 rescales by observed rewards.
-    """
-    seen: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        for index, name in enumerate(run.scores.tasks if run.scores else ()):
-            seen[name].extend(_returns(run.scores, index))
-    spans = {name: (min(values), max(values)) for name, values in seen.items() if values}
-    return [replace(run, scores=_rescaled(run.scores, spans)) if run.scores else run for run in runs]
-
-
-def _returns(scores: RunScores | None, task: int) -> list[float]:
-    if scores is None:
-        return []
-    found = np.concatenate([scores.curves[task].mean_return, scores.after[:, task], scores.before[:, task]])
-    return [float(value) for value in found[np.isfinite(found)]]
-
-
-def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunScores:
-    def column(values: Array, task: int) -> Array:
-        low, high = spans.get(scores.tasks[task], (np.nan, np.nan))
-        return np.where(np.isfinite(values), 0.0, np.nan) if low == high else metrics.normalise(values, low, high)
-
-    def matrix(values: Array) -> Array:
-        return np.stack([column(values[:, task], task) for task in range(len(scores.tasks))], axis=1)
-
-    return replace(
-        scores,
-        after_normalised=matrix(scores.after),
-        before_normalised=matrix(scores.before),
-        curves=tuple(
-            replace(curve, normalised=column(curve.mean_return, task)) for task, curve in enumerate(scores.curves)
-        ),
-    )
-
-
-def metric_estimate(group: Group, metric: str) -> Estimate:
-    """Estimate a summary metric over the games that all runs of the group have learned and that are normalised."""
-    _, compute, _ = SUMMARY_METRICS[metric]
-    scores = [run.scores for run in group.runs if run.scores is not None and run.learned]
-    stages = range(group.learned)
-    games = [game for game in stages if any(is_normalised(one, game) for one in scores)]
-    if not games:
-        return estimate([])
-    visits = [games.index(game) if game in games else -1 for game in stages]
-    return estimate([compute(one.after_normalised[np.ix_(stages, games)], visits) for one in scores])
-
-
-def is_normalised(scores: RunScores, task: int) -> bool:
-    """Return whether a task that has been scored has normalised scores, too; True if it has not been scored."""
-    raw, found = scores.curves[task].mean_return, scores.curves[task].normalised
-    return bool(np.isfinite(found).any() or not np.isfinite(raw).any())
-
-
 def mean_matrix(group: Group, name: str) -> Array:
     """Return the (stages, tasks) mean over the runs of a matrix of :class:`RunScores`; NaN where a run has no value.
 
     Runs that have learned nothing yet are left out.
     """
     found = [getattr(run.scores, name) for run in group.runs if run.scores is not None and run.learned]
-    return np.mean(found, axis=0) if found else np.full((len(group.first.tasks),) * 2, np.nan)
+    return np.mean(found, axis=0) if found else np.full((group.first.stages, len(group.first.tasks)), np.nan)
 
 
 def accumulated_series(group: Group, index: int) -> Series:
@@ -184,12 +129,11 @@ def accumulated_series(group: Group, index: int) -> Series:
     lines, partial = [], []
     for run in group.runs:
         if run.scores is not None:
-            starts = [-1, *(run.boundaries.get(stage, -1) for stage in range(1, len(run.scores.curves)))]
-            curves = zip(run.scores.curves, starts, strict=True)
+            first = [first_stage(run.scores.visits, task) for task in range(len(run.scores.tasks))]
             own = [
-                curve.since(task).later_than(start)
-                for task, (curve, start) in enumerate(curves, start=1)
-                if is_normalised(run.scores, task - 1)
+                curve.since(stage).later_than(run.boundaries.get(stage - 1, -1))
+                for task, (curve, stage) in enumerate(zip(run.scores.curves, first, strict=True))
+                if is_normalised(run.scores, task)
             ]
             steps, total = metrics.accumulated_curve([(curve.env_steps, curve.normalised) for curve in own])
             complete = ~np.isin(steps, np.concatenate([curve.env_steps[~curve.complete] for curve in own]))
@@ -204,7 +148,7 @@ def return_series(group: Group, index: int, task: str) -> Series:
     for run in group.runs:
         if run.scores is not None and task in run.scores.tasks:
             at = run.scores.tasks.index(task)
-            curve = run.scores.curves[at].since(at + 1)
+            curve = run.scores.curves[at].since(first_stage(run.scores.visits, at))
             lines.append((curve.env_steps, curve.mean_return))
     return over_seeds(group.label, index, lines)
 

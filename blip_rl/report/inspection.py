@@ -21,6 +21,7 @@ from blip_rl.report.bits import BitBudget, load_budget
 from blip_rl.report.checkpoints import Checkpoint, FirstTask, Information, load_information, open_checkpoints
 from blip_rl.report.scores import load_config, no_recipe
 from blip_rl.report.table import Array, load_plasticity
+from blip_rl.report.visits import NamedTask, VisitedTasks
 from blip_rl.untrusted.files import check_contained
 
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -76,7 +77,8 @@ class Inspection:
         run: The folder.
         agent: Name of the agent recipe.
         method: Name of its method.
-        tasks: Names, in training order.
+        tasks: Names, in the order of their first visits.
+        visits: Index of the task that each stage learns, (stages,); a stage is one visit to a task.
         stages: Numbers of the stages with frozen bits of every layer.
         total_bits: N; None if the method freezes no bits.
         first_task: Effect of the Fisher prior; None if not recorded.
@@ -91,6 +93,7 @@ class Inspection:
     agent: str
     method: str
     tasks: tuple[str, ...]
+    visits: tuple[int, ...]
     stages: tuple[int, ...]
     total_bits: int | None
     first_task: FirstTask | None
@@ -115,20 +118,24 @@ class Inspection:
         return {**values, "forecast_rule": FORECAST_RULE}
 
 
-class _Named(BaseModel, extra="allow"):
+class _Method(BaseModel, extra="allow"):
+    name: NonEmpty
+
+
+class _Task(NamedTask):
     name: NonEmpty
 
 
 class _Agent(BaseModel):
-    method: _Named
+    method: _Method
 
 
-class _Recipe(BaseModel):
+class _Recipe(VisitedTasks):
     """The part of ``config.toml`` that an inspection needs; other keys are ignored."""
 
     agent_name: NonEmpty
     agent: _Agent
-    tasks: Annotated[tuple[_Named, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[_Task, ...], Field(min_length=1)]
 
 
 def inspect_run(run: Path) -> Inspection:
@@ -149,7 +156,8 @@ def inspect_run(run: Path) -> Inspection:
         run=str(run),
         agent=recipe.agent_name,
         method=method["name"],
-        tasks=tuple(task.name for task in recipe.tasks),
+        tasks=recipe.names,
+        visits=recipe.visits,
         stages=complete.stages if complete else (),
         total_bits=total_bits,
         first_task=information.first_task,

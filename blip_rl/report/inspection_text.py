@@ -7,6 +7,7 @@ import textwrap
 from blip_rl.formatting import aligned
 from blip_rl.report.audit import Violations
 from blip_rl.report.inspection import FORECAST_RULE, Forecast, Inspection, LayerBits
+from blip_rl.report.visits import come_back, cycle_length, visit_label
 from blip_rl.untrusted.files import printable
 
 
@@ -23,7 +24,7 @@ def inspection_text(found: Inspection) -> str:
 
 
 def _heading(found: Inspection) -> str:
-    lines = [f"{found.run}: {found.agent} learns {', '.join(found.tasks)}"]
+    lines = [f"{found.run}: {found.agent} learns {', '.join(found.tasks)}{_repeated(found.visits)}"]
     if found.total_bits is None:
         lines.append(f"this method ({found.method}) freezes no bits")
         lines += found.method_state
@@ -32,11 +33,19 @@ def _heading(found: Inspection) -> str:
     return "\n".join(lines)
 
 
+def _repeated(visits: tuple[int, ...]) -> str:
+    """Describe the order of a sequence whose tasks come back."""
+    if not come_back(visits):
+        return ""
+    cycles = len(visits) // cycle_length(visits)
+    return f" in {len(visits)} visits" + (f", {cycles} cycles" if cycles > 1 else "")
+
+
 def _bits(found: Inspection) -> str:
     rows = [["layer", "weights", *(f"after {_task(found, stage)}" for stage in found.stages), "full"]]
     for bits in found.layers:
         cells = [f"{frozen:.1f} / {free:.1f}" for frozen, free in zip(bits.frozen, bits.free, strict=True)]
-        rows.append([bits.layer, f"{bits.weights:,}", *cells, _full(bits.forecast, found.stages[-1])])
+        rows.append([bits.layer, f"{bits.weights:,}", *cells, _full(found, bits.forecast)])
     title = f"mean bits per weight, frozen / free (of {found.total_bits}; without biases)"
     return "\n".join([title, _table(rows)])
 
@@ -61,15 +70,21 @@ def _information(found: Inspection) -> list[str]:
 
 
 def _task(found: Inspection, stage: int) -> str:
-    return found.tasks[stage - 1] if 0 < stage <= len(found.tasks) else f"stage {stage}"
+    if not 0 < stage <= len(found.visits):
+        return f"stage {stage}"
+    return found.tasks[found.visits[stage - 1]] + visit_label(found.visits, stage)
 
 
-def _full(forecast: Forecast | None, stage: int) -> str:
+def _unit(found: Inspection) -> str:
+    return "visit" if come_back(found.visits) else "task"
+
+
+def _full(found: Inspection, forecast: Forecast | None) -> str:
     if forecast is None or forecast.full_after_task is None:
         return "never"
-    if forecast.full_after_task <= stage:
+    if forecast.full_after_task <= found.stages[-1]:
         return "already"
-    return f"after task {forecast.full_after_task:,}"
+    return f"after {_unit(found)} {forecast.full_after_task:,}"
 
 
 def _forecast(found: Inspection) -> str:
@@ -78,7 +93,7 @@ def _forecast(found: Inspection) -> str:
         verdict = "forecast: at the present rate no layer fills up"
     else:
         left = _tasks_left(first, last)
-        after = f"{left:,} more task{'s' if left != 1 else ''}" if left else "no more tasks"
+        after = f"{left:,} more {_unit(found)}{'s' if left != 1 else ''}" if left else f"no more {_unit(found)}s"
         verdict = f"forecast: {after} until {first.layer}, the first layer to fill up, is full"
     return f"{verdict}\n{_note(f'rule: {FORECAST_RULE}')}"
 

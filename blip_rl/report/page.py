@@ -15,13 +15,15 @@ from markupsafe import Markup
 
 from blip_rl.errors import UserError
 from blip_rl.reference_scores import scale_text
-from blip_rl.report import sections, sections_matrix, sections_network, text
+from blip_rl.report import sections, sections_matrix, sections_network, sections_stages, text
 from blip_rl.report.figures import FigureWriter
-from blip_rl.report.groups import Group, group_runs, normalised_by_recipe, rescale_observed
+from blip_rl.report.groups import Group, group_runs
 from blip_rl.report.heatmaps import scale_css
+from blip_rl.report.normalising import normalised_by_recipe, rescale_observed
 from blip_rl.report.run_record import RunRecord, is_run, load_run
 from blip_rl.report.section import Section
 from blip_rl.report.sequences import NORMALISERS, comparable_runs, differences
+from blip_rl.report.summary_metrics import shown_metrics
 from blip_rl.storage.atomic import replace_bytes
 from blip_rl.storage.new_folder import make_folder, stamped
 
@@ -53,7 +55,7 @@ class Part:
         note: How scores are normalised.
         overviews: Setup of each group.
         statuses: Progress of each run.
-        metrics: (label, games learned, games, summary metrics) of each group.
+        metrics: (label, progress, summary metrics) of each group; the progress is empty for a complete one.
         sections: In order.
     """
 
@@ -62,7 +64,7 @@ class Part:
     note: str
     overviews: tuple[text.Overview, ...]
     statuses: tuple[text.Status, ...]
-    metrics: tuple[tuple[str, int, int, list[text.Tile]], ...]
+    metrics: tuple[tuple[str, str, list[text.Tile]], ...]
     sections: tuple[Section, ...]
 
 
@@ -184,13 +186,14 @@ def _part(
     """Return a part of the page; ``number`` is None if it is the only one."""
     runs, note = _normalised(runs, normalize)
     groups = group_runs(runs)
+    shown = shown_metrics(groups)
     return Part(
         title="" if number is None else f"Part {number}: {text.sequence_title(groups[0].first)}",
         prefix="" if number is None else f"part-{number}-",
         note=note,
         overviews=tuple(text.overview(group) for group in groups),
         statuses=tuple(text.status(run) for group in groups for run in group.runs),
-        metrics=tuple((group.label, group.learned, len(group.first.tasks), text.tiles(group)) for group in groups),
+        metrics=tuple((group.label, text.progress(group), text.tiles(group, shown)) for group in groups),
         sections=tuple(_sections(groups, writer, out, problems)),
     )
 
@@ -202,6 +205,7 @@ def _sections(groups: Sequence[Group], writer: FigureWriter, out: Path, problems
         sections.accumulated_section(groups, writer),
         sections.games_section(groups, writer),
         sections_matrix.matrix_section(groups, writer),
+        sections_stages.stages_section(groups),
         sections_network.bits_section(groups, writer, problems),
         sections_matrix.rounding_section(groups, writer),
         sections_network.plasticity_section(groups, writer),

@@ -6,62 +6,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import ValidationError
 
-from blip_rl.errors import UserError, first_problem
-from blip_rl.records import MAX_BITS, PlasticityRow, ReturnRow, SpeedRow, Steps
+from blip_rl.errors import UserError
+from blip_rl.records import MAX_BITS, PlasticityRow, ReturnRow, SpeedRow
 from blip_rl.report.bits import BitBudget, load_budget
 from blip_rl.report.checkpoints import Information, load_information, read_metadata, stage_folders
 from blip_rl.report.scores import RunScores, load_config, load_scores
 from blip_rl.report.table import load_plasticity, load_rows
+from blip_rl.report.task import Task, read_tasks
+from blip_rl.report.visits import VisitedTasks, come_back, visit_label
 from blip_rl.untrusted.files import check_contained, read_json, read_text
 
 _SIGNS = ("config.toml", "scores.csv", "bits.csv", "checkpoints")
 _DEFAULT_TOTAL_BITS = 20
 _DAMAGED_NAMED = 3
-_LONGEST_TITLE = 16  # characters that fit above a column of a chart
-_LONGEST_REFERENCE = 80
-
-
-def shown_title(name: str, title: str) -> str:
-    """Return the display name of a task: its title, or its name if the title is empty or too long for a chart."""
-    return title if title and len(title) <= _LONGEST_TITLE else name
-
-
-class Task(BaseModel, frozen=True):
-    """One task of a recipe; unknown keys are ignored, since recipes of other versions may have them.
-
-    Attributes:
-        name: Key in the run's tables.
-        title: Display name, see :func:`shown_title`.
-        steps: Training steps.
-        random_score: Return of random play; None if the recipe has none.
-        reference_score: Return that is normalised to 1; None if the recipe has none.
-        reference_name: Who reached ``reference_score``; may be empty.
-    """
-
-    name: str
-    title: str = Field("", validate_default=True)
-    steps: Steps = 0
-    random_score: float | None = None
-    reference_score: float | None = None
-    reference_name: Annotated[str, AfterValidator(lambda name: name[:_LONGEST_REFERENCE])] = ""
-
-    @field_validator("title")
-    @classmethod
-    def _fits_a_chart(cls, title: str, others: ValidationInfo) -> str:
-        return shown_title(others.data.get("name", ""), title)
-
-    @property
-    def has_normalisers(self) -> bool:
-        """Whether returns can be normalised."""
-        return self.random_score is not None and self.reference_score is not None
-
-
-_TASKS = TypeAdapter(tuple[Task, ...])
 
 
 @dataclass(frozen=True)
@@ -71,7 +33,8 @@ class RunRecord:
     Attributes:
         path: The folder.
         config: ``config.toml``; empty if it cannot be read.
-        tasks: In training order.
+        tasks: In the order of their first visits.
+        visits: Index of the task that each stage learns, (stages,); a stage is one visit to a task.
         scores: None if they cannot be read.
         budget: None if no bits were frozen.
         information: Fisher information recorded with the checkpoints.
@@ -88,6 +51,7 @@ class RunRecord:
     path: Path
     config: dict[str, Any]
     tasks: tuple[Task, ...]
+    visits: tuple[int, ...]
     scores: RunScores | None
     budget: BitBudget | None
     information: Information
@@ -124,7 +88,7 @@ class RunRecord:
 
     @cached_property
     def learned(self) -> int:
-        """Number of learned tasks: the last stage with a score after its consolidation."""
+        """Number of learned stages: the last one with a score after its consolidation."""
         if self.scores is None:
             return 0
         rows = np.flatnonzero(np.isfinite(self.scores.after).any(axis=1))
@@ -150,13 +114,29 @@ class RunRecord:
 
     @property
     def planned_steps(self) -> int:
-        """Steps of all tasks."""
-        return sum(task.steps for task in self.tasks)
+        """Steps of all stages."""
+        return sum(self.tasks[task].steps for task in self.visits)
 
     @property
     def complete(self) -> bool:
-        """Whether the last task was learned: scored, or saved without scores as by ``blip-rl import``."""
-        return bool(self.tasks) and (self.learned == len(self.tasks) or self.finished_steps is not None)
+        """Whether the last stage was learned: scored, or saved without scores as by ``blip-rl import``."""
+        return bool(self.tasks) and (self.learned == self.stages or self.finished_steps is not None)
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self.visits)
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether a task is visited more than once."""
+        return come_back(self.visits)
+
+    def stage_title(self, stage: int) -> str:
+        """Return the title of a stage's task and, where tasks come back, which visit to it the stage is."""
+        if not 0 < stage <= self.stages:
+            return f"stage {stage}"
+        return self.tasks[self.visits[stage - 1]].title + visit_label(self.visits, stage)
 
 
 def is_run(path: Path) -> bool:
@@ -177,12 +157,14 @@ def load_run(path: Path) -> RunRecord:
     check_contained(path)
     problems: list[str] = []
     config = _read_config(path, problems)
-    tasks = _tasks(config, problems)
+    tasks = read_tasks(config, problems)
+    visits = _visits(config, len(tasks))
     scores = _read_scores(path, problems) if config else None
     return RunRecord(
         path=path,
         config=config,
         tasks=tasks,
+        visits=visits,
         scores=scores,
         budget=load_budget(path, problems),
         information=load_information(path),
@@ -193,7 +175,7 @@ def load_run(path: Path) -> RunRecord:
         environment=_read_environment(path / "environment.json", problems),
         changed=_last_change(path),
         problems=tuple(problems),
-        finished_steps=_finished_steps(path, len(tasks)),
+        finished_steps=_finished_steps(path, len(visits)),
     )
 
 
@@ -229,12 +211,12 @@ def _without_folder(message: str, run: Path) -> str:
     return message.replace(f"{run}/", "")
 
 
-def _tasks(config: dict[str, Any], problems: list[str]) -> tuple[Task, ...]:
+def _visits(config: dict[str, Any], tasks: int) -> tuple[int, ...]:
+    """Return the task of each stage; each task once if that cannot be read, which reading the scores reports."""
     try:
-        return _TASKS.validate_python(config.get("tasks", ()))
-    except ValidationError as error:
-        problems.append(f"config.toml: its tasks cannot be read ({first_problem(error)})")
-        return ()
+        return VisitedTasks.model_validate(config).visits if tasks else ()
+    except ValidationError:
+        return tuple(range(tasks))
 
 
 def _read_text(path: Path, problems: list[str]) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from blip_rl.errors import UserError, first_problem
 from blip_rl.records import Actions, ScoreRow, read_rows
+from blip_rl.report.visits import VisitedTasks
 from blip_rl.untrusted.files import MOST_TASKS, read_toml
 
 Array = npt.NDArray[np.float64]
@@ -26,7 +27,7 @@ class TaskCurve:
 
     Attributes:
         env_steps: (points,) training steps of the whole run, strictly increasing.
-        stages: (points,) number of tasks started so far.
+        stages: (points,) number of the stage of the evaluation; a stage is one visit to a task.
         mean_return: (points,) mean raw return.
         normalised: (points,) mean normalised return; NaN without normalisers.
         complete: (points,) whether all ``evaluation.episodes`` were played to their end. A periodic evaluation may play
@@ -40,8 +41,12 @@ class TaskCurve:
     complete: npt.NDArray[np.bool_]
 
     def since(self, stage: int) -> TaskCurve:
-        """Return the points from a stage on; for task number ``stage``, those from the start of its training."""
+        """Return the points from a stage on; from the task's first stage on, those since the start of its training."""
         return self._where(self.stages >= stage)
+
+    def during(self, stage: int) -> TaskCurve:
+        """Return the points of one stage."""
+        return self._where(self.stages == stage)
 
     def later_than(self, env_steps: int) -> TaskCurve:
         """Return the points after a number of training steps of the whole run."""
@@ -58,7 +63,8 @@ class RunScores:
     Attributes:
         agent: Name of the agent recipe.
         seed: The run's seed.
-        tasks: Names, in training order.
+        tasks: Names, in the order of their first visits.
+        visits: Index of the task that each stage learns, (stages,); several stages where tasks come back.
         after: (stages, tasks) mean raw return after each stage's consolidation; NaN where not measured.
         before: The same before consolidation.
         after_normalised: ``after``, normalised.
@@ -73,6 +79,7 @@ class RunScores:
     agent: str
     seed: int
     tasks: tuple[str, ...]
+    visits: tuple[int, ...]
     after: Array
     before: Array
     after_normalised: Array
@@ -84,8 +91,10 @@ class RunScores:
     truncated: int
 
 
-class _Named(BaseModel):
-    name: str
+def is_normalised(scores: RunScores, task: int) -> bool:
+    """Return whether a task that has been scored has normalised scores, too; True if it has not been scored."""
+    raw, found = scores.curves[task].mean_return, scores.curves[task].normalised
+    return bool(np.isfinite(found).any() or not np.isfinite(raw).any())
 
 
 class _Evaluation(BaseModel):
@@ -93,12 +102,11 @@ class _Evaluation(BaseModel):
     episodes: int = 1
 
 
-class _Recipe(BaseModel):
+class _Recipe(VisitedTasks):
     """The part of ``config.toml`` that the scores need; other keys are ignored."""
 
     agent_name: str
     seed: int
-    tasks: tuple[_Named, ...]
     evaluation: _Evaluation = _Evaluation()
 
 
@@ -158,8 +166,8 @@ def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
         recipe = _Recipe.model_validate(load_config(run))
     except ValidationError as error:
         raise no_recipe(run, error) from error
-    tasks = tuple(task.name for task in recipe.tasks)
-    found = _read_episodes(run / "scores.csv", tasks, damaged)
+    tasks, stages = recipe.names, len(recipe.visits)
+    found = _read_episodes(run / "scores.csv", tasks, stages, damaged)
     actions = chosen_actions(recipe.evaluation.actions, {row.actions for row in found})
     episodes = [row for row in found if row.actions == actions]
     before, after = ([row for row in episodes if row.phase == phase] for phase in ("before", "after"))
@@ -167,10 +175,11 @@ def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
         recipe.agent_name,
         recipe.seed,
         tasks,
-        after=_matrix(after, tasks, "score"),
-        before=_matrix(before, tasks, "score"),
-        after_normalised=_matrix(after, tasks, "normalised"),
-        before_normalised=_matrix(before, tasks, "normalised"),
+        recipe.visits,
+        after=_matrix(after, tasks, stages, "score"),
+        before=_matrix(before, tasks, stages, "score"),
+        after_normalised=_matrix(after, tasks, stages, "normalised"),
+        before_normalised=_matrix(before, tasks, stages, "normalised"),
         curves=tuple(
             _curve([row for row in episodes if row.task == name], recipe.evaluation.episodes) for name in tasks
         ),
@@ -181,7 +190,7 @@ def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
     )
 
 
-def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None) -> list[ScoreRow]:
+def _read_episodes(path: Path, tasks: tuple[str, ...], stages: int, damaged: list[str] | None) -> list[ScoreRow]:
     """Return the rows of ``scores.csv``; with ``damaged``, those before the first part that cannot be parsed."""
     if not path.is_file():
         raise UserError(f"'{path}' is missing: it holds all scores of the run; restore it or train again")
@@ -189,7 +198,7 @@ def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None
     damages: list[str] = []
     try:
         for line, row in read_rows(path, ScoreRow, errors="strict" if damaged is None else "replace", strict=True):
-            if problem := _problem(row, tasks):
+            if problem := _problem(row, tasks, stages):
                 damages.append(f"'{path}', line {line}: {problem}")
             elif isinstance(row, ScoreRow):
                 episodes.append(row)
@@ -204,7 +213,7 @@ def _read_episodes(path: Path, tasks: tuple[str, ...], damaged: list[str] | None
     return episodes
 
 
-def _problem(row: ScoreRow | ValueError, tasks: tuple[str, ...]) -> str:
+def _problem(row: ScoreRow | ValueError, tasks: tuple[str, ...], stages: int) -> str:
     """Return why a row is no score of a run over these tasks; empty if it is one."""
     if isinstance(row, ValueError):
         return f"{row}; correct or delete this line (an interrupted write leaves such lines)"
@@ -213,8 +222,9 @@ def _problem(row: ScoreRow | ValueError, tasks: tuple[str, ...]) -> str:
             f"task {row.task!r} is not one of config.toml's ({', '.join(tasks)}); "
             "use scores.csv and config.toml of the same run"
         )
-    if row.stage > len(tasks):
-        return f"stage {row.stage} of a run over {len(tasks)} tasks; correct or delete this line"
+    if row.stage > stages:
+        what = f"{stages} visits to {len(tasks)} tasks" if stages > len(tasks) else f"{stages} tasks"
+        return f"stage {row.stage} of a run over {what}; correct or delete this line"
     return ""
 
 
@@ -224,12 +234,12 @@ def _mean(rows: list[ScoreRow], column: str) -> float:
     return float(np.mean([np.nan if value is None else value for value in values]))
 
 
-def _matrix(rows: list[ScoreRow], tasks: tuple[str, ...], column: str) -> Array:
+def _matrix(rows: list[ScoreRow], tasks: tuple[str, ...], stages: int, column: str) -> Array:
     """Return the (stages, tasks) mean over episodes; NaN where an episode is missing or has no value."""
     found: dict[tuple[int, str], list[ScoreRow]] = defaultdict(list)
     for row in rows:
         found[row.stage, row.task].append(row)
-    matrix = np.full((len(tasks), len(tasks)), np.nan)
+    matrix = np.full((stages, len(tasks)), np.nan)
     for (stage, task), episodes in found.items():
         if stage > 0:  # stage 0 is before any training: not a row of the matrix
             matrix[stage - 1, tasks.index(task)] = _mean(episodes, column)

@@ -20,6 +20,7 @@ class Section:
         layout: ``wide`` for one figure per row, ``pair`` for two.
         maps: Heatmaps of frozen bits, one entry per run.
         gifs: Videos.
+        tables: Tables of numbers, one for each agent.
     """
 
     anchor: str
@@ -30,6 +31,25 @@ class Section:
     layout: str = "wide"
     maps: tuple[MapGroup, ...] = ()
     gifs: tuple[Gif, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row: its title, a remark on it, and (value, remark) of each cell."""
+
+    title: str
+    remark: str
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of numbers: heading, (name, definition) of each column, rows."""
+
+    label: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[TableRow, ...]
 
 
 @dataclass(frozen=True)

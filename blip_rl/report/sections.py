@@ -10,21 +10,20 @@ from blip_rl.report import bars, curves
 from blip_rl.report.drawing import Axes, Figure
 from blip_rl.report.figures import SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.report.groups import (
-    SCORE_METRICS,
-    SUMMARY_METRICS,
     Group,
     Series,
     accumulated_series,
     describe_estimates,
     describe_series,
-    metric_estimate,
     return_series,
     training_lines,
 )
-from blip_rl.report.run_record import RunRecord, Task
+from blip_rl.report.run_record import RunRecord
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
-from blip_rl.report.text import headline, listed, number, played, spread
+from blip_rl.report.summary_metrics import SUMMARY_METRICS, metric_estimate, shown_metrics, worst_estimate
+from blip_rl.report.task import Task
+from blip_rl.report.text import headline, listed, number, played, spread, units, worst_text
 
 _AT_ONE = "Dotted line at 1: the reference score on one game."
 
@@ -35,7 +34,7 @@ def summary_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     figures: list[PageFigure] = []
     learned = [(index, group) for index, group in enumerate(groups) if group.learned]
     if len(learned) > 1:
-        found = [_summary_figure(learned, metric, writer) for metric in SUMMARY_METRICS]
+        found = [_summary_figure(learned, metric, writer) for metric in shown_metrics(groups)]
         figures = [page_figure for page_figure in found if page_figure is not None]
     return Section("summary", "Summary metrics", lead, tuple(figures), _unequal([g for _, g in learned]), "pair")
 
@@ -45,7 +44,7 @@ def _unequal(groups: Sequence[Group]) -> str:
     notes = []
     if len({group.learned for group in groups}) > 1:
         learned = listed([f"{group.label} after {group.learned}" for group in groups])
-        notes.append(f"Different numbers of games learned: {learned}.")
+        notes.append(f"Different numbers of {units(groups[0].first)} learned: {learned}.")
     if len({run.scores.actions for group in groups for run in group.runs if run.scores and run.scores.episodes}) > 1:
         actions = listed([f"{group.label} {played(group.runs)}" for group in groups])
         notes.append(f"Different action selection in evaluations: {actions}.")
@@ -57,21 +56,25 @@ def _summary_figure(learned: Sequence[tuple[int, Group]], metric: str, writer: F
     found = [metric_estimate(group, metric) for group in groups]
     if not any(np.isfinite(one.centre) for one in found):  # for example BWT after one game; the table gives the reason
         return None
-    meaning, _, more_is_better = SUMMARY_METRICS[metric]
+    about, labels = SUMMARY_METRICS[metric], [group.label for group in groups]
+    worst = [one for group in groups if (one := worst_estimate(group, metric)) is not None]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        bars.draw_estimates(figure.add_subplot(), labels, colours, found, theme, is_score=metric in SCORE_METRICS)
+        ax = figure.add_subplot()
+        bars.draw_estimates(ax, labels, colours, found, theme, is_score=about.is_score, worst=worst)
 
-    labels = [group.label for group in groups]
-    texts = [f"{g.label} {headline(one)} ({spread(one)})" for g, one in zip(groups, found, strict=True)]
+    texts = [
+        f"{group.label} {headline(one)} ({', '.join(filter(None, (spread(one), worst_text(group, metric))))})"
+        for group, one in zip(groups, found, strict=True)
+    ]
     return writer.add(
         f"verdict-{metric}",
         draw,
         title=metric,
-        alt=f"{metric}, {meaning}: {listed(texts)}",
+        alt=f"{metric}, {about.meaning}: {listed(texts)}",
         caption=(
-            f"{meaning.capitalize()}; {'higher' if more_is_better else 'lower'} is better. "
-            f"{describe_estimates(labels, found)}"
+            f"{about.meaning[0].upper()}{about.meaning[1:]}; {'higher' if about.higher_is_better else 'lower'} is "
+            f"better. {'Open triangles: worst game. ' if worst else ''}{describe_estimates(labels, found)}"
         ),
         size=(SMALL[0], 0.7 + 0.38 * len(groups)),
     )
@@ -143,14 +146,15 @@ def _most_trained(groups: Sequence[Group], games: Sequence[Task]) -> RunRecord:
 
 
 def _boundaries(run: RunRecord) -> list[tuple[float, str]]:
-    """Return (first step, title) of each game after the first that has started."""
-    ends = run.boundaries
-    return [(float(ends[i]), task.title) for i, task in enumerate(run.tasks) if i in ends]
+    """Return (first step, title) of each stage after the first that has started."""
+    return [
+        (float(end), run.stage_title(stage + 1)) for stage, end in sorted(run.boundaries.items()) if stage < run.stages
+    ]
 
 
 def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
-    """Return (first step, last step, title) of the training of each game that has started."""
-    starts = [(0.0, run.tasks[0].title), *_boundaries(run)] if run.tasks else []
+    """Return (first step, last step, title) of each stage that has started."""
+    starts = [(0.0, run.stage_title(1)), *_boundaries(run)] if run.tasks else []
     if len(starts) == 1 and len(run.tasks) > 1 and run.complete:
         starts = [(0.0, "all games together")]
     ends = [start for start, _ in starts[1:]] + [float(run.env_steps)]
@@ -184,25 +188,36 @@ def _truncated_note(groups: Sequence[Group]) -> str:
     )
 
 
+def _own_training(at: int, run: RunRecord) -> list[tuple[float, float]]:
+    """Return (first step, last step) of each visit to game ``at`` (0-based); none if games are learned together."""
+    found = []
+    for stage in (one for one, task in enumerate(run.visits, start=1) if task == at):
+        start = 0.0 if stage == 1 else float(run.boundaries.get(stage - 1, np.inf))
+        end = float(run.boundaries.get(stage, run.env_steps))
+        if end > start:
+            found.append((start, end))
+    return found
+
+
 def _game_figure(at: int, run: RunRecord, groups: Sequence[Group], writer: FigureWriter) -> PageFigure | None:
     """Draw the returns of all groups on game ``at`` (0-based) of ``run``, with the task boundaries of ``run``."""
-    task, ends = run.tasks[at], run.boundaries
+    task = run.tasks[at]
     found = [return_series(group, index, task.name) for index, group in enumerate(groups)]
     series = [one for one in found if one.lines]
     if not series:
         return None
-    start = 0.0 if at == 0 else float(ends.get(at, np.inf))  # inf: no boundary, as when games are learned together
-    end = float(ends.get(at + 1, run.env_steps))
-    later = [(steps, title) for steps, title in _boundaries(run) if steps > start]
+    own = _own_training(at, run)
+    later = [(steps, title) for steps, title in _boundaries(run) if own and steps > own[0][0]]
 
     def draw(figure: Figure, theme: Theme) -> None:
         ax = figure.add_subplot()
         for index, group in enumerate(groups):
             curves.draw_training(ax, training_lines(group, task.name), index, theme)
         curves.draw_curves(ax, series, theme, "mean return")
-        if end > start:
+        for start, end in own:
             curves.draw_own_training(ax, start, end, theme)
-            ax.set_xlim(left=min(start, ax.get_xlim()[0]))
+        if own:
+            ax.set_xlim(left=min(own[0][0], ax.get_xlim()[0]))
         curves.draw_boundaries(ax, later, theme)
         for value, level in ((task.random_score, "random play"), (task.reference_score, "reference")):
             if value is not None:

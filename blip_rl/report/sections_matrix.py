@@ -24,6 +24,8 @@ _RAW_CAPTION = "Not coloured: returns of different games have different scales."
 def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """The score matrix, normalised and raw, of every group."""
     lead = "Row: scores on all games after learning one. Column: score on one game as later games are learned."
+    if any(group.first.comes_back for group in groups):
+        lead += " One row for each visit to a game."
     figures = [
         page_figure
         for group in groups
@@ -66,9 +68,12 @@ def _score_table(group: Group, raw: bool) -> _ScoreTable:
     matrix, tasks = mean_matrix(group, "after" if raw else "after_normalised"), group.first.tasks
     measured = np.isfinite(matrix)
     rows, columns = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
-    learned_together = rows.tolist() == [len(tasks) - 1] and len(tasks) > 1
+    run = group.first
+    learned_together = rows.tolist() == [run.stages - 1] and run.stages > 1
     return _ScoreTable(
-        rows=("all together",) if learned_together else tuple(f"after {tasks[row].title}" for row in rows),
+        rows=("all together",)
+        if learned_together
+        else tuple(f"after {run.stage_title(row + 1)}" for row in rows.tolist()),
         columns=tuple(tasks[column].title for column in columns),
         scores=matrix[np.ix_(rows, columns)],
     )
@@ -136,7 +141,7 @@ def _rounding_losses(groups: Sequence[Group]) -> tuple[list[str], list[tuple[str
     found = [(group.label, loss) for group, loss in zip(groups, losses, strict=True) if np.isfinite(loss).any()]
     stages = min((len(loss) for _, loss in found), default=0)  # groups may have learned different numbers of games
     rows = [row for row in range(stages) if any(np.isfinite(loss[row]).any() for _, loss in found)]
-    return [groups[0].first.tasks[row].title for row in rows], [(label, loss[rows]) for label, loss in found]
+    return [groups[0].first.stage_title(row + 1) for row in rows], [(label, loss[rows]) for label, loss in found]
 
 
 def _mean_loss(name: str, losses: Array) -> str:

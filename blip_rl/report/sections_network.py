@@ -69,15 +69,11 @@ def _prior_note(group: Group, named: bool) -> str:
     )
 
 
-def _title(run: RunRecord, stage: int) -> str:
-    return run.tasks[stage - 1].title if 0 < stage <= len(run.tasks) else f"stage {stage}"
-
-
 def _map_group(group: Group, found: Sequence[BitMap], writer: FigureWriter) -> MapGroup:
     run = group.first
     layers = list(dict.fromkeys(one.layer for one in found))
     stages = sorted({one.stage for one in found})
-    names = [f"after {_title(run, stage)}" for stage in stages]
+    names = [f"after {run.stage_title(stage)}" for stage in stages]
     rows = []
     for layer in layers:
         own = {one.stage: one for one in found if one.layer == layer}
@@ -95,7 +91,7 @@ def _cell(one: BitMap, small: np.ndarray, run: RunRecord, label: str) -> MapCell
     uninformed = run.information.shares.get(one.stage, {}).get(one.layer)
     below = (f"mean {mean:.1f}", *(() if uninformed is None else (f"{uninformed:.0%} without information",)))
     alt = (
-        f"Frozen bits of {one.layer} after {_title(run, one.stage)}, {label}: mean {mean:.2f} of {run.total_bits}, "
+        f"Frozen bits of {one.layer} after {run.stage_title(one.stage)}, {label}: mean {mean:.2f} of {run.total_bits}, "
         f"from {int(bits.min())} to {int(bits.max())}, {share:.0%} of the weights have any"
     )
     alt += "" if uninformed is None else f", {uninformed:.0%} have no information"
@@ -108,7 +104,7 @@ def _save_layer(group: Group, layer: str, maps: dict[int, np.ndarray], writer: F
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots(1, len(maps), squeeze=False)[0]
-        names = [f"{layer} after {_title(run, stage)}" for stage in maps]
+        names = [f"{layer} after {run.stage_title(stage)}" for stage in maps]
         heatmaps.draw_layer(list(axes), list(maps.values()), run.total_bits, names, theme)
 
     writer.save(f"bits-{layer}-{group.label}", draw, (1.4 + 2.2 * len(maps), 2.6))
@@ -118,7 +114,7 @@ def _budget_figure(group: Group, budget: BitBudget, named: bool, writer: FigureW
     run = group.first
     layers = [*budget.layers, "all weights"]
     frozen = np.column_stack([budget.mean_frozen, budget.overall()])
-    names = [_title(run, stage) for stage in budget.stages]
+    names = [run.stage_title(stage) for stage in budget.stages]
 
     def draw(figure: Figure, theme: Theme) -> None:
         bars.draw_budget(figure.add_subplot(), layers, frozen, run.total_bits, names, theme)

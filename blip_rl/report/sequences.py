@@ -6,9 +6,13 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from blip_rl.report.run_record import RunRecord, subtable
+from blip_rl.report.visits import VisitedTasks
 
 NORMALISERS = "random and reference scores"
+_ORDER = "order of visits"
 
 _TASK_ASPECTS = {
     "games": ("name", "game", "observation_mix_seed", "minatar"),
@@ -19,6 +23,7 @@ _TASK_ASPECTS = {
 _RUN_ASPECTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "preprocessing of Atari": lambda config: config.get("atari"),
     "choice of actions in evaluations": lambda config: subtable(config, "evaluation").get("actions"),
+    _ORDER: lambda config: _visits(config),
     "longest episode in evaluations": lambda config: subtable(config, "evaluation").get("max_episode_steps"),
 }
 
@@ -43,6 +48,14 @@ def aspects(config: dict[str, Any], ignore: Collection[str] = ()) -> dict[str, s
     }
 
 
+def _visits(config: dict[str, Any]) -> object:
+    """Return the task of each stage; what the recipe says where that makes no sense."""
+    try:
+        return VisitedTasks.model_validate(config).visits
+    except ValidationError:
+        return [config.get("order"), config.get("cycles")]
+
+
 def differences(first: dict[str, Any], second: dict[str, Any], ignore: Collection[str] = ()) -> list[str]:
     """Return the names of the aspects in which two runs, given as ``config.toml``, differ.
 
@@ -50,7 +63,8 @@ def differences(first: dict[str, Any], second: dict[str, Any], ignore: Collectio
     """
     ours, theirs = aspects(first, ignore), aspects(second, ignore)
     found = [aspect for aspect, value in ours.items() if theirs[aspect] != value]
-    return [aspect for aspect in found if aspect == "games" or aspect not in _TASK_ASPECTS or "games" not in found]
+    of_tasks = {*_TASK_ASPECTS, _ORDER} - {"games"}
+    return [aspect for aspect in found if aspect not in of_tasks or "games" not in found]
 
 
 def comparable_runs(runs: Sequence[RunRecord], ignore: Collection[str] = ()) -> list[list[RunRecord]]:

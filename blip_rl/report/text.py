@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 
 from blip_rl.core.intervals import Estimate, describe
 from blip_rl.formatting import flatten, score_text
-from blip_rl.report.groups import SUMMARY_METRICS, Group, group_runs, metric_estimate
+from blip_rl.report.groups import Group, group_runs
 from blip_rl.report.run_record import RunRecord
+from blip_rl.report.summary_metrics import LAST_CYCLE, SUMMARY_METRICS, VERSUS_SINGLE, metric_estimate, worst_estimate
+from blip_rl.report.visits import cycle_length
 from blip_rl.step_counts import short_steps
 
 _DASH = "–"
@@ -44,12 +46,13 @@ class Overview:
 
 @dataclass(frozen=True)
 class Tile:
-    """One summary metric of one group."""
+    """One summary metric of one group; ``worst`` is its value for the worst game, empty if it has none."""
 
     metric: str
     meaning: str
     value: str
     spread: str
+    worst: str = ""
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -75,19 +78,43 @@ def spread(one: Estimate, signed: bool = False) -> str:
     return "one seed" if len(one.values) == 1 else f"{len(one.values)} seeds, no interval"
 
 
-def tiles(group: Group) -> list[Tile]:
-    """Return the summary metrics of a group."""
+def tiles(group: Group, shown: Sequence[str]) -> list[Tile]:
+    """Return the summary metrics of a group that have these names."""
     found = []
-    for metric, (meaning, _, _) in SUMMARY_METRICS.items():
-        one = metric_estimate(group, metric)
-        signed = metric == "BWT"
+    for name in shown:
+        metric, one = SUMMARY_METRICS[name], metric_estimate(group, name)
         undefined = group.learned and not math.isfinite(one.centre)
-        note = _why_undefined(group) if undefined else spread(one, signed)
-        found.append(Tile(metric, meaning, headline(one, signed), note))
+        note = _why_undefined(group, name) if undefined else spread(one, metric.signed)
+        found.append(Tile(name, metric.meaning, headline(one, metric.signed), note, worst_text(group, name)))
     return found
 
 
-def _why_undefined(group: Group) -> str:
+def worst_text(group: Group, name: str) -> str:
+    """Return the value of a metric for the worst game; empty if it has none or is not known."""
+    worst = worst_estimate(group, name)
+    if worst is None or not math.isfinite(worst.centre):
+        return ""
+    return f"worst game: {headline(worst, SUMMARY_METRICS[name].signed)}"
+
+
+def progress(group: Group) -> str:
+    """Return how many games or visits a group has learned; empty if all or none."""
+    first = group.first
+    if not 0 < group.learned < first.stages:
+        return ""
+    return f"after {group.learned} of {first.stages} {units(first)}"
+
+
+def units(run: RunRecord) -> str:
+    """Return what a run learns one after the other: games, or visits where games come back."""
+    return "visits" if run.comes_back else "games"
+
+
+def _why_undefined(group: Group, name: str) -> str:
+    if name in VERSUS_SINGLE:
+        return "undefined for a game, see below" if group.single else "the runs to compare with"
+    if name == LAST_CYCLE:
+        return "no training episode ended in a last visit"
     if group.learned == 1:
         return "needs a second game"
     scores = group.first.scores
@@ -98,16 +125,16 @@ def _why_undefined(group: Group) -> str:
 def status(run: RunRecord) -> Status:
     """Return the progress of a run."""
     name = run.path.name or str(run.path)
-    total, games = run.planned_steps, len(run.tasks)
+    total, stages = run.planned_steps, run.stages
     if run.complete:
-        what = f"all {games} games" if games > 1 else "one game"
-        scored = "" if run.learned == games else "; not scored yet (blip-rl evaluate scores it)"
+        what = f"all {stages} {units(run)}" if stages > 1 else "one game"
+        scored = "" if run.learned == stages else "; not scored yet (blip-rl evaluate scores it)"
         return Status(name, f"complete: {what}, {run.env_steps:,} steps{scored}", 1, True)
     if not run.tasks:
         return Status(name, "unknown without config.toml", 0, False)
     share = min(1.0, run.env_steps / total) if total else 0.0
     text = (
-        f"{run.env_steps:,} of {total:,} steps, {run.learned} of {games} games learned; "
+        f"{run.env_steps:,} of {total:,} steps, {run.learned} of {stages} {units(run)} learned; "
         f"running or stopped; last written {_when(run.changed)}"
     )
     return Status(name, text, share, False)
@@ -126,13 +153,20 @@ def overview(group: Group) -> Overview:
         label=group.label,
         description=str(settings.get("description", "")),
         method=str(method.get("name", _DASH)) if isinstance(method, dict) else _DASH,
-        games=" → ".join(task.title for task in first.tasks) or _DASH,
+        games=_order(first) or _DASH,
         steps=_steps_each(first),
         seeds=_seeds(group.runs),
         actions=played(group.runs),
         device=", ".join(dict.fromkeys(str(run.environment.get("device", _DASH)) for run in group.runs)),
         started=min((str(run.environment.get("started", "")) for run in group.runs), default="")[:10] or _DASH,
     )
+
+
+def _order(run: RunRecord) -> str:
+    """Return the games in the order of their visits, one cycle if the order repeats."""
+    length = cycle_length(run.visits)
+    order = " → ".join(run.tasks[task].title for task in run.visits[:length])
+    return f"{order}, {run.stages // length} cycles" if length < run.stages else order
 
 
 def played(runs: Sequence[RunRecord]) -> str:
@@ -147,7 +181,10 @@ def _steps_each(run: RunRecord) -> str:
     each = list(dict.fromkeys(task.steps for task in run.tasks))
     if not each:
         return _DASH
-    return f"{short_steps(each[0])} per game" if len(each) == 1 else ", ".join(short_steps(t.steps) for t in run.tasks)
+    unit = "visit" if run.comes_back else "game"
+    return (
+        f"{short_steps(each[0])} per {unit}" if len(each) == 1 else ", ".join(short_steps(t.steps) for t in run.tasks)
+    )
 
 
 def _seeds(runs: Sequence[RunRecord]) -> str:

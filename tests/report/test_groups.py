@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tomli_w
 
-from blip_rl.report.groups import accumulated_series, group_runs, rescale_observed
+from blip_rl.report.groups import accumulated_series, group_runs
+from blip_rl.report.normalising import rescale_observed
 from blip_rl.report.run_record import load_run
 from blip_rl.report.scores import load_config
 from tests.report import report_runs as made

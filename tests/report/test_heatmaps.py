@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from blip_rl.report import heatmaps, run_record
+from blip_rl.report import heatmaps, task
 from blip_rl.report.style import DARK, LIGHT
 
 
@@ -78,7 +78,7 @@ def test_layer_is_drawn_after_each_task_on_one_scale():
 
 
 def test_longest_title_is_not_truncated_in_a_matrix():
-    title = "x" * run_record._LONGEST_TITLE
+    title = "x" * task._LONGEST_TITLE
     ax = Figure(figsize=(4.8, 2)).add_subplot()
     heatmaps.draw_matrix(ax, [["1"]], np.array([[0.5]]), [f"after {title}"], [title], LIGHT)
     assert [label.get_text() for label in ax.get_yticklabels()] == [f"after {title}"]

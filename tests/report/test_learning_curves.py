@@ -6,7 +6,8 @@ import numpy as np
 
 from blip_rl.report.groups import accumulated_series, group_runs, return_series, training_lines
 from blip_rl.report.page import write_report
-from blip_rl.report.run_record import load_run, shown_title
+from blip_rl.report.run_record import load_run
+from blip_rl.report.task import shown_title
 from tests.report import report_runs as made
 
 RETURNS = ["env_steps", "stage", "task", "episodes", "mean_return"]

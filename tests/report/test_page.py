@@ -25,12 +25,12 @@ from blip_rl.report.groups import (
     accumulated_series,
     describe_series,
     group_runs,
-    metric_estimate,
     over_seeds,
-    rescale_observed,
 )
+from blip_rl.report.normalising import rescale_observed
 from blip_rl.report.page import run_folders, write_report
 from blip_rl.report.run_record import load_run
+from blip_rl.report.summary_metrics import metric_estimate
 from tests.report import report_runs as made
 
 
@@ -46,7 +46,7 @@ def real_pictures():
     """Draw and save figures completely."""
 
 
-SECTIONS = ["run", "summary", "accumulated", "games", "matrix", "bits"]
+SECTIONS = ["run", "summary", "accumulated", "games", "matrix", "stages", "bits"]
 SECTIONS += ["rounding", "plasticity", "play", "speed", "command"]
 
 
@@ -153,7 +153,7 @@ def test_runs_are_grouped_by_agent_with_an_interval_from_three_seeds(new_run, tm
     lines = "blip: mean over 3 seeds (line), 95 % Student interval (band). finetune: a line for each of 2 seeds."
     marks = "blip: mean over 3 seeds (diamond), 95 % Student interval (bar). finetune: a point for each of 2 seeds."
     assert page.text.count(lines) == 10  # accumulated reward, three games, four of plasticity, two of speed
-    assert page.text.count(marks) == 4  # ACC, BWT, accumulated reward, forgetting
+    assert page.text.count(marks) == 5  # ACC, BWT, accumulated reward, forgetting, stability gap
 
 
 def test_runs_with_different_settings_are_separate_groups(new_run):

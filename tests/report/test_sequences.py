@@ -74,7 +74,7 @@ def test_each_sequence_has_its_own_part_of_the_page(tmp_path):
     assert "part 2 differs from part 1 in steps" in html
     assert "part 3 differs from part 1 in games" in html
     anchors = re.findall(r'<section id="([^"]+)"', html)
-    assert len(anchors) == len(set(anchors)) == 3 * 10 + 1
+    assert len(anchors) == len(set(anchors)) == 3 * 11 + 1
     titles = re.findall(r'<h1 class="part-title">(.*)</h1>', html)
     assert [title.partition(":")[0] for title in titles] == ["Part 1", "Part 2", "Part 3"]
     assert titles[1].endswith("2k per game")
