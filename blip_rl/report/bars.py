@@ -103,9 +103,13 @@ def draw_budget(
     rows = np.arange(len(layers))
     ax.barh(rows, np.full(len(layers), total_bits), color=theme.shade, height=0.62)
     before = np.zeros(len(layers))
+    ordered = len(tasks) > len(theme.series)  # more than there are colours: shades, the first and the last named
     for task, name in enumerate(tasks):
         grown = np.where(np.isfinite(frozen[task]), frozen[task] - before, 0)  # NaN: not counted
-        ax.barh(rows, grown, left=before, color=theme.colour(task), height=0.62, label=safe_label(name, 22))
+        named = not ordered or task in (0, len(tasks) - 1)
+        colour = theme.shades(task / (len(tasks) - 1)) if ordered else theme.colour(task)
+        label = safe_label(name, 26) if named else None
+        ax.barh(rows, grown, left=before, color=colour, height=0.62, label=label)
         before = before + grown
     for row, used in enumerate(before):
         ax.annotate(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from blip_rl.report.drawing import Axes
 from blip_rl.report.groups import Series
 from blip_rl.report.style import (
+    BESIDE_LEGEND_INCHES,
     MARKERS,
     Theme,
     add_legend,
+    figure_width,
     legend_above_all,
     numbers_axis,
     safe_label,
@@ -21,6 +24,8 @@ from blip_rl.report.table import Array
 
 _FEW_POINTS = 40
 _FEW_RUNS = 2
+_LETTER_INCHES = 0.08  # width of a character of a name above an axis
+_SLOPING_INCHES = 0.3  # distance of two sloping names
 _SLOPE_DEGREES = 30  # rotation of names above an axis, which may be close to each other
 
 
@@ -157,32 +162,49 @@ def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Th
 
     Args:
         ax: Where to draw, after the curves and their legend, which moves above the names.
-        boundaries: (steps, name of the task that starts), increasing.
+        boundaries: (steps, name of the task that starts or an empty string), increasing; of many, some are not named.
         theme: Colours.
     """
-    for steps, name in boundaries:
+    every = _names_apart(ax, len(boundaries))
+    for number, (steps, name) in enumerate(boundaries):
         _mark(ax, steps, theme)
-        _name_above(ax, steps, name, theme, fontsize=8.5, rotation=_SLOPE_DEGREES, rotation_mode="anchor", ha="left")
+        if name and number % every == 0:
+            _name_sloping(ax, steps, name, theme)
     if boundaries and ax.get_legend() is not None:
         legend_above_all(ax, theme)
     return ax
 
 
 def draw_spans(ax: Axes, spans: Sequence[tuple[float, float, str]], theme: Theme) -> Axes:
-    """Mark when each task is trained: a line at each boundary, the name of the task above the axis.
+    """Mark when each task is trained: a line at each boundary, the name of the task above the axis, sloping if long.
 
     Args:
         ax: Where to draw, after the curves.
-        spans: (first step, last step, name), increasing.
+        spans: (first step, last step, name), increasing; of many, some are not named.
         theme: Colours.
     """
-    for start, end, name in spans:
+    longest = max((len(name) for _, _, name in spans), default=0)
+    level = longest * _LETTER_INCHES * len(spans) <= figure_width(ax) - BESIDE_LEGEND_INCHES
+    every = 1 if level else _names_apart(ax, len(spans))
+    for number, (start, end, name) in enumerate(spans):
         if start > 0:
             _mark(ax, start, theme)
-        _name_above(ax, (start + end) / 2, name, theme, fontsize=9, ha="center")
+        if level:
+            _name_above(ax, (start + end) / 2, name, theme, fontsize=9, ha="center")
+        elif number % every == 0:
+            _name_sloping(ax, (start + end) / 2, name, theme)
     if ax.get_legend() is not None:
-        add_legend(ax, theme, above=1.07)
+        add_legend(ax, theme, above=1.07) if level else legend_above_all(ax, theme)
     return ax
+
+
+def _names_apart(ax: Axes, count: int) -> int:
+    """Return k if there is room to name every k-th of ``count`` places with sloping names."""
+    return math.ceil(count * _SLOPING_INCHES / max(1.0, figure_width(ax) - BESIDE_LEGEND_INCHES)) or 1
+
+
+def _name_sloping(ax: Axes, steps: float, name: str, theme: Theme) -> None:
+    _name_above(ax, steps, name, theme, fontsize=8.5, rotation=_SLOPE_DEGREES, rotation_mode="anchor", ha="left")
 
 
 def _name_above(ax: Axes, steps: float, name: str, theme: Theme, **style: Any) -> None:
@@ -195,9 +217,11 @@ def _mark(ax: Axes, steps: float, theme: Theme) -> None:
     ax.axvline(steps, color=theme.muted, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0.5)
 
 
-def draw_own_training(ax: Axes, start: float, end: float, theme: Theme) -> Axes:
-    """Shade the span in which the task itself is trained."""
+def draw_own_training(ax: Axes, start: float, end: float, theme: Theme, name: str = "") -> Axes:
+    """Shade a span in which the task itself is trained, with a name above the axis."""
     ax.axvspan(start, end, color=theme.shade, linewidth=0, zorder=0)
+    if name:
+        _name_above(ax, (start + end) / 2, name, theme, fontsize=8.5, ha="center")
     return ax
 
 

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -154,9 +155,14 @@ def return_series(group: Group, index: int, task: str) -> Series:
 
 
 def training_lines(group: Group, task: str) -> tuple[tuple[Array, Array], ...]:
-    """Return (steps, mean returns) of the training episodes on a task for every run that recorded them."""
-    rows = [[row for row in run.returns if row.task == task] for run in group.runs]
-    return tuple((as_array(run, "env_steps"), as_array(run, "mean_return")) for run in rows if run)
+    """Return (steps, mean returns) of the training episodes on a task for every visit of every run."""
+    lines = []
+    for run in group.runs:
+        rows = [row for row in run.returns if row.task == task]
+        for _, visit in groupby(rows, key=lambda row: row.stage):
+            found = list(visit)
+            lines.append((as_array(found, "env_steps"), as_array(found, "mean_return")))
+    return tuple(lines)
 
 
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:

@@ -163,7 +163,7 @@ def draw_matrix(
             ax.text(column, row, texts[row][column], ha="center", va="center", fontsize=size, color=colour)
     ax.xaxis.tick_top()
     label_columns(ax, columns, theme, figure_width(ax) - _ROW_NAMES_INCHES)
-    ax.set_yticks(range(len(rows)), [safe_label(name, 24) for name in rows], color=theme.text, fontsize=9)
+    ax.set_yticks(range(len(rows)), [safe_label(name, 28) for name in rows], color=theme.text, fontsize=9)
     ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     ax.grid(which="minor", color=theme.paper, linewidth=2.5)

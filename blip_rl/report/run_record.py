@@ -132,6 +132,11 @@ class RunRecord:
         """Whether a task is visited more than once."""
         return come_back(self.visits)
 
+    def short_title(self, stage: int) -> str:
+        """Return the title of a stage's task, followed by the number of the visit for later ones."""
+        visit = self.visits[:stage].count(self.visits[stage - 1])
+        return self.tasks[self.visits[stage - 1]].title + (f" {visit}" if visit > 1 else "")
+
     def stage_title(self, stage: int) -> str:
         """Return the title of a stage's task and, where tasks come back, which visit to it the stage is."""
         if not 0 < stage <= self.stages:

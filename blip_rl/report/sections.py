@@ -23,8 +23,9 @@ from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
 from blip_rl.report.summary_metrics import SUMMARY_METRICS, metric_estimate, shown_metrics, worst_estimate
 from blip_rl.report.task import Task
-from blip_rl.report.text import headline, listed, number, played, spread, units, worst_text
+from blip_rl.report.text import headline, listed, number, played, spread, unit, worst_text
 
+_MOST_NAMES = 7  # above the axis of a small figure
 _AT_ONE = "Dotted line at 1: the reference score on one game."
 
 
@@ -44,7 +45,7 @@ def _unequal(groups: Sequence[Group]) -> str:
     notes = []
     if len({group.learned for group in groups}) > 1:
         learned = listed([f"{group.label} after {group.learned}" for group in groups])
-        notes.append(f"Different numbers of {units(groups[0].first)} learned: {learned}.")
+        notes.append(f"Different numbers of {unit(groups[0].first)}s learned: {learned}.")
     if len({run.scores.actions for group in groups for run in group.runs if run.scores and run.scores.episodes}) > 1:
         actions = listed([f"{group.label} {played(group.runs)}" for group in groups])
         notes.append(f"Different action selection in evaluations: {actions}.")
@@ -146,15 +147,15 @@ def _most_trained(groups: Sequence[Group], games: Sequence[Task]) -> RunRecord:
 
 
 def _boundaries(run: RunRecord) -> list[tuple[float, str]]:
-    """Return (first step, title) of each stage after the first that has started."""
+    """Return (first step, short title) of each stage after the first that has started."""
     return [
-        (float(end), run.stage_title(stage + 1)) for stage, end in sorted(run.boundaries.items()) if stage < run.stages
+        (float(end), run.short_title(stage + 1)) for stage, end in sorted(run.boundaries.items()) if stage < run.stages
     ]
 
 
 def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
-    """Return (first step, last step, title) of each stage that has started."""
-    starts = [(0.0, run.stage_title(1)), *_boundaries(run)] if run.tasks else []
+    """Return (first step, last step, short title) of each stage that has started."""
+    starts = [(0.0, run.short_title(1)), *_boundaries(run)] if run.tasks else []
     if len(starts) == 1 and len(run.tasks) > 1 and run.complete:
         starts = [(0.0, "all games together")]
     ends = [start for start, _ in starts[1:]] + [float(run.env_steps)]
@@ -172,6 +173,8 @@ def games_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
         "Mean raw return from the start of a game's training to the end of the run. Markers: evaluations. Thin lines: "
         "training episodes (sampled actions). Shaded: training on this game. Dotted: start of the next game."
     )
+    if any(group.first.comes_back for group in groups):
+        lead += " A number after a game: which visit to it."
     note = _truncated_note(groups) if figures else "No score yet."
     return Section("games", "Return on each game", lead, tuple(figures), note, "pair")
 
@@ -208,14 +211,18 @@ def _game_figure(at: int, run: RunRecord, groups: Sequence[Group], writer: Figur
         return None
     own = _own_training(at, run)
     later = [(steps, title) for steps, title in _boundaries(run) if own and steps > own[0][0]]
+    crowded = len(later) > _MOST_NAMES  # names the visits to this game alone
+    if crowded:
+        later = [(steps, "") for steps, _ in later]
 
     def draw(figure: Figure, theme: Theme) -> None:
         ax = figure.add_subplot()
         for index, group in enumerate(groups):
             curves.draw_training(ax, training_lines(group, task.name), index, theme)
         curves.draw_curves(ax, series, theme, "mean return")
-        for start, end in own:
-            curves.draw_own_training(ax, start, end, theme)
+        for visit, (start, end) in enumerate(own, start=1):
+            name = f"visit {visit}" if crowded and len(own) <= _MOST_NAMES else ""
+            curves.draw_own_training(ax, start, end, theme, name)
         if own:
             ax.set_xlim(left=min(own[0][0], ax.get_xlim()[0]))
         curves.draw_boundaries(ax, later, theme)

@@ -12,12 +12,14 @@ from blip_rl.report import bars, heatmaps
 from blip_rl.report.drawing import Figure
 from blip_rl.report.figures import SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.report.groups import Group, mean_matrix
+from blip_rl.report.run_record import RunRecord
 from blip_rl.report.scores import Array
 from blip_rl.report.section import Section
 from blip_rl.report.style import Theme
 from blip_rl.report.text import listed, number
 
 _MATRIX_CAPTION = "Colour scale of all agents and games: −1 or less orange, 0 pale, 1 or more blue."
+_MOST_COLUMNS = 6  # of a small figure
 _RAW_CAPTION = "Not coloured: returns of different games have different scales."
 
 
@@ -25,7 +27,7 @@ def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """The score matrix, normalised and raw, of every group."""
     lead = "Row: scores on all games after learning one. Column: score on one game as later games are learned."
     if any(group.first.comes_back for group in groups):
-        lead += " One row for each visit to a game."
+        lead = "Row: scores on all games after a visit to one. Column: score on one game after each visit."
     figures = [
         page_figure
         for group in groups
@@ -33,7 +35,13 @@ def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
         if (page_figure := _matrix_figure(group, raw, len(groups) > 1, writer)) is not None
     ]
     note = "" if figures else "No game has been scored after its training yet."
-    return Section("matrix", "Score matrix", lead, tuple(figures), note, "pair")
+    layout = "wide" if any(_is_wide(group) for group in groups) else "pair"
+    return Section("matrix", "Score matrix", lead, tuple(figures), note, layout)
+
+
+def _is_wide(group: Group) -> bool:
+    """Return whether a score matrix has too many columns for a small figure."""
+    return len(group.first.tasks) > _MOST_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,14 @@ def _score_table(group: Group, raw: bool) -> _ScoreTable:
     run = group.first
     learned_together = rows.tolist() == [run.stages - 1] and run.stages > 1
     return _ScoreTable(
-        rows=("all together",)
-        if learned_together
-        else tuple(f"after {run.stage_title(row + 1)}" for row in rows.tolist()),
+        rows=("all together",) if learned_together else tuple(_row_label(run, row + 1) for row in rows.tolist()),
         columns=tuple(tasks[column].title for column in columns),
         scores=matrix[np.ix_(rows, columns)],
     )
+
+
+def _row_label(run: RunRecord, stage: int) -> str:
+    return run.stage_title(stage) if run.comes_back else f"after {run.stage_title(stage)}"
 
 
 def _matrix_figure(group: Group, raw: bool, named: bool, writer: FigureWriter) -> PageFigure | None:
@@ -96,7 +106,7 @@ def _matrix_figure(group: Group, raw: bool, named: bool, writer: FigureWriter) -
         title=f"{group.label}: {kind}" if named else kind.capitalize(),
         alt=f"Score matrix of {group.label}, {kind}. {table.describe()}",
         caption=(_RAW_CAPTION if raw else _MATRIX_CAPTION) + _mean_over(group),
-        size=(SMALL[0], 0.9 + 0.4 * len(table.rows)),
+        size=((WIDE if _is_wide(group) else SMALL)[0], 0.9 + (0.3 if _is_wide(group) else 0.4) * len(table.rows)),
     )
 
 

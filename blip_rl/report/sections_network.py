@@ -21,7 +21,7 @@ from blip_rl.report.run_record import RunRecord
 from blip_rl.report.section import Gif, MapCell, MapGroup, Section
 from blip_rl.report.style import Theme, short_number
 from blip_rl.report.table import PLASTICITY, Array, as_array
-from blip_rl.report.text import listed
+from blip_rl.report.text import listed, unit
 
 _INLINE_GIF_BYTES = 4_000_000
 _ENLARGED_BELOW = 200
@@ -128,7 +128,7 @@ def _budget_figure(group: Group, budget: BitBudget, named: bool, writer: FigureW
         draw,
         title=f"{group.label}: bit budget" if named else "Bit budget",
         alt=f"Mean frozen bits of {run.total_bits} in each layer. {listed(rows_text)}",
-        caption="Bits frozen by each game and free bits, mean over the weights of a layer.",
+        caption=f"Bits frozen by each {unit(run)} and free bits, mean over the weights of a layer.",
         size=(SMALL[0], 1.3 + 0.38 * len(layers)),
     )
 

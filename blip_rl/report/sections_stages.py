@@ -99,7 +99,7 @@ def _normalised(stages: _Stages, stage: int) -> bool:
 def _columns(stages: _Stages) -> list[_Column]:
     own = [
         _Column("Just after", "score at the end of the visit", _learned),
-        _Column("Forgotten before", "score after the previous visit − score before this one", _forgotten),
+        _Column("Forgotten between visits", "score after the previous visit − score before this one", _forgotten),
         _Column("Steps to relearn", "steps of the visit until the score after the previous one was back", _relearned),
         _Column("Stability gap", "score just after − lowest score while the next game was learned", _gap),
     ]

@@ -49,6 +49,13 @@ class Theme:
         return _LINES[index // len(self.series) % len(_LINES)]
 
     @property
+    def shades(self) -> Colormap:
+        """Colour map for an order, from the first series colour at 0 to the fifth at 1."""
+        return LinearSegmentedColormap.from_list(
+            f"shades-{self.name}", [self.series[0], self.series[2], self.series[4]]
+        )
+
+    @property
     def heat(self) -> Colormap:
         """Diverging colour map for −1 to 1: orange, ``shade`` at 0, blue."""
         colours = [self.series[1], self.shade, self.series[0]]
@@ -110,13 +117,14 @@ def style_axes(ax: Axes, theme: Theme) -> Axes:
 def label_columns(ax: Axes, names: Sequence[str], theme: Theme, inches: float) -> None:
     """Label the columns 0, 1, … that share ``inches``, in two lines; rotate the labels if they are too wide."""
     size = 8.5
-    labels = [safe_label(name, 20).replace(" ", "\n", 1) for name in names]
-    ax.set_xticks(range(len(names)), labels, color=theme.text, fontsize=size)
-    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
-    if longest * size * _WIDTH_OF_LETTER / _POINTS_PER_INCH > inches / max(1, len(names)):
+    labels = [safe_label(name, 26) for name in names]
+    lines = [label.replace(" ", "\n", 1) for label in labels]
+    longest = max((len(line) for label in lines for line in label.split("\n")), default=0)
+    sloping = longest * size * _WIDTH_OF_LETTER / _POINTS_PER_INCH > inches / max(1, len(names))
+    ax.set_xticks(range(len(names)), labels if sloping else lines, color=theme.text, fontsize=size)
+    if sloping:
         top = ax.xaxis.get_ticks_position() == "top"
         for label in ax.get_xticklabels():
-            label.set(text=label.get_text().replace("\n", " "))
             label.set(rotation=40, ha="left" if top else "right", rotation_mode="anchor")
 
 

@@ -102,12 +102,12 @@ def progress(group: Group) -> str:
     first = group.first
     if not 0 < group.learned < first.stages:
         return ""
-    return f"after {group.learned} of {first.stages} {units(first)}"
+    return f"after {group.learned} of {first.stages} {unit(first)}s"
 
 
-def units(run: RunRecord) -> str:
-    """Return what a run learns one after the other: games, or visits where games come back."""
-    return "visits" if run.comes_back else "games"
+def unit(run: RunRecord) -> str:
+    """Return what a run learns one after the other: a game, or a visit where games come back."""
+    return "visit" if run.comes_back else "game"
 
 
 def _why_undefined(group: Group, name: str) -> str:
@@ -127,14 +127,14 @@ def status(run: RunRecord) -> Status:
     name = run.path.name or str(run.path)
     total, stages = run.planned_steps, run.stages
     if run.complete:
-        what = f"all {stages} {units(run)}" if stages > 1 else "one game"
+        what = f"all {stages} {unit(run)}s" if stages > 1 else "one game"
         scored = "" if run.learned == stages else "; not scored yet (blip-rl evaluate scores it)"
         return Status(name, f"complete: {what}, {run.env_steps:,} steps{scored}", 1, True)
     if not run.tasks:
         return Status(name, "unknown without config.toml", 0, False)
     share = min(1.0, run.env_steps / total) if total else 0.0
     text = (
-        f"{run.env_steps:,} of {total:,} steps, {run.learned} of {stages} {units(run)} learned; "
+        f"{run.env_steps:,} of {total:,} steps, {run.learned} of {stages} {unit(run)}s learned; "
         f"running or stopped; last written {_when(run.changed)}"
     )
     return Status(name, text, share, False)
@@ -181,9 +181,10 @@ def _steps_each(run: RunRecord) -> str:
     each = list(dict.fromkeys(task.steps for task in run.tasks))
     if not each:
         return _DASH
-    unit = "visit" if run.comes_back else "game"
     return (
-        f"{short_steps(each[0])} per {unit}" if len(each) == 1 else ", ".join(short_steps(t.steps) for t in run.tasks)
+        f"{short_steps(each[0])} per {unit(run)}"
+        if len(each) == 1
+        else ", ".join(short_steps(t.steps) for t in run.tasks)
     )
 
 

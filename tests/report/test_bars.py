@@ -36,6 +36,20 @@ def test_estimates_are_points_a_mean_and_an_interval(ax):
     assert list(zero.get_xdata()) == [0, 0]
 
 
+def test_worst_game_is_an_open_marker(ax):
+    bars.draw_estimates(ax, ["blip"], [0], [estimate([0.5])], LIGHT, worst=[estimate([-0.2])])
+    (marker,) = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
+    assert list(marker.get_xdata()) == [-0.2]
+    assert ax.get_xlim()[0] < -0.2
+
+
+def test_budget_of_many_tasks_is_shaded_and_names_the_first_and_the_last(ax):
+    names = [f"game {n}" for n in range(9)]
+    bars.draw_budget(ax, ["fc1"], np.arange(1.0, 10)[:, None], 20, names, LIGHT)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["game 0", "game 8"]
+    assert len({bar.get_facecolor() for bar in ax.patches[1:]}) == 9
+
+
 @pytest.mark.parametrize(("value", "is_score"), [(0.02, True), (-0.01, False), (0.01, False)])
 def test_small_value_does_not_fill_the_axis(ax, value, is_score):
     bars.draw_estimates(ax, ["blip"], [0], [estimate([value])], LIGHT, is_score=is_score)

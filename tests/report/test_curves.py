@@ -131,6 +131,15 @@ def test_spans_have_the_games_name_above_the_axis(ax):
     assert [(text.get_text(), text.xy) for text in ax.texts] == [("Kung-Fu", (50, 1)), ("Boxing", (150, 1))]
 
 
+def test_names_of_many_spans_slope_and_do_not_overlap(ax):
+    spans = [(100 * n, 100 * (n + 1), f"Space Invaders {n}") for n in range(40)]
+    curves.draw_spans(ax, spans, LIGHT)
+    ax.figure.draw_without_rendering()
+    assert len(ax.lines) == 39
+    assert 5 < len(ax.texts) < 20
+    assert all(text.get_rotation() == 30 for text in ax.texts)
+
+
 def test_level_outside_the_axis_is_left_out(ax):
     ax.set_ylim(0, 10)
     curves.draw_level(ax, 5, "random play", LIGHT)

@@ -263,7 +263,7 @@ def test_task_boundaries_are_those_of_the_run_with_the_most_steps(new_run, tmp_p
     shaded: dict[str, list[tuple[float, float]]] = {}
     spans = []
 
-    def note(ax, start, end, theme):
+    def note(ax, start, end, theme, name=""):
         shaded.setdefault(theme.name, []).append((start, end))
 
     monkeypatch.setattr(curves, "draw_own_training", note)
