@@ -7,7 +7,7 @@ rows that are read are untrusted input and validated by pydantic.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -213,6 +213,15 @@ def _row(adapter: TypeAdapter[AnyRow], texts: dict[Any, Any], width: int) -> Any
         return adapter.validate_python(texts)
     except ValidationError as error:
         return ValueError(first_problem(error))
+
+
+def mean_returns(rows: Iterable[ReturnRow]) -> dict[tuple[int, str], float]:
+    """Return (stage, task) → mean raw return of the training episodes that ended in the stage."""
+    sums: dict[tuple[int, str], tuple[int, float]] = {}
+    for row in rows:
+        episodes, total = sums.get((row.stage, row.task), (0, 0.0))
+        sums[row.stage, row.task] = episodes + row.episodes, total + row.episodes * row.mean_return
+    return {key: total / episodes for key, (episodes, total) in sums.items()}
 
 
 def episode_key(row: ScoreRow) -> tuple[int, str, str, int, str]:

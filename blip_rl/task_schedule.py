@@ -130,6 +130,11 @@ class Schedule(Settings):
         return len(self.order or self.tasks) * self.cycles
 
     @property
+    def comes_back(self) -> bool:
+        """Whether a task is visited more than once."""
+        return self.stages > len(self.tasks)
+
+    @property
     def all_stages(self) -> range:
         """Numbers of all stages."""
         return range(1, self.stages + 1)
@@ -152,7 +157,7 @@ class Schedule(Settings):
 
     def visit_label(self, stage: int) -> str:
         """Return `` (visit 2)`` for a stage of a sequence whose tasks come back, else an empty string."""
-        return f" (visit {self.visit(stage)})" if self.stages > len(self.tasks) else ""
+        return f" (visit {self.visit(stage)})" if self.comes_back else ""
 
     @property
     def total_steps(self) -> int:

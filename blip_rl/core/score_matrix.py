@@ -40,6 +40,12 @@ def without_last(matrix: npt.ArrayLike, visits: Visits, values: Array) -> Array:
     return values if last < 0 else np.delete(values, last)
 
 
+def select_columns(matrix: npt.ArrayLike, visits: Sequence[int], tasks: Sequence[int]) -> tuple[Array, list[int]]:
+    """Return the score matrix of some tasks, and its visits, −1 for the stages of the other tasks."""
+    scores = np.asarray(matrix, dtype=np.float64)[:, list(tasks)]
+    return scores, [tasks.index(task) if task in tasks else -1 for task in visits]
+
+
 def square_matrix(matrix: npt.ArrayLike) -> Array:
     """Check a score matrix of tasks that are learned once each, in the order of its columns."""
     scores = score_matrix(matrix)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from blip_rl.core import visit_metrics
 from blip_rl.core.transfer import area_under_curve
+from blip_rl.records import mean_returns
 from blip_rl.report.run_record import RunRecord
 from blip_rl.report.scores import Array, RunScores, is_normalised
 
@@ -53,7 +54,7 @@ class _StageScores:
         self._normalised = np.array([is_normalised(scores, task) for task in range(len(scores.tasks))], dtype=bool)
         self._after = np.where(self._normalised, scores.after_normalised, scores.after)
         self._before = np.where(self._normalised, scores.before_normalised, scores.before)
-        self._training_returns = _training_returns(run)
+        self._training_returns = mean_returns(run.returns)
 
     def values(self) -> StageValues:
         """Compute every metric; NaN for stages that are not learned."""
@@ -118,12 +119,3 @@ class _StageScores:
 
     def _training_return(self, stage: int) -> float:
         return self._training_returns.get((stage, self._scores.tasks[self._visits[stage - 1]]), float("nan"))
-
-
-def _training_returns(run: RunRecord) -> dict[tuple[int, str], float]:
-    """Return (stage, name of the game) → mean raw return of its training episodes."""
-    sums: dict[tuple[int, str], tuple[int, float]] = {}
-    for row in run.returns:
-        episodes, total = sums.get((row.stage, row.task), (0, 0.0))
-        sums[row.stage, row.task] = episodes + row.episodes, total + row.episodes * row.mean_return
-    return {key: total / episodes for key, (episodes, total) in sums.items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from blip_rl.core import metrics, visit_metrics
 from blip_rl.core.intervals import Estimate, estimate
-from blip_rl.core.score_matrix import Visits
+from blip_rl.core.score_matrix import Visits, select_columns
 from blip_rl.core.transfer import forward_transfer, plasticity
 from blip_rl.report.groups import Group
 from blip_rl.report.run_record import RunRecord
@@ -80,8 +80,7 @@ def _of_matrix(metric: Callable[[Array, Visits], float]) -> Compute:
         games = [game for game in range(1 + max(visits)) if any(is_normalised(one, game) for one in runs)]
         if run.scores is None or not games:
             return float("nan")
-        matrix = run.scores.after_normalised[np.ix_(range(group.learned), games)]
-        return metric(matrix, [games.index(game) if game in games else -1 for game in visits])
+        return metric(*select_columns(run.scores.after_normalised[: group.learned], visits, games))
 
     return compute
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -12,6 +13,7 @@ from stable_baselines3.common.logger import Logger
 from blip_rl.config import RunConfig
 from blip_rl.console import Console
 from blip_rl.core import metrics, visit_metrics
+from blip_rl.core.score_matrix import select_columns
 from blip_rl.errors import UserError
 from blip_rl.evaluation.episodes import (
     Episode,
@@ -24,7 +26,7 @@ from blip_rl.evaluation.episodes import (
 )
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
-from blip_rl.records import Phase, ScoreRow, SpeedRow
+from blip_rl.records import Phase, ScoreRow, SpeedRow, mean_returns
 from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityRecorder
 from blip_rl.storage.run_folder import RunFolder
@@ -40,6 +42,7 @@ class ScoreBook:
     Attributes:
         before: Mean raw return before each consolidation, (stages, tasks); NaN where not measured.
         after: The same after consolidation: the score matrix R of continual learning.
+        during: Raw scores of each task at the evaluations of each stage after its start: (stage, task) → scores.
         latest: Newest normalised score of each task, (tasks,); NaN where unknown.
         boundary_games: Task → its episodes at the end of the newest task, and their actions; only with
             ``evaluation.gifs``.
@@ -61,6 +64,7 @@ class ScoreBook:
         tasks = len(config.tasks)
         self.before = np.full((config.stages, tasks), np.nan)
         self.after = np.full((config.stages, tasks), np.nan)
+        self.during: dict[tuple[int, int], list[float]] = defaultdict(list)
         self.latest = np.full(tasks, np.nan)
         self._started = set[int]()  # tasks that were scored before their first training step
         self._lengths = np.full(tasks, np.nan)  # mean steps of an episode in each task's newest evaluation
@@ -199,6 +203,7 @@ class ScoreBook:
             return
         score = mean_score(episodes)
         self._lengths[index] = np.mean([episode.length_steps for episode in episodes])
+        self.during[stage, index].append(score)
         if phase == "before":
             self.before[stage - 1, index] = score
             return
@@ -215,12 +220,13 @@ class ScoreBook:
             self._logger.record(f"eval/{task.name}/normalised", value)
 
     def _log_run(self, stage: int, phase: Phase) -> None:
-        total = metrics.accumulated(self.latest[: len(self._config.seen(stage))])
-        if not math.isnan(total):
+        seen = self._config.seen(stage)
+        total = metrics.accumulated([self.latest[index] for index, task in enumerate(seen) if task.has_normalisers])
+        if not math.isnan(total) and any(task.has_normalisers for task in seen):
             self._logger.record("continual/accumulated_normalised_reward", total)
         if phase != "after":
             return
-        for name, value in self.summary(stage).items():
+        for name, value in (self.summary(stage) | {"last_cycle_sum": self.last_cycle_sum(stage)}).items():
             if not math.isnan(value):
                 self._logger.record(f"continual/{name}", value)
         loss = metrics.rounding_loss(self.normalised(self.before), self.normalised(self.after))[stage - 1]
@@ -229,15 +235,36 @@ class ScoreBook:
                 self._logger.record(f"rounding_loss/{task.name}", lost)
 
     def summary(self, stage: int) -> dict[str, float]:
-        """Return metrics over the normalised scores of the tasks learned by the end of a stage; NaN where undefined."""
-        visits = self._config.visits[:stage]
-        matrix = self.normalised(self.after)[:stage, : 1 + max(visits)]
+        """Return metrics at the end of a stage, over the tasks seen that have normalisers; NaN where undefined."""
+        kept = [index for index, task in enumerate(self._config.seen(stage)) if task.has_normalisers]
+        if not kept:
+            return {}
+        matrix, visits = select_columns(self.normalised(self.after)[:stage], self._config.visits[:stage], kept)
         return {
             "acc": metrics.average_performance(matrix),
             "worst_task": metrics.worst_performance(matrix),
             "bwt": metrics.backward_transfer(matrix, visits),
+            "worst_bwt": metrics.worst_backward_transfer(matrix, visits),
             "forgetting_between_visits": float(visit_metrics.forgetting_between_visits(matrix, visits)[-1]),
+            "stability_gap": self._stability_gap(stage - 1, matrix, visits) if stage > 1 else math.nan,
         }
+
+    def last_cycle_sum(self, stage: int) -> float:
+        """Return the last-cycle sum at the end of a stage; NaN before every task has come back or been visited last."""
+        visits = self._config.visits[:stage]
+        if not self._config.comes_back or len(set(visits)) < len(self._config.tasks):
+            return math.nan
+        found = mean_returns(self._folder.read_returns())
+        each = [found.get((number, self._config.tasks[task].name), math.nan) for number, task in enumerate(visits, 1)]
+        return visit_metrics.last_cycle_sum(each, visits)
+
+    def _stability_gap(self, stage: int, matrix: np.ndarray, visits: Sequence[int]) -> float:
+        """Return the normalised stability gap of a stage's task during the next stage; NaN without another task."""
+        index = self._config.visits[stage - 1]
+        if visits[stage - 1] < 0 or self._config.visits[stage] == index:
+            return math.nan
+        scores = [_or_nan(normalised(score, self._config.tasks[index])) for score in self.during[stage + 1, index]]
+        return visit_metrics.stability_gap(float(matrix[stage - 1, visits[stage - 1]]), scores)
 
 
 def _or_nan(value: float | None) -> float:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from blip_rl.config import RunConfig
 from blip_rl.core import metrics
+from blip_rl.core.score_matrix import select_columns
 from blip_rl.formatting import aligned, score_text
 from blip_rl.reference_scores import task_scale
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.tensorboard import overall_mean
 from blip_rl.shell import shell_command
 
-_LEVELS = ("ACC", "worst game", "accumulated reward")
+_LEVELS = ("ACC", "ACC: worst game", "accumulated reward")
 """Metrics that are scores; the others are differences and are printed with their sign."""
 
 
@@ -87,8 +88,10 @@ def _score_table(config: RunConfig, scores: ScoreBook) -> list[str]:
 def _metric_lines(config: RunConfig, scores: ScoreBook) -> list[str]:
     """Return a table of every metric over raw returns and over normalised scores, with why one is undefined."""
     names = [task.name for task in config.tasks]
-    visits = config.visits
-    raw, normalised = _metrics(scores.after, visits), _metrics(scores.normalised(scores.after), visits)
+    everything = range(len(names))
+    kept = [index for index in everything if config.tasks[index].has_normalisers]
+    raw = _metrics(scores.after, config.visits, everything)
+    normalised = _metrics(scores.normalised(scores.after), config.visits, kept) if kept else {}
     why = "one task" if len(names) == 1 else "learned together" if _together(scores) else "not measured"
     rows = [["metric", "", "raw return", "normalised"]]
     for (metric, task), value in raw.items():
@@ -98,8 +101,16 @@ def _metric_lines(config: RunConfig, scores: ScoreBook) -> list[str]:
                 metric,
                 "" if task is None else names[task],
                 _number(value, signed, why),
-                _number(normalised[metric, task], signed, why if math.isnan(value) else "no normalisers"),
+                _number(
+                    normalised.get((metric, task), math.nan),
+                    signed,
+                    why if math.isnan(value) else _why_not(config, task),
+                ),
             ]
+        )
+    if config.comes_back:
+        rows.append(
+            ["last-cycle sum", "", _number(scores.last_cycle_sum(config.stages), False, "no episode ended"), ""]
         )
     return [*aligned(rows), *_notes(config)]
 
@@ -109,14 +120,22 @@ def _together(scores: ScoreBook) -> bool:
     return len(scores.after) > 1 and bool(np.isnan(scores.after[:-1]).all())
 
 
-def _metrics(matrix: np.ndarray, visits: Sequence[int]) -> dict[tuple[str, int | None], float]:
-    """Return (metric, index of its task or None) → value, for a score matrix (stages, tasks)."""
-    lost = enumerate(metrics.forgetting(matrix, visits).tolist())
-    forgetting = {task: value for task, value in lost if task != visits[-1]}  # nothing is learned after the last task
+def _why_not(config: RunConfig, task: int | None) -> str:
+    """Return why a metric that is defined for raw returns is not defined for normalised ones."""
+    one_left = task is None and sum(one.has_normalisers for one in config.tasks) == 1
+    return "one normalised task" if one_left else "no normalisers"
+
+
+def _metrics(scores: np.ndarray, order: Sequence[int], tasks: Sequence[int]) -> dict[tuple[str, int | None], float]:
+    """Return (metric, index of its task or None) → value over some tasks, for a score matrix (stages, tasks)."""
+    matrix, visits = select_columns(scores, order, tasks)
+    lost = zip(tasks, metrics.forgetting(matrix, visits).tolist(), strict=True)
+    forgetting = {task: value for task, value in lost if task != order[-1]}  # nothing is learned after the last task
     return {
         ("ACC", None): metrics.average_performance(matrix),
-        ("worst game", None): metrics.worst_performance(matrix),
+        ("ACC: worst game", None): metrics.worst_performance(matrix),
         ("BWT", None): metrics.backward_transfer(matrix, visits),
+        ("BWT: worst game", None): metrics.worst_backward_transfer(matrix, visits),
         ("accumulated reward", None): metrics.accumulated(matrix[-1]),
         **{("forgetting", task): value for task, value in (forgetting or {0: math.nan}).items()},
     }
@@ -129,9 +148,11 @@ def _number(value: float, signed: bool, why: str) -> str:
 def _notes(config: RunConfig) -> list[str]:
     bare = [task.name for task in config.tasks if not task.has_normalisers]
     scale = f"normalised: {task_scale(config.tasks)}"
-    missing = f"no normalisers: the recipe gives no random_score and reference_score for {', '.join(bare)}"
+    missing = f"not normalised: {', '.join(bare)}, for which the recipe gives no random_score and reference_score"
+    missing += "" if len(bare) == len(config.tasks) else "; normalised metrics are over the other games"
     return [
         *([] if len(bare) == len(config.tasks) else [scale]),
         *([missing] if bare else []),
         *(["forgetting: score just after learning a game − score at the end"] if len(config.tasks) > 1 else []),
+        *(["last-cycle sum: mean training return in each game's last visit, summed"] if config.comes_back else []),
     ]

@@ -48,6 +48,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
         "continual learning": {
             "accumulated normalised reward": ["continual/accumulated_normalised_reward"],
             "ACC and BWT": ["continual/(acc|bwt)"],
+            "worst game": ["continual/(worst_task|worst_bwt)"],
             "rounding loss": ["rounding_loss/.*"],
         },
         "bits": {

@@ -251,6 +251,14 @@ class RunFolder:
         """Append to ``returns.csv``."""
         _append(self.returns, [cells(row) for row in rows])
 
+    def read_returns(self) -> list[ReturnRow]:
+        """Return the rows of ``returns.csv`` without damaged ones.
+
+        Raises:
+            UserError: The file is missing.
+        """
+        return [row for _, row in read_rows(self.returns, ReturnRow) if isinstance(row, ReturnRow)]
+
     def add_bits(self, rows: Iterable[BitsRow]) -> None:
         """Append to ``bits.csv``."""
         _append(self.bits, [cells(row) for row in rows])

@@ -8,9 +8,11 @@ import pytest
 
 from blip_rl.cli import cli
 from blip_rl.config import RunConfig
+from blip_rl.records import ReturnRow, ScoreRow
 from blip_rl.run.interruption import StopRequest
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
+from blip_rl.storage.run_folder import RunFolder
 from tests.small_runs import small_config
 
 NAN = np.nan
@@ -54,7 +56,9 @@ AFTER = [[90, NAN, NAN], [70, 40, NAN], [30, 50, -5]]
 def test_every_metric_raw_and_normalised_by_hand():
     lines = closing(THREE, AFTER)
     assert metric(lines, "ACC") == ["25.0", "0.600"]  # (30 + 50 − 5) / 3; (0.3 + 0.75 + 0.75) / 3
+    assert metric(lines, "ACC: worst game") == ["-5.00", "0.300"]
     assert metric(lines, "BWT") == ["-25.0", "-0.175"]  # (−60 + 10) / 2; (−0.6 + 0.25) / 2
+    assert metric(lines, "BWT: worst game") == ["-60.0", "-0.600"]
     assert metric(lines, "accumulated reward") == ["75.0", "1.80"]
     assert metric(lines, "forgetting", "a") == ["+60.0", "+0.600"]
     assert metric(lines, "forgetting", "b") == ["-10.0", "-0.250"]
@@ -136,15 +140,55 @@ def test_a_metric_is_shown_or_the_reason_why_it_is_undefined(tasks, after, expec
     assert {name: metric(lines, *name) for name in expected} == expected
 
 
-def test_a_task_without_normalisers_makes_only_normalised_metrics_undefined():
+def test_normalised_metrics_are_over_the_tasks_with_normalisers():
     lines = closing({"a": (0, 100), "b": None, "c": (-20, 0)}, AFTER)
-    assert metric(lines, "ACC") == ["25.0", "undefined (no normalisers)"]
-    assert metric(lines, "BWT") == ["-25.0", "undefined (no normalisers)"]
-    assert metric(lines, "accumulated reward") == ["75.0", "undefined (no normalisers)"]
+    assert metric(lines, "ACC") == ["25.0", "0.525"]  # (0.3 + 0.75) / 2
+    assert metric(lines, "ACC: worst game") == ["-5.00", "0.300"]
+    assert metric(lines, "BWT") == ["-25.0", "-0.600"]
+    assert metric(lines, "BWT: worst game") == ["-60.0", "-0.600"]
+    assert metric(lines, "accumulated reward") == ["75.0", "1.05"]
     assert metric(lines, "forgetting", "a") == ["+60.0", "+0.600"]
     assert metric(lines, "forgetting", "b") == ["-10.0", "undefined (no normalisers)"]
-    (note,) = [line for line in lines if line.startswith("no normalisers")]
-    assert note.endswith("random_score and reference_score for b")
+    (note,) = [line for line in lines if line.startswith("not normalised")]
+    assert "b, for which the recipe gives no random_score and reference_score; normalised metrics are over" in note
+    lines = closing({"a": None, "b": (0, 100)}, [[50, NAN], [40, 50]])
+    assert metric(lines, "BWT") == ["-10.0", "undefined (one normalised task)"]
+
+
+def test_metrics_of_a_stage_by_hand():
+    """Task a, from 0 to 10, comes back after b, from 0 to 10; c, which is visited last, has no normalisers."""
+    data = make_config({"a": (0, 10), "b": (0, 10), "c": None}).model_dump()
+    config = RunConfig.model_validate(data | {"order": ("a", "b", "a", "c")})
+    scores = ScoreBook(config, None, None, None, None, StopRequest(), None)
+    found = [(1, "after", "a", 8), (2, "start", "b", 0), (2, "periodic", "a", 2), (2, "before", "a", 5)]
+    found += [(2, "after", "a", 5), (2, "after", "b", 6), (3, "periodic", "b", 1), (3, "after", "a", 9)]
+    found += [(3, "after", "b", 4), (4, "after", "a", 9), (4, "after", "b", 4), (4, "after", "c", 70)]
+    scores.restore([ScoreRow(n, *where, 0, score, 9, False, None, "greedy") for n, (*where, score) in enumerate(found)])
+    first, second, third, last = (scores.summary(stage) for stage in range(1, 5))
+    assert first["acc"] == first["worst_task"] == 0.8
+    assert np.isnan([first["bwt"], first["stability_gap"], second["forgetting_between_visits"]]).all()
+    assert second["stability_gap"] == pytest.approx(0.8 - 0.2)
+    assert third["stability_gap"] == pytest.approx(0.6 - 0.1)
+    assert third["forgetting_between_visits"] == pytest.approx(0.8 - 0.5)
+    assert (last["acc"], last["worst_task"]) == (pytest.approx(0.65), 0.4)
+    assert (last["bwt"], last["worst_bwt"]) == (pytest.approx((0 - 0.2) / 2), pytest.approx(-0.2))
+    assert last["stability_gap"] == 0
+
+
+def test_last_cycle_sum_is_over_the_training_returns_of_last_visits(tmp_path):
+    config = RunConfig.model_validate(make_config({"a": None, "b": None}).model_dump() | {"order": ("a", "b", "a")})
+    folder = RunFolder(tmp_path)
+    folder.begin_tables()
+    folder.add_returns(ReturnRow(*row) for row in [(9, 1, "a", 1, 50), (9, 2, "b", 1, 4), (9, 2, "b", 3, 8)])
+    scores = ScoreBook(config, folder, None, None, None, StopRequest(), None)
+    assert np.isnan(scores.last_cycle_sum(1))
+    assert scores.last_cycle_sum(2) == 50 + 7
+    assert metric(closing_text(config, scores, tmp_path).splitlines(), "last-cycle sum") == [
+        "undefined (no episode ended)"
+    ]
+    folder.add_returns([ReturnRow(9, 3, "a", 2, 5)])
+    assert scores.last_cycle_sum(3) == 5 + 7
+    assert metric(closing_text(config, scores, tmp_path).splitlines(), "last-cycle sum") == ["12.0"]
 
 
 def test_the_line_of_a_boundary_keeps_three_digits():
@@ -178,7 +222,7 @@ def test_numbers_are_aligned_with_their_headings(tasks, after):
     start = next(number for number, line in enumerate(lines) if line.startswith("metric"))
     heading = lines[start]
     rows = [line for line in lines[start + 1 :] if line.startswith(("ACC", "BWT", "accumulated", "forgetting  "))]
-    assert len(rows) == 3 + max(1, len(tasks) - 1)
+    assert len(rows) == 5 + max(1, len(tasks) - 1)
     assert {len(line) for line in rows} == {len(heading)}
     gap = heading.index("raw return") + len("raw return")
     assert {line[gap : gap + 2] for line in rows} == {"  "}

@@ -64,6 +64,7 @@ def test_charts_match_the_tags_that_their_titles_name(events):
         ("games", "normalised score"): ["eval/cartpole-a/normalised", "eval/cartpole-b/normalised"],
         ("games", "mean return"): ["eval/cartpole-a/return", "eval/cartpole-b/return"],
         ("continual learning", "ACC and BWT"): ["continual/acc", "continual/bwt"],
+        ("continual learning", "worst game"): ["continual/worst_task", "continual/worst_bwt"],
         ("continual learning", "accumulated normalised reward"): ["continual/accumulated_normalised_reward"],
         ("bits", "mean frozen bits of each layer"): [f"bits/{layer}/mean_frozen" for layer in layers],
         ("bits", "share of weights without information"): [
