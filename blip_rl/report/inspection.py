@@ -122,7 +122,7 @@ class _Method(BaseModel, extra="allow"):
     name: NonEmpty
 
 
-class _Task(NamedTask):
+class _Task(NamedTask, frozen=True):
     name: NonEmpty
 
 

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from blip_rl.errors import UserError
 from blip_rl.formatting import duration, score_text
 from blip_rl.records import ScoreRow, SpeedRow, read_rows
 from blip_rl.report.checkpoints import stage_folders
-from blip_rl.report.run_record import Task, subtable
+from blip_rl.report.run_record import subtable
 from blip_rl.report.scores import load_config, no_recipe
 from blip_rl.report.table import load_rows
+from blip_rl.report.task import Task
+from blip_rl.report.visits import VisitedTasks
 from blip_rl.storage.lock import is_locked
 from blip_rl.storage.step_counter import STEP_COUNTER, read_steps
-from blip_rl.untrusted.files import MOST_TASKS, check_contained
+from blip_rl.untrusted.files import check_contained
 
 RECENT_SECONDS = 60.0
 """A run counts as running for so long after its last write, even if its lock is free: not every network file system
@@ -31,14 +33,12 @@ _RATE_SECONDS = 120.0  # over which the rate is averaged
 Status = Literal["running", "stopped", "finished"]
 
 
-class _Recipe(BaseModel):
+class _Recipe(VisitedTasks):
     """The part of ``config.toml`` that is shown; other keys are ignored."""
 
     agent_name: str
     seed: int
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    order: tuple[str, ...] = ()
-    cycles: Annotated[int, Field(ge=1, le=MOST_TASKS)] = 1
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,9 @@ class RunWatch:
             recipe = _Recipe.model_validate(config)
         except ValidationError as error:
             raise no_recipe(path, error) from error
-        names = [task.name for task in recipe.tasks]
-        each = recipe.order or tuple(names)
-        if len(each) * recipe.cycles > MOST_TASKS or not set(each) <= set(names):
-            raise UserError(
-                f"'{path / 'config.toml'}': expected an order of at most {MOST_TASKS} visits to its own tasks"
-            )
-        steps = {task.name: task.steps for task in recipe.tasks}
-        self._stages = each * recipe.cycles
-        self._total_steps = sum(steps[name] for name in self._stages)
-        self._names = names
+        names = self._names = recipe.names
+        self._stages = [names[task] for task in recipe.visits]
+        self._total_steps = sum(recipe.tasks[task].steps for task in recipe.visits)
         self._together = subtable(subtable(config, "agent"), "method").get("name") == "multitask"
         self.title = f"{recipe.agent_name} learns {', '.join(names)}, seed {recipe.seed}"
         self._seen: deque[tuple[float, int]] = deque()  # (time, steps)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from blip_rl.errors import first_problem
 from blip_rl.records import Steps
+from blip_rl.report.visits import NamedTask
 
 _LONGEST_TITLE = 16  # characters that fit above a column of a chart
 _LONGEST_REFERENCE = 80
@@ -18,11 +19,10 @@ def shown_title(name: str, title: str) -> str:
     return title if title and len(title) <= _LONGEST_TITLE else name
 
 
-class Task(BaseModel, frozen=True):
+class Task(NamedTask, frozen=True):
     """One task of a recipe; unknown keys are ignored, since recipes of other versions may have them.
 
     Attributes:
-        name: Key in the run's tables.
         title: Display name, see :func:`shown_title`.
         steps: Training steps.
         random_score: Return of random play; None if the recipe has none.
@@ -30,7 +30,6 @@ class Task(BaseModel, frozen=True):
         reference_name: Who reached ``reference_score``; may be empty.
     """
 
-    name: str
     title: str = Field("", validate_default=True)
     steps: Steps = 0
     random_score: float | None = None

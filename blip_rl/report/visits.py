@@ -13,8 +13,12 @@ from pydantic import BaseModel, Field, model_validator
 from blip_rl.untrusted.files import MOST_TASKS
 
 
-class NamedTask(BaseModel):
-    """One task of a recipe; other keys are ignored."""
+class NamedTask(BaseModel, frozen=True):
+    """One task of a recipe; other keys are ignored.
+
+    Attributes:
+        name: Key in the run's tables.
+    """
 
     name: str
 

@@ -127,7 +127,7 @@ def test_stages_follow_the_order_of_visits(running):
         ("tasks = 3", "not a resolved recipe"),
         ('agent_name = "blip"\nseed = 0\ntasks = []', "not a resolved recipe"),
         ('agent_name = "blip"\nseed = 0\ncycles = 251\n[[tasks]]\nname = "a"', "not a resolved recipe"),
-        ('agent_name = "blip"\nseed = 0\norder = ["b"]\n[[tasks]]\nname = "a"', "visits to its own tasks"),
+        ('agent_name = "blip"\nseed = 0\norder = ["b"]\n[[tasks]]\nname = "a"', "every task at least once"),
         ('agent_name = "blip"\nseed = 0\ncycles = 250\norder = ["a", "a"]\n[[tasks]]\nname = "a"', "at most 250"),
     ],
 )
