@@ -117,9 +117,7 @@ def _check_kind(file: Path, metadata: dict[str, Any], options: dict[str, Any], t
         "it has several inputs (MultiInputPolicy)": any(".extractors." in name for name in tensors),
         "its exploration depends on the state (use_sde)": bool(metadata.get("use_sde")),
         "it does not normalise images (normalize_images=False)": options.get("normalize_images") is False,
-        "it normalises its observations (blip-rl export)": any(
-            "features_extractor.flatten." in name for name in tensors
-        ),
+        "it normalises its observations (blip-rl export)": any("_extractor.flatten." in name for name in tensors),
         "it squashes its actions (squash_output)": bool(options.get("squash_output")),
         f"its policy is a custom class from the module {module[:80]!r}": not module.startswith(_SB3),
     }

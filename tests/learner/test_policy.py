@@ -12,7 +12,8 @@ from torch import nn
 from torch.distributions import Categorical, Normal
 
 from blip_rl.errors import UserError
-from blip_rl.learner.policy import Adam, ContinualPolicy
+from blip_rl.learner.adam import Adam
+from blip_rl.learner.policy import ContinualPolicy
 from tests.learner.small_agents import trunk_config, weights
 
 NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -187,7 +188,7 @@ def test_adam_equals_torchs_bit_for_bit(torch_first):
 
 def test_an_update_does_not_import_torchs_compiler():
     code = (
-        "import sys, torch; from blip_rl.learner.policy import Adam\n"
+        "import sys, torch; from blip_rl.learner.adam import Adam\n"
         "weight = torch.nn.Parameter(torch.ones(3)); adam = Adam([weight], fused=True)\n"
         "weight.sum().backward(); adam.step(); adam.zero_grad()\n"
         "sys.exit('torch._dynamo' in sys.modules)"
