@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from blip_rl.formatting import aligned
 from blip_rl.report.audit import Violations
 from blip_rl.report.inspection import FORECAST_RULE, Forecast, Inspection, LayerBits
 from blip_rl.report.visits import come_back, cycle_length, visit_label
 from blip_rl.untrusted.files import printable
+
+_MOST_STAGES = 6  # columns of a table that fit into a terminal
+_MOST_PAIRS = 30  # rows of the audit
 
 
 def inspection_text(found: Inspection) -> str:
@@ -47,7 +51,7 @@ def _bits(found: Inspection) -> str:
         cells = [f"{frozen:.1f} / {free:.1f}" for frozen, free in zip(bits.frozen, bits.free, strict=True)]
         rows.append([bits.layer, f"{bits.weights:,}", *cells, _full(found, bits.forecast)])
     title = f"mean bits per weight, frozen / free (of {found.total_bits}; without biases)"
-    return "\n".join([title, _table(rows)])
+    return "\n".join([title, _stage_table(found, rows)])
 
 
 def _information(found: Inspection) -> list[str]:
@@ -65,7 +69,7 @@ def _information(found: Inspection) -> list[str]:
             [bits.layer, *("" if share is None else f"{share:.1%}" for share in bits.without_information)]
             for bits in found.layers
         ]
-        blocks.append("\n".join(["weights without any Fisher information from a task", _table(rows)]))
+        blocks.append("\n".join(["weights without any Fisher information from a task", _stage_table(found, rows)]))
     return blocks
 
 
@@ -122,13 +126,14 @@ def _audit(found: Inspection) -> str:
         return f"audit: {nothing}"
     if len(found.audit.stages) < 2:
         return f"audit: one stage checkpoint ({found.audit.stages[0]}): no later one to compare it with yet"
-    what = f"{found.audit.parameters:,} weights and biases, stages {', '.join(map(str, found.audit.stages))}"
+    what = f"{found.audit.parameters:,} weights and biases, stages {_numbers(found.audit.stages)}"
     verdict = f"audit: every weight is inside the intervals of all earlier stages ({what})"
     if any(moved.left for moved in found.audit.pairs):
         verdict = f"audit: weights OUTSIDE their interval ({what})"
-    shown = [moved for moved in found.audit.pairs if moved.left or moved.changed]
-    if not shown:
+    changed = [moved for moved in found.audit.pairs if moved.left or moved.changed]
+    if not changed:
         return f"{verdict}\n  no frozen bit changed"
+    shown = _most_important(changed, found.audit.stages[-1])
     rows = [["frozen after", "checked after", "outside", "share", "distance", "bits changed", "share"]]
     rows += [_moved(found, moved) for moved in shown]
     notes = [
@@ -137,7 +142,29 @@ def _audit(found: Inspection) -> str:
         'interval allows this, method.interval = "half" does not',
         "share: of the weights and biases with at least one frozen bit",
     ]
+    if len(shown) < len(changed):
+        notes.append(f"{len(changed) - len(shown)} more pairs of stages are in the output of --json")
     return "\n".join([verdict, _table(rows), *(_note(note) for note in notes)])
+
+
+def _most_important(pairs: Sequence[Violations], newest: int) -> list[Violations]:
+    """Return all of few pairs; of many, those with weights outside and those with the newest stage."""
+    if len(pairs) <= _MOST_PAIRS:
+        return list(pairs)
+    outside, others = [one for one in pairs if one.left], [one for one in pairs if not one.left]
+    return (outside or [one for one in others if one.later == newest])[:_MOST_PAIRS]
+
+
+def _numbers(stages: Sequence[int]) -> str:
+    """List stage numbers; a range if none is missing between the first and the last."""
+    if len(stages) > _MOST_STAGES and list(stages) == list(range(stages[0], stages[-1] + 1)):
+        return f"{stages[0]} to {stages[-1]}"
+    return ", ".join(map(str, stages))
+
+
+def _stage_table(found: Inspection, rows: list[list[str]]) -> str:
+    """Format a table with a row for each layer; of many stages, with a row for each stage instead."""
+    return _table([list(column) for column in zip(*rows, strict=True)] if len(found.stages) > _MOST_STAGES else rows)
 
 
 def _table(rows: list[list[str]]) -> str:

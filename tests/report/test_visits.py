@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tomli_w
 
 from blip_rl.errors import UserError
 from blip_rl.records import ReturnRow, columns
+from blip_rl.report.audit import Audit, Violations
 from blip_rl.report.groups import accumulated_series, group_runs, training_lines
 from blip_rl.report.inspection import inspect_run
 from blip_rl.report.inspection_text import inspection_text
@@ -179,8 +182,25 @@ def test_inspection_names_visits(tmp_path):
     text = inspection_text(inspect_run(visited(tmp_path / "r")))
     assert "learns kungfu, boxing in 3 visits" in text
     assert "after kungfu (visit 1)" in text
-    text = inspection_text(inspect_run(edit(made.make_run(tmp_path / "c"), cycles=2)))
-    assert "in 6 visits, 2 cycles" in text
+
+
+def test_inspection_of_many_stages_has_a_row_for_each(tmp_path):
+    run = edit(made.make_run(tmp_path / "c", stages=9), cycles=3)
+    found = inspect_run(run)
+    text = inspection_text(found)
+    assert "in 9 visits, 3 cycles" in text
+    rows = [line.split() for line in text.splitlines() if line.startswith("  after ")]
+    assert len(rows) == 9
+    assert rows[-1] == ["after", "krull", "(visit", "3)", "18.5", "/", "1.5", "18.5", "/", "1.5", "18.5", "/", "1.5"]
+    pairs = [Violations(a, b, 10, 0, 0.0, 1) for a in range(1, 10) for b in range(a + 1, 10)]
+    text = inspection_text(replace(found, audit=Audit(tuple(range(1, 10)), 10, tuple(pairs))))
+    assert "stages 1 to 9)" in text
+    assert sum(line.endswith("10.00%") for line in text.splitlines()) == 8, "compared with the newest stage"
+    assert "28 more pairs of stages" in text
+    text = inspection_text(
+        replace(found, audit=Audit((1, 2), 10, (replace(pairs[0], left=2, furthest=3.0), *pairs[1:])))
+    )
+    assert "35 more pairs" in text
 
 
 def test_runs_with_another_order_are_not_comparable(tmp_path):
