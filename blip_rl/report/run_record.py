@@ -128,6 +128,13 @@ class RunRecord:
         return len(self.visits)
 
     @property
+    def learned_together(self) -> bool:
+        """Whether all tasks were learned at once, and so scored at the end only."""
+        if self.scores is None or self.stages < 2 or self.learned < self.stages:
+            return False
+        return not np.isfinite(self.scores.after[:-1]).any()
+
+    @property
     def comes_back(self) -> bool:
         """Whether a task is visited more than once."""
         return come_back(self.visits)

@@ -77,9 +77,8 @@ def _score_table(group: Group, raw: bool) -> _ScoreTable:
     measured = np.isfinite(matrix)
     rows, columns = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
     run = group.first
-    learned_together = rows.tolist() == [run.stages - 1] and run.stages > 1
     return _ScoreTable(
-        rows=("all together",) if learned_together else tuple(_row_label(run, row + 1) for row in rows.tolist()),
+        rows=("all together",) if run.learned_together else tuple(_row_label(run, row + 1) for row in rows.tolist()),
         columns=tuple(tasks[column].title for column in columns),
         scores=matrix[np.ix_(rows, columns)],
     )

@@ -57,9 +57,10 @@ def stages_section(groups: Sequence[Group]) -> Section:
         "One row for each game that was learned, for each visit where games come back. Scores are normalised, "
         "unless the row says otherwise."
     )
-    found = [(group, stages) for group in groups if (stages := _stages(group)).values]
+    apart = [group for group in groups if not group.first.learned_together]
+    found = [(group, stages) for group in apart if (stages := _stages(group)).values]
     tables = [_table(stages, group.label if len(groups) > 1 else "") for group, stages in found]
-    note = "" if tables else "No game has been scored after its training yet."
+    note = "" if tables else "No game has been scored just after its training."
     seeds = any(len(stages.runs) > 1 for _, stages in found)
     single = next((group.single[0].agent for group, _ in found if group.single), None)
     notes = [note, "Means over the seeds." if seeds else ""]

@@ -111,15 +111,15 @@ def unit(run: RunRecord) -> str:
 
 
 def _why_undefined(group: Group, name: str) -> str:
-    if name in VERSUS_SINGLE:
-        return "undefined for a game, see below" if group.single else "the runs to compare with"
     if name == LAST_CYCLE:
         return "no training episode ended in a last visit"
-    if group.learned == 1:
-        return "needs a second game"
-    scores = group.first.scores
-    together = scores is not None and bool((scores.after[:-1] != scores.after[:-1]).all())
-    return "the games were learned together" if together else "a score is missing"
+    if name in VERSUS_SINGLE and not group.single:
+        return "the runs to compare with"
+    if group.first.learned_together:
+        return "the games were learned together"
+    if name in VERSUS_SINGLE:
+        return "undefined for a game, see below"
+    return "needs a second game" if group.learned == 1 else "a score is missing"
 
 
 def status(run: RunRecord) -> Status:

@@ -239,3 +239,15 @@ def test_invalid_order_is_named_and_the_rest_is_shown(tmp_path, wrong):
             read(run)
     files = write_report([run])
     assert any("is not a resolved recipe" in problem for _, problem in files.problems)
+
+
+def test_games_learned_together_have_no_row(tmp_path):
+    runs = [made.make_run(tmp_path / "m", agent="multitask", together=True, bits=False, logs=False)]
+    runs += [made.make_run(tmp_path / "s", agent="single", settings={"method": {"name": "single"}}, logs=False)]
+    html = write_report(runs[:1]).page.read_text(encoding="utf-8")
+    assert "No game has been scored just after its training." in html
+    html = write_report(runs, out=tmp_path / "out").page.read_text(encoding="utf-8")
+    summary = html.partition('<section id="summary"')[2].partition("</section>")[0]
+    # BWT, forgetting, stability gap, forward transfer, plasticity
+    assert summary.count("the games were learned together") == 5
+    assert "undefined for a game" not in summary
