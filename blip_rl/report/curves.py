@@ -25,6 +25,7 @@ from blip_rl.report.table import Array
 _FEW_POINTS = 40
 _FEW_RUNS = 2
 _LETTER_INCHES = 0.08  # width of a character of a name above an axis
+_MANY_BOUNDARIES = 24
 _SLOPING_INCHES = 0.3  # distance of two sloping names
 _SLOPE_DEGREES = 30  # rotation of names above an axis, which may be close to each other
 
@@ -167,7 +168,7 @@ def draw_boundaries(ax: Axes, boundaries: Sequence[tuple[float, str]], theme: Th
     """
     every = _names_apart(ax, len(boundaries))
     for number, (steps, name) in enumerate(boundaries):
-        _mark(ax, steps, theme)
+        _mark(ax, steps, theme, len(boundaries))
         if name and number % every == 0:
             _name_sloping(ax, steps, name, theme)
     if boundaries and ax.get_legend() is not None:
@@ -188,7 +189,7 @@ def draw_spans(ax: Axes, spans: Sequence[tuple[float, float, str]], theme: Theme
     every = 1 if level else _names_apart(ax, len(spans))
     for number, (start, end, name) in enumerate(spans):
         if start > 0:
-            _mark(ax, start, theme)
+            _mark(ax, start, theme, len(spans))
         if level:
             _name_above(ax, (start + end) / 2, name, theme, fontsize=9, ha="center")
         elif number % every == 0:
@@ -213,8 +214,10 @@ def _name_above(ax: Axes, steps: float, name: str, theme: Theme, **style: Any) -
     ax.annotate(safe_label(name, 18), (steps, 1), **place, color=theme.muted, va="bottom", **style)
 
 
-def _mark(ax: Axes, steps: float, theme: Theme) -> None:
-    ax.axvline(steps, color=theme.muted, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0.5)
+def _mark(ax: Axes, steps: float, theme: Theme, count: int) -> None:
+    """Draw one of ``count`` boundaries, faint if they are many."""
+    faint = min(1.0, _MANY_BOUNDARIES / max(1, count))
+    ax.axvline(steps, color=theme.muted, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0.5, alpha=faint)
 
 
 def draw_own_training(ax: Axes, start: float, end: float, theme: Theme, name: str = "") -> Axes:

@@ -27,11 +27,15 @@ class _Stages:
         group: The group.
         runs: Those that have learned at least one stage.
         values: Of each of these runs.
+        transfer: (stages,) forward transfer, mean over the runs.
+        plasticity: (stages,) plasticity, mean over the runs.
     """
 
     group: Group
     runs: tuple[RunRecord, ...]
     values: tuple[StageValues, ...]
+    transfer: Array
+    plasticity: Array
 
     def mean(self, of: Callable[[StageValues], Array], stage: int) -> float:
         """Return the mean over the runs of a value of one stage; NaN if a run has none."""
@@ -70,7 +74,14 @@ def stages_section(groups: Sequence[Group]) -> Section:
 
 def _stages(group: Group) -> _Stages:
     known = [(run, values) for run in group.runs if run.learned and (values := stage_values(run)) is not None]
-    return _Stages(group, tuple(run for run, _ in known), tuple(values for _, values in known))
+    runs = tuple(run for run, _ in known)
+    transfer, plasticity = (
+        np.mean([of(run, group) for run in runs], axis=0)
+        if runs and group.single
+        else np.full(group.first.stages, np.nan)
+        for of in (stage_transfer, stage_plasticity)
+    )
+    return _Stages(group, runs, tuple(values for _, values in known), transfer, plasticity)
 
 
 def _table(stages: _Stages, label: str) -> Table:
@@ -108,12 +119,12 @@ def _columns(stages: _Stages) -> list[_Column]:
         _Column(
             "Forward transfer",
             "(area − area of single) / (1 − area of single), with the area under the score during the visit",
-            lambda stages, stage: _compared(stages, stage, stage_transfer, signed=True),
+            lambda stages, stage: _cell(float(stages.transfer[stage - 1]), signed=True),
         ),
         _Column(
             "Plasticity",
             "score just after / that of single; 1: learns as well as a new network",
-            lambda stages, stage: _compared(stages, stage, stage_plasticity),
+            lambda stages, stage: _cell(float(stages.plasticity[stage - 1])),
         ),
     ]
     return own + (compared if stages.group.single else [])
@@ -148,7 +159,3 @@ def _relearned(stages: _Stages, stage: int) -> Cell:
         return "never", f"within {short_steps(max(float(values.visit_steps[stage - 1]) for values in again))}"
     remark = f"{len(known)} of {len(steps)} seeds" if len(known) < len(steps) else ""
     return short_steps(float(np.mean(known))), remark
-
-
-def _compared(stages: _Stages, stage: int, of: Callable[[RunRecord, Group], Array], signed: bool = False) -> Cell:
-    return _cell(float(np.mean([of(run, stages.group)[stage - 1] for run in stages.runs])), signed=signed)
