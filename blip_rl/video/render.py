@@ -282,9 +282,10 @@ def _footer(options: RenderOptions, shown: Sequence[RecordedCell], actions: Coll
 def _shown(options: RenderOptions, shown: Sequence[RecordedCell], actions: Collection[str]) -> str:
     """Describe which episodes the clips show, and whether they are those of the score matrix."""
     counts = {recorded.episodes for recorded in shown}
+    one = counts == {1}
     many = f"{counts.pop()} " if len(counts) == 1 else ""
     kind = "scored" if all(recorded.scored for recorded in shown) else "new"
-    games = f"{many}{kind} {' and '.join(sorted(actions))} games"
+    games = f"{many}{kind} {' and '.join(sorted(actions))} {'game' if one else 'games'}"
     replayed = " (some differ from scores.csv)" if any(recorded.expected is not None for recorded in shown) else ""
     if options.episode.isdecimal():
         return f"game with seed {options.episode}, of {games}{replayed}"

@@ -276,15 +276,16 @@ def test_agents_play_with_the_weights_their_method_selects(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("episode", "words"),
+    ("episode", "games", "words"),
     [
-        ("mean", "nearest to the mean of 3 scored greedy games"),
-        ("best", "best of 3 scored greedy games"),
-        ("7", "game with seed 7, of 3 scored greedy games"),
+        ("mean", 3, "nearest to the mean of 3 scored greedy games"),
+        ("mean", 1, "nearest to the mean of 1 scored greedy game"),
+        ("best", 3, "best of 3 scored greedy games"),
+        ("7", 3, "game with seed 7, of 3 scored greedy games"),
     ],
 )
-def test_the_footer_names_the_shown_games(episode, words):
-    recorded = RecordedCell(Cell(1, "a"), None, 1.0, 2.0, 3, True)
+def test_the_footer_names_the_shown_games(episode, games, words):
+    recorded = RecordedCell(Cell(1, "a"), None, 1.0, 2.0, games, True)
     assert render._footer(RenderOptions(seconds=2, episode=episode), [recorded], {"greedy"}) == f"{words}, first 2 s"
 
 
