@@ -23,7 +23,7 @@ help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
 demo: $(RUNTIME)  ## Train BLIP and fine-tuning on four CartPoles, side by side, and show what each has forgotten
-	@echo "Two agents learn four CartPoles one after another: about 4 minutes on two idle cores."
+	@echo "Two agents learn four CartPoles one after another: about 3 minutes on two idle cores."
 	@$(BIN)/python scripts/demo.py --games cartpole4
 
 demo-atari: $(RUNTIME)  ## The same on two Atari games, too short to play them well

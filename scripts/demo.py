@@ -42,7 +42,7 @@ def main() -> None:
     train_side_by_side([folder / agent for agent in AGENTS], settings)
     runs = [str(folder / agent) for agent in AGENTS]
     print("\nFilming the final agents and writing the report ...", flush=True)
-    subprocess.run([*BLIP_RL, "render", *runs], check=True)
+    subprocess.run([*BLIP_RL, "render", *runs, "--scale", "1.5"], check=True)
     subprocess.run([*BLIP_RL, "report", *runs, "--out", str(folder)], check=True)
     print("\n".join(["", *conclusion([load_run(folder / agent) for agent in AGENTS], folder)]))
 
@@ -99,15 +99,14 @@ def ended(trainings: Trainings) -> bool:
 def conclusion(runs: list[RunRecord], folder: Path) -> list[str]:
     """Return what was learned, what each agent has forgotten, and where to look."""
     matrices = [(run.agent, scores.after_normalised) for run in runs if (scores := run.scores) is not None]
-    learned = [f"{agent} {np.diag(matrix).mean():.2f}" for agent, matrix in matrices]
-    kept = [f"{agent} {np.diag(matrix)[:-1].mean():.2f} → {matrix[-1, :-1].mean():.2f}" for agent, matrix in matrices]
-    first = runs[0].tasks
+    learned = [f"{agent} {np.diag(matrix).mean():z.2f}" for agent, matrix in matrices]
+    kept = [f"{agent} {np.diag(matrix)[:-1].mean():z.2f} → {matrix[-1, :-1].mean():z.2f}" for agent, matrix in matrices]
+    games = runs[0].tasks
     return [
-        f"learned   mean score just after learning each of the {len(first)} games: {', '.join(learned)} "
-        f"(0: random play, 1: {first[0].reference_name})",
-        f"forgot    the same for all games but the last, just after learning → at the end: {', '.join(kept)}",
-        f"look at   {folder / 'report.html'} (open it in a browser): curves, score matrices, videos, frozen bits",
-        f"This is one seed ({SEED}, not chosen for its result); other seeds give other scores.",
+        f"learned  {', '.join(learned)}: mean score of the {len(games)} games, each just after it was learned",
+        f"forgot   {', '.join(kept)}: games before the last, just after learning → at the end",
+        f"look at  {folder / 'report.html'} in a browser: curves, score matrices, the video of both",
+        f"Scores: 0 is random play, 1 {games[0].reference_name}. One seed ({SEED}, not chosen for its result).",
     ]
 
 

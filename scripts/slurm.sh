@@ -24,10 +24,10 @@ launch=()
 command -v srun >/dev/null && launch=(srun --ntasks=1)
 
 if [ -f "$run/config.toml" ]; then
-  "${launch[@]}" blip-rl train --resume "$run" --finished-ok --quiet &
+  "${launch[@]}" blip-rl train --resume "$run" --finished-ok &
 else
   # Also where a run was killed before it had written its recipe.
-  "${launch[@]}" blip-rl train "$@" --out "$run" --threads "$threads" --quiet &
+  "${launch[@]}" blip-rl train "$@" --out "$run" --threads "$threads" &
 fi
 training=$!
 # In the background, because bash would hear a signal only after the command in front of it. Without srun, or with

@@ -20,10 +20,11 @@ def test_demo_ends_with_a_report_a_video_and_what_was_forgotten(tmp_path):
         output, _ = demo.communicate()
     assert demo.returncode == 0, output
     learned, forgot, look, seed = output.splitlines()[-4:]
-    assert re.match(r"learned +.* of the 2 games: blip -?\d\.\d\d, finetune -?\d\.\d\d \(0: random play", learned)
-    assert re.match(r"forgot .*: blip -?\d\.\d\d → -?\d\.\d\d, finetune -?\d\.\d\d → -?\d\.\d\d$", forgot)
+    score = r"-?\d\.\d\d"
+    assert re.match(rf"learned  blip {score}, finetune {score}: mean score of the 2 games", learned)
+    assert re.match(rf"forgot   blip {score} → {score}, finetune {score} → {score}: ", forgot)
     assert f"{tmp_path}/demo/report.html" in look
-    assert "one seed (0, not chosen" in seed
+    assert seed == "Scores: 0 is random play, 1 the highest return. One seed (0, not chosen for its result)."
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "Video grid of blip and finetune: one row per agent" in page
     assert (tmp_path / "demo" / "blip" / "gifs" / "versus-finetune.gif").read_bytes().startswith(b"GIF89a")

@@ -93,7 +93,7 @@ class RunState:
         """Newest mean return of each task, with the normalised score in brackets."""
         return ", ".join(
             f"{task} {score_text(one.mean_return)}"
-            + (f" ({one.normalised:.2f})" if np.isfinite(one.normalised) else "")
+            + (f" ({one.normalised:z.2f})" if np.isfinite(one.normalised) else "")
             for task, one in self.scores.items()
         )
 

@@ -224,9 +224,9 @@ def speed_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
 def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Section:
     """The videos that compare two of the runs, and the video grid of each run that has one."""
     lead = (
-        "Episodes of every game after every stage; where two agents were filmed together, after their last. By default "
-        "each cell shows the episode whose return is closest to the mean in the score matrix, with both numbers; the "
-        "footer of the grid describes the selection."
+        "Episodes of every game after every stage; a video of two agents shows them after their last. By default each "
+        "cell shows the episode whose return is closest to the mean in the score matrix, with both numbers; the footer "
+        "of the grid describes the selection."
     )
     gifs = _comparisons(groups, out, problems)
     for group in groups:
