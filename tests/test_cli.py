@@ -29,7 +29,7 @@ def evaluated(monkeypatch):
 
     def record(run, **options):
         calls.append((run, options))
-        return "the scores"
+        return blip_rl.evaluation.rescore.Evaluation([], "the scores")
 
     monkeypatch.setattr(blip_rl.evaluation.rescore, "evaluate_run", record)
     return calls
@@ -82,7 +82,7 @@ def test_train_defaults_to_the_papers_games_and_blip(trained):
     assert (result.exit_code, result.output) == (0, "")
     ((config, options),) = trained
     assert (config.sequence_name, config.agent_name, config.seed, config.device) == ("atari6", "blip", 0, "auto")
-    assert options == {"out": None, "threads": 0, "quiet": False, "progress": "auto"}
+    assert options == {"out": None, "threads": 0, "quiet": False, "progress": "auto", "callback": None}
 
 
 def test_train_passes_its_options_on(trained, tmp_path):
@@ -145,8 +145,9 @@ def test_evaluate_passes_its_options_on(evaluated, run):
         "actions": "stochastic",
         "zero_shot": True,
         "seed": 5,
-        "stages": (2,),
+        "stages": [2],
         "workers": 3,
+        "quiet": False,
     }
 
 
@@ -154,7 +155,7 @@ def test_evaluate_passes_its_options_on(evaluated, run):
 def test_evaluate_defaults_to_the_settings_of_the_run(flags, actions, evaluated, run):
     assert invoke("evaluate", "run", *flags).exit_code == 0
     unset = dict.fromkeys(["games", "episodes", "seed", "stages", "workers"])
-    assert evaluated[0][1] == {**unset, "actions": actions, "zero_shot": False}
+    assert evaluated[0][1] == {**unset, "actions": actions, "zero_shot": False, "quiet": False}
 
 
 @pytest.mark.parametrize(

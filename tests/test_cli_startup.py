@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from blip_rl.api.loading import loading
 from blip_rl.cli import cli
-from blip_rl.cli.options import loading
 
 HEAVY = ("torch", "numpy", "pydantic", "matplotlib", "stable_baselines3", "gymnasium", "ale_py", "tensorboard")
 LEARNING = ("torch", "stable_baselines3", "tensorboard")

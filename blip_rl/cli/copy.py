@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import complete_recipes, loading
+from blip_rl.api.loading import loading
+from blip_rl.cli.options import complete_recipes
 from blip_rl.shell import shell_command
 
 

@@ -15,8 +15,6 @@ from blip_rl.cli.options import (
     STAGES,
     TRUST,
     games_of_run,
-    loading,
-    trust_runs,
     workers_option,
 )
 
@@ -45,9 +43,10 @@ def evaluate(
 
     Prints the score matrix (stage x game) and writes the episodes to scores.csv in RUN.
     """
-    names = games_of_run(run, games)
-    trust_runs(trust, run)
-    with loading():
-        from blip_rl.evaluation.rescore import evaluate_run
+    from blip_rl.api import viewing
 
-    click.echo(evaluate_run(run, games=names, actions=ACTIONS[stochastic], stages=stages or None, **options))
+    names, actions = games_of_run(run, games), ACTIONS[stochastic]
+    played = viewing.evaluate(
+        run, games=names, actions=actions, stages=stages or None, trust=trust, progress=True, **options
+    )
+    click.echo(played.summary)

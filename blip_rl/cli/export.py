@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import RUN, TRUST, complete_games_of_run, games_of_run, loading, trust_runs
+from blip_rl.api.loading import loading
+from blip_rl.api.trust import trust_runs
+from blip_rl.cli.options import RUN, TRUST, complete_games_of_run, games_of_run
 
 
 @click.command(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from blip_rl.cli.options import NEW_RUN, OVERRIDES, TRUST, complete_games, loading, trusting_files
+from blip_rl.api.loading import loading
+from blip_rl.api.trust import trusting_files
+from blip_rl.cli.options import NEW_RUN, OVERRIDES, TRUST, complete_games
 from blip_rl.shell import shell_command
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,7 +10,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from blip_rl.errors import UserError
-from blip_rl.untrusted.files import printable
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -116,60 +113,17 @@ def workers_option(results: str) -> Callable[[Verb], Verb]:
     )
 
 
-@contextmanager
-def trusting_files(given: bool, *, remember: bool = True) -> Iterator[None]:
-    """Trust what recipes read in this block name if ``--trust`` is given, and print what is new."""
-    from blip_rl.recipes import trusting
-
-    with trusting(given, remember=remember) as new:
-        yield
-    for line in new:
-        click.echo(f"trusted: {printable(line)}", err=True)
-
-
-def trust_runs(given: bool, *runs: Path) -> None:
-    """Trust what run folders name if ``--trust`` is given.
-
-    Raises:
-        UserError: a folder or its recipe is invalid.
-    """
-    if given:
-        with loading():
-            from blip_rl.recipes import load_run_config
-        with trusting_files(given):
-            for run in runs:
-                load_run_config(run)
-
-
 def games_of_run(run: Path, games: str | None) -> tuple[str, ...] | None:
-    """Check a run folder and the requested games before heavy libraries are imported.
-
-    Returns:
-        Names of the games; None for all.
+    """Split the games given on the command line; None for all.
 
     Raises:
-        UserError: not a run folder, or a game that is not one of the run's.
+        UserError: not a run folder, or an empty name.
     """
-    from blip_rl.storage.paths import check_run, named_games, task_games
+    from blip_rl.storage.paths import check_run
 
-    check_run(run)
+    check_run(run)  # first: the message about the folder says more
     if games is None:
         return None
     from blip_rl.recipes import split_names
 
-    return named_games(split_names(games), task_games(run))
-
-
-@contextmanager
-def loading() -> Iterator[None]:
-    """Disable garbage collection while libraries are imported.
-
-    Imported modules stay alive anyway, and collection takes 0.3 s of the 1.9 s that importing torch takes.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    return split_names(games)

@@ -15,11 +15,8 @@ from blip_rl.cli.options import (
     TRUST,
     complete_folders,
     games_of_run,
-    loading,
-    trust_runs,
     workers_option,
 )
-from blip_rl.errors import UserError
 
 
 @click.command(short_help="Render GIF, WebP or MP4 videos of a run.")
@@ -74,9 +71,6 @@ def render(
     games: str | None,
     stages: tuple[int, ...],
     stochastic: bool | None,
-    workers: int | None,
-    out: Path | None,
-    trust: bool,
     **options: Any,
 ) -> None:
     """Render videos of the agents in run folder RUN.
@@ -84,32 +78,16 @@ def render(
     Writes one video per game and stage, and a grid of all of them. With a second run folder OTHER: one grid that
     compares the final agents of both runs on the games that both have learned.
     """
-    if other is not None and stages:
-        raise UserError("--stage with two runs: a comparison shows the last stage of both (leave --stage out)")
-    names = games_of_run(run, games)
-    from blip_rl.video.options import RenderOptions
+    from blip_rl.api import viewing
 
-    chosen = RenderOptions(actions=ACTIONS[stochastic], **options)
-    _check_paths(run, other, out)
-    trust_runs(trust, *(run, other) if other is not None else (run,))
-    with loading():
-        from blip_rl.video.render import render_run, render_versus
-
-    if other is None:
-        paths = render_run(run, chosen, games=names, stages=stages or None, workers=workers, out=out)
-    else:
-        paths = [render_versus(run, other, chosen, games=names, workers=workers, out=out)]
+    paths = viewing.render(
+        run,
+        other,
+        games=games_of_run(run, games),
+        stages=stages or None,
+        actions=ACTIONS[stochastic],
+        progress=True,
+        **options,
+    )
     for path in paths:
         click.echo(f"{path}  {path.stat().st_size / 1024:,.0f} KB")
-
-
-def _check_paths(run: Path, other: Path | None, out: Path | None) -> None:
-    """Check the second run and the output path before episodes are played, which can take hours."""
-    from blip_rl.storage.paths import check_run, check_writable_folder
-
-    if other is not None:
-        check_run(other)
-    if out is None:
-        check_writable_folder(run / "gifs")
-    else:
-        check_writable_folder(out if other is None else out.parent)

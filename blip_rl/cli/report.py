@@ -38,18 +38,10 @@ def report(
 
     A folder that contains run folders stands for all of them.
     """
-    from blip_rl.storage.paths import check_is_folder, check_writable_folder
-
-    for run in runs:
-        check_is_folder(run)
-    if out is not None:
-        check_writable_folder(out)
-    elif len(runs) == 1 and (runs[0] / "config.toml").is_file():
-        check_writable_folder(runs[0])
-    from blip_rl.report.page import write_report
+    from blip_rl.api import viewing
     from blip_rl.untrusted.files import printable
 
-    written = write_report(runs, out=out, normalize=normalize, title=title)
+    written = viewing.report(runs, out=out, normalize=normalize, title=title)
     for name, problem in written.problems[:_MAX_WARNINGS]:
         click.echo(f"Warning: {printable(name)}: {printable(problem)}", err=True)
     if len(written.problems) > _MAX_WARNINGS:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from blip_rl.cli.options import OVERRIDES, TRUST, complete_games, complete_recipes, loading, trusting_files
+from blip_rl.api.loading import loading
+from blip_rl.api.trust import trusting_files
+from blip_rl.cli.options import OVERRIDES, TRUST, complete_games, complete_recipes
 
 
 @click.command(

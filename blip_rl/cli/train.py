@@ -14,9 +14,6 @@ from blip_rl.cli.options import (
     complete_agents,
     complete_folders,
     complete_games,
-    loading,
-    trust_runs,
-    trusting_files,
 )
 from blip_rl.errors import FinishedRunError, UserError
 
@@ -113,30 +110,29 @@ def train(
     """Train one agent on a sequence of games."""
     if quiet and progress in ("bar", "log"):
         raise UserError(f"--progress {progress} with --quiet: --quiet prints only errors (leave one of them out)")
+    shown = None if quiet else progress
     if resumed is not None:
         _check_combines_with_resume()
-        trust_runs(trust, resumed)
-        _resume(resumed, accept_changes, finished_ok, {"threads": threads, "progress": progress, "quiet": quiet})
+        options = {"accept_changes": accept_changes, "threads": threads, "trust": trust, "progress": shown}
+        _resume(resumed, finished_ok, options)
         return
     for option, given in (("--accept-changes", accept_changes), ("--finished-ok", finished_ok)):
         if given:
             raise UserError(f"{option} is only valid with --resume RUN")
-    if out is not None:
-        from blip_rl.storage.paths import check_new_run
+    from blip_rl.api import training
 
-        check_new_run(out)
-    with loading():
-        from blip_rl.recipes import resolve
-
-        with trusting_files(trust, remember=not dry_run):
-            config = resolve(games, agent, steps=steps, cycles=cycles, seed=seed, device=device, overrides=overrides)
-        from blip_rl.run.dry_run import dry_run_text
-        from blip_rl.run.train import train as train_sequence
-
+    recipe: dict[str, Any] = {
+        "games": games.split(","),
+        "agent": agent,
+        "steps": steps,
+        "cycles": cycles,
+        "settings": overrides,
+    }
+    machine: dict[str, Any] = {"seed": seed, "device": device, "out": out, "threads": threads, "trust": trust}
     if dry_run:
-        click.echo(dry_run_text(config, out=out, threads=threads))
+        click.echo(training.plan(**recipe, **machine))
         return
-    train_sequence(config, out=out, threads=threads, quiet=quiet, progress=progress)
+    training.train(**recipe, **machine, progress=shown)
 
 
 def _check_combines_with_resume() -> None:
@@ -148,17 +144,13 @@ def _check_combines_with_resume() -> None:
             raise UserError(f"--{option} with --resume: a run resumes with its own recipe (leave --{option} out)")
 
 
-def _resume(run: Path, accept_changes: bool, finished_ok: bool, options: dict[str, Any]) -> None:
-    from blip_rl.storage.paths import check_run
-
-    check_run(run)
-    with loading():
-        from blip_rl.run.train import resume
+def _resume(run: Path, finished_ok: bool, options: dict[str, Any]) -> None:
+    from blip_rl.api import training
 
     try:
-        resume(run, accept_changes=accept_changes, **options)
+        training.resume(run, **options)
     except FinishedRunError as error:
         if not finished_ok:
             raise
-        if not options["quiet"]:
+        if options["progress"] is not None:
             click.echo(str(error))

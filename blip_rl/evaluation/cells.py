@@ -95,17 +95,26 @@ class CellPlayer(ABC, Generic[Result]):
     def _stage(self, number: int) -> tuple[Stage, Method]:
         if self._loaded is None or self._loaded[0].number != number:
             self._loaded = None  # free it before the next one is loaded: a stage can take hundreds of megabytes
-            path = RunFolder(self._run).stage_path(number)
-            stage = load_stage(path, self.config)
-            if stage.number != number:
-                raise UserError(f"'{path}' contains stage {stage.number}: it belongs to another run")
-            method = build_method(self.config.agent)
-            try:
-                method.load_state(stage.method_state)
-            except UNREADABLE as error:
-                raise UserError(f"checkpoint '{path}' does not fit the run's method: {error}") from error
-            self._loaded = stage, method
+            self._loaded = load_player(self._run, self.config, number)
         return self._loaded
+
+
+def load_player(run: Path, config: RunConfig, number: int) -> tuple[Stage, Method]:
+    """Load what plays the games of a stage: its policy, and the method with its state.
+
+    Raises:
+        UserError: the checkpoint is damaged, or belongs to another run or method.
+    """
+    path = RunFolder(run).stage_path(number)
+    stage = load_stage(path, config)
+    if stage.number != number:
+        raise UserError(f"'{path}' contains stage {stage.number}: it belongs to another run")
+    method = build_method(config.agent)
+    try:
+        method.load_state(stage.method_state)
+    except UNREADABLE as error:
+        raise UserError(f"checkpoint '{path}' does not fit the run's method: {error}") from error
+    return stage, method
 
 
 def play_here(

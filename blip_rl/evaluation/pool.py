@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, Generic
 
 import torch
@@ -132,7 +134,8 @@ class _Worker(Generic[Result]):
         self.connection, theirs = context.Pipe()
         self.cell: Cell | None = None
         self._process = context.Process(target=_serve, args=(theirs, player), daemon=True)
-        self._process.start()
+        with _without_main_module():
+            self._process.start()
         theirs.close()  # otherwise recv() would not raise EOFError when the worker exits
 
     def give(self, cell: Cell | None) -> None:
@@ -183,6 +186,20 @@ class _Worker(Generic[Result]):
             f"the worker process that played {self._current_cell()} died ({how}); it may have run out of memory: "
             "use fewer --workers"
         )
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Hide the main script within the block: a spawned process would run it again, unless it guards against that.
+
+    Workers need nothing from it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(connection: Connection, player: CellPlayer[Result]) -> None:

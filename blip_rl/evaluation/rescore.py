@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,19 @@ class ScoringPlayer(CellPlayer[list[ScoreRow]]):
         return score_rows(episodes, self.task(cell), self.evaluation, stage.env_steps, cell.stage, "after")
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation.
+
+    Attributes:
+        rows: One for each episode.
+        text: The score matrix: raw returns and, if the recipe has reference scores, normalised scores.
+    """
+
+    rows: list[ScoreRow]
+    text: str
+
+
 def evaluate_run(
     run: Path,
     *,
@@ -42,7 +56,8 @@ def evaluate_run(
     seed: int | None = None,
     stages: Sequence[int] | None = None,
     workers: int | None = None,
-) -> str:
+    quiet: bool = True,
+) -> Evaluation:
     """Evaluate the agent of every stage on the games it has learned and write the scores to ``scores.csv``.
 
     Each cell of the score matrix is stored as soon as it has been played. Several processes may evaluate one run at the
@@ -58,9 +73,10 @@ def evaluate_run(
         seed: First evaluation seed; None: as in the run's recipe.
         stages: Stages to evaluate; None selects all that have a checkpoint.
         workers: Number of processes; None: see :func:`~blip_rl.evaluation.pool.play_cells`.
+        quiet: Show no progress bar.
 
     Returns:
-        The score matrix as text: raw returns and, if the recipe has reference scores, normalised scores.
+        The rows, and the score matrix as text.
 
     Raises:
         UserError: not a run folder, no finished stage, an unknown stage or game, a damaged file.
@@ -78,9 +94,9 @@ def evaluate_run(
     given = {"episodes": episodes, "actions": actions, "seed": seed}
     asked = {key: value for key, value in given.items() if value is not None}
     evaluation = validated(EvaluationConfig, {**config.evaluation.model_dump(), **asked}, "evaluate")
-    rows = _play(folder, ScoringPlayer(run, config, evaluation), cells, workers, not_stored)
+    rows = _play(folder, ScoringPlayer(run, config, evaluation), cells, workers, not_stored, Console(quiet))
     note = f"\nnot written to scores.csv: {not_stored}" if not_stored else ""
-    return _table(config, chosen, rows, evaluation) + note
+    return Evaluation(rows, _table(config, chosen, rows, evaluation) + note)
 
 
 def _reason_not_stored(folder: RunFolder, config: RunConfig) -> str:
@@ -105,14 +121,19 @@ def _cells(config: RunConfig, stages: list[int], games: list[str], zero_shot: bo
 
 
 def _play(
-    folder: RunFolder, player: ScoringPlayer, cells: list[Cell], workers: int | None, not_stored: str
+    folder: RunFolder,
+    player: ScoringPlayer,
+    cells: list[Cell],
+    workers: int | None,
+    not_stored: str,
+    console: Console,
 ) -> list[ScoreRow]:
     """Play the cells and store the scores of each finished cell, unless ``not_stored`` gives a reason not to."""
     played: list[ScoreRow] = []
     total = len(cells) * player.evaluation.episodes
     kept = f"finished cells are {f'not stored: {not_stored}' if not_stored else 'in scores.csv'}"
     with (
-        Console(quiet=False).counter(f"playing {len(cells)} cells", total) as bar,
+        console.counter(f"playing {len(cells)} cells", total) as bar,
         closing(play_cells(player, cells, workers, bar.update, kept)) as results,  # stops the workers on any error
     ):
         for rows in results:

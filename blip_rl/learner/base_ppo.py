@@ -68,6 +68,10 @@ class BasePPO(PPO):
         """Drop all CUDA graphs, to be captured anew: tensors whose addresses they hold have been replaced."""
         self._collector, self._captured = None, None
 
+    def _excluded_save_params(self) -> list[str]:
+        """Leave out of ``save``, which callbacks may call, what is rebuilt at first use and cannot be pickled."""
+        return [*super()._excluded_save_params(), "_collector", "_captured"]
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:

@@ -288,6 +288,10 @@ class ContinualPolicy(ActorCriticPolicy):
             actions: np.ndarray = self._distribution(outputs).get_actions(deterministic=greedy).cpu().numpy()
         return self.within_bounds(actions)
 
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        """Choose actions as :meth:`act` does when stable-baselines3's ``predict`` asks, for example in a callback."""
+        return torch.as_tensor(self.act(observation, greedy=deterministic))
+
     def within_bounds(self, actions: np.ndarray) -> np.ndarray:
         """Reshape actions for the environments and clip continuous ones to the task's bounds."""
         if isinstance(self.action_space, spaces.Box):

@@ -100,7 +100,8 @@ def parse_override(text: str) -> Override:
     Raises:
         UserError: not ``section.key=value``, or a section that no recipe has.
     """
-    shown = show(text).strip("'\"")
+    quoted = show(text)
+    shown = quoted[1:].removesuffix(quoted[0])
     key_text, equals, value_text = text.partition("=")
     key = tuple(step.strip() for step in key_text.split("."))
     if not equals or not value_text.strip() or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,80}", step) for step in key):

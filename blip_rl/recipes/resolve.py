@@ -53,7 +53,7 @@ def resolve(
     games: str,
     agent: str,
     *,
-    steps: str | None = None,
+    steps: int | str | None = None,
     cycles: int | None = None,
     seed: int = 0,
     device: str = "auto",

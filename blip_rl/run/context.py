@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -43,6 +44,7 @@ class RunContext:
         returns: Collects the returns of training episodes.
         console: Prints to the terminal.
         stop: Whether a signal has requested a stop.
+        callback: A callback of the user, called in every training; None without.
     """
 
     config: RunConfig
@@ -55,6 +57,7 @@ class RunContext:
     returns: TrainingReturns
     console: Console
     stop: StopRequest
+    callback: BaseCallback | None = None
     _agent: ContinualPPO | None = field(default=None, init=False)
 
     @property

@@ -17,7 +17,7 @@ from blip_rl.recipes import load_run_config
 from blip_rl.run.device import cpu_threads, resolve_device
 from blip_rl.run.resources import estimate_resources, learning_parts, peak_memory_bytes
 from blip_rl.run.summary import opening_text
-from blip_rl.run.train import check_tasks
+from blip_rl.run.task_checks import check_tasks
 from blip_rl.storage import validation
 from blip_rl.storage.run_folder import planned_folder
 from blip_rl.tasks.games import is_atari

@@ -11,6 +11,7 @@ from blip_rl.learner import state
 from blip_rl.learner.multitask import TaskSchedule, learn_interleaved
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.autosave import Autosave, played_games
+from blip_rl.run.callbacks import joined
 from blip_rl.run.context import RunContext, games_seed, training_seed
 from blip_rl.run.resume import restored
 from blip_rl.run.training_callback import TrainingCallback
@@ -93,7 +94,7 @@ def _learn(run: RunContext, schedule: TaskSchedule, saved: RunSnapshot | None) -
             return
         callback = MultitaskCallback(run, len(run.config.tasks), autosave)
         try:
-            learn_interleaved(run.agent, schedule, callback)
+            learn_interleaved(run.agent, schedule, joined(callback, run.callback))
         finally:
             callback.close()
     autosave.save_learned()

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -21,27 +23,26 @@ from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
 from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.separate_trunk import build_method
-from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods.base import Method
 from blip_rl.recipes import dump_run_config, load_run_config
 from blip_rl.run.autosave import Autosave
+from blip_rl.run.callbacks import as_callback, joined
 from blip_rl.run.consolidation import consolidate
 from blip_rl.run.context import RunContext, stage_seed, training_seed
 from blip_rl.run.device import cpu_threads, resolve_device
 from blip_rl.run.interruption import StopRequest, StopRequestError, resume_hint, with_resume_hint
 from blip_rl.run.multitask import multitask_training
 from blip_rl.run.plasticity import PlasticityRecorder
-from blip_rl.run.resources import check_training
 from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, roll_back
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
+from blip_rl.run.task_checks import check_tasks
 from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import provenance, snapshot, validation
 from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.storage.snapshot import RunSnapshot
-from blip_rl.tasks.make import make_training_env
 
 
 def train(
@@ -51,6 +52,7 @@ def train(
     threads: int = 0,
     quiet: bool = False,
     progress: ProgressMode = "auto",
+    callback: MaybeCallback = None,
 ) -> Path:
     """Learn a sequence of tasks with one agent, and write a run folder.
 
@@ -61,6 +63,7 @@ def train(
             a GPU.
         quiet: Print nothing.
         progress: How to show progress, unless ``quiet``.
+        callback: Callbacks of stable-baselines3, called in the training of every task.
 
     Returns:
         The run folder.
@@ -70,7 +73,7 @@ def train(
         RunError: Training diverged, a game failed, a file could not be written, or memory ran out.
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
-    folder = planned_folder(out, config)
+    folder, called = planned_folder(out, config), as_callback(callback)
     device = resolve_device(config.device)
     if count := cpu_threads(threads, device):
         torch.set_num_threads(count)  # otherwise torch's default: OMP_NUM_THREADS, or every core
@@ -78,7 +81,7 @@ def train(
     check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config))
     with with_resume_hint(folder), folder.locked():
-        run = _open(config, folder, device, method, Console(quiet, progress))
+        run = _open(config, folder, device, method, Console(quiet, progress), called)
         run.console.say(opening_text(config, folder.path, device))
         _learn(run, None)
     run.console.show_result(closing_text(config, run.scores, folder.path))
@@ -92,6 +95,7 @@ def resume(
     threads: int = 0,
     quiet: bool = False,
     progress: ProgressMode = "auto",
+    callback: MaybeCallback = None,
 ) -> Path:
     """Resume a stopped or killed run. Results are bit-identical to those of an uninterrupted run.
 
@@ -101,6 +105,7 @@ def resume(
         threads: CPU threads of torch; 0 uses as many as before.
         quiet: Print nothing.
         progress: How to show progress, unless ``quiet``.
+        callback: Callbacks of stable-baselines3, called in the training of every task.
 
     Returns:
         The run folder.
@@ -111,7 +116,7 @@ def resume(
         RunError: No snapshot is readable; or an error as in :func:`train`.
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
-    folder = RunFolder.existing(path)
+    folder, called = RunFolder.existing(path), as_callback(callback)
     config = load_run_config(folder.config)
     device = resolve_device(config.device)
     with ExitStack() as held:
@@ -136,7 +141,7 @@ def resume(
         resuming = resume_message(folder, config, saved)
         with with_resume_hint(folder):
             roll_back(folder, saved)
-            run = _open(config, folder, device, method, Console(quiet, progress))
+            run = _open(config, folder, device, method, Console(quiet, progress), called)
             run.scores.restore(folder.read_scores())
             run.console.say(resuming)
             _learn(run, saved)
@@ -164,43 +169,6 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
     run.folder.finish()
 
 
-def check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
-    """Create every task's environment once, to find errors before anything is written.
-
-    Returns:
-        Name and action space of each task.
-
-    Raises:
-        UserError: A task cannot be created or does not fit the trunk, the method or the memory.
-    """
-    first: VecEnv | None = None
-    tasks = []
-    for task in config.tasks:
-        env = make_training_env(task, config.atari, 1, 0)
-        env.close()
-        first = first or env
-        check_observations(task.name, env.observation_space, config.tasks[0].name, first.observation_space)
-        method.check_task(task.name, env.action_space)
-        tasks.append((task.name, env.action_space))
-    if config.agent.trunk.heads == "shared":
-        _check_same_actions(tasks)
-    check_trunk(cast(VecEnv, first).observation_space, config.agent.trunk)
-    check_training(config, method, cast(VecEnv, first).observation_space, tasks)
-    return tasks
-
-
-def _check_same_actions(tasks: validation.Tasks) -> None:
-    """Raise UserError if tasks that share a head have different actions."""
-    first, actions = tasks[0]
-    for name, own in tasks:
-        if own != actions:
-            raise UserError(
-                f"trunk.heads = 'shared': task {name!r} has the actions {own}, but {first!r} has {actions}: "
-                "expected the same for all tasks (for Atari games set atari.full_action_space = true; or heads = "
-                "'per-task')"
-            )
-
-
 def _seeds(config: RunConfig) -> dict[str, Any]:
     stages = config.all_stages
     return {
@@ -210,7 +178,14 @@ def _seeds(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, console: Console) -> RunContext:
+def _open(
+    config: RunConfig,
+    folder: RunFolder,
+    device: str,
+    method: Method,
+    console: Console,
+    callback: BaseCallback | None,
+) -> RunContext:
     logger = configure(str(folder.path), ["tensorboard"])
     stop = StopRequest(console.say)
     plasticity = PlasticityRecorder(folder, logger, method)
@@ -225,6 +200,7 @@ def _open(config: RunConfig, folder: RunFolder, device: str, method: Method, con
         returns=TrainingReturns(folder),
         console=console,
         stop=stop,
+        callback=callback,
     )
 
 
@@ -269,7 +245,7 @@ def _learn_task(run: RunContext, stage: int, autosave: Autosave) -> None:
     with agent.protected_by(run.method, resume=autosave.resumed):
         try:
             began_at = agent.task_began_at if autosave.resumed else None
-            agent.learn_task(run.config.learning_steps(stage), callback, began_at)
+            agent.learn_task(run.config.learning_steps(stage), joined(callback, run.callback), began_at)
         finally:
             callback.close()
 

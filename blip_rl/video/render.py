@@ -33,6 +33,7 @@ def render_run(
     stages: Sequence[int] | None = None,
     workers: int | None = None,
     out: Path | None = None,
+    quiet: bool = True,
 ) -> list[Path]:
     """Render a video of every game after every stage that had learned it, and a grid of all videos.
 
@@ -45,6 +46,7 @@ def render_run(
         stages: Stages to show; None selects all that have a checkpoint.
         workers: Number of processes; None: see :func:`~blip_rl.evaluation.pool.play_cells`.
         out: Output folder; None: ``gifs`` in the run folder.
+        quiet: Show no progress bar, and do not say which replayed episodes differ from ``scores.csv``.
 
     Returns:
         Paths of ``stage-<stage>-<game>.<format>`` for every cell and, if there are several, ``grid.<format>``.
@@ -61,7 +63,7 @@ def render_run(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output '{folder}' is a file: expected a folder for the videos of one run")
     kept = f"videos of finished cells are in '{folder}'"
-    paths, shown, console = [], [], Console(quiet=False)
+    paths, shown, console = [], [], Console(quiet)
     with (
         console.counter(f"playing {len(cells)} cells", source.games(cells)) as bar,
         closing(source.record(cells, workers, bar.update, kept)) as results,
@@ -85,6 +87,7 @@ def render_versus(
     games: Sequence[str] | None = None,
     workers: int | None = None,
     out: Path | None = None,
+    quiet: bool = True,
 ) -> Path:
     """Render a grid that compares the final agents of two runs on their common games, one row per run.
 
@@ -102,7 +105,7 @@ def render_versus(
         raise UserError(f"output file '{path}': expected a name that ends in .{options.file_format} (see --format)")
     cells = [source.cells([source.last_stage()], names) for source in sources]
     played: list[list[RecordedCell]] = []
-    console = Console(quiet=False)
+    console = Console(quiet)
     total = sum(source.games(its_cells) for source, its_cells in zip(sources, cells, strict=True))
     with console.counter(f"playing {2 * len(names)} cells", total) as bar:
         for source, its_cells in zip(sources, cells, strict=True):

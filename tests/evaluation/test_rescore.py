@@ -40,7 +40,7 @@ def after(run, actions="greedy"):
 
 def test_scores_of_the_checkpoints_equal_those_of_the_run(run):
     before, count = after(run), len(rows(run))
-    table = evaluate_run(run)
+    table = evaluate_run(run).text
     assert after(run) == before
     assert len(rows(run)) == count
     assert "learned cartpole-a" in table
@@ -97,7 +97,7 @@ def test_damaged_scores_are_not_overwritten(run):
 
 
 def test_the_table_has_raw_and_normalised_means_of_what_was_played(run):
-    table = evaluate_run(run, episodes=4, zero_shot=True).splitlines()
+    table = evaluate_run(run, episodes=4, zero_shot=True).text.splitlines()
     played = [r for r in rows(run) if r["phase"] == "after" and int(r["seed"]) - 1_000_003 < 4]
 
     def mean(stage, task, column):
@@ -117,7 +117,7 @@ def test_one_stage_alone_can_be_scored(run, monkeypatch):
     loaded = []
     monkeypatch.setattr(cells, "load_stage", lambda path, config: loaded.append(path.name) or load(path, config))
     load = checkpoint.load_stage
-    table = evaluate_run(run, stages=[2], episodes=4)
+    table = evaluate_run(run, stages=[2], episodes=4).text
     assert loaded == ["stage-02"]
     assert "stage 2" in table
     assert "stage 1" not in table
@@ -171,8 +171,8 @@ def test_workers_give_the_scores_of_one_process(run, tmp_path):
     alone = shutil.copytree(run, tmp_path / "alone")
     threads = torch.get_num_threads()
     options = {"actions": "stochastic", "zero_shot": True, "episodes": 4, "seed": 5}
-    table = evaluate_run(alone, workers=1, **options)
-    assert evaluate_run(run, workers=2, **options) == table
+    table = evaluate_run(alone, workers=1, **options).text
+    assert evaluate_run(run, workers=2, **options).text == table
     assert sorted(map(str, rows(run))) == sorted(map(str, rows(alone)))
     assert torch.get_num_threads() == threads
 

@@ -58,7 +58,7 @@ def test_the_one_checkpoint_plays_every_task_as_the_run_did(run):
     stage = load_stage(run / "checkpoints" / "stage-02", load_run_config(run))
     assert (stage.number, stage.env_steps, stage.policy.task_names) == (2, 2048, ["cartpole-a", "cartpole-b"])
     before = rows(run)
-    table = evaluate_run(run)
+    table = evaluate_run(run).text
     assert sorted(map(str, rows(run))) == sorted(map(str, before))
     assert "learned all at once" in table
 

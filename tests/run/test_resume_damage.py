@@ -225,12 +225,12 @@ def test_a_run_folder_has_one_writer(run, whole, tmp_path):
     with RunFolder(run).locked():
         with pytest.raises(UserError, match="another process"):
             resume_run(run)
-        table = evaluate_run(run, episodes=3)
+        table = evaluate_run(run, episodes=3).text
     assert "learned cartpole-a" in table
     assert "not written to scores.csv" in table
     assert run_files(run) == before
     assert_equal(resume_run(run), whole)
-    assert "not written" not in evaluate_run(run, episodes=3)
+    assert "not written" not in evaluate_run(run, episodes=3).text
     assert run_files(run)["scores.csv"] != run_files(whole)["scores.csv"]
 
 

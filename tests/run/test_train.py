@@ -187,7 +187,7 @@ def test_image_observations_of_any_gymnasium_id_are_learned(tmp_path):
         config = small_config("finetune", games="BlipTestDots-v0", steps="256", overrides=overrides)
         path = train(config, out=tmp_path / "run", threads=1, quiet=True)
         assert {r["length_steps"] for r in rows(path / "scores.csv")} == {"9"}
-        assert "learned BlipTestDots-v0" in evaluate_run(path)
+        assert "learned BlipTestDots-v0" in evaluate_run(path).text
     finally:
         del gymnasium.registry["BlipTestDots-v0"]
 

@@ -257,7 +257,7 @@ def test_extreme_settings_are_evaluated_or_refused(run):
     text = (run / "config.toml").read_text()
     assert "periodic_share = 1.0" in text
     (run / "config.toml").write_text(text.replace("periodic_share = 1.0", "periodic_share = 1e308"))
-    assert "stage 1" in evaluate_run(run, episodes=1)
+    assert "stage 1" in evaluate_run(run, episodes=1).text
     with pytest.raises(UserError, match="episodes = 9007199254740992: input should be"):
         evaluate_run(run, episodes=2**53)
 

@@ -73,7 +73,7 @@ def test_a_run_killed_in_a_second_visit_equals_an_uninterrupted_run(agent, whole
 
 
 def test_visits_are_evaluated_and_exported(whole, tmp_path):
-    assert "learned cartpole-a (visit 2)" in evaluate_run(whole("blip"), stages=[2, 3], episodes=1, workers=1)
+    assert "learned cartpole-a (visit 2)" in evaluate_run(whole("blip"), stages=[2, 3], episodes=1, workers=1).text
     exported = export_run(whole("blip"), stage=3, out=tmp_path / "models")
     assert [model.file.name for model in exported] == ["stage-03-cartpole-a.zip", "stage-03-cartpole-b.zip"]
     with pytest.raises(UserError, match="stage 4 has no checkpoint"):

@@ -58,7 +58,7 @@ def test_a_resumed_run_is_the_same(run, tmp_path):
 
 
 def test_evaluation_in_processes_gives_the_same_scores(run):
-    tables = [evaluate_run(run, episodes=2, workers=workers) for workers in (1, 2)]
+    tables = [evaluate_run(run, episodes=2, workers=workers).text for workers in (1, 2)]
     assert tables[0] == tables[1]
 
 

@@ -263,7 +263,7 @@ def test_a_trained_agent_plays_the_same_episode_without_blip_rl(agent, tmp_path)
     ]
     assert play_elsewhere(exported[0].usage, tmp_path) == play_here(run, 2, "cartpole-a")
     check_trained(run, exported)
-    table = evaluate_run(run, stages=[2], episodes=1)
+    table = evaluate_run(run, stages=[2], episodes=1).text
     assert f"{play_here(run, 2, 'cartpole-a')[0]:.1f}" in table
 
 

@@ -163,7 +163,7 @@ def test_a_clip_that_differs_from_the_scored_episode_is_reported(run, capsys, gr
     recorded = cell(run, 1, "cartpole-a")
     assert (recorded.expected, recorded.mean) == (1234.5, 1234.5)
     assert recorded.score < 1000
-    render_run(run, SHORT, stages=[1])
+    render_run(run, SHORT, stages=[1], quiet=False)
     assert "return 1,234 in scores.csv is not repeatable" in capsys.readouterr().out
     ((_, labels, _, _),) = grids
     assert labels.footer.endswith("(some differ from scores.csv)")
