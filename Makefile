@@ -27,7 +27,7 @@ demo: $(RUNTIME)  ## Train BLIP and fine-tuning on four CartPoles, side by side,
 	@$(BIN)/python scripts/demo.py --games cartpole4
 
 demo-atari: $(RUNTIME)  ## The same on two Atari games, too short to play them well
-	@echo "Two agents learn two Atari games, $(DEMO_STEPS) steps each: about 10 minutes on two idle cores."
+	@echo "Two agents learn two Atari games, $(DEMO_STEPS) steps each; 20k take about 8 minutes on two idle cores."
 	@$(BIN)/python scripts/demo.py --games atari2 --steps $(DEMO_STEPS) --device auto
 
 test: check unit wheel  ## Everything that CI runs

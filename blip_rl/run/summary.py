@@ -33,7 +33,8 @@ def opening_text(config: RunConfig, path: Path, device: str) -> str:
     scale = f"normalised scores: {task_scale(config.tasks)}\n" if scored else ""
     return (
         f"{config.agent_name} learns {games}: {steps:,} steps{note} on {device}, seed {config.seed}\n"
-        f"{scale}run folder {path} (live: {shell_command('tensorboard', '--logdir', path)})"
+        f"{scale}run folder {path}\n"
+        f"live: {shell_command('blip-rl', 'watch', path)}, or {shell_command('tensorboard', '--logdir', path)}"
     )
 
 
@@ -62,7 +63,7 @@ def closing_text(config: RunConfig, scores: ScoreBook, path: Path) -> str:
             "",
             *_metric_lines(config, scores),
             "",
-            f"watch      {shell_command('tensorboard', '--logdir', path)}",
+            f"curves     {shell_command('tensorboard', '--logdir', path)}",
             f"report     {shell_command('blip-rl', 'report', path)}",
             f"pictures   {shell_command('blip-rl', 'render', path)}",
             f"bits       {shell_command('blip-rl', 'inspect', path)}",
