@@ -96,18 +96,14 @@ class ModuleGuard:
             )
 
 
-def _missing_hook(method: Method) -> str | None:
-    """Return a hook that the method overrides and that only our own training loop calls; None if there is none."""
-    hooks = ("loss", "playing", "at_progress", "schedule_remaining")
-    return next((hook for hook in hooks if getattr(type(method), hook) is not getattr(Method, hook)), None)
-
-
 def check_method(method: Method) -> None:
     """Raise UserError if the method needs hooks that only our own training loop calls."""
-    if missing := "all tasks at once" if method.interleaved else _missing_hook(method):
+    hooks = ("loss", "playing", "at_progress", "schedule_remaining")
+    missing = next((hook for hook in hooks if getattr(type(method), hook) is not getattr(Method, hook)), None)
+    if method.interleaved or missing:
         raise UserError(
-            f"{type(method).__name__} needs {missing!r}, which no other training loop calls: expected a "
-            "method with gradient and step hooks only, such as blip, ewc, l2, gpm, freeze or finetune"
+            f"{type(method).__name__} needs {missing or 'all tasks at once'!r}, which no other training loop calls: "
+            "expected a method with gradient and step hooks only, such as blip, ewc, l2, gpm, freeze or finetune"
         )
 
 

@@ -13,7 +13,6 @@ import functools
 import gzip
 import math
 import os
-import tomllib
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -34,7 +33,7 @@ from blip_rl.core.metrics import average_performance, backward_transfer, learned
 from blip_rl.core.released_code import reference_prior
 from blip_rl.errors import UserError
 from blip_rl.methods import make_method
-from blip_rl.recipes.files import recipe_folder
+from blip_rl.recipes.files import find_recipe, read_recipe
 from blip_rl.storage.provenance import command, environment
 
 MNIST = {"units": [1200], "lr": 0.01, "batch": 64, "epochs": 200}
@@ -76,10 +75,8 @@ def read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
     sizes = np.frombuffer(raw[4:start].ljust(start - 4, b"\0"), ">u4").tolist()
     whole = raw[:4] == bytes((0, 0, 8, dimensions)) and len(raw) == start + math.prod(sizes)
     if not whole or sizes[1:] != [28, 28][: dimensions - 1]:
-        expected = f"magic number 000008{dimensions:02x}, sizes {shape} and as many bytes after them; copy it again"
-        raise UserError(
-            f"{path} has magic number {raw[:4].hex()}, sizes {sizes}, {len(raw):,} bytes: expected {expected}"
-        )
+        found = f"{path} has magic number {raw[:4].hex()}, sizes {sizes}, {len(raw):,} bytes"
+        raise UserError(f"{found}: expected 000008{dimensions:02x}, {shape} and as many bytes after; copy it again")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(sizes).copy())
 
 
@@ -112,9 +109,9 @@ def make_tasks(name: str, seed: int, folder: Path) -> list[list[Data]]:
             pixels = torch.randperm(images[0].numel(), generator=generator)
             permuted = images.flatten(1)[:, pixels].view_as(images)
             tasks.append([(permuted[part], classes[part]) for part in parts])
-        else:
-            own = [part[classes[part] // 2 == task] for part in parts]
-            tasks.append([(images[part], classes[part] % 2) for part in own])
+            continue
+        own = [part[classes[part] // 2 == task] for part in parts]
+        tasks.append([(images[part], classes[part] % 2) for part in own])
     return tasks
 
 
@@ -154,10 +151,7 @@ def make_rule(rule: str) -> br.Method:
     """Build the method of a recipe, with one setting changed: ``ewc:strength=1000``."""
     agent, _, setting = rule.partition(":")
     key, _, value = setting.partition("=")
-    path = recipe_folder("agents") / f"{agent}.toml"
-    if not path.is_file():
-        raise UserError(f"rule {rule!r}: expected a recipe of agents/, such as blip or ewc:strength=1000")
-    section = tomllib.loads(path.read_text(encoding="utf-8"))["method"]
+    section = read_recipe(find_recipe("agents", agent))["method"]
     sizes = {"fisher_samples": 8000} if "fisher_samples" in section else {}  # the release: 80 batches of 100
     return make_method(section | sizes | ({key: float(value)} if setting else {}))
 
@@ -175,16 +169,15 @@ def run(job: tuple[str, str, int, Path]) -> tuple[float, ...]:
         with torch.no_grad():
             tested = [(own(trunk(x)).argmax(1), y) for own, (_, _, (x, y)) in zip(heads, tasks, strict=True)]
         matrix.append([(answers == y).float().mean().item() for answers, y in tested])
-    kept = [*trunk.parameters(), *method.state().tensors.values(), *(p for head in heads for p in head.parameters())]
+    kept = [*nn.ModuleList([trunk, *heads]).parameters(), *method.state().tensors.values()]
     memory = sum(tensor.nbytes for tensor in kept) / 1e6
     return average_performance(matrix), backward_transfer(matrix), learned_later(matrix), memory
 
 
 def compare(pool: Executor, name: str, rules: Sequence[str], seeds: Sequence[int], folder: Path) -> Runs:
     """Make all runs of one benchmark."""
-    jobs = [(name, rule, seed, folder) for rule in rules for seed in seeds]
-    done = list(pool.map(run, jobs))
-    return {rule: done[i * len(seeds) : (i + 1) * len(seeds)] for i, rule in enumerate(rules)}
+    done = pool.map(run, [(name, rule, seed, folder) for rule in rules for seed in seeds])
+    return {rule: [next(done) for _ in seeds] for rule in rules}
 
 
 def cell(values: Sequence[float], sign: str = "") -> str:
@@ -240,14 +233,11 @@ def main() -> None:
             make_rule(rule)
         if a.seeds < 1 or a.workers < 1:
             raise UserError(f"--seeds {a.seeds} --workers {a.workers}: expected at least 1 of each")
+        with ProcessPoolExecutor(a.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            lines = study(pool, a.benchmark, a.rules, range(a.seeds), a.tune, a.data)
     except ValueError as error:
         parser.error(str(error))
     here = environment("cpu")
-    try:
-        with ProcessPoolExecutor(a.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            lines = study(pool, a.benchmark, a.rules, range(a.seeds), a.tune, a.data)
-    except UserError as error:  # a method that needs more than protect_module
-        parser.error(str(error))
     text = f"""{MARK}
 
 `{command()}`
@@ -258,8 +248,7 @@ Commit {here["commit"]}, torch {here["versions"]["torch"]}, {here["cores"]} core
 """
     print(text)
     if a.out:
-        above = a.out.read_text(encoding="utf-8").partition(MARK)[0] if a.out.exists() else ""
-        a.out.write_text(above + text, encoding="utf-8")
+        a.out.write_text((a.out.read_text("utf-8") if a.out.exists() else "").partition(MARK)[0] + text, "utf-8")
 
 
 if __name__ == "__main__":
