@@ -62,13 +62,15 @@ class FisherBudget(FisherMethod):
     @torch.no_grad()
     def after_step(self) -> None:
         """Project the weights onto the ellipsoid."""
-        if not self.tasks_seen:
+        known = self._penalty.fisher
+        if not self.tasks_seen or known is None:
             return
         names = list(self._weights)
-        fisher = torch.cat([self._penalty.fisher[name].flatten() for name in names])
+        fisher = torch.cat([known[name].flatten() for name in names])
         away = torch.cat([(self._weights[name] - self._penalty.anchor[name]).flatten() for name in names])
         moved = away * shrink_factor(fisher, away, self.settings.budget)
-        for name, part in zip(names, moved.split([self._weights[name].numel() for name in names]), strict=True):
+        parts = torch.split(moved, [self._weights[name].numel() for name in names])
+        for name, part in zip(names, parts, strict=True):
             weight = self._weights[name]
             weight.copy_(self._penalty.anchor[name] + part.view_as(weight))
 
