@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from blip_rl.api.training import train as train
     from blip_rl.api.viewing import evaluate as evaluate
     from blip_rl.api.viewing import render as render
+    from blip_rl.api.viewing import report as report
     from blip_rl.errors import InterruptedRunError as InterruptedRunError
     from blip_rl.errors import RunError as RunError
     from blip_rl.errors import UserError as UserError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# No module below may have one of these names: importing it would replace the function.
 _HOMES = {
     "Blip": "blip_rl.methods.blip",
     "Finetune": "blip_rl.methods.finetune",
@@ -39,6 +41,7 @@ _HOMES = {
     "protect": "blip_rl.sb3.protect",
     "protect_module": "blip_rl.any_module",
     "render": "blip_rl.api.viewing",
+    "report": "blip_rl.api.viewing",
     "resume": "blip_rl.api.training",
     "train": "blip_rl.api.training",
 }
@@ -55,6 +58,7 @@ __all__ = [
     "protect",
     "protect_module",
     "render",
+    "report",
     "resume",
     "train",
 ]

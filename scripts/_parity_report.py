@@ -11,8 +11,8 @@ import numpy as np
 from _measure import cell, markdown_table
 
 from blip_rl.core.intervals import Estimate, describe, estimate
-from blip_rl.report.drawing import Axes, figure
-from blip_rl.report.style import LIGHT, add_legend, steps_axis, style_axes
+from blip_rl.reporting.drawing import Axes, figure
+from blip_rl.reporting.style import LIGHT, add_legend, steps_axis, style_axes
 
 LAST_GAMES = 100
 LABELS = {"ours": "blip-rl", "stock": "stable-baselines3"}

@@ -17,8 +17,8 @@ from types import FrameType
 import numpy as np
 
 from blip_rl.cli.watch import Display
-from blip_rl.report.live import RunWatch
-from blip_rl.report.run_record import RunRecord, load_run
+from blip_rl.reporting.live import RunWatch
+from blip_rl.reporting.run_record import RunRecord, load_run
 from blip_rl.storage.new_folder import make_folder, stamped
 
 AGENTS = ("blip", "finetune")

@@ -97,7 +97,7 @@ def _work(options: argparse.Namespace) -> None:
     """Main function of the process of one target: write a line per input, as soon as it is finished."""
     from _fuzz import canary, watch
 
-    from blip_rl.report import bits
+    from blip_rl.reporting import bits
     from blip_rl.storage import atomic, integrity
     from blip_rl.untrusted import machine
 

@@ -21,7 +21,7 @@ from _measure import add_common_options, cell, markdown_table, positive_int, pro
 
 from blip_rl.errors import UserError
 from blip_rl.recipes import resolve
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting.scores import load_scores
 
 AGENT = "single"
 

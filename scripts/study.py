@@ -27,8 +27,8 @@ from blip_rl.core import metrics
 from blip_rl.core.intervals import describe, estimate
 from blip_rl.errors import UserError
 from blip_rl.formatting import score_text
-from blip_rl.report.scores import RunScores, load_config, load_scores
-from blip_rl.report.sequences import differences
+from blip_rl.reporting.scores import RunScores, load_config, load_scores
+from blip_rl.reporting.sequences import differences
 from blip_rl.shell import shell_command
 
 NOTES = """ACC: mean over tasks of the normalised score at the end. Its 95 % interval over seeds: Student's of the mean

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from blip_rl.report import heatmaps
+from blip_rl.reporting import heatmaps
 from tests.small_runs import small_config
 
 # The same examples on every machine, and no failure because a shared machine was slow for a moment.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from blip_rl.config import RunConfig
 from blip_rl.core import metrics
 from blip_rl.core.score_matrix import select_columns
-from blip_rl.report.scores import RunScores
+from blip_rl.reporting.scores import RunScores
 
 
 @dataclass(frozen=True)

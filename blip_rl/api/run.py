@@ -71,7 +71,7 @@ class Run(os.PathLike[str]):
         """
         arguments.flag("normalised", normalised)
         from blip_rl.api.metrics import run_metrics
-        from blip_rl.report.scores import load_scores
+        from blip_rl.reporting.scores import load_scores
 
         return run_metrics(self.config, load_scores(self.path), normalised=normalised)
 

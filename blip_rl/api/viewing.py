@@ -14,7 +14,7 @@ from blip_rl.api.trust import trust_runs
 from blip_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from blip_rl.report.page import ReportFiles
+    from blip_rl.reporting.page import ReportFiles
 
 RunPath = str | os.PathLike[str]
 Actions = Literal["greedy", "stochastic"]
@@ -123,7 +123,7 @@ def report(
         check_writable_folder(target)
     elif len(folders) == 1 and (folders[0] / "config.toml").is_file():
         check_writable_folder(folders[0])
-    from blip_rl.report.page import write_report
+    from blip_rl.reporting.page import write_report
 
     return write_report(folders, out=target, normalize=normalize, title=title)
 

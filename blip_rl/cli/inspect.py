@@ -20,8 +20,8 @@ def inspect_folder(run: Path, as_json: bool) -> None:
     from blip_rl.storage.paths import check_run
 
     check_run(run)
-    from blip_rl.report.inspection import inspect_run
-    from blip_rl.report.inspection_text import inspection_text
+    from blip_rl.reporting.inspection import inspect_run
+    from blip_rl.reporting.inspection_text import inspection_text
 
     found = inspect_run(run)
     if as_json:

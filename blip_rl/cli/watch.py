@@ -17,7 +17,7 @@ from blip_rl.shell import shell_command
 from blip_rl.untrusted.files import printable
 
 if TYPE_CHECKING:  # imports NumPy and pydantic
-    from blip_rl.report.live import RunState
+    from blip_rl.reporting.live import RunState
 
 _LOOK_SECONDS = 2.0
 _LINE_SECONDS = 30.0
@@ -40,7 +40,7 @@ def watch(runs: tuple[Path, ...]) -> None:
 
     for run in runs:
         check_run(run)
-    from blip_rl.report.live import RunWatch
+    from blip_rl.reporting.live import RunWatch
 
     watches = [RunWatch(run) for run in runs]
     for one in watches:

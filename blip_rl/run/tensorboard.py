@@ -111,7 +111,7 @@ def log_heatmap(logger: Logger, tag: str, frozen_bits: Tensor, total_bits: int, 
     """
     with optional_picture(f"the heatmap of {title}"):
         # Imported here, because matplotlib would delay a run's start by 0.5 s.
-        from blip_rl.report.heatmaps import block_mean, frozen_bits_image
+        from blip_rl.reporting.heatmaps import block_mean, frozen_bits_image
 
         small = block_mean(frozen_bits.flatten(1).cpu().numpy())  # layers have millions of weights
         image: Any = frozen_bits_image(small, total_bits, title)

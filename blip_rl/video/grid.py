@@ -239,7 +239,7 @@ def _game_over(picture: Frame, text: int) -> Frame:
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib ships: available on every machine, with non-Latin glyphs."""
-    from blip_rl.report.drawing import font_file  # imports matplotlib (0.5 s), needed for text only
+    from blip_rl.reporting.drawing import font_file  # imports matplotlib (0.5 s), needed for text only
 
     # The basic layout engine renders text identically on all machines; Raqm depends on system libraries.
     return ImageFont.truetype(font_file(bold), size, layout_engine=ImageFont.Layout.BASIC)

@@ -13,7 +13,7 @@ from blip_rl.evaluation.cells import Cell, chosen_games, chosen_stages
 from blip_rl.evaluation.pool import play_cells
 from blip_rl.formatting import score_text
 from blip_rl.methods import load_method
-from blip_rl.report.task import shown_title
+from blip_rl.reporting.task import shown_title
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.pictures import check_pictures
 from blip_rl.video.encode import save

@@ -12,7 +12,7 @@ from blip_rl.config import EvaluationConfig
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import MOST_ENVIRONMENTS, Episode
 from blip_rl.records import Actions, ScoreRow
-from blip_rl.report.scores import chosen_actions
+from blip_rl.reporting.scores import chosen_actions
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.rescore import ScoringPlayer
 from blip_rl.recipes import load_run_config
-from blip_rl.report.audit import audit_run
-from blip_rl.report.bits import load_bit_maps
-from blip_rl.report.checkpoints import open_checkpoints
+from blip_rl.reporting.audit import audit_run
+from blip_rl.reporting.bits import load_bit_maps
+from blip_rl.reporting.checkpoints import open_checkpoints
 from blip_rl.storage import atomic
 from blip_rl.storage import snapshot as snapshots
 

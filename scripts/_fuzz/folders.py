@@ -16,10 +16,10 @@ from _fuzz import change, tensors
 from _fuzz.canary import Canaries
 from _fuzz.runs import Files, redigest, unfinished_run, write
 from blip_rl.evaluation.rescore import evaluate_run
-from blip_rl.report import figures, sections_network
-from blip_rl.report.inspection import inspect_run
-from blip_rl.report.inspection_text import inspection_text
-from blip_rl.report.page import write_report
+from blip_rl.reporting import figures, sections_network
+from blip_rl.reporting.inspection import inspect_run
+from blip_rl.reporting.inspection_text import inspection_text
+from blip_rl.reporting.page import write_report
 from blip_rl.run import train
 
 NO_LONGER_WHAT_IT_WAS = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, struct.error, csv.Error)

@@ -10,7 +10,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import blip_rl as br
 from blip_rl.core import metrics
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting.scores import load_scores
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,10 @@ def test_evaluate_policy_accepts_an_agent(run):
         (lambda run: br.evaluate(run, episodes=0), "episodes = 0: expected a whole number from 1"),
         (lambda run: br.evaluate(run, actions="gready"), "actions = 'gready': did you mean greedy"),
         (lambda run: br.evaluate(["a", "b"]), r"run = \['a', 'b'\]: expected a path \(give several runs to report"),
+        (lambda run: br.report([]), r"runs = \[\]: expected at least one run folder"),
+        (lambda run: br.report([run, 3]), "runs = 3: expected a path"),
+        (lambda run: br.report(run, normalize="recipes"), "normalize = 'recipes': did you mean recipe"),
+        (lambda run: br.report(run, title=3), "title = 3: expected text"),
         (lambda run: br.render(run, seconds="long"), "seconds = 'long': expected a number"),
         (lambda run: br.render(run, episodes=33), "episodes 33: expected 1 to 32"),
         (lambda run: br.render(run, file_format="avi"), "avi"),
@@ -157,3 +161,9 @@ def test_evaluate_returns_the_scores_it_stores(run, tmp_path):
 def test_render_returns_the_files(run, tmp_path):
     (path,) = br.render(run, stages=[1], seconds=0.2, out=tmp_path / "films")
     assert path.stat().st_size > 0
+
+
+def test_report_writes_the_page(run, tmp_path):
+    written = br.report([run], out=tmp_path / "report", title="Two poles")
+    assert "Two poles" in written.page.read_text(encoding="utf-8")
+    assert written.problems == ()

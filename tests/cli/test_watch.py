@@ -10,9 +10,9 @@ from blip_rl.cli import cli
 from blip_rl.cli import watch as watch_module
 from blip_rl.cli.watch import Display
 from blip_rl.errors import RunError
-from blip_rl.report.live import RunState, Score
+from blip_rl.reporting.live import RunState, Score
 from blip_rl.storage.step_counter import write_steps
-from tests.report.report_runs import make_run
+from tests.reporting.report_runs import make_run
 from tests.test_cli_startup import LEARNING, imported
 
 

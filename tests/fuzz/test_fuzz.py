@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_rl.report import bits
+from blip_rl.reporting import bits
 from blip_rl.storage import atomic, integrity
 from blip_rl.untrusted import machine
 

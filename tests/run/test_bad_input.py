@@ -11,7 +11,7 @@ from tests.run.broken_off import command
 CASES = {
     "unknown game": (["--games", "kungfoo"], ["kungfoo", "did you mean kungfu", "blip-rl list games"]),
     "unknown key": (["--set", "ppo.learning_rat=1"], ["learning_rat", "learning_rate"]),
-    "game twice": (["--games", "boxing,boxing"], ["boxing", "twice"]),
+    "game twice": (["--games", "boxing,boxing", "--agent", "single"], ["2 visits", "single", "each task once"]),
     "no game": (["--games", ""], ["--games", "kungfu,boxing"]),
     "no steps": (["--steps", "0"], ["'0'", "at least 1", "10M"]),
     "both priors": (["--set", "method.fisher_prior=1e-9"], ["both are given", "exactly one", "none removes"]),

@@ -4,7 +4,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blip_rl.console import optional_picture
-from blip_rl.report import heatmaps
+from blip_rl.reporting import heatmaps
 from blip_rl.run.train import train
 from blip_rl.video import tensorboard
 from tests.run.broken_off import command, process, settings, small_run

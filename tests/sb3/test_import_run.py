@@ -20,7 +20,7 @@ from torch import nn
 from blip_rl.cli import cli
 from blip_rl.errors import UserError
 from blip_rl.recipes import load_run_config
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting.scores import load_scores
 from blip_rl.sb3.export import export_run
 from blip_rl.sb3.import_run import import_agent
 from blip_rl.storage.checkpoint import load_stage

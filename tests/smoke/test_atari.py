@@ -6,7 +6,7 @@ from itertools import pairwise
 from safetensors.numpy import load_file
 
 from blip_rl.recipes import load_run_config, resolve
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting.scores import load_scores
 from blip_rl.run.train import train
 from blip_rl.storage.checkpoint import load_stage
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from blip_rl.core import metrics
 from blip_rl.recipes import resolve
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting.scores import load_scores
 from blip_rl.run.train import train
 
 AGENTS = ("finetune", "blip")

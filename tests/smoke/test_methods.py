@@ -8,7 +8,7 @@ import pytest
 
 from blip_rl.core import metrics
 from blip_rl.recipes import resolve
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting.scores import load_scores
 from blip_rl.run.train import train
 
 pytestmark = pytest.mark.slow

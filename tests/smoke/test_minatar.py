@@ -9,8 +9,8 @@ from PIL import Image
 
 from blip_rl.cli import program
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.report import heatmaps
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting import heatmaps
+from blip_rl.reporting.scores import load_scores
 from blip_rl.run.train import resume, train
 from blip_rl.sb3.export import export_run
 from tests.run.broken_off import assert_equal, killed_at, small_run

@@ -6,7 +6,7 @@ import tomli_w
 
 from blip_rl.recipes import load_run_config, resolve
 from blip_rl.recipes.files import read_recipe, recipe_names, recipe_paths
-from blip_rl.report.scores import load_scores
+from blip_rl.reporting.scores import load_scores
 from blip_rl.run.train import train
 from blip_rl.storage.run_folder import RunFolder
 

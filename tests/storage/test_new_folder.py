@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from blip_rl.errors import UserError
-from blip_rl.report import page
+from blip_rl.reporting import page
 from blip_rl.storage.new_folder import make_folder, take_name
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from tests.small_runs import small_config

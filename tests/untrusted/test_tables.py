@@ -7,7 +7,7 @@ import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.records import ReturnRow
-from blip_rl.report.table import load_rows
+from blip_rl.reporting.table import load_rows
 from blip_rl.untrusted import tables
 from blip_rl.untrusted.tables import table_rows
 

@@ -1,0 +1,65 @@
+"""Tests of curves over the runs of a group."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tomli_w
+
+from blip_rl.reporting.groups import accumulated_series, group_runs
+from blip_rl.reporting.normalising import rescale_observed
+from blip_rl.reporting.run_record import load_run
+from blip_rl.reporting.scores import load_config
+from tests.reporting import report_runs as made
+
+# An agent that forgets nothing and plays kungfu from the start: episode k of four always has the same score. Boxing is
+# learned from below random play, −0.2, to 0.5.
+KUNGFU = (0.1, 0.2, 0.6, 0.7)
+
+
+def frozen_run(run, periodic_games, truncated=0):
+    config = load_config(run)
+    config["evaluation"]["episodes"] = len(KUNGFU)
+    (run / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+    rows = []
+    for steps, stage, phase, games, boxing in (
+        (500, 1, "periodic", periodic_games, None),
+        (1000, 1, "before", 4, None),
+        (1000, 1, "after", 4, None),
+        (1500, 2, "periodic", periodic_games, -0.2),
+        (2000, 2, "before", 4, 0.5),
+        (2000, 2, "after", 4, 0.5),
+    ):
+        ends = truncated if phase == "periodic" else 0
+        rows += [[steps, stage, phase, "kungfu", k, KUNGFU[k], 9, ends, KUNGFU[k], "greedy"] for k in range(games)]
+        if boxing is not None:
+            rows += [[steps, stage, phase, "boxing", k, boxing, 9, 0, boxing, "greedy"] for k in range(games)]
+    made.write_table(run / "scores.csv", made.SCORE_COLUMNS, rows)
+    return load_run(run)
+
+
+def lines_of(record):
+    series = accumulated_series(group_runs([record])[0], 0)
+    return [
+        [(int(s), round(float(v), 6)) for s, v in zip(*one, strict=True)] for one in (*series.lines, *series.partial)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("games", "truncated", "line", "partial"),
+    [
+        # The first two episodes of kungfu are its worst: their mean, 0.15, is no loss against 0.4.
+        (2, 0, [(1000, 0.4), (2000, 0.9)], [(500, 0.15), (1500, -0.05)]),
+        (4, 1, [(1000, 0.4), (2000, 0.9)], [(500, 0.4), (1500, 0.2)]),
+        (4, 0, [(500, 0.4), (1000, 0.4), (1500, 0.2), (2000, 0.9)], []),
+    ],
+    ids=["fewer episodes", "truncated episodes", "complete"],
+)
+def test_accumulated_curve_has_only_complete_evaluations(new_run, games, truncated, line, partial):
+    run = frozen_run(new_run("r", games=("kungfu", "boxing")), games, truncated)
+    assert lines_of(run) == [line, partial]
+
+
+def test_rescaled_curves_keep_which_evaluations_are_complete(new_run):
+    (record,) = rescale_observed([frozen_run(new_run("r", games=("kungfu", "boxing")), 2)])
+    np.testing.assert_array_equal(record.scores.curves[0].complete, [False, True, False, True])

@@ -1,0 +1,46 @@
+"""Tests of the colours of score matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blip_rl.reporting import heatmaps
+from blip_rl.reporting.figures import FigureWriter
+from blip_rl.reporting.groups import group_runs
+from blip_rl.reporting.run_record import load_run
+from blip_rl.reporting.sections_matrix import matrix_section
+
+
+@pytest.fixture
+def shades(sketches, monkeypatch, new_run, tmp_path):
+    """Texts and shades of the matrices of two agents, the first with three seeds, and the section."""
+    found = []
+    original = heatmaps.draw_matrix
+
+    def note(ax, texts, shades, rows, columns, theme):
+        if theme.name == "light":
+            found.append((texts, shades))
+        return original(ax, texts, shades, rows, columns, theme)
+
+    monkeypatch.setattr(heatmaps, "draw_matrix", note)
+    runs = [new_run(f"blip{seed}", seed=seed) for seed in range(3)] + [new_run("half", agent="ewc", stages=1)]
+    section = matrix_section(group_runs([load_run(run) for run in runs]), FigureWriter(tmp_path / "pictures"))
+    return found, section
+
+
+def test_normalised_matrices_share_one_colour_scale(shades):
+    (blip, _, ewc, _), _ = shades
+    for texts, cells in (blip, ewc):
+        for (row, column), shade in np.ndenumerate(cells):
+            if np.isfinite(shade):
+                assert shade == pytest.approx(min(1.0, float(texts[row][column])), abs=0.006)
+
+
+def test_raw_matrices_are_not_coloured(shades):
+    (_, (texts, blip), _, (_, ewc)), section = shades
+    assert texts[0][0] != texts[2][0]
+    assert set(blip[np.isfinite(blip)]) == set(ewc[np.isfinite(ewc)]) == {0.0}
+    captions = [picture.caption for picture in section.figures]
+    assert all(caption.startswith("Not coloured") for caption in captions[1::2])
+    assert [caption.endswith("Mean over 3 seeds.") for caption in captions] == [True, True, False, False]
