@@ -94,6 +94,7 @@ def use(programs: Path, folder: Path) -> None:
         run(blip_rl, "render", run_name, "--episodes", "1", "--seconds", "1", "--format", "mp4", cwd=folder)
         run(blip_rl, "report", run_name, cwd=folder)
         run(blip_rl, "inspect", run_name, cwd=folder)
+        run(blip_rl, "watch", run_name, cwd=folder)
         run(blip_rl, "export", run_name, "--out", f"{run_name}-zips", cwd=folder)
         answer(printed, programs, folder)
         print(f"{games}: trained, scored, filmed, reported, inspected, exported and shown in TensorBoard")
@@ -104,7 +105,7 @@ def use(programs: Path, folder: Path) -> None:
 
 def answer(printed: str, programs: Path, folder: Path) -> None:
     """Run the ``tensorboard`` command that a training printed until its page can be read, and stop it."""
-    found = re.search(r"^watch +(tensorboard .*)$", printed, re.MULTILINE)
+    found = re.search(r"^curves +(tensorboard .*)$", printed, re.MULTILINE)
     if found is None:
         sys.exit(f"blip-rl train printed no tensorboard command:\n{printed}")
     _, *arguments = shlex.split(found[1])

@@ -124,7 +124,8 @@ class RunFolder:
     def stages(self) -> list[int]:
         """Return the numbers of the stages that have a checkpoint, in ascending order."""
         found = (self.path / "checkpoints").glob("stage-*")
-        return sorted(int(path.name[6:]) for path in found if _is_number(path.name[6:]))
+        numbers = (int(path.name[6:]) for path in found if _is_number(path.name[6:]))
+        return sorted(number for number in numbers if number > 0)  # stages are counted from 1
 
     def snapshots(self) -> list[Path]:
         """Return the snapshot folders, oldest first."""

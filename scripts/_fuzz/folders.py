@@ -1,4 +1,4 @@
-"""Damaged and hostile run folders: inspected, reported, and opened to be evaluated and resumed."""
+"""Damaged and hostile run folders: inspected, watched, reported, and opened to be evaluated and resumed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.reporting import figures, sections_network
 from blip_rl.reporting.inspection import inspect_run
 from blip_rl.reporting.inspection_text import inspection_text
+from blip_rl.reporting.live import RunWatch
 from blip_rl.reporting.page import write_report
 from blip_rl.run import train
 
@@ -53,7 +54,7 @@ class Folders:
         if draw.random() < 0.3:
             _replace(draw, self._folder, self._outside)
         try:
-            draw.choice((self._inspect, self._report, self._evaluate, self._resume))(draw)
+            draw.choice((self._inspect, self._watch, self._report, self._evaluate, self._resume))(draw)
         finally:
             assert self._outside.read_text(encoding="utf-8") == _SECRET, "a file outside the folder was changed"
 
@@ -61,6 +62,11 @@ class Folders:
         found = inspect_run(self._folder)
         json.dumps(found.to_json(), allow_nan=False)
         assert _SECRET not in inspection_text(found).encode("utf-8").decode(), "a file outside the folder was read"
+
+    def _watch(self, draw: random.Random) -> None:
+        watch = RunWatch(self._folder)
+        lines = [watch.title, *(watch.look().line for _ in range(2))]
+        assert _SECRET not in "".join(lines), "a file outside the folder was read"
 
     def _report(self, draw: random.Random) -> None:
         with contextlib.nullcontext() if draw.random() < _DRAWN else undrawn():

@@ -76,3 +76,9 @@ def test_the_step_counter_is_stored_until_the_run_is_finished(folder, tmp_path):
 def test_an_unreadable_step_counter_is_zero(text, folder):
     (folder.path / ".steps").write_bytes(text)
     assert folder.noted_steps() == 0
+
+
+def test_stages_are_counted_from_1(folder):
+    for name in ("stage-00", "stage-01", "stage-10", "stage-x", "stage-²"):
+        (folder.path / "checkpoints" / name).mkdir(parents=True)
+    assert folder.stages() == [1, 10]
