@@ -17,7 +17,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_five_lines_protect_a_plain_ppo():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (code,) = re.findall(r"## Protect a .*?```python\n(.*?)```", README, flags=re.DOTALL)
     first_env, second_env = (make_control_env("CartPole-v1", 4, 0, mix) for mix in (1, 2))
     model = PPO("MlpPolicy", first_env, n_steps=128, seed=0, device="cpu")
     names = {"model": model, "first_env": first_env, "second_env": second_env, "total_timesteps": 2048}
