@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -167,3 +168,11 @@ def test_report_writes_the_page(run, tmp_path):
     written = br.report([run], out=tmp_path / "report", title="Two poles")
     assert "Two poles" in written.page.read_text(encoding="utf-8")
     assert written.problems == ()
+
+
+def test_workers_do_not_run_the_script_that_started_them(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    lines = ["import blip_rl as br", "print('begun')", "print(len(br.evaluate('run', episodes=1, workers=2)))"]
+    (tmp_path / "script.py").write_text("\n".join(lines))
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "begun\n3\n"
