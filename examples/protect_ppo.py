@@ -23,7 +23,7 @@ def long_pole() -> gym.Env:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Protect a PPO of stable-baselines3 over two tasks.")
-    parser.add_argument("--steps", type=int, default=50_000, help="training steps of each task")
+    parser.add_argument("--steps", type=int, default=20_000, help="training steps of each task")
     steps = parser.parse_args().steps
 
     tasks = {"CartPole": make_vec_env("CartPole-v1", 4, seed=0), "long pole": make_vec_env(long_pole, 4, seed=0)}
