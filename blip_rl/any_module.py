@@ -52,7 +52,7 @@ class ModuleGuard:
 
     def __init__(self, trunk: nn.Module, method: Method, seed: int) -> None:
         self.ended = False
-        self._trunk, self._method, self._seed = trunk, method, seed
+        self._trunk, self._method, self._generator = trunk, method, torch.Generator().manual_seed(seed)
 
     def end_task(self, loader: Iterable[Any], head: Callable[[Tensor], Any]) -> dict[str, float]:
         """Consolidate the task just learned; call it once, after training and inside the block.
@@ -75,12 +75,10 @@ class ModuleGuard:
             raise UserError("guard.end_task called twice: open a new protect_module block for the next task")
         self._method.after_step()  # weights loaded after the last step, such as the best epoch's, are not yet projected
         inputs = _first_inputs(loader, self._method.samples_wanted)
-        generator = torch.Generator().manual_seed(self._seed)
         with _evaluation_mode(self._trunk, head):
             if len(inputs):
                 self._check_head(head, inputs[:1])
-            finished = FinishedTask(self._trunk, head, inputs, lambda x: x, generator)
-            metrics = self._method.end_task(finished)
+            metrics = self._method.end_task(FinishedTask(self._trunk, head, inputs, lambda x: x, self._generator))
         self.ended = True
         return metrics
 
@@ -128,8 +126,7 @@ def _check_trunk(trunk: nn.Module, stepped: set[int]) -> None:
 
 
 def _first_inputs(loader: Iterable[Any], samples: int) -> Tensor:
-    parts: list[Tensor] = []
-    found = 0
+    parts, found = list[Tensor](), 0
     for batch in loader if samples else ():
         inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(inputs, Tensor):

@@ -14,8 +14,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor as Pool
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -58,7 +57,6 @@ GRID = {
 TUNING_SEEDS = (100, 101)
 MARK = "<!-- Tables: written by examples/classification.py. -->"
 Data = tuple[Tensor, Tensor]  # images (samples, 1, side, side) and their classes
-Runs = dict[str, list[tuple[float, ...]]]  # rule → for each seed ACC, BWT, ACC of tasks 2… just learned, megabytes
 
 
 def read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
@@ -169,25 +167,25 @@ def run(job: tuple[str, str, int, Path]) -> tuple[float, ...]:
         with torch.no_grad():
             tested = [(own(trunk(x)).argmax(1), y) for own, (_, _, (x, y)) in zip(heads, tasks, strict=True)]
         matrix.append([(answers == y).float().mean().item() for answers, y in tested])
-    kept = [*nn.ModuleList([trunk, *heads]).parameters(), *method.state().tensors.values()]
-    memory = sum(tensor.nbytes for tensor in kept) / 1e6
+    network = nn.ModuleList([trunk, *heads])
+    memory = sum(tensor.nbytes for tensor in [*network.parameters(), *method.state().tensors.values()]) / 1e6
     return average_performance(matrix), backward_transfer(matrix), learned_later(matrix), memory
 
 
-def compare(pool: Executor, name: str, rules: Sequence[str], seeds: Sequence[int], folder: Path) -> Runs:
-    """Make all runs of one benchmark."""
+def compare(pool: Pool, name: str, rules: list[str], seeds: range, folder: Path) -> dict[str, list[Any]]:
+    """Return for each rule and seed ACC, BWT, ACC of tasks 2… just learned, megabytes."""
     done = pool.map(run, [(name, rule, seed, folder) for rule in rules for seed in seeds])
     return {rule: [next(done) for _ in seeds] for rule in rules}
 
 
-def cell(values: Sequence[float], sign: str = "") -> str:
+def cell(values: tuple[float, ...] | list[float], sign: str = "") -> str:
     """Return per cent, aggregated over seeds, with the 95 % interval if there are enough of them."""
     found = estimate([100 * value for value in values])
     low, high = found.interval or (math.nan, math.nan)
     return f"{found.centre:{sign}.2f}" + (f" [{low:{sign}.2f}, {high:{sign}.2f}]" if found.interval else "")
 
 
-def table(title: str, runs: Runs, paper: dict[str, tuple[float, float]]) -> list[str]:
+def table(title: str, runs: dict[str, list[Any]], paper: dict[str, tuple[float, float]]) -> list[str]:
     """Return a table with a row for each rule; the paper's numbers last."""
     first = next(iter(runs))
     head = f"| rule | ACC | ACC − that of `{first}`, paired | BWT | just learned, tasks 2… | MB |"
@@ -199,7 +197,7 @@ def table(title: str, runs: Runs, paper: dict[str, tuple[float, float]]) -> list
     return rows + [f"| {who} in the paper | {acc:.2f} | | {bwt:+.2f} | | |" for who, (acc, bwt) in paper.items()]
 
 
-def study(pool: Executor, benchmarks: list[str], rules: list[str], seeds: range, tune: bool, folder: Path) -> list[str]:
+def study(pool: Pool, benchmarks: list[str], rules: list[str], seeds: range, tune: bool, folder: Path) -> list[str]:
     """Return the tables of the benchmarks, where asked for after those of the settings tuned for them."""
     lines, tuned = [], {}
     for name in benchmarks:
@@ -233,7 +231,7 @@ def main() -> None:
             make_rule(rule)
         if a.seeds < 1 or a.workers < 1:
             raise UserError(f"--seeds {a.seeds} --workers {a.workers}: expected at least 1 of each")
-        with ProcessPoolExecutor(a.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with Pool(a.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             lines = study(pool, a.benchmark, a.rules, range(a.seeds), a.tune, a.data)
     except ValueError as error:
         parser.error(str(error))
