@@ -17,5 +17,5 @@ def list_names(kind: str | None, tag: str | None, every: bool) -> None:
     from blip_rl.listing import print_names
 
     if tag is not None and kind not in (None, "sequences"):
-        raise UserError(f"--tag {tag} with {kind}: only sequences have tags (blip-rl list sequences --tag {tag})")
+        raise UserError(f"--tag {tag} with {kind}: expected sequences, which alone have tags")
     print_names("sequences" if tag else kind, every, tag)

@@ -18,8 +18,8 @@ from blip_rl.learner.normalization import Normalizer, RewardNormalizer, RunningM
 from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods.finetune import Finetune
 from blip_rl.tasks.recorded import RecordedVecEnv
-from tests.learner.apart_agents import DISTIL, consolidate, inner_method
 from tests.learner.emulated_graphs import EmulatedGraph, emulate_cuda_graphs
+from tests.learner.separate_trunk_agents import DISTIL, consolidate, inner_method
 from tests.learner.small_agents import ENVIRONMENTS, ROLLOUT, agent, cartpole, learn, same, weights
 from tests.learner.test_state import through_files
 

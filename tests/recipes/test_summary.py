@@ -38,4 +38,4 @@ def test_list_shows_the_sequences_of_a_tag():
     assert "2.4M steps" in lines[0]
     refused = invoke("list", "agents", "--tag", "laptop")
     assert refused.exit_code == 2
-    assert "--tag laptop with agents: only sequences have tags" in refused.output
+    assert "--tag laptop with agents: expected sequences, which alone have tags" in refused.output

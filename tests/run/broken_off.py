@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -116,13 +115,18 @@ def run_files(run):
     return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() if f.is_file() else "" for f in files}
 
 
+def _opened_at(path):
+    """Return when an event file was opened: its name has whole seconds, and two processes may share one."""
+    return next(iter(EventFileLoader(str(path)).Load())).wall_time
+
+
 def curves(run):
     """Return tag → [(step, value), …] of every TensorBoard scalar except speeds, in the order of writing.
 
     The event files are read one after another, because TensorBoard's own accumulator hides steps that are there twice.
     """
     found = {}
-    for path in sorted(run.glob("events*"), key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)]):
+    for path in sorted(run.glob("events*"), key=_opened_at):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "scalars":
