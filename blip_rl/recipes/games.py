@@ -107,7 +107,8 @@ def _check_same_tasks(text: str, parts: list[Games]) -> None:
     given: dict[str, TaskConfig] = {}
     for part in parts:
         own = {task.name: task for task in part.tasks}
-        own |= {f"ROM {rom}": task for task in part.tasks if (rom := rom_name(task.game))}
+        plain = [task for task in part.tasks if task.flavour is None]  # modes of a game are tasks of their own
+        own |= {f"ROM {rom}": task for task in plain if (rom := rom_name(task.game))}
         if twice := [key for key in own if key in given and given[key] != own[key]]:
             first, second = given[twice[0]].name, own[twice[0]].name
             how = "with different settings" if first == second else f"as {first!r} and {second!r}"

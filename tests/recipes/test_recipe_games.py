@@ -149,6 +149,12 @@ def test_a_game_listed_again_is_visited_again(games):
     assert config.visits == (0, 0)
 
 
+def test_two_modes_of_a_game_are_two_tasks():
+    config = resolve("freeway-0,freeway-3,freeway-0", "blip")
+    assert [task.mode for task in config.tasks] == [0, 3]
+    assert config.visits == (0, 1, 0)
+
+
 def test_order_of_visits_follows_the_list():
     config = resolve("boxing,kungfu,boxing,krull", "blip")
     assert [task.name for task in config.tasks] == ["boxing", "kungfu", "krull"]
