@@ -71,7 +71,7 @@ def _network_rows(
     env.close()
     policy = validation.meta_policy(env.observation_space, tasks, config)
     learning = sum(learning_parts(config, env.observation_space, validation.weight_bytes(policy)).values())
-    # The libraries are loaded, so this process takes what a run takes beside what it learns with.
+    # The libraries are loaded by now: count the memory of this process as the base of a run.
     estimate = estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))
     trunk = sum(parameter.numel() for parameter in policy.trunk.parameters())
     head = sum(parameter.numel() for parameter in policy.current.parameters())

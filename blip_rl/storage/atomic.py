@@ -205,7 +205,7 @@ def _new_mark(folder: Path) -> tuple[Path, int]:
         path = folder / f".blip-rl-{secrets.token_hex(8)}.tmp"
         # Default permissions (umask): a file of the module tempfile would be readable by its owner alone.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # on a file system without locks nobody else can lock the file and remove it either
+        with suppress(OSError):  # without file locks, no other process can lock the file and remove it either
             try_lock(descriptor, wait=True)
         if os.fstat(descriptor).st_nlink:
             return path, descriptor

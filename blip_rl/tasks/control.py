@@ -114,7 +114,7 @@ def _observation_fix(space: Space[Any]) -> str:
 def _can_be_flattened(space: Space[Any]) -> bool:
     try:
         return bool(space.is_np_flattenable)
-    except NotImplementedError:  # a space of a package of its own, such as MiniGrid's missions
+    except NotImplementedError:  # custom spaces, such as MiniGrid's MissionSpace
         return False
 
 

@@ -89,7 +89,7 @@ def _entries(env: gymnasium.Env[Any, Any], config: WrapperConfig) -> int:
         given = config.arguments.get(name)
         numbers += [number for number in (given if isinstance(given, tuple) else (given,)) if isinstance(number, int)]
     if config.class_name == "FlattenObservation":
-        with suppress(NotImplementedError, ValueError):  # of a space that cannot be flattened: the wrapper says so
+        with suppress(NotImplementedError, ValueError):  # cannot be flattened: the wrapper itself raises
             numbers.append(flatdim(env.observation_space))
     if config.class_name == "FrameStackObservation":
         numbers.append(math.prod(env.observation_space.shape or ()))
