@@ -10,9 +10,13 @@ below in a few iterations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from blip_rl.core.penalty import QuadraticPenalty
 
 _ITERATIONS = 8
 
@@ -39,3 +43,24 @@ def shrink_factor(
         step = (size - radius) * size.square() / (radius * slope).clamp(min=torch.finfo(fisher.dtype).tiny)
         multiplier = (multiplier + step).clamp(min=0)
     return 1 / (1 + multiplier * fisher)
+
+
+def project_within_(weights: Mapping[str, Tensor], penalty: QuadraticPenalty, budget: float) -> None:
+    """Project all weights together, in place, onto the ellipsoid ½ Σ F (θ − θ*)² ≤ budget.
+
+    Args:
+        weights: Parameters by name.
+        penalty: Has F and θ* for each of them.
+        budget: B > 0.
+
+    Raises:
+        ValueError: the penalty has no Fisher.
+    """
+    if penalty.fisher is None:
+        raise ValueError("the penalty has no Fisher (F = 1 everywhere): create it with the kind 'fisher'")
+    # One multiplier for all parameters: the budget is of the whole trunk.
+    fisher = torch.cat([penalty.fisher[name].flatten() for name in weights])
+    away = torch.cat([(weight - penalty.anchor[name]).flatten() for name, weight in weights.items()])
+    parts = torch.split(away * shrink_factor(fisher, away, budget), [weight.numel() for weight in weights.values()])
+    for (name, weight), part in zip(weights.items(), parts, strict=True):
+        weight.copy_(penalty.anchor[name] + part.view_as(weight))

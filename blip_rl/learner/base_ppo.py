@@ -25,6 +25,7 @@ from torch import Tensor
 
 from blip_rl.agent_config import PpoConfig
 from blip_rl.config import ComputeConfig
+from blip_rl.learner.adam import clipped_step
 from blip_rl.learner.collector import Collector
 from blip_rl.learner.cuda_graph import CapturedUpdate, can_capture
 from blip_rl.learner.diagnostics import UpdateMetrics, check_finite, means
@@ -204,7 +205,7 @@ class BasePPO(PPO):
             (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         # Method.add_gradient runs in backward hooks and Method.after_step in a hook of the optimizer (methods.attach):
         # the clipped norm includes the gradient of a penalty, and every step ends with a projection.
-        norm = self.policy.step(self.max_grad_norm)
+        norm = clipped_step(self.policy.optimizer, self.max_grad_norm)
         return UpdateMetrics(metrics, None if extra is None else extra.detach(), norm)
 
     def _log_update(self, metrics: list[UpdateMetrics], rollout: Rollout) -> None:

@@ -298,17 +298,3 @@ class ContinualPolicy(ActorCriticPolicy):
             actions = actions.reshape(-1, *self.action_space.shape)
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions
-
-    def step(self, max_gradient_norm: float) -> Tensor:
-        """Clip the global gradient norm, take an optimizer step and return the norm before clipping.
-
-        Clipping goes through ``grad_scale``, by which the fused optimizer divides gradients as it reads them. This
-        saves the pass over all gradients of ``clip_grad_norm_`` and keeps the norm on the device.
-        """
-        # Parameters without a gradient (those of a frozen trunk) are skipped, as clip_grad_norm_ does. The 1e-6 and the
-        # upper limit of 1 on the factor are clip_grad_norm_'s too: results differ from it by rounding alone.
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        self.optimizer.grad_scale = ((norm + 1e-6) / max_gradient_norm).clamp_(min=1.0)  # type: ignore[attr-defined]
-        self.optimizer.step()
-        return norm

@@ -10,7 +10,6 @@ CLEAR's V-trace term is left out: PPO cannot learn from data this old. Frames co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from blip_rl.core import saved
 from blip_rl.core.policy_tensors import KINDS, divergence, policy_tensors
+from blip_rl.core.replay import TaskMemory, row_bytes, taken_from
 from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs
 from blip_rl.setting_types import NonNegativeFloat, PositiveFloat, PositiveInt, Settings
@@ -44,32 +44,6 @@ class ClearSettings(Settings):
     """Megabytes of frames kept; the smaller of the two limits applies."""
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """Frames of one task with their targets; every tensor has one row for each frame, on the CPU.
-
-    Attributes:
-        observations: Raw, as the environment gave them: (frames, ...).
-        policy: Parameters of the action distribution: ``logits``, or ``loc`` and ``scale``.
-        values: (frames,); None where the task had no critic.
-    """
-
-    observations: Tensor
-    policy: dict[str, Tensor]
-    values: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.observations)
-
-    def rows(self, chosen: Tensor) -> _Memory:
-        values = None if self.values is None else self.values[chosen]
-        return _Memory(self.observations[chosen], {key: t[chosen] for key, t in self.policy.items()}, values)
-
-    def tensors(self) -> dict[str, Tensor]:
-        values = {} if self.values is None else {"values": self.values}
-        return {"observations": self.observations, **self.policy, **values}
-
-
 class Clear(Method):
     """Adds a cloning loss over a bounded memory of frames of earlier tasks."""
 
@@ -79,7 +53,7 @@ class Clear(Method):
     def __init__(self, **settings: Any) -> None:
         """Pass the fields of :class:`ClearSettings` as keywords: ``Clear(policy_cloning=0.1)``."""
         super().__init__(**settings)
-        self._memories: list[_Memory] = []
+        self._memories: list[TaskMemory] = []
         self._seed = 0
         self._draws: torch.Generator | None = None  # while a task is learned
 
@@ -131,7 +105,7 @@ class Clear(Method):
         Raises:
             UserError: the capacity is too small for one frame of each task.
         """
-        frame_bytes = _row_bytes(finished.observations)
+        frame_bytes = row_bytes(finished.observations)
         capacity = self._capacity(frame_bytes)
         tasks = max(len(self._memories), self.task or len(self._memories) + 1)
         share = capacity // tasks
@@ -201,19 +175,19 @@ class Clear(Method):
         left = dict(state.tensors)
         draws = _generator(left.pop("draws", None))
         tasks = state.values.get("tasks_seen", 0)
-        memories = [_taken_from(left, f"task{number}") for number in range(1, tasks + 1)]
+        memories = [taken_from(left, f"task{number}") for number in range(1, tasks + 1)]
         if left:
             raise ValueError(f"state for {min(left)!r}, which CLEAR does not keep: it belongs to another method")
         self._memories, self._seed, self._draws = memories, int(state.values.get("seed", 0)), draws
 
     def _check_memories(self, trunk: nn.Module) -> None:
         for number, memory in enumerate(self._memories, start=1):
-            _check_fit(f"task{number}.observations", memory.observations, trunk)
+            memory.check_fit(f"task{number}", trunk)
 
     def _capacity(self, frame_bytes: int | None = None) -> int:
         """Return the number of frames that fit; their size is that of the first task's."""
         if self._memories:
-            frame_bytes = _row_bytes(self._memories[0].observations)
+            frame_bytes = row_bytes(self._memories[0].observations)
         within = int(self.settings.capacity_mb * 1e6 / (frame_bytes or _USUAL_FRAME_BYTES))
         return min(self.settings.capacity_frames, within)
 
@@ -223,7 +197,7 @@ class Clear(Method):
         odd = set(torch.randperm(tasks, generator=self._draws)[: self.settings.batch % tasks].tolist())
         return [self.settings.batch // tasks + (index in odd) for index in range(tasks)]
 
-    def _cloning(self, number: int, replayed: _Memory, outputs: Outputs) -> Tensor:
+    def _cloning(self, number: int, replayed: TaskMemory, outputs: Outputs) -> Tensor:
         """Return the weighted divergence and squared error of each replayed frame of one task, shape (frames,)."""
         policy, values = outputs(number, replayed.observations)
         current = policy_tensors(policy)
@@ -238,7 +212,7 @@ class Clear(Method):
 
 
 @torch.no_grad()
-def _remember(finished: FinishedTask, observations: Tensor) -> _Memory:
+def _remember(finished: FinishedTask, observations: Tensor) -> TaskMemory:
     """Return frames with the finished task's policy and values, computed in chunks."""
     device = next(finished.trunk.parameters()).device
     policies, values = [], []
@@ -248,20 +222,7 @@ def _remember(finished: FinishedTask, observations: Tensor) -> _Memory:
         if finished.critic is not None:
             values.append(finished.critic(features).cpu())
     policy = {key: torch.cat([part[key] for part in policies]) for key in policies[0]}
-    return _Memory(observations, policy, torch.cat(values) if values else None)
-
-
-def _check_fit(name: str, observations: Tensor, trunk: nn.Module) -> None:
-    """Refuse frames whose channels or features differ from the input of the trunk's first layer."""
-    first = next((layer for layer in trunk.modules() if isinstance(layer, nn.Linear | nn.Conv2d)), None)
-    if first is None or observations.dim() != first.weight.dim():
-        return
-    takes, given = first.weight.shape[1], observations.shape[1]
-    if takes != given:
-        raise ValueError(
-            f"{name!r} has frames of {tuple(observations.shape[1:])}, but the trunk takes {takes} "
-            f"{'channels' if isinstance(first, nn.Conv2d) else 'numbers'}: another network's state"
-        )
+    return TaskMemory(observations, policy, torch.cat(values) if values else None)
 
 
 def _frame(network: Network) -> tuple[torch.dtype, tuple[int, ...]]:
@@ -281,25 +242,6 @@ def _generator(state: Tensor | None) -> torch.Generator | None:
         raise ValueError(f"'draws' is not the state of a generator: a damaged state ({error})") from error
 
 
-def _row_bytes(observations: Tensor) -> int:
-    return max(1, observations[:1].nbytes)
-
-
 def _chosen(rows: int, count: int, generator: torch.Generator) -> Tensor:
     """Return the indices of ``count`` random rows, drawn without replacement, or of all if there are fewer."""
     return torch.randperm(rows, generator=generator)[:count]
-
-
-def _taken_from(tensors: dict[str, Tensor], prefix: str) -> _Memory:
-    """Remove one task's memory from the loaded tensors and return it."""
-    mine = {key.removeprefix(f"{prefix}."): key for key in tensors if key.startswith(f"{prefix}.")}
-    parts = {key: tensors.pop(name) for key, name in mine.items()}
-    if "observations" not in parts:
-        raise ValueError(f"the saved state has no '{prefix}.observations': it belongs to another method")
-    observations, values = parts.pop("observations"), parts.pop("values", None)
-    if frozenset(parts) not in KINDS:
-        raise ValueError(f"the saved state has {', '.join(sorted(parts)) or 'no policy'} as the policy of '{prefix}'")
-    for key, tensor in {**parts, **({} if values is None else {"values": values})}.items():
-        if len(tensor) != len(observations):
-            raise ValueError(f"'{prefix}.{key}' has {len(tensor)} rows, expected {len(observations)}: a damaged state")
-    return _Memory(observations, parts, values)

@@ -16,13 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from blip_rl.core import saved
-from blip_rl.core.penalty import QuadraticPenalty
-from blip_rl.methods.base import FinishedTask, MethodState, Network
-from blip_rl.methods.fisher_method import FisherMethod, FisherSettings, mean_entry
+from blip_rl.methods.base import FinishedTask
+from blip_rl.methods.fisher_method import AnchoredMethod, FisherSettings, mean_entry
 from blip_rl.setting_types import NonNegativeFloat
-
-_KINDS = ("fisher", "anchor", "slope")
 
 
 class EwcSettings(FisherSettings):
@@ -32,27 +28,17 @@ class EwcSettings(FisherSettings):
     """λ of the penalty."""
 
 
-class Ewc(FisherMethod):
+class Ewc(AnchoredMethod):
     """Adds a quadratic penalty around the weights of every earlier task."""
 
     capturable: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ("fisher", "anchor", "slope")
     Settings = EwcSettings
     settings: EwcSettings
 
     def __init__(self, **settings: Any) -> None:
         """Pass the fields of :class:`EwcSettings` as keywords: ``Ewc(strength=80.6)``."""
         super().__init__(**settings)
-        self.tasks_seen = 0
-        self._penalty = QuadraticPenalty()  # over strength
-
-    def start_task(self, trunk: nn.Module) -> None:
-        """Move the penalty to the trunk's device and memory layout.
-
-        Raises:
-            ValueError: it belongs to another network.
-        """
-        if self.tasks_seen:
-            self._penalty = self._penalty.fitted(dict(trunk.named_parameters()))
 
     @torch.no_grad()
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -64,23 +50,7 @@ class Ewc(FisherMethod):
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Recentre the penalty at the newest weights, and add the new task's, whose minimum is there."""
         fisher, weights = self.fisher_of(finished), finished.weights()
-        earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
-        moved = earlier.recentre(weights)
+        moved = self.earlier(weights).recentre(weights)
         self._penalty = moved.plus(fisher)
         self.tasks_seen += 1
         return {"penalty": self.settings.strength * moved.height, "mean_fisher": mean_entry(fisher)}
-
-    def state(self) -> MethodState:
-        """Return the penalty's tensors, its value at the anchor (``height``), and the number of tasks seen."""
-        values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height, **self.scale_values()}
-        return MethodState(self._penalty.tensors(), values)
-
-    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return the tensors of each parameter."""
-        return saved.layouts(network.parameters(), **dict.fromkeys(_KINDS, torch.float32))
-
-    def load_state(self, state: MethodState) -> None:
-        """Load a saved state; the next ``start_task`` checks it against the trunk."""
-        self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS, height=float(state.values["height"]))
-        self.tasks_seen = int(state.values["tasks_seen"])
-        self.load_scale(state)

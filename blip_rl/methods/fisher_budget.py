@@ -18,14 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from blip_rl.core import saved
-from blip_rl.core.budget import shrink_factor
-from blip_rl.core.penalty import QuadraticPenalty
-from blip_rl.methods.base import FinishedTask, MethodState, Network
-from blip_rl.methods.fisher_method import FisherMethod, FisherSettings, mean_entry
+from blip_rl.core.budget import project_within_
+from blip_rl.methods.base import FinishedTask
+from blip_rl.methods.fisher_method import AnchoredMethod, FisherSettings, mean_entry
 from blip_rl.setting_types import PositiveFloat
-
-_KINDS = ("fisher", "anchor")
 
 
 class FisherBudgetSettings(FisherSettings):
@@ -35,7 +31,7 @@ class FisherBudgetSettings(FisherSettings):
     """Nats by which all earlier policies together may move while one task is learned, to second order."""
 
 
-class FisherBudget(FisherMethod):
+class FisherBudget(AnchoredMethod):
     """Projects the trunk onto an ellipsoid around the weights of the newest task."""
 
     Settings = FisherBudgetSettings
@@ -45,8 +41,6 @@ class FisherBudget(FisherMethod):
     def __init__(self, **settings: Any) -> None:
         """Pass the fields of :class:`FisherBudgetSettings` as keywords: ``FisherBudget(budget=0.01)``."""
         super().__init__(**settings)
-        self.tasks_seen = 0
-        self._penalty = QuadraticPenalty()
         self._weights: dict[str, nn.Parameter] = {}
 
     def start_task(self, trunk: nn.Module) -> None:
@@ -56,44 +50,20 @@ class FisherBudget(FisherMethod):
             ValueError: they belong to another network.
         """
         self._weights = dict(trunk.named_parameters())
-        if self.tasks_seen:
-            self._penalty = self._penalty.fitted(self._weights)
+        super().start_task(trunk)
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Project the weights onto the ellipsoid."""
-        known = self._penalty.fisher
-        if not self.tasks_seen or known is None:
-            return
-        names = list(self._weights)
-        fisher = torch.cat([known[name].flatten() for name in names])
-        away = torch.cat([(self._weights[name] - self._penalty.anchor[name]).flatten() for name in names])
-        moved = away * shrink_factor(fisher, away, self.settings.budget)
-        parts = torch.split(moved, [self._weights[name].numel() for name in names])
-        for name, part in zip(names, parts, strict=True):
-            weight = self._weights[name]
-            weight.copy_(self._penalty.anchor[name] + part.view_as(weight))
+        if self.tasks_seen:
+            project_within_(self._weights, self._penalty, self.settings.budget)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Add the task's Fisher and move the anchor to its weights."""
         fisher, weights = self.fisher_of(finished), finished.weights()
-        earlier = self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *_KINDS)
+        earlier = self.earlier(weights)
         spent = earlier.at(weights)
         self._penalty = earlier.reset(weights).plus(fisher, keep=1.0)
         self.tasks_seen += 1
         return {"spent": spent, "mean_fisher": mean_entry(fisher)}
-
-    def state(self) -> MethodState:
-        """Return Fisher and anchor of each parameter, and the number of tasks seen."""
-        return MethodState(self._penalty.tensors(), {"tasks_seen": self.tasks_seen, **self.scale_values()})
-
-    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return the tensors of each parameter."""
-        return saved.layouts(network.parameters(), **dict.fromkeys(_KINDS, torch.float32))
-
-    def load_state(self, state: MethodState) -> None:
-        """Load a saved state; the next ``start_task`` checks it against the trunk."""
-        self._penalty = QuadraticPenalty.from_saved(state.tensors, *_KINDS)
-        self.tasks_seen = int(state.values["tasks_seen"])
-        self.load_scale(state)

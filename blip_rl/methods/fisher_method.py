@@ -1,16 +1,19 @@
-"""Base class of methods that use the Fisher information of a finished task."""
+"""Base classes of methods that use the Fisher information of a finished task."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
+from blip_rl.core import saved
 from blip_rl.core.fisher import Expectation
+from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.errors import UserError
-from blip_rl.methods.base import FinishedTask, Method, MethodState
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 from blip_rl.setting_types import PositiveInt, Settings
 
 _TRACE = "first_fisher_trace"
@@ -73,6 +76,54 @@ class FisherMethod(Method):
         """Restore the scale from a saved state."""
         trace = state.values.get(_TRACE)
         self._first_trace = None if trace is None else float(trace)
+
+
+class AnchoredMethod(FisherMethod):
+    """Method that keeps the Fisher of all earlier tasks around an anchor, the weights after the newest one.
+
+    Both are in a :class:`~blip_rl.core.penalty.QuadraticPenalty`; a subclass sets a new one in ``end_task``, starting
+    from :meth:`earlier`, and uses it as a penalty or as a bound.
+
+    Attributes:
+        kinds: Tensors that the penalty keeps for each parameter, 4 bytes each.
+        tasks_seen: Number of consolidated tasks.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("fisher", "anchor")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.tasks_seen = 0
+        self._penalty = QuadraticPenalty()  # over the strength, if the method has one
+
+    def start_task(self, trunk: nn.Module) -> None:
+        """Move the penalty to the trunk's device and memory layout.
+
+        Raises:
+            ValueError: it belongs to another network.
+        """
+        if self.tasks_seen:
+            self._penalty = self._penalty.fitted(dict(trunk.named_parameters()))
+
+    def earlier(self, weights: Mapping[str, Tensor]) -> QuadraticPenalty:
+        """Return the penalty of all earlier tasks; before the first, one that is 0 everywhere."""
+        return self._penalty if self.tasks_seen else QuadraticPenalty.flat(weights, *self.kinds)
+
+    def state(self) -> MethodState:
+        """Return the penalty's tensors, its value at the anchor (``height``), and the number of tasks seen."""
+        values = {"tasks_seen": self.tasks_seen, "height": self._penalty.height, **self.scale_values()}
+        return MethodState(self._penalty.tensors(), values)
+
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return the tensors of each parameter."""
+        return saved.layouts(network.parameters(), **dict.fromkeys(self.kinds, torch.float32))
+
+    def load_state(self, state: MethodState) -> None:
+        """Load a saved state; the next ``start_task`` checks it against the trunk."""
+        height = float(state.values.get("height", 0.0))  # fisher_budget saved none in early versions
+        self._penalty = QuadraticPenalty.from_saved(state.tensors, *self.kinds, height=height)
+        self.tasks_seen = int(state.values["tasks_seen"])
+        self.load_scale(state)
 
 
 def mean_entry(tensors: dict[str, Tensor]) -> float:

@@ -8,6 +8,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch.nn.utils import clip_grad_norm_
 
+from blip_rl.learner.adam import clipped_step
 from blip_rl.methods.base import Method
 from tests.learner.small_agents import ENVIRONMENTS, Pixels, agent, cartpole, learn, vectorised, weights
 from tests.learner.small_agents import PPO as NUMBERS
@@ -83,7 +84,7 @@ def test_clipping_in_the_optimizer_equals_clip_grad_norm(limit):
     for model in (ours, theirs):
         for index, parameter in enumerate(model.policy.parameters()):
             parameter.grad = torch.full_like(parameter, 0.01 * (index + 1))
-    ours.policy.step(limit)
+    clipped_step(ours.policy.optimizer, limit)
     clip_grad_norm_(theirs.policy.parameters(), limit)
     theirs.policy.optimizer.step()
     for name, value in weights(theirs.policy).items():
