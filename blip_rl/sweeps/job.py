@@ -1,0 +1,174 @@
+"""One run of a sweep as a job: train if nothing is there, resume if it is unfinished, nothing if it is finished.
+
+A job may be given again at any time and on any machine that sees the folder; its result is that of the run alone.
+``Job`` and ``Outcome`` are plain data, to be sent to other processes and machines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from blip_rl.errors import FinishedRunError, InterruptedRunError, RunError, UserError, error_text, is_out_of_memory
+from blip_rl.shell import shell_command
+from blip_rl.storage.lock import is_locked
+
+_LOCK_SECONDS = 60.0  # for a process of an earlier sweep that is still saving the run
+_POLL_SECONDS = 0.2
+
+Status = Literal["finished", "interrupted", "failed", "lost"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        name: Name of the run, unique in its sweep.
+        path: Run folder, absolute.
+        log: File to which the run's output is appended.
+        recipe: The resolved recipe, as in ``config.toml``.
+        options: Options of ``blip-rl train`` that train the same run, without ``--out``.
+        threads: CPU threads of torch.
+    """
+
+    name: str
+    path: Path
+    log: Path
+    recipe: str
+    options: tuple[str, ...]
+    threads: int = 1
+
+    @property
+    def command(self) -> str:
+        """The command that trains this run alone, or resumes it."""
+        if (self.path / "config.toml").is_file():
+            return shell_command("blip-rl", "train", "--resume", self.path)
+        return shell_command("blip-rl", *self.train_words)
+
+    @property
+    def train_words(self) -> list[str]:
+        """Arguments of ``blip-rl`` that train this run alone."""
+        return ["train", *self.options, "--out", str(self.path)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        name: Name of the run.
+        status: ``finished``; ``interrupted``: stopped by a signal, and saved; ``failed``: by itself, so that another
+            try would fail too; ``lost``: its worker or machine died, so that another try can succeed.
+        message: What happened; empty for a finished run.
+        seconds: Time of this try.
+        peak_memory_bytes: Peak memory of the process; 0 if unknown.
+    """
+
+    name: str
+    status: Status
+    message: str = ""
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+def run_job(job: Job) -> Outcome:
+    """Train, resume or skip a run in this process, which should do nothing else: signals stop the run.
+
+    SIGINT, SIGTERM, SIGHUP and SIGUSR1 save the run if this is the main thread. What the run prints is appended to its
+    log, also what C++ code prints.
+
+    Returns:
+        The outcome; errors of the run are part of it and never raised.
+    """
+    began = time.monotonic()
+    with _output_to(job.log):
+        outcome = _outcome(job)
+        if outcome.status == "failed":
+            print(f"Error: {outcome.message}", file=sys.stderr, flush=True)
+    from blip_rl.run.resources import peak_memory_bytes
+
+    return replace(outcome, seconds=time.monotonic() - began, peak_memory_bytes=peak_memory_bytes())
+
+
+def _outcome(job: Job) -> Outcome:
+    try:
+        _train_or_resume(job)
+    except FinishedRunError:
+        pass
+    except InterruptedRunError as error:
+        return Outcome(job.name, "interrupted", str(error))
+    except KeyboardInterrupt:  # before the training handles signals
+        return Outcome(job.name, "interrupted", "stopped")
+    except Exception as error:
+        if not isinstance(error, UserError | RunError | OSError) and not is_out_of_memory(error):
+            traceback.print_exc()
+            return Outcome(job.name, "failed", f"{type(error).__name__}: {error}")
+        return Outcome(job.name, "failed", error_text(error))
+    return Outcome(job.name, "finished")
+
+
+def _train_or_resume(job: Job) -> None:
+    from blip_rl.recipes import load_run_config, parse_run_config, trusting
+    from blip_rl.run.train import resume, train
+
+    # Whoever planned the sweep has trusted what the recipe names, so its jobs need no permission of their own.
+    with trusting(remember=False):
+        config = parse_run_config(job.recipe, f"the recipe of {job.name}")
+    if not (job.path / "config.toml").is_file():
+        with _command_line(job):
+            train(config, out=job.path, threads=job.threads, progress="log")
+        return
+    if load_run_config(job.path) != config:
+        raise UserError(f"'{job.path}' holds another run than the sweep's: move it away, or choose a new --out")
+    _wait_for_lock(job.path / ".lock")
+    resume(job.path, threads=job.threads, progress="log")
+
+
+def _wait_for_lock(lock: Path) -> None:
+    """Wait for a process that still saves the run, such as a worker whose sweep was killed a moment ago."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while is_locked(lock) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _command_line(job: Job) -> Iterator[None]:
+    """Let ``command.txt`` record the command that trains this run alone, not that of the worker."""
+    given = sys.argv
+    sys.argv = ["blip-rl", *job.train_words]
+    try:
+        yield
+    finally:
+        sys.argv = given
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Append stdout and stderr of the process to a file within the block."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _flush()
+    before = [os.dup(number) for number in (1, 2)]
+    opened = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        for number in (1, 2):
+            os.dup2(opened, number)
+        os.close(opened)
+        yield
+    finally:
+        _flush()
+        for number, descriptor in zip((1, 2), before, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

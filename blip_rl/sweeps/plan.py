@@ -1,0 +1,182 @@
+"""A sweep's plan: agents, sequences, seeds, and settings to vary; from a ``sweep.toml`` or from options."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from blip_rl.formatting import flatten
+from blip_rl.recipe_errors import Problem, RecipeError, checked, show
+from blip_rl.setting_types import Device, Settings, Steps
+from blip_rl.task_schedule import Cycles
+from blip_rl.untrusted.files import read_toml
+
+MOST_RUNS = 100_000
+_LARGEST_SEED = 2**30 - 1
+_SEED_RULE = "expected seeds such as 0-9, 0,2,5 or a list of whole numbers from 0 to 1,073,741,823"
+
+Values = Mapping[str, Any]
+"""Key as for ``--set`` → value."""
+
+
+def parse_seeds(value: object) -> tuple[int, ...]:
+    """Read seeds: ``"0-9"``, ``"0,2,5"``, ``"0-4,10"``, a number or a list of numbers; in the order given.
+
+    Raises:
+        ValueError: No seeds, a range that runs backwards, a seed given twice, or not seeds.
+    """
+    parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else [value]
+    seeds = [seed for part in parts for seed in _seeds_of(value, part)]
+    if not seeds:
+        raise ValueError(f"{value!r}: {_SEED_RULE}, and at least one")
+    if len(seeds) > MOST_RUNS:
+        raise ValueError(f"{value!r}: {len(seeds):,} seeds: expected at most {MOST_RUNS:,}")
+    if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1][:1]:
+        raise ValueError(f"{value!r}: seed {twice[0]} is given twice: expected each once")
+    return tuple(seeds)
+
+
+def _seeds_of(value: object, part: object) -> Sequence[int]:
+    if isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= _LARGEST_SEED:
+        return [part]
+    match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part) if isinstance(part, str) else None
+    if match is None:
+        raise ValueError(f"{value!r}: {_SEED_RULE}")
+    first = int(match[1])
+    last = first if match[2] is None else int(match[2])
+    if last < first:
+        raise ValueError(f"{value!r}: the range {first}-{last} runs backwards: expected {last}-{first}")
+    if last > _LARGEST_SEED:
+        raise ValueError(f"{value!r}: {_SEED_RULE}")
+    return range(first, last + 1)
+
+
+def _agents(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+def _sequences(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _flat(value: object) -> object:
+    """Join the keys of nested tables, so that ``method.strength`` need not be quoted in TOML."""
+    return dict(flatten(value)) if isinstance(value, dict) else value
+
+
+def _lists(value: object) -> object:
+    """Check that every key of a grid has a list of values."""
+    grid = _flat(value)
+    for key, values in grid.items() if isinstance(grid, dict) else ():
+        if not isinstance(values, list | tuple) or not values:
+            raise ValueError(f"{key} = {show(values)}: expected a list of values, such as [0.01, 0.1]")
+        if any(values.count(one) > 1 for one in values):
+            raise ValueError(f"{key} = {show(values)}: expected each value once")
+    return grid
+
+
+Seeds = Annotated[tuple[int, ...], BeforeValidator(parse_seeds)]
+_Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+Agents = Annotated[_Names, BeforeValidator(_agents)]
+Sequences = Annotated[_Names, BeforeValidator(_sequences)]
+Fixed = Annotated[dict[str, Any], BeforeValidator(_flat)]
+Grid = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_lists)]
+
+
+class AgentPlan(Settings):
+    """What a plan varies for one agent, beside what it varies for all."""
+
+    set: Fixed = Field(default_factory=dict)
+    """Settings of this agent."""
+    grid: Grid = Field(default_factory=dict)
+    """Key → values; every combination is a setting of its own."""
+
+
+class Plan(AgentPlan):
+    """What to run. Every combination of agent, its settings, sequence and seed is a run."""
+
+    agents: Agents = ("blip",)
+    """Agent recipes: names or ``.toml`` files."""
+    sequences: Sequences
+    """Sequences, each as ``--games`` takes it."""
+    seeds: Seeds
+    """Seeds of the runs that are reported."""
+    tuning_seeds: Seeds | None = None
+    """Seeds on which ``--search`` compares settings; none of ``seeds``."""
+    steps: Steps | None = None
+    """Training steps of each game (and visit)."""
+    cycles: Cycles | None = None
+    """How often the order of the games is repeated."""
+    device: Device = "cpu"
+    """Torch device."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """CPU threads of each run."""
+    agent: dict[str, AgentPlan] = Field(default_factory=dict)
+    """Agent → what is set and varied for it alone."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, given in (("agents", self.agents), ("sequences", self.sequences)):
+            if len(set(given)) < len(given):
+                raise ValueError(f"{name} = {show(list(given))}: expected each once")
+        if unknown := [name for name in self.agent if name not in self.agents]:
+            raise ValueError(
+                f"agent.{unknown[0]}: settings of an agent that is not run: expected one of {', '.join(self.agents)}"
+            )
+        if both := sorted(set(self.seeds) & set(self.tuning_seeds or ())):
+            raise ValueError(
+                f"seed {both[0]} is in seeds and in tuning_seeds: expected other seeds to tune on than to report"
+            )
+        return self
+
+    def settings_of(self, agent: str) -> Iterator[Values]:
+        """Yield the settings of each combination of the agent's grids; fixed ones first."""
+        own = self.agent.get(agent, AgentPlan())
+        fixed, grid = {**self.set, **own.set}, {**self.grid, **own.grid}
+        for values in itertools.product(*grid.values()):
+            yield {**fixed, **dict(zip(grid, values, strict=True))}
+
+    def varied_by(self, agent: str) -> list[str]:
+        """Return the keys that distinguish an agent's settings: those of its grids."""
+        return list({**self.grid, **self.agent.get(agent, AgentPlan()).grid})
+
+
+def read_plan(path: Path | None, options: Mapping[str, Any]) -> Plan:
+    """Read a plan.
+
+    Args:
+        path: ``sweep.toml``; None: everything comes from options.
+        options: Keys of the plan that options give, which replace the file's; ``set`` and ``grid`` are added to it.
+
+    Raises:
+        UserError: The plan is invalid; the message lists all problems.
+    """
+    values = {} if path is None else read_toml(path)
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in ("set", "grid"):
+        if key in given and isinstance(values.get(key), dict):
+            given[key] = {**dict(flatten(values[key])), **given[key]}
+    plan, problems = checked(Plan, {**values, **given})
+    if plan is None:
+        raise RecipeError([_line(problem, path, given) for problem in problems])
+    return plan
+
+
+def _line(problem: Problem, path: Path | None, options: Mapping[str, Any]) -> str:
+    """Return a problem of the plan as one line that names its file or its option."""
+    if not problem.location:
+        return f"{path}: {problem.text}" if path is not None else problem.text
+    key = str(problem.location[0])
+    if path is not None and key not in options:
+        return f"{path}: {problem.line()}"
+    option = "--games" if key == "sequences" else f"--{key.replace('_', '-')}"
+    if problem.text.startswith("missing"):
+        return f"{option} is missing: expected it, or a plan (blip-rl sweep plan.toml)"
+    if not problem.has_value:
+        return f"{option} {problem.text}"
+    return f"{option} {show(problem.value)}: {problem.text}"

@@ -1,0 +1,127 @@
+"""Give jobs to an engine until all have ended: order, retries, and stops."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Literal
+
+from blip_rl.sweeps.engine import Engine
+from blip_rl.sweeps.job import Job, Outcome
+
+_LOOK_SECONDS = 1.0
+
+State = Literal["waiting", "running", "finished", "interrupted", "failed"]
+
+
+@dataclass
+class JobState:
+    """A job and what has become of it.
+
+    Attributes:
+        job: The job.
+        state: Its state; a job whose worker was lost too often has failed.
+        retries: How often it was given to the engine again.
+        where: Where it runs, in a few words.
+        outcome: How its last try ended; None before.
+    """
+
+    job: Job
+    state: State = "waiting"
+    retries: int = 0
+    where: str = ""
+    outcome: Outcome | None = None
+
+
+@dataclass
+class Schedule:
+    """Runs all jobs of a sweep once.
+
+    Attributes:
+        jobs: In the order in which they start.
+        engine: Places them.
+        retries: How often a job whose worker was lost is given to the engine again.
+        show: Called about once a second, and whenever a job has ended.
+        stopped_by: Number of the signal that stopped the sweep; None if none has.
+    """
+
+    jobs: Sequence[Job]
+    engine: Engine
+    retries: int
+    show: Callable[[Sequence[JobState]], None]
+    stopped_by: int | None = None
+    states: dict[str, JobState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states = {job.name: JobState(job) for job in self.jobs}
+
+    def run(self) -> list[JobState]:
+        """Run all jobs; return their states when none is left or the sweep was stopped.
+
+        Ctrl-C, SIGTERM and SIGHUP let every job save its run; Ctrl-C again leaves at once.
+
+        Raises:
+            UserError: The engine cannot run here.
+            KeyboardInterrupt: Ctrl-C was pressed twice.
+        """
+        states, waiting = list(self.states.values()), deque(self.jobs)
+        with self._signals(), self.engine:
+            while self._busy(waiting):
+                self._start(waiting)
+                self.show(states)
+                for outcome in self.engine.poll(_LOOK_SECONDS):
+                    self._ended(outcome, waiting)
+        self.show(states)
+        return states
+
+    def _busy(self, waiting: deque[Job]) -> bool:
+        running = any(state.state == "running" for state in self.states.values())
+        return running or (bool(waiting) and self.stopped_by is None)
+
+    def _start(self, waiting: deque[Job]) -> None:
+        if self.stopped_by is None:
+            for _ in range(min(self.engine.free, len(waiting))):
+                job = waiting.popleft()
+                self.engine.submit(job)
+                self.states[job.name].state = "running"
+        for state in self.states.values():
+            state.where = self.engine.where(state.job.name) if state.state == "running" else ""
+
+    def _ended(self, outcome: Outcome, waiting: deque[Job]) -> None:
+        """Record how a job ended; a lost one, or one that somebody else stopped, waits for another try."""
+        state = self.states[outcome.name]
+        state.outcome = outcome
+        if outcome.status in ("finished", "failed"):
+            state.state = outcome.status
+        elif self.stopped_by is not None:
+            state.state = "interrupted"
+        elif state.retries < self.retries:
+            state.state = "waiting"
+            state.retries += 1
+            waiting.append(state.job)
+        else:
+            state.state = "failed"
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop the jobs on the first signal within the block."""
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+            numbers.remove(signal.SIGHUP)
+        before = {number: signal.signal(number, self._stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.stopped_by is None:
+            self.stopped_by = number
+            self.engine.stop()

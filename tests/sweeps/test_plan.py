@@ -1,0 +1,87 @@
+"""Plans of sweeps: seeds, grids, settings of single agents, and what is wrong with them."""
+
+import pytest
+
+from blip_rl.errors import UserError
+from blip_rl.sweeps.plan import parse_seeds, read_plan
+
+
+def plan(**values):
+    return read_plan(None, {"sequences": ("cartpole4",), "seeds": "0"} | values)
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [("0-3", (0, 1, 2, 3)), ("0,2,5", (0, 2, 5)), ("7-8, 3", (7, 8, 3)), (4, (4,)), ([1, 0], (1, 0)), ("2-2", (2,))],
+)
+def test_seeds_are_read_in_the_order_given(given, seeds):
+    assert parse_seeds(given) == seeds
+
+
+@pytest.mark.parametrize(
+    "given", ["", "5-2", "1,1", "0-3,2", "a", "-1", "1-", [], [-1], True, 1.5, "9999999999", "0-200000"]
+)
+def test_seeds_that_make_no_sense_are_refused(given):
+    with pytest.raises(ValueError, match="expected"):
+        parse_seeds(given)
+
+
+def test_every_combination_of_a_grid_is_a_setting():
+    found = plan(agents="ewc,blip", set={"ppo.epochs": 2}, grid={"ppo.gamma": [0.9, 0.99], "method.strength": [1, 10]})
+    assert list(found.settings_of("ewc")) == [
+        {"ppo.epochs": 2, "ppo.gamma": gamma, "method.strength": strength}
+        for gamma in (0.9, 0.99)
+        for strength in (1, 10)
+    ]
+
+
+def test_an_agent_has_settings_of_its_own(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        """
+        agents = ["ewc", "finetune"]
+        sequences = "cartpole4"
+        seeds = "0-1"
+        grid.ppo.gamma = [0.9, 0.99]
+        set = {ppo.epochs = 2}
+        [agent.ewc]
+        grid = {method.strength = [1, 10]}
+        set = {ppo.epochs = 3}
+        """
+    )
+    found = read_plan(file, {"seeds": "4", "set": {"ppo.clip": 0.1}})
+    assert found.seeds == (4,)
+    assert len(list(found.settings_of("ewc"))) == 4
+    assert list(found.settings_of("finetune")) == [
+        {"ppo.epochs": 2, "ppo.clip": 0.1, "ppo.gamma": gamma} for gamma in (0.9, 0.99)
+    ]
+    assert next(found.settings_of("ewc"))["ppo.epochs"] == 3
+    assert (found.varied_by("ewc"), found.varied_by("finetune")) == (["ppo.gamma", "method.strength"], ["ppo.gamma"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": "5-2"}, "--seeds '5-2': the range 5-2 runs backwards: expected 2-5"),
+        ({"seeds": ""}, "--seeds '': expected seeds such as 0-9"),
+        ({"tuning_seeds": "0-2"}, "seed 0 is in seeds and in tuning_seeds"),
+        ({"agents": "blip,blip"}, "expected each once"),
+        ({"agent": {"ewc": {}}}, "agent.ewc: settings of an agent that is not run: expected one of blip"),
+        ({"grid": {"ppo.gamma": 0.9}}, "--grid ppo.gamma = 0.9: expected a list of values"),
+        ({"grid": {"ppo.gamma": []}}, "expected a list of values"),
+        ({"sequences": None}, "--games is missing"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_rule(values, message):
+    with pytest.raises(UserError) as error:
+        plan(**values)
+    assert message in str(error.value)
+
+
+def test_a_wrong_key_of_a_file_is_named_with_the_file(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text('sequence = "cartpole4"\nseeds = "3-1"\n')
+    with pytest.raises(UserError) as error:
+        read_plan(file, {})
+    assert f"{file}: sequence = 'cartpole4': unknown key: did you mean sequences?" in str(error.value)
+    assert f"{file}: seeds = '3-1': the range 3-1 runs backwards" in str(error.value)
