@@ -32,6 +32,8 @@ def print_names(kind: str | None, every: bool, tag: str | None = None) -> None:
             _print_table(table(), indent="  ")
     if kind in {None, "games"} and not every:
         _note_on_games()
+    if kind in {None, "sequences"}:
+        _note_on_times()
 
 
 def _games_table(every: bool) -> list[tuple[str, ...]]:
@@ -56,6 +58,14 @@ def _note_on_games() -> None:
     )
 
 
+def _note_on_times() -> None:
+    click.echo(
+        "\nTimes are those of training BLIP on two CPU cores of another machine, without evaluations "
+        "(docs/benchmarks.md); blip-rl train --dry-run estimates a run on this one.",
+        err=True,
+    )
+
+
 def _agents_table() -> list[tuple[str, ...]]:
     from blip_rl.recipes.files import list_agents
 
@@ -63,12 +73,20 @@ def _agents_table() -> list[tuple[str, ...]]:
 
 
 def _sequences_table(tag: str | None) -> list[tuple[str, ...]]:
-    """Return name, number of stages, steps of all stages, tags and description."""
+    """Return name, number of stages, steps of all stages, expected training time, tags and description."""
+    from blip_rl.formatting import duration
     from blip_rl.recipes.summary import sequence_infos
     from blip_rl.step_counts import short_steps
 
     return [
-        (info.name, f"{info.stages} stages", f"{short_steps(info.steps)} steps", ", ".join(info.tags), info.description)
+        (
+            info.name,
+            f"{info.stages} stages",
+            f"{short_steps(info.steps)} steps",
+            duration(info.hours * 3600),
+            ", ".join(info.tags),
+            info.description,
+        )
         for info in sequence_infos()
         if tag is None or tag in info.tags
     ]

@@ -45,6 +45,8 @@ class TaskConfig(Settings):
     """Name of the reference in texts, for example ``human``."""
     human_score: float | None = None
     """Published return of a human, shown in reports."""
+    other_scores: dict[ReferenceName, float] = Field(default_factory=dict)
+    """Further published returns by their names, shown in reports; they do not change normalised scores."""
     observation_mix_seed: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None
     """Multiply vector observations by a random orthogonal matrix with this seed; none: unchanged."""
     mode: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] | None = None

@@ -26,6 +26,7 @@ SEQUENCE_SECTIONS: dict[str, type[Settings]] = {
     "compute": ComputeConfig,
 }
 """Sections that ``--set`` can change beside the agent's; ``compute`` is not in sequence recipes."""
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML: other keys are quoted
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[SettingInf
         inner = _without_none(field.annotation)
         if isinstance(inner, type) and issubclass(inner, Settings):
             yield from settings_of(inner, f"{prefix}{name}.")
-        elif get_origin(inner) is not dict and TaskConfig not in get_args(inner):
+        elif Any not in get_args(inner) and TaskConfig not in get_args(inner):  # the agent's section has any settings
             default = None if field.is_required() else toml(field.get_default(call_default_factory=True))
             yield SettingInfo(f"{prefix}{name}", _plain(field.description), default, _allowed(inner, field.metadata))
 
@@ -95,7 +96,10 @@ def toml(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {toml(inner)}' for key, inner in value.items())} }}"
+        pairs = [
+            f"{key if _BARE_KEY.fullmatch(str(key)) else toml(key)} = {toml(inner)}" for key, inner in value.items()
+        ]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value, ensure_ascii=False)
@@ -118,6 +122,8 @@ def _allowed(annotation: Any, metadata: Iterable[Any]) -> str:
         return ", ".join(map(toml, inner))
     if origin in {Union, types.UnionType}:
         return " or ".join("none" if option is types.NoneType else _allowed(option, ()) for option in inner)
+    if origin is dict:
+        return f"table, each {_allowed(inner[1], ())}"
     if origin is tuple:
         return (
             f"list, each {_allowed(inner[0], ())}"

@@ -12,6 +12,7 @@ from blip_rl.reporting import bars, heatmaps
 from blip_rl.reporting.drawing import Figure
 from blip_rl.reporting.figures import SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.reporting.groups import Group, mean_matrix
+from blip_rl.reporting.published import published_table
 from blip_rl.reporting.run_record import RunRecord
 from blip_rl.reporting.scores import Array
 from blip_rl.reporting.section import Section
@@ -36,7 +37,9 @@ def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     ]
     note = "" if figures else "No game has been scored after its training yet."
     layout = "wide" if any(_is_wide(group) for group in groups) else "pair"
-    return Section("matrix", "Score matrix", lead, tuple(figures), note, layout)
+    published = published_table(groups[0].first.tasks)
+    tables = () if published is None else (published,)
+    return Section("matrix", "Score matrix", lead, tuple(figures), note, layout, tables=tables)
 
 
 def _is_wide(group: Group) -> bool:

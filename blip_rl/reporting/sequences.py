@@ -15,7 +15,7 @@ NORMALISERS = "random and reference scores"
 _ORDER = "order of visits"
 
 _TASK_ASPECTS = {
-    "games": ("name", "game", "observation_mix_seed", "minatar"),
+    "games": ("name", "game", "mode", "difficulty", "wrappers", "observation_mix_seed", "minatar"),
     "steps": ("steps",),
     NORMALISERS: ("random_score", "reference_score"),
 }

@@ -12,6 +12,9 @@ from blip_rl.reporting.visits import NamedTask
 
 _LONGEST_TITLE = 16  # characters that fit above a column of a chart
 _LONGEST_REFERENCE = 80
+_MOST_SCORES = 8  # columns of a table that fit on a page
+
+Shortened = Annotated[str, AfterValidator(lambda name: name[:_LONGEST_REFERENCE])]
 
 
 def shown_title(name: str, title: str) -> str:
@@ -28,13 +31,17 @@ class Task(NamedTask, frozen=True):
         random_score: Return of random play; None if the recipe has none.
         reference_score: Return that is normalised to 1; None if the recipe has none.
         reference_name: Who reached ``reference_score``; may be empty.
+        human_score: Published return of a human; None if the recipe has none.
+        other_scores: Further published returns by their names.
     """
 
     title: str = Field("", validate_default=True)
     steps: Steps = 0
     random_score: float | None = None
     reference_score: float | None = None
-    reference_name: Annotated[str, AfterValidator(lambda name: name[:_LONGEST_REFERENCE])] = ""
+    reference_name: Shortened = ""
+    human_score: float | None = None
+    other_scores: Annotated[dict[Shortened, float], Field(max_length=_MOST_SCORES)] = Field(default_factory=dict)
 
     @field_validator("title")
     @classmethod

@@ -203,3 +203,9 @@ def test_show_has_settings_of_minatar_with_the_tasks_that_have_their_own(sequenc
     own = task.format("a") + "minatar.sticky_action_probability = 0.3\n" + task.format("b")
     shown = {s.info.key: s.value for s in explain(sequence_file(own)).settings}
     assert shown["tasks[].minatar.sticky_action_probability"] == "0.3, none"
+
+
+def test_shown_tables_are_valid_toml():
+    scores = {s.info.key: s.value for s in explain("atari6").settings}["tasks[].other_scores"]
+    assert tomllib.loads(f"x = {toml({'two words': 1.5, 'bare': {}})}") == {"x": {"two words": 1.5, "bare": {}}}
+    assert "28128" in scores

@@ -1,7 +1,7 @@
 import pytest
 
 from blip_rl import listing
-from blip_rl.recipes import resolve
+from blip_rl.recipes import resolve, summary
 from blip_rl.recipes.summary import sequence_infos
 from tests.recipes.test_settings import invoke
 
@@ -23,6 +23,14 @@ def test_stages_and_steps_equal_those_of_the_resolved_sequence(name):
     assert INFOS[name].description
 
 
+def test_expected_hours_are_steps_divided_by_the_speed_of_each_game(monkeypatch):
+    monkeypatch.setattr(summary, "STEPS_PER_SECOND", {"atari": 1000, "minatar": 10, "other": 1})
+    hours = {info.name: info.hours for info in sequence_infos()}
+    assert hours["atari6"] == pytest.approx(60e6 / 1000 / 3600)
+    assert hours["minatar5"] == pytest.approx(5e6 / 10 / 3600)
+    assert hours["cartpole4"] == pytest.approx(480_000 / 3600)
+
+
 def test_every_tag_can_be_asked_for():
     assert {tag for info in INFOS.values() for tag in info.tags} == set(listing.TAGS)
 
@@ -36,6 +44,7 @@ def test_list_shows_the_sequences_of_a_tag():
     assert [line.split()[0] for line in lines] == ["carmack8", "cora6"]
     assert "24 stages" in lines[0]
     assert "2.4M steps" in lines[0]
+    assert "2.9 h" in lines[0]
     refused = invoke("list", "agents", "--tag", "laptop")
     assert refused.exit_code == 2
     assert "--tag laptop with agents: expected sequences, which alone have tags" in refused.output

@@ -36,6 +36,15 @@ def test_differences_between_tasks_are_named(tmp_path, aspect):
     assert len(comparable_runs([load_run(first), load_run(other)])) == 2
 
 
+@pytest.mark.parametrize("change", [{"mode": 1}, {"difficulty": 1}, {"wrappers": ["a:B"]}])
+def test_a_game_in_another_mode_or_wrapper_is_another_game(tmp_path, change):
+    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other")
+    config = load_config(other)
+    config["tasks"][0] |= change
+    (other / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+    assert differences(load_config(first), load_config(other)) == ["games"]
+
+
 @pytest.mark.parametrize(
     ("section", "values", "aspect"),
     [
