@@ -1,4 +1,4 @@
-"""Table of the published returns that a recipe names beside its reference: what normalised scores can be compared to."""
+"""Table of the published returns that a recipe names beside its reference, with their normalised scores."""
 
 from __future__ import annotations
 

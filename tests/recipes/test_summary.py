@@ -40,7 +40,7 @@ def test_tags_say_what_a_sequence_needs_and_is():
 
 
 def test_list_shows_the_sequences_of_a_tag():
-    lines = invoke("list", "sequences", "--tag", "task-blind").output.splitlines()
+    lines = invoke("list", "sequences", "--tag", "task-blind").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["carmack8", "cora6"]
     assert "24 stages" in lines[0]
     assert "2.4M steps" in lines[0]

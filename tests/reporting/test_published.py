@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from blip_rl.reporting.published import published_table
-from blip_rl.reporting.task import Task
-from blip_rl.reporting.task import read_tasks
 from blip_rl.recipes import resolve
+from blip_rl.reporting.published import published_table
+from blip_rl.reporting.task import Task, read_tasks
 
 
 def test_other_scores_are_shown_with_their_normalised_values():
