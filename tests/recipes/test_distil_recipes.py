@@ -4,7 +4,8 @@ import pytest
 
 from blip_rl.agent_config import AgentConfig
 from blip_rl.config import RunConfig
-from blip_rl.methods import load_method, method_names
+from blip_rl.methods import load_method, make_method, method_names
+from blip_rl.methods.ewc_online import EwcOnline
 from blip_rl.recipes import RecipeError, dump_run_config, load_run_config, resolve
 
 
@@ -45,6 +46,16 @@ def test_methods_without_a_shared_trunk_are_refused(name, problems, tmp_path):
 
 def test_every_other_method_can_be_distilled_into():
     assert {name for name in method_names() if not load_method(name).distillable} == {"single", "multitask"}
+
+
+def test_progress_and_compress_distils_under_online_ewc_on_states_of_the_teacher():
+    config = resolve("cartpole4", "progress-compress", steps="120k")
+    agent = config.agent
+    method = make_method(agent.method)
+    assert (agent.learning, type(method)) == ("distil", EwcOnline)
+    assert (method.settings.gamma, method.settings.fisher_scale) == (0.99, "equal")
+    assert (agent.distil.start, agent.distil.student_states) == ("fresh", 0)
+    assert config.learning_steps(1) == 120_000 - agent.distil.teacher_states
 
 
 def test_runs_saved_before_these_settings_existed_learn_directly():
