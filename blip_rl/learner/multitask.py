@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from blip_rl.learner.ppo import ContinualPPO
@@ -136,21 +135,17 @@ def learn_interleaved(agent: ContinualPPO, schedule: TaskSchedule, callback: Bas
     callback.on_training_start(locals(), globals())
     for slot in waiting:
         schedule.use(slot)
-        if not _learn_from_one_rollout(agent, callback, slot.name, total):
+        if not _learn_from_one_rollout(agent, callback, total):
             return
     callback.on_training_end()
 
 
-def _learn_from_one_rollout(agent: ContinualPPO, callback: BaseCallback, task: str, total: int) -> bool:
+def _learn_from_one_rollout(agent: ContinualPPO, callback: BaseCallback, total: int) -> bool:
     """Return False if a callback asked to stop."""
     assert agent.env is not None
     if not agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps):
         return False
     agent._update_current_progress_remaining(agent.num_timesteps, total)
-    if agent.ep_info_buffer:
-        # Tags per task: stable-baselines3's own would mix the games.
-        agent.logger.record(f"rollout/{task}/ep_rew_mean", safe_mean([info["r"] for info in agent.ep_info_buffer]))
-        agent.logger.record(f"rollout/{task}/ep_len_mean", safe_mean([info["l"] for info in agent.ep_info_buffer]))
-    agent.logger.dump(agent.num_timesteps)
+    agent.dump_logs()
     agent.train()
     return True

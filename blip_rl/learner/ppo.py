@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -125,6 +127,21 @@ class ContinualPPO(BasePPO):
         # would restart there. Several tasks learned in turn start at the first one's beginning.
         self._num_timesteps_at_start = min(self.task_began_at, self._num_timesteps_at_start)
         return result
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Log as stable-baselines3 does, with the newest episodes' means under tags of the task in use.
+
+        Its own tags ``rollout/ep_rew_mean`` and ``rollout/ep_len_mean`` would join all tasks to one curve.
+        """
+        task, episodes = self.policy.current_name, self.ep_info_buffer
+        if episodes:
+            self.logger.record(f"rollout/{task}/ep_rew_mean", safe_mean([info["r"] for info in episodes]))
+            self.logger.record(f"rollout/{task}/ep_len_mean", safe_mean([info["l"] for info in episodes]))
+        self.ep_info_buffer = deque()  # stable-baselines3 leaves its tags out where no episode has ended
+        try:
+            super().dump_logs(iteration)
+        finally:
+            self.ep_info_buffer = episodes
 
     def just_passed(self, every_steps: int) -> bool:
         """Return whether the last rollout passed a multiple of ``every_steps`` of the task; call it between updates."""

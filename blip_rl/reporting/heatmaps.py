@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from blip_rl.reporting.drawing import Axes, Colormap, Normalize, colormaps, figure, pixels
+from blip_rl.reporting.drawing import Axes, Colormap, MaxNLocator, Normalize, colormaps, figure, pixels
 from blip_rl.reporting.style import Theme, figure_width, label_columns, safe_label, style_axes
 
 Array = npt.NDArray[np.float64]
@@ -35,18 +35,21 @@ def draw_frozen_bits(ax: Axes, frozen_bits: npt.NDArray[np.generic], total_bits:
     """
     rows = frozen_bits.reshape(len(frozen_bits), -1)
     image = ax.imshow(rows, cmap=_COLOURS, vmin=0, vmax=total_bits, aspect="auto", interpolation="nearest")
-    ax.set_title(f"{title}\nmean {rows.mean():.1f} of {total_bits} bits frozen", fontsize=10)
-    ax.set_xlabel("weights of one unit", fontsize=9)
-    ax.set_ylabel("output units", fontsize=9)
-    ax.tick_params(labelsize=8)
-    colour_bar = ax.figure.colorbar(image, ax=ax, label="frozen bits")
-    colour_bar.ax.tick_params(labelsize=8)
+    ax.set_title(f"{title}\nmean {rows.mean():.1f} of {total_bits} bits frozen")
+    ax.set_xlabel("weights of a unit")
+    ax.set_ylabel("output units")
+    ax.set_xticks([])  # of a large layer the axes count blocks of weights
+    ax.set_yticks([])
+    ax.figure.colorbar(image, ax=ax, ticks=MaxNLocator(4, integer=True))
     return ax
 
 
 def frozen_bits_image(frozen_bits: npt.NDArray[np.generic], total_bits: int, title: str) -> npt.NDArray[np.uint8]:
-    """Return one layer's heatmap as an RGB image, (height, width, 3)."""
-    with figure((7, 3.2), dpi=110) as empty:
+    """Return one layer's heatmap as an RGB image, (height, width, 3).
+
+    Its text can be read where a picture is about 300 pixels wide, as on a card of TensorBoard.
+    """
+    with figure((4, 2.8), dpi=120) as empty:
         draw_frozen_bits(empty.add_subplot(), frozen_bits, total_bits, title)
         return pixels(empty)
 

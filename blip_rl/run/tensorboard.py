@@ -1,4 +1,4 @@
-"""TensorBoard output of a run: Custom Scalars layout, HParams, bit histograms and heatmaps, method metrics.
+"""TensorBoard output of a run: recipe and command, Custom Scalars layout, HParams, frozen bits, method metrics.
 
 Everything goes through stable-baselines3's logger into the run's event file.
 """
@@ -15,18 +15,22 @@ from torch.utils.tensorboard import SummaryWriter
 from blip_rl.config import RunConfig
 from blip_rl.console import Console, optional_picture
 from blip_rl.formatting import flatten
+from blip_rl.storage.run_folder import RunFolder
 from blip_rl.task_schedule import TaskConfig
 
 _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 
 
-def describe_run(logger: Logger, config: RunConfig) -> None:
-    """Write the layout of the Custom Scalars page, and the hyperparameters and metrics of the HParams page.
+def describe_run(logger: Logger, config: RunConfig, folder: RunFolder) -> None:
+    """Write the command and the recipe as text, the layout of the Custom Scalars page, and the HParams page.
 
     HParams gets the metrics' names only: TensorBoard shows the newest value of each of these scalars.
     """
     for writer in event_writers(logger):
         writer.add_custom_scalars(layout(config))
+    # As Markdown: a line of code, which is wrapped as a block would not be, and a block.
+    logger.record("run/command", f"`` {folder.command().strip()} ``", exclude=_EVERYWHERE_ELSE)
+    logger.record("run/config", f"```toml\n{folder.recipe()}```", exclude=_EVERYWHERE_ELSE)
     logger.record(
         "settings", HParam(hyperparameters(config), dict.fromkeys(metric_tags(config), 0.0)), exclude=_EVERYWHERE_ELSE
     )
@@ -44,6 +48,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
         "games": {
             "normalised score": [f"eval/{_escaped(task)}/normalised" for task in config.tasks if task.has_normalisers],
             "mean return": [f"eval/{_escaped(task)}/return" for task in config.tasks],
+            "mean return of training episodes": [f"rollout/{_escaped(task)}/ep_rew_mean" for task in config.tasks],
         },
         "continual learning": {
             "accumulated normalised reward": ["continual/accumulated_normalised_reward"],
@@ -52,6 +57,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
             "rounding loss": ["rounding_loss/.*"],
         },
         "bits": {
+            "mean frozen bits": ["bits/mean_frozen"],
             "mean frozen bits of each layer": ["bits/.*/mean_frozen"],
             "share of weights without information": [r"method/without_information/.*\.weight"],
         },
@@ -71,7 +77,8 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
 
 def hyperparameters(config: RunConfig) -> dict[str, bool | str | float | None]:
     """Return the hyperparameters that distinguish runs, flattened: ``ppo.learning_rate``, ``method.gain``, …."""
-    agent = config.agent.model_dump(exclude={"description"})
+    unused = set() if config.agent.learning == "distil" else {"distil"}
+    agent = config.agent.model_dump(exclude={"description", *unused})
     return {
         "agent": config.agent_name,
         "sequence": config.sequence_name,
@@ -119,10 +126,10 @@ def log_heatmap(logger: Logger, tag: str, frozen_bits: Tensor, total_bits: int, 
 
 
 def log_bits(logger: Logger, frozen: dict[str, Tensor], total_bits: int, after: str, env_steps: int) -> None:
-    """Log mean, histogram and heatmap of every layer's frozen bits."""
-    for layer, mean in mean_frozen_bits(frozen).items():
-        weights = frozen[f"{layer}.weight"]
-        logger.record(f"bits/{layer}/mean_frozen", mean)
+    """Log the mean frozen bits of the trunk and of every layer, and histogram and heatmap of every layer's."""
+    for tag, mean in mean_bits(frozen).items():
+        logger.record(tag, mean)
+    for layer, weights in _layers(frozen).items():
         logger.record(f"bits/{layer}/histogram", weights.float())
         log_heatmap(logger, f"bits/{layer}/heatmap", weights, total_bits, f"{layer} after {after}")
     logger.dump(env_steps)
@@ -137,16 +144,23 @@ def log_method_metrics(logger: Logger, console: Console, task: str, metrics: Map
         console.say(f"consolidated {task}: {', '.join(shown)}")
 
 
-def mean_frozen_bits(frozen: dict[str, Tensor]) -> dict[str, float]:
-    """Return layer name → mean frozen bits of its weights, without biases."""
-    return {
-        name.removesuffix(".weight"): tensor.double().mean().item()
-        for name, tensor in frozen.items()
-        if name.endswith("weight")
-    }
+ALL_LAYERS = "bits/mean_frozen"
+"""Tag of the mean over all trunk weights, without biases."""
+
+
+def mean_bits(frozen: dict[str, Tensor]) -> dict[str, float]:
+    """Return tag → mean frozen bits: of all trunk weights and of those of each layer, without biases."""
+    layers = _layers(frozen)
+    means = {f"bits/{layer}/mean_frozen": weights.double().mean().item() for layer, weights in layers.items()}
+    return {ALL_LAYERS: overall_mean(frozen), **means} if layers else {}
 
 
 def overall_mean(frozen: dict[str, Tensor]) -> float:
     """Return the mean frozen bits of all trunk weights, without biases."""
-    weights = [tensor for name, tensor in frozen.items() if name.endswith("weight")]
+    weights = _layers(frozen).values()
     return sum(int(w.sum(dtype=w.int().dtype)) for w in weights) / sum(w.numel() for w in weights)
+
+
+def _layers(frozen: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return layer name → frozen bits of its weights."""
+    return {name.removesuffix(".weight"): bits for name, bits in frozen.items() if name.endswith(".weight")}

@@ -16,7 +16,7 @@ from blip_rl.run.context import RunContext
 from blip_rl.run.interruption import StopRequestError
 from blip_rl.run.progress import Progress
 from blip_rl.run.resources import forecast, peak_memory_bytes
-from blip_rl.run.tensorboard import describe_run, mean_frozen_bits, overall_mean
+from blip_rl.run.tensorboard import ALL_LAYERS, describe_run, mean_bits
 from blip_rl.storage.returns import interval_steps
 
 _ROLLOUTS_BEFORE_FORECAST = 3
@@ -46,7 +46,7 @@ class TrainingCallback(BaseCallback):
         """Called once: before the first rollout of the task, or before the next one if the task is resumed."""
         resumed = self._autosave.resumed
         if self.num_timesteps == 0 and not resumed:
-            describe_run(self.logger, self._config)
+            describe_run(self.logger, self._config, self._run.folder)
         self._prepare()
         if not resumed:
             self._autosave.save_start()
@@ -80,8 +80,9 @@ class TrainingCallback(BaseCallback):
         if not self._has_states:
             self._keep_states()
         if not last:  # the consolidation logs its newly frozen bits at the last step
-            for layer, mean in self._layer_bits.items():
-                self.logger.record(f"bits/{layer}/mean_frozen", mean)
+            # At every rollout although they are constant: TensorBoard would draw a slope from boundary to boundary.
+            for tag, mean in self._bits.items():
+                self.logger.record(tag, mean)
         self._running.show(self.num_timesteps, self._shown_metrics())
 
     def _on_training_end(self) -> None:
@@ -137,8 +138,7 @@ class TrainingCallback(BaseCallback):
         self._has_states = self._autosave.resumed and watched is not None
         # Frozen bits only change between tasks; avoid averaging millions of weights at every rollout.
         frozen = self._run.method.frozen_bits()
-        self._layer_bits = mean_frozen_bits(frozen)
-        self._mean_bits = overall_mean(frozen) if frozen else None
+        self._bits = mean_bits(frozen)
         self._progress = Progress(
             self._title,
             self._steps,
@@ -187,6 +187,6 @@ class TrainingCallback(BaseCallback):
         shown = {}
         if self.model.ep_info_buffer:
             shown["return"] = score_text(float(np.mean([info["r"] for info in self.model.ep_info_buffer])))
-        if self._mean_bits is not None:
-            shown["bits frozen"] = f"{self._mean_bits:.2f}"
+        if ALL_LAYERS in self._bits:
+            shown["bits frozen"] = f"{self._bits[ALL_LAYERS]:.2f}"
         return shown

@@ -197,6 +197,10 @@ class RunFolder:
         """Return the text of ``config.toml``."""
         return read_text(self.config)
 
+    def command(self) -> str:
+        """Return the command line that started the run."""
+        return read_text(self.path / "command.txt")
+
     def reset_tables(self) -> None:
         """Replace all tables and event files by empty tables, for a run stopped before its first snapshot."""
         integrity.remove_growing(self.path)

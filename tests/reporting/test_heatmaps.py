@@ -63,8 +63,8 @@ def test_figure_shows_every_weight_on_the_common_scale():
 def test_image_has_the_colours_of_the_bits():
     image = heatmaps.frozen_bits_image(np.full((4, 4), 20, np.uint8), 20, "conv1 after boxing")
     assert image.dtype == np.uint8
-    assert image.shape == (352, 770, 3)  # 7 x 3.2 inches of 110 pixels
-    np.testing.assert_array_equal(image[176, 300], np.round(255 * np.array(matplotlib.colormaps["RdYlBu_r"](1.0)[:3])))
+    assert image.shape == (336, 480, 3)  # 4 x 2.8 inches of 120 pixels
+    np.testing.assert_array_equal(image[176, 200], np.round(255 * np.array(matplotlib.colormaps["RdYlBu_r"](1.0)[:3])))
 
 
 def test_layer_is_drawn_after_each_task_on_one_scale():

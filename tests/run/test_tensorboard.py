@@ -66,6 +66,11 @@ def test_charts_match_the_tags_that_their_titles_name(events):
         ("continual learning", "ACC and BWT"): ["continual/acc", "continual/bwt"],
         ("continual learning", "worst game"): ["continual/worst_task", "continual/worst_bwt"],
         ("continual learning", "accumulated normalised reward"): ["continual/accumulated_normalised_reward"],
+        ("games", "mean return of training episodes"): [
+            "rollout/cartpole-a/ep_rew_mean",
+            "rollout/cartpole-b/ep_rew_mean",
+        ],
+        ("bits", "mean frozen bits"): ["bits/mean_frozen"],
         ("bits", "mean frozen bits of each layer"): [f"bits/{layer}/mean_frozen" for layer in layers],
         ("bits", "share of weights without information"): [
             f"method/without_information/{layer}.weight" for layer in layers
@@ -83,6 +88,38 @@ def test_games_without_normalisers_have_no_chart_of_normalised_scores():
     assert len(charts["mean return"][1]) == 2
     assert "normalised score" not in layout(small_config(games="Acrobot-v1"))["games"]
     assert metric_tags(small_config(games="Acrobot-v1")) == ["eval/Acrobot-v1/return"]
+
+
+def test_returns_of_training_episodes_have_a_curve_for_each_game(events):
+    steps = {
+        game: [point.step for point in events.Scalars(f"rollout/{game}/ep_rew_mean")]
+        for game in ("cartpole-a", "cartpole-b")
+    }
+    assert steps["cartpole-a"][-1] == 1024 < steps["cartpole-b"][0]
+    assert steps["cartpole-b"][-1] == 2048
+    assert not {"rollout/ep_rew_mean", "rollout/ep_len_mean"} & set(events.Tags()["scalars"])
+
+
+def test_mean_frozen_bits_change_only_at_the_end_of_a_game(events, finished_run):
+    values = {point.step: point.value for point in events.Scalars("bits/mean_frozen")}
+    boundaries = [point.value for point in events.Scalars("method/mean_frozen_bits")]
+    assert {value for step, value in values.items() if step < 1024} == {0}
+    assert [value for step, value in values.items() if 1024 <= step < 2048] == pytest.approx([boundaries[0]] * 8)
+    assert values[2048] == pytest.approx(boundaries[1])
+    assert len(values) == 16  # after every rollout
+
+
+def test_recipe_and_command_are_texts(events, finished_run):
+    texts = {tag: events.Tensors(f"run/{tag}/text_summary")[0] for tag in ("command", "config")}
+    shown = {tag: event.tensor_proto.string_val[0].decode() for tag, event in texts.items()}
+    assert shown["config"] == f"```toml\n{(finished_run / 'config.toml').read_text()}```"
+    assert (finished_run / "command.txt").read_text().strip() in shown["command"]
+    assert {event.step for event in texts.values()} == {0}
+
+
+def test_hparams_of_distillation_are_shown_only_where_it_is_used():
+    assert "distil.updates" not in hyperparameters(small_config())
+    assert "distil.updates" in hyperparameters(small_config("blip-distil", steps="10k"))
 
 
 def test_hparams_are_the_settings_of_the_recipe(events):

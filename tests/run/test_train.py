@@ -89,7 +89,7 @@ def test_tensorboard_has_the_tags_on_one_axis(events):
         "bits/fc1/mean_frozen",
         "time/steps_per_second",
         "train/learning_rate",
-        "rollout/ep_rew_mean",
+        "bits/mean_frozen",
     }
     assert wanted <= tags
     steps = [event.step for event in events.Scalars("train/learning_rate")]
