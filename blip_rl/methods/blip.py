@@ -3,12 +3,17 @@
 Shi, Yuan, Chen, Feng, CVPR 2021. The equations are in :mod:`blip_rl.core.bits`; this file keeps their state.
 State per trunk parameter, for any number of tasks: frozen bits (1 byte), centre (4), running Fisher (4),
 remainder below the grid (4) = 13 bytes. During training the two ends of each interval are cached as well.
+
+Two additions of ours, off by default, act inside the intervals: a penalty (``pull``) and an ellipsoid (``budget``).
+They keep 8 bytes more: the sum of all Fishers, and θ*, the weights after the newest task. The state above cannot give
+them: the centre is θ* only to the frozen bits (0 without any), and the running Fisher contains the prior, beside which
+a small Fisher is rounded off.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,28 +21,16 @@ from torch import Tensor, nn
 
 from blip_rl.core import bits, released_code, saved
 from blip_rl.core.blocks import row_blocks
+from blip_rl.core.budget import project_within_
 from blip_rl.core.layers import protected_layers
+from blip_rl.core.partly_frozen import SAVED, PartlyFrozen
+from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.core.prior import ParameterFisher, PriorOutcome, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, MethodState, Network
 from blip_rl.methods.blip_settings import BlipSettings
 from blip_rl.methods.fisher_method import FisherMethod
 
-_SAVED = {"frozen_bits": torch.uint8, "centre": torch.float32, "fisher_mean": torch.float32, "remainder": torch.float32}
-
-
-@dataclass
-class _Parameter:
-    """State of one trunk parameter; every tensor is shaped and laid out like the parameter."""
-
-    weight: nn.Parameter
-    bound: float
-    fan: int
-    frozen_bits: Tensor
-    centre: Tensor
-    fisher_mean: Tensor
-    remainder: Tensor
-    low: Tensor
-    high: Tensor
+_ANCHORED = {"fisher": torch.float32, "anchor": torch.float32}  # with pull or budget
 
 
 class Blip(FisherMethod):
@@ -54,8 +47,9 @@ class Blip(FisherMethod):
         self.fisher_prior = self.settings.fisher_prior
         self.first_task: dict[str, float] | None = None
         self._uninformed: dict[str, float] = {}
-        self._parameters: dict[str, _Parameter] = {}
+        self._parameters: dict[str, PartlyFrozen] = {}
         self._loaded: dict[str, Tensor] = {}
+        self._penalty = QuadraticPenalty()  # over pull; with pull or budget, after the first task
 
     @property
     def total_bits(self) -> int:
@@ -68,26 +62,37 @@ class Blip(FisherMethod):
         found = _trunk_parameters(trunk)
         trunk_parameters = {name: parameter for name, parameter, _ in found}
         if self._loaded:
-            for kind, tensors in zip(_SAVED, saved.split(self._loaded, *_SAVED), strict=True):
+            for kind, tensors in zip(SAVED, saved.split(self._loaded, *SAVED), strict=True):
                 saved.check_fit(tensors, trunk_parameters, f"{{}}.{kind}")
         elif self.tasks_seen:  # a network it has not learned would be left unprotected
             saved.check_fit({name: p.centre for name, p in self._parameters.items()}, trunk_parameters, "{}.centre")
+        if self._penalty.anchor:
+            self._penalty = self._penalty.fitted(trunk_parameters)
         self._parameters = {name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in found}
         self._loaded = {}
         self._warn_of_clipping()
         for state in self._parameters.values():
-            self._set_interval(state)
-        self.after_step()
+            state.set_interval(self.settings.total_bits, self.settings.interval)
+        # Not after_step: a resumed task begins here too, and a second projection onto the ellipsoid would change its
+        # weights by rounding. This one changes nothing the second time.
+        self._project_into_intervals()
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Add pull · F · (θ − θ*), if there is a pull."""
+        if self.settings.pull and self.tasks_seen and parameter.grad is not None:
+            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.pull)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clip to the interval, quantise and keep the remainder (paper Eq. 3 and 4), so that small steps add up."""
+        """Clip to the interval, quantise and keep the remainder (paper Eq. 3 and 4), so that small steps add up.
+
+        With a budget the weights are projected onto its ellipsoid before.
+        """
         # In place, because a captured CUDA graph replays addresses: no tensor may be replaced while a task is learned.
-        for p in self._parameters.values():
-            if self.settings.quantize_forward:
-                bits.project_and_quantize_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
-            else:
-                torch.clamp(p.weight, p.low, p.high, out=p.weight)
+        if self.settings.budget and self.tasks_seen:
+            self._project_within_budget()
+        self._project_into_intervals()
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Fisher → prior, after the first task → gain → frozen bits → centre → (round) → running Fisher.
@@ -106,10 +111,15 @@ class Blip(FisherMethod):
         if self.fisher_prior is None:
             return {"mean_frozen_bits": 0.0, **shares}
         self.tasks_seen += 1
+        spent = self._penalty.at(finished.weights()) if self._penalty.anchor else 0.0
         with torch.no_grad():
             for name, state in self._parameters.items():
                 self._consolidate(state, fisher[name])
+            if self.settings.anchored:
+                self._set_anchor(fisher)
         found = {"informed_bits": first.informed_bits, "drift": first.drift} if first else {}
+        found |= {"penalty": self.settings.pull * spent} if self.settings.pull else {}
+        found |= {"spent": spent} if self.settings.budget else {}
         return {"fisher_prior": self.fisher_prior, "mean_frozen_bits": self.mean_frozen_bits(), **found, **shares}
 
     def mean_frozen_bits(self) -> float:
@@ -126,9 +136,11 @@ class Blip(FisherMethod):
         return {name: (state.low.clone(), state.high.clone()) for name, state in self._parameters.items()}
 
     def state(self) -> MethodState:
-        """Return the four tensors of every parameter, the number of tasks seen, the prior and its effect."""
+        """Return the tensors of every parameter, the number of tasks seen, the prior and its effect."""
         tensors = {
-            f"{name}.{kind}": getattr(p, kind).clone() for name, p in self._parameters.items() for kind in _SAVED
+            f"{name}.{kind}": tensor.clone()
+            for name, p in self._parameters.items()
+            for kind, tensor in p.saved().items()
         }
         values = {
             "tasks_seen": self.tasks_seen,
@@ -138,22 +150,29 @@ class Blip(FisherMethod):
             "without_information": self._uninformed,
             **self.scale_values(),
         }
-        return MethodState(self._loaded | tensors, values)
+        return MethodState(self._loaded | tensors | self._penalty.tensors(), values)
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return the four tensors of every parameter."""
-        return saved.layouts(network.parameters(), **_SAVED)
+        """Return the four tensors of every parameter and, with pull or budget, two more."""
+        return saved.layouts(network.parameters(), **SAVED, **(_ANCHORED if self.settings.anchored else {}))
 
     def load_state(self, state: MethodState) -> None:
         """Load a saved state; the next ``start_task`` applies it to the trunk.
 
         Raises:
-            ValueError: it was saved with another number of bits.
+            ValueError: it was saved with another number of bits, or without the tensors of pull and budget.
         """
         its, mine = state.values["total_bits"], self.settings.total_bits
         if its != mine:
             raise ValueError(f"a state of total_bits = {its}, but this method has {mine}: expected the same")
-        self._loaded = dict(state.tensors)
+        kept = {name: t for name, t in state.tensors.items() if name.rpartition(".")[2] in _ANCHORED}
+        if bool(kept) != bool(self.settings.anchored and state.values["tasks_seen"]):
+            raise ValueError(
+                f"a state {'with' if kept else 'without'} Fisher and anchor, but this method has pull = "
+                f"{self.settings.pull:g} and budget = {self.settings.budget:g}: expected the settings it was saved with"
+            )
+        self._penalty = QuadraticPenalty.from_saved(kept, *_ANCHORED) if kept else QuadraticPenalty()
+        self._loaded = {name: tensor for name, tensor in state.tensors.items() if name not in kept}
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
         self.load_scale(state)
@@ -161,25 +180,22 @@ class Blip(FisherMethod):
         self.first_task = state.values.get("first_task")  # early versions kept neither
         self._uninformed = dict(state.values.get("without_information", {}))
 
-    def _bind(self, name: str, parameter: nn.Parameter, layer_fan: int) -> _Parameter:
+    def _bind(self, name: str, parameter: nn.Parameter, layer_fan: int) -> PartlyFrozen:
         """Return the state of one parameter: the existing one, the loaded one, or a new one."""
         # The same tensors are kept from task to task; a copy of the trunk takes over the state of the original.
         known = self._parameters.get(name)
         if known is not None and known.weight is parameter:
             return known
         is_weight = parameter.dim() > 1
-        state = _Parameter(
-            weight=parameter,
+        state = PartlyFrozen.unfrozen(
+            parameter,
             bound=released_code.weight_bound(layer_fan) if is_weight and self.settings.weight_bound == "fan" else 1.0,
             fan=layer_fan if self.settings.prior_scale == "fan" else 1,
-            frozen_bits=torch.zeros_like(parameter, dtype=torch.uint8),
-            **{kind: torch.zeros_like(parameter) for kind in ("centre", "fisher_mean", "remainder", "low", "high")},
         )
-        for kind in _SAVED:
-            if known is not None:
-                getattr(state, kind).copy_(getattr(known, kind))
-            elif self._loaded:
-                getattr(state, kind).copy_(self._loaded[f"{name}.{kind}"])
+        if known is not None:
+            state.take_over(known.saved())
+        elif self._loaded:
+            state.take_over({kind: self._loaded[f"{name}.{kind}"] for kind in SAVED})
         return state
 
     def _warn_of_clipping(self) -> None:
@@ -196,11 +212,29 @@ class Blip(FisherMethod):
                     stacklevel=3,
                 )
 
-    def _set_interval(self, p: _Parameter) -> None:
-        for centre, frozen, low, high in row_blocks(p.centre, p.frozen_bits, p.low, p.high):
-            ends = bits.interval(centre, frozen, p.bound, self.settings.total_bits, self.settings.interval)
-            low.copy_(ends[0])
-            high.copy_(ends[1])
+    def _project_into_intervals(self) -> None:
+        for p in self._parameters.values():
+            if self.settings.quantize_forward:
+                bits.project_and_quantize_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
+            else:
+                torch.clamp(p.weight, p.low, p.high, out=p.weight)
+
+    def _project_within_budget(self) -> None:
+        """Move θ into the ellipsoid ½ Σ F (θ − θ*)² ≤ budget."""
+        # The ellipsoid first, then the intervals: both hold afterwards. The anchor lies in every interval, so clipping
+        # takes each weight towards it and lowers ½ Σ F (θ − θ*)²; only rounding to the grid can exceed the budget,
+        # by half a step of the grid, and what is rounded off is kept in the remainder. The result is not the nearest
+        # point of the intersection: nats that clipping saves are not given back to other weights.
+        for p in self._parameters.values():
+            p.merge_remainder_()
+        project_within_({name: p.weight for name, p in self._parameters.items()}, self._penalty, self.settings.budget)
+
+    def _set_anchor(self, fisher: dict[str, Tensor]) -> None:
+        """Add a task's Fisher and move the anchor to its weights, after its intervals have been set."""
+        # Clamped, since a weight can be a step of the grid outside its new interval (interval = "half").
+        weights = {name: torch.clamp(p.weight, p.low, p.high) for name, p in self._parameters.items()}
+        earlier = self._penalty if self._penalty.anchor else QuadraticPenalty.flat(weights, *_ANCHORED)
+        self._penalty = earlier.reset(weights).plus(fisher)
 
     def _start_from_prior(self, fisher: dict[str, Tensor]) -> PriorOutcome | None:
         """Start the running mean at F₀ (× fan), given or solved for; return None if there is no solution."""
@@ -224,7 +258,7 @@ class Blip(FisherMethod):
             p.fisher_mean.fill_(found.prior * p.fan)
         return found
 
-    def _consolidate(self, p: _Parameter, fisher: Tensor) -> None:
+    def _consolidate(self, p: PartlyFrozen, fisher: Tensor) -> None:
         settings = self.settings
         # In blocks of rows: a dozen temporaries of a whole large layer would set the peak memory of a run.
         for f, weight, bits_before, centre, mean in row_blocks(
@@ -242,7 +276,7 @@ class Blip(FisherMethod):
             # Eq. 9 uses the new S for the centre; Eq. 7 comes last, because Eq. 8 needs the mean before this task.
             bits_before.copy_(frozen)
             mean.copy_(bits.running_fisher(f, mean, self.tasks_seen))
-        self._set_interval(p)
+        p.set_interval(settings.total_bits, settings.interval)
         if settings.round_after_task:
             # A centre may be ±b itself, one grid step outside the limits of Eq. 4.
             torch.clamp(p.centre, p.low, p.high, out=p.weight)

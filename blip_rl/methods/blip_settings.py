@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from blip_rl.core import bits
 from blip_rl.methods.fisher_method import FisherSettings
-from blip_rl.setting_types import PositiveFloat
+from blip_rl.setting_types import NonNegativeFloat, PositiveFloat
 
 
 class BlipSettings(FisherSettings):
@@ -25,6 +25,11 @@ class BlipSettings(FisherSettings):
     """Keep each interval inside all earlier ones, so that no weight leaves one it was given (in neither source)."""
     interval: bits.IntervalRule = "paper"
     """Radius 2^−S (paper Eq. 4), within which Q(θ̂, S) can change, or half of it, within which it cannot."""
+    pull: NonNegativeFloat = 0.0
+    """Strength of a penalty inside the intervals, ½ · pull · Σ F (θ − θ*)², as in online EWC; 0: none."""
+    budget: NonNegativeFloat = 0.0
+    """Nats, to second order, by which all earlier policies together may move while one task is learned, as in
+    ``fisher-budget``, inside the intervals; 0: no such bound."""
     quantize_forward: bool = True
     """Quantise the weights of the forward pass to the N-bit grid (paper Eq. 3); the reference uses plain floats."""
     weight_bound: Literal["fan", "unit"] = "fan"
@@ -37,6 +42,11 @@ class BlipSettings(FisherSettings):
     """Solve for the prior: mean of the bits that the first task freezes, over weights with Fisher information."""
     first_task_drift: PositiveFloat | None = None
     """Solve for the prior: bound in nats on the divergence of the first task's policy, see :mod:`core.prior`."""
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the sum of all Fishers and the weights after the newest task are kept."""
+        return self.pull > 0 or self.budget > 0
 
     @model_validator(mode="after")
     def _one_prior(self) -> Self:

@@ -1,4 +1,7 @@
-"""The contract of all methods: each test runs for every file of ``blip_rl/methods``, with its recipe's settings."""
+"""The contract of all methods: each test runs for every file of ``blip_rl/methods``, with its recipe's settings.
+
+Settings that give a method more state are variants, and must keep the contract too.
+"""
 
 import ast
 import copy
@@ -25,7 +28,8 @@ from blip_rl.methods.finetune import Finetune
 from blip_rl.recipes.files import recipe_folder
 from tests.methods.small_tasks import TRUNKS, Task, copies, mlp, three_tasks
 
-methods = pytest.mark.parametrize("name", method_names())
+VARIANTS = {"blip with pull and budget": ("blip", {"pull": 5.0, "budget": 1e-3})}
+methods = pytest.mark.parametrize("name", [*method_names(), *VARIANTS])
 trunks = pytest.mark.parametrize("kind", TRUNKS)
 UPDATES = 10
 
@@ -45,9 +49,10 @@ DIFFERENCES = {
 
 
 def from_recipe(name, **settings):
-    """A method as ``blip-rl train --agent NAME`` builds it."""
-    path = recipe_folder("agents") / f"{name.replace('_', '-')}.toml"
-    return make_method(tomllib.loads(path.read_text(encoding="utf-8"))["method"] | settings)
+    """A method as ``blip-rl train --agent NAME`` builds it, or a variant of it."""
+    method, added = VARIANTS.get(name, (name, {}))
+    path = recipe_folder("agents") / f"{method.replace('_', '-')}.toml"
+    return make_method(tomllib.loads(path.read_text(encoding="utf-8"))["method"] | added | settings)
 
 
 class World:
@@ -151,7 +156,7 @@ def fail_while_learning(world, method, number, optimizer):
 # --- recipes
 
 
-@methods
+@pytest.mark.parametrize("name", method_names())
 def test_every_method_has_a_recipe_of_its_name(name):
     path = recipe_folder("agents") / f"{name.replace('_', '-')}.toml"
     assert path.is_file(), f"agents/{path.name} is missing: a recipe for the method {name!r}"
@@ -183,7 +188,7 @@ def test_nothing_stays_attached(name, kind):
 @methods
 @trunks
 def test_the_first_task_is_fine_tuning(name, kind):
-    difference = DIFFERENCES.get(name, FirstTask("none"))
+    difference = DIFFERENCES.get(VARIANTS.get(name, (name,))[0], FirstTask("none"))
     world = World(kind)
     plain = world.copy()
     world.train(from_recipe(name, **difference.settings), 1, difference.until)
