@@ -7,6 +7,7 @@ import pytest
 
 import blip_rl.recipes.agent
 from blip_rl.agent_config import AgentConfig
+from blip_rl.methods import load_method
 from blip_rl.recipes import resolve
 from blip_rl.recipes.files import read_recipe, recipe_folder, recipe_names
 
@@ -22,8 +23,9 @@ def test_every_agent_with_a_reference_resolution_is_shipped():
 @pytest.mark.parametrize("agent", RESOLVED)
 def test_resolved_agents_equal_the_recipes_written_out_in_full(agent):
     found, recorded = resolve("pong", agent).agent, RESOLVED[agent]
-    added = {"fisher_scale": "own"} if "fisher_samples" in recorded["method"] else {}
-    method = added | recorded["method"]
+    fields = load_method(recorded["method"]["name"]).Settings.model_fields
+    defaults = {name: field.default for name, field in fields.items() if field.default is not None}
+    method = defaults | recorded["method"]
     assert found == AgentConfig(**recorded | {"method": method})  # settings added since: their defaults
 
 
