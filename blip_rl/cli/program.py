@@ -24,6 +24,7 @@ from blip_rl.cli.render import render
 from blip_rl.cli.report import report
 from blip_rl.cli.show import show
 from blip_rl.cli.streams import flush_streams, open_closed_streams, print_error
+from blip_rl.cli.sweep import sweep
 from blip_rl.cli.train import train
 from blip_rl.cli.watch import watch
 from blip_rl.errors import InterruptedRunError, RunError, error_text, is_out_of_memory
@@ -56,6 +57,7 @@ def cli() -> None:
 
 for _verb in (
     train,
+    sweep,
     watch,
     evaluate,
     inspect_folder,

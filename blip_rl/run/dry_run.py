@@ -11,11 +11,12 @@ import torch
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.formatting import aligned, duration
+from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.separate_trunk import build_method
 from blip_rl.methods.base import Method
 from blip_rl.recipes import load_run_config
 from blip_rl.run.device import cpu_threads, resolve_device
-from blip_rl.run.resources import estimate_resources, learning_parts, peak_memory_bytes
+from blip_rl.run.resources import ResourceEstimate, estimate_resources, learning_parts, peak_memory_bytes
 from blip_rl.run.summary import opening_text
 from blip_rl.run.task_checks import check_tasks
 from blip_rl.storage import validation
@@ -67,12 +68,7 @@ def _network_rows(
     config: RunConfig, method: Method, tasks: validation.Tasks, folder: Path, device: str
 ) -> list[list[str]]:
     """Return the size of the network, and the estimated memory and disk."""
-    env = make_training_env(config.tasks[0], config.atari, 1, 0)
-    env.close()
-    policy = validation.meta_policy(env.observation_space, tasks, config)
-    learning = sum(learning_parts(config, env.observation_space, validation.weight_bytes(policy)).values())
-    # The libraries are loaded by now: count the memory of this process as the base of a run.
-    estimate = estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))
+    policy, estimate = estimate_needs(config, method, tasks)
     trunk = sum(parameter.numel() for parameter in policy.trunk.parameters())
     head = sum(parameter.numel() for parameter in policy.current.parameters())
     on_gpu = "" if device == "cpu" else "; the GPU's memory is not estimated"
@@ -86,8 +82,25 @@ def _network_rows(
     ]
 
 
+def estimate_needs(
+    config: RunConfig, method: Method, tasks: validation.Tasks
+) -> tuple[ContinualPolicy, ResourceEstimate]:
+    """Return the network of a run, without memory for its weights, and an estimate of what the run needs."""
+    env = make_training_env(config.tasks[0], config.atari, 1, 0)
+    env.close()
+    policy = validation.meta_policy(env.observation_space, tasks, config)
+    learning = sum(learning_parts(config, env.observation_space, validation.weight_bytes(policy)).values())
+    # The libraries are loaded by now: count the memory of this process as the base of a run.
+    return policy, estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))
+
+
+def similar_speed(config: RunConfig, runs: Path, device: str, threads: int) -> tuple[Path, float] | None:
+    """Return the newest run below a folder that learned the same way, and its steps per second; None without one."""
+    return next(_rates(config, runs, device, threads), None)
+
+
 def _time_text(config: RunConfig, runs: Path, device: str, threads: int) -> str:
-    rate = next(_rates(config, runs, device, threads), None)
+    rate = similar_speed(config, runs, device, threads)
     if rate is None:
         return f"unknown: no similar run below '{runs}' (train prints an estimate after its first updates)"
     run, steps_per_second = rate

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -152,23 +152,18 @@ def _command_line(job: Job) -> Iterator[None]:
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Append stdout and stderr of the process to a file within the block."""
+    """Append what the process prints to a file within the block."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    _flush()
-    before = [os.dup(number) for number in (1, 2)]
-    opened = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        for number in (1, 2):
-            os.dup2(opened, number)
-        os.close(opened)
-        yield
-    finally:
-        _flush()
-        for number, descriptor in zip((1, 2), before, strict=True):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    with log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        before = [os.dup(number) for number in (1, 2)]
+        try:
+            for number in (1, 2):  # C++ code prints to descriptors
+                os.dup2(file.fileno(), number)
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
+        finally:
+            for number, descriptor in zip((1, 2), before, strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -91,7 +92,11 @@ class Manifest:
 
     def config(self, run: PlannedRun) -> RunConfig:
         """Return the recipe of a run."""
-        return _parsed(self.settings[run.setting].recipe).model_copy(update={"seed": run.seed})
+        return self.config_of(run.setting).model_copy(update={"seed": run.seed})
+
+    def config_of(self, setting: str) -> RunConfig:
+        """Return the recipe of a setting, with seed 0."""
+        return _parsed(self.settings[setting].recipe)
 
 
 def make_manifest(plan: Plan, seeds: Sequence[int] | None = None) -> Manifest:
@@ -162,6 +167,7 @@ def _of_grid(line: str, varied: Sequence[str]) -> str:
     return f"grid {line.removeprefix('--set ')}" if key in varied else line
 
 
+@functools.lru_cache(maxsize=256)  # parsing takes milliseconds, and a setting has many seeds
 def _parsed(recipe: str) -> RunConfig:
     from blip_rl.recipes import parse_run_config, trusting
 

@@ -112,7 +112,7 @@ class Plan(AgentPlan):
     """Training steps of each game (and visit)."""
     cycles: Cycles | None = None
     """How often the order of the games is repeated."""
-    device: Device = "cpu"
+    device: Device = "auto"
     """Torch device."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of each run."""

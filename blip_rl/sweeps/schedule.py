@@ -13,7 +13,7 @@ from typing import Literal
 from blip_rl.sweeps.engine import Engine
 from blip_rl.sweeps.job import Job, Outcome
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
 
 State = Literal["waiting", "running", "finished", "interrupted", "failed"]
 
@@ -45,7 +45,7 @@ class Schedule:
         jobs: In the order in which they start.
         engine: Places them.
         retries: How often a job whose worker was lost is given to the engine again.
-        show: Called about once a second, and whenever a job has ended.
+        show: Called about twice a second, and whenever a job has ended.
         stopped_by: Number of the signal that stopped the sweep; None if none has.
     """
 
@@ -55,6 +55,7 @@ class Schedule:
     show: Callable[[Sequence[JobState]], None]
     stopped_by: int | None = None
     states: dict[str, JobState] = field(default_factory=dict)
+    _told: bool = False  # whether the engine knows that the sweep is stopped
 
     def __post_init__(self) -> None:
         self.states = {job.name: JobState(job) for job in self.jobs}
@@ -71,6 +72,7 @@ class Schedule:
         states, waiting = list(self.states.values()), deque(self.jobs)
         with self._signals(), self.engine:
             while self._busy(waiting):
+                self._pass_on_stop()
                 self._start(waiting)
                 self.show(states)
                 for outcome in self.engine.poll(_LOOK_SECONDS):
@@ -94,7 +96,7 @@ class Schedule:
     def _ended(self, outcome: Outcome, waiting: deque[Job]) -> None:
         """Record how a job ended; a lost one, or one that somebody else stopped, waits for another try."""
         state = self.states[outcome.name]
-        state.outcome = outcome
+        state.outcome, state.where = outcome, ""
         if outcome.status in ("finished", "failed"):
             state.state = outcome.status
         elif self.stopped_by is not None:
@@ -120,8 +122,12 @@ class Schedule:
                 signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        # The engine is not told here: the signal may have come while it was starting a job.
         if self.stopped_by is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.stopped_by is None:
-            self.stopped_by = number
+        self.stopped_by = self.stopped_by or number
+
+    def _pass_on_stop(self) -> None:
+        if self.stopped_by is not None and not self._told:
+            self._told = True
             self.engine.stop()

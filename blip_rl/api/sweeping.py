@@ -1,0 +1,140 @@
+"""Run a sweep: agents × sequences × settings × seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blip_rl.api import arguments
+from blip_rl.api.loading import loading
+from blip_rl.api.run import Run
+from blip_rl.api.trust import trusting_files
+from blip_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from blip_rl.sweeps.engine import Engine
+    from blip_rl.sweeps.estimate import Needs
+    from blip_rl.sweeps.manifest import Manifest
+    from blip_rl.sweeps.plan import Plan
+
+ENGINES = ("local",)
+_MOST_JOBS = 1024
+_MOST_RETRIES = 1000
+PlanLike = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def sweep(
+    plan: PlanLike,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    engine: str = "local",
+    jobs: int | None = None,
+    gpus_per_run: float = 1.0,
+    retries: int = 2,
+    trust: bool = False,
+) -> list[Run]:
+    """Train agents × sequences × settings × seeds; ``blip-rl sweep`` calls this function.
+
+    Finished runs are not repeated and unfinished ones are resumed, so the same call goes on with a sweep that was
+    stopped or killed. Each run is equal to the run alone.
+
+    Args:
+        plan: A plan as a ``.toml`` file or as a mapping with the same keys, such as
+            ``{"agents": ["blip", "ewc"], "sequences": ["cartpole4"], "seeds": "0-9"}``.
+        out: Folder of the sweep; None: ``sweeps/<name of the plan's file>``.
+        options: Keys of the plan whose values replace the file's.
+        engine: ``local``: processes of this machine.
+        jobs: Runs at a time; None: as many as cores, memory and GPUs allow.
+        gpus_per_run: Share of a GPU that a run takes.
+        retries: How often a run whose process died is tried again.
+        trust: Import the packages and wrappers that a recipe names, which runs their code.
+
+    Returns:
+        The runs, in the order of the plan.
+
+    Raises:
+        UserError: The plan is invalid, or the folder holds something else; nothing is written.
+        RunError: Runs have failed; the others are finished.
+        InterruptedRunError: A signal stopped the sweep; every run is saved.
+    """
+    folder, manifest, needs = _prepared(plan, out, options, trust=trust)
+    arguments.choice("engine", engine, ENGINES)
+    arguments.whole("retries", retries, 0, _MOST_RETRIES)
+    placed = _local_engine(manifest, needs, jobs, gpus_per_run)
+    from blip_rl.sweeps.run import run_sweep
+
+    run_sweep(folder, manifest, placed, retries=retries)
+    return [Run(folder / run.name) for run in manifest.runs]
+
+
+def sweep_plan(
+    plan: PlanLike,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    gpus_per_run: float = 1.0,
+    trust: bool = False,
+) -> str:
+    """Check everything that :func:`sweep` checks; return its runs and estimates as text, and write nothing."""
+    folder, manifest, needs = _prepared(plan, out, options, trust=trust, remember=False)
+    from blip_rl.sweeps.estimate import dry_run_text
+    from blip_rl.sweeps.folder import finished_runs
+
+    done = finished_runs(folder, manifest)
+    left = [run.name for run in manifest.runs if run.name not in done]
+    count, _ = _places(manifest, needs, jobs, gpus_per_run)
+    return dry_run_text(folder, manifest, needs, left, count)
+
+
+def _prepared(
+    plan: PlanLike, out: object, options: Mapping[str, Any] | None, *, trust: bool, remember: bool = True
+) -> tuple[Path, Manifest, dict[str, Needs]]:
+    """Check the plan, its recipes and the folder."""
+    arguments.flag("trust", trust)
+    folder = _folder(plan, out)
+    with loading():
+        from blip_rl.sweeps.estimate import check_settings
+        from blip_rl.sweeps.folder import check_folder
+        from blip_rl.sweeps.manifest import make_manifest
+    with trusting_files(trust, remember=remember):
+        manifest = make_manifest(_plan(plan, options or {}))
+    check_folder(folder, manifest)
+    return folder, manifest, check_settings(manifest)
+
+
+def _folder(plan: PlanLike, out: object) -> Path:
+    if out is not None:
+        return arguments.path("out", out)
+    if isinstance(plan, Mapping):
+        raise UserError("--out is missing: expected the folder of the sweep, such as --out sweeps/my-sweep")
+    return Path("sweeps") / arguments.path("plan", plan).stem
+
+
+def _plan(plan: PlanLike, options: Mapping[str, Any]) -> Plan:
+    from blip_rl.sweeps.plan import read_plan
+
+    if isinstance(plan, Mapping):
+        return read_plan(None, {**plan, **options})
+    return read_plan(arguments.path("plan", plan), options)
+
+
+def _places(
+    manifest: Manifest, needs: dict[str, Needs], jobs: int | None, gpus_per_run: float
+) -> tuple[int, tuple[int, ...]]:
+    """Return the number of runs at a time on this machine, and the GPU of each."""
+    from blip_rl.sweeps import estimate
+
+    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+    share = arguments.number("gpus_per_run", gpus_per_run)
+    gpus = estimate.gpu_places(estimate.gpu_count(), share) if estimate.uses_gpu(needs) else ()
+    return estimate.places(needs, manifest.threads, jobs, gpus), gpus
+
+
+def _local_engine(manifest: Manifest, needs: dict[str, Needs], jobs: int | None, gpus_per_run: float) -> Engine:
+    from blip_rl.sweeps.local import LocalEngine
+
+    return LocalEngine(*_places(manifest, needs, jobs, gpus_per_run))

@@ -1,0 +1,124 @@
+"""``blip-rl sweep``: train agents × sequences × settings × seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from blip_rl.cli.options import OVERRIDES, TRUST, complete_agents, complete_folders, complete_games
+from blip_rl.errors import UserError
+
+
+@click.command(
+    short_help="Train many runs: agents × sequences × settings × seeds.",
+    epilog="The same command goes on with a sweep that was stopped or killed: finished runs are not repeated. Ctrl-C "
+    "saves every run. blip-rl report FOLDER compares the agents.",
+)
+@click.argument("plan", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--agents",
+    metavar="LIST",
+    shell_complete=complete_agents,
+    help="Comma-separated agent recipes: names or .toml files.",
+)
+@click.option(
+    "--games",
+    "sequences",
+    multiple=True,
+    metavar="LIST",
+    shell_complete=complete_games,
+    help="A sequence, as for blip-rl train. Repeatable: every agent learns each of them.",
+)
+@click.option("--seeds", metavar="LIST", help="Seeds, for example 0-9 or 0,2,5.")
+@click.option("--tuning-seeds", metavar="LIST", help="Seeds to tune settings on; none of --seeds.")
+@click.option("--steps", metavar="N", help="Training steps per game (and visit).  [default: as in the recipe]")
+@click.option("--cycles", type=int, metavar="N", help="Repeat the order of the games N times.")
+@OVERRIDES
+@click.option(
+    "--grid",
+    "grids",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="Vary a recipe setting, as in method.first_task_drift=0.01,0.1. Repeatable: every combination is run.",
+)
+@click.option("--device", metavar="auto|cpu|cuda[:N]", help="Torch device of the runs.  [default: auto]")
+@click.option("--threads", type=int, metavar="N", help="CPU threads of each run.  [default: 1]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
+    metavar="FOLDER",
+    help="Folder of the sweep.  [default: sweeps/NAME for a plan NAME.toml]",
+)
+@click.option("--jobs", type=int, metavar="N", help="Runs at a time.  [default: as many as cores and memory allow]")
+@click.option("--gpus-per-run", default=1.0, metavar="SHARE", help="Share of a GPU that a run takes, if on GPUs.")
+@click.option("--retries", default=2, metavar="N", help="How often a run whose process died is tried again.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print runs, hours and disk, and write nothing.")
+@TRUST
+def sweep(
+    plan: Path | None,
+    overrides: tuple[str, ...],
+    grids: tuple[str, ...],
+    out: Path | None,
+    jobs: int | None,
+    gpus_per_run: float,
+    retries: int,
+    dry_run: bool,
+    trust: bool,
+    **options: Any,
+) -> None:
+    """Train every combination of agent, sequence, setting and seed.
+
+    PLAN is a .toml file with the keys of docs/sweeps.md; options replace its values.
+    """
+    if plan is None and all(value in (None, ()) for value in options.values()):
+        raise UserError("expected a plan, such as sweep.toml, or --agents, --games, --seeds and --out")
+    from blip_rl.api import sweeping
+
+    changed: dict[str, Any] = {key: value for key, value in options.items() if value not in (None, ())}
+    if overrides:
+        changed["set"] = dict(_setting("--set", text) for text in overrides)
+    if grids:
+        changed["grid"] = {key: _values(text) for key, text in (_pair("--grid", text) for text in grids)}
+    placed: dict[str, Any] = {"jobs": jobs, "gpus_per_run": gpus_per_run, "trust": trust}
+    if dry_run:
+        click.echo(sweeping.sweep_plan({} if plan is None else plan, out=out, options=changed, **placed))
+        return
+    sweeping.sweep({} if plan is None else plan, out=out, options=changed, retries=retries, **placed)
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not value.strip():
+        example = "ppo.learning_rate=1e-4" + (",3e-4" if option == "--grid" else "")
+        raise UserError(f"{option} {text!r}: expected section.key=value, for example {option} {example}")
+    return key.strip(), value.strip()
+
+
+def _setting(option: str, text: str) -> tuple[str, Any]:
+    key, value = _pair(option, text)
+    return key, _value(value)
+
+
+def _values(text: str) -> list[Any]:
+    """Read values separated by commas, which may be inside of lists."""
+    import tomllib
+
+    try:
+        return list(tomllib.loads(f"values = [\n{text}\n]")["values"])
+    except (ValueError, RecursionError):
+        return [_value(part.strip()) for part in text.split(",")]
+
+
+def _value(text: str) -> Any:
+    """Read a value as ``--set`` does: TOML, or plain text where it is not; None for ``none``."""
+    import tomllib
+
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text

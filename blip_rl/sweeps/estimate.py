@@ -1,0 +1,169 @@
+"""What a sweep needs: how many runs fit on this machine at a time, and estimates of hours and disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
+from blip_rl.formatting import aligned, duration
+from blip_rl.learner.separate_trunk import build_method
+from blip_rl.run.device import resolve_device
+from blip_rl.run.dry_run import estimate_needs, similar_speed
+from blip_rl.run.resources import ResourceEstimate
+from blip_rl.run.task_checks import check_tasks
+from blip_rl.sweeps.manifest import Manifest
+from blip_rl.untrusted.machine import in_words, memory_bytes
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the runs of one setting need.
+
+    Attributes:
+        device: Torch device on this machine.
+        resources: Memory and disk of a run.
+    """
+
+    config: RunConfig
+    device: str
+    resources: ResourceEstimate
+
+
+def check_settings(manifest: Manifest) -> dict[str, Needs]:
+    """Check each setting as training does before it writes anything, and estimate what its runs need.
+
+    Raises:
+        UserError: Training would refuse a setting, for example for its device or its memory.
+    """
+    return {name: _checked(manifest.config_of(name)) for name in manifest.settings}
+
+
+def _checked(config: RunConfig) -> Needs:
+    device, method = resolve_device(config.device), build_method(config.agent)
+    _, resources = estimate_needs(config, method, check_tasks(config, method))
+    return Needs(config, device, resources)
+
+
+def gpu_places(gpus: int, gpus_per_run: float) -> tuple[int, ...]:
+    """Return the number of the GPU of each place for a run.
+
+    Args:
+        gpus: GPUs of this machine.
+        gpus_per_run: Share of a GPU that a run takes: ``0.25`` puts four runs on each.
+
+    Raises:
+        UserError: A run would take more than one GPU, or none.
+    """
+    if not 0 < gpus_per_run <= 1:
+        raise UserError(f"--gpus-per-run {gpus_per_run:g}: expected more than 0 and at most 1: a run uses one GPU")
+    each = int(1 / gpus_per_run + 1e-9)
+    return tuple(gpu for _ in range(each) for gpu in range(gpus))
+
+
+def places(needs: dict[str, Needs], threads: int, asked: int | None, gpus: tuple[int, ...]) -> int:
+    """Return how many runs to make at a time: as many as cores, memory and GPUs allow, or as asked.
+
+    Args:
+        needs: Of each setting.
+        threads: CPU threads of a run.
+        asked: ``--jobs``; None: as many as fit.
+        gpus: Place for a run → GPU; empty without GPUs.
+
+    Raises:
+        UserError: More runs are asked for than fit into memory or onto the GPUs.
+    """
+    memory = max(one.resources.memory for one in needs.values())
+    fitting = max(1, memory_bytes() // memory)
+    if gpus:
+        fitting = min(fitting, len(gpus))
+    if asked is None:
+        return max(1, min(_cores() // threads, fitting))
+    if asked > fitting:
+        room = (
+            f"{len(gpus)} on the GPUs (--gpus-per-run)" if gpus and fitting == len(gpus) else in_words(memory_bytes())
+        )
+        raise UserError(
+            f"--jobs {asked}: a run needs at least {in_words(memory)} of memory, and there is room for {fitting} at a "
+            f"time ({room}): expected at most {fitting}"
+        )
+    return asked
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def uses_gpu(needs: dict[str, Needs]) -> bool:
+    """Return whether any run uses a GPU."""
+    return any(one.device.startswith("cuda") for one in needs.values())
+
+
+def gpu_count() -> int:
+    """Return the number of GPUs of this machine."""
+    return torch.cuda.device_count()
+
+
+def dry_run_text(folder: Path, manifest: Manifest, needs: dict[str, Needs], left: list[str], jobs: int) -> str:
+    """Describe what a sweep would do.
+
+    Args:
+        folder: The sweep's folder.
+        manifest: All runs.
+        needs: Of each setting.
+        left: Names of the runs that are not finished.
+        jobs: Runs at a time.
+    """
+    rows = [["setting", "runs", "left", "steps of a run", "hours of a run", "memory", "disk"]]
+    hours, unknown = 0.0, 0
+    disk = 0
+    todo = set(left)
+    for name, need in needs.items():
+        runs = [run.name for run in manifest.runs if run.setting == name]
+        mine = sum(run in todo for run in runs)
+        each = _hours(need, folder, manifest.threads)
+        hours, unknown = hours + mine * (each or 0.0), unknown + (mine if each is None else 0)
+        disk += mine * need.resources.final_disk
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                str(mine),
+                f"{need.config.total_steps:,}",
+                "unknown" if each is None else f"{each:.2f}",
+                in_words(need.resources.memory),
+                in_words(need.resources.final_disk),
+            ]
+        )
+    extra = max((one.resources.disk - one.resources.final_disk for one in needs.values()), default=0)
+    free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
+    unmeasured = f", without {unknown} runs of unknown speed (no similar run yet)" if unknown else ""
+    time = f"about {duration(3600 * hours / jobs)} with {jobs} runs at a time{unmeasured}" if hours else "unknown"
+    return "\n".join(
+        [
+            "dry run: nothing is trained and nothing is written; memory, disk and time are estimates",
+            f"sweep {folder}: {len(manifest.runs):,} runs, {len(todo):,} of them not finished",
+            *aligned(rows, left=1),
+            *aligned(
+                [
+                    ["time", f"{time}; evaluations come on top" if hours else f"{time}{unmeasured}"],
+                    ["disk", f"{in_words(disk + jobs * extra)} ({in_words(free)} free)"],
+                ]
+            ),
+        ]
+    )
+
+
+def _hours(need: Needs, folder: Path, threads: int) -> float | None:
+    """Return the hours that learning takes in a run; None if no similar run was made here."""
+    for place in (folder, Path("runs")):
+        if (speed := similar_speed(need.config, place, need.device, threads)) is not None:
+            return need.config.total_steps / speed[1] / 3600
+    return None

@@ -1,0 +1,103 @@
+"""The folder of a sweep: its runs, ``sweep.json``, logs, and the check that a plan belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from blip_rl.errors import UserError
+from blip_rl.formatting import flatten
+from blip_rl.recipe_errors import show
+from blip_rl.storage.lock import locked
+from blip_rl.storage.paths import check_parent
+from blip_rl.storage.run_folder import RunFolder
+from blip_rl.sweeps.manifest import LOGS, MANIFEST, Manifest, load_manifest, save_manifest
+from blip_rl.untrusted.files import parse_toml
+
+_LOCK = ".lock"
+_DIFFERENCES_NAMED = 3
+
+
+def check_folder(folder: Path, manifest: Manifest) -> None:
+    """Check that a sweep may be run in a folder: a new one, or one that began with this plan or a similar one.
+
+    Raises:
+        UserError: It holds something else, or another sweep.
+    """
+    if not folder.exists():
+        check_parent(folder)
+        return
+    if not folder.is_dir():
+        raise UserError(f"'{folder}' is a file: expected a folder of a sweep, or a new one (--out)")
+    if not (folder / MANIFEST).exists():
+        if any(entry.name not in (_LOCK, LOGS) for entry in folder.iterdir()):
+            raise UserError(f"'{folder}' is not the folder of a sweep (it has no {MANIFEST}): choose a new --out")
+        return
+    _check_same_sweep(folder, load_manifest(folder), manifest)
+
+
+def _check_same_sweep(folder: Path, before: Manifest, now: Manifest) -> None:
+    """Refuse a plan that shares no run with the folder's, or whose runs of the same name are other runs."""
+    shared = [name for name in now.settings if name in before.settings]
+    for name in shared:
+        there, here = before.settings[name].recipe, now.settings[name].recipe
+        if there != here:
+            raise _another_sweep(folder, f"{name} differs in {_differences(there, here)}")
+    if before.threads != now.threads:
+        raise _another_sweep(folder, f"its runs have {before.threads} threads, those of the plan {now.threads}")
+    if not {run.name for run in now.runs} & {run.name for run in before.runs}:
+        raise _another_sweep(folder, "it shares no run with this plan")
+
+
+def _another_sweep(folder: Path, why: str) -> UserError:
+    return UserError(f"'{folder}' is the folder of another sweep: {why} (choose a new --out)")
+
+
+def _differences(there: str, here: str) -> str:
+    before, now = (dict(flatten(parse_toml(text, MANIFEST))) for text in (there, here))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    named = [
+        f"{key}: {show(before.get(key))} there, {show(now.get(key))} in the plan"
+        for key in changed[:_DIFFERENCES_NAMED]
+    ]
+    more = [f"and {len(changed) - len(named)} more settings"] if len(changed) > len(named) else []
+    return "; ".join([*named, *more])
+
+
+@contextmanager
+def open_folder(folder: Path, manifest: Manifest) -> Iterator[None]:
+    """Write ``sweep.json`` and hold the sweep's lock within the block, so that no second process runs the same sweep.
+
+    Raises:
+        UserError: Another process runs it, or :func:`check_folder` refuses.
+        OSError: The folder is not writable.
+    """
+    check_folder(folder, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / _LOCK):
+            check_folder(folder, manifest)  # another process may have begun a sweep meanwhile
+            save_manifest(folder, manifest)
+            yield
+    except TimeoutError as error:
+        raise UserError(f"another process runs the sweep in '{folder}': wait for it, or stop it first") from error
+
+
+def finished_runs(folder: Path, manifest: Manifest) -> set[str]:
+    """Return the names of the runs that are finished."""
+    stages = {name: manifest.config_of(name).stages for name in manifest.settings}
+    return {run.name for run in manifest.runs if RunFolder(folder / run.name).finished(stages[run.setting])}
+
+
+def begun_runs(folder: Path, manifest: Manifest) -> set[str]:
+    """Return the names of the runs that have a folder with a recipe, finished or not."""
+    return {run.name for run in manifest.runs if (folder / run.name / "config.toml").is_file()}
+
+
+def foreign_runs(folder: Path, manifest: Manifest) -> list[str]:
+    """Return the names of run folders that do not belong to the plan, as after it was changed."""
+    if not folder.is_dir():
+        return []
+    own = {run.name for run in manifest.runs}
+    return sorted(path.parent.name for path in folder.glob("*/config.toml") if path.parent.name not in own)

@@ -1,0 +1,84 @@
+"""Run a sweep in its folder: what is left of it, with an engine, and say how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from blip_rl.errors import InterruptedRunError, RunError
+from blip_rl.shell import shell_command
+from blip_rl.storage import provenance
+from blip_rl.sweeps.engine import Engine
+from blip_rl.sweeps.folder import finished_runs, foreign_runs, open_folder
+from blip_rl.sweeps.manifest import Manifest
+from blip_rl.sweeps.schedule import JobState, Schedule
+from blip_rl.sweeps.table import Table
+
+_NAMED = 10
+
+
+def run_sweep(folder: Path, manifest: Manifest, engine: Engine, *, retries: int) -> None:
+    """Run what is not finished, and print the progress and how to compare the runs.
+
+    Args:
+        folder: The sweep's folder.
+        manifest: Its runs.
+        engine: Places them.
+        retries: How often a run whose worker died is tried again.
+
+    Raises:
+        UserError: The folder is another sweep's, or another process runs it; or the engine cannot run here.
+        RunError: Runs have failed; the others are finished.
+        InterruptedRunError: A signal stopped the sweep; every run is saved.
+    """
+    with open_folder(folder, manifest):
+        done = finished_runs(folder, manifest)
+        jobs = [job for job in manifest.jobs(folder) if job.name not in done]
+        print(opening_text(folder, manifest, len(done)), flush=True)
+        steps = {run.name: manifest.config(run).total_steps for run in manifest.runs if run.name not in done}
+        schedule = Schedule(jobs, engine, retries, Table(steps, len(done)).show)
+        states = schedule.run() if jobs else []
+    failed = [one for one in states if one.state == "failed"]
+    if schedule.stopped_by is not None:
+        raise InterruptedRunError(_stopped_text(states, len(done), failed), schedule.stopped_by)
+    if failed:
+        raise RunError(_failed_text(failed, len(manifest.runs)))
+    print(f"compare  {shell_command('blip-rl', 'report', folder)}", flush=True)
+
+
+def opening_text(folder: Path, manifest: Manifest, done: int) -> str:
+    """Describe a sweep before it begins, and name the run folders that do not belong to its plan."""
+    names = ", ".join(list(manifest.settings)[:_NAMED])
+    more = f" and {len(manifest.settings) - _NAMED} more" if len(manifest.settings) > _NAMED else ""
+    finished = f", {done} of them finished already" if done else ""
+    lines = [f"sweep {folder}: {len(manifest.runs)} runs of {names}{more}{finished}"]
+    if foreign := foreign_runs(folder, manifest):
+        lines.append(
+            f"{len(foreign)} runs there do not belong to this plan and are left alone: {_listed(foreign)} (move them "
+            "away if you no longer need them)"
+        )
+    return "\n".join(lines)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _failed_text(failed: Sequence[JobState], runs: int) -> str:
+    lines = [f"{len(failed)} of {runs} runs failed:"]
+    for one in failed[:_NAMED]:
+        message = one.outcome.message if one.outcome else ""
+        tries = f" (tried {one.retries + 1} times)" if one.retries else ""
+        lines += [f"  {one.job.name}: {message}{tries}", f"    log {one.job.log}", f"    alone: {one.job.command}"]
+    if len(failed) > _NAMED:
+        lines.append(f"  and {len(failed) - _NAMED} more")
+    return "\n".join(lines)
+
+
+def _stopped_text(states: Sequence[JobState], done: int, failed: Sequence[JobState]) -> str:
+    finished = done + sum(one.state == "finished" for one in states)
+    saved = sum(one.state == "interrupted" for one in states)
+    parts = [f"{finished} of {done + len(states)} runs finished", f"{saved} saved"]
+    parts += [f"{len(failed)} failed"] if failed else []
+    return f"stopped: {', '.join(parts)}; go on with: {provenance.command()}"

@@ -1,0 +1,96 @@
+"""``blip-rl sweep``: options, bad input, and what ``--dry-run`` prints; nothing is trained here."""
+
+import pytest
+from click.testing import CliRunner
+
+from blip_rl.cli import cli
+from blip_rl.sweeps import run as sweep_run
+from tests.sweeps.small_sweeps import FakeEngine
+
+SWEEP = ["--agents", "finetune", "--games", "cartpole4", "--seeds", "0-1", "--out", "x"]
+PLAN = """
+agents = ["ewc", "finetune"]
+sequences = ["cartpole4"]
+seeds = "0-2"
+[agent.ewc.grid]
+"method.strength" = [1, 10]
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sweep(*arguments):
+    return CliRunner().invoke(cli, ["sweep", *arguments])
+
+
+def changed(option, value):
+    return [value if before == option else word for before, word in zip(["", *SWEEP], SWEEP)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a plan, such as sweep.toml, or --agents"),
+        (SWEEP[:-2], "--out is missing"),
+        (SWEEP[2:4], "--out is missing"),
+        (changed("--agents", "finetne"), "unknown agent 'finetne': did you mean finetune?"),
+        (changed("--seeds", ""), "--seeds '': expected seeds such as 0-9"),
+        (changed("--seeds", "5-2"), "--seeds '5-2': the range 5-2 runs backwards: expected 2-5"),
+        ([*SWEEP, "--tuning-seeds", "1"], "seed 1 is in seeds and in tuning_seeds"),
+        ([*SWEEP, "--grid", "method.strengh=1,2"], "grid method.strengh=1: unknown key"),
+        ([*SWEEP, "--grid", "strength"], "--grid 'strength': expected section.key=value"),
+        ([*SWEEP, "--set", "ppo.gamma"], "--set 'ppo.gamma': expected section.key=value"),
+        ([*SWEEP, "--jobs", "0"], "jobs = 0: expected a whole number from 1"),
+        ([*SWEEP, "--jobs", "1000"], "--jobs 1000: a run needs at least"),
+        ([*SWEEP, "--device", "cuda:7"], "device 'cuda:7' is not available"),
+        ([*SWEEP, "--retries", "-1"], "retries = -1: expected a whole number from 0"),
+        (["nowhere.toml"], "'nowhere.toml' cannot be read: No such file"),
+        (changed("--out", "taken"), "'taken' is not the folder of a sweep"),
+    ],
+)
+def test_bad_input_is_one_message_with_exit_code_2_and_nothing_is_written(arguments, message, elsewhere):
+    (elsewhere / "taken").mkdir()
+    (elsewhere / "taken" / "file").touch()
+    before = sorted(elsewhere.rglob("*"))
+    result = sweep(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_a_dry_run_of_a_plan_lists_settings_and_estimates_and_writes_nothing(elsewhere):
+    (elsewhere / "tuning.toml").write_text(PLAN)
+    result = sweep("tuning.toml", "--seeds", "0-4", "--jobs", "2", "--dry-run")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[1] == "sweep sweeps/tuning: 15 runs, 15 of them not finished"
+    assert lines[3].split()[:5] == ["cartpole4-ewc-strength=1", "5", "5", "480,000", "unknown"]
+    assert lines[-2] == "time  unknown, without 15 runs of unknown speed (no similar run yet)"
+    assert [path.name for path in elsewhere.iterdir()] == ["tuning.toml"]
+
+
+def test_options_replace_the_values_of_a_plan(elsewhere, monkeypatch):
+    engines = []
+    monkeypatch.setattr(sweep_run, "Schedule", with_engine(engines))
+    (elsewhere / "tuning.toml").write_text(PLAN)
+    result = sweep("tuning.toml", "--agents", "ewc", "--seeds", "7", "--grid", "ppo.gamma=0.9,0.99", "--out", "y")
+    assert result.exit_code == 0, result.output
+    settings = [f"gamma={gamma}-strength={strength}" for gamma in (0.9, 0.99) for strength in (1, 10)]
+    assert engines[0].submitted == [f"cartpole4-ewc-{setting}-seed7" for setting in settings]
+    assert "4 of 4 runs finished" in result.stdout
+    assert result.stdout.splitlines()[-1] == "compare  blip-rl report y"
+
+
+def with_engine(engines):
+    """Return a Schedule whose engine runs nothing."""
+    real = sweep_run.Schedule
+
+    def schedule(jobs, engine, retries, show):
+        engines.append(FakeEngine())
+        return real(jobs, engines[-1], retries, show)
+
+    return schedule

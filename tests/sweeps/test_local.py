@@ -1,0 +1,134 @@
+"""The local engine: real processes, killed, stopped, and left by a sweep that was killed."""
+
+import dataclasses
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from blip_rl.errors import InterruptedRunError
+from blip_rl.recipes import parse_run_config
+from blip_rl.run.train import train
+from blip_rl.storage.lock import is_locked
+from blip_rl.storage.run_folder import RunFolder
+from blip_rl.sweeps.job import run_job
+from blip_rl.sweeps.local import LocalEngine
+from blip_rl.sweeps.manifest import save_manifest
+from blip_rl.sweeps.run import run_sweep
+from blip_rl.sweeps.worker import decode_job, encode_job
+from tests.run.broken_off import CARTPOLES, assert_equal, process, wait_for
+from tests.sweeps.small_sweeps import small_manifest
+
+EARLY = (*CARTPOLES, "checkpoint.every_steps=128")
+DRIVER = """
+import sys
+from pathlib import Path
+from blip_rl.sweeps.local import LocalEngine
+from blip_rl.sweeps.manifest import load_manifest
+from blip_rl.sweeps.run import run_sweep
+run_sweep(Path(sys.argv[2]), load_manifest(Path(sys.argv[1])), LocalEngine(2), retries=0)
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    return small_manifest().jobs(tmp_path)[0]
+
+
+def ends(engine, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := engine.poll(0.2)):
+        assert time.monotonic() < end, "it took too long"
+    return found
+
+
+def interrupt_when(condition):
+    while not condition():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_job_is_sent_to_a_worker_and_arrives_equal(job):
+    line = encode_job(job)
+    assert line.count(b"\n") == 1
+    assert decode_job(line) == job
+
+
+def test_a_killed_worker_is_lost_and_one_that_is_stopped_early_is_interrupted(job):
+    for number, status, word in ((signal.SIGKILL, "lost", "SIGKILL"), (signal.SIGTERM, "interrupted", "stopped")):
+        with LocalEngine(1) as engine:
+            engine.submit(job)
+            assert engine.free == 0
+            pid = int(engine.where(job.name).split()[1])
+            os.kill(pid, number)
+            (outcome,) = ends(engine)
+            assert (outcome.name, outcome.status) == (job.name, status)
+            assert word in outcome.message
+            assert (engine.free, engine.where(job.name)) == (1, "")
+
+
+def test_nothing_is_left_running_when_an_engine_is_left(job):
+    with LocalEngine(1) as engine:
+        engine.submit(job)
+        pid = int(engine.where(job.name).split()[1])
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_job_on_a_gpu_sees_that_gpu_alone(job, monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.append(options) or pytest.skip())
+    engine = LocalEngine(2, (0, 3))
+    for index in range(2):
+        with pytest.raises(pytest.skip.Exception):
+            engine.submit(job)
+        assert started[index]["env"]["CUDA_VISIBLE_DEVICES"] == str((0, 3)[index])
+
+
+def test_a_sweep_that_was_killed_and_stopped_ends_like_its_run_alone(tmp_path):
+    """SIGKILL of the sweep, then Ctrl-C, then to the end."""
+    manifest, folder = small_manifest(EARLY, agents="l2"), tmp_path / "sweep"
+    (job,) = manifest.jobs(folder)
+    save_manifest(tmp_path, manifest)
+    with process([sys.executable, "-c", DRIVER, str(tmp_path), str(folder)]) as driver:
+        wait_for(driver, RunFolder(job.path).snapshots)
+        driver.send_signal(signal.SIGKILL)
+    # Again at once, while the worker may still be saving.
+    threading.Thread(target=interrupt_when, args=(lambda: "resuming" in job.log.read_text(),)).start()
+    with pytest.raises(InterruptedRunError):
+        run_sweep(folder, manifest, LocalEngine(1), retries=0)
+    assert not is_locked(job.path / ".lock")
+    run_sweep(folder, manifest, LocalEngine(1), retries=0)
+    alone = train(parse_run_config(job.recipe, job.name), out=tmp_path / job.name, threads=1, quiet=True)
+    assert_equal(job.path, alone)
+    log = job.log.read_text()
+    for number in ("SIGTERM", "SIGINT"):  # SIGTERM: as its sweep was killed
+        assert f"{number}: stopping after this update" in log
+    assert shlex.split((job.path / "command.txt").read_text()) == ["blip-rl", *job.train_words]
+
+
+def test_a_finished_run_is_left_alone_and_a_folder_with_another_run_is_a_failure(job, finished_run):
+    other = dataclasses.replace(job, path=finished_run)
+    outcome = run_job(other)
+    assert outcome.status == "failed"
+    assert f"'{finished_run}' holds another run than the sweep's" in outcome.message
+    assert outcome.message in job.log.read_text()
+    same = dataclasses.replace(other, recipe=(finished_run / "config.toml").read_text())
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    assert run_job(same).status == "finished"
+    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+
+
+def test_the_outcome_of_a_worker_arrives(job):
+    with LocalEngine(1) as engine:
+        engine.submit(dataclasses.replace(job, recipe="nonsense"))
+        (outcome,) = ends(engine)
+    assert (outcome.name, outcome.status) == (job.name, "failed")
+    assert f"the recipe of {job.name}: not valid TOML" in outcome.message
+    assert outcome.seconds > 0
+    assert outcome.message in job.log.read_text()
