@@ -28,7 +28,7 @@ def sweep(*arguments):
 
 
 def changed(option, value):
-    return [value if before == option else word for before, word in zip(["", *SWEEP], SWEEP)]
+    return [value if before == option else word for before, word in zip(["", *SWEEP], SWEEP, strict=False)]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_options_replace_the_values_of_a_plan(elsewhere, monkeypatch):
     engines = []
     monkeypatch.setattr(sweep_run, "Schedule", with_engine(engines))
     (elsewhere / "tuning.toml").write_text(PLAN)
-    result = sweep("tuning.toml", "--agents", "ewc", "--seeds", "7", "--grid", "ppo.gamma=0.9,0.99", "--out", "y")
+    result = sweep("tuning.toml", "--agents", "ewc", "--seeds", "7", "--grid", "ppo.discount=0.9,0.99", "--out", "y")
     assert result.exit_code == 0, result.output
-    settings = [f"gamma={gamma}-strength={strength}" for gamma in (0.9, 0.99) for strength in (1, 10)]
+    settings = [f"discount={discount}-strength={strength}" for discount in (0.9, 0.99) for strength in (1, 10)]
     assert engines[0].submitted == [f"cartpole4-ewc-{setting}-seed7" for setting in settings]
     assert "4 of 4 runs finished" in result.stdout
     assert result.stdout.splitlines()[-1] == "compare  blip-rl report y"
