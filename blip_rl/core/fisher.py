@@ -36,6 +36,7 @@ def diagonal_fisher(
     actions: Shaped[Tensor, "samples_of_actions ..."] | None = None,
     *,
     expectation: Expectation = "sampled",
+    reverse_logits: bool = False,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     chunk_samples: int = 64,
     generator: torch.Generator | None = None,
@@ -49,6 +50,8 @@ def diagonal_fisher(
         actions: One action taken for each observation; None draws one per observation from the policy, all in one draw.
         expectation: ``sampled`` takes ``actions``; ``exact`` weights every action of a categorical policy with its
             probability: as many backward passes as actions, and no sampling noise.
+        reverse_logits: Compute EWC-DR's importance instead, (∂ log softmax(−z)ₐ / ∂θ)² with actions of π = softmax(z),
+            which does not vanish as π becomes certain (Liu & Chang 2026, arXiv 2603.18596); categorical policies only.
         preprocess: Applied to each chunk of observations, for example a conversion to float.
         chunk_samples: Samples per pass; trades memory for speed and does not change the result.
         generator: Random generator of the actions; None: torch's global one.
@@ -58,7 +61,8 @@ def diagonal_fisher(
         parameter that the policy does not depend on.
 
     Raises:
-        ValueError: no samples, a layer used twice, or ``exact`` with actions given or without a categorical policy.
+        ValueError: no samples, a layer used twice, ``exact`` with actions given, or ``exact`` or ``reverse_logits``
+            without a categorical policy.
         TypeError: a layer with parameters is neither linear nor a 2-D convolution.
     """
     _check_arguments(observations, actions, expectation, chunk_samples)
@@ -72,7 +76,8 @@ def diagonal_fisher(
         taken = None if actions is None else actions[start : start + chunk_samples].to(parameter.device)
         with _recording(layers) as record, torch.enable_grad():
             policy = _as_distribution(head(trunk(chunk if preprocess is None else preprocess(chunk))))
-            for log_probability in _weighted_log_probabilities(policy, taken):
+            measured = _reversed(policy) if reverse_logits else policy
+            for log_probability in _weighted_log_probabilities(policy, measured, taken):
                 record.add_squares(log_probability, totals)
     return {name: total.div_(len(observations)) for name, total in totals.items()}
 
@@ -156,23 +161,31 @@ def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
         return policy.sample()
 
 
+def _reversed(policy: Distribution) -> Categorical:
+    """Return the categorical policy with the opposite logits."""
+    if not isinstance(policy, Categorical):
+        raise ValueError(f"reverse_logits with a {type(policy).__name__} policy: only a categorical one has logits")
+    return Categorical(logits=-policy.logits)
+
+
 def _weighted_log_probabilities(
-    policy: Distribution, actions: Shaped[Tensor, "samples ..."] | None
+    policy: Distribution, measured: Distribution, actions: Shaped[Tensor, "samples ..."] | None
 ) -> Iterator[Float[Tensor, ""]]:
     """Yield one scalar per backward pass; squares of their per-sample gradients sum to the expectation over actions.
 
     Args:
-        policy: Over one chunk of samples.
+        policy: Over one chunk of samples; weights the actions.
+        measured: The policy whose log-probabilities are differentiated: the same, or the reversed one.
         actions: The sampled actions; None for the exact expectation.
     """
     if actions is not None:
-        yield _log_probability(policy, actions).sum()
+        yield _log_probability(measured, actions).sum()
         return
-    if not isinstance(policy, Categorical):
+    if not (isinstance(policy, Categorical) and isinstance(measured, Categorical)):
         raise ValueError(f"expectation='exact' with a {type(policy).__name__} policy: only a categorical one has a sum")
     # With √π detached, (∂(√π·log π))² = π·(∂ log π)²: the squared gradient is weighted with exactly π(a|s).
     root = policy.probs.detach().sqrt()
-    weighted = root * policy.logits
+    weighted = root * measured.logits
     for action in range(weighted.shape[1]):
         yield weighted[:, action].sum()
 

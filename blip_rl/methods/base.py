@@ -52,8 +52,8 @@ class FinishedTask:
         """Return the trunk's parameters by name, detached but not copied."""
         return {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
 
-    def fisher(self, expectation: Expectation) -> dict[str, Tensor]:
-        """Return the diagonal Fisher over the observations, by parameter name.
+    def fisher(self, expectation: Expectation, reverse_logits: bool = False) -> dict[str, Tensor]:
+        """Return the diagonal Fisher over the observations, or EWC-DR's importance, by parameter name.
 
         Raises:
             ValueError, TypeError: as :func:`blip_rl.core.fisher.diagonal_fisher`.
@@ -64,6 +64,7 @@ class FinishedTask:
             self.head,
             self.observations,
             expectation=expectation,
+            reverse_logits=reverse_logits,
             preprocess=self.preprocess,
             generator=self.generator,
         )

@@ -11,40 +11,18 @@ parameter: around the newest anchor θ*_K,
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
 
 from blip_rl.methods.base import FinishedTask
-from blip_rl.methods.fisher_method import AnchoredMethod, FisherSettings, mean_entry
-from blip_rl.setting_types import NonNegativeFloat
+from blip_rl.methods.fisher_method import PenaltyMethod, mean_entry
 
 
-class EwcSettings(FisherSettings):
-    """Settings of EWC. ``strength`` is for the true Fisher: the mean of per-sample squared gradients."""
+class Ewc(PenaltyMethod):
+    """Adds a quadratic penalty around the weights of every earlier task: ``Ewc(strength=80.6)``."""
 
-    strength: NonNegativeFloat = 80.6
-    """λ of the penalty."""
-
-
-class Ewc(AnchoredMethod):
-    """Adds a quadratic penalty around the weights of every earlier task."""
-
-    capturable: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ("fisher", "anchor", "slope")
-    Settings = EwcSettings
-    settings: EwcSettings
-
-    def __init__(self, **settings: Any) -> None:
-        """Pass the fields of :class:`EwcSettings` as keywords: ``Ewc(strength=80.6)``."""
-        super().__init__(**settings)
-
-    @torch.no_grad()
-    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Add the penalty's gradient."""
-        if self.tasks_seen and parameter.grad is not None:
-            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:

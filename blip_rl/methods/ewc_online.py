@@ -8,41 +8,25 @@ earlier tasks pull towards the newest weights, not towards their own.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import torch
-from torch import nn
 
 from blip_rl.methods.base import FinishedTask
-from blip_rl.methods.fisher_method import AnchoredMethod, FisherSettings, mean_entry
-from blip_rl.setting_types import Fraction, NonNegativeFloat
+from blip_rl.methods.fisher_method import PenaltyMethod, PenaltySettings, mean_entry
+from blip_rl.setting_types import Fraction
 
 
-class EwcOnlineSettings(FisherSettings):
-    """``strength`` of the penalty, for the true Fisher, and the discount ``gamma`` of earlier Fishers."""
+class EwcOnlineSettings(PenaltySettings):
+    """Settings of the penalty, and the discount ``gamma`` of earlier Fishers."""
 
-    strength: NonNegativeFloat = 80.6
-    """λ of the penalty."""
     gamma: Fraction = 1.0
     """Discount of earlier Fisher information at each task; 1: it accumulates."""
 
 
-class EwcOnline(AnchoredMethod):
-    """Adds a quadratic penalty around the weights of the newest task."""
+class EwcOnline(PenaltyMethod):
+    """Adds a quadratic penalty around the weights of the newest task: ``EwcOnline(strength=80.6, gamma=0.9)``."""
 
-    capturable: ClassVar[bool] = True
     Settings = EwcOnlineSettings
     settings: EwcOnlineSettings
-
-    def __init__(self, **settings: Any) -> None:
-        """Pass the fields of :class:`EwcOnlineSettings` as keywords: ``EwcOnline(strength=80.6, gamma=0.9)``."""
-        super().__init__(**settings)
-
-    @torch.no_grad()
-    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Add ∂penalty/∂θ = strength · F · (θ − θ*)."""
-        if self.tasks_seen and parameter.grad is not None:
-            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:

@@ -14,7 +14,7 @@ from blip_rl.core.fisher import Expectation
 from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
-from blip_rl.setting_types import PositiveInt, Settings
+from blip_rl.setting_types import NonNegativeFloat, PositiveInt, Settings
 
 _TRACE = "first_fisher_trace"
 
@@ -60,13 +60,16 @@ class FisherMethod(Method):
 
         A task without any information is not scaled, and does not count as the first.
         """
-        fisher = finished.fisher(self.settings.fisher_expectation)
+        fisher = self._measured(finished)
         trace = sum(value.sum().item() for value in fisher.values())
         if self.settings.fisher_scale == "own" or not trace:
             return fisher
         if self._first_trace is None:
             self._first_trace = trace
         return {name: value * (self._first_trace / trace) for name, value in fisher.items()}
+
+    def _measured(self, finished: FinishedTask) -> dict[str, Tensor]:
+        return finished.fisher(self.settings.fisher_expectation)
 
     def scale_values(self) -> dict[str, Any]:
         """Return the values for :meth:`state` that :meth:`load_scale` restores; empty without scaling."""
@@ -124,6 +127,42 @@ class AnchoredMethod(FisherMethod):
         self._penalty = QuadraticPenalty.from_saved(state.tensors, *self.kinds, height=height)
         self.tasks_seen = int(state.values["tasks_seen"])
         self.load_scale(state)
+
+
+class PenaltySettings(FisherSettings):
+    """Settings of a penalty ½ · strength · Σ F (θ − θ*)²."""
+
+    strength: NonNegativeFloat = 80.6
+    """λ of the penalty, for the true Fisher: the mean of squared gradients of single samples."""
+    importance: Literal["fisher", "reversed"] = "fisher"
+    """What takes the place of F: the Fisher information, or that of EWC-DR, for which the logits are reversed and which
+    does not vanish as a policy becomes certain (Discrete actions only)."""
+
+
+class PenaltyMethod(AnchoredMethod):
+    """Method that adds a quadratic penalty around earlier weights to the loss."""
+
+    capturable: ClassVar[bool] = True
+    Settings = PenaltySettings
+    settings: PenaltySettings
+
+    def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
+        """Check that Discrete actions are there where the settings need them."""
+        super().check_task(name, action_space)
+        if self.settings.importance == "reversed" and not isinstance(action_space, spaces.Discrete):
+            raise UserError(
+                f"task {name!r} has {type(action_space).__name__} actions: method.importance = 'reversed' needs a "
+                "Discrete action space, whose policy has logits (use 'fisher')"
+            )
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Add the penalty's gradient."""
+        if self.tasks_seen and parameter.grad is not None:
+            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
+
+    def _measured(self, finished: FinishedTask) -> dict[str, Tensor]:
+        return finished.fisher(self.settings.fisher_expectation, self.settings.importance == "reversed")
 
 
 def mean_entry(tensors: dict[str, Tensor]) -> float:

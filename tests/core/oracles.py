@@ -16,10 +16,11 @@ def log_probability(policy, action):
     return policy.log_prob(action).sum()
 
 
-def squared_gradients(trunk, head, observation, action):
-    """(∂ log π(a|s) / ∂θ)² of one sample, by parameter name."""
+def squared_gradients(trunk, head, observation, action, reverse_logits=False):
+    """(∂ log π(a|s) / ∂θ)² of one sample, by parameter name; EWC-DR: of the policy with the opposite logits."""
     named = dict(trunk.named_parameters())
-    value = log_probability(head(trunk(observation[None])), action[None])
+    policy = head(trunk(observation[None]))
+    value = log_probability(-policy if reverse_logits else policy, action[None])
     gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
     return {
         name: torch.zeros_like(parameter) if gradient is None else gradient.square()
@@ -43,7 +44,7 @@ def fisher_of_actions(trunk, head, observations, actions):
     return weighted_sum((share, squared_gradients(trunk, head, s, a)) for s, a in pairs)
 
 
-def fisher_enumerated(trunk, head, observations):
+def fisher_enumerated(trunk, head, observations, reverse_logits=False):
     """The mean over samples, all actions weighted with their probabilities."""
     share = 1 / len(observations)
     parts = []
@@ -51,5 +52,5 @@ def fisher_enumerated(trunk, head, observations):
         with torch.no_grad():
             probabilities = as_distribution(head(trunk(s[None]))).probs[0]
         for action, probability in enumerate(probabilities):
-            parts.append((share * probability, squared_gradients(trunk, head, s, torch.tensor(action))))
+            parts.append((share * probability, squared_gradients(trunk, head, s, torch.tensor(action), reverse_logits)))
     return weighted_sum(parts)

@@ -50,6 +50,27 @@ def test_exact_sums_over_all_actions(build, shape, actions):
     assert any(value.any() for value in fisher.values()) == (actions > 1)
 
 
+@pytest.mark.parametrize(("build", "shape"), [(small_trunk, (3,)), (small_conv, (2, 4, 4))])
+def test_reversed_logits_measure_the_opposite_policy_on_the_actions_of_the_policy(build, shape):
+    trunk, head, observations = build(), peaked_head(), states(7, *shape)
+    found = diagonal_fisher(trunk, head, observations, expectation="exact", reverse_logits=True, chunk_samples=3)
+    assert_close(found, fisher_enumerated(trunk, head, observations, reverse_logits=True), rtol=1e-9)
+    actions = torch.randint(4, (7,))
+    sampled = diagonal_fisher(trunk, head, observations, actions, reverse_logits=True)
+    assert_close(sampled, fisher_of_actions(trunk, lambda y: -head(y), observations, actions), rtol=1e-9)
+
+
+def test_reversed_logits_do_not_vanish_for_a_certain_policy():
+    trunk, observations = small_trunk(), states(5, 3)
+    bias = torch.tensor([0.0, 30.0, 10.0], dtype=torch.float64)
+    plain, other = (
+        diagonal_fisher(trunk, lambda y: y + bias, observations, expectation="exact", reverse_logits=reverse)
+        for reverse in (False, True)
+    )
+    assert plain["2.bias"].max() < 1e-8
+    assert other["2.bias"][1] == pytest.approx((trunk(observations)[:, 1] > 0).double().mean().item(), rel=1e-3)
+
+
 def test_exact_takes_any_categorical_policy():
     trunk, head, observations = small_trunk(), peaked_head(), states(5, 3)
     plain = diagonal_fisher(trunk, head, observations, expectation="exact")
@@ -220,6 +241,7 @@ class Twice(nn.Module):
         ({"actions": torch.zeros(4, dtype=torch.long)}, "4 actions for 5 observations"),
         ({"actions": torch.zeros(5, dtype=torch.long), "expectation": "exact"}, "leave actions out"),
         ({"head": gaussian_head(independent=True), "expectation": "exact"}, "'exact' with a Independent policy"),
+        ({"head": gaussian_head(independent=True), "reverse_logits": True}, "reverse_logits with a Independent policy"),
         ({"trunk": Twice()}, "layer 'layer' is used twice"),
     ],
 )

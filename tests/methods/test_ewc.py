@@ -33,12 +33,14 @@ def penalty(kind, trunk, anchors, strength, gamma=1.0):
     return 0.5 * strength * total
 
 
-def learn_three(method, name, steps=25):
+def learn_three(method, name, steps=25, reverse_logits=False):
     """Three tasks and what the oracle remembers of each: weights and Fisher."""
     trunk, anchors = TRUNKS[name][0](), []
     for task in three_tasks(name):
         learn(method, trunk, task, steps)
-        fisher = diagonal_fisher(trunk, task.head, task.observations, expectation="exact")
+        fisher = diagonal_fisher(
+            trunk, task.head, task.observations, expectation="exact", reverse_logits=reverse_logits
+        )
         anchors.append((copies(trunk), fisher))
     return trunk, anchors
 
@@ -88,6 +90,14 @@ def test_gradient_equals_that_of_the_penalty_written_out(name, kind, distance):
     method = build(kind, 30.0)
     trunk, anchors = learn_three(method, name)
     found = added_gradients(method, moved(trunk, distance))
+    assert_gradients_are(found, trunk, penalty(kind, trunk, anchors, 30.0), 1e-5)
+
+
+@pytest.mark.parametrize("kind", [Ewc, EwcOnline])
+def test_reversed_importance_takes_the_place_of_the_fisher(kind):
+    method = build(kind, 30.0, importance="reversed")
+    trunk, anchors = learn_three(method, "mlp", reverse_logits=True)
+    found = added_gradients(method, moved(trunk, 0.1))
     assert_gradients_are(found, trunk, penalty(kind, trunk, anchors, 30.0), 1e-5)
 
 

@@ -111,3 +111,13 @@ def test_fisher_methods_ask_for_samples_and_refuse_exact_expectations_of_continu
     exact.check_task("pole", discrete)
     with pytest.raises(UserError, match=r"task 'pendulum' has Box actions: .* needs a Discrete"):
         exact.check_task("pendulum", continuous)
+
+
+@pytest.mark.parametrize("name", ["ewc", "ewc_online"])
+def test_reversed_logits_refuse_continuous_actions(name):
+    method = load_method(name)(importance="reversed")
+    method.check_task("pole", gymnasium.spaces.Discrete(3))
+    with pytest.raises(
+        UserError, match=r"'pendulum' has Box actions: method\.importance = 'reversed' needs a Discrete"
+    ):
+        method.check_task("pendulum", gymnasium.spaces.Box(-1, 1, (2,)))
