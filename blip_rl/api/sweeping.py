@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blip_rl.sweeps.manifest import Manifest
     from blip_rl.sweeps.plan import Plan
 
-ENGINES = ("local",)
+ENGINES = ("local", "slurm")
 _MOST_JOBS = 1024
 _MOST_RETRIES = 1000
 PlanLike = str | os.PathLike[str] | Mapping[str, Any]
@@ -34,6 +34,7 @@ def sweep(
     jobs: int | None = None,
     gpus_per_run: float = 1.0,
     retries: int = 2,
+    slurm_options: Sequence[str] = (),
     trust: bool = False,
 ) -> list[Run]:
     """Train agents × sequences × settings × seeds; ``blip-rl sweep`` calls this function.
@@ -46,10 +47,11 @@ def sweep(
             ``{"agents": ["blip", "ewc"], "sequences": ["cartpole4"], "seeds": "0-9"}``.
         out: Folder of the sweep; None: ``sweeps/<name of the plan's file>``.
         options: Keys of the plan whose values replace the file's.
-        engine: ``local``: processes of this machine.
+        engine: ``local``: processes of this machine; ``slurm``: a job array, which is submitted and not waited for.
         jobs: Runs at a time; None: as many as cores, memory and GPUs allow.
         gpus_per_run: Share of a GPU that a run takes.
         retries: How often a run whose process died is tried again.
+        slurm_options: Options of ``sbatch``, such as ``--partition=gpu``.
         trust: Import the packages and wrappers that a recipe names, which runs their code.
 
     Returns:
@@ -60,13 +62,18 @@ def sweep(
         RunError: Runs have failed; the others are finished.
         InterruptedRunError: A signal stopped the sweep; every run is saved.
     """
-    folder, manifest, needs = _prepared(plan, out, options, trust=trust)
     arguments.choice("engine", engine, ENGINES)
     arguments.whole("retries", retries, 0, _MOST_RETRIES)
-    placed = _local_engine(manifest, needs, jobs, gpus_per_run)
-    from blip_rl.sweeps.run import run_sweep
+    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+    folder, manifest, needs = _prepared(plan, out, options, here=engine == "local", trust=trust)
+    if engine == "slurm":
+        from blip_rl.sweeps.slurm import submit_sweep
 
-    run_sweep(folder, manifest, placed, retries=retries)
+        submit_sweep(folder, manifest, needs, jobs=jobs, options=slurm_options)
+    else:
+        from blip_rl.sweeps.run import run_sweep
+
+        run_sweep(folder, manifest, _local_engine(manifest, needs, jobs, gpus_per_run), retries=retries)
     return [Run(folder / run.name) for run in manifest.runs]
 
 
@@ -80,6 +87,7 @@ def sweep_plan(
     trust: bool = False,
 ) -> str:
     """Check everything that :func:`sweep` checks; return its runs and estimates as text, and write nothing."""
+    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
     folder, manifest, needs = _prepared(plan, out, options, trust=trust, remember=False)
     from blip_rl.sweeps.estimate import dry_run_text
     from blip_rl.sweeps.folder import finished_runs
@@ -91,7 +99,13 @@ def sweep_plan(
 
 
 def _prepared(
-    plan: PlanLike, out: object, options: Mapping[str, Any] | None, *, trust: bool, remember: bool = True
+    plan: PlanLike,
+    out: object,
+    options: Mapping[str, Any] | None,
+    *,
+    here: bool = True,
+    trust: bool,
+    remember: bool = True,
 ) -> tuple[Path, Manifest, dict[str, Needs]]:
     """Check the plan, its recipes and the folder."""
     arguments.flag("trust", trust)
@@ -103,7 +117,7 @@ def _prepared(
     with trusting_files(trust, remember=remember):
         manifest = make_manifest(_plan(plan, options or {}))
     check_folder(folder, manifest)
-    return folder, manifest, check_settings(manifest)
+    return folder, manifest, check_settings(manifest, here=here)
 
 
 def _folder(plan: PlanLike, out: object) -> Path:
@@ -128,7 +142,6 @@ def _places(
     """Return the number of runs at a time on this machine, and the GPU of each."""
     from blip_rl.sweeps import estimate
 
-    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
     share = arguments.number("gpus_per_run", gpus_per_run)
     gpus = estimate.gpu_places(estimate.gpu_count(), share) if estimate.uses_gpu(needs) else ()
     return estimate.places(needs, manifest.threads, jobs, gpus), gpus

@@ -52,9 +52,22 @@ from blip_rl.errors import UserError
     metavar="FOLDER",
     help="Folder of the sweep.  [default: sweeps/NAME for a plan NAME.toml]",
 )
+@click.option(
+    "--engine",
+    default="local",
+    type=click.Choice(["local", "slurm"]),
+    help="Where the runs are made: in processes of this machine, or as a Slurm job array.",
+)
 @click.option("--jobs", type=int, metavar="N", help="Runs at a time.  [default: as many as cores and memory allow]")
 @click.option("--gpus-per-run", default=1.0, metavar="SHARE", help="Share of a GPU that a run takes, if on GPUs.")
 @click.option("--retries", default=2, metavar="N", help="How often a run whose process died is tried again.")
+@click.option(
+    "--slurm-option",
+    "slurm_options",
+    multiple=True,
+    metavar="OPTION",
+    help="Option of sbatch, as in --slurm-option=--partition=gpu. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, print runs, hours and disk, and write nothing.")
 @TRUST
 def sweep(
@@ -62,9 +75,11 @@ def sweep(
     overrides: tuple[str, ...],
     grids: tuple[str, ...],
     out: Path | None,
+    engine: str,
     jobs: int | None,
     gpus_per_run: float,
     retries: int,
+    slurm_options: tuple[str, ...],
     dry_run: bool,
     trust: bool,
     **options: Any,
@@ -86,7 +101,8 @@ def sweep(
     if dry_run:
         click.echo(sweeping.sweep_plan({} if plan is None else plan, out=out, options=changed, **placed))
         return
-    sweeping.sweep({} if plan is None else plan, out=out, options=changed, retries=retries, **placed)
+    placed |= {"engine": engine, "retries": retries, "slurm_options": slurm_options}
+    sweeping.sweep({} if plan is None else plan, out=out, options=changed, **placed)
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:

@@ -26,7 +26,8 @@ class Needs:
     """What the runs of one setting need.
 
     Attributes:
-        device: Torch device on this machine.
+        config: The setting's recipe, with seed 0.
+        device: Torch device on this machine; for runs on other machines as in the recipe.
         resources: Memory and disk of a run.
     """
 
@@ -35,17 +36,22 @@ class Needs:
     resources: ResourceEstimate
 
 
-def check_settings(manifest: Manifest) -> dict[str, Needs]:
+def check_settings(manifest: Manifest, *, here: bool = True) -> dict[str, Needs]:
     """Check each setting as training does before it writes anything, and estimate what its runs need.
+
+    Args:
+        manifest: All runs.
+        here: Whether the runs are made on this machine; otherwise their device is not looked for.
 
     Raises:
         UserError: Training would refuse a setting, for example for its device or its memory.
     """
-    return {name: _checked(manifest.config_of(name)) for name in manifest.settings}
+    return {name: _checked(manifest.config_of(name), here) for name in manifest.settings}
 
 
-def _checked(config: RunConfig) -> Needs:
-    device, method = resolve_device(config.device), build_method(config.agent)
+def _checked(config: RunConfig, here: bool) -> Needs:
+    device = resolve_device(config.device) if here else config.device
+    method = build_method(config.agent)
     _, resources = estimate_needs(config, method, check_tasks(config, method))
     return Needs(config, device, resources)
 
