@@ -31,6 +31,7 @@ from blip_rl.core.intervals import describe, estimate
 from blip_rl.core.metrics import average_performance, backward_transfer, learned_later
 from blip_rl.core.released_code import reference_prior
 from blip_rl.errors import UserError
+from blip_rl.extras import install_command
 from blip_rl.methods import make_method
 from blip_rl.recipes.files import find_recipe, read_recipe
 from blip_rl.storage.provenance import command, environment
@@ -82,8 +83,10 @@ def read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
 def load(digits: bool, folder: Path) -> tuple[Tensor, Tensor, int]:
     """Return images (samples, side, side), their classes, and how many at the end are for tests alone."""
     if digits:
-        from sklearn.datasets import load_digits
-
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise UserError(f"scikit-learn is not installed: {install_command('examples')}") from error
         found = load_digits()
         return torch.from_numpy(found.images).float(), torch.from_numpy(found.target), 0
     images = [read_idx(folder, f"{part}-images-idx3-ubyte", 3) for part in ("train", "t10k")]

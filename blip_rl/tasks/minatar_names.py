@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blip_rl.errors import UserError, did_you_mean
+from blip_rl.extras import install_command
 
 MODULES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 """Modules of ``minatar.environments``, one for each game."""
@@ -72,4 +73,4 @@ def check_installed(who_needs: str, games: Iterable[str]) -> None:
         UserError: it is not.
     """
     if any(_PREFIX.match(name.strip()) for name in games) and importlib.util.find_spec("minatar") is None:
-        raise UserError(f"{who_needs} the package MinAtar, which is not installed: pip install 'blip-rl[minatar]'")
+        raise UserError(f"{who_needs} the package MinAtar, which is not installed: {install_command('minatar')}")

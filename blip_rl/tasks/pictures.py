@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from blip_rl.config import AtariConfig
 from blip_rl.errors import RunError, UserError
+from blip_rl.extras import install_command
 from blip_rl.task_schedule import MinatarConfig, TaskConfig
 from blip_rl.tasks.game_errors import check_finite_step, naming
 from blip_rl.tasks.games import check_game, rom_name
@@ -196,7 +197,7 @@ class ControlScreen:
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(
                 f"game {self.game!r} cannot be rendered: {error} "
-                "(classic control needs: pip install 'blip-rl[control]')"
+                f"(classic control needs: {install_command('control')})"
             ) from error
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise UserError(

