@@ -36,7 +36,8 @@ class TaskConfig(Settings):
     title: str = ""
     """Name in reports and videos; empty: the name."""
     steps: Steps = 10_000_000
-    """Training steps of each visit: decisions, summed over environments. ``--steps`` replaces it."""
+    """Training steps of each visit: decisions, summed over environments; rounded up to whole rollouts. ``--steps``
+    replaces it."""
     random_score: float | None = None
     """Mean return of a random policy: normalised score 0."""
     reference_score: float | None = None

@@ -16,7 +16,7 @@ def start(folder, *options):
 
 
 def test_demo_ends_with_a_report_a_video_and_what_was_forgotten(tmp_path):
-    with start(tmp_path / "demo", "--steps", "1k") as demo:
+    with start(tmp_path / "demo", "--steps", "1024") as demo:
         output, _ = demo.communicate()
     assert demo.returncode == 0, output
     learned, forgot, look, seed = output.splitlines()[-4:]

@@ -57,7 +57,18 @@ def test_files_and_threads_left_behind_are_faults(soak):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_a_soak_measures_memory_files_and_threads_after_each_task(tmp_path):
     options = ["--games", "CartPole-v1", "--switches", "4", "--steps", "128", "--agent", "finetune"]
-    options += ["--parts", "40", "--set", "ppo.epochs=1", "--set", "trunk.vector.hidden=[16]", "--out", "soak.json"]
+    options += [
+        "--parts",
+        "40",
+        "--set",
+        "ppo.rollout_steps=16",
+        "--set",
+        "ppo.epochs=1",
+        "--set",
+        "trunk.vector.hidden=[16]",
+        "--out",
+        "soak.json",
+    ]
     done = subprocess.run([sys.executable, SCRIPT, *options], cwd=tmp_path, capture_output=True, text=True)
     results = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))
     assert done.returncode == bool(results["faults"]), done.stderr

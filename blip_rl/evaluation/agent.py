@@ -14,12 +14,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import chosen_games, chosen_stages, load_player
-from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env
+from blip_rl.tasks.seeds import FIRST_EVALUATION_SEED
 
 _LARGEST_SEED = 2**29 - 1  # as evaluation.seed
 

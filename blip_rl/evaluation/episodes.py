@@ -24,9 +24,8 @@ from blip_rl.records import Phase, ScoreRow
 from blip_rl.storage import validation
 from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import has_lowered_time_limit, make_evaluation_env
+from blip_rl.tasks.seeds import FIRST_EVALUATION_SEED
 
-FIRST_EVALUATION_SEED = 2**30
-"""Evaluation seeds start here; training seeds stay below."""
 MOST_ENVIRONMENTS = 32
 """Batch size: episodes 0 to 31 are played in parallel, then 32 to 63, and so on."""
 

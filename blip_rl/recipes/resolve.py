@@ -122,9 +122,30 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
         )
     except ValidationError as error:
         raise RecipeError([problem.text for problem in problems_of(error, RunConfig)]) from None
-    if problems := combination_problems(config):
+    if problems := combination_problems(config) + _short_tasks(config):
         raise RecipeError(problems)
     return config
+
+
+def _short_tasks(config: RunConfig) -> list[str]:
+    """Return the tasks with fewer training steps than a rollout, which is the least that PPO can learn from.
+
+    Checked for new runs only: runs of earlier versions, which rounded such steps up silently, open as before.
+    """
+    ppo = config.agent.ppo
+    rollout = ppo.environments * ppo.rollout_steps
+    short: dict[tuple[int, int], list[str]] = {}
+    for stage in range(1, config.stages + 1):
+        task, learning_steps = config.task_of(stage), config.learning_steps(stage)
+        if learning_steps < rollout:
+            short.setdefault((task.steps, task.steps - learning_steps), []).append(task.name)
+    return [
+        f"steps = {steps:,} for {', '.join(dict.fromkeys(names))}: expected at least {rollout + distilling:,}, one "
+        f"rollout of ppo.environments × ppo.rollout_steps = {ppo.environments} × {ppo.rollout_steps} steps"
+        + (f" and {distilling:,} for distilling" if distilling else "")
+        + " (give more steps, or lower a setting)"
+        for (steps, distilling), names in short.items()
+    ]
 
 
 def _with_game_settings(task: TaskConfig, sections: Sections) -> TaskConfig:

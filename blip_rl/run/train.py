@@ -20,7 +20,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from blip_rl.config import RunConfig
 from blip_rl.console import Console, ProgressMode, optional_picture
 from blip_rl.errors import FinishedRunError, InterruptedRunError, UserError
-from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.separate_trunk import build_method
 from blip_rl.methods.base import Method
@@ -174,7 +173,7 @@ def _seeds(config: RunConfig) -> dict[str, Any]:
     return {
         "run": config.seed,
         "first_training_seed_of_each_stage": [training_seed(config.seed, stage) for stage in stages],
-        "first_evaluation_seed": FIRST_EVALUATION_SEED + config.evaluation.seed,
+        "first_evaluation_seed": config.evaluation.seed,
     }
 
 

@@ -14,7 +14,6 @@ from gymnasium import spaces
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stages
-from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.sb3.export_model import plain_ppo, standalone
 from blip_rl.storage import validation
 from blip_rl.storage.atomic import replacing
@@ -29,6 +28,7 @@ from blip_rl.tasks.minatar_names import minatar_game
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.wrapper_config import WrapperConfig
 
+_FILES = (".7z", ".bz2", ".gz", ".onnx", ".pkl", ".pt", ".pth", ".rar", ".safetensors", ".tar", ".tgz", ".xz")
 _COPIES = 8  # of the weights: loaded, folded, in policy and value network, in the state dict, in the file
 
 
@@ -42,7 +42,7 @@ game = AtariVectorEnv(
     repeat_action_probability={sticky}, noop_max={noop}, use_fire_reset={fire}, full_action_space={full},
     max_num_frames_per_episode={most}, episodic_life=False, reward_clipping=False, autoreset_mode="SameStep",
 )
-observations, _ = game.reset(seed={seed})
+observations, _ = game.reset(seed=2**30 + {seed})  # evaluation seed {seed}
 score, over = 0.0, False
 while not over:
     actions, _ = agent.predict(observations, deterministic={greedy})
@@ -57,7 +57,7 @@ import gymnasium
 
 agent = PPO.load({file!r}, device="cpu")
 game = gymnasium.make({game!r})
-{wraps}observation, _ = game.reset(seed={seed})
+{wraps}observation, _ = game.reset(seed=2**30 + {seed})  # evaluation seed {seed}
 score, over = 0.0, False
 while not over:
     action, _ = agent.predict(observation, deterministic={greedy})
@@ -73,7 +73,7 @@ from stable_baselines3 import PPO
 
 agent = PPO.load({file!r}, device="cpu")
 game = Environment({module!r}, sticky_action_prob={sticky}, difficulty_ramping={ramping})
-game.seed({seed})
+game.seed(2**30 + {seed})  # evaluation seed {seed}
 game.reset()
 score = 0.0
 for _ in range({most}):  # a game may have no end
@@ -182,7 +182,16 @@ def export_run(
 
 
 def names_a_zip(out: Path) -> bool:
-    """Return whether ``--out`` names a zip file rather than a folder."""
+    """Return whether ``--out`` names a zip file rather than a folder.
+
+    Raises:
+        UserError: it names a file of another format.
+    """
+    if out.suffix.lower() in _FILES and not out.is_dir():
+        raise UserError(
+            f"--out '{out}' ends in {out.suffix}: expected a folder or, for a single game, a new .zip file, the only "
+            "format that stable-baselines3 loads"
+        )
     return out.suffix.lower() == ".zip"
 
 
@@ -217,7 +226,7 @@ def _game_spaces(task: TaskConfig, config: RunConfig) -> tuple[spaces.Box, space
 
 def usage(file: Path, task: TaskConfig, config: RunConfig) -> str:
     """Return Python code that plays the first evaluation episode with the exported agent and prints its score."""
-    seed, greedy = FIRST_EVALUATION_SEED + config.evaluation.seed, config.evaluation.actions == "greedy"
+    seed, greedy = config.evaluation.seed, config.evaluation.actions == "greedy"
     if (minatar := minatar_game(task.game)) is not None:
         settings = task.minatar or MinatarConfig()
         return _MINATAR.format(

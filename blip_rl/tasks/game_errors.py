@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from blip_rl.errors import RunError, UserError
+from blip_rl.tasks.seeds import seed_text
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +35,7 @@ def naming(game: str, first_seed: int | None, count: int = 1) -> Iterator[None]:
         raise
     except Exception as error:
         raise RunError(
-            f"the game {game} failed ({_seeds(first_seed, count)}): {type(error).__name__}: {error}"
+            f"the game {game} failed ({seed_text(first_seed, count)}): {type(error).__name__}: {error}"
         ) from error
 
 
@@ -57,14 +58,8 @@ def check_finite_step(game: str, seed: int | None, environment: int, **values: o
             where = f" at index {', '.join(map(str, place))}" if place else ""
             raise RunError(
                 f"the game {game} returned the {name} {numbers[place]}{where}: expected finite numbers "
-                f"(environment {environment}, {_seeds(seed, 1)}); correct the environment"
+                f"(environment {environment}, {seed_text(seed)}); correct the environment"
             )
-
-
-def _seeds(first: int | None, count: int) -> str:
-    if first is None:
-        return "seeds drawn at random"
-    return f"seed {first}" if count == 1 else f"one of the seeds {first} to {first + count - 1}"
 
 
 class NamedVecEnv(VecEnvWrapper):

@@ -196,8 +196,7 @@ class ControlScreen:
             picture = np.asarray(self._env.render())
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UserError(
-                f"game {self.game!r} cannot be rendered: {error} "
-                f"(classic control needs: {install_command('control')})"
+                f"game {self.game!r} cannot be rendered: {error} (classic control needs: {install_command('control')})"
             ) from error
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise UserError(

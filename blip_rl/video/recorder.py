@@ -18,10 +18,11 @@ import numpy as np
 
 from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.evaluation.cells import Cell, CellPlayer
-from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED, Episode, EpisodeActions
+from blip_rl.evaluation.episodes import Episode, EpisodeActions
 from blip_rl.records import Actions
 from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.pictures import Frame, make_screen, replay
+from blip_rl.tasks.seeds import FIRST_EVALUATION_SEED
 from blip_rl.video.grid import Clip
 from blip_rl.video.options import RenderOptions
 from blip_rl.video.scored import ScoredCell

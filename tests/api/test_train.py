@@ -184,7 +184,7 @@ def test_a_stopped_run_resumes_exactly(trained, tmp_path, monkeypatch):
 def test_wrong_arguments_are_one_message_and_nothing_is_written(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(br.UserError, match=message) as caught:
-        br.train(**{"games": ["CartPole-v1"], "steps": 100} | arguments)
+        br.train(**{"games": ["CartPole-v1"], "steps": 10_000} | arguments)
     assert isinstance(caught.value, ValueError)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -23,9 +23,23 @@ def test_tasks_with_too_few_steps_for_distilling_are_refused(problems):
     (line,) = problems("cartpole4", "blip-distil", steps="8192")
     assert "task 'cartpole-a' has steps = 8,192: expected more than 8,192" in line
     assert "lower distil.teacher_states and distil.student_states" in line
-    assert resolve("cartpole4", "blip-distil", steps="8193").learning_steps(2) == 1
-    assert resolve("cartpole-a", "blip-distil", steps="100", overrides=["distil.first_task=false"])
-    assert resolve("cartpole4", "blip-distil", steps="100", overrides=["learning=direct"])
+    assert resolve("cartpole4", "blip-distil", steps="9216").learning_steps(2) == 1024
+    assert resolve("cartpole-a", "blip-distil", steps="1024", overrides=["distil.first_task=false"])
+    assert resolve("cartpole4", "blip-distil", steps="1024", overrides=["learning=direct"])
+
+
+def test_steps_below_one_rollout_are_refused(problems):
+    (line,) = problems("cartpole-a,cartpole-b", "blip", steps=1)
+    assert line.startswith("steps = 1 for cartpole-a, cartpole-b: expected at least 1,024, one rollout of ")
+    assert "ppo.environments × ppo.rollout_steps = 8 × 128 steps (give more steps" in line
+    assert len(problems("cartpole-a", "blip", steps=1023)) == 1
+    assert resolve("cartpole-a", "blip", steps=1024)
+    assert resolve(
+        "cartpole-a", "blip", steps=2, overrides=["ppo.environments=1", "ppo.rollout_steps=2", "ppo.minibatches=1"]
+    )
+    (line,) = problems("cartpole-a", "blip-distil", steps=9215)
+    assert "expected at least 9,216, one rollout" in line
+    assert "8 × 128 steps and 8,192 for distilling" in line
 
 
 @pytest.mark.parametrize("name", ["single", "multitask"])

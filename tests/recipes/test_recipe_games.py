@@ -255,7 +255,7 @@ learning_rate = 1e-3
 [[tasks]]
 name = "pole"
 game = "CartPole-v1"
-steps = 5
+steps = 5000
 
 [[tasks]]
 name = "bar"
@@ -266,7 +266,7 @@ game = "{game}"
 def test_one_task_of_a_file_is_chosen_with_the_sections_of_the_file(sequence_file):
     path = sequence_file(TWO_TASKS.format(game="no_such_game"))  # not used, so not looked up
     config = resolve(f"{path}:pole", "blip")
-    assert [(task.name, task.game, task.steps) for task in config.tasks] == [("pole", "CartPole-v1", 5)]
+    assert [(task.name, task.game, task.steps) for task in config.tasks] == [("pole", "CartPole-v1", 5000)]
     assert (config.sequence_name, config.evaluation.episodes, config.agent.ppo.learning_rate) == ("pole", 7, 1e-3)
 
 

@@ -83,7 +83,7 @@ def test_the_estimate_needs_no_weights(agent):
         ("--out there", "'there' exists"),
         ("--games kungfoo", "did you mean kungfu?"),
         ("--device cuda:9", "device 'cuda:9' is not available"),
-        ("--set ppo.environments=4096 --set ppo.rollout_steps=1000000 --games pong", "of memory"),
+        ("--set ppo.environments=4096 --set ppo.rollout_steps=1000000 --games pong --steps 10G", "of memory"),
         ("--resume there", "--dry-run with --resume"),
     ],
 )

@@ -18,7 +18,6 @@ from stable_baselines3 import PPO
 
 from blip_rl.cli import cli
 from blip_rl.errors import UserError
-from blip_rl.evaluation.episodes import FIRST_EVALUATION_SEED
 from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods import make_method
@@ -30,6 +29,7 @@ from blip_rl.storage.checkpoint import load_stage, save_stage
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.control import orthogonal_matrix
 from blip_rl.tasks.make import make_evaluation_env
+from blip_rl.tasks.seeds import FIRST_EVALUATION_SEED
 from tests.small_runs import small_config
 
 SMALL_IMAGE = ("trunk.image.conv=[[8, 8, 4], [12, 4, 2], [6, 3, 1]]", "trunk.image.hidden=[32, 24]")
@@ -294,6 +294,8 @@ def test_a_failed_export_keeps_the_existing_file(finished_run, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
+        ("--out foo.tar", ["'foo.tar' ends in .tar: expected a folder", "a new .zip file"]),
+        ("--games cartpole-a --out foo.tar.GZ", ["ends in .GZ"]),
         ("--out new.zip", ["one file", "2 games", "cartpole-a, cartpole-b"]),
         ("--games cartpole-a --out there.zip", ["'there.zip' exists"]),
         ("--out there.zip/x", ["'there.zip/x'", "is not a writable folder"]),

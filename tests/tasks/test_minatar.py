@@ -205,7 +205,9 @@ def test_a_misspelt_id_is_answered_with_the_nearest_one(name, message):
 def test_a_missing_package_is_answered_with_how_to_install_it(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "minatar" else find(name, *a))
-    with pytest.raises(UserError, match=r"'MinAtar/Breakout-v0' needs the package MinAtar, .*pip install .*\[minatar\]'"):
+    with pytest.raises(
+        UserError, match=r"'MinAtar/Breakout-v0' needs the package MinAtar, .*pip install .*\[minatar\]'"
+    ):
         check_game("MinAtar/Breakout-v0")
     assert check_game("pong") == "pong"
 
