@@ -13,11 +13,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev
+DOCUMENTATION := $(VENV)/.installed-docs
 WHEEL := $(VENV)/.wheel-checked
 SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml' -o -name '*.html' -o -name '*.css')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-atari test check lint types imports unit wheel floors format hooks clean
+.PHONY: help demo demo-atari test check lint types imports unit wheel docs floors format hooks clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -50,6 +51,10 @@ unit: $(DEVELOPMENT)  ## Tests
 
 wheel: $(WHEEL)  ## Build the wheel, install it elsewhere and use it
 
+docs: $(DOCUMENTATION)  ## Build the documentation site in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 floors: $(DEVELOPMENT)  ## Install the lowest versions that pyproject.toml allows, and use every command with them
 	$(BIN)/python scripts/check_floors.py
 
@@ -61,7 +66,7 @@ hooks: $(DEVELOPMENT)  ## Check before every commit
 	$(BIN)/pre-commit install
 
 clean:  ## Remove the virtual environment and caches, not runs/
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -78,6 +83,10 @@ $(RUNTIME): pyproject.toml constraints.txt Makefile | $(BIN)/python
 
 $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(RUNTIME)
+
+$(DOCUMENTATION): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	@touch $@ $(RUNTIME)
 
 $(WHEEL): $(SHIPPED) pyproject.toml constraints.txt README.md scripts/check_wheel.py | $(DEVELOPMENT)

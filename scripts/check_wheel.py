@@ -47,10 +47,15 @@ def run(*command: object, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-def install(folder: Path) -> Path:
-    """Build the wheel and install it with the pinned dependencies; return the environment's bin folder."""
+def build(folder: Path) -> Path:
+    """Build the wheel of the checkout."""
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
     (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """Install a wheel with the pinned dependencies; return the environment's bin folder."""
     environment = folder / ".venv-wheel"
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
@@ -98,11 +103,15 @@ def check_report(programs: Path, folder: Path) -> None:
     print(f"the wheel writes a report of {len(page) // 1024} KB")
 
 
-def main() -> None:
-    """Build, install, list, report, import."""
+def check_wheel(wheel: Path | None = None) -> None:
+    """Install, list, report, import.
+
+    Args:
+        wheel: The wheel; None builds that of the checkout.
+    """
     with tempfile.TemporaryDirectory(prefix="blip-rl-wheel-") as name:
         folder = Path(name)
-        programs = install(folder)
+        programs = install(wheel or build(folder), folder)
         check_lists(programs, folder)
         check_scores(programs)
         check_report(programs, folder)
@@ -111,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    check_wheel()

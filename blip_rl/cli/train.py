@@ -45,8 +45,8 @@ _LARGEST_SEED = 2**30 - 1
 @click.option(
     "--steps",
     metavar="N",
-    help="Training steps per game (and visit), for example 500k or 10M, rounded up to whole rollouts.  [default: as in the "
-    "recipe]",
+    help="Training steps per game (and visit), for example 500k or 10M, rounded up to whole rollouts.  "
+    "[default: as in the recipe]",
 )
 @click.option(
     "--cycles", type=int, metavar="N", help="Repeat the order of the games N times.  [default: as in the recipe]"

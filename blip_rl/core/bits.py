@@ -8,7 +8,7 @@ the task just learned, counted from 1; F a diagonal Fisher. All functions are el
 :func:`project_and_quantize_`, pure. Shapes: ``*shape`` is that of the weights, ``*#shape`` may also broadcast to it.
 Weights, centres and intervals are in the weight's own units (θ, not θ̂).
 
-The paper's equations, in the order in which a task uses them:
+The paper's equations, in the order in which a task uses them::
 
     Eq. 2     Q(θ̂, n), the n-bit grid                      quantize
     Eq. 3, 4  an optimizer step under quantisation        project_and_quantize_ (project, without quantisation)

@@ -1,8 +1,10 @@
-"""Diagonal Fisher information of a policy, in closed form: F = E_s E_{a∼π(·|s)} [(∂ log π(a|s) / ∂θ)²] (BLIP Eq. 6).
+"""Diagonal Fisher information of a policy, in closed form (BLIP Eq. 6).
 
-The gradient is squared per sample, before the mean. Let δ be the gradient of Σₙ log π(aₙ|sₙ) with respect to a layer's
-output. Samples do not interact (no batch normalisation), so row n of δ is the gradient of sample n alone, and the sums
-of squares follow from δ and the layer's input x with one backward pass per chunk of samples:
+``F = E_s E_{a∼π(·|s)} [(∂ log π(a|s) / ∂θ)²]``, the expectation over states s and actions a of the policy π.
+
+The gradient is squared per sample, before the mean. Let δ be the gradient of ``Σₙ log π(aₙ|sₙ)`` with respect to a
+layer's output. Samples do not interact (no batch normalisation), so row n of δ is the gradient of sample n alone, and
+the sums of squares follow from δ and the layer's input x with one backward pass per chunk of samples::
 
     linear  y = x Wᵀ + β     Σₙ (∂W)² = (δ∘δ)ᵀ (x∘x)               Σₙ (∂β)² = Σₙ δ∘δ
     conv    y = W ∗ x + β    Gₙ = δₙ · unfold(xₙ)ᵀ, Σₙ Gₙ∘Gₙ         Σₙ (∂β)² = Σₙ (Σ positions δₙ)²

@@ -1,7 +1,7 @@
 """Gradient projection: keep updates orthogonal to the subspace spanned by the layer inputs of earlier tasks.
 
 A layer y = x Wᵀ gives the same output for an input x if x ΔWᵀ = 0. With the inputs of earlier tasks as rows of R and
-orthonormal columns M that span most of their energy, the part of a step that would change those outputs is removed:
+orthonormal columns M that span most of their energy, the part of a step that would change those outputs is removed::
 
     ΔW ← ΔW − (ΔW M) Λ Mᵀ                      Λ = 1: GPM, Eq. 6 and 7; Λ = diag(λ), 0 ≤ λ ≤ 1: SGP
 

@@ -1,6 +1,6 @@
 """Base class of methods: the hooks that protect earlier tasks.
 
-A method overrides the hooks it needs. For each task they are called in this order:
+A method overrides the hooks it needs. For each task they are called in this order::
 
     start_task(trunk)
         for every update:         at_progress(done), schedule_remaining(remaining)

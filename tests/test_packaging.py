@@ -1,0 +1,30 @@
+"""Files beside the package that must agree: constraints, lock file, documentation site."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_lock_file_has_the_versions_of_the_constraints_and_public_hosts_only():
+    text = (ROOT / "uv.lock").read_text(encoding="utf-8")
+    locked = {package["name"]: package.get("version") for package in tomllib.loads(text)["package"]}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    differing = {
+        name: (pin, locked[normal(name)]) for name, pin in pins.items() if locked.get(normal(name), pin) != pin
+    }
+    assert not differing, "uv lock -P NAME==VERSION takes a version of constraints.txt into uv.lock"
+    assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
+
+
+def test_every_page_of_the_documentation_is_in_the_navigation():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {line for block in re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL) for line in block.split()}
+    pages = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
+    assert {page for page in pages if not page.startswith("_build")} - {"index"} <= listed

@@ -1,0 +1,69 @@
+"""The release script refuses a checkout whose versions disagree, and an sdist that lacks files."""
+
+import importlib.util
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from blip_rl import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [0.3.0] - 2026-02-28\n\n- New.\n\n## [0.2.0] - 2026-01-31\n\n- Old.\n"
+
+
+@pytest.fixture
+def release(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts" / "release.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("check_wheel", None)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A git repository of version 0.3.0."""
+    (tmp_path / "blip_rl").mkdir()
+    (tmp_path / "blip_rl" / "__init__.py").write_text('__version__ = "0.3.0"\n')
+    (tmp_path / "CITATION.cff").write_text("cff-version: 1.2.0\nversion: 0.3.0\n")
+    (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
+    (tmp_path / "pyproject.toml").write_text('[tool.hatch.build.targets.sdist]\ninclude = ["blip_rl"]\n')
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    return tmp_path
+
+
+def test_a_consistent_checkout_can_be_released(release, checkout):
+    assert release.problems(checkout) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("CITATION.cff", "version: 0.3.0", "version: 0.2.0", "'CITATION.cff': '0.2.0'}: expected the same"),
+        ("blip_rl/__init__.py", "0.3.0", "0.4.0", "expected 0.4.0 (move the entries below [Unreleased]"),
+        ("CHANGELOG.md", "2026-02-28", "2026-02-30", "[0.3.0] has the date 2026-02-30: expected YYYY-MM-DD"),
+        ("CHANGELOG.md", "- Old.", "- Older.", "uncommitted changes: CHANGELOG.md"),
+    ],
+)
+def test_a_checkout_that_is_not_ready_is_refused(release, checkout, file, old, new, message):
+    path = checkout / file
+    path.write_text(path.read_text().replace(old, new))
+    assert message in "\n".join(release.problems(checkout))
+
+
+def test_files_that_an_sdist_lacks_are_named(release, checkout, tmp_path):
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(checkout / "CITATION.cff", "blip_rl-0.3.0/CITATION.cff")
+    assert release.missing(tmp_path / "x.tar.gz", checkout) == ["blip_rl/__init__.py"]
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(checkout / "blip_rl" / "__init__.py", "blip_rl-0.3.0/blip_rl/__init__.py")
+    assert release.missing(tmp_path / "x.tar.gz", checkout) == []
+
+
+def test_the_citation_has_the_version_of_the_package():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
