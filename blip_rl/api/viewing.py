@@ -21,6 +21,7 @@ Actions = Literal["greedy", "stochastic"]
 _ACTIONS = ("greedy", "stochastic", None)
 _MOST = 10**9
 _MOST_WORKERS = 1024
+_SWEEP = "sweep.json"
 
 
 def evaluate(
@@ -94,9 +95,10 @@ def report(
     """Write an HTML report with charts of one or more runs, grouped by agent.
 
     Args:
-        runs: A run folder, or a list of them. A folder that contains run folders stands for all of them.
-        out: Folder for ``report.html`` and ``pictures/``; None: the run folder, or for several runs a new folder below
-            ``runs/``.
+        runs: A run folder, or a list of them. A folder that contains run folders stands for all of them; that of a
+            sweep for the runs of its plan.
+        out: Folder for ``report.html`` and ``pictures/``; None: the folder of the run or the sweep, or for several runs
+            a new folder below ``runs/``.
         normalize: ``recipe``: by the recipe's random and reference scores; ``observed``: by the returns in these runs.
         title: Title of the report; None: agents and games.
 
@@ -125,7 +127,25 @@ def report(
         check_writable_folder(folders[0])
     from blip_rl.reporting.page import write_report
 
-    return write_report(folders, out=target, normalize=normalize, title=title)
+    if len(folders) == 1 and target is None and (folders[0] / _SWEEP).is_file():
+        target = folders[0]
+    return write_report(_without_sweeps(folders), out=target, normalize=normalize, title=title)
+
+
+def _without_sweeps(folders: Sequence[Path]) -> list[Path]:
+    """Replace the folders of sweeps by their runs, in the order of the plan, without runs that have left it."""
+    found = []
+    for folder in folders:
+        if not (folder / _SWEEP).is_file():
+            found.append(folder)
+            continue
+        from blip_rl.sweeps.folder import begun_runs
+
+        runs = begun_runs(folder)
+        if not runs:
+            raise UserError(f"the sweep in '{folder}' has no run yet: start it first (blip-rl sweep)")
+        found += runs
+    return found
 
 
 def render(

@@ -22,7 +22,8 @@ _MAX_WARNINGS = 8
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="FOLDER",
-    help="Folder for report.html and pictures/.  [default: the run folder; for several runs a new one below runs/]",
+    help="Folder for report.html and pictures/.  [default: the folder of the run or the sweep; for several runs a new "
+    "one below runs/]",
 )
 @click.option(
     "--normalize",
@@ -36,7 +37,7 @@ def report(
 ) -> None:
     """Write an HTML report with charts of the run folders RUNS, grouped by agent.
 
-    A folder that contains run folders stands for all of them.
+    A folder that contains run folders stands for all of them, that of a sweep for the runs of its plan.
     """
     from blip_rl.api import viewing
     from blip_rl.untrusted.files import printable

@@ -20,6 +20,8 @@ from blip_rl.reporting.visits import first_stage
 
 _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3
+_SECTIONS = ("normalize_observations", "normalize_rewards", "atari", "evaluation", "checkpoint", "compute")
+"""What a recipe sets beside the agent and the games."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
     found: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         games = json.dumps([run.visits, [(task.name, task.steps) for task in run.tasks]])
-        found[run.agent, json.dumps(run.settings, sort_keys=True, default=str), games].append(run)
+        found[run.agent, json.dumps(_all_settings(run), sort_keys=True, default=str), games].append(run)
     members = [sorted(group, key=lambda run: (run.seed is None, run.seed or 0)) for group in found.values()]
     single = [group for group in members if _is_single(group[0])]
     return [
@@ -102,13 +104,23 @@ def _label(run: RunRecord, firsts: Sequence[RunRecord]) -> str:
         return run.agent
     own, theirs = _settings(run), [_settings(other) for other in others]
     keys = {key for other in theirs for key in {**own, **other} if own.get(key) != other.get(key)}
-    parts = [f"{key.rpartition('.')[2]}={own.get(key, 'none')}" for key in sorted(keys - {"description"})]
+    parts = [f"{_short(key)}={own.get(key, 'none')}" for key in sorted(keys - {"description"})]
     more = ["…"] if len(parts) > _DIFFERENCES_NAMED else []
     return ", ".join([run.agent, *(parts[:_DIFFERENCES_NAMED] + more or [run.path.name])])
 
 
+def _all_settings(run: RunRecord) -> dict[str, object]:
+    """Return the agent's settings, and those of the recipe that are not about single games."""
+    return {**run.settings, **{key: run.config[key] for key in _SECTIONS if key in run.config}}
+
+
 def _settings(run: RunRecord) -> dict[str, str]:
-    return {key: str(value) for key, value in flatten(run.settings)}
+    return {key: str(value) for key, value in flatten(_all_settings(run))}
+
+
+def _short(key: str) -> str:
+    """Return the last part of an agent's key; other keys whole, because several sections have ``every_steps``."""
+    return key if key.partition(".")[0] in _SECTIONS else key.rpartition(".")[2]
 
 
 def mean_matrix(group: Group, name: str) -> Array:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from blip_rl.errors import UserError
 from blip_rl.reference_scores import scale_text
-from blip_rl.reporting import sections, sections_matrix, sections_network, sections_stages, text
+from blip_rl.reporting import sections, sections_matrix, sections_network, sections_paired, sections_stages, text
 from blip_rl.reporting.figures import FigureWriter
 from blip_rl.reporting.groups import Group, group_runs
 from blip_rl.reporting.heatmaps import scale_css
@@ -202,6 +202,7 @@ def _sections(groups: Sequence[Group], writer: FigureWriter, out: Path, problems
     """Return all sections in the order of the page."""
     return [
         sections.summary_section(groups, writer),
+        *sections_paired.paired_section(groups),
         sections.accumulated_section(groups, writer),
         sections.games_section(groups, writer),
         sections_matrix.matrix_section(groups, writer),

@@ -90,9 +90,16 @@ def finished_runs(folder: Path, manifest: Manifest) -> set[str]:
     return {run.name for run in manifest.runs if RunFolder(folder / run.name).finished(stages[run.setting])}
 
 
-def begun_runs(folder: Path, manifest: Manifest) -> set[str]:
-    """Return the names of the runs that have a folder with a recipe, finished or not."""
-    return {run.name for run in manifest.runs if (folder / run.name / "config.toml").is_file()}
+def begun_runs(folder: Path) -> list[Path]:
+    """Return the folders of the runs of a sweep that have begun, by setting and in the order of the plan.
+
+    Raises:
+        UserError: ``sweep.json`` is missing or invalid.
+    """
+    manifest = load_manifest(folder)
+    order = list(manifest.settings)
+    runs = sorted(manifest.runs, key=lambda run: order.index(run.setting))
+    return [path for run in runs if ((path := folder / run.name) / "config.toml").is_file()]
 
 
 def foreign_runs(folder: Path, manifest: Manifest) -> list[str]:
