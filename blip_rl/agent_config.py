@@ -110,9 +110,21 @@ class TrunkConfig(Settings):
     """Layers for images."""
     vector: VectorTrunkConfig
     """Layers for vectors."""
+    normalization: Literal["none", "layer"] = "none"
+    """``layer``: the outputs of each layer are normalised for every sample, to mean 0 and variance 1 over all units and
+    positions, before the task's scale and shift and the activation. Without parameters of its own."""
     heads: Literal["per-task", "shared"] = "per-task"
     """``per-task``: an actor and a critic for each task. ``shared``: one of each, so that the agent is not told the
     task; all tasks need the same actions, and methods protect the actor together with the trunk."""
+
+    @model_validator(mode="after")
+    def _units_to_normalize(self) -> Self:
+        if self.normalization == "layer" and 1 in (*self.image.hidden, *self.vector.hidden):
+            raise ValueError(
+                "normalization = 'layer' with a layer of 1 unit in hidden: expected at least 2 units in each, because "
+                "one number normalised is always 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shared_heads_know_no_task(self) -> Self:

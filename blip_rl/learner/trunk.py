@@ -36,8 +36,9 @@ class Modulation(nn.Module):
 class Trunk(BaseFeaturesExtractor):
     """Convolutions and fully connected layers for stacked frames, fully connected layers for vectors.
 
-    Layers are named ``conv1``, ``conv2``, …, ``fc1``, …; each is followed by the activation. Weights start orthogonal
-    with gain √2, biases at 0 (the BLIP reference's, and stable-baselines3's, initialisation).
+    Layers are named ``conv1``, ``conv2``, …, ``fc1``, …; each is followed by the activation, and between them come, if
+    the recipe says so, layer normalisation and the task's modulation. Weights start orthogonal with gain √2, biases at
+    0 (the BLIP reference's, and stable-baselines3's, initialisation).
     """
 
     def __init__(self, observation_space: spaces.Space[Any], config: TrunkConfig) -> None:
@@ -49,6 +50,7 @@ class Trunk(BaseFeaturesExtractor):
         self.reset_parameters()
         # In place where the pre-activation is not needed again: these layers are bound by memory traffic.
         self._activation = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
+        self._normalize = config.normalization == "layer"
         self._modulations: list[Modulation] = []  # a list, not a ModuleList: they belong to the task modules
         # Convolutions run faster with channels last; orthogonal initialisation does not support it, so it comes after.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -82,9 +84,27 @@ class Trunk(BaseFeaturesExtractor):
             if isinstance(layer, nn.Linear) and x.dim() > 2:
                 # In the order (channel, row, column) whatever the memory layout, so weights fit a plain nn.Flatten.
                 x = x.flatten(1)
-            x = _modulated(layer, self._modulations[index], x) if self._modulations else layer(x)
-            x = self._activation(x)
+            x = self._activation(self._before_activation(layer, index, x))
         return x
+
+    def _before_activation(self, layer: nn.Module, index: int, x: Tensor) -> Tensor:
+        modulation = self._modulations[index] if self._modulations else None
+        if self._normalize:
+            y = normalized(layer(x))
+            return y if modulation is None else cast(Tensor, modulation(y))
+        return cast(Tensor, layer(x)) if modulation is None else _modulated(layer, modulation, x)
+
+
+def normalized(y: Tensor) -> Tensor:
+    """Normalise each sample to mean 0 and variance 1 over all its units and positions: LayerNorm without parameters.
+
+    Ba et al. 2016 (arXiv 1607.06450). A task's modulation afterwards takes the place of LayerNorm's gain and bias.
+
+    Args:
+        y: (batch, units) or (batch, channels, height, width).
+    """
+    # One group of all channels is the same as LayerNorm over (channels, height, width), and keeps channels last.
+    return F.group_norm(y, 1) if y.dim() > 2 else F.layer_norm(y, y.shape[1:])
 
 
 def _modulated(layer: nn.Module, modulation: Modulation, x: Tensor) -> Tensor:

@@ -155,12 +155,18 @@ def export_run(
 
     Raises:
         UserError: not a run folder, an unknown stage, a game that the stage had not learned, a checkpoint that is
-            damaged or does not fit the game, or an output path that cannot be written. Nothing has been written then.
+            damaged or does not fit the game, a network with layer normalisation, or an output path that cannot be
+            written. Nothing has been written then.
     """
     from blip_rl.recipes import load_run_config
 
     folder = RunFolder.existing(run)
     config = load_run_config(folder.config)
+    if config.agent.trunk.normalization == "layer":
+        raise UserError(
+            f"'{run}' has trunk.normalization = 'layer': expected 'none', because the networks of stable-baselines3's "
+            "policies have no layer normalisation (play it with blip-rl evaluate, or with blip_rl.load in Python)"
+        )
     number = chosen_stages(folder, config, None if stage is None else [stage])[-1]
     learned = config.seen_names(number)
     names = learned if games is None else chosen_games(config, games)

@@ -85,8 +85,9 @@ ENVIRONMENTS = {
 }
 
 
-def trunk_config(image=None, vector=None, modulation=False):
-    return TrunkConfig(image=image or SMALL_IMAGE, vector=vector or VECTOR, task_modulation=modulation)
+def trunk_config(image=None, vector=None, modulation=False, normalization="none"):
+    layers = {"image": image or SMALL_IMAGE, "vector": vector or VECTOR}
+    return TrunkConfig(**layers, task_modulation=modulation, normalization=normalization)
 
 
 def agent_config(modulation=False, image=None, **numbers):

@@ -7,8 +7,10 @@ from gymnasium import spaces
 from pydantic import ValidationError
 from torch import nn
 
+from blip_rl.core.fisher import diagonal_fisher
 from blip_rl.errors import UserError
 from blip_rl.learner.trunk import Modulation, Trunk, check_observations, check_trunk
+from tests.core.oracles import fisher_enumerated
 from tests.learner.small_agents import PAPER_IMAGE, SMALL_IMAGE, VECTOR, trunk_config
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -19,8 +21,9 @@ def paper_trunk():
     return Trunk(FRAMES, trunk_config(image=PAPER_IMAGE))
 
 
-def vector_trunk(**vector):
-    return Trunk(NUMBERS, trunk_config(vector={"hidden": [16, 12], "activation": "tanh"} | vector))
+def vector_trunk(normalization="none", **vector):
+    vector = {"hidden": [16, 12], "activation": "tanh"} | vector
+    return Trunk(NUMBERS, trunk_config(vector=vector, normalization=normalization))
 
 
 def test_shapes_of_the_papers_trunk():
@@ -118,6 +121,59 @@ def test_modulations_act_before_the_activation_and_are_no_parameters_of_the_trun
     assert list(trunk.state_dict()) == names
     trunk.modulate([])
     assert torch.equal(trunk(x), plain)
+
+
+# --- layer normalisation
+
+
+def normalized_by_hand(y):
+    """Each sample alone, in float64."""
+    rows = [(row - row.mean()) / (row.var(unbiased=False) + 1e-5).sqrt() for row in y.double()]
+    return torch.stack(rows).float()
+
+
+def test_layer_normalisation_acts_before_the_tasks_modulation_and_has_no_parameters():
+    trunk, x = vector_trunk(normalization="layer"), torch.randn(5, 4)
+    plain = vector_trunk()
+    assert {n: p.shape for n, p in trunk.named_parameters()} == {n: p.shape for n, p in plain.named_parameters()}
+    y = torch.tanh(normalized_by_hand(trunk.fc2(torch.tanh(normalized_by_hand(trunk.fc1(x))))))
+    torch.testing.assert_close(trunk(x), y)
+    modulations = [Modulation(units) for units in trunk.layer_outputs]
+    with torch.no_grad():
+        for modulation in modulations:
+            modulation.scale.fill_(2.0)
+            modulation.shift.fill_(0.1)
+    trunk.modulate(modulations)
+    inner = torch.tanh(2 * normalized_by_hand(trunk.fc1(x)) + 0.1)
+    torch.testing.assert_close(trunk(x), torch.tanh(2 * normalized_by_hand(trunk.fc2(inner)) + 0.1))
+
+
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_are_normalised_over_channels_and_positions(layout, modulated):
+    trunk = Trunk(spaces.Box(0, 255, (3, 36, 40), np.uint8), trunk_config(normalization="layer"))
+    if modulated:
+        trunk.modulate([Modulation(units) for units in trunk.layer_outputs])  # the identity
+    frames = torch.rand(5, 3, 36, 40)
+    first = torch.relu(normalized_by_hand(trunk.conv1(frames)))
+    second = torch.relu(normalized_by_hand(trunk.conv2(first)))
+    expected = torch.relu(normalized_by_hand(trunk.fc1(second.flatten(1))))
+    torch.testing.assert_close(trunk(frames.contiguous(memory_format=layout)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("space", [NUMBERS, spaces.Box(0, 255, (3, 36, 40), np.uint8)])
+def test_the_fisher_of_a_normalised_trunk_equals_one_backward_pass_for_each_sample(space):
+    trunk = Trunk(space, trunk_config(normalization="layer")).double()
+    head, observations = nn.Linear(trunk.features_dim, 3).double(), torch.rand(4, *space.shape, dtype=torch.float64)
+    trunk.modulate([Modulation(units).double() for units in trunk.layer_outputs])
+    found = diagonal_fisher(trunk, head, observations, expectation="exact")
+    for name, expected in fisher_enumerated(trunk, head, observations).items():
+        torch.testing.assert_close(found[name], expected.detach(), rtol=1e-7, atol=1e-18)
+
+
+def test_a_layer_of_one_unit_cannot_be_normalised():
+    with pytest.raises(ValidationError, match=r"normalization = 'layer' with a layer of 1 unit in hidden"):
+        trunk_config(normalization="layer", vector={"hidden": [16, 1], "activation": "tanh"})
 
 
 # --- observations that do not fit

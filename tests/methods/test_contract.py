@@ -9,6 +9,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -28,7 +29,10 @@ from blip_rl.methods.finetune import Finetune
 from blip_rl.recipes.files import recipe_folder
 from tests.methods.small_tasks import TRUNKS, Task, copies, mlp, three_tasks
 
-VARIANTS = {"blip with pull and budget": ("blip", {"pull": 5.0, "budget": 1e-3})}
+VARIANTS = {
+    "blip with pull and budget": ("blip", {"pull": 5.0, "budget": 1e-3}),
+    "finetune with shrink and perturb": ("finetune", {"shrink_and_perturb": 0.1, "soft_shrink_and_perturb": 1e-4}),
+}
 methods = pytest.mark.parametrize("name", [*method_names(), *VARIANTS])
 trunks = pytest.mark.parametrize("kind", TRUNKS)
 UPDATES = 10
@@ -44,6 +48,7 @@ class FirstTask(NamedTuple):
 
 DIFFERENCES = {
     "blip": FirstTask("its forward pass sees weights on a grid, Eq. 3: without it", {"quantize_forward": False}),
+    "finetune with shrink and perturb": FirstTask("softly at every step: without it", {"soft_shrink_and_perturb": 0}),
     "packnet": FirstTask("it prunes towards the end of the task: before that", until=0.5),
 }
 
@@ -188,7 +193,7 @@ def test_nothing_stays_attached(name, kind):
 @methods
 @trunks
 def test_the_first_task_is_fine_tuning(name, kind):
-    difference = DIFFERENCES.get(VARIANTS.get(name, (name,))[0], FirstTask("none"))
+    difference = DIFFERENCES.get(name) or DIFFERENCES.get(VARIANTS.get(name, (name,))[0], FirstTask("none"))
     world = World(kind)
     plain = world.copy()
     world.train(from_recipe(name, **difference.settings), 1, difference.until)
@@ -199,7 +204,7 @@ def test_the_first_task_is_fine_tuning(name, kind):
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_the_exceptions_are_needed(name):
     """A difference that is no longer there must leave the list."""
-    if name not in method_names():
+    if name not in [*method_names(), *VARIANTS]:
         pytest.skip(f"no method {name} yet")
     world = World("mlp")
     plain = world.copy()
@@ -426,9 +431,13 @@ def test_playing_does_not_disturb_training(name, kind):
     other, watched = world.copy(), from_recipe(name)
     watched.load_state(method.state())
     optimizers = world.optimizer(2), other.optimizer(2)
-    with attached(method, world.trunk, optimizers[0]), attached(watched, other.trunk, optimizers[1]):
+    pairs = ((world, method, optimizers[0]), (other, watched, optimizers[1]))
+    with ExitStack() as learning:
+        for each, theirs, optimizer in pairs:
+            torch.manual_seed(0)  # for a method that draws when a task starts
+            learning.enter_context(attached(theirs, each.trunk, optimizer))
         for step in range(1, UPDATES + 1):
-            for each, theirs, optimizer in ((world, method, optimizers[0]), (other, watched, optimizers[1])):
+            for each, theirs, optimizer in pairs:
                 torch.manual_seed(step)
                 theirs.at_progress(step / UPDATES)
                 each.update(theirs, 2, optimizer)

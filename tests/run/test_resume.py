@@ -42,6 +42,8 @@ from tests.run.broken_off import (
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 GROUPS = ("compute.environment_groups=2",)
+PERTURBED = ("method.shrink_and_perturb=0.2", "method.soft_shrink_and_perturb=1e-3")
+ANCHORED = ("method.pull=10", "method.budget=1e-4")
 UPDATE, SAVE = (ContinualPPO, "train"), (snapshots, "save")
 FIVE_TIMES = [(*UPDATE, 4, True), (train_module, "save_stage", 1, True), (*UPDATE, 2, True), (*UPDATE, 1, True)]
 
@@ -90,6 +92,8 @@ KILLS = {
     "packnet": ({"agent": "packnet"}, [(*UPDATE, 4, True), (Packnet, "end_task", 1, True), *FIVE_TIMES[1:]]),
     "clear": ({"agent": "clear"}, FIVE_TIMES),
     "single": ({"agent": "single"}, FIVE_TIMES),
+    "shrink and perturb": ({"agent": "finetune-layernorm", "overrides": (*CARTPOLES, *PERTURBED)}, FIVE_TIMES),
+    "pull and budget": ({"agent": "blip", "overrides": (*settings("blip"), *ANCHORED)}, FIVE_TIMES),
     "multitask": (
         {"agent": "multitask"},
         [
@@ -124,7 +128,7 @@ KILLS = {
         [(*UPDATE, 5, False), (*UPDATE, 2, False)],
     ),
 }
-SLOW = ("atari groups", "atari packnet", "atari multitask")
+SLOW = ("shrink and perturb", "pull and budget", "atari groups", "atari packnet", "atari multitask")
 
 
 @pytest.fixture(scope="module")

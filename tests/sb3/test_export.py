@@ -333,6 +333,14 @@ def test_an_agent_that_does_not_fit_its_game_is_refused_before_anything_is_writt
     assert not (run / "export").exists()
 
 
+def test_an_agent_with_layer_normalisation_is_refused_before_anything_is_written(finished_run, tmp_path):
+    run = edited(finished_run, tmp_path, 'normalization = "none"', 'normalization = "layer"')
+    result = CliRunner().invoke(cli, ["export", str(run)])
+    assert result.exit_code == 2, result.output
+    assert "has trunk.normalization = 'layer': expected 'none'" in result.stderr
+    assert not (run / "export").exists()
+
+
 @pytest.mark.parametrize("where", ["export", "export/stage-02-cartpole-b.zip"])
 def test_an_output_path_of_another_kind_is_refused_before_writing(where, finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
