@@ -29,6 +29,10 @@ class RunError(RuntimeError):
     """
 
 
+class TakenOverError(RunError):
+    """Another process has taken over the run that this process was writing; it stops and leaves the folder alone."""
+
+
 class InterruptedRunError(RuntimeError):
     """A run was stopped by a signal; the message gives the command that resumes it.
 

@@ -107,6 +107,7 @@ def resume(
     path: str | os.PathLike[str],
     *,
     accept_changes: bool = False,
+    take_over: bool = False,
     callback: MaybeCallback = None,
     threads: int = 0,
     trust: bool = False,
@@ -117,6 +118,8 @@ def resume(
     Args:
         path: The run folder.
         accept_changes: Resume although files, versions, device or threads have changed, which may change the results.
+        take_over: Resume although another process holds the folder's lock, because it is frozen or its machine is lost.
+            If it continues, it stops at its next write and changes nothing.
         callback: As in :func:`train`; a run does not save its callbacks, so give the same ones again.
         threads: CPU threads of torch; 0 uses as many as before.
         trust: Import the packages and wrappers that the run names, which runs their code.
@@ -129,6 +132,7 @@ def resume(
         UserError: Not a run folder; the run is finished (:class:`~blip_rl.errors.FinishedRunError`); another process
             writes it; or files, versions, device or threads have changed.
         RunError: No snapshot is readable; or an error as in :func:`train`.
+        TakenOverError: Another process has taken the run over (a RunError).
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
     from blip_rl.storage.paths import check_run
@@ -136,6 +140,7 @@ def resume(
     folder = arguments.path("path", path)
     _check_options(threads, progress, trust)
     arguments.flag("accept_changes", accept_changes)
+    arguments.flag("take_over", take_over)
     check_run(folder)
     trust_runs(trust, folder)
     with loading():
@@ -145,6 +150,7 @@ def resume(
         resume_run(
             folder,
             accept_changes=accept_changes,
+            take_over=take_over,
             threads=threads,
             quiet=progress is None,
             progress=progress or "off",

@@ -63,11 +63,17 @@ _LARGEST_SEED = 2**30 - 1
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
     metavar="RUN",
-    help="Resume a stopped run. Combines only with --accept-changes, --finished-ok, --trust, --threads, --progress "
-    "and --quiet.",
+    help="Resume a stopped run. Combines only with --accept-changes, --take-over, --finished-ok, --trust, --threads, "
+    "--progress and --quiet.",
 )
 @click.option(
     "--accept-changes", is_flag=True, help="With --resume: resume even if package versions or the device have changed."
+)
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="With --resume: resume even if another process holds the run, because it is frozen or its machine is lost. "
+    "If it continues, it stops and changes nothing.",
 )
 @click.option(
     "--finished-ok",
@@ -105,6 +111,7 @@ def train(
     dry_run: bool,
     resumed: Path | None,
     accept_changes: bool,
+    take_over: bool,
     finished_ok: bool,
     trust: bool,
 ) -> None:
@@ -114,10 +121,11 @@ def train(
     shown = None if quiet else progress
     if resumed is not None:
         _check_combines_with_resume()
-        options = {"accept_changes": accept_changes, "threads": threads, "trust": trust, "progress": shown}
-        _resume(resumed, finished_ok, options)
+        options = {"accept_changes": accept_changes, "take_over": take_over, "threads": threads, "trust": trust}
+        _resume(resumed, finished_ok, {**options, "progress": shown})
         return
-    for option, given in (("--accept-changes", accept_changes), ("--finished-ok", finished_ok)):
+    only_resumed = {"--accept-changes": accept_changes, "--take-over": take_over, "--finished-ok": finished_ok}
+    for option, given in only_resumed.items():
         if given:
             raise UserError(f"{option} is only valid with --resume RUN")
     from blip_rl.api import training
@@ -138,7 +146,7 @@ def train(
 
 def _check_combines_with_resume() -> None:
     context = click.get_current_context()
-    mine = {"resumed", "accept_changes", "finished_ok", "threads", "progress", "quiet", "trust"}
+    mine = {"resumed", "accept_changes", "take_over", "finished_ok", "threads", "progress", "quiet", "trust"}
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name).replace("_", "-")

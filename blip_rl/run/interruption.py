@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from blip_rl.errors import RunError, UserError, error_text, is_out_of_memory
+from blip_rl.errors import RunError, TakenOverError, UserError, error_text, is_out_of_memory
 from blip_rl.shell import shell_command
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import snapshot_steps
@@ -77,10 +77,11 @@ def with_resume_hint(folder: RunFolder) -> Iterator[None]:
 
     Raises:
         RunError: Training diverged, a game failed, a file could not be written, or memory ran out.
+        TakenOverError: Another process has taken the run over: it is not this one's to resume.
     """
     try:
         yield
-    except UserError:
+    except (UserError, TakenOverError):
         raise
     except Exception as error:
         if isinstance(error, FloatingPointError | OSError | RunError) or is_out_of_memory(error):

@@ -124,8 +124,7 @@ def roll_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
     else:
         # A kill at any point of this leaves a usable snapshot. From the first line on, newer snapshots are refused,
         # because the tables are shorter than they say; they are removed before the checkpoints that they refer to.
-        integrity.truncate(folder.path, saved.run_files)
-        folder.begin_tables()
+        folder.cut_tables(saved.run_files)
         folder.forget_snapshots(after=saved.path)
         folder.forget_stages(saved.stage)
 

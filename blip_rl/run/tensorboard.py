@@ -21,6 +21,29 @@ from blip_rl.task_schedule import TaskConfig
 _EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 
 
+class LockedTensorBoard(TensorBoardOutputFormat):
+    """Writes TensorBoard events to a run folder until another process takes the run over.
+
+    Checked before a set of values is handed to TensorBoard, whose thread opens the event file again for each event. If
+    the process is suspended in between, it can still write this one set when it continues. These are points of curves
+    that are there twice, in a file that no result is computed from.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        folder.check_lock()
+        super().__init__(str(folder.path))
+        self._folder = folder
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Write one set of values.
+
+        Raises:
+            TakenOverError: Another process has taken the run over; nothing is written.
+        """
+        self._folder.check_lock()
+        super().write(key_values, key_excluded, step)
+
+
 def describe_run(logger: Logger, config: RunConfig, folder: RunFolder) -> None:
     """Write the command and the recipe as text, the layout of the Custom Scalars page, and the HParams page.
 

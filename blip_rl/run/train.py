@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
@@ -36,6 +36,7 @@ from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, ro
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.run.task_checks import check_tasks
+from blip_rl.run.tensorboard import LockedTensorBoard
 from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import provenance, snapshot, validation
 from blip_rl.storage.checkpoint import save_stage
@@ -52,6 +53,7 @@ def train(
     quiet: bool = False,
     progress: ProgressMode = "auto",
     callback: MaybeCallback = None,
+    take_over: bool = False,
 ) -> Path:
     """Learn a sequence of tasks with one agent, and write a run folder.
 
@@ -63,6 +65,7 @@ def train(
         quiet: Print nothing.
         progress: How to show progress, unless ``quiet``.
         callback: Callbacks of stable-baselines3, called in the training of every task.
+        take_over: Take the folder from a process that is suspended or whose machine is lost (:meth:`RunFolder.locked`).
 
     Returns:
         The run folder.
@@ -78,8 +81,8 @@ def train(
         torch.set_num_threads(count)  # otherwise torch's default: OMP_NUM_THREADS, or every core
     method = build_method(config.agent)
     check_tasks(config, method)
-    folder = folder.create(dump_run_config(config), device, _seeds(config))
-    with with_resume_hint(folder), folder.locked():
+    folder = folder.create(dump_run_config(config), device, _seeds(config), take_over=take_over)
+    with with_resume_hint(folder), folder.locked(take_over=take_over):
         run = _open(config, folder, device, method, Console(quiet, progress), called)
         run.console.say(opening_text(config, folder.path, device))
         _learn(run, None)
@@ -95,6 +98,7 @@ def resume(
     quiet: bool = False,
     progress: ProgressMode = "auto",
     callback: MaybeCallback = None,
+    take_over: bool = False,
 ) -> Path:
     """Resume a stopped or killed run. Results are bit-identical to those of an uninterrupted run.
 
@@ -105,6 +109,7 @@ def resume(
         quiet: Print nothing.
         progress: How to show progress, unless ``quiet``.
         callback: Callbacks of stable-baselines3, called in the training of every task.
+        take_over: Take the folder from a process that is suspended or whose machine is lost (:meth:`RunFolder.locked`).
 
     Returns:
         The run folder.
@@ -120,7 +125,7 @@ def resume(
     device = resolve_device(config.device)
     with ExitStack() as held:
         with with_resume_hint(folder):
-            held.enter_context(folder.locked())
+            held.enter_context(folder.locked(take_over=take_over))
         if folder.finished(config.stages):
             raise FinishedRunError(
                 f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)"
@@ -185,7 +190,7 @@ def _open(
     console: Console,
     callback: BaseCallback | None,
 ) -> RunContext:
-    logger = configure(str(folder.path), ["tensorboard"])
+    logger = Logger(str(folder.path), [LockedTensorBoard(folder)])
     stop = StopRequest(console.say)
     plasticity = PlasticityRecorder(folder, logger, method)
     return RunContext(
@@ -234,7 +239,7 @@ def _learn_stage(run: RunContext, stage: int, saved: RunSnapshot | None) -> None
             with agent.protected_by(run.method, resume=True):
                 pass
         consolidate(run, agent, stage)
-    save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    _save_stage(run, agent, stage)
     _show_gifs(run, agent)
     run.console.say(boundary_line(run.config, run.scores, stage, run.method.frozen_bits()))
 
@@ -254,8 +259,13 @@ def _learn_multitask(run: RunContext, saved: RunSnapshot | None) -> None:
     stage = run.config.stages
     with multitask_training(run, saved) as agent:
         consolidate(run, agent, stage)
-    save_stage(run.folder.stage_path(stage), stage, agent.num_timesteps, agent.policy, run.method)
+    _save_stage(run, agent, stage)
     _show_gifs(run, agent)
+
+
+def _save_stage(run: RunContext, agent: ContinualPPO, stage: int) -> None:
+    path, check = run.folder.stage_path(stage), run.folder.check_lock
+    save_stage(path, stage, agent.num_timesteps, agent.policy, run.method, check)
 
 
 def _show_gifs(run: RunContext, agent: ContinualPPO) -> None:

@@ -11,6 +11,10 @@ flushed after it, because otherwise the rename itself could be lost.
 
 An existing folder is never replaced: most file systems cannot exchange two folders atomically, so there would be a
 moment with neither. New data gets a new name before the old folder is removed.
+
+Writers that hold a lock pass its ``check``, called first and just before the rename. It raises if another process has
+taken the lock over. A process that is suspended between check and rename does no harm when it continues: whoever takes
+over removes all temporary files, locked or not (:func:`recover`), so that the rename fails.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -36,12 +40,20 @@ _CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\.blip-rl-[0-9a-f]{16}\.tmp")
 
 
+Check = Callable[[], None]
+"""Raises if this process may no longer write."""
+
+
+def unlocked() -> None:
+    """Check nothing: the file has no lock."""
+
+
 class DamagedError(RuntimeError):
     """A file is missing, truncated or modified."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, check: Check = unlocked) -> Iterator[Path]:
     """Replace or create a file: write to the temporary file yielded; it is renamed to ``path`` if the block succeeds.
 
     If ``path`` has several hard links, its other names keep the old content.
@@ -49,61 +61,62 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The disk is full or not writable.
     """
-    with _temporary(path.parent) as (beside, descriptor):
+    with _temporary(path.parent, check) as (beside, descriptor):
         yield beside
         os.fsync(descriptor)
+        check()
         beside.replace(path)
         flush(path.parent)
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
+def replace_bytes(path: Path, content: bytes, check: Check = unlocked) -> None:
     """Write a file atomically.
 
     Raises:
         OSError: as :func:`replacing`.
     """
-    with replacing(path) as beside:
+    with replacing(path, check) as beside:
         beside.write_bytes(content)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, check: Check = unlocked) -> None:
     """Write a UTF-8 text file atomically.
 
     Raises:
         OSError: as :func:`replacing`.
     """
-    replace_bytes(path, text.encode())
+    replace_bytes(path, text.encode(), check)
 
 
-def separate(path: Path, size: int | None = None) -> None:
-    """Break hard links: replace a file by a copy of itself, so that later writes do not change its other names.
+def separate(path: Path, size: int | None = None, check: Check = unlocked) -> None:
+    """Replace a file by a copy of itself: later writes to its other names, or by who has it open, do not change it.
 
     Args:
-        path: A file with several hard links.
+        path: A file that may have several hard links.
         size: Number of bytes to copy; None copies all.
+        check: See :data:`Check`.
 
     Raises:
         OSError: as :func:`replacing`.
     """
-    with replacing(path) as beside, path.open("rb") as old, beside.open("wb") as new:
+    with replacing(path, check) as beside, path.open("rb") as old, beside.open("wb") as new:
         for chunk in _chunks(old, path.stat().st_size if size is None else size):
             new.write(chunk)
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, check: Check = unlocked) -> Iterator[Path]:
     """Create a folder: fill the temporary folder yielded; it is renamed to ``path`` if the block succeeds.
 
-    If the block raises, nothing is left, including parent folders created here.
+    Otherwise nothing is left, including parent folders created here.
 
     Raises:
-        FileExistsError: ``path`` exists.
-        OSError: The disk is full or not writable.
+        OSError: ``path`` exists, or the disk is full or not writable.
     """
     missing = [parent for parent in path.absolute().parents if not parent.exists()]  # innermost first
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _temporary(path.parent) as (mark, _):
+        with _temporary(path.parent, check) as (mark, _):
             # Inside a folder, because _complete needs the final name.
             beside = _folder_of(mark) / path.name
             beside.mkdir(parents=True)
@@ -112,6 +125,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 flush(file)
             if os.path.lexists(path):  # rename would replace an empty folder
                 raise FileExistsError(errno.EEXIST, "a saved folder is never replaced", str(path))
+            check()
             beside.rename(path)
             flush(path.parent)
     finally:
@@ -121,19 +135,22 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder_with_digests(path: Path) -> Iterator[Path]:
+def new_folder_with_digests(path: Path, check: Check = unlocked) -> Iterator[Path]:
     """Create a folder as :func:`new_folder`, with ``digests.json``: the SHA-256 digest of each of its files."""
-    with new_folder(path) as beside:
+    with new_folder(path, check) as beside:
         yield beside
         digests = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
         (beside / _DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder if it exists; rename it first, so that a partly deleted folder never has its final name."""
-    if path.exists():
-        with _temporary(path.parent) as (mark, _):
-            path.rename(_folder_of(mark))
+def remove(path: Path, check: Check = unlocked) -> None:
+    """Remove a file or folder if it exists; renamed first, so that a partly deleted folder never has its final name."""
+    if os.path.lexists(path):
+        with _temporary(path.parent, check) as (mark, _):
+            away = _folder_of(mark) / "removed"  # not directly in the new folder, where _complete would find it
+            away.mkdir(parents=True)
+            check()
+            path.rename(away / path.name)
 
 
 def check_writable(folder: Path) -> None:
@@ -142,7 +159,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: They cannot.
     """
-    with _temporary(folder):
+    with _temporary(folder, unlocked):
         pass
 
 
@@ -151,23 +168,28 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def recover(folder: Path) -> None:
+def recover(folder: Path, *, from_suspended: bool = False) -> None:
     """Clean up after processes that were killed while they wrote in a folder; errors are ignored.
 
     A new folder that was complete, according to its digests, but not renamed yet gets its final name. Everything else
-    is removed. Other processes may be writing in the folder: what they have locked is left alone.
+    is removed.
+
+    Args:
+        folder: Where to clean up.
+        from_suspended: Whether to clean up after a process that may continue, too. Otherwise what other processes have
+            locked is left alone, because they are writing it. A report that is written at this moment fails.
     """
     with suppress(OSError):
         for entry in list(folder.iterdir()):
             if is_temporary(entry.name):
-                _recover(entry)
+                _recover(entry, from_suspended)
 
 
-def _recover(mark: Path) -> None:
+def _recover(mark: Path, from_suspended: bool) -> None:
     with suppress(OSError):
         descriptor = os.open(mark, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if try_lock(descriptor):
+            if from_suspended or try_lock(descriptor):
                 _complete(mark)
                 _remove(mark)
         finally:
@@ -188,8 +210,9 @@ def _complete(mark: Path) -> None:
 
 
 @contextmanager
-def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
+def _temporary(folder: Path, check: Check) -> Iterator[tuple[Path, int]]:
     """Create and lock a temporary file; yield its path and descriptor; remove it, and the folder that belongs to it."""
+    check()
     recover(folder)
     mark, descriptor = _new_mark(folder)
     try:

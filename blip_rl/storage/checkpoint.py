@@ -49,8 +49,24 @@ class Stage:
     method_state: MethodState
 
 
-def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, method: Method) -> None:
-    """Write the checkpoint of a stage to the new folder ``path`` atomically."""
+def save_stage(
+    path: Path,
+    stage: int,
+    env_steps: int,
+    policy: ContinualPolicy,
+    method: Method,
+    check: atomic.Check = atomic.unlocked,
+) -> None:
+    """Write the checkpoint of a stage to the new folder ``path`` atomically.
+
+    Args:
+        path: The new folder.
+        stage: Number of the stage, counted from 1.
+        env_steps: Training steps of the run.
+        policy: The policy to save.
+        method: Its state is saved.
+        check: Raises if another process has taken the run over; nothing is written then.
+    """
     state = method.state()
     metadata = {
         "format": 1,
@@ -60,7 +76,7 @@ def save_stage(path: Path, stage: int, env_steps: int, policy: ContinualPolicy, 
         "method": state.values,
         "description": method.describe(state),
     }
-    with atomic.new_folder_with_digests(path) as folder:
+    with atomic.new_folder_with_digests(path, check) as folder:
         save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
         save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
         (folder / "stage.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ that their content up to there, and the checkpoints of earlier stages, are uncha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from blip_rl.errors import UserError
 from blip_rl.storage import atomic
+from blip_rl.storage.atomic import Check, unlocked
 from blip_rl.untrusted.machine import memory_bytes
 
 TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv", "speed.csv")
@@ -122,29 +122,39 @@ def check_unchanged(run: Path, then: RunFiles) -> None:
             raise ChangedError(f"'{path}' has changed since the run was saved")
 
 
-def truncate(run: Path, then: RunFiles) -> None:
+def truncate(run: Path, then: RunFiles, check: Check = unlocked) -> None:
     """Truncate tables and event files to their saved sizes; remove files created since.
+
+    A truncated file is a copy under the same name. Its other names (hard links, ``cp -al``) keep the old content, and a
+    process that has opened it, is suspended and continues later writes into the old file.
+
+    Args:
+        run: The run folder.
+        then: Its files at the time of the snapshot.
+        check: Raises if another process has taken the run over; nothing is changed then.
 
     Raises:
         UserError: A link or folder has the name of a run file; nothing is changed then.
     """
     for path in _own(run):
         if path.name not in then.files:
-            path.unlink()
-        elif path.stat().st_nlink > 1:  # a hard-linked copy of the run (cp -al): truncating would change the original
-            atomic.separate(path, then.files[path.name].size)
+            atomic.remove(path, check)
         else:
-            os.truncate(path, then.files[path.name].size)
+            atomic.separate(path, then.files[path.name].size, check)
 
 
-def remove_growing(run: Path) -> None:
+def remove_growing(run: Path, check: Check = unlocked) -> None:
     """Remove all tables and event files.
+
+    Args:
+        run: The run folder.
+        check: As for :func:`truncate`.
 
     Raises:
         UserError: as :func:`truncate`.
     """
     for path in _own(run):
-        path.unlink()
+        atomic.remove(path, check)
 
 
 def _own(run: Path) -> list[Path]:

@@ -1,4 +1,9 @@
-"""Exclusive locks between processes, with ``flock``.
+"""Exclusive locks between processes, with ``flock``, and with an owner who can lose the lock while suspended.
+
+``flock`` alone is not enough on a cluster. A machine that is frozen keeps its lock, so that nobody could go on with its
+run, and not every network file system shares these locks between machines. So the file also says who owns it: host,
+process, a random token, and a generation that is incremented by everyone who takes the lock over. An owner compares the
+file with what it wrote (:meth:`HeldLock.check`) directly before each change of the run, and stops if they differ.
 
 The package filelock is not used: it truncates the lock file and follows symbolic links, which is unsafe in a run folder
 from an untrusted source.
@@ -7,14 +12,79 @@ from an untrusted source.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import secrets
+import socket
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from blip_rl.errors import TakenOverError
+
 _POLL_SECONDS = 0.02
+_MOST_BYTES = 1_000  # of a lock file, which may come from a stranger
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who owns a lock, as written in its file; the file is empty while nobody does.
+
+    Attributes:
+        host: Name of the machine.
+        pid: Process number on that machine.
+        generation: 1, and 1 more each time the lock is taken from an owner who has not released it.
+        token: Random text that no other owner has.
+    """
+
+    host: str
+    pid: int
+    generation: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class HeldLock:
+    """A lock that this process holds.
+
+    Attributes:
+        from_another: Whether the previous owner has not released the lock and may still be alive: it is on another
+            machine, or the lock was taken over. It may be suspended in the middle of a write.
+    """
+
+    def __init__(self, path: Path, content: bytes, from_another: bool) -> None:
+        self._path, self._content = path, content
+        self.from_another = from_another
+
+    def check(self) -> None:
+        """Check that no other process has taken the lock over; takes microseconds on a local disk.
+
+        Raises:
+            TakenOverError: One has, or the lock file was removed.
+        """
+        if not self.is_held():
+            owner = read_owner(self._path)
+            raise TakenOverError(
+                f"'{self._path.parent}' was taken over by {owner or 'another process'}, so this process stops: it has "
+                "written nothing there since"
+            )
+
+    def is_held(self) -> bool:
+        """Return whether no other process has taken the lock over."""
+        # Opened by name each time: a lock is taken over by another file of that name, and network file systems compare
+        # what they have cached with the server when a file is opened.
+        return _content(self._path) == self._content
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Return the owner of a lock; None if it is free, or the file is missing or not readable as one."""
+    owner = _owner(_content(path))
+    return owner if owner and owner.host else None
 
 
 def try_lock(descriptor: int, *, wait: bool = False) -> bool:
@@ -56,31 +126,75 @@ def is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def locked(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold an exclusive lock on a file within the block. The file is created if missing, and never read or written.
+def locked(path: Path, wait_seconds: float = 0.0, *, take_over: bool = False) -> Iterator[HeldLock]:
+    """Hold an exclusive lock on a file within the block. The file is created if missing, and says who holds it.
 
     Args:
         path: The lock file. It is never removed: two processes could otherwise lock two different files of that name.
         wait_seconds: How long to wait for another process.
+        take_over: Whether to take the lock from a process that still holds it then, because it is known to be
+            suspended, or its machine to be lost.
 
     Raises:
         TimeoutError: Another process holds the lock.
-        OSError: The file cannot be opened for writing, is a symbolic link or not a regular file; or the file system
-            does not support locks.
+        OSError: The file cannot be written, is a symbolic link or not a regular file; or the file system does not
+            support locks.
     """
-    deadline = time.monotonic() + wait_seconds
+    deadline, replaced = time.monotonic() + wait_seconds, False
     while True:
         descriptor = _open(path)
         try:
-            if not try_lock(descriptor):
-                if time.monotonic() >= deadline:
-                    raise TimeoutError(f"'{path}' is locked by another process")
+            if try_lock(descriptor):
+                if _is_ours_alone(path, descriptor):
+                    with _owned(path, descriptor) as held:
+                        yield held
+                    return
+            elif time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
-            elif _is_ours_alone(path, descriptor):
-                yield
-                return
+            elif take_over and not replaced:
+                _replace(path, descriptor)
+                replaced = True
+            else:
+                owner = read_owner(path)
+                raise TimeoutError(f"'{path}' is locked by another process{f': {owner}' if owner else ''}")
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _owned(path: Path, descriptor: int) -> Iterator[HeldLock]:
+    """Write this process into a file that it has locked; empty the file after the block."""
+    old = os.pread(descriptor, _MOST_BYTES, 0)
+    before, host = _owner(old), socket.gethostname()
+    owner = Owner(host, os.getpid(), before.generation + 1 if before else 1, secrets.token_hex(8))
+    content = json.dumps(asdict(owner)).encode() + b"\n"
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content, 0)
+    held = HeldLock(path, content, bool(old) and (before is None or before.host != host))
+    try:
+        yield held
+    except Exception:
+        if path.exists():  # otherwise this process has removed the folder
+            held.check()  # the error, such as a file that is gone, follows from the loss of the lock
+        raise
+    finally:
+        with suppress(OSError):  # the next owner then reads of a process that has ended
+            if held.is_held():
+                os.ftruncate(descriptor, 0)
+
+
+def _replace(path: Path, descriptor: int) -> None:
+    """Replace a lock file that another process has locked by one that nobody has locked and that names no host."""
+    before = _owner(os.pread(descriptor, _MOST_BYTES, 0))
+    nobody = Owner("", 0, before.generation if before else 0, "")
+    beside = path.with_name(f".blip-rl-{secrets.token_hex(8)}.tmp")  # a name that atomic.recover removes after a kill
+    new = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try_lock(new)  # while it has this name, so that no other process removes it
+        os.pwrite(new, json.dumps(asdict(nobody)).encode(), 0)
+        beside.rename(path)
+    finally:
+        os.close(new)
 
 
 def _open(path: Path) -> int:
@@ -108,3 +222,28 @@ def _is_ours_alone(path: Path, descriptor: int) -> bool:
         path.unlink()
         return False
     return True
+
+
+def _content(path: Path) -> bytes:
+    """Return the content of a lock file; nothing if it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, _MOST_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    except OSError:  # a network file system: another machine has replaced the file
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def _owner(content: bytes) -> Owner | None:
+    """Return the owner that the content of a lock file names; None if it names nobody."""
+    try:
+        owner = Owner(**json.loads(content))
+    except (ValueError, TypeError, RecursionError):  # the file may come from a stranger
+        return None
+    texts = isinstance(owner.host, str) and isinstance(owner.token, str)
+    numbers = isinstance(owner.pid, int) and isinstance(owner.generation, int)
+    return owner if texts and numbers else None

@@ -12,7 +12,7 @@ from blip_rl.storage.integrity import WRITTEN_FIRST
 from blip_rl.tasks.games import plain_name
 
 _RECIPE = "config.toml"
-_LOCK = ".lock"  # the first file of a run folder
+LOCK = ".lock"  # the first file of a run folder
 _MOST_LOOKED_AT = 1_000
 
 
@@ -164,7 +164,7 @@ def _never_begun(path: Path) -> bool:
         return True
     names = {entry.name for entry in inside if not is_temporary(entry.name)}
     files = all(entry.is_file(follow_symlinks=False) for entry in inside)
-    return files and _LOCK in names and names <= {_LOCK, *WRITTEN_FIRST}
+    return files and LOCK in names and names <= {LOCK, *WRITTEN_FIRST}
 
 
 def check_parent(path: Path) -> None:

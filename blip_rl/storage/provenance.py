@@ -11,7 +11,6 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from blip_rl.errors import UserError
 from blip_rl.formatting import flatten
 from blip_rl.shell import shell_command
+from blip_rl.storage.versions import versions
 from blip_rl.untrusted.files import parse_toml, read_json, read_toml
 
 _MOST_THREADS = 1024
@@ -107,10 +107,9 @@ def command() -> str:
 
 def environment(device: str) -> dict[str, Any]:
     """Return what is needed to reproduce a run: start time, versions, commit, device, threads, machine."""
-    packages = ("blip-rl", "torch", "numpy", "stable-baselines3", "gymnasium", "ale-py")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": versions(),
         "commit": _commit(),
         "device": device,
         "threads": torch.get_num_threads(),

@@ -6,7 +6,6 @@ It holds everything a report needs as text: ``config.toml``, ``command.txt``, ``
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,21 +15,12 @@ from typing import Any
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.records import (
-    BitsRow,
-    PlasticityRow,
-    ReturnRow,
-    ScoreRow,
-    SpeedRow,
-    cells,
-    columns,
-    episode_key,
-    read_rows,
-)
-from blip_rl.storage import atomic, integrity, provenance
-from blip_rl.storage.lock import locked
+from blip_rl.records import BitsRow, PlasticityRow, ReturnRow, ScoreRow, SpeedRow, episode_key, read_rows
+from blip_rl.storage import atomic, integrity, provenance, tables
+from blip_rl.storage.integrity import RunFiles
+from blip_rl.storage.lock import HeldLock, locked
 from blip_rl.storage.new_folder import make_folder, stamped
-from blip_rl.storage.paths import check_new_run, check_parent, check_run
+from blip_rl.storage.paths import LOCK, check_new_run, check_parent, check_run
 from blip_rl.storage.snapshot_names import snapshot_folders, snapshot_order
 from blip_rl.storage.step_counter import STEP_COUNTER, read_steps, write_steps
 from blip_rl.untrusted.files import read_text
@@ -40,11 +30,15 @@ _MERGE_SECONDS = 60.0  # to wait for a process that stores scores, which takes l
 
 
 class RunFolder:
-    """Paths and writers of one run folder. Every method that adds rows opens, appends and closes the file."""
+    """Paths and writers of one run folder. Every method that adds rows opens, appends and closes the file.
+
+    Once another process has taken a :meth:`locked` folder over, methods that change it raise TakenOverError instead.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._numbered = False
+        self._lock: HeldLock | None = None
         self.scores = path / "scores.csv"
         self.returns = path / "returns.csv"
         self.bits = path / "bits.csv"
@@ -81,7 +75,7 @@ class RunFolder:
         check_run(path)
         return RunFolder(path)
 
-    def create(self, config_toml: str, device: str, seeds: dict[str, Any]) -> RunFolder:
+    def create(self, config_toml: str, device: str, seeds: dict[str, Any], *, take_over: bool = False) -> RunFolder:
         """Create the folder with its tables and ``config.toml``; replace the remains of a killed process there.
 
         Returns:
@@ -95,25 +89,29 @@ class RunFolder:
             return RunFolder(make_folder(self.path)).create(config_toml, device, seeds)
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with self.locked():
+            with self.locked(take_over=take_over):
                 check_new_run(self.path)
                 self._write_new(config_toml, device, seeds)
         except OSError:
-            with suppress(OSError):
-                self.path.rmdir()  # if the lock could not be written
+            with suppress(OSError):  # if the lock could not be written
+                (self.path / LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
             raise
         return self
 
     def _write_new(self, config_toml: str, device: str, seeds: dict[str, Any]) -> None:
         try:
             for name in integrity.TABLES:  # left by a killed process
-                (self.path / name).unlink(missing_ok=True)
-            atomic.replace_text(self.path / "command.txt", provenance.command() + "\n")
+                atomic.remove(self.path / name, self.check_lock)
+            atomic.replace_text(self.path / "command.txt", provenance.command() + "\n", self.check_lock)
             metadata = {**provenance.environment(device), "seeds": seeds, **provenance.recipe_digest(config_toml)}
-            atomic.replace_text(self.path / "environment.json", json.dumps(metadata, indent=2) + "\n")
+            atomic.replace_text(self.path / "environment.json", json.dumps(metadata, indent=2) + "\n", self.check_lock)
             self.begin_tables()
-            atomic.replace_text(self.config, config_toml)  # last: a folder with a recipe can be resumed
+            atomic.replace_text(
+                self.config, config_toml, self.check_lock
+            )  # last: a folder with a recipe can be resumed
         except OSError:
+            self.check_lock()  # otherwise the folder is another process's
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 
@@ -135,23 +133,25 @@ class RunFolder:
         """Remove the snapshots newer than ``after``, oldest first; by default all of them."""
         for path in self.snapshots():
             if after is None or snapshot_order(path) > snapshot_order(after):
-                atomic.remove_folder(path)
+                atomic.remove(path, self.check_lock)
 
     def forget_stages(self, first: int) -> None:
         """Remove the checkpoints of stage ``first`` and all later stages."""
         for stage in self.stages():
             if stage >= first:
-                atomic.remove_folder(self.stage_path(stage))
+                atomic.remove(self.stage_path(stage), self.check_lock)
 
     def finish(self) -> None:
         """Flush the tables, then remove snapshots and the step counter, which only an unfinished run needs."""
         integrity.flush(self.path)
+        self.check_lock()
         (self.path / STEP_COUNTER).unlink(missing_ok=True)
         self.forget_snapshots()
 
     def note_steps(self, env_steps: int) -> None:
         """Store the number of completed training steps, so that a resume can report how many are lost."""
-        write_steps(self.path, env_steps)
+        self.check_lock()
+        write_steps(self.path, env_steps)  # of a suspended process: a number that is too small, used for a message only
 
     def noted_steps(self) -> int:
         """Return the number stored by :meth:`note_steps`; 0 if it is missing or unreadable."""
@@ -162,7 +162,7 @@ class RunFolder:
         return stages in self.stages() and not self.snapshots()
 
     @contextmanager
-    def locked(self, wait_seconds: float = _PROBE_SECONDS) -> Iterator[None]:
+    def locked(self, wait_seconds: float = _PROBE_SECONDS, *, take_over: bool = False) -> Iterator[None]:
         """Hold the folder's lock, required to change its recipe, tables or checkpoints.
 
         Reports, pictures and exports only replace files of their own atomically and do not need it, so that they can
@@ -170,6 +170,8 @@ class RunFolder:
 
         Args:
             wait_seconds: How long to wait for another process.
+            take_over: Whether to take the lock from a process that holds it longer, because it is suspended or its
+                machine is lost. If it continues, it stops at its next write.
 
         Raises:
             UserError: Another process holds the lock.
@@ -177,12 +179,26 @@ class RunFolder:
         """
         with ExitStack() as held:
             try:
-                held.enter_context(locked(self.path / ".lock", wait_seconds))
+                lock = held.enter_context(locked(self.path / LOCK, wait_seconds, take_over=take_over))
             except TimeoutError as error:
-                raise UserError(f"another process is writing '{self.path}': wait for it, or stop it first") from error
+                raise UserError(
+                    f"another process is writing '{self.path}': wait for it, or stop it first ({error}; if it is "
+                    "frozen or its machine is lost, resume the run with --take-over)"
+                ) from error
             for folder in (self.path, self.path / "checkpoints"):
-                atomic.recover(folder)
+                atomic.recover(folder, from_suspended=lock.from_another)
+            self._lock = lock
+            held.callback(setattr, self, "_lock", None)
             yield
+
+    def check_lock(self) -> None:
+        """Check that no other process has taken the run over, if this process has locked it.
+
+        Raises:
+            TakenOverError: One has.
+        """
+        if self._lock is not None:
+            self._lock.check()
 
     def check_writable(self) -> None:
         """Check that files in the folder can be replaced.
@@ -203,25 +219,21 @@ class RunFolder:
 
     def reset_tables(self) -> None:
         """Replace all tables and event files by empty tables, for a run stopped before its first snapshot."""
-        integrity.remove_growing(self.path)
+        integrity.remove_growing(self.path, self.check_lock)
+        self.begin_tables()
+
+    def cut_tables(self, then: RunFiles) -> None:
+        """Cut tables and event files back to their sizes at a snapshot, as :func:`integrity.truncate`."""
+        integrity.truncate(self.path, then, self.check_lock)
         self.begin_tables()
 
     def begin_tables(self) -> None:
         """Write the header of every missing table; runs of earlier versions lack some."""
-        tables = {
-            self.scores: ScoreRow,
-            self.returns: ReturnRow,
-            self.bits: BitsRow,
-            self.plasticity: PlasticityRow,
-            self.speed: SpeedRow,
-        }
-        for path, row_type in tables.items():
-            if not path.exists():
-                _append(path, [columns(row_type)])
+        tables.begin(self.path, self.check_lock)
 
     def add_scores(self, rows: Iterable[ScoreRow]) -> None:
         """Append to ``scores.csv``."""
-        _append(self.scores, [cells(row) for row in rows])
+        tables.append(self.scores, rows, self.check_lock)
 
     def replace_scores(self, rows: Sequence[ScoreRow]) -> None:
         """Write rows to ``scores.csv``, replacing those of the same stage, phase, task, seed and action mode.
@@ -236,8 +248,7 @@ class RunFolder:
         replaced = {episode_key(row) for row in rows}
         with self.locked(_MERGE_SECONDS):
             kept = [row for row in self.read_scores() if episode_key(row) not in replaced]
-            with atomic.replacing(self.scores) as beside:
-                _append(beside, [columns(ScoreRow), *(cells(row) for row in [*kept, *rows])])
+            tables.rewrite_scores(self.scores, [*kept, *rows], self.check_lock)
 
     def read_scores(self) -> list[ScoreRow]:
         """Return all rows of ``scores.csv``.
@@ -245,16 +256,11 @@ class RunFolder:
         Raises:
             UserError: The file is missing or damaged.
         """
-        found = []
-        for line, row in read_rows(self.scores, ScoreRow):
-            if isinstance(row, ValueError):
-                raise UserError(f"'{self.scores}' cannot be read as scores: line {line}: {row}") from row
-            found.append(row)
-        return found
+        return tables.read_scores(self.scores)
 
     def add_returns(self, rows: Iterable[ReturnRow]) -> None:
         """Append to ``returns.csv``."""
-        _append(self.returns, [cells(row) for row in rows])
+        tables.append(self.returns, rows, self.check_lock)
 
     def read_returns(self) -> list[ReturnRow]:
         """Return the rows of ``returns.csv`` without damaged ones.
@@ -266,15 +272,15 @@ class RunFolder:
 
     def add_bits(self, rows: Iterable[BitsRow]) -> None:
         """Append to ``bits.csv``."""
-        _append(self.bits, [cells(row) for row in rows])
+        tables.append(self.bits, rows, self.check_lock)
 
     def add_plasticity(self, rows: Iterable[PlasticityRow]) -> None:
         """Append to ``plasticity.csv``."""
-        _append(self.plasticity, [cells(row) for row in rows])
+        tables.append(self.plasticity, rows, self.check_lock)
 
     def add_speed(self, row: SpeedRow) -> None:
         """Append to ``speed.csv``."""
-        _append(self.speed, [cells(row)])
+        tables.append(self.speed, [row], self.check_lock)
 
 
 def planned_folder(out: Path | None, config: RunConfig) -> RunFolder:
@@ -292,10 +298,3 @@ def planned_folder(out: Path | None, config: RunConfig) -> RunFolder:
 def _is_number(text: str) -> bool:
     """Return whether text consists of ASCII digits only."""
     return text.isascii() and text.isdecimal()
-
-
-def _append(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    if path.exists() and path.stat().st_nlink > 1:
-        atomic.separate(path)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)

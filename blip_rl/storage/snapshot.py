@@ -159,14 +159,14 @@ def save(
     tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
     tensors |= {} if watched is None else {"watched": watched}
     path = new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)
-    with atomic.new_folder_with_digests(path) as beside:
+    with atomic.new_folder_with_digests(path, folder.check_lock) as beside:
         save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
         save_tensors(on_cpu(memory.tensors), beside / "method.safetensors")
         save_tensors(on_cpu(tensors), beside / "games.safetensors")
         (beside / "snapshot.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     # Only now: if the process is killed before, there is still a complete snapshot under a final name.
     for old in folder.snapshots()[:-_KEPT]:
-        atomic.remove_folder(old)
+        atomic.remove(old, folder.check_lock)
 
 
 def load(path: Path) -> RunSnapshot:

@@ -82,7 +82,7 @@ class FileEvents:
         elif event in DIR_FD:
             index = DIR_FD[event]
             base = arguments[index] if index is not None else -1
-            path = os.fsdecode(arguments[0])
+            path = _path_of(arguments[0]) if isinstance(arguments[0], int) else os.fsdecode(arguments[0])
             self._event(event.removeprefix("os."), path if base == -1 else Path(_path_of(base), path))
 
     def _event(self, kind, path, data=b""):

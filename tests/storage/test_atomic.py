@@ -145,12 +145,12 @@ def test_an_existing_folder_is_not_replaced(folder):
 
 def test_a_folder_is_renamed_before_its_files_are_deleted(folder, monkeypatch):
     monkeypatch.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)
-    atomic.remove_folder(folder)
+    atomic.remove(folder)
     assert [name[-4:] for name in names(folder.parent)] == [".new", ".tmp"]
     monkeypatch.undo()
     atomic.recover(folder.parent)
     assert names(folder.parent) == []
-    atomic.remove_folder(folder)  # does nothing if it does not exist
+    atomic.remove(folder)  # does nothing if it does not exist
 
 
 # --- the disk

@@ -2,15 +2,20 @@
 
 import errno
 import fcntl
+import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from blip_rl.errors import TakenOverError
 from blip_rl.storage import atomic
-from blip_rl.storage.lock import locked
+from blip_rl.storage.lock import locked, read_owner
 
 HOLD = """
 import sys
@@ -78,7 +83,7 @@ def test_a_hard_linked_lock_is_replaced(lock, tmp_path):
     (tmp_path / "victim").write_text("precious")
     lock.hardlink_to(tmp_path / "victim")
     with locked(lock):
-        assert lock.read_text() == ""
+        assert "precious" not in lock.read_text()
         assert lock.stat().st_nlink == 1
     assert (tmp_path / "victim").read_text() == "precious"
 
@@ -88,6 +93,93 @@ def test_a_hard_linked_lock_that_is_held_is_not_replaced(lock, holder, tmp_path)
     with pytest.raises(TimeoutError), locked(lock):
         pass
     assert lock.samefile(tmp_path / "copy")
+
+
+def test_a_lock_names_its_owner_until_it_is_released(lock):
+    with locked(lock) as held:
+        owner = read_owner(lock)
+        assert (owner.host, owner.pid, owner.generation) == (socket.gethostname(), os.getpid(), 1)
+        assert not held.from_another
+    assert lock.read_bytes() == b""
+    assert read_owner(lock) is None
+
+
+def test_a_lock_held_by_another_process_is_refused_with_its_owner(lock, holder):
+    with pytest.raises(TimeoutError, match=f"process {holder.pid} on {re.escape(socket.gethostname())}"), locked(lock):
+        pass
+
+
+def test_a_lock_left_by_a_killed_process_has_the_next_generation(lock, holder):
+    first = read_owner(lock)
+    holder.kill()
+    with locked(lock, 60) as held:
+        assert read_owner(lock).generation == first.generation + 1
+        assert not held.from_another  # on this machine, a process without a lock has ended
+
+
+def test_a_lock_left_on_another_machine_may_have_a_living_owner(lock):
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "generation": 4, "token": "a"}))
+    with locked(lock) as held:
+        assert held.from_another
+        assert read_owner(lock).generation == 5
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[1]", "null", "9" * 2000, '{"host": 1, "pid": 1, "generation": 1}', "[" * 999]
+)
+def test_an_unreadable_owner_is_treated_as_one_of_another_machine(content, lock):
+    lock.write_text(content)
+    assert read_owner(lock) is None
+    with locked(lock) as held:
+        assert held.from_another
+        assert read_owner(lock).generation == 1
+    assert lock.read_bytes() == b""
+
+
+def test_a_suspended_process_loses_the_lock_to_one_that_takes_it_over(lock, holder):
+    holder.send_signal(signal.SIGSTOP)
+    with locked(lock, take_over=True) as held:
+        assert held.from_another
+        assert (read_owner(lock).pid, read_owner(lock).generation) == (os.getpid(), 2)
+        content = lock.read_bytes()
+        holder.send_signal(signal.SIGCONT)
+        holder.communicate(timeout=60)  # it releases its lock, without touching ours
+        assert lock.read_bytes() == content
+        held.check()
+        with pytest.raises(TimeoutError):
+            try_lock_from_another_process(lock)
+    assert sorted(path.name for path in lock.parent.iterdir()) == [".lock"]
+
+
+def try_lock_from_another_process(lock):
+    if subprocess.run(
+        [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.DEVNULL, capture_output=True
+    ).returncode:
+        raise TimeoutError
+
+
+def test_an_owner_notices_that_another_process_took_the_lock_over(lock):
+    with locked(lock) as first:
+        with locked(lock, take_over=True) as second:  # a process does not share its flock between two open files
+            with pytest.raises(TakenOverError, match=f"taken over by process {os.getpid()} on"):
+                first.check()
+            second.check()
+        with pytest.raises(TakenOverError, match="taken over by another process"):
+            first.check()
+        assert not first.is_held()
+    assert lock.read_bytes() == b""
+
+
+def test_an_owner_whose_lock_file_was_removed_has_lost_it(lock):
+    with locked(lock) as held:
+        lock.unlink()
+        with pytest.raises(TakenOverError):
+            held.check()
+
+
+def test_a_lock_that_nobody_holds_is_taken_over_as_any_other(lock):
+    with locked(lock, take_over=True) as held:
+        assert not held.from_another
 
 
 def test_files_are_replaced_on_a_file_system_without_locks(lock, tmp_path, monkeypatch):
