@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blip_rl.any_module import protect_module as protect_module
     from blip_rl.api.run import Run as Run
     from blip_rl.api.run import load as load
+    from blip_rl.api.sweeping import sweep as sweep
     from blip_rl.api.training import resume as resume
     from blip_rl.api.training import train as train
     from blip_rl.api.viewing import evaluate as evaluate
@@ -43,6 +44,7 @@ _HOMES = {
     "render": "blip_rl.api.viewing",
     "report": "blip_rl.api.viewing",
     "resume": "blip_rl.api.training",
+    "sweep": "blip_rl.api.sweeping",
     "train": "blip_rl.api.training",
 }
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "render",
     "report",
     "resume",
+    "sweep",
     "train",
 ]
 

@@ -89,14 +89,16 @@ def test_it_passes_the_contract_tests(checkout):
 
 
 def test_the_options_of_the_longer_commands_exist():
-    """They take minutes and are not run here: their recipe and script must exist and take these options."""
+    """They take minutes and are not run here: their recipe must exist and the command take these options."""
     command = [words for words in commands() if words[:2] == ["blip-rl", "train"]][-1]
     assert command == ["blip-rl", "train", "--games", "cartpole4", "--agent", "mas"]
-    study = command_with("scripts/study.py")
+    sweep = command_with("sweep")
+    assert sweep[:2] == ["blip-rl", "sweep"]
     usage = subprocess.run(
-        [sys.executable, ROOT / study[1], "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "blip_rl", "sweep", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    assert all(word in usage for word in study if word.startswith("--"))
+    assert all(word in usage for word in sweep if word.startswith("--"))
+    assert command_with("report") == ["blip-rl", "report", sweep[-1]]
 
 
 def test_the_files_it_points_to_exist():

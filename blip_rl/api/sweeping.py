@@ -89,13 +89,11 @@ def sweep_plan(
     """Check everything that :func:`sweep` checks; return its runs and estimates as text, and write nothing."""
     arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
     folder, manifest, needs = _prepared(plan, out, options, trust=trust, remember=False)
-    from blip_rl.sweeps.estimate import dry_run_text
+    from blip_rl.sweeps.dry_run import dry_run_text
     from blip_rl.sweeps.folder import finished_runs
 
-    done = finished_runs(folder, manifest)
-    left = [run.name for run in manifest.runs if run.name not in done]
     count, _ = _places(manifest, needs, jobs, gpus_per_run)
-    return dry_run_text(folder, manifest, needs, left, count)
+    return dry_run_text(folder, manifest, needs, finished_runs(folder, manifest), count)
 
 
 def _prepared(

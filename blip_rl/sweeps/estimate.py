@@ -1,20 +1,17 @@
-"""What a sweep needs: how many runs fit on this machine at a time, and estimates of hours and disk."""
+"""What the runs of a sweep need, and how many of them fit on this machine at a time."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.formatting import aligned, duration
 from blip_rl.learner.separate_trunk import build_method
 from blip_rl.run.device import resolve_device
-from blip_rl.run.dry_run import estimate_needs, similar_speed
+from blip_rl.run.dry_run import estimate_needs
 from blip_rl.run.resources import ResourceEstimate
 from blip_rl.run.task_checks import check_tasks
 from blip_rl.sweeps.manifest import Manifest
@@ -115,61 +112,3 @@ def uses_gpu(needs: dict[str, Needs]) -> bool:
 def gpu_count() -> int:
     """Return the number of GPUs of this machine."""
     return torch.cuda.device_count()
-
-
-def dry_run_text(folder: Path, manifest: Manifest, needs: dict[str, Needs], left: list[str], jobs: int) -> str:
-    """Describe what a sweep would do.
-
-    Args:
-        folder: The sweep's folder.
-        manifest: All runs.
-        needs: Of each setting.
-        left: Names of the runs that are not finished.
-        jobs: Runs at a time.
-    """
-    rows = [["setting", "runs", "left", "steps of a run", "hours of a run", "memory", "disk"]]
-    hours, unknown = 0.0, 0
-    disk = 0
-    todo = set(left)
-    for name, need in needs.items():
-        runs = [run.name for run in manifest.runs if run.setting == name]
-        mine = sum(run in todo for run in runs)
-        each = _hours(need, folder, manifest.threads)
-        hours, unknown = hours + mine * (each or 0.0), unknown + (mine if each is None else 0)
-        disk += mine * need.resources.final_disk
-        rows.append(
-            [
-                name,
-                str(len(runs)),
-                str(mine),
-                f"{need.config.total_steps:,}",
-                "unknown" if each is None else f"{each:.2f}",
-                in_words(need.resources.memory),
-                in_words(need.resources.final_disk),
-            ]
-        )
-    extra = max((one.resources.disk - one.resources.final_disk for one in needs.values()), default=0)
-    free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
-    unmeasured = f", without {unknown} runs of unknown speed (no similar run yet)" if unknown else ""
-    time = f"about {duration(3600 * hours / jobs)} with {jobs} runs at a time{unmeasured}" if hours else "unknown"
-    return "\n".join(
-        [
-            "dry run: nothing is trained and nothing is written; memory, disk and time are estimates",
-            f"sweep {folder}: {len(manifest.runs):,} runs, {len(todo):,} of them not finished",
-            *aligned(rows, left=1),
-            *aligned(
-                [
-                    ["time", f"{time}; evaluations come on top" if hours else f"{time}{unmeasured}"],
-                    ["disk", f"{in_words(disk + jobs * extra)} ({in_words(free)} free)"],
-                ]
-            ),
-        ]
-    )
-
-
-def _hours(need: Needs, folder: Path, threads: int) -> float | None:
-    """Return the hours that learning takes in a run; None if no similar run was made here."""
-    for place in (folder, Path("runs")):
-        if (speed := similar_speed(need.config, place, need.device, threads)) is not None:
-            return need.config.total_steps / speed[1] / 3600
-    return None

@@ -13,7 +13,6 @@ from blip_rl.storage.lock import locked
 from blip_rl.storage.paths import check_parent
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.sweeps.manifest import LOGS, MANIFEST, Manifest, load_manifest, save_manifest
-from blip_rl.untrusted.files import parse_toml
 
 _LOCK = ".lock"
 _DIFFERENCES_NAMED = 3
@@ -41,9 +40,9 @@ def _check_same_sweep(folder: Path, before: Manifest, now: Manifest) -> None:
     """Refuse a plan that shares no run with the folder's, or whose runs of the same name are other runs."""
     shared = [name for name in now.settings if name in before.settings]
     for name in shared:
-        there, here = before.settings[name].recipe, now.settings[name].recipe
-        if there != here:
-            raise _another_sweep(folder, f"{name} differs in {_differences(there, here)}")
+        # Not their texts: a later version may write settings that an earlier one did not have.
+        if before.config_of(name) != now.config_of(name):
+            raise _another_sweep(folder, f"{name} differs in {_differences(before, now, name)}")
     if before.threads != now.threads:
         raise _another_sweep(folder, f"its runs have {before.threads} threads, those of the plan {now.threads}")
     if not {run.name for run in now.runs} & {run.name for run in before.runs}:
@@ -54,11 +53,11 @@ def _another_sweep(folder: Path, why: str) -> UserError:
     return UserError(f"'{folder}' is the folder of another sweep: {why} (choose a new --out)")
 
 
-def _differences(there: str, here: str) -> str:
-    before, now = (dict(flatten(parse_toml(text, MANIFEST))) for text in (there, here))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+def _differences(before: Manifest, now: Manifest, setting: str) -> str:
+    there, here = (dict(flatten(one.config_of(setting).model_dump(mode="json"))) for one in (before, now))
+    changed = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     named = [
-        f"{key}: {show(before.get(key))} there, {show(now.get(key))} in the plan"
+        f"{key}: {show(there.get(key))} there, {show(here.get(key))} in the plan"
         for key in changed[:_DIFFERENCES_NAMED]
     ]
     more = [f"and {len(changed) - len(named)} more settings"] if len(changed) > len(named) else []

@@ -106,8 +106,8 @@ def test_only_one_process_runs_a_sweep(tmp_path):
 
 
 def test_the_recipe_of_a_job_is_equal_to_that_of_the_run_alone(tmp_path):
-    manifest = small_manifest(agents="blip", set={"method.interval": "half"}, cycles=2, steps="1k")
-    alone = resolve(SEQUENCE, "blip", steps="1k", cycles=2, device="cpu", overrides=["method.interval=half"])
+    manifest = small_manifest(agents="blip", set={"method.interval": "half"}, cycles=2, steps="2k")
+    alone = resolve(SEQUENCE, "blip", steps="2k", cycles=2, device="cpu", overrides=["method.interval=half"])
     (job,) = manifest.jobs(tmp_path)
     assert parse_run_config(job.recipe, "recipe") == alone
     assert job.recipe == dump_run_config(alone)
