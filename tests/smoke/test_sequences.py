@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from blip_rl.recipes import load_run_config, resolve
+from blip_rl.recipes import load_run_config, resolve, resolve
 from blip_rl.recipes.files import read_recipe, recipe_names, recipe_paths
 from blip_rl.reporting.scores import load_scores
 from blip_rl.run.train import train
@@ -75,7 +75,8 @@ DISTIL = (
     "games", ["minatar-breakout,minatar-freeway", pytest.param("freeway-0,freeway-3", marks=pytest.mark.slow)]
 )
 def test_every_agent_learns_small_images_and_modes(games, agent, tmp_path):
-    extra = (*(DISTIL if agent.endswith("-distil") else ()), *samples(agent))
+    distils = resolve(games, agent).agent.learning == "distil"
+    extra = (*(DISTIL if distils else ()), *samples(agent))
     if agent == "clear":
         extra = ("method.capacity_frames=64", "method.batch=8")
     if games.startswith("freeway"):
