@@ -112,4 +112,4 @@ def optional_picture(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        warnings.warn(f"could not log {what} to TensorBoard, training continues: {reason}", stacklevel=3)
+        warnings.warn(f"could not log {what}, training continues: {reason}", stacklevel=3)

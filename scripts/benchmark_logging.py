@@ -32,7 +32,7 @@ PARTS = {
     "scalars": [(Logger, "record"), (Logger, "dump")],
     "heatmaps and histograms": [(consolidation, "log_bits")],
     "films": [(tensorboard, "log_boundary_gifs")],
-    "layout and settings": [(train_module, "configure")],
+    "layout and settings": [(train_module, "LockedEventFile")],
 }
 
 

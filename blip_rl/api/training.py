@@ -12,12 +12,14 @@ from blip_rl.api.loading import loading
 from blip_rl.api.run import Run
 from blip_rl.api.trust import trust_runs, trusting_files
 from blip_rl.errors import UserError
+from blip_rl.tracking.names import CHOICES, check_installed
 
 if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import MaybeCallback
 
     from blip_rl.config import RunConfig
     from blip_rl.console import ProgressMode
+    from blip_rl.tracking.names import TrackChoice
 
 _PROGRESS = ("auto", "bar", "log", "off", None)
 _MOST_THREADS = 1024
@@ -38,6 +40,7 @@ def train(
     threads: int = 0,
     trust: bool = False,
     progress: ProgressMode | None = None,
+    track: TrackChoice | None = None,
 ) -> Run:
     """Train one agent on a sequence of games and write a run folder; ``blip-rl train`` calls this function.
 
@@ -59,6 +62,8 @@ def train(
         threads: CPU threads of torch; 0 uses all cores, or one thread with CUDA.
         trust: Import the packages and wrappers that a recipe names, which runs their code.
         progress: What to print: None prints nothing; otherwise as ``--progress``.
+        track: ``wandb``, ``trackio`` or ``mlflow``: send that tracker what TensorBoard gets; None: no tracker. If it
+            fails there is a warning, and the training goes on.
 
     Returns:
         The finished run.
@@ -69,14 +74,20 @@ def train(
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
     folder = _new_run(out)
-    _check_options(threads, progress, trust)
+    _check_options(threads, progress, trust, track)
     with loading():
         config = _resolved(games, agent, steps, cycles, seed, device, settings, trust=trust)
         from blip_rl.run.train import train as train_sequence
 
     return Run(
         train_sequence(
-            config, out=folder, threads=threads, quiet=progress is None, progress=progress or "off", callback=callback
+            config,
+            out=folder,
+            threads=threads,
+            quiet=progress is None,
+            progress=progress or "off",
+            callback=callback,
+            track=track,
         )
     )
 
@@ -93,10 +104,11 @@ def plan(
     settings: Settings | None = None,
     threads: int = 0,
     trust: bool = False,
+    track: TrackChoice | None = None,
 ) -> str:
     """Check everything that :func:`train` checks; return its tasks and estimates as text, and write nothing."""
     folder = _new_run(out)
-    _check_options(threads, None, trust)
+    _check_options(threads, None, trust, track)
     with loading():
         config = _resolved(games, agent, steps, cycles, seed, device, settings, trust=trust, remember=False)
         from blip_rl.run.dry_run import dry_run_text
@@ -112,6 +124,7 @@ def resume(
     threads: int = 0,
     trust: bool = False,
     progress: ProgressMode | None = None,
+    track: TrackChoice | None = None,
 ) -> Run:
     """Resume a stopped run. Results are bit-identical to those of an uninterrupted run.
 
@@ -124,6 +137,7 @@ def resume(
         threads: CPU threads of torch; 0 uses as many as before.
         trust: Import the packages and wrappers that the run names, which runs their code.
         progress: What to print: None prints nothing; otherwise as ``--progress``.
+        track: A tracker, or ``none``; None: continue the run of the tracker that the run was tracked with, if any.
 
     Returns:
         The finished run.
@@ -138,7 +152,7 @@ def resume(
     from blip_rl.storage.paths import check_run
 
     folder = arguments.path("path", path)
-    _check_options(threads, progress, trust)
+    _check_options(threads, progress, trust, track)
     arguments.flag("accept_changes", accept_changes)
     arguments.flag("take_over", take_over)
     check_run(folder)
@@ -155,6 +169,7 @@ def resume(
             quiet=progress is None,
             progress=progress or "off",
             callback=callback,
+            track=track,
         )
     )
 
@@ -168,10 +183,11 @@ def _new_run(out: object) -> Path | None:
     return folder
 
 
-def _check_options(threads: object, progress: object, trust: object) -> None:
+def _check_options(threads: object, progress: object, trust: object, track: Any) -> None:
     arguments.whole("threads", threads, 0, _MOST_THREADS)
     arguments.choice("progress", progress, _PROGRESS)
     arguments.flag("trust", trust)
+    check_installed(arguments.choice("track", track, (*CHOICES, None)))
 
 
 def _resolved(

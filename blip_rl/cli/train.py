@@ -16,9 +16,11 @@ from blip_rl.cli.options import (
     complete_games,
 )
 from blip_rl.errors import FinishedRunError, UserError
+from blip_rl.tracking.names import CHOICES
 
 if TYPE_CHECKING:
     from blip_rl.console import ProgressMode  # imports tqdm
+    from blip_rl.tracking.names import TrackChoice
 
 _LARGEST_SEED = 2**30 - 1
 
@@ -64,7 +66,7 @@ _LARGEST_SEED = 2**30 - 1
     shell_complete=complete_folders,
     metavar="RUN",
     help="Resume a stopped run. Combines only with --accept-changes, --take-over, --finished-ok, --trust, --threads, "
-    "--progress and --quiet.",
+    "--progress, --track and --quiet.",
 )
 @click.option(
     "--accept-changes", is_flag=True, help="With --resume: resume even if package versions or the device have changed."
@@ -95,6 +97,12 @@ _LARGEST_SEED = 2**30 - 1
     type=click.Choice(["auto", "bar", "log", "off"]),
     help="A bar, a log line every 30 s and at each evaluation, or neither; auto: a bar on a terminal, else log.",
 )
+@click.option(
+    "--track",
+    type=click.Choice(CHOICES),
+    help="Send what TensorBoard gets to this tracker as well; with --resume, none leaves out the run's tracker.  "
+    "[default: no tracker; with --resume, the run's]",
+)
 @click.option("--quiet", is_flag=True, help="Print only errors.")
 def train(
     games: str,
@@ -107,6 +115,7 @@ def train(
     overrides: tuple[str, ...],
     threads: int,
     progress: ProgressMode,
+    track: TrackChoice | None,
     quiet: bool,
     dry_run: bool,
     resumed: Path | None,
@@ -122,7 +131,7 @@ def train(
     if resumed is not None:
         _check_combines_with_resume()
         options = {"accept_changes": accept_changes, "take_over": take_over, "threads": threads, "trust": trust}
-        _resume(resumed, finished_ok, {**options, "progress": shown})
+        _resume(resumed, finished_ok, {**options, "progress": shown, "track": track})
         return
     only_resumed = {"--accept-changes": accept_changes, "--take-over": take_over, "--finished-ok": finished_ok}
     for option, given in only_resumed.items():
@@ -137,7 +146,14 @@ def train(
         "cycles": cycles,
         "settings": overrides,
     }
-    machine: dict[str, Any] = {"seed": seed, "device": device, "out": out, "threads": threads, "trust": trust}
+    machine: dict[str, Any] = {
+        "seed": seed,
+        "device": device,
+        "out": out,
+        "threads": threads,
+        "trust": trust,
+        "track": track,
+    }
     if dry_run:
         click.echo(training.plan(**recipe, **machine))
         return
@@ -146,7 +162,7 @@ def train(
 
 def _check_combines_with_resume() -> None:
     context = click.get_current_context()
-    mine = {"resumed", "accept_changes", "take_over", "finished_ok", "threads", "progress", "quiet", "trust"}
+    mine = {"resumed", "accept_changes", "take_over", "finished_ok", "threads", "progress", "quiet", "trust", "track"}
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name).replace("_", "-")

@@ -5,7 +5,9 @@ Everything goes through stable-baselines3's logger into the run's event file.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
@@ -17,11 +19,12 @@ from blip_rl.console import Console, optional_picture
 from blip_rl.formatting import flatten
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.task_schedule import TaskConfig
+from blip_rl.tracking.events import EventFile
+from blip_rl.tracking.tracker import trackers
+from blip_rl.tracking.values import NOT_AS_TEXT, Document
 
-_EVERYWHERE_ELSE = ("stdout", "log", "json", "csv")
 
-
-class LockedTensorBoard(TensorBoardOutputFormat):
+class LockedEventFile(EventFile):
     """Writes TensorBoard events to a run folder until another process takes the run over.
 
     Checked before a set of values is handed to TensorBoard, whose thread opens the event file again for each event. If
@@ -51,13 +54,27 @@ def describe_run(logger: Logger, config: RunConfig, folder: RunFolder) -> None:
     """
     for writer in event_writers(logger):
         writer.add_custom_scalars(layout(config))
+    command, recipe = folder.command(), folder.recipe()
     # As Markdown: a line of code, which is wrapped as a block would not be, and a block.
-    logger.record("run/command", f"`` {folder.command().strip()} ``", exclude=_EVERYWHERE_ELSE)
-    logger.record("run/config", f"```toml\n{folder.recipe()}```", exclude=_EVERYWHERE_ELSE)
-    logger.record(
-        "settings", HParam(hyperparameters(config), dict.fromkeys(metric_tags(config), 0.0)), exclude=_EVERYWHERE_ELSE
-    )
+    logger.record("run/command", Document("command.txt", command, f"`` {command.strip()} ``"), NOT_AS_TEXT)
+    logger.record("run/config", Document("config.toml", recipe, f"```toml\n{recipe}```"), NOT_AS_TEXT)
+    settings = HParam(hyperparameters(config), dict.fromkeys(metric_tags(config), 0.0))
+    logger.record("settings", settings, NOT_AS_TEXT)
     logger.dump(0)
+
+
+def log_report(logger: Logger, folder: RunFolder, env_steps: int) -> None:
+    """Send the report page to trackers, and mark their runs as finished; do nothing without a tracker."""
+    for tracker in trackers(logger):
+        tracker.finished = True
+    if trackers(logger):
+        with optional_picture("the report"), tempfile.TemporaryDirectory() as out:
+            # Imported here, as are the heatmaps below: matplotlib would delay a run's start by 0.5 s.
+            from blip_rl.reporting.page import write_report
+
+            page = write_report([folder.path], out=Path(out)).page.read_text(encoding="utf-8")
+            logger.record("run/report", Document("report.html", page), NOT_AS_TEXT)
+            logger.dump(env_steps)
 
 
 def event_writers(logger: Logger) -> list[SummaryWriter]:
@@ -140,7 +157,6 @@ def log_heatmap(logger: Logger, tag: str, frozen_bits: Tensor, total_bits: int, 
         title: Names the layer and the last task.
     """
     with optional_picture(f"the heatmap of {title}"):
-        # Imported here, because matplotlib would delay a run's start by 0.5 s.
         from blip_rl.reporting.heatmaps import block_mean, frozen_bits_image
 
         small = block_mean(frozen_bits.flatten(1).cpu().numpy())  # layers have millions of weights

@@ -36,13 +36,17 @@ from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, ro
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.run.task_checks import check_tasks
-from blip_rl.run.tensorboard import LockedTensorBoard
+from blip_rl.run.tensorboard import LockedEventFile, hyperparameters, log_report
 from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import provenance, snapshot, validation
 from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.storage.snapshot import RunSnapshot
+from blip_rl.tracking.names import TrackChoice, check_installed
+from blip_rl.tracking.saved import chosen_tracker
+from blip_rl.tracking.sink import TrackedRun
+from blip_rl.tracking.tracker import open_tracker
 
 
 def train(
@@ -54,6 +58,7 @@ def train(
     progress: ProgressMode = "auto",
     callback: MaybeCallback = None,
     take_over: bool = False,
+    track: TrackChoice | None = None,
 ) -> Path:
     """Learn a sequence of tasks with one agent, and write a run folder.
 
@@ -66,6 +71,7 @@ def train(
         progress: How to show progress, unless ``quiet``.
         callback: Callbacks of stable-baselines3, called in the training of every task.
         take_over: Take the folder from a process that is suspended or whose machine is lost (:meth:`RunFolder.locked`).
+        track: Tracker that gets what TensorBoard gets; ``none`` or None: no tracker.
 
     Returns:
         The run folder.
@@ -75,6 +81,7 @@ def train(
         RunError: Training diverged, a game failed, a file could not be written, or memory ran out.
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
+    check_installed(track)
     folder, called = planned_folder(out, config), as_callback(callback)
     device = resolve_device(config.device)
     if count := cpu_threads(threads, device):
@@ -83,8 +90,9 @@ def train(
     check_tasks(config, method)
     folder = folder.create(dump_run_config(config), device, _seeds(config), take_over=take_over)
     with with_resume_hint(folder), folder.locked(take_over=take_over):
-        run = _open(config, folder, device, method, Console(quiet, progress), called)
-        run.console.say(opening_text(config, folder.path, device))
+        console = Console(quiet, progress)
+        console.say(opening_text(config, folder.path, device))
+        run = _open(config, folder, device, method, console, called, chosen_tracker(folder.path, track))
         _learn(run, None)
     run.console.show_result(closing_text(config, run.scores, folder.path))
     return folder.path
@@ -99,6 +107,7 @@ def resume(
     progress: ProgressMode = "auto",
     callback: MaybeCallback = None,
     take_over: bool = False,
+    track: TrackChoice | None = None,
 ) -> Path:
     """Resume a stopped or killed run. Results are bit-identical to those of an uninterrupted run.
 
@@ -110,6 +119,7 @@ def resume(
         progress: How to show progress, unless ``quiet``.
         callback: Callbacks of stable-baselines3, called in the training of every task.
         take_over: Take the folder from a process that is suspended or whose machine is lost (:meth:`RunFolder.locked`).
+        track: A tracker, or ``none``; None: continue the run of the tracker that the folder was tracked with, if any.
 
     Returns:
         The run folder.
@@ -121,6 +131,7 @@ def resume(
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
     folder, called = RunFolder.existing(path), as_callback(callback)
+    tracked = chosen_tracker(path, track)
     config = load_run_config(folder.config)
     device = resolve_device(config.device)
     with ExitStack() as held:
@@ -142,12 +153,12 @@ def resume(
                 raise UserError(f"'{folder.config}' has {config.stages} stages: the run is at stage {saved.stage}")
             validation.check_actions(saved.known_tasks, tasks)
             snapshot.check_fits(saved, config, folder.config)  # before roll_back: an error must leave the run as it is
-        resuming = resume_message(folder, config, saved)
+        resuming, console = resume_message(folder, config, saved), Console(quiet, progress)
         with with_resume_hint(folder):
             roll_back(folder, saved)
-            run = _open(config, folder, device, method, Console(quiet, progress), called)
+            console.say(resuming)
+            run = _open(config, folder, device, method, console, called, tracked)
             run.scores.restore(folder.read_scores())
-            run.console.say(resuming)
             _learn(run, saved)
         run.console.show_result(closing_text(config, run.scores, path))
     return folder.path
@@ -162,6 +173,8 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
             else:
                 for stage in range(saved.stage if saved else 1, run.config.stages + 1):
                     _learn_stage(run, stage, saved if saved and saved.stage == stage else None)
+            run.folder.finish()
+            log_report(run.logger, run.folder, run.agent.num_timesteps)
     except StopRequestError:
         raise InterruptedRunError(f"stopped: {resume_hint(run.folder)}", run.stop.signal_number or 0) from None
     except KeyboardInterrupt:
@@ -170,7 +183,6 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
     finally:
         with suppress(OSError):  # on a full disk, the error of the last flush would hide the original one
             run.logger.close()
-    run.folder.finish()
 
 
 def _seeds(config: RunConfig) -> dict[str, Any]:
@@ -189,8 +201,10 @@ def _open(
     method: Method,
     console: Console,
     callback: BaseCallback | None,
+    tracked: TrackedRun | None,
 ) -> RunContext:
-    logger = Logger(str(folder.path), [LockedTensorBoard(folder)])
+    tracker = tracked and open_tracker(folder.path, tracked, hyperparameters(config), console.say)
+    logger = Logger(str(folder.path), [LockedEventFile(folder), *([tracker] if tracker else [])])
     stop = StopRequest(console.say)
     plasticity = PlasticityRecorder(folder, logger, method)
     return RunContext(

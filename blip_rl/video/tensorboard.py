@@ -1,20 +1,19 @@
-"""Log clips of the first seconds of each game to TensorBoard at task boundaries."""
+"""Log clips of the first seconds of each game at task boundaries."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from stable_baselines3.common.logger import Logger
 
 from blip_rl.config import RunConfig
 from blip_rl.console import optional_picture
 from blip_rl.evaluation.episodes import Episode, EpisodeActions
 from blip_rl.formatting import score_text
 from blip_rl.task_schedule import TaskConfig
+from blip_rl.tracking.values import NOT_AS_TEXT, Film
 from blip_rl.video import encode
 from blip_rl.video.grid import Grid, GridCell, Labels
 from blip_rl.video.options import RenderOptions
@@ -44,7 +43,8 @@ def log_boundary_gifs(logger: Logger, config: RunConfig, played: Played, env_ste
     for task in config.tasks:
         if task.name in played:
             with optional_picture(f"the video of {task.name} at step {env_steps:,}"):
-                _log_gif(logger, f"games/{task.name}", _clip_grid(config, task, *played[task.name]), env_steps)
+                logger.record(f"games/{task.name}", _film(_clip_grid(config, task, *played[task.name])), NOT_AS_TEXT)
+    logger.dump(env_steps)
 
 
 def _clip_grid(config: RunConfig, task: TaskConfig, episodes: list[Episode], log: EpisodeActions) -> Grid:
@@ -57,15 +57,9 @@ def _clip_grid(config: RunConfig, task: TaskConfig, episodes: list[Episode], log
     return Grid((GridCell(clip, "mean", score_text(cell.mean)),), above, _OPTIONS.fps, _OPTIONS.scale or 1.0)
 
 
-def _log_gif(logger: Logger, tag: str, grid: Grid, env_steps: int) -> None:
-    """Log an encoded GIF as an image summary: ``Image`` of stable-baselines3 supports single frames only."""
+def _film(grid: Grid) -> Film:
+    """Encode a grid as a GIF."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "game.gif"
         encode.save(grid, path)
-        encoded = path.read_bytes()
-    width, height = grid.size
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-    for output in logger.output_formats:
-        if isinstance(output, TensorBoardOutputFormat):
-            writer: Any = output.writer.file_writer
-            writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), env_steps)
+        return Film(path.read_bytes(), grid.size)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -17,6 +17,7 @@ from blip_rl.console import Console
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import EpisodeActions
 from blip_rl.run.tensorboard import hyperparameters, layout, log_method_metrics, metric_tags
+from blip_rl.tracking.events import EventFile
 from blip_rl.video import render, tensorboard
 from blip_rl.video.options import RenderOptions
 from blip_rl.video.tensorboard import log_boundary_gifs
@@ -162,7 +163,7 @@ def test_every_layer_has_a_heatmap_and_a_histogram_after_each_task(events, layer
 
 
 def test_gifs_show_the_episode_closest_to_the_mean_of_each_game(finished_run, tmp_path, monkeypatch):
-    logger = configure(str(tmp_path), ["tensorboard"])
+    logger = Logger(str(tmp_path), [EventFile(str(tmp_path))])
     player, recorded, record_game = render._Source(finished_run, RenderOptions())._player, [], tensorboard.record_game
 
     def recording(task, config, options, seed, actions, episode):
