@@ -1,0 +1,195 @@
+"""Write docs/leaderboard.md from result folders alone: what every agent reached on every sequence, and at what cost.
+
+    python scripts/leaderboard.py runs/study docs/results/atari3 [--out docs/leaderboard.md]
+
+A result folder is a run folder, or holds run folders at any depth; of a run, config.toml, scores.csv, speed.csv,
+command.txt and environment.json are enough. Runs that are not finished, or cannot be read in full, are left out and
+named. Runs of one sequence with the same steps make a table; runs that differ only in their seed make a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from blip_rl.core.intervals import Estimate
+from blip_rl.errors import UserError
+from blip_rl.formatting import score_text
+from blip_rl.reporting.groups import Group, group_runs
+from blip_rl.reporting.normalising import normalised_by_recipe, rescale_observed
+from blip_rl.reporting.run_record import RunRecord, is_run, load_run
+from blip_rl.reporting.summary_metrics import SUMMARY_METRICS, metric_estimate, worst_estimate
+from blip_rl.shell import shell_command
+from blip_rl.storage.atomic import replace_text
+
+_HEAD = """# Leaderboard
+
+Made by `python scripts/leaderboard.py` from result folders. ACC: mean normalised score over the games at the end, 0 =
+random play, 1 = the reference of the sequence; worst: the lowest of the games. BWT: mean change of the earlier games'
+scores since each was learned. Plasticity: score just after learning a game, divided by that of `single` on the same
+sequence. In brackets the 95 % interval: Student's of the mean with three to nine seeds, the bootstrap of the
+interquartile mean from ten on, none below three. Steps per second of learning, without evaluations: mean; memory: the
+most that one run held. –: not defined or not recorded. Compare speeds on one machine only.
+"""
+_HEADINGS = ["agent", "seeds", "ACC", "worst", "BWT", "plasticity", "steps/s", "memory MB", "commit"]
+Learned = tuple[str, tuple[str, ...], tuple[int, ...]]
+_NOT_SHOWN = ("--out", "--resume")  # paths of one machine
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_FOLDER")
+    parser.add_argument("--out", type=Path, default=Path("docs/leaderboard.md"))
+    options = parser.parse_args(arguments)
+    try:
+        text, left_out = leaderboard(options.folders)
+        replace_text(options.out, text)
+    except (UserError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    print(f"wrote {options.out}")
+
+
+def leaderboard(folders: Sequence[Path]) -> tuple[str, list[str]]:
+    """Return the page, and a line for each run that is left out.
+
+    Raises:
+        UserError: a folder holds no run, or no run is finished.
+    """
+    found = [load_run(path) for folder in folders for path in _runs_in(folder)]
+    left_out = [f"'{run.path}': {reason}" for run in found if (reason := _reason(run))]
+    sections: dict[Learned, list[RunRecord]] = defaultdict(list)
+    for run in found:
+        if not _reason(run):
+            sections[_sequence(run)].append(run)
+    if not sections:
+        raise UserError(f"no finished run in {', '.join(map(str, folders))}: expected at least one")
+    return "\n".join([_HEAD, *(_section(sequence, sections[sequence]) for sequence in sorted(sections))]), left_out
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if is_run(folder):
+        return [folder]
+    found = sorted({path.parent for path in folder.rglob("config.toml") if (path.parent / "scores.csv").is_file()})
+    if not found:
+        raise UserError(f"'{folder}' holds no run: expected a run folder, or a folder with run folders in it")
+    return found
+
+
+def _reason(run: RunRecord) -> str:
+    """Return why a run is left out; empty if it is shown."""
+    if damaged := [problem for problem in run.problems if problem.startswith(("config.toml", "scores.csv"))]:
+        return damaged[0]
+    return "" if run.scores is not None and run.learned == run.stages else "not finished"
+
+
+def _sequence(run: RunRecord) -> Learned:
+    """Return name, games and steps of a run's sequence; runs with the same are compared."""
+    stages = [run.tasks[task] for task in run.visits]
+    name = str(run.config.get("sequence_name") or "games")
+    return name, tuple(task.title for task in stages), tuple(task.steps for task in stages)
+
+
+def _section(sequence: Learned, runs: Sequence[RunRecord]) -> str:
+    name, games, steps = sequence
+    lengths = f"{steps[0]:,} steps each" if len(set(steps)) == 1 else f"steps: {', '.join(f'{n:,}' for n in steps)}"
+    note = ""
+    if not normalised_by_recipe(runs):
+        runs = rescale_observed(runs)
+        note = " No reference is known: 0 and 1 are the lowest and the highest mean return in any of these runs."
+    groups = sorted(group_runs(runs), key=_order)
+    table = [_HEADINGS, ["---"] * len(_HEADINGS), *(_row(group) for group in groups)]
+    parts = [
+        f"## {_escaped(name)}",
+        f"{_escaped(' → '.join(games))}; {lengths}.{note}",
+        "\n".join(f"| {' | '.join(row)} |" for row in table),
+        "\n".join(f"- {_escaped(group.label)}: {_origin(group)}" for group in groups),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _order(group: Group) -> tuple[float, str]:
+    """Return the key to sort by: the highest ACC first, groups without one last."""
+    acc = metric_estimate(group, "ACC").centre
+    return (np.inf if np.isnan(acc) else -acc), group.label
+
+
+def _row(group: Group) -> list[str]:
+    speeds = [value for run in group.runs for value in _last_rows(run, lambda row: row.steps_per_second)]
+    memory = [value for run in group.runs for value in _last_rows(run, lambda row: row.peak_memory_mb)]
+    worst = worst_estimate(group, "ACC")
+    return [
+        _escaped(group.label),
+        str(len(group.runs)),
+        _cell(metric_estimate(group, "ACC")),
+        "–" if worst is None else _cell(worst),
+        _cell(metric_estimate(group, "BWT"), signed=SUMMARY_METRICS["BWT"].signed),
+        _cell(metric_estimate(group, "Plasticity")),
+        f"{np.mean(speeds):,.0f}" if speeds else "–",
+        f"{max(memory):,.0f}" if memory else "–",
+        ", ".join(_different(str(run.environment.get("commit") or "unknown")[:12] for run in group.runs)),
+    ]
+
+
+def _last_rows(run: RunRecord, value: Callable[..., float]) -> list[float]:
+    """Return a value of the last row of each stage in ``speed.csv``."""
+    last = {row.stage: value(row) for row in run.speed}
+    return [number for number in last.values() if np.isfinite(number)]
+
+
+def _cell(found: Estimate, *, signed: bool = False) -> str:
+    if np.isnan(found.centre):
+        return "–"
+    centre = score_text(found.centre, signed=signed)
+    if found.interval is None:
+        return centre
+    return f"{centre} [{', '.join(score_text(end, signed=signed) for end in found.interval)}]"
+
+
+def _origin(group: Group) -> str:
+    """Return command, seeds and machines of a row."""
+    seeds = ", ".join(str(run.seed) for run in group.runs)
+    machines = _different(_machine(run) for run in group.runs)
+    return f"`{_command(group.first.command)}`; seeds {seeds}; {'; '.join(machines)}"
+
+
+def _command(text: str) -> str:
+    """Return a command line without paths of the machine that it ran on."""
+    try:
+        words = iter(shlex.split(text))
+    except ValueError:
+        return "unknown"
+    return shell_command(*_without_paths(words)).replace("`", "'") or "unknown"
+
+
+def _without_paths(words: Iterator[str]) -> Iterator[str]:
+    for word in words:
+        if word in _NOT_SHOWN:
+            next(words, None)
+        elif not word.startswith(tuple(f"{option}=" for option in _NOT_SHOWN)):
+            yield word
+
+
+def _machine(run: RunRecord) -> str:
+    known = [("", "device"), ("", "machine"), ("cores ", "cores"), ("threads ", "threads")]
+    return ", ".join(f"{word}{run.environment[key]}" for word, key in known if run.environment.get(key))
+
+
+def _different(texts: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The leaderboard from run folders made by hand: each figure against the scores written out."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blip_rl.core.intervals import student_interval
+from tests.reporting.report_runs import REFERENCE, make_run, score
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "leaderboard.py"
+COMMAND = "blip-rl train --games kungfu,boxing,krull --out '/home/me/my runs/a' --seed 0"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("leaderboard", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def sections(text):
+    """Heading → agent → its cells by column."""
+    found = {}
+    for part in text.split("\n## ")[1:]:
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+        found[part.splitlines()[0]] = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+    return found
+
+
+def scores_at_end(seed):
+    return np.array([score(3, game, seed) / REFERENCE for game in range(3)])
+
+
+def test_every_figure_follows_from_the_folders(script, tmp_path):
+    for seed in range(3):
+        make_run(tmp_path / "study" / f"blip-{seed}", seed=seed, command=COMMAND)
+    make_run(tmp_path / "study" / "single", agent="single", settings={"method": {"name": "single"}})
+    make_run(tmp_path / "half", agent="ewc", stages=2)
+    text, left_out = script.leaderboard([tmp_path / "study", tmp_path / "half"])
+    (rows,) = sections(text).values()
+    assert list(rows) == ["blip", "single"]
+    row, acc = rows["blip"], [scores_at_end(seed).mean() for seed in range(3)]
+    low, high = student_interval(acc)
+    assert numbers(row["ACC"]) == pytest.approx([np.mean(acc), low, high], abs=2e-3)
+    assert numbers(row["worst"])[0] == pytest.approx(
+        np.mean([scores_at_end(seed).min() for seed in range(3)]), abs=2e-3
+    )
+    learned = [[score(game + 1, game, seed) / REFERENCE for game in range(3)] for seed in range(3)]
+    changes = [(scores_at_end(seed) - learned[seed])[:2].mean() for seed in range(3)]
+    assert numbers(row["BWT"])[0] == pytest.approx(np.mean(changes), abs=2e-3)
+    # `single` has seed 0's scores; those of seed 1 and 2 just after learning are 0.01 and 0.02 higher.
+    assert numbers(row["plasticity"])[0] == pytest.approx(1.01, abs=2e-3)
+    assert (row["seeds"], row["commit"]) == ("3", "unknown")
+    assert rows["single"]["plasticity"] == "–"
+    assert left_out == [f"'{tmp_path / 'half'}': not finished"]
+    assert "`blip-rl train --games kungfu,boxing,krull --seed 0`; seeds 0, 1, 2; cpu" in text
+    assert "/home/me" not in text
+
+
+def numbers(cell):
+    return [float(part) for part in re.findall(r"[-+]?[0-9.]+", cell)]
+
+
+def test_other_steps_are_another_table_and_missing_speeds_are_dashes(script, tmp_path):
+    make_run(tmp_path / "a", steps=1000, logs=False)
+    make_run(tmp_path / "b", steps=2000)
+    text, _ = script.leaderboard([tmp_path])
+    assert "1,000 steps each" in text
+    assert "2,000 steps each" in text
+    speeds = [line.split("|")[7].strip() for line in text.splitlines() if line.startswith("| blip")]
+    assert speeds[0] == "–"
+    assert float(speeds[1].replace(",", "")) > 0
+
+
+def test_games_without_a_reference_are_scaled_by_the_returns_and_the_page_says_so(script, tmp_path):
+    make_run(tmp_path / "a", normalisers=False)
+    text, _ = script.leaderboard([tmp_path])
+    assert "No reference is known" in text
+    assert numbers(next(iter(sections(text).values()))["blip"]["ACC"])
+
+
+def test_folders_without_finished_runs_are_refused_with_one_message(script, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    make_run(tmp_path / "half", stages=1)
+    for folder, message in (("empty", "holds no run: expected a run folder"), ("half", "no finished run in")):
+        with pytest.raises(SystemExit, match="2"):
+            script.main([str(tmp_path / folder), "--out", str(tmp_path / "page.md")])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_the_page_is_written(script, tmp_path, capsys):
+    make_run(tmp_path / "a")
+    script.main([str(tmp_path / "a"), "--out", str(tmp_path / "page.md")])
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").startswith("# Leaderboard\n")
+    assert "wrote " in capsys.readouterr().out
