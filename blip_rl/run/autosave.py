@@ -13,7 +13,7 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.context import RunContext, games_seed
 from blip_rl.run.tensorboard import event_writers
 from blip_rl.storage import snapshot as snapshots
-from blip_rl.storage.snapshot import ActionLog
+from blip_rl.storage.action_log import ActionLog
 from blip_rl.tasks.recorded import RecordedVecEnv
 
 

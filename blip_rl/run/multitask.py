@@ -15,7 +15,8 @@ from blip_rl.run.callbacks import joined
 from blip_rl.run.context import RunContext, games_seed, training_seed
 from blip_rl.run.resume import restored
 from blip_rl.run.training_callback import TrainingCallback
-from blip_rl.storage.snapshot import ActionLog, RunSnapshot
+from blip_rl.storage.action_log import ActionLog
+from blip_rl.storage.snapshot import RunSnapshot
 
 
 class MultitaskCallback(TrainingCallback):

@@ -9,7 +9,6 @@ outputs: layer by layer, the units are stacked and the weights are block-diagona
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from blip_rl.errors import UserError
+from blip_rl.sb3.block_diagonal import ExternalLayer, concatenate
 from blip_rl.untrusted.files import open_regular, parse_json
 from blip_rl.untrusted.machine import check_memory
 from blip_rl.untrusted.torch_files import load_tensors
@@ -31,15 +31,6 @@ _NATURE_STRIDES = (4, 2, 1)
 _SB3 = "stable_baselines3."
 _SHORT = {"policy": "pi_", "value": "vf_"}
 _ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu", "SiLU": "silu"}
-
-
-@dataclass(frozen=True)
-class ExternalLayer:
-    """A layer that is followed by an activation; ``stride`` is 0 for a fully connected layer."""
-
-    weight: Tensor
-    bias: Tensor
-    stride: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ def read_agent(file: Path) -> ExternalAgent:
         log_std = network.log_std()
         if unknown := network.unused():
             raise ValueError(f"it has {_listed(unknown)}, which would be lost")
-        layers, act, assess = _concatenate(policy, value, actor[0], critic[0])
+        layers, act, assess = concatenate(policy, value, actor[0], critic[0])
     except UserError:
         raise
     except (LookupError, ValueError, AttributeError, RuntimeError) as error:
@@ -249,53 +240,3 @@ def _activation(file: Path, network: _Network, options: dict[str, Any]) -> str:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name[:80]) for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-
-def _concatenate(
-    policy: Sequence[ExternalLayer], value: Sequence[ExternalLayer], actor: Tensor, critic: Tensor
-) -> tuple[list[ExternalLayer], Tensor, Tensor]:
-    """Concatenate policy and value network; leading layers that are equal are kept once.
-
-    Returns:
-        The layers, and the weights of actor and critic over all features, with zeros for those of the other network.
-    """
-    if not policy or not value:
-        raise ValueError("it has no layers between observations and actions")
-    pairs = list(zip(policy, value, strict=False))
-    if len(policy) != len(value) or any(
-        ours.stride != theirs.stride or ours.weight.shape[2:] != theirs.weight.shape[2:] for ours, theirs in pairs
-    ):
-        raise ValueError(
-            "policy and value networks differ: expected the same number of layers, kernel sizes and strides"
-        )
-    equal = [torch.equal(p.weight, v.weight) and torch.equal(p.bias, v.bias) for p, v in pairs]
-    shared = (*equal, False).index(False)
-    check_memory(
-        "the concatenated policy and value network",
-        {f"layer {number + 1}": _concatenated_bytes(*pairs[number]) for number in range(shared, len(pairs))},
-        "it is too large for this machine",
-    )
-    layers = list(policy[:shared])
-    for number, (ours, theirs) in enumerate(pairs[shared:]):
-        join = _block_diagonal if number else torch.cat  # both first layers get the same input
-        layers.append(
-            ExternalLayer(join([ours.weight, theirs.weight]), torch.cat([ours.bias, theirs.bias]), ours.stride)
-        )
-    if shared == len(pairs):
-        return layers, actor, critic
-    rows = _block_diagonal([actor, critic])
-    return layers, rows[: len(actor)], rows[len(actor) :]
-
-
-def _concatenated_bytes(policy: ExternalLayer, value: ExternalLayer) -> int:
-    outputs, inputs, *kernel = (a + b for a, b in zip(policy.weight.shape, value.weight.shape, strict=True))
-    return policy.weight.element_size() * outputs * inputs * math.prod(kernel)
-
-
-def _block_diagonal(weights: Sequence[Tensor]) -> Tensor:
-    """Return the block-diagonal weight of two weights of shape (outputs, inputs, ...)."""
-    first, second = weights
-    both = first.new_zeros(len(first) + len(second), first.shape[1] + second.shape[1], *first.shape[2:])
-    both[: len(first), : first.shape[1]] = first
-    both[len(first) :, first.shape[1] :] = second
-    return both

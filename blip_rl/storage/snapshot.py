@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from gymnasium import spaces
 from pydantic import BaseModel, Field
 from safetensors.torch import load_file
@@ -26,6 +25,7 @@ from blip_rl.methods import load_method
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
 from blip_rl.storage import atomic, integrity, validation
+from blip_rl.storage.action_log import ActionLog, DescribedGames, Episodes, action_logs
 from blip_rl.storage.checkpoint import UNREADABLE, load_tensors, on_cpu, save_tensors
 from blip_rl.storage.integrity import RunFiles
 from blip_rl.storage.metadata import Count, PolicyMetadata, StageNumber, describe_policy, read_metadata
@@ -38,8 +38,6 @@ _KEPT = 2  # snapshots; the older one is used if the newest is damaged
 _MOST_POSITION = 624  # within the keys of MT19937, which numpy does not check and would read beyond
 
 Phase = Literal["learning", "learned"]
-Episodes = list[tuple[float, Count]]
-"""Return and length of the newest finished episodes."""
 
 
 class _AgentValues(BaseModel):
@@ -52,41 +50,19 @@ class _AgentValues(BaseModel):
     random_numpy: tuple[Literal["MT19937"], Annotated[Count, Field(le=_MOST_POSITION)], Literal[0, 1], float]
 
 
-class _Games(BaseModel):
-    """What of an :class:`ActionLog` is no tensor."""
-
-    seed: Annotated[Count, Field(le=2**31)]
-    episodes: Episodes
-
-
 class _Metadata(PolicyMetadata):
     """``snapshot.json``."""
 
     format: Literal[2]
     stage: StageNumber
     phase: Phase
-    games: list[_Games]
+    games: list[DescribedGames]
     # Snapshots of runs without returns.csv, which was added later, have none.
     returns: dict[str, tuple[Annotated[Count, Field(ge=1)], float]] = Field(default_factory=dict)
     evidence: RunFiles
     recipe: str
     agent: _AgentValues
     method: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ActionLog:
-    """Seed and actions that replay the environments of one task to their current state.
-
-    Attributes:
-        seed: Seed of the last reset.
-        actions: Actions since that reset, shape (steps, environments, ...).
-        episodes: Return and length of the most recent finished episodes.
-    """
-
-    seed: int
-    actions: np.ndarray
-    episodes: Episodes
 
 
 @dataclass(frozen=True)
@@ -195,7 +171,7 @@ def load(path: Path) -> RunSnapshot:
             agent=state.Snapshot(load_tensors(path / "agent.safetensors"), metadata.agent.model_dump()),
             method=MethodState(load_tensors(path / "method.safetensors"), metadata.method),
             known_tasks=tasks,
-            games=_games(metadata.games, tensors, tasks, learned, config),
+            games=action_logs(metadata.games, tensors, tasks, learned, config),
             watched=tensors.get("watched"),
             returns=metadata.returns,
             run_files=metadata.evidence,
@@ -265,45 +241,3 @@ def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
     if _is_multitask(config):
         return [*names]
     return [config.task_of(stage).name if stage <= config.stages else None]
-
-
-def _games(
-    described: list[_Games],
-    tensors: dict[str, Tensor],
-    tasks: validation.Tasks,
-    learned: list[str | None],
-    config: RunConfig,
-) -> list[ActionLog]:
-    """Return the action log of every task being trained.
-
-    Raises:
-        LookupError, ValueError: It is malformed or belongs to other games.
-    """
-    actions_of: dict[str | None, spaces.Space[Any]] = dict(tasks)
-    return [
-        ActionLog(
-            games.seed,
-            _checked_actions(tensors[f"actions.{number}"].numpy(), actions_of.get(name), config),
-            games.episodes,
-        )
-        for number, (games, name) in enumerate(zip(described, learned, strict=True))
-    ]
-
-
-def _checked_actions(actions: np.ndarray, action_space: spaces.Space[Any] | None, config: RunConfig) -> np.ndarray:
-    """Check actions against the action space, and their number against the steps between two snapshots.
-
-    Raises:
-        ValueError: They do not fit.
-    """
-    ppo = config.agent.ppo
-    most = config.checkpoint.every_steps // ppo.environments + ppo.rollout_steps + 1
-    if actions.ndim < 2 or actions.shape[1] != ppo.environments or len(actions) > most:
-        raise ValueError(f"'actions' is {actions.shape}: expected at most {most:,} for {ppo.environments} environments")
-    if len(actions) and isinstance(action_space, spaces.Discrete):
-        valid = actions.ndim == 2 and actions.dtype.kind in "iu" and bool((actions < action_space.n).all())
-        if not (valid and bool((actions >= 0).all())):
-            raise ValueError(f"'actions' has some that are not in {action_space}")
-    elif len(actions) and action_space is not None and actions.shape[2:] != action_space.shape:
-        raise ValueError(f"'actions' is {actions.shape}: expected {action_space}")
-    return actions
