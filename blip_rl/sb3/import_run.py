@@ -98,13 +98,16 @@ def _config(file: Path, game: str, agent: ExternalAgent, overrides: Sequence[str
             [len(layer.bias), layer.weight.shape[2], layer.stride] for layer in layers if layer.stride
         ]
     found = [f"{key}={value}" for key, value in shape.items()]
-    config = resolve(game, "finetune", steps=str(max(1, agent.env_steps)), overrides=[*found, *overrides])
+    config = resolve(game, "finetune", overrides=[*found, *overrides])
     if len(config.tasks) != 1:
         raise UserError(f"--game {game!r} names {len(config.tasks)} games: expected the one game that '{file}' plays")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem)[:40]
     # Whatever the sequence of the game says: the agent takes observations as they are.
     plain = dict.fromkeys(NormalizationConfig.model_fields, False)
-    return config.model_copy(update={"agent_name": name or "imported", **plain})
+    # Not resolve(steps=...): it was trained elsewhere, maybe for less than a rollout of this recipe.
+    (task,) = config.tasks
+    learned = task.model_copy(update={"steps": max(1, agent.env_steps)})
+    return config.model_copy(update={"agent_name": name or "imported", "tasks": (learned,), **plain})
 
 
 @torch.no_grad()
