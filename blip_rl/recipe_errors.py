@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -135,5 +135,8 @@ def _problem(detail: dict[str, Any], model: type[BaseModel]) -> Problem:
 def _keys_at(model: Any, location: Location) -> list[str]:
     """Return the names of the settings of the section at a location."""
     for step in location:
-        model = get_args(model)[0] if isinstance(step, int) else model.model_fields[step].annotation
+        if isinstance(step, int):
+            model = get_args(model)[0]
+        else:  # a table with any keys, or a section
+            model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[step].annotation
     return list(model.model_fields)

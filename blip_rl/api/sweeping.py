@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ENGINES = ("local", "slurm")
 _MOST_JOBS = 1024
 _MOST_RETRIES = 1000
+_MOST_TRIALS = 10_000
 PlanLike = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -75,6 +76,50 @@ def sweep(
 
         run_sweep(folder, manifest, _local_engine(manifest, needs, jobs, gpus_per_run), retries=retries)
     return [Run(folder / run.name) for run in manifest.runs]
+
+
+def search(
+    plan: PlanLike,
+    *,
+    trials: int,
+    out: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    gpus_per_run: float = 1.0,
+    retries: int = 2,
+    trust: bool = False,
+) -> None:
+    """Search the ranges of a plan with Optuna, on its tuning seeds alone, and print the best settings of each agent.
+
+    Args:
+        plan: As for :func:`sweep`, with ranges and tuning seeds.
+        trials: Settings to try for each agent.
+        out: Folder of the search; None: ``sweeps/<name of the plan's file>-search``.
+        options: As for :func:`sweep`, like the arguments below.
+        jobs: Runs at a time.
+        gpus_per_run: Share of a GPU that a run takes.
+        retries: How often a run whose process died is tried again.
+        trust: Import the packages and wrappers that a recipe names.
+
+    Raises:
+        UserError, RunError, InterruptedRunError: As :func:`sweep`.
+    """
+    from blip_rl.sweeps import optuna_sampler
+
+    optuna_sampler.check_installed()
+    arguments.whole("trials", trials, 1, _MOST_TRIALS)
+    arguments.whole("retries", retries, 0, _MOST_RETRIES)
+    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+    folder = _folder(plan, out)
+    folder = folder.with_name(f"{folder.name}-search") if out is None else folder
+    with loading():
+        from blip_rl.sweeps.estimate import check_settings
+        from blip_rl.sweeps.search import Search
+    with trusting_files(trust):
+        searched = Search(_plan(plan, options or {}), folder)
+        examples = searched.examples()
+    engine = _local_engine(examples, check_settings(examples), jobs, gpus_per_run)
+    searched.run(engine, optuna_sampler.suggest, trials=trials, places=engine.free, retries=retries)
 
 
 def sweep_plan(

@@ -10,6 +10,8 @@ import click
 from blip_rl.cli.options import OVERRIDES, TRUST, complete_agents, complete_folders, complete_games
 from blip_rl.errors import UserError
 
+_TRIALS = 30
+
 
 @click.command(
     short_help="Train many runs: agents × sequences × settings × seeds.",
@@ -68,6 +70,8 @@ from blip_rl.errors import UserError
     metavar="OPTION",
     help="Option of sbatch, as in --slurm-option=--partition=gpu. Repeatable.",
 )
+@click.option("--search", type=click.Choice(["optuna"]), help="Search the ranges of the plan, on its tuning seeds.")
+@click.option("--trials", type=int, metavar="N", help="With --search: settings to try for each agent.  [default: 30]")
 @click.option("--dry-run", is_flag=True, help="Check everything, print runs, hours and disk, and write nothing.")
 @TRUST
 def sweep(
@@ -80,6 +84,8 @@ def sweep(
     gpus_per_run: float,
     retries: int,
     slurm_options: tuple[str, ...],
+    search: str | None,
+    trials: int | None,
     dry_run: bool,
     trust: bool,
     **options: Any,
@@ -97,12 +103,25 @@ def sweep(
         changed["set"] = dict(_setting("--set", text) for text in overrides)
     if grids:
         changed["grid"] = {key: _values(text) for key, text in (_pair("--grid", text) for text in grids)}
-    placed: dict[str, Any] = {"jobs": jobs, "gpus_per_run": gpus_per_run, "trust": trust}
+    placed: dict[str, Any] = {"out": out, "jobs": jobs, "gpus_per_run": gpus_per_run, "trust": trust}
+    given: Any = {} if plan is None else plan
+    _check_search(search, trials, engine, dry_run)
     if dry_run:
-        click.echo(sweeping.sweep_plan({} if plan is None else plan, out=out, options=changed, **placed))
-        return
-    placed |= {"engine": engine, "retries": retries, "slurm_options": slurm_options}
-    sweeping.sweep({} if plan is None else plan, out=out, options=changed, **placed)
+        click.echo(sweeping.sweep_plan(given, options=changed, **placed))
+    elif search:
+        sweeping.search(given, options=changed, retries=retries, trials=_TRIALS if trials is None else trials, **placed)
+    else:
+        placed |= {"engine": engine, "retries": retries, "slurm_options": slurm_options}
+        sweeping.sweep(given, options=changed, **placed)
+
+
+def _check_search(search: str | None, trials: int | None, engine: str, dry_run: bool) -> None:
+    if search is None and trials is not None:
+        raise UserError(f"--trials {trials} without --search: expected --search optuna")
+    if search and engine != "local":
+        raise UserError(f"--search with --engine {engine}: a search waits for its runs (use --engine local)")
+    if search and dry_run:
+        raise UserError("--search with --dry-run: which runs a search makes depends on their scores (leave one out)")
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:

@@ -45,7 +45,7 @@ def _check_same_sweep(folder: Path, before: Manifest, now: Manifest) -> None:
             raise _another_sweep(folder, f"{name} differs in {_differences(before, now, name)}")
     if before.threads != now.threads:
         raise _another_sweep(folder, f"its runs have {before.threads} threads, those of the plan {now.threads}")
-    if not {run.name for run in now.runs} & {run.name for run in before.runs}:
+    if before.runs and not {run.name for run in now.runs} & {run.name for run in before.runs}:
         raise _another_sweep(folder, "it shares no run with this plan")
 
 

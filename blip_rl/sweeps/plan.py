@@ -80,12 +80,49 @@ def _lists(value: object) -> object:
     return grid
 
 
+class Range(Settings):
+    """Values among which ``--search`` looks: a range of numbers, or a list of choices."""
+
+    low: float | int | None = None
+    """Lowest value; whole numbers if ``low`` and ``high`` are whole."""
+    high: float | int | None = None
+    """Highest value."""
+    log: bool = False
+    """Whether to search evenly over the logarithm."""
+    choices: tuple[bool | int | float | str, ...] = ()
+    """Instead of a range."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.choices:
+            if (self.low, self.high, self.log) != (None, None, False):
+                raise ValueError("choices with low, high or log: expected one or the other")
+        elif self.low is None or self.high is None or not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(
+                f"low = {self.low}, high = {self.high}: expected low below high, and above 0 where log = true; "
+                "or choices = [...]"
+            )
+        return self
+
+
+def _ranges(value: object) -> object:
+    """Join the keys of nested tables up to those that are ranges."""
+    return dict(_ranges_in(value, "")) if isinstance(value, dict) else value
+
+
+def _ranges_in(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, inner in table.items():
+        nested = isinstance(inner, dict) and inner and all(isinstance(one, dict) for one in inner.values())
+        yield from _ranges_in(inner, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", inner)]
+
+
 Seeds = Annotated[tuple[int, ...], BeforeValidator(parse_seeds)]
 _Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Agents = Annotated[_Names, BeforeValidator(_agents)]
 Sequences = Annotated[_Names, BeforeValidator(_sequences)]
 Fixed = Annotated[dict[str, Any], BeforeValidator(_flat)]
 Grid = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_lists)]
+Ranges = Annotated[dict[str, Range], BeforeValidator(_ranges)]
 
 
 class AgentPlan(Settings):
@@ -95,6 +132,8 @@ class AgentPlan(Settings):
     """Settings of this agent."""
     grid: Grid = Field(default_factory=dict)
     """Key → values; every combination is a setting of its own."""
+    search: Ranges = Field(default_factory=dict)
+    """Key → values among which ``--search`` looks; otherwise not used."""
 
 
 class Plan(AgentPlan):
@@ -136,14 +175,21 @@ class Plan(AgentPlan):
 
     def settings_of(self, agent: str) -> Iterator[Values]:
         """Yield the settings of each combination of the agent's grids; fixed ones first."""
-        own = self.agent.get(agent, AgentPlan())
-        fixed, grid = {**self.set, **own.set}, {**self.grid, **own.grid}
+        grid = {**self.grid, **self.agent.get(agent, AgentPlan()).grid}
         for values in itertools.product(*grid.values()):
-            yield {**fixed, **dict(zip(grid, values, strict=True))}
+            yield {**self.fixed_for(agent), **dict(zip(grid, values, strict=True))}
 
     def varied_by(self, agent: str) -> list[str]:
         """Return the keys that distinguish an agent's settings: those of its grids."""
         return list({**self.grid, **self.agent.get(agent, AgentPlan()).grid})
+
+    def fixed_for(self, agent: str) -> Values:
+        """Return what is set for an agent, without grids."""
+        return {**self.set, **self.agent.get(agent, AgentPlan()).set}
+
+    def ranges_of(self, agent: str) -> dict[str, Range]:
+        """Return the ranges that ``--search`` searches for an agent."""
+        return {**self.search, **self.agent.get(agent, AgentPlan()).search}
 
 
 def read_plan(path: Path | None, options: Mapping[str, Any]) -> Plan:
@@ -174,6 +220,8 @@ def _line(problem: Problem, path: Path | None, options: Mapping[str, Any]) -> st
     key = str(problem.location[0])
     if path is not None and key not in options:
         return f"{path}: {problem.line()}"
+    if len(problem.location) > 1:
+        return problem.line()
     option = "--games" if key == "sequences" else f"--{key.replace('_', '-')}"
     if problem.text.startswith("missing"):
         return f"{option} is missing: expected it, or a plan (blip-rl sweep plan.toml)"

@@ -32,18 +32,30 @@ def run_sweep(folder: Path, manifest: Manifest, engine: Engine, *, retries: int)
         InterruptedRunError: A signal stopped the sweep; every run is saved.
     """
     with open_folder(folder, manifest):
-        done = finished_runs(folder, manifest)
-        jobs = [job for job in manifest.jobs(folder) if job.name not in done]
-        print(opening_text(folder, manifest, len(done)), flush=True)
-        steps = {run.name: manifest.config(run).total_steps for run in manifest.runs if run.name not in done}
-        schedule = Schedule(jobs, engine, retries, Table(steps, len(done)).show)
-        states = schedule.run() if jobs else []
-    failed = [one for one in states if one.state == "failed"]
-    if schedule.stopped_by is not None:
-        raise InterruptedRunError(_stopped_text(states, len(done), failed), schedule.stopped_by)
-    if failed:
-        raise RunError(_failed_text(failed, len(manifest.runs)))
+        print(opening_text(folder, manifest, len(finished_runs(folder, manifest))), flush=True)
+        states = run_jobs(folder, manifest, engine, retries=retries)
+    if failed := [one for one in states if one.state == "failed"]:
+        raise RunError(failed_text(failed, len(manifest.runs)))
     print(f"compare  {shell_command('blip-rl', 'report', folder)}", flush=True)
+
+
+def run_jobs(folder: Path, manifest: Manifest, engine: Engine, *, retries: int) -> list[JobState]:
+    """Run what is not finished, within :func:`~blip_rl.sweeps.folder.open_folder`; return how each of these runs ended.
+
+    Raises:
+        UserError: The engine cannot run here.
+        InterruptedRunError: A signal stopped the sweep; every run is saved.
+    """
+    done = finished_runs(folder, manifest)
+    jobs = [job for job in manifest.jobs(folder) if job.name not in done]
+    if not jobs:
+        return []
+    steps = {run.name: manifest.config(run).total_steps for run in manifest.runs if run.name not in done}
+    schedule = Schedule(jobs, engine, retries, Table(steps, len(done)).show)
+    states = schedule.run()
+    if schedule.stopped_by is not None:
+        raise InterruptedRunError(_stopped_text(states, len(done)), schedule.stopped_by)
+    return states
 
 
 def opening_text(folder: Path, manifest: Manifest, done: int) -> str:
@@ -65,7 +77,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _failed_text(failed: Sequence[JobState], runs: int) -> str:
+def failed_text(failed: Sequence[JobState], runs: int) -> str:
+    """Return the message of each failed run, its log, and the command that makes it alone."""
     lines = [f"{len(failed)} of {runs} runs failed:"]
     for one in failed[:_NAMED]:
         message = one.outcome.message if one.outcome else ""
@@ -76,9 +89,8 @@ def _failed_text(failed: Sequence[JobState], runs: int) -> str:
     return "\n".join(lines)
 
 
-def _stopped_text(states: Sequence[JobState], done: int, failed: Sequence[JobState]) -> str:
-    finished = done + sum(one.state == "finished" for one in states)
-    saved = sum(one.state == "interrupted" for one in states)
-    parts = [f"{finished} of {done + len(states)} runs finished", f"{saved} saved"]
-    parts += [f"{len(failed)} failed"] if failed else []
+def _stopped_text(states: Sequence[JobState], done: int) -> str:
+    count = {state: sum(one.state == state for one in states) for state in ("finished", "interrupted", "failed")}
+    parts = [f"{done + count['finished']} of {done + len(states)} runs finished", f"{count['interrupted']} saved"]
+    parts += [f"{count['failed']} failed"] if count["failed"] else []
     return f"stopped: {', '.join(parts)}; go on with: {provenance.command()}"

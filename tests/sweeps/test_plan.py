@@ -70,6 +70,10 @@ def test_an_agent_has_settings_of_its_own(tmp_path):
         ({"grid": {"ppo.gamma": 0.9}}, "--grid ppo.gamma = 0.9: expected a list of values"),
         ({"grid": {"ppo.gamma": []}}, "expected a list of values"),
         ({"sequences": None}, "--games is missing"),
+        (
+            {"agents": "ewc", "agent": {"ewc": {"grit": {}}}},
+            "agent.ewc.grit = a table: unknown key: did you mean grid?",
+        ),
     ],
 )
 def test_a_wrong_option_is_named_with_its_rule(values, message):
