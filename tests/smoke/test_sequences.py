@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from blip_rl.recipes import load_run_config, resolve, resolve
+from blip_rl.recipes import load_run_config, resolve
 from blip_rl.recipes.files import read_recipe, recipe_names, recipe_paths
 from blip_rl.reporting.scores import load_scores
 from blip_rl.run.train import train
