@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blip_rl.sweeps.manifest import Manifest
     from blip_rl.sweeps.plan import Plan
 
-ENGINES = ("local", "slurm")
+ENGINES = ("local", "ray", "slurm")
 _MOST_JOBS = 1024
 _MOST_RETRIES = 1000
 _MOST_TRIALS = 10_000
@@ -35,6 +35,7 @@ def sweep(
     jobs: int | None = None,
     gpus_per_run: float = 1.0,
     retries: int = 2,
+    address: str | None = None,
     slurm_options: Sequence[str] = (),
     trust: bool = False,
 ) -> list[Run]:
@@ -48,10 +49,12 @@ def sweep(
             ``{"agents": ["blip", "ewc"], "sequences": ["cartpole4"], "seeds": "0-9"}``.
         out: Folder of the sweep; None: ``sweeps/<name of the plan's file>``.
         options: Keys of the plan whose values replace the file's.
-        engine: ``local``: processes of this machine; ``slurm``: a job array, which is submitted and not waited for.
+        engine: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster; ``slurm``: a job array, which is
+            submitted and not waited for.
         jobs: Runs at a time; None: as many as cores, memory and GPUs allow.
         gpus_per_run: Share of a GPU that a run takes.
         retries: How often a run whose process died is tried again.
+        address: ``HOST:PORT`` of the head node of a Ray cluster; None: one is started on this machine.
         slurm_options: Options of ``sbatch``, such as ``--partition=gpu``.
         trust: Import the packages and wrappers that a recipe names, which runs their code.
 
@@ -66,6 +69,8 @@ def sweep(
     arguments.choice("engine", engine, ENGINES)
     arguments.whole("retries", retries, 0, _MOST_RETRIES)
     arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+    if address is not None and engine != "ray":
+        raise UserError(f"address = {arguments.shown(address)} with the engine {engine!r}: only 'ray' has one")
     folder, manifest, needs = _prepared(plan, out, options, here=engine == "local", trust=trust)
     if engine == "slurm":
         from blip_rl.sweeps.slurm import submit_sweep
@@ -74,7 +79,12 @@ def sweep(
     else:
         from blip_rl.sweeps.run import run_sweep
 
-        run_sweep(folder, manifest, _local_engine(manifest, needs, jobs, gpus_per_run), retries=retries)
+        placed: Engine
+        if engine == "ray":
+            placed = _ray_engine(folder, manifest, needs, jobs, gpus_per_run, address)
+        else:
+            placed = _local_engine(manifest, needs, jobs, gpus_per_run)
+        run_sweep(folder, manifest, placed, retries=retries)
     return [Run(folder / run.name) for run in manifest.runs]
 
 
@@ -194,3 +204,26 @@ def _local_engine(manifest: Manifest, needs: dict[str, Needs], jobs: int | None,
     from blip_rl.sweeps.local import LocalEngine
 
     return LocalEngine(*_places(manifest, needs, jobs, gpus_per_run))
+
+
+def _ray_engine(
+    folder: Path,
+    manifest: Manifest,
+    needs: dict[str, Needs],
+    jobs: int | None,
+    gpus_per_run: float,
+    address: str | None,
+) -> Engine:
+    from blip_rl.sweeps.estimate import check_gpu_share
+    from blip_rl.sweeps.ray_engine import RayEngine
+    from blip_rl.sweeps.ray_places import Request
+
+    share = check_gpu_share(arguments.number("gpus_per_run", gpus_per_run))
+    devices = {one.device for one in needs.values()}
+    request = Request(
+        cpus=manifest.threads,
+        gpus=0.0 if devices == {"cpu"} else share,
+        memory=max(one.resources.memory for one in needs.values()),
+        gpus_if_any=not any(device.startswith("cuda") for device in devices),
+    )
+    return RayEngine(folder, request, address=address, most=jobs)

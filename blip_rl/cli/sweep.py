@@ -57,8 +57,13 @@ _TRIALS = 30
 @click.option(
     "--engine",
     default="local",
-    type=click.Choice(["local", "slurm"]),
-    help="Where the runs are made: in processes of this machine, or as a Slurm job array.",
+    type=click.Choice(["local", "ray", "slurm"]),
+    help="Where the runs are made: in processes of this machine, on a Ray cluster, or as a Slurm job array.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Head node of the Ray cluster, of which this machine is part.  [default: a cluster on this machine alone]",
 )
 @click.option("--jobs", type=int, metavar="N", help="Runs at a time.  [default: as many as cores and memory allow]")
 @click.option("--gpus-per-run", default=1.0, metavar="SHARE", help="Share of a GPU that a run takes, if on GPUs.")
@@ -80,6 +85,7 @@ def sweep(
     grids: tuple[str, ...],
     out: Path | None,
     engine: str,
+    address: str | None,
     jobs: int | None,
     gpus_per_run: float,
     retries: int,
@@ -106,12 +112,14 @@ def sweep(
     placed: dict[str, Any] = {"out": out, "jobs": jobs, "gpus_per_run": gpus_per_run, "trust": trust}
     given: Any = {} if plan is None else plan
     _check_search(search, trials, engine, dry_run)
+    if address is not None and engine != "ray":
+        raise UserError(f"--address {address} with --engine {engine}: only Ray has one (--engine ray, or leave it out)")
     if dry_run:
         click.echo(sweeping.sweep_plan(given, options=changed, **placed))
     elif search:
         sweeping.search(given, options=changed, retries=retries, trials=_TRIALS if trials is None else trials, **placed)
     else:
-        placed |= {"engine": engine, "retries": retries, "slurm_options": slurm_options}
+        placed |= {"engine": engine, "retries": retries, "address": address, "slurm_options": slurm_options}
         sweeping.sweep(given, options=changed, **placed)
 
 

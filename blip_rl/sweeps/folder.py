@@ -68,17 +68,26 @@ def _differences(before: Manifest, now: Manifest, setting: str) -> str:
 def open_folder(folder: Path, manifest: Manifest) -> Iterator[None]:
     """Write ``sweep.json`` and hold the sweep's lock within the block, so that no second process runs the same sweep.
 
+    A new folder is removed if the block raises UserError before a run begins, because the engine cannot run here.
+
     Raises:
         UserError: Another process runs it, or :func:`check_folder` refuses.
         OSError: The folder is not writable.
     """
     check_folder(folder, manifest)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / _LOCK):
             check_folder(folder, manifest)  # another process may have begun a sweep meanwhile
             save_manifest(folder, manifest)
             yield
+    except UserError:
+        if new and not any(entry.is_dir() for entry in folder.iterdir()):  # no run has begun
+            for name in (MANIFEST, _LOCK):
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
+        raise
     except TimeoutError as error:
         raise UserError(f"another process runs the sweep in '{folder}': wait for it, or stop it first") from error
 

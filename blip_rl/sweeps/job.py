@@ -37,6 +37,7 @@ class Job:
         recipe: The resolved recipe, as in ``config.toml``.
         options: Options of ``blip-rl train`` that train the same run, without ``--out``.
         threads: CPU threads of torch.
+        take_over: Whether to take the run from a process that still holds it, because its machine froze or is lost.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Job:
     recipe: str
     options: tuple[str, ...]
     threads: int = 1
+    take_over: bool = False
 
     @property
     def command(self) -> str:
@@ -124,12 +126,13 @@ def _train_or_resume(job: Job) -> None:
         config = parse_run_config(job.recipe, f"the recipe of {job.name}")
     if not (job.path / "config.toml").is_file():
         with _command_line(job):
-            train(config, out=job.path, threads=job.threads, progress="log")
+            train(config, out=job.path, threads=job.threads, progress="log", take_over=job.take_over)
         return
     if load_run_config(job.path) != config:
         raise UserError(f"'{job.path}' holds another run than the sweep's: move it away, or choose a new --out")
-    _wait_for_lock(job.path / ".lock")
-    resume(job.path, threads=job.threads, progress="log")
+    if not job.take_over:
+        _wait_for_lock(job.path / ".lock")
+    resume(job.path, threads=job.threads, progress="log", take_over=job.take_over)
 
 
 def _wait_for_lock(lock: Path) -> None:

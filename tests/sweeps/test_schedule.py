@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from blip_rl.errors import InterruptedRunError, RunError
+from blip_rl.errors import InterruptedRunError, RunError, UserError
 from blip_rl.sweeps.run import run_sweep
 from blip_rl.sweeps.schedule import Schedule
 from tests.sweeps.small_sweeps import FakeEngine, small_manifest
@@ -61,6 +61,21 @@ def test_a_signal_stops_all_jobs_and_starts_no_more(tmp_path, number):
     assert len(engine.submitted) == 2
     assert engine.open is False
     assert signal.getsignal(number) == before
+
+
+def test_an_engine_that_cannot_run_here_leaves_no_new_folder_and_no_begun_one_without_its_runs(tmp_path):
+    class Refusing(FakeEngine):
+        def __enter__(self):
+            raise UserError("nothing answers there")
+
+    begun = tmp_path / "begun"
+    run_sweep(begun, small_manifest(seeds="0"), FakeEngine(), retries=0)
+    before = sorted(begun.rglob("*"))
+    for folder in (tmp_path / "new", begun):
+        with pytest.raises(UserError, match="nothing answers"):
+            run_sweep(folder, small_manifest(seeds="0-3"), Refusing(), retries=0)
+    assert not (tmp_path / "new").exists()
+    assert sorted(begun.rglob("*")) == before
 
 
 def test_the_second_interrupt_leaves_at_once(jobs):
