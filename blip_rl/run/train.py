@@ -134,13 +134,11 @@ def resume(
     tracked = chosen_tracker(path, track)
     config = load_run_config(folder.config)
     device = resolve_device(config.device)
+    _check_unfinished(folder, config)  # a finished run is not locked, so that no file of it changes
     with ExitStack() as held:
         with with_resume_hint(folder):
             held.enter_context(folder.locked(take_over=take_over))
-        if folder.finished(config.stages):
-            raise FinishedRunError(
-                f"the run in '{path}' is finished: there is nothing to resume (blip-rl evaluate, or train)"
-            )
+        _check_unfinished(folder, config)  # its process may have finished it meanwhile
         torch.set_num_threads(threads or provenance.saved_threads(path))
         provenance.check_environment(path, device, accept_changes)
         method = build_method(config.agent)
@@ -162,6 +160,13 @@ def resume(
             _learn(run, saved)
         run.console.show_result(closing_text(config, run.scores, path))
     return folder.path
+
+
+def _check_unfinished(folder: RunFolder, config: RunConfig) -> None:
+    if folder.finished(config.stages):
+        raise FinishedRunError(
+            f"the run in '{folder.path}' is finished: there is nothing to resume (blip-rl evaluate, or train)"
+        )
 
 
 def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
