@@ -102,7 +102,7 @@ def interquartile_mean(scores: npt.ArrayLike) -> float:
     Raises:
         ValueError: no scores, or not a vector or matrix.
     """
-    return float(_trimmed_mean(_matrix(scores).reshape(1, -1))[0])
+    return float(_trimmed_mean(score_table(scores).reshape(1, -1))[0])
 
 
 def interquartile_mean_interval(
@@ -125,7 +125,7 @@ def interquartile_mean_interval(
     Raises:
         ValueError: no scores, not a vector or matrix, a confidence outside (0, 1), or no resamples.
     """
-    matrix = _matrix(scores)
+    matrix = score_table(scores)
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(
             f"confidence = {confidence}, resamples = {resamples}: expected a share between 0 and 1, and at least 1"
@@ -135,14 +135,23 @@ def interquartile_mean_interval(
     generator = np.random.default_rng(seed)
     chunk = max(1, _NUMBERS_AT_ONCE // matrix.size)  # bounds memory for matrices of any size
     sizes = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
-    means = np.concatenate([_trimmed_mean(_resampled(matrix, size, generator)) for size in sizes])
+    means = np.concatenate([_trimmed_mean(resamples_of(matrix, size, generator)) for size in sizes])
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _resampled(matrix: Array, count: int, generator: np.random.Generator) -> Array:
-    """Draw resamples, (count, runs · tasks), each column separately."""
+def resamples_of(matrix: Array, count: int, generator: np.random.Generator) -> Array:
+    """Draw bootstrap resamples of the runs, for each task separately.
+
+    Args:
+        matrix: (runs, tasks) scores.
+        count: Number of resamples.
+        generator: Random generator.
+
+    Returns:
+        (count, runs · tasks).
+    """
     runs, tasks = matrix.shape
     # Runs are drawn for each task separately (stratified): no resample lacks a task.
     chosen = generator.integers(runs, size=(count, runs, tasks))
@@ -157,7 +166,12 @@ def _trimmed_mean(rows: Array) -> Array:
     return np.where(np.isnan(rows).any(axis=1), np.nan, kept)
 
 
-def _matrix(scores: npt.ArrayLike) -> Array:
+def score_table(scores: npt.ArrayLike) -> Array:
+    """Return scores as an array (runs, tasks); a vector has one task.
+
+    Raises:
+        ValueError: no scores, or not a vector or matrix.
+    """
     matrix = np.asarray(scores, dtype=np.float64)
     if matrix.ndim not in (1, 2) or matrix.size == 0:
         raise ValueError(f"scores of shape {matrix.shape}: expected (runs, tasks) or (runs,), and at least one")
