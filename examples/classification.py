@@ -28,7 +28,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import blip_rl as br
 from blip_rl.core.intervals import describe, estimate
-from blip_rl.core.metrics import average_performance, backward_transfer, learned_later
+from blip_rl.core.metrics import (
+    average_performance,
+    backward_transfer,
+    learned_later,
+    worst_backward_transfer,
+    worst_performance,
+)
 from blip_rl.core.released_code import reference_prior
 from blip_rl.errors import UserError
 from blip_rl.extras import install_command
@@ -172,11 +178,12 @@ def run(job: tuple[str, str, int, Path]) -> tuple[float, ...]:
         matrix.append([(answers == y).float().mean().item() for answers, y in tested])
     network = nn.ModuleList([trunk, *heads])
     memory = sum(tensor.nbytes for tensor in [*network.parameters(), *method.state().tensors.values()]) / 1e6
-    return average_performance(matrix), backward_transfer(matrix), learned_later(matrix), memory
+    worst = worst_performance(matrix), worst_backward_transfer(matrix), min(np.diagonal(matrix)[1:])
+    return average_performance(matrix), backward_transfer(matrix), learned_later(matrix), *worst, memory
 
 
 def compare(pool: Pool, name: str, rules: list[str], seeds: range, folder: Path) -> dict[str, list[Any]]:
-    """Return for each rule and seed ACC, BWT, ACC of tasks 2… just learned, megabytes."""
+    """Return for each rule and seed ACC, BWT, ACC of tasks 2… just learned, the worst task of each, megabytes."""
     done = pool.map(run, [(name, rule, seed, folder) for rule in rules for seed in seeds])
     return {rule: [next(done) for _ in seeds] for rule in rules}
 
@@ -191,13 +198,16 @@ def cell(values: tuple[float, ...] | list[float], sign: str = "") -> str:
 def table(title: str, runs: dict[str, list[Any]], paper: dict[str, tuple[float, float]]) -> list[str]:
     """Return a table with a row for each rule; the paper's numbers last."""
     first = next(iter(runs))
-    head = f"| rule | ACC | ACC − that of `{first}`, paired | BWT | just learned, tasks 2… | MB |"
-    rows = [f"\n### {title}\n", head, "|---|---|---|---|---|---|"]
+    head = f"| rule | ACC | worst task | ACC − that of `{first}`, paired | BWT | worst task | just learned, tasks 2… "
+    head += "| worst task | MB |"
+    rows = [f"\n### {title}\n", head, "|---" * 9 + "|"]
     for rule, results in runs.items():
-        acc, bwt, learned, memory = zip(*results, strict=True)
+        acc, bwt, learned, *worst, memory = zip(*results, strict=True)
+        lowest, most_lost, least = map(cell, worst, ("", "+", ""))
         paired = cell([one - other[0] for one, other in zip(acc, runs[first], strict=True)], "+")
-        rows.append(f"| `{rule}` | {cell(acc)} | {paired} | {cell(bwt, '+')} | {cell(learned)} | {max(memory):.2f} |")
-    return rows + [f"| {who} in the paper | {acc:.2f} | | {bwt:+.2f} | | |" for who, (acc, bwt) in paper.items()]
+        means = f"{cell(acc)} | {lowest} | {paired} | {cell(bwt, '+')} | {most_lost} | {cell(learned)} | {least}"
+        rows.append(f"| `{rule}` | {means} | {max(memory):.2f} |")
+    return rows + [f"| {who} in the paper | {acc:.2f} | | | {bwt:+.2f} | | | | |" for who, (acc, bwt) in paper.items()]
 
 
 def study(pool: Pool, benchmarks: list[str], rules: list[str], seeds: range, tune: bool, folder: Path) -> list[str]:

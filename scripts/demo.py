@@ -99,15 +99,22 @@ def ended(trainings: Trainings) -> bool:
 def conclusion(runs: list[RunRecord], folder: Path) -> list[str]:
     """Return what was learned, what each agent has forgotten, and where to look."""
     matrices = [(run.agent, scores.after_normalised) for run in runs if (scores := run.scores) is not None]
-    learned = [f"{agent} {np.diag(matrix).mean():z.2f}" for agent, matrix in matrices]
-    kept = [f"{agent} {np.diag(matrix)[:-1].mean():z.2f} → {matrix[-1, :-1].mean():z.2f}" for agent, matrix in matrices]
+    learned = [f"{agent} {mean_and_worst(np.diag(matrix))}" for agent, matrix in matrices]
+    kept = [
+        f"{agent} {np.diag(matrix)[:-1].mean():z.2f} → {mean_and_worst(matrix[-1, :-1])}" for agent, matrix in matrices
+    ]
     games = runs[0].tasks
     return [
-        f"learned  {', '.join(learned)}: mean score of the {len(games)} games, each just after it was learned",
+        f"learned  {', '.join(learned)}: mean score of the {len(games)} games just after learning",
         f"forgot   {', '.join(kept)}: games before the last, just after learning → at the end",
         f"look at  {folder / 'report.html'} in a browser: curves, score matrices, the video of both",
         f"Scores: 0 is random play, 1 {games[0].reference_name}. One seed ({SEED}, not chosen for its result).",
     ]
+
+
+def mean_and_worst(scores: np.ndarray) -> str:
+    """Return the mean of the scores of several games, and the lowest, which the mean hides."""
+    return f"{scores.mean():z.2f} (worst {scores.min():z.2f})"
 
 
 if __name__ == "__main__":

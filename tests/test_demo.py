@@ -21,8 +21,9 @@ def test_demo_ends_with_a_report_a_video_and_what_was_forgotten(tmp_path):
     assert demo.returncode == 0, output
     learned, forgot, look, seed = output.splitlines()[-4:]
     score = r"-?\d\.\d\d"
-    assert re.match(rf"learned  blip {score}, finetune {score}: mean score of the 2 games", learned)
-    assert re.match(rf"forgot   blip {score} → {score}, finetune {score} → {score}: ", forgot)
+    both = rf"{score} \(worst {score}\)"
+    assert re.match(rf"learned  blip {both}, finetune {both}: mean score of the 2 games", learned)
+    assert re.match(rf"forgot   blip {score} → {both}, finetune {score} → {both}: ", forgot)
     assert f"{tmp_path}/demo/report.html" in look
     assert seed == "Scores: 0 is random play, 1 the highest return. One seed (0, not chosen for its result)."
     page = (tmp_path / "demo" / "report.html").read_text()

@@ -134,6 +134,12 @@ def mean_forgetting(matrix: npt.ArrayLike, visits: Visits = None) -> float:
     return _mean(without_last(matrix, visits, forgetting_from_best(matrix, visits)))
 
 
+def worst_forgetting(matrix: npt.ArrayLike, visits: Visits = None) -> float:
+    """Compute the largest :func:`forgetting_from_best` over tasks j ≠ v(S); NaN for a single task."""
+    lost = without_last(matrix, visits, forgetting_from_best(matrix, visits))
+    return float(np.max(lost)) if lost.size else float("nan")
+
+
 def isolated_forgetting(matrix: npt.ArrayLike) -> Array:
     """Compute F(i, j) = N[j−1, i] − N[j, i] for i < j: forgetting of task i caused by learning task j.
 

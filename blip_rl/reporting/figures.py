@@ -1,4 +1,4 @@
-"""Save figures as PNG and SVG files and embed them in the page, in a light and a dark theme."""
+"""Save figures as PNG, SVG and CSV files and embed them in the page, in a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from blip_rl.reporting.chart_data import ChartData
 from blip_rl.reporting.drawing import Figure, figure
 from blip_rl.reporting.style import DARK, LIGHT, Theme
 from blip_rl.storage.atomic import replace_bytes
@@ -41,6 +42,24 @@ class PageImage:
 
 
 @dataclass(frozen=True)
+class DataFile:
+    """The numbers of a chart, and the name of their CSV file."""
+
+    name: str
+    table: ChartData
+
+    @property
+    def content(self) -> bytes:
+        """The file."""
+        return self.table.csv.encode("utf-8", "backslashreplace")
+
+    @property
+    def uri(self) -> str:
+        """The file as a data URI: the page offers it without a network."""
+        return data_uri("text/csv;charset=utf-8", self.content)
+
+
+@dataclass(frozen=True)
 class PageFigure:
     """One figure of the page.
 
@@ -49,6 +68,7 @@ class PageFigure:
         alt: Alternative text with the numbers shown.
         caption: Text below; may be empty.
         image: The figure.
+        data: The numbers shown.
         narrow: Version for narrow screens; None if the figure is readable there.
     """
 
@@ -56,11 +76,12 @@ class PageFigure:
     alt: str
     caption: str
     image: PageImage
+    data: DataFile
     narrow: PageImage | None = None
 
 
 class FigureWriter:
-    """Draw figures, save each as PNG and SVG in one folder, and return them for the page."""
+    """Draw figures, save each as PNG, SVG and CSV in one folder, and return them for the page."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,6 +94,7 @@ class FigureWriter:
         *,
         title: str,
         alt: str,
+        data: ChartData,
         caption: str = "",
         size: tuple[float, float] = SMALL,
         draw_narrow: Draw | None = None,
@@ -84,21 +106,37 @@ class FigureWriter:
             draw: Called with an empty figure and a theme, once for each theme.
             title: Heading.
             alt: Alternative text.
+            data: The numbers shown.
             caption: Text below.
             size: (width, height) in inches.
             draw_narrow: Draws the version for narrow screens, for a figure wider than ``SMALL``.
         """
-        light = self.save(name, draw, size)
+        stem = self._stem(name)
+        light = self._save(stem, draw, size)
+        file = self._save_data(stem, data)
         dark, _ = self._render(draw, size, DARK, png=False)
         narrow = None
         if draw_narrow is not None:
             light_svg, dark_svg = (self._render(draw_narrow, NARROW, theme, png=False)[0] for theme in (LIGHT, DARK))
             narrow = PageImage.of(light_svg, dark_svg, NARROW)
-        return PageFigure(title, alt, caption, PageImage.of(light, dark, size), narrow)
+        return PageFigure(title, alt, caption, PageImage.of(light, dark, size), file, narrow)
 
-    def save(self, name: str, draw: Draw, size: tuple[float, float]) -> bytes:
-        """Save a figure as files and return its SVG; the page shows some figures in another form."""
-        stem = self._stem(name)
+    def save(self, name: str, draw: Draw, size: tuple[float, float]) -> None:
+        """Save a figure as files alone: the page shows some figures in another form."""
+        self._save(self._stem(name), draw, size)
+
+    def save_data(self, name: str, data: ChartData) -> DataFile:
+        """Save the numbers of a picture that the page shows in another form, and return them for the page."""
+        return self._save_data(self._stem(name), data)
+
+    def _save_data(self, stem: str, data: ChartData) -> DataFile:
+        file = DataFile(f"{stem}.csv", data)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_bytes(self.folder / file.name, file.content)
+        return file
+
+    def _save(self, stem: str, draw: Draw, size: tuple[float, float]) -> bytes:
+        """Save a figure as files and return its SVG."""
         svg, png = self._render(draw, size, LIGHT, png=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_bytes(self.folder / f"{stem}.svg", svg)

@@ -15,7 +15,16 @@ from markupsafe import Markup
 
 from blip_rl.errors import UserError
 from blip_rl.reference_scores import scale_text
-from blip_rl.reporting import sections, sections_matrix, sections_network, sections_paired, sections_stages, text
+from blip_rl.reporting import (
+    sections,
+    sections_comparison,
+    sections_cost,
+    sections_matrix,
+    sections_network,
+    sections_paired,
+    sections_stages,
+    text,
+)
 from blip_rl.reporting.figures import FigureWriter
 from blip_rl.reporting.groups import Group, group_runs
 from blip_rl.reporting.heatmaps import scale_css
@@ -203,6 +212,7 @@ def _sections(groups: Sequence[Group], writer: FigureWriter, out: Path, problems
     return [
         sections.summary_section(groups, writer),
         *sections_paired.paired_section(groups),
+        *sections_comparison.comparison_section(groups, writer),
         sections.accumulated_section(groups, writer),
         sections.games_section(groups, writer),
         sections_matrix.matrix_section(groups, writer),
@@ -211,7 +221,7 @@ def _sections(groups: Sequence[Group], writer: FigureWriter, out: Path, problems
         sections_matrix.rounding_section(groups, writer),
         sections_network.plasticity_section(groups, writer),
         sections_network.gifs_section(groups, out, problems),
-        sections_network.speed_section(groups, writer),
+        sections_cost.cost_section(groups, writer),
     ]
 
 

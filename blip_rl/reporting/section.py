@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blip_rl.reporting.figures import PageFigure
+from blip_rl.reporting.figures import DataFile, PageFigure
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class MapGroup:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, str, tuple[MapCell | None, ...]], ...]
     total_bits: int
+    data: DataFile
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from blip_rl.core.intervals import Estimate
 from blip_rl.reporting import bars, curves
+from blip_rl.reporting.chart_data import ChartData, estimate_rows, series_data, training_rows
 from blip_rl.reporting.drawing import Axes, Figure
 from blip_rl.reporting.figures import SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.reporting.groups import (
@@ -73,12 +75,20 @@ def _summary_figure(learned: Sequence[tuple[int, Group]], metric: str, writer: F
         draw,
         title=metric,
         alt=f"{metric}, {about.meaning}: {listed(texts)}",
+        data=_estimates_data(labels, found, worst),
         caption=(
             f"{about.meaning[0].upper()}{about.meaning[1:]}; {'higher' if about.higher_is_better else 'lower'} is "
             f"better. {'Open triangles: worst game. ' if worst else ''}{describe_estimates(labels, found)}"
         ),
         size=(SMALL[0], 0.7 + 0.38 * len(groups)),
     )
+
+
+def _estimates_data(labels: Sequence[str], found: Sequence[Estimate], worst: Sequence[Estimate]) -> ChartData:
+    rows = [row for label, one in zip(labels, found, strict=True) for row in estimate_rows(label, one)]
+    for label, one in zip(labels if worst else (), worst, strict=True):
+        rows += estimate_rows(label, one, "worst game")
+    return ChartData(("agent", "kind", "value", "low", "high"), tuple(rows))
 
 
 def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
@@ -112,6 +122,7 @@ def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Sectio
         draw,
         title="",
         alt=alt,
+        data=series_data(shown, "accumulated reward"),
         caption=caption,
         size=WIDE,
         draw_narrow=draw_narrow,
@@ -231,4 +242,7 @@ def _game_figure(at: int, run: RunRecord, groups: Sequence[Group], writer: Figur
                 curves.draw_level(ax, value, level, theme)
 
     alt = f"Mean return on {task.title} against steps. {_ends(series, number)}"
-    return writer.add(f"game-{at + 1}-{task.name}", draw, title=task.title, alt=alt, caption=describe_series(series))
+    training = [row for group in groups for row in training_rows(group, task.name)]
+    data = series_data(series, "mean return", training)
+    name, caption = f"game-{at + 1}-{task.name}", describe_series(series)
+    return writer.add(name, draw, title=task.title, alt=alt, data=data, caption=caption)

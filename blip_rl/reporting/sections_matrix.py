@@ -9,6 +9,7 @@ import numpy as np
 
 from blip_rl.core import metrics
 from blip_rl.reporting import bars, heatmaps
+from blip_rl.reporting.chart_data import ChartData
 from blip_rl.reporting.drawing import Figure
 from blip_rl.reporting.figures import SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.reporting.groups import Group, mean_matrix
@@ -107,6 +108,10 @@ def _matrix_figure(group: Group, raw: bool, named: bool, writer: FigureWriter) -
         draw,
         title=f"{group.label}: {kind}" if named else kind.capitalize(),
         alt=f"Score matrix of {group.label}, {kind}. {table.describe()}",
+        data=ChartData(
+            ("row", *table.columns),
+            tuple((row, *scores) for row, scores in zip(table.rows, table.scores.tolist(), strict=True)),
+        ),
         caption=(_RAW_CAPTION if raw else _MATRIX_CAPTION) + _mean_over(group),
         size=((WIDE if _is_wide(group) else SMALL)[0], 0.9 + (0.3 if _is_wide(group) else 0.4) * len(table.rows)),
     )
@@ -140,10 +145,17 @@ def rounding_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
         draw,
         title="",
         alt=f"Rounding loss. {listed(rows_text)}",
+        data=_losses_data(groups[0].first, names, shown),
         size=(WIDE[0], 3.1),
         draw_narrow=draw,
     )
     return Section("rounding", "Rounding loss", lead, (page_figure,))
+
+
+def _losses_data(run: RunRecord, names: Sequence[str], shown: Sequence[tuple[str, Array]]) -> ChartData:
+    games = tuple(task.title for task in run.tasks)
+    rows = [(label, name, *row) for label, loss in shown for name, row in zip(names, loss.tolist(), strict=True)]
+    return ChartData(("agent", "after learning", *games), tuple(rows))
 
 
 def _rounding_losses(groups: Sequence[Group]) -> tuple[list[str], list[tuple[str, Array]]]:

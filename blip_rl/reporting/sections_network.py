@@ -1,4 +1,4 @@
-"""Sections about frozen bits, plasticity, speed and memory, and videos."""
+"""Sections about frozen bits, plasticity and videos."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from urllib.parse import quote
 
 import numpy as np
 
-from blip_rl.records import PlasticityRow, SpeedRow
-from blip_rl.reporting import bars, curves, heatmaps
+from blip_rl.records import PlasticityRow
+from blip_rl.reporting import bars, heatmaps
 from blip_rl.reporting.bits import BitBudget, BitMap, load_bit_maps
+from blip_rl.reporting.chart_data import ChartData
 from blip_rl.reporting.drawing import Figure
 from blip_rl.reporting.figures import SMALL, FigureWriter, PageFigure, data_uri
-from blip_rl.reporting.groups import Group, Series, describe_series, over_seeds
+from blip_rl.reporting.groups import Group, Series, over_seeds
 from blip_rl.reporting.run_record import RunRecord
 from blip_rl.reporting.section import Gif, MapCell, MapGroup, Section
-from blip_rl.reporting.style import Theme, short_number
-from blip_rl.reporting.table import PLASTICITY, Array, as_array
+from blip_rl.reporting.series_figure import series_figure
+from blip_rl.reporting.style import Theme
+from blip_rl.reporting.table import PLASTICITY, Array
 from blip_rl.reporting.text import listed, unit
 
 _INLINE_GIF_BYTES = 4_000_000
@@ -82,7 +84,33 @@ def _map_group(group: Group, found: Sequence[BitMap], writer: FigureWriter) -> M
         units, weights = next(iter(own.values())).frozen_bits.shape
         rows.append((layer, f"{units:,} × {weights:,}", cells))
         _save_layer(group, layer, small, writer)
-    return MapGroup(group.label, tuple(names), tuple(rows), run.total_bits)
+    data = writer.save_data(f"frozen-bits-{group.label}", _map_data(run, found))
+    return MapGroup(group.label, tuple(names), tuple(rows), run.total_bits, data)
+
+
+def _map_data(run: RunRecord, found: Sequence[BitMap]) -> ChartData:
+    columns = (
+        "layer",
+        "after",
+        "mean frozen bits",
+        "least",
+        "most",
+        "share with frozen bits",
+        "share without information",
+    )
+    rows = [
+        (
+            one.layer,
+            run.stage_title(one.stage),
+            float(one.frozen_bits.mean()),
+            int(one.frozen_bits.min()),
+            int(one.frozen_bits.max()),
+            float((one.frozen_bits > 0).mean()),
+            run.information.shares.get(one.stage, {}).get(one.layer),
+        )
+        for one in found
+    ]
+    return ChartData(columns, tuple(rows))
 
 
 def _cell(one: BitMap, small: np.ndarray, run: RunRecord, label: str) -> MapCell:
@@ -128,6 +156,9 @@ def _budget_figure(group: Group, budget: BitBudget, named: bool, writer: FigureW
         draw,
         title=f"{group.label}: bit budget" if named else "Bit budget",
         alt=f"Mean frozen bits of {run.total_bits} in each layer. {listed(rows_text)}",
+        data=ChartData(
+            ("after", *layers), tuple((name, *row) for name, row in zip(names, frozen.tolist(), strict=True))
+        ),
         caption=f"Bits frozen by each {unit(run)} and free bits, mean over the weights of a layer.",
         size=(SMALL[0], 1.3 + 0.38 * len(layers)),
     )
@@ -159,7 +190,7 @@ def _plasticity_figure(
             for index, group in enumerate(groups)
         ]
     series = [one for one in series if any(np.isfinite(values).any() for _, values in one.lines)]
-    return _series_figure(f"plasticity-{column}", title, series, writer) if series else None
+    return series_figure(f"plasticity-{column}", title, series, writer) if series else None
 
 
 def _layer_series(rows: Sequence[PlasticityRow], column: str) -> list[Series]:
@@ -179,46 +210,6 @@ def _by_evaluation(rows: Sequence[PlasticityRow], column: str) -> tuple[Array, A
             found[row.env_steps, row.stage, _PHASES[row.phase]].append(value)
     steps = [float(steps) for steps, _, _ in sorted(found)]
     return np.array(steps), np.array([np.mean(found[when]) for when in sorted(found)])
-
-
-def _speeds(rows: Sequence[SpeedRow], column: str) -> tuple[Array, Array]:
-    """Return (steps, value) with increasing steps; of several values at the same step the last."""
-    last = {row.env_steps: row for row in rows if np.isfinite(getattr(row, column))}
-    shown = [last[steps] for steps in sorted(last)]
-    return as_array(shown, "env_steps"), as_array(shown, column)
-
-
-def _series_figure(
-    name: str, title: str, series: Sequence[Series], writer: FigureWriter, *, from_zero: bool = False
-) -> PageFigure:
-    def draw(figure: Figure, theme: Theme) -> None:
-        ax = curves.draw_curves(figure.add_subplot(), series, theme, title[0].lower() + title[1:])
-        ax.set_xlim(left=0)
-        if from_zero:
-            ax.set_ylim(0, 1.2 * max(1.0, ax.dataLim.ymax))
-
-    ends = [
-        f"{one.label} " + ", ".join(short_number(float(values[-1])) for _, values in one.lines if len(values))
-        for one in series
-    ]
-    alt = f"{title} against steps; at the end: {listed(ends)}"
-    return writer.add(name, draw, title=title, alt=alt, caption=describe_series(series))
-
-
-def speed_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
-    """Steps per second and peak memory."""
-    lead = "Training steps per second, without evaluations, and peak memory."
-    figures = []
-    for column, title in (("steps_per_second", "Steps per second"), ("peak_memory_mb", "Peak memory, MB")):
-        series = [
-            over_seeds(group.label, index, [_speeds(run.speed, column) for run in group.runs if run.speed])
-            for index, group in enumerate(groups)
-        ]
-        shown = [one for one in series if one.lines]
-        if shown:
-            figures.append(_series_figure(f"speed-{column}", title, shown, writer, from_zero=True))
-    note = "" if figures else "Not recorded in this run: it has no speed.csv."
-    return Section("speed", "Speed and memory", lead, tuple(figures), note, "pair")
 
 
 def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Section:

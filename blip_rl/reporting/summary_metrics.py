@@ -93,10 +93,10 @@ def _values(run: RunRecord, group: Group) -> tuple[StageValues, list[int]]:
     return values, np.flatnonzero(values.normalised[: group.learned]).tolist()
 
 
-def _stability_gap(run: RunRecord, group: Group) -> float:
+def _stability_gaps(run: RunRecord, group: Group) -> Array:
     values, stages = _values(run, group)
     followed = [at for at in stages if at + 1 < group.learned and run.visits[at + 1] != run.visits[at]]
-    return _mean(values.stability_gap[followed])
+    return values.stability_gap[followed]
 
 
 def _last_cycle_sum(run: RunRecord, group: Group) -> float:
@@ -104,14 +104,14 @@ def _last_cycle_sum(run: RunRecord, group: Group) -> float:
     return visit_metrics.last_cycle_sum(values.training_return[: group.learned], run.visits[: group.learned])
 
 
-def _forward_transfer(run: RunRecord, group: Group) -> float:
+def _forward_transfers(run: RunRecord, group: Group) -> Array:
     _, stages = _values(run, group)
-    return _mean(stage_transfer(run, group)[stages])
+    return stage_transfer(run, group)[stages]
 
 
-def _plasticity(run: RunRecord, group: Group) -> float:
+def _plasticities(run: RunRecord, group: Group) -> Array:
     _, stages = _values(run, group)
-    return _mean(stage_plasticity(run, group)[stages])
+    return stage_plasticity(run, group)[stages]
 
 
 def stage_transfer(run: RunRecord, group: Group) -> Array:
@@ -135,8 +135,14 @@ def _against_single(
     return metric(of(own), np.mean(known, axis=0))
 
 
-def _mean(values: Array) -> float:
-    return float(np.mean(values)) if values.size else float("nan")
+def _over(values: Callable[[RunRecord, Group], Array], aggregate: Callable[[Array], float]) -> Compute:
+    """Return the computation of one number from the values of several games; NaN without any."""
+
+    def compute(run: RunRecord, group: Group) -> float:
+        found = values(run, group)
+        return float(aggregate(found)) if found.size else float("nan")
+
+    return compute
 
 
 def _has_single(groups: Sequence[Group]) -> bool:
@@ -165,9 +171,13 @@ SUMMARY_METRICS: dict[str, SummaryMetric] = {
         "mean drop of the earlier games from their best scores",
         _of_matrix(metrics.mean_forgetting),
         higher_is_better=False,
+        worst=_of_matrix(metrics.worst_forgetting),
     ),
     "Stability gap": SummaryMetric(
-        "mean drop of a game to its lowest score while the next one is learned", _stability_gap, higher_is_better=False
+        "mean drop of a game to its lowest score while the next one is learned",
+        _over(_stability_gaps, np.mean),
+        higher_is_better=False,
+        worst=_over(_stability_gaps, np.max),
     ),
     LAST_CYCLE: SummaryMetric(
         "sum over the games of the mean raw training return in the last visit",
@@ -177,13 +187,15 @@ SUMMARY_METRICS: dict[str, SummaryMetric] = {
     "Forward transfer": SummaryMetric(
         "mean of (area − area of single) / (1 − area of single), with the area under the score on a game while it is "
         "learned",
-        _forward_transfer,
+        _over(_forward_transfers, np.mean),
         signed=True,
+        worst=_over(_forward_transfers, np.min),
         applies=_has_single,
     ),
     "Plasticity": SummaryMetric(
         "mean of the score just after learning a game, divided by that of single",
-        _plasticity,
+        _over(_plasticities, np.mean),
+        worst=_over(_plasticities, np.min),
         applies=_has_single,
     ),
 }

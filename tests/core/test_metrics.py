@@ -218,6 +218,7 @@ def test_metrics_of_visits_by_hand():
     same(metrics.backward_transfer(RETURNING, VISITS), -(0.3 + 0.4) / 2)  # task 2 was learned last
     same(metrics.worst_backward_transfer(RETURNING, VISITS), -0.4)
     same(metrics.mean_forgetting(RETURNING, VISITS), (0.3 + 0.4) / 2)
+    same(metrics.worst_forgetting(RETURNING, VISITS), 0.4)
     # Stage 3: 0.8 after stage 1, 0.5 after stage 2. Stage 5: 0.6 after stage 2, 0.2 after stage 4.
     same(visit_metrics.forgetting_between_visits(RETURNING, VISITS), [NAN, NAN, 0.3, NAN, 0.4])
 
@@ -249,6 +250,7 @@ def test_worst_task_by_hand():
     same(metrics.worst_performance(MATRIX), 0.3)
     same(metrics.worst_backward_transfer(MATRIX), 0.3 - 0.9)
     assert math.isnan(metrics.worst_backward_transfer([[0.5]]))
+    assert math.isnan(metrics.worst_forgetting([[0.5]]))
     assert math.isnan(metrics.worst_performance([[0.5, NAN], [0.5, NAN]]))
 
 

@@ -116,6 +116,10 @@ def test_every_figure_is_embedded_and_saved_as_png_and_svg(new_run, real_picture
     assert names == {path.stem for path in written.pictures.glob("*.png")}
     assert {"accumulated-reward", "game-1-kungfu", "matrix-raw-blip", "bit-budget-blip", "bits-conv1-blip"} <= names
     assert {"rounding-loss", "plasticity-effective_rank".replace("_", "-"), "speed-steps-per-second"} <= names
+    files = {link["download"]: base64.b64decode(link["href"].partition(",")[2]) for link in page.all("a")}
+    assert files == {path.name: path.read_bytes() for path in written.pictures.glob("*.csv")}
+    layers = {"bits-conv1-blip", "bits-fc1-blip"}  # one file for the heatmaps of all layers
+    assert {name.removesuffix(".csv") for name in files} == names - layers | {"frozen-bits-blip"}
     shown = [image["src"] for image in page.all("img")] + [source["srcset"] for source in page.all("source")]
     assert all(address.startswith(("data:image/svg+xml;base64,", "data:image/png;base64,")) for address in shown)
     assert not page.all("script")

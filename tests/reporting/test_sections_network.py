@@ -10,7 +10,8 @@ from blip_rl.reporting import curves
 from blip_rl.reporting.figures import FigureWriter
 from blip_rl.reporting.groups import group_runs, over_seeds
 from blip_rl.reporting.run_record import load_run
-from blip_rl.reporting.sections_network import plasticity_section, speed_section
+from blip_rl.reporting.sections_cost import cost_section
+from blip_rl.reporting.sections_network import plasticity_section
 from tests.reporting import report_runs as made
 
 # At 1000 steps a consolidation freezes 17 of 20 bits; then the next game is evaluated before its first step.
@@ -84,7 +85,7 @@ def test_points_that_one_run_lacks_are_left_out():
 def test_later_of_two_speeds_at_the_same_step_is_shown(drawn, new_run):
     run = new_run("one")
     made.write_table(run / "speed.csv", columns(SpeedRow), [[10, 1, 100, 800], [20, 1, 300, 900], [20, 1, 200, 950]])
-    found = drawn(speed_section, run)
+    found = drawn(cost_section, run)
     for what, expected in (("steps per second", [100, 200]), ("peak memory, MB", [800, 950])):
         ((steps, values),) = found[what][0].lines
         assert (steps.tolist(), values.tolist()) == ([10, 20], expected)
