@@ -242,7 +242,8 @@ def _versus(
             options,
             [recorded for shown in played for recorded in shown],
             {source.actions for source in sources},
-        ),
+        )
+        + ("; yellow: the higher mean" if any(cell.bright for cell in cells) else ""),
     )
     return Grid(tuple(cells), labels, options.fps, options.scale or _GRID_SCALE)
 

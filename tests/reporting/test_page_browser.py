@@ -102,3 +102,19 @@ def test_printed_page_is_light(browser, pages):
         assert page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(28, 35, 48)"
     finally:
         page.close()
+
+
+def test_numbers_of_a_chart_are_shown_and_downloaded(browser, pages):
+    page = browser.new_page(viewport={"width": 360, "height": 800})
+    page.goto(pages["one"].as_uri())
+    numbers = page.locator("#games details.data").first
+    assert not numbers.locator("table").is_visible()
+    numbers.locator("summary").click()
+    assert numbers.locator("table").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    with page.expect_download() as started:
+        numbers.locator("a").click()
+    assert started.value.suggested_filename == "game-1-kungfu.csv"
+    saved = pages["one"].parent / "pictures" / "game-1-kungfu.csv"
+    assert Path(started.value.path()).read_bytes() == saved.read_bytes()
+    page.close()
