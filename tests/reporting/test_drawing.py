@@ -15,12 +15,13 @@ from blip_rl.reporting import drawing
 JUPYTER = "module://matplotlib_inline.backend_inline"
 DRAW = """
 import sys
+from blip_rl.reporting.chart_data import ChartData
 from blip_rl.reporting.figures import FigureWriter
 from blip_rl.reporting.heatmaps import frozen_bits_image
 import numpy as np
 frozen_bits_image(np.zeros((2, 2), np.uint8), 20, "fc1")
 FigureWriter(__import__("pathlib").Path(sys.argv[1])).add(
-    "plain", lambda figure, theme: figure.add_subplot().set_title("50% of 1_000"), title="", alt=""
+    "plain", lambda figure, theme: figure.add_subplot().set_title("50% of 1_000"), title="", alt="", data=ChartData((), ())
 )
 """
 
