@@ -21,7 +21,11 @@ from blip_rl.reporting.heatmaps import frozen_bits_image
 import numpy as np
 frozen_bits_image(np.zeros((2, 2), np.uint8), 20, "fc1")
 FigureWriter(__import__("pathlib").Path(sys.argv[1])).add(
-    "plain", lambda figure, theme: figure.add_subplot().set_title("50% of 1_000"), title="", alt="", data=ChartData((), ())
+    "plain",
+    lambda figure, theme: figure.add_subplot().set_title("50% of 1_000"),
+    title="",
+    alt="",
+    data=ChartData((), ()),
 )
 """
 
