@@ -31,7 +31,8 @@ def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Arr
     Raises:
         ValueError: no scores, or not a matrix.
     """
-    return _profiles(score_table(scores).reshape(1, -1), np.asarray(thresholds, dtype=np.float64))[0]
+    levels = np.asarray(thresholds, dtype=np.float64)
+    return np.asarray(_profiles(score_table(scores).reshape(1, -1), levels)[0])
 
 
 def performance_profile_interval(
@@ -75,7 +76,7 @@ def improvement_by_task(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
     Raises:
         ValueError: no scores, not matrices, or different numbers of tasks.
     """
-    return _wins(first, second).mean(axis=(1, 2))
+    return np.asarray(_wins(first, second).mean(axis=(1, 2)))
 
 
 def probability_of_improvement(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
@@ -130,7 +131,8 @@ def _profiles(rows: Array, thresholds: Array) -> Array:
     """Return the share of each row's scores above each threshold, (rows, thresholds); NaN for rows with a NaN."""
     count = rows.shape[1]
     above = np.array([count - np.searchsorted(row, thresholds, side="right") for row in np.sort(rows, axis=1)]) / count
-    return np.where(np.isnan(rows).any(axis=1)[:, None], np.nan, above)
+    missing = np.isnan(rows).any(axis=1, keepdims=True)
+    return np.where(missing, np.nan, above)
 
 
 def _wins(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
