@@ -39,10 +39,11 @@ def comparison_section(groups: Sequence[Group], writer: FigureWriter) -> list[Se
     agents, games = _agents(groups)
     if not agents:
         return []
+    many = any(len(agent.scores) >= FEWEST_RUNS_FOR_BOOTSTRAP for agent in agents)
+    intervals = "95 % bootstrap intervals, of agents with" if many else "Intervals need"
     lead = (
         f"Final normalised scores of all runs and games, of agents with at least {FEWEST_RUNS} runs that have learned "
-        f"every game (Agarwal et al. 2021, arXiv 2108.13264). Intervals (95 %, bootstrap over runs) are drawn from "
-        f"{FEWEST_RUNS_FOR_BOOTSTRAP} runs of an agent on."
+        f"every game (Agarwal et al. 2021, arXiv 2108.13264). {intervals} {FEWEST_RUNS_FOR_BOOTSTRAP} runs."
     )
     figures = [_profile_figure(agents, writer)]
     pairs = list(combinations(agents, 2))
