@@ -7,6 +7,7 @@ A job may be given again at any time and on any machine that sees the folder; it
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -61,6 +62,14 @@ class Job:
         return ["train", *self.options, "--out", str(self.path)]
 
 
+def leave_when_interrupted() -> None:
+    """Let SIGINT end this process at once until a training handles it; there is nothing to save before.
+
+    As an exception it would come in the middle of an import, and imported modules may make another error of it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended.
@@ -71,14 +80,12 @@ class Outcome:
             try would fail too; ``lost``: its worker or machine died, so that another try can succeed.
         message: What happened; empty for a finished run.
         seconds: Time of this try.
-        peak_memory_bytes: Peak memory of the process; 0 if unknown.
     """
 
     name: str
     status: Status
     message: str = ""
     seconds: float = 0.0
-    peak_memory_bytes: int = 0
 
 
 def run_job(job: Job) -> Outcome:
@@ -95,9 +102,7 @@ def run_job(job: Job) -> Outcome:
         outcome = _outcome(job)
         if outcome.status == "failed":
             print(f"Error: {outcome.message}", file=sys.stderr, flush=True)
-    from blip_rl.run.resources import peak_memory_bytes
-
-    return replace(outcome, seconds=time.monotonic() - began, peak_memory_bytes=peak_memory_bytes())
+    return replace(outcome, seconds=time.monotonic() - began)
 
 
 def _outcome(job: Job) -> Outcome:

@@ -14,9 +14,10 @@ TO_BE_CONTINUED = 75
 
 def main(folder: str, name: str) -> int:
     """Run the run of this name; return the exit code."""
-    from blip_rl.sweeps.job import run_job
+    from blip_rl.sweeps.job import leave_when_interrupted, run_job
     from blip_rl.sweeps.manifest import load_manifest
 
+    leave_when_interrupted()
     manifest = load_manifest(Path(folder))
     run = next((run for run in manifest.runs if run.name == name), None)
     if run is None:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from blip_rl.sweeps.job import Job, Outcome, run_job
+from blip_rl.sweeps.job import Job, Outcome, leave_when_interrupted, run_job
 
 
 def encode_job(job: Job) -> bytes:
@@ -40,6 +40,7 @@ def decode_outcome(text: bytes) -> Outcome | None:
 
 def main() -> None:
     """Run the job that stdin gives."""
+    leave_when_interrupted()
     with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: the rest is for the thread
         job = decode_job(stdin.readline())
     threading.Thread(target=_stop_with_sweep, daemon=True).start()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,34 @@ def test_a_killed_worker_is_lost_and_one_that_is_stopped_early_is_interrupted(jo
             assert (engine.free, engine.where(job.name)) == (1, "")
 
 
+TORCH = """
+import pathlib, time
+pathlib.Path("loading").touch()
+try:
+    time.sleep(60)
+except BaseException:
+    raise AttributeError("partially initialized module 'torch'")
+"""
+
+
+def test_a_job_that_is_stopped_while_it_loads_libraries_is_interrupted(job, tmp_path, monkeypatch):
+    """Torch's modules make other errors of an exception in the middle of an import."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "early" / "torch").mkdir(parents=True)
+    (tmp_path / "early" / "torch" / "__init__.py").write_text(TORCH)
+    path = [str(tmp_path / "early"), str(Path(__file__).parents[2])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    with LocalEngine(1) as engine:
+        engine.submit(job)
+        end = time.monotonic() + 60
+        while not (tmp_path / "loading").exists():
+            assert time.monotonic() < end, engine.poll(0)
+            time.sleep(0.01)
+        engine.stop()
+        (outcome,) = ends(engine)
+    assert (outcome.status, outcome.message) == ("interrupted", "stopped")
+
+
 def test_nothing_is_left_running_when_an_engine_is_left(job):
     with LocalEngine(1) as engine:
         engine.submit(job)
@@ -119,9 +148,14 @@ def test_a_finished_run_is_left_alone_and_a_folder_with_another_run_is_a_failure
     assert f"'{finished_run}' holds another run than the sweep's" in outcome.message
     assert outcome.message in job.log.read_text()
     same = dataclasses.replace(other, recipe=(finished_run / "config.toml").read_text())
-    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    before = changes(finished_run)
     assert run_job(same).status == "finished"
-    assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")} == before
+    assert changes(finished_run) == before
+
+
+def changes(run):
+    """Path → time of its last change, without the lock, which says who has held it."""
+    return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
 
 
 def test_the_outcome_of_a_worker_arrives(job):
