@@ -10,6 +10,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -34,7 +35,9 @@ VARIANTS = {
     "finetune with shrink and perturb": ("finetune", {"shrink_and_perturb": 0.1, "soft_shrink_and_perturb": 1e-4}),
 }
 methods = pytest.mark.parametrize("name", [*method_names(), *VARIANTS])
-trunks = pytest.mark.parametrize("kind", TRUNKS)
+cases = pytest.mark.parametrize(
+    ("name", "kind"), [*product(method_names(), TRUNKS), *((variant, "mlp") for variant in VARIANTS)]
+)
 UPDATES = 10
 
 
@@ -172,8 +175,7 @@ def test_every_method_has_a_recipe_of_its_name(name):
 # --- hooks
 
 
-@methods
-@trunks
+@cases
 def test_nothing_stays_attached(name, kind):
     """After the first task, after a later one, when there is something to protect, and after an error in either."""
     world, method = World(kind), from_recipe(name)
@@ -190,8 +192,7 @@ def test_nothing_stays_attached(name, kind):
 # --- the first task
 
 
-@methods
-@trunks
+@cases
 def test_the_first_task_is_fine_tuning(name, kind):
     difference = DIFFERENCES.get(name) or DIFFERENCES.get(VARIANTS.get(name, (name,))[0], FirstTask("none"))
     world = World(kind)
@@ -216,8 +217,7 @@ def test_the_exceptions_are_needed(name):
 # --- several tasks
 
 
-@methods
-@trunks
+@cases
 def test_three_tasks_with_different_numbers_of_actions(name, kind):
     """Each one learns something of its own, and the figures can be logged."""
     world, method = World(kind), from_recipe(name)
@@ -237,8 +237,7 @@ def test_three_tasks_with_different_numbers_of_actions(name, kind):
 # --- state
 
 
-@methods
-@trunks
+@cases
 def test_the_state_round_trips_bit_for_bit(name, kind):
     """Before the first task, and after one and two; the state is a copy that later training does not change."""
     world, method, taken = World(kind), from_recipe(name), []
@@ -257,8 +256,7 @@ def test_the_state_round_trips_bit_for_bit(name, kind):
         assert same(saved.tensors, in_a_file.tensors)
 
 
-@methods
-@trunks
+@cases
 def test_training_after_a_round_trip_equals_training_without(name, kind):
     """Before every task, the first too: weights, figures and state."""
     world, method = World(kind), from_recipe(name)
@@ -273,8 +271,7 @@ def test_training_after_a_round_trip_equals_training_without(name, kind):
         assert same(loaded.state().tensors, method.state().tensors)
 
 
-@methods
-@trunks
+@cases
 @pytest.mark.parametrize("left_after", [0, 4, UPDATES - 1, UPDATES])
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_resumed_task_equals_one_without_interruption(name, kind, number, left_after):
@@ -310,8 +307,7 @@ def test_a_resumed_task_equals_one_without_interruption(name, kind, number, left
     assert same(resumed.state().tensors, method.state().tensors)
 
 
-@methods
-@trunks
+@cases
 def test_the_state_has_the_tensors_that_the_method_announces(name, kind):
     """Before the first task, in the middle of one, and after each; on a trunk without memory too."""
     world, method = World(kind), from_recipe(name)
@@ -395,8 +391,7 @@ def test_end_task_without_start_task_is_refused(name):
 # --- playing
 
 
-@methods
-@trunks
+@cases
 def test_playing_restores_the_trunk_bit_for_bit(name, kind):
     """While the second task is being learned, after an error, and on another trunk with a state just loaded."""
     world, method = World(kind), from_recipe(name)
@@ -422,8 +417,7 @@ def test_playing_restores_the_trunk_bit_for_bit(name, kind):
         assert same(copies(other.trunk), before)
 
 
-@methods
-@trunks
+@cases
 def test_playing_does_not_disturb_training(name, kind):
     """Playing in the middle of a task does not change later training."""
     world, method = World(kind), from_recipe(name)
