@@ -23,6 +23,7 @@ ENGINES = ("local", "ray", "slurm")
 _MOST_JOBS = 1024
 _MOST_RETRIES = 1000
 _MOST_TRIALS = 10_000
+_RAY_ROUND = 16  # runs in a round of trials: places are known only once a cluster is connected
 PlanLike = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -79,11 +80,7 @@ def sweep(
     else:
         from blip_rl.sweeps.run import run_sweep
 
-        placed: Engine
-        if engine == "ray":
-            placed = _ray_engine(folder, manifest, needs, jobs, gpus_per_run, address)
-        else:
-            placed = _local_engine(manifest, needs, jobs, gpus_per_run)
+        placed = _engine(engine, folder, manifest, needs, jobs, gpus_per_run, address)
         run_sweep(folder, manifest, placed, retries=retries)
     return [Run(folder / run.name) for run in manifest.runs]
 
@@ -94,9 +91,11 @@ def search(
     trials: int,
     out: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    engine: str = "local",
     jobs: int | None = None,
     gpus_per_run: float = 1.0,
     retries: int = 2,
+    address: str | None = None,
     trust: bool = False,
 ) -> None:
     """Search the ranges of a plan with Optuna, on its tuning seeds alone, and print the best settings of each agent.
@@ -106,9 +105,11 @@ def search(
         trials: Settings to try for each agent.
         out: Folder of the search; None: ``sweeps/<name of the plan's file>-search``.
         options: As for :func:`sweep`, like the arguments below.
-        jobs: Runs at a time.
+        engine: ``local`` or ``ray``.
+        jobs: Runs at a time, and about as many in a round of trials; None: as many as fit; 16 in a round on Ray.
         gpus_per_run: Share of a GPU that a run takes.
         retries: How often a run whose process died is tried again.
+        address: ``HOST:PORT`` of the head node of a Ray cluster; None: one is started on this machine.
         trust: Import the packages and wrappers that a recipe names.
 
     Raises:
@@ -117,6 +118,7 @@ def search(
     from blip_rl.sweeps import optuna_sampler
 
     optuna_sampler.check_installed()
+    arguments.choice("engine", engine, ("local", "ray"))
     arguments.whole("trials", trials, 1, _MOST_TRIALS)
     arguments.whole("retries", retries, 0, _MOST_RETRIES)
     arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
@@ -128,8 +130,10 @@ def search(
     with trusting_files(trust):
         searched = Search(_plan(plan, options or {}), folder)
         examples = searched.examples()
-    engine = _local_engine(examples, check_settings(examples), jobs, gpus_per_run)
-    searched.run(engine, optuna_sampler.suggest, trials=trials, places=engine.free, retries=retries)
+    needs = check_settings(examples, here=engine == "local")
+    placed = _engine(engine, folder, examples, needs, jobs, gpus_per_run, address)
+    round_size = placed.free if engine == "local" else jobs or _RAY_ROUND
+    searched.run(placed, optuna_sampler.suggest, trials=trials, places=round_size, retries=retries)
 
 
 def sweep_plan(
@@ -137,17 +141,20 @@ def sweep_plan(
     *,
     out: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    engine: str = "local",
     jobs: int | None = None,
     gpus_per_run: float = 1.0,
     trust: bool = False,
 ) -> str:
     """Check everything that :func:`sweep` checks; return its runs and estimates as text, and write nothing."""
     arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
-    folder, manifest, needs = _prepared(plan, out, options, trust=trust, remember=False)
+    arguments.choice("engine", engine, ENGINES)
+    here = engine == "local"
+    folder, manifest, needs = _prepared(plan, out, options, here=here, trust=trust, remember=False)
     from blip_rl.sweeps.dry_run import dry_run_text
     from blip_rl.sweeps.folder import finished_runs
 
-    count, _ = _places(manifest, needs, jobs, gpus_per_run)
+    count = _places(manifest, needs, jobs, gpus_per_run)[0] if here else jobs or 1
     return dry_run_text(folder, manifest, needs, finished_runs(folder, manifest), count)
 
 
@@ -198,6 +205,20 @@ def _places(
     share = arguments.number("gpus_per_run", gpus_per_run)
     gpus = estimate.gpu_places(estimate.gpu_count(), share) if estimate.uses_gpu(needs) else ()
     return estimate.places(needs, manifest.threads, jobs, gpus), gpus
+
+
+def _engine(
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    needs: dict[str, Needs],
+    jobs: int | None,
+    gpus_per_run: float,
+    address: str | None,
+) -> Engine:
+    if name == "ray":
+        return _ray_engine(folder, manifest, needs, jobs, gpus_per_run, address)
+    return _local_engine(manifest, needs, jobs, gpus_per_run)
 
 
 def _local_engine(manifest: Manifest, needs: dict[str, Needs], jobs: int | None, gpus_per_run: float) -> Engine:

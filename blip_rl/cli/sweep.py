@@ -115,19 +115,20 @@ def sweep(
     if address is not None and engine != "ray":
         raise UserError(f"--address {address} with --engine {engine}: only Ray has one (--engine ray, or leave it out)")
     if dry_run:
-        click.echo(sweeping.sweep_plan(given, options=changed, **placed))
-    elif search:
-        sweeping.search(given, options=changed, retries=retries, trials=_TRIALS if trials is None else trials, **placed)
+        click.echo(sweeping.sweep_plan(given, options=changed, engine=engine, **placed))
+        return
+    placed |= {"engine": engine, "retries": retries, "address": address}
+    if search:
+        sweeping.search(given, options=changed, trials=_TRIALS if trials is None else trials, **placed)
     else:
-        placed |= {"engine": engine, "retries": retries, "address": address, "slurm_options": slurm_options}
-        sweeping.sweep(given, options=changed, **placed)
+        sweeping.sweep(given, options=changed, slurm_options=slurm_options, **placed)
 
 
 def _check_search(search: str | None, trials: int | None, engine: str, dry_run: bool) -> None:
     if search is None and trials is not None:
         raise UserError(f"--trials {trials} without --search: expected --search optuna")
-    if search and engine != "local":
-        raise UserError(f"--search with --engine {engine}: a search waits for its runs (use --engine local)")
+    if search and engine == "slurm":
+        raise UserError("--search with --engine slurm: a search waits for its runs (use --engine local or ray)")
     if search and dry_run:
         raise UserError("--search with --dry-run: which runs a search makes depends on their scores (leave one out)")
 
