@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blip_rl.any_module import protect_module as protect_module
     from blip_rl.api.run import Run as Run
     from blip_rl.api.run import load as load
+    from blip_rl.api.sharing import publish as publish
     from blip_rl.api.sweeping import sweep as sweep
     from blip_rl.api.training import resume as resume
     from blip_rl.api.training import train as train
@@ -41,6 +42,7 @@ _HOMES = {
     "load": "blip_rl.api.run",
     "protect": "blip_rl.sb3.protect",
     "protect_module": "blip_rl.any_module",
+    "publish": "blip_rl.api.sharing",
     "render": "blip_rl.api.viewing",
     "report": "blip_rl.api.viewing",
     "resume": "blip_rl.api.training",
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "protect",
     "protect_module",
+    "publish",
     "render",
     "report",
     "resume",

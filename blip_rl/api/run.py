@@ -95,17 +95,25 @@ class Run(os.PathLike[str]):
 
 
 def load(path: str | os.PathLike[str]) -> Run:
-    """Open a run folder, finished or not.
+    """Open a run folder, finished or not, or download a published run from the Hugging Face Hub.
 
     Args:
-        path: A folder that training created.
+        path: A folder that training created, or ``"hf:user/name"``, with ``@revision`` for a branch, a tag or a commit.
+            Only the recipe, the tables and the checkpoints are downloaded (``~/.cache/blip-rl/hub``), within bounds,
+            and none of it is run as code.
 
     Raises:
-        UserError: It is not a run folder, or its ``config.toml`` is invalid.
+        UserError: It is not a run folder, or its ``config.toml`` is invalid; the Hub has no such run, or the extra
+            ``hub`` is not installed.
+        RunError: The Hub cannot be reached.
     """
     from blip_rl.storage.paths import check_run
 
     folder = arguments.path("path", path)
+    if isinstance(path, str) and path.startswith("hf:"):
+        with loading():
+            from blip_rl.sharing.hub import fetch
+        folder = fetch(path)
     check_run(folder)
     run = Run(folder)
     _ = run.config  # validates it

@@ -61,7 +61,19 @@ def complete_games_of_run(ctx: click.Context, _parameter: click.Parameter, incom
     return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(last)]
 
 
-RUN = click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folders)
+class RunPath(click.Path):
+    """A run folder, or ``hf:user/name``, which is downloaded from the Hugging Face Hub."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the folder."""
+        if isinstance(value, str) and value.startswith("hf:"):
+            from blip_rl.sharing.hub import fetch
+
+            return fetch(value)
+        return super().convert(value, param, ctx)
+
+
+RUN = click.argument("run", type=RunPath(path_type=Path), shell_complete=complete_folders)
 GAMES = click.option(
     "--games",
     metavar="LIST",

@@ -20,6 +20,7 @@ from blip_rl.cli.group import Verbs
 from blip_rl.cli.import_ import import_zip
 from blip_rl.cli.inspect import inspect_folder
 from blip_rl.cli.list import list_names
+from blip_rl.cli.publish import publish
 from blip_rl.cli.render import render
 from blip_rl.cli.report import report
 from blip_rl.cli.show import show
@@ -65,6 +66,7 @@ for _verb in (
     render,
     export,
     import_zip,
+    publish,
     list_names,
     show,
     copy_recipe,
