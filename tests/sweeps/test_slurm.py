@@ -15,8 +15,8 @@ from blip_rl.sweeps.slurm import submit_sweep
 from tests.run.broken_off import CARTPOLES, assert_equal
 from tests.sweeps.small_sweeps import small_manifest
 
-# Runs every element of the array at once, each until it is not requeued. The first time an element has a snapshot it is
-# signalled, as before its time limit.
+# Runs every element of the array at once, each until it is not requeued. The first one is signalled as soon as there is
+# a file $BEGUN, as before its time limit.
 SBATCH = """#!/bin/bash
 script=${@: -1}
 cp "$script" submitted.sh
@@ -29,7 +29,7 @@ for index in $(seq 0 "$last"); do
     rm requeued
     bash "$script" >>slurm.out 2>&1 &
     if [ ! -e signalled ]; then
-      until compgen -G "x/*/checkpoints/step-*" >/dev/null; do sleep 0.01; done
+      until compgen -G "$BEGUN" >/dev/null; do sleep 0.01; done
       touch signalled
       kill -USR1 $!
     fi
@@ -66,13 +66,45 @@ def submit(folder, manifest, **options):
     submit_sweep(folder, manifest, check_settings(manifest, here=False), **given)
 
 
-def test_an_array_saves_requeues_and_ends_like_the_run_alone(programs, tmp_path, capsys):
+# Instead of Python: a run that is saved and stopped by the first signal, and finished the second time.
+TASK = """#!/bin/bash
+echo "$@" >>calls
+[ -e saved ] && exit 0
+trap 'touch saved; exit 75' USR1
+touch begun
+while :; do sleep 0.01; done
+"""
+
+
+def test_an_element_that_is_signalled_is_requeued_and_the_others_run_once(programs, tmp_path, monkeypatch):
+    programs(sbatch=SBATCH, scontrol=SCONTROL, task=TASK)
+    monkeypatch.setenv("BEGUN", "begun")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "task"))
+    manifest = small_manifest(seeds="0-1")
+    submit(tmp_path / "x", manifest)
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7_0\n"
+    first, second = (f"-m blip_rl.sweeps.task {tmp_path / 'x'} {run.name}" for run in manifest.runs)
+    assert (tmp_path / "calls").read_text().splitlines() == [first, first, second]
+    assert (tmp_path / "ended").read_text().splitlines() == ["0 ended with 0"] * 2 + ["1 ended with 0"]
+
+
+def test_an_element_that_fails_has_its_exit_code_and_is_not_requeued(programs, tmp_path, monkeypatch):
+    programs(sbatch=SBATCH, scontrol=SCONTROL, task="#!/bin/sh\nexit 1\n")
+    (tmp_path / "signalled").touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "task"))
+    submit(tmp_path / "x", small_manifest())
+    assert (tmp_path / "ended").read_text() == "0 ended with 1\n"
+    assert not (tmp_path / "scontrol.log").exists()
+
+
+@pytest.mark.slow
+def test_an_array_ends_like_the_run_alone(programs, tmp_path, capsys, monkeypatch):
     programs(sbatch=SBATCH, scontrol=SCONTROL)
+    monkeypatch.setenv("BEGUN", "x/*/checkpoints/step-*")
     manifest = small_manifest((*CARTPOLES, "checkpoint.every_steps=128"))
     submit(tmp_path / "x", manifest)
     assert "submitted" in capsys.readouterr().out
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7_0\n"
-    assert (tmp_path / "ended").read_text() == "0 ended with 0\n" * 2
     (job,) = manifest.jobs(tmp_path / "x")
     assert_equal(job.path, train(parse_run_config(job.recipe, job.name), out=tmp_path / "alone", threads=1, quiet=True))
     assert "SIGUSR1: stopping after this update" in job.log.read_text()
