@@ -46,7 +46,7 @@ from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.tracking.names import TrackChoice, check_installed
 from blip_rl.tracking.saved import chosen_tracker
 from blip_rl.tracking.sink import TrackedRun
-from blip_rl.tracking.tracker import open_tracker
+from blip_rl.tracking.tracker import open_tracker, trackers
 
 
 def train(
@@ -183,6 +183,8 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
     except StopRequestError:
         raise InterruptedRunError(f"stopped: {resume_hint(run.folder)}", run.stop.signal_number or 0) from None
     except KeyboardInterrupt:
+        for tracker in trackers(run.logger):
+            tracker.patience = 0.0  # the second Ctrl-C: exit at once
         run.console.say(f"\nstopped at once: {resume_hint(run.folder)}")
         raise
     finally:

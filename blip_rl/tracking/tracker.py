@@ -22,7 +22,6 @@ from blip_rl.tracking.sink import SINKS, Histogram, Picture, Settings, Sink, Tra
 from blip_rl.tracking.values import Document, Film
 
 _MOST_WAITING = 10_000  # logged steps; more are dropped if the tracker is slower than the training
-_CLOSING_SECONDS = 60.0
 
 
 class Tracker(KVWriter):
@@ -33,10 +32,11 @@ class Tracker(KVWriter):
     Attributes:
         name: The tracker.
         finished: Set to True when the run is finished; otherwise the tracker shows it as stopped.
+        patience: Most seconds that closing waits for what is still to be sent.
     """
 
     def __init__(self, name: str, sink: Sink) -> None:
-        self.name, self.finished = name, False
+        self.name, self.finished, self.patience = name, False, 60.0
         self._sink, self._told = sink, False
         self._problem: str | None = None
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
@@ -58,13 +58,13 @@ class Tracker(KVWriter):
         self._warn()
 
     def close(self) -> None:
-        """Send what is waiting, for at most a minute, and end the tracker's run."""
-        end = time.monotonic() + _CLOSING_SECONDS
+        """Send what is waiting and end the tracker's run, unless it takes longer than :attr:`patience`."""
+        end = time.monotonic() + self.patience
         with suppress(queue.Full):
-            self._waiting.put(None, timeout=_CLOSING_SECONDS)
+            self._waiting.put(None, timeout=self.patience)
         self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
-            self._problem = self._problem or f"it did not take all values within {_CLOSING_SECONDS:.0f} s"
+            self._problem = self._problem or f"it did not take all values within {self.patience:.0f} s at the end"
         self._warn()
 
     def _later(self, send: Callable[[], None]) -> None:

@@ -152,17 +152,31 @@ def test_tracker_that_cannot_be_reached_is_tried_again_by_resume(sinks, short_re
 
 
 def test_tracker_that_hangs_delays_neither_logging_nor_the_end(monkeypatch):
-    monkeypatch.setattr(tracker, "_CLOSING_SECONDS", 0.05)
     monkeypatch.setattr(tracker, "_MOST_WAITING", 2)
     sink = Recorder(saved.TrackedRun("wandb", "p", "t", None), {})
     sink.log = lambda values, step: time.sleep(0.5)
     output = Tracker("wandb", sink)
+    output.patience = 0.05
     began = time.monotonic()
     for step in range(9):
         output._later(partial(sink.log, {}, step))
     with pytest.warns(UserWarning, match="more than 2 logged steps wait for it"):
         output.close()
     assert time.monotonic() - began < 0.45
+
+
+def test_second_interrupt_does_not_wait_for_the_tracker(sinks, short_report, tmp_path, monkeypatch):
+    opened, open_tracker = [], train_module.open_tracker
+    monkeypatch.setattr(train_module, "open_tracker", lambda *about: opened.append(open_tracker(*about)) or opened[-1])
+    monkeypatch.setattr(Recorder, "log", lambda self, values, step: time.sleep(20))
+
+    def interrupted(*about):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "consolidate", interrupted)
+    with pytest.warns(UserWarning, match="within 0 s at the end"), pytest.raises(KeyboardInterrupt):
+        train(small_run(**ONE_GAME), out=tmp_path / "run", threads=1, quiet=True, track="wandb")
+    assert opened[0]._thread.is_alive()
 
 
 def test_films_pictures_and_texts_reach_tracker_and_event_file(tmp_path):
