@@ -134,6 +134,7 @@ def resume(
     tracked = chosen_tracker(path, track)
     config = load_run_config(folder.config)
     device = resolve_device(config.device)
+    folder.recover()
     _check_unfinished(folder, config)  # a finished run is not locked, so that no file of it changes
     with ExitStack() as held:
         with with_resume_hint(folder):

@@ -185,11 +185,15 @@ class RunFolder:
                     f"another process is writing '{self.path}': wait for it, or stop it first ({error}; if it is "
                     "frozen or its machine is lost, resume the run with --take-over)"
                 ) from error
-            for folder in (self.path, self.path / "checkpoints"):
-                atomic.recover(folder, from_suspended=lock.from_another)
+            self.recover(from_suspended=lock.from_another)
             self._lock = lock
             held.callback(setattr, self, "_lock", None)
             yield
+
+    def recover(self, *, from_suspended: bool = False) -> None:
+        """Clean up after processes that were killed while they wrote, as :func:`atomic.recover`; needs no lock."""
+        for folder in (self.path, self.path / "checkpoints"):
+            atomic.recover(folder, from_suspended=from_suspended)
 
     def check_lock(self) -> None:
         """Check that no other process has taken the run over, if this process has locked it.
@@ -251,11 +255,7 @@ class RunFolder:
             tables.rewrite_scores(self.scores, [*kept, *rows], self.check_lock)
 
     def read_scores(self) -> list[ScoreRow]:
-        """Return all rows of ``scores.csv``.
-
-        Raises:
-            UserError: The file is missing or damaged.
-        """
+        """Return all rows of ``scores.csv``; raise UserError if it is missing or damaged."""
         return tables.read_scores(self.scores)
 
     def add_returns(self, rows: Iterable[ReturnRow]) -> None:

@@ -64,4 +64,5 @@ def check_places(request: Request, nodes: Iterable[Node]) -> None:
 
 
 def _resources(cpus: float, gpus: float, memory: float) -> str:
-    return f"{cpus:g} CPUs, {gpus:g} GPUs, {in_words(int(memory))} of memory"
+    amounts = (f"{number:g} {kind}{'' if number == 1 else 's'}" for number, kind in ((cpus, "CPU"), (gpus, "GPU")))
+    return f"{', '.join(amounts)}, {in_words(int(memory))} of memory"

@@ -37,7 +37,7 @@ TINY = (
     "ppo.epochs=1",
 )
 EVERY_UPDATE = (*TINY, f"checkpoint.every_steps={UPDATE_STEPS}")
-KINDS = {"open", "write", "tensors", "fsync", "rename", "remove", "mkdir", "rmdir"}
+KINDS = {"open", "write", "tensors", "fsync", "rename", "remove", "mkdir", "rmdir", "truncate"}
 AT_BOUNDARIES = (*TINY, "checkpoint.every_steps=1M")
 BEGINNING, END = (0, 0, False), (1_000, 10**9, False)
 

@@ -43,6 +43,8 @@ def test_needs_that_no_node_can_meet_are_refused_with_what_the_nodes_have():
     check_places(Request(cpus=4), [SMALL, LARGE])
     with pytest.raises(UserError, match=r"needs 4 CPUs, 0\.5 GPUs.*small: 2 CPUs, 0 GPUs, 8 GB.*--gpus-per-run"):
         check_places(Request(cpus=4, gpus=0.5), [SMALL])
+    with pytest.raises(UserError, match=r"needs 1 CPU, 1 GPU, "):
+        check_places(Request(gpus=1.0), [SMALL])
     with pytest.raises(UserError, match="there is no node"):
         check_places(Request(), [])
 
