@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import blip_rl
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,3 +31,11 @@ def test_every_page_of_the_documentation_is_in_the_navigation():
     pages = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
     missing = {page for page in pages if not page.startswith("_build")} - {"index"} - listed
     assert not missing, "add it to a toctree in docs/index.md"
+
+
+def test_the_api_pages_have_every_public_name_and_every_module_of_core():
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^\.\. auto\w+:: (\S+)$", pages, re.MULTILINE))
+    modules = {f"blip_rl.core.{path.stem}" for path in (ROOT / "blip_rl" / "core").glob("*.py")}
+    missing = {f"blip_rl.{name}" for name in blip_rl.__all__} | modules - {"blip_rl.core.__init__"}
+    assert missing <= shown, "add it to a page in docs/api/"
