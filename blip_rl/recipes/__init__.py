@@ -10,7 +10,7 @@ from blip_rl.recipe_errors import RecipeError
 from blip_rl.recipes.files import GameInfo, RecipeInfo, list_agents, list_games, list_sequences
 from blip_rl.recipes.games import split_names
 from blip_rl.recipes.resolve import resolve
-from blip_rl.recipes.run_config import dump_run_config, load_run_config, parse_run_config
+from blip_rl.recipes.run_config import dump_run_config, load_run_config, parse_run_config, with_defaults
 from blip_rl.recipes.trust import trusting
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "resolve",
     "split_names",
     "trusting",
+    "with_defaults",
 ]

@@ -77,6 +77,15 @@ def _untrusted_problems(config: RunConfig) -> list[str]:
     return problems
 
 
+def with_defaults(config: RunConfig) -> RunConfig:
+    """Return a recipe with the defaults of settings that its method did not have in the version that wrote it.
+
+    Recipes of the same settings by different versions are equal only then.
+    """
+    method, _ = checked_method(config.agent.method)
+    return config.model_copy(update={"agent": config.agent.model_copy(update={"method": method})})
+
+
 def dump_run_config(config: RunConfig) -> str:
     """Return a run's configuration as TOML, without what is unset; :func:`load_run_config` gives back its equal."""
     return tomli_w.dumps(without_none(config.model_dump(mode="json")))

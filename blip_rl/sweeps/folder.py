@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.formatting import flatten
 from blip_rl.recipe_errors import show
+from blip_rl.recipes import with_defaults
 from blip_rl.storage.lock import locked
 from blip_rl.storage.paths import check_parent
 from blip_rl.storage.run_folder import RunFolder
@@ -40,9 +42,9 @@ def _check_same_sweep(folder: Path, before: Manifest, now: Manifest) -> None:
     """Refuse a plan that shares no run with the folder's, or whose runs of the same name are other runs."""
     shared = [name for name in now.settings if name in before.settings]
     for name in shared:
-        # Not their texts: a later version may write settings that an earlier one did not have.
-        if before.config_of(name) != now.config_of(name):
-            raise _another_sweep(folder, f"{name} differs in {_differences(before, now, name)}")
+        there, here = (with_defaults(one.config_of(name)) for one in (before, now))
+        if there != here:
+            raise _another_sweep(folder, f"{name} differs in {_differences(there, here)}")
     if before.threads != now.threads:
         raise _another_sweep(folder, f"its runs have {before.threads} threads, those of the plan {now.threads}")
     if before.runs and not {run.name for run in now.runs} & {run.name for run in before.runs}:
@@ -53,8 +55,8 @@ def _another_sweep(folder: Path, why: str) -> UserError:
     return UserError(f"'{folder}' is the folder of another sweep: {why} (choose a new --out)")
 
 
-def _differences(before: Manifest, now: Manifest, setting: str) -> str:
-    there, here = (dict(flatten(one.config_of(setting).model_dump(mode="json"))) for one in (before, now))
+def _differences(before: RunConfig, now: RunConfig) -> str:
+    there, here = (dict(flatten(one.model_dump(mode="json"))) for one in (before, now))
     changed = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     named = [
         f"{key}: {show(there.get(key))} there, {show(here.get(key))} in the plan"

@@ -123,7 +123,7 @@ def _outcome(job: Job) -> Outcome:
 
 
 def _train_or_resume(job: Job) -> None:
-    from blip_rl.recipes import load_run_config, parse_run_config, trusting
+    from blip_rl.recipes import load_run_config, parse_run_config, trusting, with_defaults
     from blip_rl.run.train import resume, train
 
     # Whoever planned the sweep has trusted what the recipe names, so its jobs need no permission of their own.
@@ -133,7 +133,7 @@ def _train_or_resume(job: Job) -> None:
         with _command_line(job):
             train(config, out=job.path, threads=job.threads, progress="log", take_over=job.take_over)
         return
-    if load_run_config(job.path) != config:
+    if with_defaults(load_run_config(job.path)) != with_defaults(config):
         raise UserError(f"'{job.path}' holds another run than the sweep's: move it away, or choose a new --out")
     if not job.take_over:
         _wait_for_lock(job.path / ".lock")

@@ -1,5 +1,7 @@
 """Manifests: which runs a plan has, their names, recipes and commands, and whether a folder belongs to them."""
 
+import dataclasses
+
 import pytest
 
 from blip_rl.errors import UserError
@@ -77,6 +79,16 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(tmp_path):
     ):
         with pytest.raises(UserError, match=f"is the folder of another sweep: .*{why}.* \\(choose a new --out\\)"):
             check_folder(tmp_path, small_manifest(**values))
+
+
+def test_a_sweep_of_a_version_with_fewer_settings_is_the_same_sweep(tmp_path):
+    manifest = small_manifest(agents="ewc")
+    ((name, setting),) = manifest.settings.items()
+    lines = [line for line in setting.recipe.splitlines() if not line.startswith(("fisher_scale", "fire_on_reset"))]
+    assert len(lines) == len(setting.recipe.splitlines()) - 2
+    older = dataclasses.replace(setting, recipe="\n".join(lines))
+    save_manifest(tmp_path, dataclasses.replace(manifest, settings={name: older}))
+    check_folder(tmp_path, manifest)
 
 
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
