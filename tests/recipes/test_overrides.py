@@ -31,7 +31,8 @@ def test_overrides_change_settings_of_every_section(agent_file):
 
 
 def test_another_method_drops_the_settings_of_the_first_but_not_other_overrides(agent_file):
-    assert resolve("kungfu", agent_file(), overrides=["method.name=finetune"]).agent.method == {"name": "finetune"}
+    other = resolve("kungfu", agent_file(), overrides=["method.name=finetune"]).agent.method
+    assert other == resolve("kungfu", "finetune").agent.method
     method = resolve("kungfu", "finetune", overrides=["method.first_task_bits=2", "method.name=blip"]).agent.method
     assert (method["name"], method["first_task_bits"]) == ("blip", 2)
 
