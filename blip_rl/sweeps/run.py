@@ -34,9 +34,9 @@ def run_sweep(folder: Path, manifest: Manifest, engine: Engine, *, retries: int)
     with open_folder(folder, manifest):
         print(opening_text(folder, manifest, len(finished_runs(folder, manifest))), flush=True)
         states = run_jobs(folder, manifest, engine, retries=retries)
+    print(f"compare  {shell_command('blip-rl', 'report', folder)}", flush=True)
     if failed := [one for one in states if one.state == "failed"]:
         raise RunError(failed_text(failed, len(manifest.runs)))
-    print(f"compare  {shell_command('blip-rl', 'report', folder)}", flush=True)
 
 
 def run_jobs(folder: Path, manifest: Manifest, engine: Engine, *, retries: int) -> list[JobState]:
