@@ -100,7 +100,7 @@ def use(programs: Path, folder: Path) -> None:
         print(f"{games}: trained, scored, filmed, reported, inspected, exported and shown in TensorBoard")
     (agent, *_) = sorted((folder / "pong-zips").glob("*.zip"))
     run(blip_rl, "import", agent, "--game", "pong", "--out", "imported", cwd=folder)
-    sweep = ["--agents", "finetune,l2", "--games", "cartpole-a,cartpole-b", "--seeds", "0", "--steps", "64", *settings]
+    sweep = ["--agents", "blip,ewc", "--games", "cartpole-a,cartpole-b", "--seeds", "0", "--steps", "64", *settings]
     run(blip_rl, "sweep", *sweep, "--out", "sweep", cwd=folder)
     run(blip_rl, "report", "sweep", cwd=folder)
     run(blip_rl, "list", cwd=folder)
