@@ -11,7 +11,10 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,10 +33,14 @@ SCORES = """env_steps,stage,phase,task,seed,return,length_steps,truncated,normal
 """
 
 IMPORT_EVERYTHING = """
-import importlib, pkgutil, blip_rl
+import importlib, pkgutil, sys, blip_rl
 for module in pkgutil.walk_packages(blip_rl.__path__, "blip_rl."):
     if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name not in sys.argv[1:]:  # packages of extras, which are imported only when they are used
+                raise
 """
 
 
@@ -61,6 +68,15 @@ def install(wheel: Path, folder: Path) -> Path:
     python = environment / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel, cwd=folder)
     return python.parent
+
+
+def packages_of_extras() -> list[str]:
+    """Return the import names of the packages that only extras for users bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].items()
+    brought = {Requirement(text).name for name, texts in extras if name not in ("dev", "docs") for text in texts}
+    always = {Requirement(text).name for text in project["dependencies"]}
+    return [name.replace("-", "_") for name in sorted(brought - always)]
 
 
 def check_lists(programs: Path, folder: Path) -> None:
@@ -115,7 +131,7 @@ def check_wheel(wheel: Path | None = None) -> None:
         check_lists(programs, folder)
         check_scores(programs)
         check_report(programs, folder)
-        run(programs / "python", "-c", IMPORT_EVERYTHING, cwd=folder)
+        run(programs / "python", "-c", IMPORT_EVERYTHING, *packages_of_extras(), cwd=folder)
         print("every module of the wheel imports without development dependencies")
 
 

@@ -67,3 +67,9 @@ def test_files_that_an_sdist_lacks_are_named(release, checkout, tmp_path):
 
 def test_the_citation_has_the_version_of_the_package():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_wheel_may_lack_packages_of_extras_alone(release):
+    packages = set(sys.modules["check_wheel"].packages_of_extras())
+    assert {"mlflow", "wandb", "huggingface_hub", "minatar"} <= packages
+    assert not {"gymnasium", "torch", "sphinx", "pytest"} & packages
