@@ -49,7 +49,10 @@ for case in json.loads(sys.argv[1]):
     pids.append(os.fork())
     if not pids[-1]:
         work(*case)
-    assert os.WIFSTOPPED(os.waitpid(pids[-1], os.WUNTRACED)[1]), case
+    if not os.WIFSTOPPED(os.waitpid(pids[-1], os.WUNTRACED)[1]):
+        for pid in pids[:-1]:
+            os.kill(pid, signal.SIGKILL)
+        sys.exit(f"ended before {case}")
 print("suspended", flush=True)
 sys.stdin.readline()
 for pid in pids:
