@@ -4,7 +4,7 @@
 #   sbatch scripts/slurm.sh runs/atari6-blip --games atari6 --agent blip
 #
 # The first word is the run's folder, which must be new the first time; the rest is what `blip-rl train` takes, without
-# --out. A job that Slurm requeues by itself, after a node failure or a preemption, goes on from the last snapshot too.
+# --out. A job that Slurm requeues by itself, after a node failure or a preemption, continues from the last snapshot too.
 #
 #SBATCH --job-name=blip-rl
 #SBATCH --time=04:00:00
@@ -46,7 +46,7 @@ case $code in
     if [ "${SLURM_JOB_ID:-}" ]; then
       scontrol requeue "$SLURM_JOB_ID"
     else
-      printf 'stopped; to go on: %q %q\n' "$0" "$run" >&2
+      printf 'stopped; to continue: %q %q\n' "$0" "$run" >&2
       exit "$code"
     fi
     ;;

@@ -42,7 +42,7 @@ def sweep(
 ) -> list[Run]:
     """Train agents × sequences × settings × seeds; ``blip-rl sweep`` calls this function.
 
-    Finished runs are not repeated and unfinished ones are resumed, so the same call goes on with a sweep that was
+    Finished runs are not repeated and unfinished ones are resumed, so the same call continues a sweep that was
     stopped or killed. Each run is equal to the run alone.
 
     Args:

@@ -63,7 +63,7 @@ def train(
         trust: Import the packages and wrappers that a recipe names, which runs their code.
         progress: What to print: None prints nothing; otherwise as ``--progress``.
         track: ``wandb``, ``trackio`` or ``mlflow``: send that tracker what TensorBoard gets; None: no tracker. If it
-            fails there is a warning, and the training goes on.
+            fails there is a warning, and the training continues.
 
     Returns:
         The finished run.

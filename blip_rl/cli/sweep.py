@@ -15,7 +15,7 @@ _TRIALS = 30
 
 @click.command(
     short_help="Train many runs: agents × sequences × settings × seeds.",
-    epilog="The same command goes on with a sweep that was stopped or killed: finished runs are not repeated. Ctrl-C "
+    epilog="The same command continues a sweep that was stopped or killed: finished runs are not repeated. Ctrl-C "
     "saves every run. blip-rl report FOLDER compares the agents.",
 )
 @click.argument("plan", required=False, type=click.Path(path_type=Path))

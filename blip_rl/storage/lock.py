@@ -1,9 +1,10 @@
 """Exclusive locks between processes, with ``flock``, and with an owner who can lose the lock while suspended.
 
-``flock`` alone is not enough on a cluster. A machine that is frozen keeps its lock, so that nobody could go on with its
-run, and not every network file system shares these locks between machines. So the file also says who owns it: host,
-process, a random token, and a generation that is incremented by everyone who takes the lock over. An owner compares the
-file with what it wrote (:meth:`HeldLock.check`) directly before each change of the run, and stops if they differ.
+``flock`` alone is not enough on a cluster. A machine that is frozen keeps its lock, so that no other process could
+continue its run, and not every network file system shares these locks between machines. So the file also says who owns
+it: host, process, a random token, and a generation that is incremented by everyone who takes the lock over. An owner
+compares the file with what it wrote (:meth:`HeldLock.check`) directly before each change of the run, and stops if they
+differ.
 
 The package filelock is not used: it truncates the lock file and follows symbolic links, which is unsafe in a run folder
 from an untrusted source.

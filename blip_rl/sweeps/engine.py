@@ -31,7 +31,7 @@ class Engine(Protocol):
         """Return where a job runs, in a few words for the table; empty if it waits for a place."""
 
     def stop(self) -> None:
-        """Ask all jobs to save and end; :meth:`poll` goes on returning their outcomes."""
+        """Ask all jobs to save and end; :meth:`poll` continues to return their outcomes."""
 
     def __enter__(self) -> Self:
         """Start what the engine needs.

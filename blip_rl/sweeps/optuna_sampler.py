@@ -32,7 +32,7 @@ def suggest(
 ) -> list[dict[str, Any]]:
     """Suggest settings that may have a higher value than those tried.
 
-    The suggestions depend on the arguments alone, so a search that was killed goes on as if it had not been.
+    The suggestions depend on the arguments alone, so a search that was killed continues with the same suggestions.
 
     Args:
         ranges: Key → values to search.

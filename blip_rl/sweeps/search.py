@@ -1,7 +1,7 @@
 """Search settings: rounds of trials, each run on the tuning seeds; the mean ACC of a trial's runs is its value.
 
 ``search.json`` in the folder holds the ranges and the settings of all trials, but no values: these are read from the
-runs, so that a search that was stopped or killed goes on from what is there.
+runs, so that a search that was stopped or killed continues from what is there.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _ROOM = 2  # times the memory that a run needs at least
 
 _BODY = f"""\
 # A run that outlives its time limit: Slurm signals it, it saves itself and is queued again until it is finished. An
-# element that Slurm requeues by itself, after a node failure or a preemption, goes on from the last snapshot too.
+# element that Slurm requeues by itself, after a node failure or a preemption, continues from the last snapshot too.
 set -u
 run=${{runs[$SLURM_ARRAY_TASK_ID]}}
 launch=()

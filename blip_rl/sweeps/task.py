@@ -1,6 +1,6 @@
 """One run of a sweep in a batch job: ``python -m blip_rl.sweeps.task FOLDER NAME``.
 
-Exit code 0: the run is finished; 75: a signal stopped and saved it, so the same command goes on; 1: it failed.
+Exit code 0: the run is finished; 75: a signal stopped and saved it, so the same command continues; 1: it failed.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def trackers(logger: Logger) -> list[Tracker]:
 
 
 def _taken(value: Any) -> Value | None:
-    """Return a logged value as sinks take it, independent of tensors that the training goes on to change."""
+    """Return a logged value as sinks take it, independent of tensors that the training continues to change."""
     if isinstance(value, Film):
         return value
     if isinstance(value, Image):

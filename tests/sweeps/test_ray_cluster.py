@@ -181,7 +181,7 @@ def test_ctrl_c_saves_every_run_and_the_same_command_goes_on(two, alone, tmp_pat
         wait_until(lambda: not any(map(read_owner, (tmp_path / "sweep").glob("*/.lock"))))
         print(f"saved after {time.monotonic() - began:.1f} s")
         said = ended(driver, 130)
-    assert "go on with: blip-rl sweep" in said
+    assert "continue with: blip-rl sweep" in said
     assert read_owner(run / ".lock") is None
     assert RunFolder(run).snapshots()
     with process(command(tmp_path / "sweep", "--address", two.address)) as again:
