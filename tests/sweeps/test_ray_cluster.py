@@ -150,7 +150,7 @@ def test_runs_of_a_node_that_dies_go_on_on_another_and_equal_those_made_alone(tw
 
 
 def test_a_frozen_node_loses_its_runs_and_changes_nothing_when_it_continues(two, alone, tmp_path):
-    with sweeping(two, tmp_path / "sweep") as (driver, node, worker, run):
+    with sweeping(two, tmp_path / "sweep") as (driver, node, worker, _):
         two.signal(node, signal.SIGSTOP)
         ended(driver)
     assert_equal_to_those_alone(tmp_path / "sweep", alone)
@@ -159,7 +159,6 @@ def test_a_frozen_node_loses_its_runs_and_changes_nothing_when_it_continues(two,
     two.signal(node, signal.SIGCONT)
     wait_until(lambda: gone(worker))
     assert {name: content(tmp_path / "sweep" / name) for name in alone} == before
-    print((tmp_path / "sweep" / "logs" / f"{run.name}.log").read_text())
 
 
 def test_a_sweep_whose_driver_is_killed_goes_on_with_the_same_command(two, alone, tmp_path):
