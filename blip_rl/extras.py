@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
+
+from blip_rl.shell import shell_command
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,11 +19,11 @@ def install_command(extra: str) -> str:
     Args:
         extra: Name of the extra in ``pyproject.toml``, for example ``minatar``.
     """
-    program = "uv pip install" if _made_by_uv() else "pip install"
+    program = ("uv", "pip", "install") if _made_by_uv() else ("pip", "install")
     if not (_ROOT / "pyproject.toml").is_file():
-        return f"{program} 'blip-rl[{extra}]'"
+        return shell_command(*program, f"blip-rl[{extra}]")
     where = "." if Path.cwd() == _ROOT else str(_ROOT)
-    return f"{program} -e {shlex.quote(f'{where}[{extra}]')}"
+    return shell_command(*program, "-e", f"{where}[{extra}]")
 
 
 def _made_by_uv() -> bool:

@@ -37,6 +37,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods.base import Method
 from blip_rl.recipes import resolve, split_names
 from blip_rl.run import train as train_module
+from blip_rl.storage.atomic import Check
 from blip_rl.tasks.games import rom_name
 
 SETTLED = 3
@@ -119,8 +120,10 @@ def _learn(options: argparse.Namespace, folder: Path, results: dict[str, Any]) -
     results["parts"] = asdict(parts)
     moments, begun, save = list[Moment](), time.monotonic(), train_module.save_stage
 
-    def save_and_measure(path: Path, stage: int, steps: int, policy: ContinualPolicy, method: Method) -> None:
-        save(path, stage, steps, policy, method)
+    def save_and_measure(
+        path: Path, stage: int, steps: int, policy: ContinualPolicy, method: Method, check: Check
+    ) -> None:
+        save(path, stage, steps, policy, method, check)
         kept = sum(file.stat().st_size for file in path.iterdir()) / 1e6
         shutil.rmtree(path.with_name(f"stage-{stage - 1:02d}"), ignore_errors=True)
         moment = _moment(config.tasks[stage - 1].name, time.monotonic() - begun, policy, method, kept)

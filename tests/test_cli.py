@@ -82,7 +82,7 @@ def test_train_defaults_to_the_papers_games_and_blip(trained):
     assert (result.exit_code, result.output) == (0, "")
     ((config, options),) = trained
     assert (config.sequence_name, config.agent_name, config.seed, config.device) == ("atari6", "blip", 0, "auto")
-    assert options == {"out": None, "threads": 0, "quiet": False, "progress": "auto", "callback": None}
+    assert options == {"out": None, "threads": 0, "quiet": False, "progress": "auto", "track": None, "callback": None}
 
 
 def test_train_passes_its_options_on(trained, tmp_path):

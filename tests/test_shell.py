@@ -9,7 +9,7 @@ import pytest
 import blip_rl
 from blip_rl.shell import shell_command
 
-PRINTED = re.compile(r"""["'`(](?:[a-z\- ]*  )?(?:blip-rl|tensorboard)[^"'\n]*\{""")
+PRINTED = re.compile(r"""["'`(](?:[a-z\- ]*  )?(?:blip-rl|tensorboard) [^"'\n]*\{""")
 
 
 @pytest.mark.parametrize("name", ["plain", "two words", "it's", "$HOME", "a;b", "new\nline", "ä"])

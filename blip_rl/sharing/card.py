@@ -174,7 +174,7 @@ def _usage(content: CardContent) -> str:
     return f"""## Use
 
 ```python
-import blip_rl as br  # with the extra hub: blip-rl[hub]
+import blip_rl as br  # with its extra hub
 
 run = br.load("hf:{content.name}")
 agent = run.agent(game={game!r})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import shutil
 import subprocess
 import sys
@@ -95,9 +94,9 @@ def array_script(folder: Path, runs: Sequence[str], options: Sequence[str]) -> s
             *(f"#SBATCH {option}" for option in options),
             "",
             "runs=(",
-            *(f"  {shlex.quote(run)}" for run in runs),
+            *(f"  {shell_command(run)}" for run in runs),
             ")",
-            f"task=({shlex.join(task)})",
+            f"task=({shell_command(*task)})",
             _BODY,
         ]
     )
@@ -138,7 +137,7 @@ def _check_not_queued(name: str) -> None:
 def _submit(script: Path) -> None:
     command = ["sbatch", "--parsable", str(script)]
     if shutil.which("sbatch") is None:
-        print(f"written  {script}\nsubmit   {shlex.join(command)}  (sbatch was not found here)", flush=True)
+        print(f"written  {script}\nsubmit   {shell_command(*command)}  (sbatch was not found here)", flush=True)
         return
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -116,9 +116,9 @@ def test_evaluating_a_finished_run_reproduces_its_scores(run, tmp_path):
     assert scores(copy) == before
 
 
-def test_a_task_too_short_to_learn_more_than_one_rollout_learns_one(tmp_path):
+def test_a_task_of_one_rollout_and_the_steps_for_distilling_is_learned(tmp_path):
     options = (*settings(AGENT), "evaluation.episodes=1")
-    path = train(small_run(AGENT, steps="65", overrides=options), out=tmp_path / "run", threads=1, quiet=True)
+    path = train(small_run(AGENT, steps="192", overrides=options), out=tmp_path / "run", threads=1, quiet=True)
     assert scores(path)[2, "after", "cartpole-b"][0] == 2 * (128 + 64)
 
 

@@ -20,19 +20,19 @@ def folder_bytes(path):
 @pytest.mark.parametrize("agent", ["blip", "blip-distil", "clear", "single"])
 def test_estimated_disk_use_is_close_to_the_measured_one(agent, tmp_path, monkeypatch):
     """Large weights dominate the folder, which is largest before the oldest snapshot is removed."""
-    told, sizes, remove, log_update = [], [], atomic.remove_folder, TrainingCallback._log_update
+    told, sizes, remove, log_update = [], [], atomic.remove, TrainingCallback._log_update
 
     def measure(callback):
         log_update(callback)
         if not told:
             told.append(estimate_resources(callback._config, callback._agent.policy, callback._run.method, 0))
 
-    def before_removing(path):
+    def before_removing(path, check=atomic.unlocked):
         sizes.append(folder_bytes(tmp_path / "run"))
-        remove(path)
+        remove(path, check)
 
     monkeypatch.setattr(TrainingCallback, "_log_update", measure)
-    monkeypatch.setattr(atomic, "remove_folder", before_removing)
+    monkeypatch.setattr(atomic, "remove", before_removing)
     overrides = ["trunk.vector.hidden=[300, 300]", "checkpoint.every_steps=256", "evaluation.every_steps=100k"]
     overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4"]
     path = train(small_config(agent, steps="512", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)

@@ -90,7 +90,7 @@ def test_parameters_of_a_task_are_refused_with_a_shared_head():
 
 
 def test_a_shared_head_needs_equal_actions_before_anything_is_written(tmp_path):
-    config = resolve("kungfu,boxing", "finetune", steps="1k", overrides=SHARED)
+    config = resolve("kungfu,boxing", "finetune", steps="2k", overrides=SHARED)
     with pytest.raises(UserError, match=r"'boxing' has the actions Discrete\(18\), but 'kungfu' has Discrete\(14\)"):
         train(config, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

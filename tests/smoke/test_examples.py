@@ -25,7 +25,7 @@ def output(words, folder):
 
 
 def test_train_and_plot_writes_the_plot(tmp_path):
-    printed = output([EXAMPLES / "train_and_plot.py", "--steps", 512, "--out", "run"], tmp_path)
+    printed = output([EXAMPLES / "train_and_plot.py", "--steps", 1024, "--out", "run"], tmp_path)
     assert "Metrics(acc=" in printed
     assert (tmp_path / "run" / "scores.png").stat().st_size > 5_000
 
@@ -59,7 +59,7 @@ def test_the_notebook_is_valid_and_has_no_outputs():
 @pytest.mark.slow
 def test_the_code_of_the_notebook_runs(tmp_path):
     code = "\n".join("".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "code")
-    (tmp_path / "code.py").write_text(code.replace("STEPS = 60_000", "STEPS = 512"), encoding="utf-8")
+    (tmp_path / "code.py").write_text(code.replace("STEPS = 60_000", "STEPS = 1024"), encoding="utf-8")
     printed = output(["code.py"], tmp_path)
     assert "blip Metrics(acc=" in printed
     assert (tmp_path / "runs" / "quickstart-report" / "report.html").is_file()
