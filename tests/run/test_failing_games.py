@@ -82,9 +82,7 @@ def test_a_game_that_fails_in_an_evaluation_is_named_with_the_evaluations_seeds(
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "make_evaluation_env", failing)
-        with pytest.raises(
-            RunError, match=r"seeds 1000003 to 1000004\): RuntimeError: lost; saved at step 256"
-        ):
+        with pytest.raises(RunError, match=r"seeds 1000003 to 1000004\): RuntimeError: lost; saved at step 256"):
             train(small_run("finetune", overrides=CARTPOLES_ALONE), out=run, threads=1, quiet=True)
     assert_equal(resume_run(run), whole)
 
