@@ -1,7 +1,7 @@
 """BLIP's classification experiments (Shi et al. 2021, Sec. 5): one trunk learns task after task, with a head for each.
 
-    python examples/classification.py digits5 pdigits --tune         # handwritten digits, which scikit-learn ships
-    python examples/classification.py mnist5 pmnist --data FOLDER    # MNIST's four IDX files, gzipped or not
+    python examples/classification.py --benchmark digits5 pdigits --tune       # scikit-learn's handwritten digits
+    python examples/classification.py --benchmark mnist5 pmnist --data FOLDER  # MNIST's four IDX files, gzipped or not
 
 ...5: five tasks of two classes; p...: each task permutes the pixels. As in the authors' release: SGD, a learning rate
 divided by 3 after five epochs without improvement on the validation data, the best epoch's weights kept.

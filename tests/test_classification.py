@@ -216,3 +216,15 @@ def test_a_mistake_exits_with_code_2(script, words, message, monkeypatch, capsys
     with pytest.raises(SystemExit, match="2"):
         script.main()
     assert message in capsys.readouterr().err
+
+
+def test_the_commands_in_the_header_are_valid(script, monkeypatch, capsys):
+    monkeypatch.setattr(script, "Pool", InProcess)
+    monkeypatch.setattr(script, "load", lambda *_: None)
+    monkeypatch.setattr(script, "study", lambda _, names, *rest: [f"learned {', '.join(names)}"])
+    commands = [line.partition("#")[0].split() for line in script.__doc__.splitlines() if "python examples/" in line]
+    for words in commands:
+        monkeypatch.setattr(sys, "argv", words[1:])
+        script.main()
+    assert len(commands) == 2
+    assert "learned digits5, pdigits" in capsys.readouterr().out
