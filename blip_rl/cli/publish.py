@@ -39,6 +39,9 @@ def publish(run: Path, out: Path | None, to: str | None, licence: str, private: 
     written = sharing.publish(run, out=out, to=to, licence=licence, private=private, stages=stages or None)
     click.echo(f"{written.path}  {written.size / 1e6:,.1f} MB; the card is {written.path / 'README.md'}")
     if written.address is None:
-        click.echo(f"push  {shell_command('blip-rl', 'publish', run)} --to USER/NAME")
+        chosen = [word for number in stages for word in ("--stage", str(number))]
+        chosen += ["--licence", licence] if licence != "mit" else []
+        chosen += ["--private"] if private else []
+        click.echo(f"push  {shell_command('blip-rl', 'publish', run, *chosen)} --to USER/NAME")
     else:
         click.echo(f"pushed to {written.address}\nload  br.load('hf:{to}')")

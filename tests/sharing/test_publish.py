@@ -89,9 +89,11 @@ def test_publishing_again_replaces_the_folder_in_the_run_and_no_other(run, tmp_p
     (tmp_path / "mine").mkdir()
     with pytest.raises(br.UserError, match="mine' exists"):
         br.publish(run, out=tmp_path / "mine")
-    done = CliRunner().invoke(cli, ["publish", str(run), "--out", str(tmp_path / "new"), "--stage", "1"])
+    options = ["--stage", "1", "--licence", "cc-by-4.0", "--private"]
+    done = CliRunner().invoke(cli, ["publish", str(run), "--out", str(tmp_path / "new"), *options])
     assert done.exit_code == 0, done.output
     assert f"the card is {tmp_path / 'new' / 'README.md'}" in done.output
+    assert f"push  blip-rl publish {run} {' '.join(options)} --to USER/NAME" in done.output
     assert br.load(tmp_path / "new").stages == [1]
 
 
