@@ -91,6 +91,6 @@ def failed_text(failed: Sequence[JobState], runs: int) -> str:
 
 def _stopped_text(states: Sequence[JobState], done: int) -> str:
     count = {state: sum(one.state == state for one in states) for state in ("finished", "interrupted", "failed")}
-    parts = [f"{done + count['finished']} of {done + len(states)} runs finished", f"{count['interrupted']} saved"]
+    parts = [f"{done + count['finished']} of {done + len(states)} runs finished", f"{count['interrupted']} interrupted"]
     parts += [f"{count['failed']} failed"] if count["failed"] else []
     return f"stopped: {', '.join(parts)}; continue with: {provenance.command()}"

@@ -57,7 +57,7 @@ def test_a_signal_stops_all_jobs_and_starts_no_more(tmp_path, number):
     with pytest.raises(InterruptedRunError) as error:
         run_sweep(tmp_path / "x", small_manifest(seeds="0-3"), engine, retries=2)
     assert error.value.signal_number == number
-    assert "0 of 4 runs finished, 2 saved; continue with: " in str(error.value)
+    assert "0 of 4 runs finished, 2 interrupted; continue with: " in str(error.value)
     assert len(engine.submitted) == 2
     assert engine.open is False
     assert signal.getsignal(number) == before
