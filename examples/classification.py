@@ -254,7 +254,7 @@ def main() -> None:
 `{command()}`
 
 Commit {here["commit"]}, torch {here["versions"]["torch"]}, {here["cores"]} cores, {here["system"]};
-{sum(os.times()[2:4]) / 60:.1f} minutes of CPU time. Per cent; over {a.seeds} seeds: {describe(a.seeds)}.
+{sum(os.times()[2:4]) / 60:.1f} minutes of CPU time. Per cent; seeds: {a.seeds} ({describe(a.seeds) or "no interval"}).
 {chr(10).join(lines)}
 """
     print(text)

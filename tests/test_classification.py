@@ -197,6 +197,7 @@ def test_the_report_replaces_the_tables_and_keeps_the_text_above(script, tmp_pat
     assert text.startswith(f"# Read me\n\n{script.MARK}\n")
     assert "old" not in text
     assert "--rules finetune ewc:strength=10" in text
+    assert "Per cent; seeds: 1 (no interval)." in text
     assert "| `ewc:strength=10` | " in text
 
 
