@@ -103,7 +103,7 @@ def _results(content: CardContent) -> list[dict[str, Any]]:
             found.append(
                 {
                     "task": {"type": "reinforcement-learning", "name": "reinforcement-learning"},
-                    "dataset": {"type": task.game, "name": task.game},
+                    "dataset": {"type": task.game, "name": task.title or task.name},  # games may occur twice
                     "metrics": [{"type": "mean_reward", "name": "mean_reward", "value": value, "verified": False}],
                 }
             )

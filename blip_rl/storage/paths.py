@@ -44,7 +44,10 @@ def check_is_folder(path: Path) -> None:
         around = path.parent if (path.parent / _RECIPE).is_file() else None
         hint = f": did you mean '{around}'?" if around else ": expected a folder that blip-rl train created"
         raise UserError(f"'{path}' is a file{hint}")
-    hint = did_you_mean(str(path), [str(run) for run in _runs_in(path.parent)])
+    # Only the last names are compared: with a long parent in common any two paths would be similar.
+    hint = did_you_mean(path.name, [folder.name for folder in _folders_in(path.parent) if _is_or_holds_run(folder)])
+    if path.parent != Path():
+        hint = hint.replace("did you mean ", f"did you mean {path.parent}{os.sep}")
     raise UserError(f"folder '{path}' does not exist{hint or ': expected a folder that blip-rl train created'}")
 
 
@@ -180,9 +183,17 @@ def check_parent(path: Path) -> None:
 
 def _runs_in(path: Path) -> list[Path]:
     """Return the run folders among the first 1,000 entries of a folder, sorted by name."""
+    return [folder for folder in _folders_in(path) if (folder / _RECIPE).is_file()]
+
+
+def _is_or_holds_run(folder: Path) -> bool:
+    return (folder / _RECIPE).is_file() or bool(_runs_in(folder))
+
+
+def _folders_in(path: Path) -> list[Path]:
+    """Return the first 1,000 entries of a folder, sorted by name; none if it cannot be read."""
     try:
         with os.scandir(path) as entries:
-            inside = [path / entry.name for entry, _ in zip(entries, range(_MOST_LOOKED_AT), strict=False)]
-        return sorted(folder for folder in inside if (folder / _RECIPE).is_file())
+            return sorted(path / entry.name for entry, _ in zip(entries, range(_MOST_LOOKED_AT), strict=False))
     except OSError:
         return []

@@ -25,6 +25,7 @@ def folders(tmp_path, monkeypatch):
         ("runs", "'runs' is not a run folder but holds some: did you mean 'runs/first' or another of its 2?"),
         ("runs/none", "'runs/none' is not a run folder: it has no config.toml (blip-rl train creates run folders)"),
         ("runs/scond", "folder 'runs/scond' does not exist: did you mean runs/second?"),
+        ("rums", "folder 'rums' does not exist: did you mean runs?"),
         ("elsewhere", "folder 'elsewhere' does not exist: expected a folder that blip-rl train created"),
         ("file", "'file' is a file: expected a folder that blip-rl train created"),
         ("runs/first/config.toml", "'runs/first/config.toml' is a file: did you mean 'runs/first'?"),
