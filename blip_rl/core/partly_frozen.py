@@ -1,4 +1,4 @@
-"""State of one parameter of which some bits are frozen, and the in-place operations on it."""
+"""State of one parameter with its frozen bits, and the in-place operations on it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class CardContent:
         rows: Its evaluation episodes.
         command: The command that trained it.
         licence: Identifier of the licence of the weights, as the Hub knows it.
-        name: ``user/name`` on the Hub, or a placeholder.
+        name: ``user/name`` on the Hub; ``USER/NAME`` if it is not known yet.
         films: Paths of films in the folder.
         picture: Path of a picture of the scores in the folder; empty if there is none.
         version: Version of blip-rl that trained it.

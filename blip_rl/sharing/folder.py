@@ -37,7 +37,7 @@ def publish_folder(
     Args:
         run: A finished run.
         out: The folder to create.
-        name: ``user/name`` on the Hub, for the card; None: a placeholder.
+        name: ``user/name`` on the Hub, for the card; None: ``USER/NAME``, to be replaced.
         licence: Identifier of the licence of the weights.
         stages: Stages whose checkpoints are included; None: all.
         replace: Whether ``out`` may exist and is replaced.

@@ -32,7 +32,7 @@ _MOST_BYTES = 1_000  # of a lock file, which may come from a stranger
 
 @dataclass(frozen=True)
 class Owner:
-    """Who owns a lock, as written in its file; the file is empty while nobody does.
+    """Who owns a lock, as written in its file; the file is empty while the lock is free.
 
     Attributes:
         host: Name of the machine.
@@ -179,13 +179,13 @@ def _owned(path: Path, descriptor: int) -> Iterator[HeldLock]:
             held.check()  # the error, such as a file that is gone, follows from the loss of the lock
         raise
     finally:
-        with suppress(OSError):  # the next owner then reads of a process that has ended
+        with suppress(OSError):  # the file then still names this process, which has ended
             if held.is_held():
                 os.ftruncate(descriptor, 0)
 
 
 def _replace(path: Path, descriptor: int) -> None:
-    """Replace a lock file that another process has locked by one that nobody has locked and that names no host."""
+    """Replace the locked file of another process by a new one that is unlocked and names no host."""
     before = _owner(os.pread(descriptor, _MOST_BYTES, 0))
     nobody = Owner("", 0, before.generation if before else 0, "")
     beside = path.with_name(f".blip-rl-{secrets.token_hex(8)}.tmp")  # a name that atomic.recover removes after a kill
@@ -240,7 +240,7 @@ def _content(path: Path) -> bytes:
 
 
 def _owner(content: bytes) -> Owner | None:
-    """Return the owner that the content of a lock file names; None if it names nobody."""
+    """Parse the content of a lock file; None if it names no owner."""
     try:
         owner = Owner(**json.loads(content))
     except (ValueError, TypeError, RecursionError):  # the file may come from a stranger

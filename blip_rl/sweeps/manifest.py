@@ -154,7 +154,7 @@ def make_setting(plan: Plan, sequence: str, agent: str, values: Values, varied: 
 
 
 def _file_name(text: str) -> str:
-    """Return a text as part of a file name; a digest of the text tells apart what characters cannot."""
+    """Return a text as part of a file name; a digest distinguishes texts whose allowed characters are equal."""
     name = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text).lstrip(".-")
     if name == text and len(name) <= _LONGEST_NAME:
         return name

@@ -1,4 +1,4 @@
-"""Ends what a cluster on this machine leaves running: Ray's workers notice late that their node is gone."""
+"""End the processes that a cluster leaves running: Ray's workers detect the loss of their node late."""
 
 from __future__ import annotations
 

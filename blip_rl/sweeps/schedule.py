@@ -63,7 +63,7 @@ class Schedule:
     def run(self) -> list[JobState]:
         """Run all jobs; return their states when none is left or the sweep was stopped.
 
-        Ctrl-C, SIGTERM and SIGHUP let every job save its run; Ctrl-C again leaves at once.
+        Ctrl-C, SIGTERM and SIGHUP let every job save its run; a second Ctrl-C exits at once.
 
         Raises:
             UserError: The engine cannot run here.

@@ -11,7 +11,7 @@ from blip_rl.extras import install_command
 TrackerName = Literal["wandb", "trackio", "mlflow"]
 """A tracker: the name of its package and of the extra that installs it."""
 TrackChoice = Literal["none", "wandb", "trackio", "mlflow"]
-"""A tracker or ``none``, with which a resumed run leaves out the tracker it had."""
+"""Name of a tracker, or ``none``: a resumed run stops using its tracker."""
 
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 CHOICES: tuple[TrackChoice, ...] = get_args(TrackChoice)

@@ -37,7 +37,7 @@ Settings = Mapping[str, bool | str | float | None]
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run as its tracker knows it.
+    """Identity of a run in its tracker.
 
     Attributes:
         tracker: The tracker.

@@ -22,7 +22,7 @@ class MlflowSink:
     """A run of MLflow; histograms have no counterpart there."""
 
     def __init__(self, run: TrackedRun, settings: Settings) -> None:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells how it creates mlflow.db
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs how it creates mlflow.db
         # Otherwise a server that does not answer is asked for several minutes before the training begins.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._client = MlflowClient()
