@@ -68,8 +68,7 @@ def sweep(
         InterruptedRunError: A signal stopped the sweep; every run is saved.
     """
     arguments.choice("engine", engine, ENGINES)
-    arguments.whole("retries", retries, 0, _MOST_RETRIES)
-    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+    _check_numbers(retries, jobs)
     if address is not None and engine != "ray":
         raise UserError(f"address = {arguments.shown(address)} with the engine {engine!r}: only 'ray' has one")
     folder, manifest, needs = _prepared(plan, out, options, here=engine == "local", trust=trust)
@@ -83,6 +82,11 @@ def sweep(
         placed = _engine(engine, folder, manifest, needs, jobs, gpus_per_run, address)
         run_sweep(folder, manifest, placed, retries=retries)
     return [Run(folder / run.name) for run in manifest.runs]
+
+
+def _check_numbers(retries: int, jobs: int | None) -> None:
+    arguments.whole("retries", retries, 0, _MOST_RETRIES)
+    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
 
 
 def search(
@@ -120,8 +124,7 @@ def search(
     optuna_sampler.check_installed()
     arguments.choice("engine", engine, ("local", "ray"))
     arguments.whole("trials", trials, 1, _MOST_TRIALS)
-    arguments.whole("retries", retries, 0, _MOST_RETRIES)
-    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+    _check_numbers(retries, jobs)
     folder = _folder(plan, out)
     folder = folder.with_name(f"{folder.name}-search") if out is None else folder
     with loading():
