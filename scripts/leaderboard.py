@@ -1,10 +1,11 @@
 """Write docs/leaderboard.md from result folders alone: what every agent reached on every sequence, and at what cost.
 
-    python scripts/leaderboard.py runs/study docs/results/atari3 [--out docs/leaderboard.md]
+    python scripts/leaderboard.py runs/study docs/results/atari3 [--against blip] [--out docs/leaderboard.md]
 
 A result folder is a run folder, or holds run folders at any depth; of a run, config.toml, scores.csv, speed.csv,
 command.txt and environment.json are enough. Runs that are not finished, or cannot be read in full, are left out and
-named. Runs of one sequence with the same steps make a table; runs that differ only in their seed make a row.
+named. Runs of one sequence with the same steps make a table; runs that differ only in their seed make a row. With
+--against, a column has the difference in ACC to that agent, paired by seed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from blip_rl.formatting import score_text
 from blip_rl.reporting.groups import Group, group_runs
 from blip_rl.reporting.normalising import normalised_by_recipe, rescale_observed
 from blip_rl.reporting.run_record import RunRecord, is_run, load_run
+from blip_rl.reporting.sections_paired import paired_estimate
 from blip_rl.reporting.summary_metrics import SUMMARY_METRICS, metric_estimate, worst_estimate
 from blip_rl.shell import shell_command
 from blip_rl.storage.atomic import replace_text
@@ -34,8 +36,9 @@ Made by `python scripts/leaderboard.py` from result folders. ACC: mean normalise
 random play, 1 = the reference of the sequence; worst: the lowest of the games. BWT: mean change of the earlier games'
 scores since each was learned. Plasticity: score just after learning a game, divided by that of `single` on the same
 sequence. In brackets the 95 % interval: Student's of the mean with three to nine seeds, the bootstrap of the
-interquartile mean from ten on, none below three. Steps per second of learning, without evaluations: mean; memory: the
-most that one run held. –: not defined or not recorded. Compare speeds on one machine only.
+interquartile mean from ten on, none below three. Differences are paired by seed. Steps per second of learning,
+without evaluations: mean; memory: the most that one run held. –: not defined or not recorded. Compare speeds on one
+machine only.
 """
 _HEADINGS = ["agent", "seeds", "ACC", "worst", "BWT", "plasticity", "steps/s", "memory MB", "commit"]
 Learned = tuple[str, tuple[str, ...], tuple[int, ...]]
@@ -45,10 +48,11 @@ _NOT_SHOWN = ("--out", "--resume")  # paths of one machine
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_FOLDER")
+    parser.add_argument("--against", metavar="AGENT", help="agent to compare every other one with")
     parser.add_argument("--out", type=Path, default=Path("docs/leaderboard.md"))
     options = parser.parse_args(arguments)
     try:
-        text, left_out = leaderboard(options.folders)
+        text, left_out = leaderboard(options.folders, against=options.against)
         replace_text(options.out, text)
     except (UserError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -58,11 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {options.out}")
 
 
-def leaderboard(folders: Sequence[Path]) -> tuple[str, list[str]]:
+def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple[str, list[str]]:
     """Return the page, and a line for each run that is left out.
 
+    Args:
+        folders: Run folders, or folders with run folders in them.
+        against: Label of the agent that every other one is compared with, in the tables that have it.
+
     Raises:
-        UserError: a folder holds no run, or no run is finished.
+        UserError: a folder holds no run, no run is finished, or no finished run is of the agent ``against``.
     """
     found = [load_run(path) for folder in folders for path in _runs_in(folder)]
     left_out = [f"'{run.path}': {reason}" for run in found if (reason := _reason(run))]
@@ -72,7 +80,11 @@ def leaderboard(folders: Sequence[Path]) -> tuple[str, list[str]]:
             sections[_sequence(run)].append(run)
     if not sections:
         raise UserError(f"no finished run in {', '.join(map(str, folders))}: expected at least one")
-    return "\n".join([_HEAD, *(_section(sequence, sections[sequence]) for sequence in sorted(sections))]), left_out
+    tables = {sequence: _groups(sections[sequence]) for sequence in sorted(sections)}
+    labels = {group.label for groups, _ in tables.values() for group in groups}
+    if against is not None and against not in labels:
+        raise UserError(f"--against {against}: no finished run of it: expected one of {', '.join(sorted(labels))}")
+    return "\n".join([_HEAD, *(_section(key, *tables[key], against) for key in tables)]), left_out
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -98,15 +110,25 @@ def _sequence(run: RunRecord) -> Learned:
     return name, tuple(task.title for task in stages), tuple(task.steps for task in stages)
 
 
-def _section(sequence: Learned, runs: Sequence[RunRecord]) -> str:
-    name, games, steps = sequence
-    lengths = f"{steps[0]:,} steps each" if len(set(steps)) == 1 else f"steps: {', '.join(f'{n:,}' for n in steps)}"
+def _groups(runs: Sequence[RunRecord]) -> tuple[list[Group], str]:
+    """Return the rows of a table, the highest ACC first, and how its scores are scaled if no reference is known."""
     note = ""
     if not normalised_by_recipe(runs):
         runs = rescale_observed(runs)
         note = " No reference is known: 0 and 1 are the lowest and the highest mean return in any of these runs."
-    groups = sorted(group_runs(runs), key=_order)
-    table = [_HEADINGS, ["---"] * len(_HEADINGS), *(_row(group) for group in groups)]
+    return sorted(group_runs(runs), key=_order), note
+
+
+def _section(sequence: Learned, groups: Sequence[Group], note: str, against: str | None) -> str:
+    name, games, steps = sequence
+    lengths = f"{steps[0]:,} steps each" if len(set(steps)) == 1 else f"steps: {', '.join(f'{n:,}' for n in steps)}"
+    first = next((group for group in groups if group.label == against), None)
+    headings, rows = list(_HEADINGS), [_row(group) for group in groups]
+    if first is not None:
+        headings.append(f"ACC − that of {_escaped(first.label)}")
+        for row, group in zip(rows, groups, strict=True):
+            row.append("" if group is first else _difference(first, group))
+    table = [headings, ["---"] * len(headings), *rows]
     parts = [
         f"## {_escaped(name)}",
         f"{_escaped(' → '.join(games))}; {lengths}.{note}",
@@ -114,6 +136,14 @@ def _section(sequence: Learned, runs: Sequence[RunRecord]) -> str:
         "\n".join(f"- {_escaped(group.label)}: {_origin(group)}" for group in groups),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _difference(first: Group, other: Group) -> str:
+    """Return the paired difference in ACC with its number of pairs, where not all runs are paired."""
+    found = paired_estimate(first, other, SUMMARY_METRICS["ACC"].compute)
+    pairs = len(found.values)
+    cell = _cell(found, signed=True)
+    return cell if pairs in (0, len(other.runs)) else f"{cell} ({pairs} pairs)"
 
 
 def _order(group: Group) -> tuple[float, str]:

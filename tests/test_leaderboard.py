@@ -2,10 +2,12 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 from blip_rl.core.intervals import student_interval
 from tests.reporting.report_runs import REFERENCE, make_run, score
@@ -74,6 +76,30 @@ def test_other_steps_are_another_table_and_missing_speeds_are_dashes(script, tmp
     speeds = [line.split("|")[7].strip() for line in text.splitlines() if line.startswith("| blip")]
     assert speeds[0] == "–"
     assert float(speeds[1].replace(",", "")) > 0
+
+
+def test_differences_to_an_agent_are_paired_by_seed(script, tmp_path):
+    for seed in range(4):
+        make_run(tmp_path / f"blip-{seed}", seed=seed)
+    for seed in range(1, 5):  # by 0.3 × seed higher than the run of blip with the same seed
+        path = make_run(tmp_path / f"ewc-{seed}", agent="ewc", seed=4 * seed, settings={"method": {"name": "ewc"}})
+        config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+        (path / "config.toml").write_text(tomli_w.dumps(config | {"seed": seed}), encoding="utf-8")
+    text, _ = script.leaderboard([tmp_path], against="blip")
+    (rows,) = sections(text).values()
+    differences = [0.3 * seed / REFERENCE for seed in (1, 2, 3)]
+    low, high = student_interval(differences)
+    assert numbers(rows["ewc"]["ACC − that of blip"]) == pytest.approx([np.mean(differences), low, high, 3], abs=2e-3)
+    assert rows["ewc"]["ACC − that of blip"].endswith("(3 pairs)")
+    assert rows["blip"]["ACC − that of blip"] == ""
+
+
+def test_an_agent_without_a_finished_run_is_refused(script, tmp_path, capsys):
+    make_run(tmp_path / "a")
+    with pytest.raises(SystemExit, match="2"):
+        script.main([str(tmp_path / "a"), "--against", "ewc", "--out", str(tmp_path / "page.md")])
+    assert "--against ewc: no finished run of it: expected one of blip" in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()
 
 
 def test_games_without_a_reference_are_scaled_by_the_returns_and_the_page_says_so(script, tmp_path):
