@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from blip_rl.core.fisher import supported_layers
+from blip_rl.core.backward_passes import supported_layers
 from blip_rl.errors import UserError
 from blip_rl.methods.attach import attached
 from blip_rl.methods.base import FinishedTask, Method

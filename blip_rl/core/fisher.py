@@ -2,9 +2,8 @@
 
 ``F = E_s E_{a∼π(·|s)} [(∂ log π(a|s) / ∂θ)²]``, the expectation over states s and actions a of the policy π.
 
-The gradient is squared per sample, before the mean. Let δ be the gradient of ``Σₙ log π(aₙ|sₙ)`` with respect to a
-layer's output. Samples do not interact (no batch normalisation), so row n of δ is the gradient of sample n alone, and
-the sums of squares follow from δ and the layer's input x with one backward pass per chunk of samples::
+The gradient is squared per sample, before the mean. The sums of squares follow from a layer's input x and δ, the
+gradient of ``Σₙ log π(aₙ|sₙ)`` with respect to its output (:mod:`blip_rl.core.backward_passes`)::
 
     linear  y = x Wᵀ + β     Σₙ (∂W)² = (δ∘δ)ᵀ (x∘x)               Σₙ (∂β)² = Σₙ δ∘δ
     conv    y = W ∗ x + β    Gₙ = δₙ · unfold(xₙ)ᵀ, Σₙ Gₙ∘Gₙ         Σₙ (∂β)² = Σₙ (Σ positions δₙ)²
@@ -16,19 +15,13 @@ squares gradients of batch means instead; ``core.released_code.reference_prior``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal, cast
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent
-from torch.nn import functional as F
 
-Expectation = Literal["sampled", "exact"]
-Head = Callable[[Tensor], "Tensor | Distribution"]
-"""Trunk features → logits of a categorical policy, shape (samples, actions), or a torch Distribution over actions."""
+from blip_rl.core.backward_passes import Expectation, Head, backward_passes, patches
 
 
 def diagonal_fisher(
@@ -67,185 +60,38 @@ def diagonal_fisher(
             without a categorical policy.
         TypeError: a layer with parameters is neither linear nor a 2-D convolution.
     """
-    _check_arguments(observations, actions, expectation, chunk_samples)
-    layers = supported_layers(trunk)
-    parameter = next(trunk.parameters())
-    totals = {name: torch.zeros_like(p) for name, p in trunk.named_parameters()}
-    if expectation == "sampled" and actions is None:
-        actions = _drawn_actions(trunk, head, observations, preprocess, chunk_samples, generator)
-    for start in range(0, len(observations), chunk_samples):
-        chunk = observations[start : start + chunk_samples].to(parameter.device)
-        taken = None if actions is None else actions[start : start + chunk_samples].to(parameter.device)
-        with _recording(layers) as record, torch.enable_grad():
-            policy = _as_distribution(head(trunk(chunk if preprocess is None else preprocess(chunk))))
-            measured = _reversed(policy) if reverse_logits else policy
-            for log_probability in _weighted_log_probabilities(policy, measured, taken):
-                record.add_squares(log_probability, totals)
-    return {name: total.div_(len(observations)) for name, total in totals.items()}
+    squares = _Squares(trunk)
+    backward_passes(
+        trunk,
+        head,
+        observations,
+        squares,
+        actions,
+        expectation=expectation,
+        reverse_logits=reverse_logits,
+        preprocess=preprocess,
+        chunk_samples=chunk_samples,
+        generator=generator,
+    )
+    return {name: total.div_(len(observations)) for name, total in squares.totals.items()}
 
 
-def _check_arguments(
-    observations: Tensor, actions: Tensor | None, expectation: Expectation, chunk_samples: int
-) -> None:
-    if expectation not in ("sampled", "exact"):
-        raise ValueError(f"expectation {expectation!r}: expected 'sampled' or 'exact'")
-    if len(observations) == 0:
-        raise ValueError("0 observations: the Fisher is a mean over samples and needs at least one")
-    if chunk_samples < 1:
-        raise ValueError(f"chunk_samples {chunk_samples}: expected at least 1")
-    if actions is not None and expectation == "exact":
-        raise ValueError("actions given with expectation='exact', which weights all actions: leave actions out")
-    if actions is not None and len(actions) != len(observations):
-        raise ValueError(f"{len(actions)} actions for {len(observations)} observations: expected one for each")
+class _Squares:
+    """Sums of squares of each parameter's gradient; 0 for a parameter that the policy does not depend on."""
 
+    def __init__(self, trunk: nn.Module) -> None:
+        self.totals = {name: torch.zeros_like(p) for name, p in trunk.named_parameters()}
 
-def supported_layers(trunk: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Return the layers with parameters, by name.
+    def add_inputs(self, name: str, layer: nn.Linear | nn.Conv2d, x: Tensor) -> None:
+        """Do nothing: δ and x are needed together."""
 
-    Raises:
-        TypeError: one is neither linear nor a 2-D convolution, or there are none.
-    """
-    layers: dict[str, nn.Linear | nn.Conv2d] = {}
-    seen: set[nn.Parameter] = set()
-    for name, module in trunk.named_modules():
-        if next(module.parameters(recurse=False), None) is None:
-            continue
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            raise TypeError(
-                f"layer {name or 'trunk'!r} is a {type(module).__name__}: the closed forms know nn.Linear and "
-                "nn.Conv2d; move other parameters out of the trunk, for example into the task's head"
-            )
-        if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-            raise TypeError(f"layer {name!r} pads with {module.padding_mode!r}: expected padding_mode='zeros'")
-        if seen & set(module.parameters()):
-            raise TypeError(f"layer {name!r} shares parameters with another layer: the closed forms need its own")
-        seen.update(module.parameters())
-        layers[name] = module
-    if not layers:
-        raise TypeError("the trunk has no nn.Linear or nn.Conv2d layer with parameters: it has no Fisher")
-    return layers
-
-
-def _as_distribution(policy: Tensor | Distribution) -> Distribution:
-    return Categorical(logits=policy) if isinstance(policy, Tensor) else policy
-
-
-@torch.no_grad()
-def _drawn_actions(
-    trunk: nn.Module,
-    head: Head,
-    observations: Shaped[Tensor, "samples ..."],
-    preprocess: Callable[[Tensor], Tensor] | None,
-    chunk_samples: int,
-    generator: torch.Generator | None,
-) -> Shaped[Tensor, "samples ..."]:
-    """Sample one action per observation.
-
-    Only the trunk runs in chunks. torch's samplers fill tensors in vectorised blocks, so with one draw per chunk the
-    actions would depend on the chunk size.
-    """
-    device = next(trunk.parameters()).device
-    chunks = (chunk.to(device) for chunk in torch.split(observations, chunk_samples))
-    features = torch.cat([trunk(chunk if preprocess is None else preprocess(chunk)) for chunk in chunks])
-    return _draw(_as_distribution(head(features)), generator)
-
-
-def _draw(policy: Distribution, generator: torch.Generator | None) -> Tensor:
-    if generator is None:
-        return policy.sample()
-    if isinstance(policy, Categorical):
-        drawn = torch.multinomial(policy.probs.to(generator.device), 1, generator=generator)
-        return drawn.squeeze(1).to(policy.logits.device)
-    # Distribution.sample takes no generator: seed the global one from it, for this draw only.
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return policy.sample()
-
-
-def _reversed(policy: Distribution) -> Categorical:
-    """Return the categorical policy with the opposite logits."""
-    if not isinstance(policy, Categorical):
-        raise ValueError(f"reverse_logits with a {type(policy).__name__} policy: only a categorical one has logits")
-    return Categorical(logits=-policy.logits)
-
-
-def _weighted_log_probabilities(
-    policy: Distribution, measured: Distribution, actions: Shaped[Tensor, "samples ..."] | None
-) -> Iterator[Float[Tensor, ""]]:
-    """Yield one scalar per backward pass; squares of their per-sample gradients sum to the expectation over actions.
-
-    Args:
-        policy: Over one chunk of samples; weights the actions.
-        measured: The policy whose log-probabilities are differentiated: the same, or the reversed one.
-        actions: The sampled actions; None for the exact expectation.
-    """
-    if actions is not None:
-        yield _log_probability(measured, actions).sum()
-        return
-    if not (isinstance(policy, Categorical) and isinstance(measured, Categorical)):
-        raise ValueError(f"expectation='exact' with a {type(policy).__name__} policy: only a categorical one has a sum")
-    # With √π detached, (∂(√π·log π))² = π·(∂ log π)²: the squared gradient is weighted with exactly π(a|s).
-    root = policy.probs.detach().sqrt()
-    weighted = root * measured.logits
-    for action in range(weighted.shape[1]):
-        yield weighted[:, action].sum()
-
-
-def _log_probability(policy: Distribution, actions: Shaped[Tensor, "samples ..."]) -> Float[Tensor, " samples"]:
-    """Compute log π(a|s), summed over independent action dimensions."""
-    if isinstance(policy, Categorical):
-        return cast(Tensor, policy.log_prob(actions.reshape(len(actions))))  # type: ignore[no-untyped-call]
-    extra = len(policy.batch_shape) - 1
-    return (Independent(policy, extra) if extra else policy).log_prob(actions)
-
-
-class _Record:
-    """Inputs x and outputs y of every layer, for one chunk of samples."""
-
-    def __init__(self, layers: dict[str, nn.Linear | nn.Conv2d]) -> None:
-        self.layers = layers
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
-
-    def keep(self, name: str, layer_input: Tensor, output: Tensor) -> Tensor:
-        """Record one layer's pass; return a copy of y, so that in-place activations cannot overwrite the original."""
-        if name in self.inputs:
-            raise ValueError(f"layer {name!r} is used twice in one pass: the closed forms need each layer used once")
-        if not output.requires_grad:  # a frozen first layer: its output has no graph, but δ is needed all the same
-            output.requires_grad_()
-        self.inputs[name] = layer_input.detach()
-        self.outputs[name] = output
-        return output.clone()
-
-    def add_squares(self, log_probability: Tensor, totals: dict[str, Tensor]) -> None:
-        """Run one backward pass to all layer outputs and add every layer's sum of squares to ``totals``."""
-        # The graph is kept: the exact expectation runs one backward pass per action over the same forward pass.
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            log_probability, list(self.outputs.values()), retain_graph=True, allow_unused=True
-        )
-        for name, delta in zip(self.outputs, gradients, strict=True):
-            if delta is None:  # the policy does not depend on this layer
-                continue
-            layer, prefix = self.layers[name], f"{name}." if name else ""
-            weight, bias = _squares(layer, self.inputs[name], delta)
-            totals[f"{prefix}weight"].add_(weight)
-            if bias is not None:
-                totals[f"{prefix}bias"].add_(bias)
-
-
-@contextmanager
-def _recording(layers: dict[str, nn.Linear | nn.Conv2d]) -> Iterator[_Record]:
-    record = _Record(layers)
-    handles = [
-        layer.register_forward_hook(lambda _, args, output, name=name: record.keep(name, args[0], output))
-        for name, layer in layers.items()
-    ]
-    try:
-        yield record
-    finally:
-        for handle in handles:
-            handle.remove()
+    def add_gradients(self, name: str, layer: nn.Linear | nn.Conv2d, x: Tensor, delta: Tensor) -> None:
+        """Add one layer's squares."""
+        prefix = f"{name}." if name else ""
+        weight, bias = _squares(layer, x, delta)
+        self.totals[f"{prefix}weight"].add_(weight)
+        if bias is not None:
+            self.totals[f"{prefix}bias"].add_(bias)
 
 
 def _squares(layer: nn.Linear | nn.Conv2d, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -274,23 +120,11 @@ def _conv_squares(
 ) -> tuple[Float[Tensor, "outputs group_channels kernel_height kernel_width"], Float[Tensor, " outputs"]]:
     """Compute the sums of squares of a convolution's weight and bias; ``delta`` is δ."""
     samples, groups = len(x), layer.groups
-    padded = F.pad(x, _explicit_padding(layer))
-    patches = F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
+    rows = patches(layer, x)
     # Each group is a convolution of its own: fold groups into the batch, so that one bmm gives all Gₙ.
-    patches = patches.reshape(samples * groups, -1, patches.shape[-1])
-    positions = delta.reshape(samples * groups, -1, patches.shape[-1])
-    per_sample = torch.bmm(positions, patches.transpose(1, 2))
+    rows = rows.reshape(samples * groups, -1, rows.shape[-1])
+    positions = delta.reshape(samples * groups, -1, rows.shape[-1])
+    per_sample = torch.bmm(positions, rows.transpose(1, 2))
     # In place: per_sample is the largest tensor here, (samples · groups, outputs / groups, inputs · kernel).
     weight = per_sample.square_().reshape(samples, -1).sum(0).reshape(layer.weight.shape)
     return weight, delta.sum(dim=(2, 3)).square().sum(0)
-
-
-def _explicit_padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Return the zero padding as (left, right, top, bottom); padding='same' may be asymmetric."""
-    if layer.padding == "valid":
-        return (0, 0, 0, 0)
-    if layer.padding == "same":
-        height, width = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-        return (width // 2, width - width // 2, height // 2, height - height // 2)
-    height, width = (int(side) for side in layer.padding)
-    return (width, width, height, height)

@@ -13,7 +13,7 @@ whose parameters it protects and, at the end of a task, to the task's policy. Th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -22,7 +22,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from blip_rl.core.fisher import Expectation, diagonal_fisher
+from blip_rl.core.backward_passes import Expectation
+from blip_rl.core.fisher import diagonal_fisher
+from blip_rl.core.kronecker import Factors, kronecker_fisher
 from blip_rl.core.saved import TensorLayout
 from blip_rl.recipe_errors import RecipeError, checked
 from blip_rl.setting_types import Settings
@@ -68,12 +70,35 @@ class FinishedTask:
             preprocess=self.preprocess,
             generator=self.generator,
         )
-        for name, value in fisher.items():
-            if not torch.isfinite(value).all():
-                raise FloatingPointError(
-                    f"the Fisher of {name!r} is not finite: the gradients of the policy's log-probabilities diverged"
-                )
+        _check_finite(fisher)
         return fisher
+
+    def kronecker(self, expectation: Expectation) -> Factors:
+        """Return the Kronecker factors of the Fisher over the observations.
+
+        Raises:
+            ValueError, TypeError: as :func:`blip_rl.core.kronecker.kronecker_fisher`.
+            FloatingPointError: a factor is not finite.
+        """
+        factors = kronecker_fisher(
+            self.trunk,
+            self.head,
+            self.observations,
+            expectation=expectation,
+            preprocess=self.preprocess,
+            generator=self.generator,
+        )
+        _check_finite(factors.inputs)
+        _check_finite(factors.outputs)
+        return factors
+
+
+def _check_finite(fisher: Mapping[str, Tensor]) -> None:
+    for name, value in fisher.items():
+        if not torch.isfinite(value).all():
+            raise FloatingPointError(
+                f"the Fisher of {name!r} is not finite: the gradients of the policy's log-probabilities diverged"
+            )
 
 
 Outputs = Callable[[int, Tensor], tuple[Any, Tensor]]

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from blip_rl.core import saved
-from blip_rl.core.fisher import Expectation
+from blip_rl.core.backward_passes import Expectation
 from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.errors import UserError
 from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
@@ -56,17 +56,21 @@ class FisherMethod(Method):
             )
 
     def fisher_of(self, finished: FinishedTask) -> dict[str, Tensor]:
-        """Return the diagonal Fisher of a finished task, by parameter name, scaled as ``fisher_scale`` says.
+        """Return the diagonal Fisher of a finished task, by parameter name, scaled as ``fisher_scale`` says."""
+        fisher = self._measured(finished)
+        factor = self.scale_of(sum(value.sum().item() for value in fisher.values()))
+        return fisher if factor == 1 else {name: value * factor for name, value in fisher.items()}
+
+    def scale_of(self, trace: float) -> float:
+        """Return the factor of a finished task's Fisher that ``fisher_scale`` asks for.
 
         A task without any information is not scaled, and does not count as the first.
         """
-        fisher = self._measured(finished)
-        trace = sum(value.sum().item() for value in fisher.values())
         if self.settings.fisher_scale == "own" or not trace:
-            return fisher
+            return 1.0
         if self._first_trace is None:
             self._first_trace = trace
-        return {name: value * (self._first_trace / trace) for name, value in fisher.items()}
+        return self._first_trace / trace
 
     def _measured(self, finished: FinishedTask) -> dict[str, Tensor]:
         return finished.fisher(self.settings.fisher_expectation)

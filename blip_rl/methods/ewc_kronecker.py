@@ -1,0 +1,79 @@
+"""EWC with a Kronecker-factored Fisher: a penalty that knows which combinations of a layer's inputs a task uses.
+
+Online structured Laplace approximation: Ritter, Botev & Barber, NeurIPS 2018 (arXiv 1805.07810). The penalty strength ·
+½ (θ − θ*)ᵀ F (θ − θ*) is centred on the weights after the newest task; :mod:`blip_rl.core.kronecker` has F, of all
+tasks together. A diagonal Fisher (``ewc_online``) adds up the costs of changing single weights, although changes of
+several weights can cancel. State: 4 bytes × (d² + 2 · outputs²) for a layer with d inputs, and the anchor.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from blip_rl.core import kronecker, saved
+from blip_rl.core.kronecker import KroneckerPenalty
+from blip_rl.methods.base import FinishedTask, MethodState, Network
+from blip_rl.methods.fisher_method import FisherMethod, FisherSettings
+from blip_rl.setting_types import NonNegativeFloat
+
+
+class EwcKroneckerSettings(FisherSettings):
+    """Settings of the Kronecker-factored penalty."""
+
+    strength: NonNegativeFloat = 3.0
+    """Factor of the divergence of the earlier policies, in nats to second order."""
+
+
+class EwcKronecker(FisherMethod):
+    """Adds a penalty with Kronecker-factored Fishers: ``EwcKronecker(strength=3.0)``."""
+
+    capturable: ClassVar[bool] = True
+    Settings = EwcKroneckerSettings
+    settings: EwcKroneckerSettings
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._penalty = KroneckerPenalty()  # over the strength
+
+    def start_task(self, trunk: nn.Module) -> None:
+        """Move the penalty to the trunk's device.
+
+        Raises:
+            ValueError: it belongs to another network.
+            TypeError: a layer of the trunk has no Kronecker factors.
+        """
+        kronecker.check_layers(trunk)
+        if self._penalty.tasks:
+            self._penalty = self._penalty.fitted(trunk)
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Add the penalty's gradient."""
+        if self._penalty.tasks and parameter.grad is not None:
+            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
+
+    @torch.no_grad()
+    def end_task(self, finished: FinishedTask) -> dict[str, float]:
+        """Add the task's factors and move the anchor to its weights."""
+        weights = finished.weights()
+        spent = self._penalty.at(weights)
+        factors = finished.kronecker(self.settings.fisher_expectation)
+        factors = factors.scaled(self.scale_of(factors.trace()))
+        self._penalty = self._penalty.after_task(factors, weights)
+        return {"penalty": self.settings.strength * spent, "trace": factors.trace()}
+
+    def state(self) -> MethodState:
+        """Return factors, anchor, and the number of tasks."""
+        return MethodState(self._penalty.tensors(), {"tasks_seen": self._penalty.tasks, **self.scale_values()})
+
+    def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
+        """Return three tensors of each weight and two of each bias."""
+        return kronecker.layouts(network.trunk)
+
+    def load_state(self, state: MethodState) -> None:
+        """Load a saved state; the next ``start_task`` checks it against the trunk."""
+        self._penalty = KroneckerPenalty.from_saved(state.tensors, int(state.values["tasks_seen"]))
+        self.load_scale(state)
