@@ -36,7 +36,7 @@ class Run:
 
 
 def _commit(path):
-    return json.loads((path / "environment.json").read_text(encoding="utf-8")).get("commit", "")[:12]
+    return (json.loads((path / "environment.json").read_text(encoding="utf-8")).get("commit") or "")[:12]
 
 
 def main():

@@ -142,6 +142,7 @@ class Method:
         capturable: Whether the hooks of an optimizer step (``loss``, ``add_gradient``, ``after_step``) can be captured
             in a CUDA graph between ``start_task`` and ``end_task``: the same device operations on the same tensors,
             no control flow that depends on their values, no random numbers. The graph is replayed without calling them.
+        tasks_setting: Setting that a recipe can leave out; it is then the number of tasks of the run.
         no_visits: Why tasks cannot come back with this method (``order``, ``cycles``); empty if they can.
         task_blind: Whether the method works without being told which task is played (``trunk.heads = "shared"``).
         distillable: Whether the method protects one trunk shared by all tasks, learned one after another, so that a
@@ -152,6 +153,7 @@ class Method:
     interleaved: ClassVar[bool] = False
     capturable: ClassVar[bool] = False
     distillable: ClassVar[bool] = True
+    tasks_setting: ClassVar[str] = ""
     no_visits: ClassVar[str] = ""
     task_blind: ClassVar[bool] = True
 

@@ -22,13 +22,15 @@ from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
 from blip_rl.setting_types import Fraction, PositiveInt, Settings
 
 _FREE = 0
+_TASKS = 6  # of atari6
 
 
 class PacknetSettings(Settings):
     """How the weights are divided among the tasks."""
 
-    tasks: Annotated[PositiveInt, Field(le=255)] = 6
-    """Number of tasks that get an equal share of every layer. Later ones train only their head."""
+    tasks: Annotated[PositiveInt, Field(le=255)] | None = None
+    """Number of tasks that get an equal share of every layer; later ones train only their head. None: the number of
+    games in a run, 6 in Python."""
     retrain_share: Annotated[Fraction, Field(lt=1.0)] = 0.2
     """Last share of a task's steps, trained with the pruned weights at 0."""
     retrain_schedule: Literal["own", "task"] = "task"
@@ -40,6 +42,7 @@ class Packnet(Method):
     """Divides the weights of every layer among the tasks."""
 
     task_blind: ClassVar[bool] = False
+    tasks_setting: ClassVar[str] = "tasks"
     no_visits: ClassVar[str] = "the weights of a task are frozen once it has been learned"
     Settings = PacknetSettings
     settings: PacknetSettings
@@ -48,6 +51,7 @@ class Packnet(Method):
         """Pass the fields of :class:`PacknetSettings` as keywords: ``Packnet(tasks=6)``."""
         super().__init__(**settings)
         self.tasks_seen = 0
+        self._tasks = self.settings.tasks or _TASKS
         self._owners: dict[str, Tensor] = {}  # number of the task each weight belongs to, 0 where it is free
         self._weights: dict[str, nn.Parameter] = {}  # while a task is learned
         self._still: dict[str, Tensor] = {}  # masks of weights without gradient: of earlier tasks, or pruned
@@ -67,10 +71,10 @@ class Packnet(Method):
             owners = {name: _like(weight, torch.uint8) for name, weight in weights.items()}
         self._owners, self._weights, self._kept = owners, weights, {}
         self._still = {name: owner != _FREE for name, owner in owners.items()}
-        if self.tasks_seen >= self.settings.tasks:
+        if self.tasks_seen >= self._tasks:
             warnings.warn(
                 f"task {self.tasks_seen + 1} finds no free weight: the trunk was shared out among method.tasks = "
-                f"{self.settings.tasks}, so only the task's own head is trained (say how many tasks there will be)",
+                f"{self._tasks}, so only the task's own head is trained (say how many tasks there will be)",
                 stacklevel=3,
             )
 
@@ -188,7 +192,7 @@ class Packnet(Method):
     @torch.no_grad()
     def _prune(self) -> None:
         """Keep the ⌈n / tasks left⌉ largest of each layer's n free weights, which makes all shares equal."""
-        tasks_left = max(1, self.settings.tasks - self.tasks_seen)
+        tasks_left = max(1, self._tasks - self.tasks_seen)
         for name, weight in self._weights.items():
             free = self._owners[name] == _FREE
             self._kept[name] = _largest(weight, free, -(-int(free.sum()) // tasks_left))  # −(−a // b) = ⌈a / b⌉

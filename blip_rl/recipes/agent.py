@@ -83,6 +83,14 @@ def checked_method(method: dict[str, Any]) -> tuple[dict[str, Any], list[Problem
     return without_none({"name": name, **settings.model_dump(mode="json")}), []
 
 
+def with_task_count(method: dict[str, Any], tasks: int) -> dict[str, Any]:
+    """Return the method's settings with the number of tasks, where the method needs it and it is not set."""
+    from blip_rl.methods import load_method
+
+    setting = load_method(str(method["name"])).tasks_setting
+    return method if not setting or setting in method else method | {setting: tasks}
+
+
 def learning_problems(learning: object, method: dict[str, Any]) -> list[Problem]:
     """Return a problem if the method cannot be combined with ``learning``; unknown methods are reported elsewhere."""
     from blip_rl.methods import load_method, method_names

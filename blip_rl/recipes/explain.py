@@ -12,7 +12,7 @@ from blip_rl.agent_config import AgentConfig
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipe_errors import RecipeError, attempt
-from blip_rl.recipes.agent import agent_config, agent_layers
+from blip_rl.recipes.agent import agent_config, agent_layers, with_task_count
 from blip_rl.recipes.files import display_path, find_recipe, is_path, read_recipe, recipe_names, split_task
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, parse_override, value_at
@@ -125,6 +125,11 @@ def _explain_agent(name: str, games: Games | None, overrides: list[Override]) ->
         )
     layers = agent_layers(name, games or Games("", ()), [o for o in overrides if o.recipe == "agent"])
     config = agent_config(layers)
+    if games is not None:
+        method = with_task_count(config.method, len(games.tasks))
+        added = {key: value for key, value in method.items() if key not in config.method}
+        layers = [*layers, Layer("number of games", {"method": added})] if added else layers
+        config = config.model_copy(update={"method": method})
     settings = _of_agent(config, layers)
     if games is not None:
         settings += _of_sections(games, of_sequence) + _of_schedule(games)

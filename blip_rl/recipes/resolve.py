@@ -21,7 +21,7 @@ from blip_rl.config import (
     RunConfig,
 )
 from blip_rl.recipe_errors import RecipeError, attempt, checked, dotted, problems_of, show
-from blip_rl.recipes.agent import agent_config, agent_layers, combination_problems
+from blip_rl.recipes.agent import agent_config, agent_layers, combination_problems, with_task_count
 from blip_rl.recipes.files import find_recipe, is_path
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, located_line, merge, parse_override
@@ -109,7 +109,7 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
             sequence_name=games.name,
             seed=options.seed,
             device=options.device,
-            agent=agent,
+            agent=agent.model_copy(update={"method": with_task_count(agent.method, len(games.tasks))}),
             tasks=tuple(_with_game_settings(task, sections).model_copy(update=changes) for task in games.tasks),
             order=games.order,
             cycles=games.cycles if options.cycles is None else options.cycles,

@@ -11,7 +11,7 @@ from blip_rl.methods import load_method
 from blip_rl.recipes import resolve
 from blip_rl.recipes.files import read_recipe, recipe_folder, recipe_names
 
-# Recorded from recipes that repeated every setting, before recipes had bases.
+# Recorded from recipes that repeated every setting, before recipes had bases; packnet: one task, as there is one game.
 RESOLVED = json.loads((Path(__file__).parent / "resolved_agents.json").read_text(encoding="utf-8"))
 MINE = 'description = "mine"\nbase = "ppo"\n\n[method]\nname = "finetune"\n'
 

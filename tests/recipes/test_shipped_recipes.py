@@ -45,3 +45,10 @@ def test_atari6_has_the_order_of_the_paper_and_published_scores():
     assert all(task.steps == 10_000_000 and task.title for task in tasks)
     boxing = tasks[1]
     assert (boxing.random_score, boxing.reference_score, boxing.human_score) == (0.1, 94.6, 12.1)
+
+
+def test_packnet_shares_the_trunk_among_the_tasks_of_the_run():
+    assert resolve("cartpole12", "packnet").agent.method["tasks"] == 12
+    assert resolve("kungfu,boxing", "packnet").agent.method["tasks"] == 2
+    assert resolve("cartpole12", "packnet", overrides=["method.tasks=3"]).agent.method["tasks"] == 3
+    assert "tasks" not in resolve("cartpole12", "gpm").agent.method
