@@ -107,16 +107,16 @@ def check_layers(trunk: nn.Module) -> None:
             raise TypeError(f"layer {name!r} has {layer.groups} groups: Kronecker factors need groups=1")
 
 
-def layouts(trunk: nn.Module) -> dict[str, saved.TensorLayout]:
-    """Return the layouts of ``<parameter>.inputs``, ``.outputs`` and ``.anchor``."""
+def layouts(parameters: Mapping[str, Tensor]) -> dict[str, saved.TensorLayout]:
+    """Return the layouts of ``<parameter>.inputs``, ``.outputs`` and ``.anchor``; meta tensors are enough."""
     found = {}
-    for name, parameter in trunk.named_parameters():
+    for name, parameter in parameters.items():
         outputs = len(parameter)
-        found[f"{name}.anchor"] = saved.TensorLayout(torch.float32, tuple(parameter.shape))
-        found[f"{name}.outputs"] = saved.TensorLayout(torch.float32, (outputs, outputs))
         if parameter.dim() > 1:
             size = parameter[0].numel()
             found[f"{name}.inputs"] = saved.TensorLayout(torch.float32, (size, size))
+        found[f"{name}.outputs"] = saved.TensorLayout(torch.float32, (outputs, outputs))
+        found[f"{name}.anchor"] = saved.TensorLayout(torch.float32, tuple(parameter.shape))
     return found
 
 
@@ -192,14 +192,13 @@ class KroneckerPenalty:
             if self.tasks
         )
 
-    def fitted(self, trunk: nn.Module) -> KroneckerPenalty:
-        """Copy the penalty to the trunk's device.
+    def fitted(self, parameters: Mapping[str, Tensor]) -> KroneckerPenalty:
+        """Copy the penalty to the device of the parameters.
 
         Raises:
             ValueError: it belongs to another network.
         """
-        parameters = dict(trunk.named_parameters())
-        expected = layouts(trunk)
+        expected = layouts(parameters)
         for key, tensor in self._tensors().items():
             if key not in expected:
                 raise ValueError(f"state for {key!r}, which this trunk does not have: it belongs to another network")

@@ -4,10 +4,8 @@ Shi, Yuan, Chen, Feng, CVPR 2021. The equations are in :mod:`blip_rl.core.bits`;
 State per trunk parameter, for any number of tasks: frozen bits (1 byte), centre (4), running Fisher (4),
 remainder below the grid (4) = 13 bytes. During training the two ends of each interval are cached as well.
 
-Two additions of ours, off by default, act inside the intervals: a penalty (``pull``) and an ellipsoid (``budget``).
-They keep 8 bytes more: the sum of all Fishers, and θ*, the weights after the newest task. The state above cannot give
-them: the centre is θ* only to the frozen bits (0 without any), and the running Fisher contains the prior, beside which
-a small Fisher is rounded off.
+Two additions of ours, off by default, act inside the intervals, ``pull`` and ``budget``: see
+:mod:`blip_rl.methods.blip_inside`.
 """
 
 from __future__ import annotations
@@ -21,16 +19,13 @@ from torch import Tensor, nn
 
 from blip_rl.core import bits, released_code, saved
 from blip_rl.core.blocks import row_blocks
-from blip_rl.core.budget import project_within_
 from blip_rl.core.layers import protected_layers
 from blip_rl.core.partly_frozen import SAVED, PartlyFrozen
-from blip_rl.core.penalty import QuadraticPenalty
 from blip_rl.core.prior import ParameterFisher, PriorOutcome, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, MethodState, Network
+from blip_rl.methods.blip_inside import Inside
 from blip_rl.methods.blip_settings import BlipSettings
 from blip_rl.methods.fisher_method import FisherMethod
-
-_ANCHORED = {"fisher": torch.float32, "anchor": torch.float32}  # with pull or budget
 
 
 class Blip(FisherMethod):
@@ -49,7 +44,7 @@ class Blip(FisherMethod):
         self._uninformed: dict[str, float] = {}
         self._parameters: dict[str, PartlyFrozen] = {}
         self._loaded: dict[str, Tensor] = {}
-        self._penalty = QuadraticPenalty()  # over pull; with pull or budget, after the first task
+        self._inside = Inside(self.settings)
 
     @property
     def total_bits(self) -> int:
@@ -66,8 +61,7 @@ class Blip(FisherMethod):
                 saved.check_fit(tensors, trunk_parameters, f"{{}}.{kind}")
         elif self.tasks_seen:  # a network it has not learned would be left unprotected
             saved.check_fit({name: p.centre for name, p in self._parameters.items()}, trunk_parameters, "{}.centre")
-        if self._penalty.anchor:
-            self._penalty = self._penalty.fitted(trunk_parameters)
+        self._inside.start_task(trunk)
         self._parameters = {name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in found}
         self._loaded = {}
         self._warn_of_clipping()
@@ -80,8 +74,7 @@ class Blip(FisherMethod):
     @torch.no_grad()
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Add pull · F · (θ − θ*), if there is a pull."""
-        if self.settings.pull and self.tasks_seen and parameter.grad is not None:
-            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.pull)
+        self._inside.add_gradient(name, parameter)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -90,7 +83,7 @@ class Blip(FisherMethod):
         With a budget the weights are projected onto its ellipsoid before.
         """
         # In place, because a captured CUDA graph replays addresses: no tensor may be replaced while a task is learned.
-        if self.settings.budget and self.tasks_seen:
+        if self._inside.has_budget:
             self._project_within_budget()
         self._project_into_intervals()
 
@@ -111,16 +104,23 @@ class Blip(FisherMethod):
         if self.fisher_prior is None:
             return {"mean_frozen_bits": 0.0, **shares}
         self.tasks_seen += 1
-        spent = self._penalty.at(finished.weights()) if self._penalty.anchor else 0.0
+        spent = self._inside.spent(finished.weights())
+        measured = self._inside.measured(finished, fisher)
         with torch.no_grad():
             for name, state in self._parameters.items():
                 self._consolidate(state, fisher[name])
             if self.settings.anchored:
-                self._set_anchor(fisher)
+                # Clamped, since a weight can be a step of the grid outside its new interval (interval = "half").
+                weights = {name: torch.clamp(p.weight, p.low, p.high) for name, p in self._parameters.items()}
+                self._inside.after_task(measured, weights)
         found = {"informed_bits": first.informed_bits, "drift": first.drift} if first else {}
-        found |= {"penalty": self.settings.pull * spent} if self.settings.pull else {}
-        found |= {"spent": spent} if self.settings.budget else {}
-        return {"fisher_prior": self.fisher_prior, "mean_frozen_bits": self.mean_frozen_bits(), **found, **shares}
+        return {
+            "fisher_prior": self.fisher_prior,
+            "mean_frozen_bits": self.mean_frozen_bits(),
+            **found,
+            **spent,
+            **shares,
+        }
 
     def mean_frozen_bits(self) -> float:
         """Return the mean of frozen bits over all trunk weights, without biases."""
@@ -150,11 +150,12 @@ class Blip(FisherMethod):
             "without_information": self._uninformed,
             **self.scale_values(),
         }
-        return MethodState(self._loaded | tensors | self._penalty.tensors(), values)
+        return MethodState(self._loaded | tensors | self._inside.penalty.tensors(), values)
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return the four tensors of every parameter and, with pull or budget, two more."""
-        return saved.layouts(network.parameters(), **SAVED, **(_ANCHORED if self.settings.anchored else {}))
+        """Return the four tensors of every parameter and, with pull or budget, those of the penalty."""
+        parameters = network.parameters()
+        return saved.layouts(parameters, **SAVED) | self._inside.layouts(parameters)
 
     def load_state(self, state: MethodState) -> None:
         """Load a saved state; the next ``start_task`` applies it to the trunk.
@@ -165,14 +166,7 @@ class Blip(FisherMethod):
         its, mine = state.values["total_bits"], self.settings.total_bits
         if its != mine:
             raise ValueError(f"a state of total_bits = {its}, but this method has {mine}: expected the same")
-        kept = {name: t for name, t in state.tensors.items() if name.rpartition(".")[2] in _ANCHORED}
-        if bool(kept) != bool(self.settings.anchored and state.values["tasks_seen"]):
-            raise ValueError(
-                f"a state {'with' if kept else 'without'} Fisher and anchor, but this method has pull = "
-                f"{self.settings.pull:g} and budget = {self.settings.budget:g}: expected the settings it was saved with"
-            )
-        self._penalty = QuadraticPenalty.from_saved(kept, *_ANCHORED) if kept else QuadraticPenalty()
-        self._loaded = {name: tensor for name, tensor in state.tensors.items() if name not in kept}
+        self._loaded = self._inside.load(state.tensors, int(state.values["tasks_seen"]))
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
         self.load_scale(state)
@@ -227,14 +221,7 @@ class Blip(FisherMethod):
         # point of the intersection: nats that clipping saves are not given back to other weights.
         for p in self._parameters.values():
             p.merge_remainder_()
-        project_within_({name: p.weight for name, p in self._parameters.items()}, self._penalty, self.settings.budget)
-
-    def _set_anchor(self, fisher: dict[str, Tensor]) -> None:
-        """Add a task's Fisher and move the anchor to its weights, after its intervals have been set."""
-        # Clamped, since a weight can be a step of the grid outside its new interval (interval = "half").
-        weights = {name: torch.clamp(p.weight, p.low, p.high) for name, p in self._parameters.items()}
-        earlier = self._penalty if self._penalty.anchor else QuadraticPenalty.flat(weights, *_ANCHORED)
-        self._penalty = earlier.reset(weights).plus(fisher)
+        self._inside.project_({name: p.weight for name, p in self._parameters.items()})
 
     def _start_from_prior(self, fisher: dict[str, Tensor]) -> PriorOutcome | None:
         """Start the running mean at F₀ (× fan), given or solved for; return None if there is no solution."""

@@ -27,6 +27,8 @@ class BlipSettings(FisherSettings):
     """Radius 2^−S (paper Eq. 4), within which Q(θ̂, S) can change, or half of it, within which it cannot."""
     pull: NonNegativeFloat = 0.0
     """Strength of a penalty inside the intervals, ½ · pull · Σ F (θ − θ*)², as in online EWC; 0: none."""
+    pull_fisher: Literal["diagonal", "kronecker"] = "diagonal"
+    """F of that penalty: the diagonal Fisher, or its Kronecker factors, as in ``ewc-kronecker``."""
     budget: NonNegativeFloat = 0.0
     """Nats, to second order, by which all earlier policies together may move while one task is learned, as in
     ``fisher-budget``, inside the intervals; 0: no such bound."""
@@ -58,6 +60,15 @@ class BlipSettings(FisherSettings):
             raise ValueError(
                 f"{shown}: {count} given; expected exactly one: a prior for the Fisher, the mean number of bits "
                 "that the first task freezes, or a bound in nats on how far its policy can drift"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_of_the_diagonal(self) -> Self:
+        if self.budget and self.pull_fisher == "kronecker":
+            raise ValueError(
+                f"pull_fisher = 'kronecker' with budget = {self.budget:g}: expected one of them, as a budget needs the "
+                "diagonal Fisher"
             )
         return self
 

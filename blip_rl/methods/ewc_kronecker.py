@@ -47,7 +47,7 @@ class EwcKronecker(FisherMethod):
         """
         kronecker.check_layers(trunk)
         if self._penalty.tasks:
-            self._penalty = self._penalty.fitted(trunk)
+            self._penalty = self._penalty.fitted(dict(trunk.named_parameters()))
 
     @torch.no_grad()
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -71,7 +71,7 @@ class EwcKronecker(FisherMethod):
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
         """Return three tensors of each weight and two of each bias."""
-        return kronecker.layouts(network.trunk)
+        return kronecker.layouts(network.parameters())
 
     def load_state(self, state: MethodState) -> None:
         """Load a saved state; the next ``start_task`` checks it against the trunk."""

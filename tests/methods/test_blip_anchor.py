@@ -6,6 +6,7 @@ import torch
 from blip_rl.core import bits
 from blip_rl.methods.attach import attached
 from blip_rl.methods.blip import Blip
+from blip_rl.methods.ewc_kronecker import EwcKronecker
 from blip_rl.methods.ewc_online import EwcOnline
 from blip_rl.methods.fisher_budget import FisherBudget
 from tests.core.test_budget import projected, spent
@@ -19,13 +20,17 @@ BOXES = {"first_task_drift": 0.1, "fisher_expectation": "exact"}
 def equivalents(name):
     """Pairs of methods that must do the same where no bit is frozen."""
     return {
+        "pull, kronecker": (
+            Blip(**FREE, pull=20.0, pull_fisher="kronecker"),
+            EwcKronecker(strength=20.0, fisher_expectation="exact"),
+        ),
         "pull": (Blip(**FREE, pull=20.0), EwcOnline(strength=20.0, gamma=1.0, fisher_expectation="exact")),
         "budget": (Blip(**FREE, budget=1e-3), FisherBudget(budget=1e-3, fisher_expectation="exact")),
     }[name]
 
 
 @trunks
-@pytest.mark.parametrize("setting", ["pull", "budget"])
+@pytest.mark.parametrize("setting", ["pull", "pull, kronecker", "budget"])
 def test_without_frozen_bits_blip_equals_the_method_that_has_only_the_setting(name, setting):
     ends = []
     for method in equivalents(setting):
@@ -36,7 +41,7 @@ def test_without_frozen_bits_blip_equals_the_method_that_has_only_the_setting(na
     (blip, weights, figures), (_, others, other_figures) = ends
     assert not any(frozen.any() for frozen in blip.frozen_bits().values())
     assert all(torch.equal(value, others[parameter]) for parameter, value in weights.items())
-    key = "penalty" if setting == "pull" else "spent"
+    key = "spent" if setting == "budget" else "penalty"
     assert [each[key] for each in figures] == [each[key] for each in other_figures]
     assert figures[1][key] > 0
     torch.manual_seed(0)
@@ -118,7 +123,7 @@ def test_every_step_ends_inside_the_intervals_and_within_the_budget(name, settin
         def look():
             assert inside(trunk, blip.intervals().values())  # noqa: B023
             if blip.tasks_seen:  # noqa: B023
-                used[budget] = max(used[budget], blip._penalty.at(copies(trunk)))  # noqa: B023
+                used[budget] = max(used[budget], blip._inside.penalty.at(copies(trunk)))  # noqa: B023
 
         for task in three_tasks(name):
             learn(blip, trunk, task, after_step=look)
@@ -126,12 +131,19 @@ def test_every_step_ends_inside_the_intervals_and_within_the_budget(name, settin
     assert used[1e9] > 2e-4  # the intervals alone allow more
 
 
-@pytest.mark.parametrize(("saved", "loaded"), [({"pull": 1.0}, {}), ({}, {"budget": 1.0})])
+KRONECKER = {"pull": 1.0, "pull_fisher": "kronecker"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [({"pull": 1.0}, {}), ({}, {"budget": 1.0}), ({"pull": 1.0}, KRONECKER), (KRONECKER, {"budget": 1.0})],
+)
 def test_a_state_saved_with_other_settings_is_refused(saved, loaded):
     blip, trunk = Blip(**BOXES, **saved), TRUNKS["mlp"][0]()
     learn(blip, trunk, three_tasks("mlp")[0])
     other = Blip(**BOXES, **loaded)
-    with pytest.raises(ValueError, match=r"a state with(out)? Fisher and anchor, but this method has pull = 0"):
+    had = r"(anchor and fisher|anchor and inputs and outputs|neither Fisher nor anchor)"
+    with pytest.raises(ValueError, match=rf"a state with {had}, but this method has pull = [01], pull_fisher = '\w+'"):
         other.load_state(blip.state())
 
 
@@ -139,3 +151,20 @@ def test_a_state_of_pull_and_budget_before_the_first_task_is_loaded_by_either():
     state = Blip(**BOXES, pull=1.0).state()
     Blip(**BOXES, budget=1.0).load_state(state)
     Blip(**BOXES).load_state(state)
+
+
+def test_a_budget_with_kronecker_factors_is_refused():
+    with pytest.raises(ValueError, match=r"pull_fisher = 'kronecker' with budget = 0\.1: expected one of them"):
+        Blip(**BOXES, **KRONECKER, budget=0.1)
+
+
+@trunks
+def test_the_kronecker_pull_keeps_weights_inside_the_intervals(name):
+    blip, trunk = Blip(**BOXES, **KRONECKER), TRUNKS[name][0]()
+
+    def look():
+        assert inside(trunk, blip.intervals().values())
+
+    for task in three_tasks(name):
+        learn(blip, trunk, task, after_step=look)
+    assert any(frozen.any() for frozen in blip.frozen_bits().values())
