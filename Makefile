@@ -1,4 +1,4 @@
-# make demo          train BLIP and fine-tuning on four CartPoles, side by side, and show what each has forgotten
+# make demo          train BLIP and fine-tuning on four variants of CartPole, and show what each has forgotten
 # make demo-atari    the same on two Atari games
 # make test          everything that CI runs
 # All create .venv with the versions of constraints.txt on first use; a stamp makes the next time quick.
@@ -23,15 +23,15 @@ SHIPPED := $(shell find blip_rl agents envs -name '*.py' -o -name '*.toml' -o -n
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
-demo: $(RUNTIME)  ## Train BLIP and fine-tuning on four CartPoles, side by side, and show what each has forgotten
-	@echo "Two agents learn four CartPoles one after another: about 3 minutes on two idle cores."
+demo: $(RUNTIME)  ## Train BLIP and fine-tuning on four variants of CartPole, and show what each has forgotten
+	@echo "Two agents learn four variants of CartPole one after another: 2 to 3 minutes on two idle cores."
 	@$(BIN)/python scripts/demo.py --games cartpole4
 
 demo-atari: $(RUNTIME)  ## The same on two Atari games, too short to play them well
-	@echo "Two agents learn two Atari games, $(DEMO_STEPS) steps each; 20k take about 8 minutes on two idle cores."
+	@echo "Two agents learn two Atari games, $(DEMO_STEPS) steps each."
 	@$(BIN)/python scripts/demo.py --games atari2 --steps $(DEMO_STEPS) --device auto
 
-test: check unit wheel  ## Everything that CI runs: about 9 minutes on two idle cores
+test: check unit wheel  ## Everything that CI runs
 
 check: lint types imports  ## Format, lint, types and import contracts
 

@@ -9,7 +9,7 @@
 # The same command continues after an interruption. Options are those of `blip-rl sweep`, such as --jobs, --device,
 # --seeds, --agents, --threads or --engine slurm.
 #
-# It is 9 × 60M = 540M steps. At 7,400 steps/s (one H200 and 16 cores, docs/gpu.md) that is 20 hours of learning, at 183
+# It is 9 × 60M = 540M steps. At 5,563 steps/s (one H200 and 16 cores, float32, docs/gpu.md) that is 27 hours of learning, at 183
 # (one CPU core, docs/results/three-games.md) 34 days, and then the evaluations. The nine runs keep 3.9 GB, 4.7 GB on the
 # way (by --estimate).
 set -euo pipefail

@@ -38,7 +38,7 @@ def test_the_page_shows_failures_and_differences_and_what_was_not_run(page):
     text = page(
         measured(
             tests={"outcomes": {"a": "passed", "b": "failure: broken"}},
-            fidelity={"blip": {"comparisons": {"plain – captured": comparison}}},
+            fidelity={"blip": {"comparisons": {"eager – captured": comparison}}},
             resume={
                 "repeated": {"different_files": []},
                 "resumed": {"different_files": ["scores.csv"], "largest_weight_difference": 0.25},
@@ -50,7 +50,7 @@ def test_the_page_shows_failures_and_differences_and_what_was_not_run(page):
     assert page(measured()).count("Not measured.") == 2
     assert "1 passed, 1 failure" in text
     assert "`b`: failure: broken" in text
-    assert "| blip | plain – captured | 5.0e-01 | 1.0e-03 | no |" in text
+    assert "| blip | eager – captured | 5.0e-01 | 1.0e-03 | no |" in text
     assert "repeated: all tables and checkpoints are byte-identical" in text
     assert "resumed: 1 files differ, weights by up to 2.5e-01" in text
     assert "| x | 1,234 | 25 % |  |" in text

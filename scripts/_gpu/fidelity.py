@@ -1,4 +1,4 @@
-"""Whether the captured update computes what the plain one does.
+"""Whether the captured update computes what the eager one does.
 
 The same recorded rollouts are given to the same agent several times, each time from the same weights, optimizer and
 random generators: without CUDA graphs, once more without, with, and once more with. Differences between the first two
@@ -54,14 +54,14 @@ def compare_paths(contestant: Contestant, updates: int) -> dict[str, Any]:
     found = {
         name: _replay(contestant, start, state, rollouts, capture)
         for name, capture in (
-            ("plain", "off"),
-            ("plain again", "off"),
+            ("eager", "off"),
+            ("eager again", "off"),
             ("captured", "auto"),
             ("captured again", "auto"),
         )
     }
     before = {name[7:]: value for name, value in start.tensors.items() if name.startswith("policy.")}
-    pairs = (("plain", "plain again"), ("plain", "captured"), ("captured", "captured again"))
+    pairs = (("eager", "eager again"), ("eager", "captured"), ("captured", "captured again"))
     return {
         "updates": updates,
         "graph_recorded": found["captured"][2],

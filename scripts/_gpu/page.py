@@ -49,7 +49,7 @@ def _fidelity(results: Results) -> str:
         for agent in ("finetune", "blip")
         for name, one in found.get(agent, {}).get("comparisons", {}).items()
     ]
-    text = "## Equality of the captured and the plain path\n\n" + (
+    text = "## Equality of captured and eager execution\n\n" + (
         "Both learn from the same rollouts, starting from the same state. Weights: the largest difference of a weight, "
         "divided by the largest change of a weight in training.\n\n"
         + markdown_table(["agent", "compared", "weights", "first loss", "bit-identical"], rows)

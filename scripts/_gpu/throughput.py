@@ -45,7 +45,7 @@ class Variant:
         torch.set_num_threads(self.threads)
 
     def __str__(self) -> str:
-        path = "captured" if self.capture == "auto" else "plain"
+        path = "captured" if self.capture == "auto" else "eager"
         return f"{path}, {self.precision}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
