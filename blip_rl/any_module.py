@@ -100,7 +100,7 @@ def check_method(method: Method) -> None:
     missing = next((hook for hook in hooks if getattr(type(method), hook) is not getattr(Method, hook)), None)
     if method.interleaved or missing:
         raise UserError(
-            f"{type(method).__name__} needs {missing or 'all tasks at once'!r}, which no other training loop calls: "
+            f"{type(method).__name__} needs {missing or 'all tasks at once'!r}, which only blip-rl calls: "
             "expected a method with gradient and step hooks only, such as blip, ewc, l2, gpm, freeze or finetune"
         )
 

@@ -41,7 +41,7 @@ def main() -> None:
     settings += ["--steps", options.steps] if options.steps else []
     train_side_by_side([folder / agent for agent in AGENTS], settings)
     runs = [str(folder / agent) for agent in AGENTS]
-    print("\nFilming the final agents and writing the report ...", flush=True)
+    print("\nRendering the video and writing the report ...", flush=True)
     subprocess.run([*BLIP_RL, "render", *runs, "--scale", "1.5"], check=True)
     subprocess.run([*BLIP_RL, "report", *runs, "--out", str(folder)], check=True)
     print("\n".join(["", *conclusion([load_run(folder / agent) for agent in AGENTS], folder)]))
@@ -105,10 +105,10 @@ def conclusion(runs: list[RunRecord], folder: Path) -> list[str]:
     ]
     games = runs[0].tasks
     return [
-        f"learned  {', '.join(learned)}: mean score of the {len(games)} games just after learning",
-        f"forgot   {', '.join(kept)}: games before the last, just after learning → at the end",
-        f"look at  {folder / 'report.html'} in a browser: curves, score matrices, the video of both",
-        f"Scores: 0 is random play, 1 {games[0].reference_name}. One seed ({SEED}, not chosen for its result).",
+        f"just after learning  {', '.join(learned)}: mean score of all {len(games)} games",
+        f"at the end           {', '.join(kept)}: games before the last, just after learning → at the end",
+        f"report               {folder / 'report.html'}: learning curves, score matrices, video of both agents",
+        f"Scores: 0 is random play, 1 {games[0].reference_name}. Single seed ({SEED}, not selected by its result).",
     ]
 
 

@@ -199,7 +199,7 @@ def test_modules_are_in_evaluation_mode_while_a_task_is_consolidated():
 
 @pytest.mark.parametrize(("name", "needs"), [("clear", "loss"), ("packnet", "playing"), ("single", "playing")])
 def test_methods_of_our_own_loop_are_refused(name, needs):
-    with pytest.raises(ValueError, match=rf"needs '{needs}', which no other training loop calls: expected a method"):
+    with pytest.raises(ValueError, match=rf"needs '{needs}', which only blip-rl calls: expected a method"):
         blank(method=make_method({"name": name})).__enter__()
     with pytest.raises(ValueError, match=r"Multitask needs 'all tasks at once'"):
         blank(method=make_method({"name": "multitask"})).__enter__()

@@ -22,10 +22,10 @@ def test_demo_ends_with_a_report_a_video_and_what_was_forgotten(tmp_path):
     learned, forgot, look, seed = output.splitlines()[-4:]
     score = r"-?\d\.\d\d"
     both = rf"{score} \(worst {score}\)"
-    assert re.match(rf"learned  blip {both}, finetune {both}: mean score of the 2 games", learned)
-    assert re.match(rf"forgot   blip {score} → {both}, finetune {score} → {both}: ", forgot)
+    assert re.match(rf"just after learning  blip {both}, finetune {both}: mean score of all 2 games", learned)
+    assert re.match(rf"at the end           blip {score} → {both}, finetune {score} → {both}: ", forgot)
     assert f"{tmp_path}/demo/report.html" in look
-    assert seed == "Scores: 0 is random play, 1 the highest return. One seed (0, not chosen for its result)."
+    assert seed == "Scores: 0 is random play, 1 the highest return. Single seed (0, not selected by its result)."
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "Video grid of blip and finetune: one row per agent" in page
     assert (tmp_path / "demo" / "blip" / "gifs" / "versus-finetune.gif").read_bytes().startswith(b"GIF89a")

@@ -21,7 +21,7 @@ class Metrics:
         bwt: Backward transfer: mean over the games but the last of the score at the end − just after learning the game.
         worst_bwt: Lowest of these differences.
         forgetting: Game → score just after learning it − score at the end; without the game learned last.
-        mean_forgetting: Mean of ``forgetting``.
+        mean_forgetting: Mean over all games but the last of the best score since learning it − the score at the end.
         accumulated: Sum of the scores at the end.
     """
 

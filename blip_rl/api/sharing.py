@@ -40,7 +40,7 @@ def publish(
 ) -> Published:
     """Write a folder of a run with a model card for the Hugging Face Hub, and push it if ``to`` is given.
 
-    The folder has the weights as safetensors, the recipe, the command, the scores, the report and the films that
+    The folder has the weights as safetensors, the recipe, the command, the scores, the report and the videos that
     ``render`` wrote. It is a run folder itself, without snapshots and TensorBoard events.
 
     Args:

@@ -17,8 +17,8 @@ from blip_rl.shell import shell_command
 def copy_recipe(name: str, file: Path) -> None:
     """Copy the shipped agent or sequence NAME to FILE, a new .toml file.
 
-    The copy has the settings of the recipe, and its base for the rest. Settings that it inherits are listed as comments
-    with their meaning and allowed values: remove the # to change one.
+    The copy contains the recipe's own settings and refers to its base for the others. Inherited settings are listed as
+    comments with their meaning and allowed values; remove the # to change one.
     """
     from blip_rl.storage.paths import check_new_file
 

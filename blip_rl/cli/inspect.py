@@ -15,7 +15,7 @@ from blip_rl.cli.options import RUN
 def inspect_folder(run: Path, as_json: bool) -> None:
     """Show frozen and free bits per layer in run folder RUN, and the estimated remaining capacity.
 
-    The check counts weights that left their interval and weights whose frozen bits changed between stages.
+    Also counts weights that left their interval and weights whose frozen bits changed between stages.
     """
     from blip_rl.storage.paths import check_run
 

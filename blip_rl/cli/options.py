@@ -105,8 +105,8 @@ NEW_RUN = click.option(
 TRUST = click.option(
     "--trust",
     is_flag=True,
-    help="Import the packages and wrappers that a recipe or a run names: their code is run. Remembered for later "
-    "commands, for all files that name the same.",
+    help="Allow importing the packages and wrappers that the recipe or run names, which runs their code. Remembered "
+    "for later commands and for all files that name the same packages or wrappers.",
 )
 ACTIONS_CHOICE = click.option(
     "--stochastic/--greedy",

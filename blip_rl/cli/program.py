@@ -40,7 +40,7 @@ Examples:
   blip-rl train --games kungfu,boxing --steps 500k  two games, fewer steps
   blip-rl train --agent finetune --seed 1           baseline without protection
   blip-rl train --set ppo.learning_rate=1e-4        override one setting
-  blip-rl train --games pong --dry-run              what would happen; writes nothing
+  blip-rl train --games pong --dry-run              check and estimate; writes nothing
   blip-rl show blip                                 every setting, its meaning and source
   blip-rl list games                                names that --games accepts
 """
@@ -53,7 +53,7 @@ Examples:
 )
 @click.version_option(__version__, message="%(prog)s %(version)s", prog_name="blip-rl")
 def cli() -> None:
-    """Continual reinforcement learning on Atari: one PPO agent learns a sequence of games; BLIP prevents forgetting."""
+    """Continual reinforcement learning: one PPO agent learns a sequence of games, protected by BLIP or others."""
 
 
 for _verb in (

@@ -30,9 +30,9 @@ from blip_rl.shell import shell_command
 @click.option("--private", is_flag=True, help="With --to: make a new repository private.")
 @STAGES
 def publish(run: Path, out: Path | None, to: str | None, licence: str, private: bool, stages: tuple[int, ...]) -> None:
-    """Write a folder of the finished run RUN with a model card, weights, scores, films and report.
+    """Write a folder with the model card, weights, scores, videos and report of the finished run RUN.
 
-    Films are those that blip-rl render wrote.
+    The videos are those that blip-rl render wrote.
     """
     from blip_rl.api import sharing
 

@@ -37,7 +37,7 @@ def report(
 ) -> None:
     """Write an HTML report with charts of the run folders RUNS, grouped by agent.
 
-    A folder that contains run folders stands for all of them, that of a sweep for the runs of its plan.
+    A folder that contains run folders selects all of them; a sweep folder selects the runs of its plan.
     """
     from blip_rl.api import viewing
     from blip_rl.untrusted.files import printable

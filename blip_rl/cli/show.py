@@ -19,7 +19,7 @@ from blip_rl.cli.options import OVERRIDES, TRUST, complete_games, complete_recip
     "--games",
     metavar="LIST",
     shell_complete=complete_games,
-    help="With an agent: show a whole run of these games, whose sequence may change the agent.",
+    help="With an agent: show the settings of a run on these games; the sequence may override agent settings.",
 )
 @OVERRIDES
 @TRUST

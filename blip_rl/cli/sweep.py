@@ -34,7 +34,7 @@ _TRIALS = 30
     help="A sequence, as for blip-rl train. Repeatable: every agent learns each of them.",
 )
 @click.option("--seeds", metavar="LIST", help="Seeds, for example 0-9 or 0,2,5.")
-@click.option("--tuning-seeds", metavar="LIST", help="Seeds to tune settings on; none of --seeds.")
+@click.option("--tuning-seeds", metavar="LIST", help="Seeds for tuning; must not overlap with --seeds.")
 @click.option("--steps", metavar="N", help="Training steps per game (and visit).  [default: as in the recipe]")
 @click.option("--cycles", type=int, metavar="N", help="Repeat the order of the games N times.")
 @OVERRIDES
@@ -58,16 +58,26 @@ _TRIALS = 30
     "--engine",
     default="local",
     type=click.Choice(["local", "ray", "slurm"]),
-    help="Where the runs are made: in processes of this machine, on a Ray cluster, or as a Slurm job array.",
+    help="Where runs are executed: in processes on this machine, on a Ray cluster, or as a Slurm job array.",
 )
 @click.option(
     "--address",
     metavar="HOST:PORT",
     help="Head node of the Ray cluster, of which this machine is part.  [default: a cluster on this machine alone]",
 )
-@click.option("--jobs", type=int, metavar="N", help="Runs at a time.  [default: as many as cores and memory allow]")
-@click.option("--gpus-per-run", default=1.0, metavar="SHARE", help="Share of a GPU that a run takes, if on GPUs.")
-@click.option("--retries", default=2, metavar="N", help="How often a run whose process died is tried again.")
+@click.option(
+    "--jobs",
+    type=int,
+    metavar="N",
+    help="Number of runs at the same time.  [default: as many as cores and memory allow]",
+)
+@click.option(
+    "--gpus-per-run",
+    default=1.0,
+    metavar="SHARE",
+    help="Fraction of a GPU that each run uses; 0.25 places four runs on each GPU.",
+)
+@click.option("--retries", default=2, metavar="N", help="How often to retry a run whose process died.")
 @click.option(
     "--slurm-option",
     "slurm_options",
@@ -75,9 +85,17 @@ _TRIALS = 30
     metavar="OPTION",
     help="Option of sbatch, as in --slurm-option=--partition=gpu. Repeatable.",
 )
-@click.option("--search", type=click.Choice(["optuna"]), help="Search the ranges of the plan, on its tuning seeds.")
+@click.option(
+    "--search",
+    type=click.Choice(["optuna"]),
+    help="Hyperparameter search over the ranges in the plan, on its tuning seeds.",
+)
 @click.option("--trials", type=int, metavar="N", help="With --search: settings to try for each agent.  [default: 30]")
-@click.option("--dry-run", is_flag=True, help="Check everything, print runs, hours and disk, and write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, print the runs and the estimated time and disk space, and write nothing.",
+)
 @TRUST
 def sweep(
     plan: Path | None,

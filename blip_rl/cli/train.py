@@ -69,13 +69,15 @@ _LARGEST_SEED = 2**30 - 1
     "--progress, --track and --quiet.",
 )
 @click.option(
-    "--accept-changes", is_flag=True, help="With --resume: resume even if package versions or the device have changed."
+    "--accept-changes",
+    is_flag=True,
+    help="With --resume: accept changed files, package versions, device or number of threads.",
 )
 @click.option(
     "--take-over",
     is_flag=True,
-    help="With --resume: resume even if another process holds the run, because it is frozen or its machine is lost. "
-    "If it continues, it stops and changes nothing.",
+    help="With --resume: take the run over from a process that is frozen or whose machine is lost. "
+    "If that process wakes up, it exits without changing the run.",
 )
 @click.option(
     "--finished-ok",
@@ -95,12 +97,12 @@ _LARGEST_SEED = 2**30 - 1
     "--progress",
     default="auto",
     type=click.Choice(["auto", "bar", "log", "off"]),
-    help="A bar, a log line every 30 s and at each evaluation, or neither; auto: a bar on a terminal, else log.",
+    help="bar; log: a line every 30 s and after each evaluation; off; auto: bar on a terminal, else log.",
 )
 @click.option(
     "--track",
     type=click.Choice(CHOICES),
-    help="Send what TensorBoard gets to this tracker as well; with --resume, none leaves out the run's tracker.  "
+    help="Also log to this tracker what TensorBoard gets; with --resume, none disables the run's tracker.  "
     "[default: no tracker; with --resume, the run's]",
 )
 @click.option("--quiet", is_flag=True, help="Print only errors.")
@@ -166,7 +168,7 @@ def _check_combines_with_resume() -> None:
     for name in context.params:
         if name not in mine and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             option = {"overrides": "set"}.get(name, name).replace("_", "-")
-            raise UserError(f"--{option} with --resume: a run resumes with its own recipe (leave --{option} out)")
+            raise UserError(f"--{option} with --resume: a resumed run keeps its own recipe (leave --{option} out)")
 
 
 def _resume(run: Path, finished_ok: bool, options: dict[str, Any]) -> None:

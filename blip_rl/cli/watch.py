@@ -26,8 +26,8 @@ _BAR = 20  # characters
 
 @click.command(
     short_help="Follow the progress of runs.",
-    epilog="Reads the run folders alone, so it also works over ssh or on a shared file system. Ctrl-C leaves the runs "
-    "alone.",
+    epilog="Reads the run folders alone, so it also works over ssh or on a shared file system. Ctrl-C ends the display "
+    "only; the runs continue.",
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), shell_complete=complete_folders)
 def watch(runs: tuple[Path, ...]) -> None:
@@ -56,7 +56,7 @@ def watch(runs: tuple[Path, ...]) -> None:
     if stopped:
         commands = "; ".join(shell_command("blip-rl", "train", "--resume", path) for path in stopped)
         names = ", ".join(f"'{path}'" for path in stopped)
-        raise RunError(f"no process is writing {names}: stopped or killed; resume with: {commands}")
+        raise RunError(f"no process is training {names} (stopped or killed); resume with: {commands}")
 
 
 class Display:

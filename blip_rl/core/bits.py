@@ -1,4 +1,4 @@
-"""Bit-Level Information Preserving (BLIP): how many bits of each weight to freeze, and the intervals that keep them.
+"""Bit-Level Information Preserving (BLIP): frozen bits of each weight, and the interval that they restrict it to.
 
 Shi, Yuan, Chen, Feng, "Continual Learning via Bit-Level Information Preserving", CVPR 2021 (arXiv 2105.04444), "the
 paper"; the authors' release of January 2023, "the reference".

@@ -10,7 +10,8 @@ gradient of ``Σₙ log π(aₙ|sₙ)`` with respect to its output (:mod:`blip_r
 
 The linear form needs no per-sample weight gradient, since (δₙᵢ xₙⱼ)² = δₙᵢ² xₙⱼ². A convolution shares its weights over
 positions, so Gₙ must be summed over them before it is squared. Nothing depends on the chunk size. The BLIP release
-squares gradients of batch means instead; ``core.released_code.reference_prior`` converts its constants.
+squares per-sample gradients of the batch-mean loss instead, so its Fisher is smaller by the square of the batch size;
+``core.released_code.reference_prior`` converts its constants.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def average_performance(matrix: npt.ArrayLike) -> float:
 
 
 def worst_performance(matrix: npt.ArrayLike) -> float:
-    """Compute min over tasks j of N[S, j]: the mean hides a task that was lost."""
+    """Compute min over tasks j of N[S, j], which shows a forgotten task that the mean hides."""
     return float(np.min(score_matrix(matrix)[-1]))
 
 

@@ -1,4 +1,4 @@
-"""Shrink and perturb: a network moved a little towards newly initialised weights.
+"""Shrink and perturb: interpolate weights towards newly initialised ones.
 
 θ ← (1 − share) θ + share · θ_new, after Ash & Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020 (arXiv
 1910.08475); in this form Juliani & Ash, NeurIPS 2024 (arXiv 2405.19153).

@@ -25,7 +25,7 @@ _DRIFT_TOLERANCE = 1e-3  # relative
 _BITS_NOTED = 0.05  # a larger difference from the target is reported
 _TOTAL_BITS_MOST = 22
 LEAST_FISHER = 2.0 ** (2 * _TOTAL_BITS_MOST + _LOG2_LOWEST)
-"""A Fisher below this (1e-23, in units of the prior) counts as no information: no prior could freeze all bits."""
+"""A Fisher value below this (1e-23, in units of the prior) counts as no information: no prior could freeze all bits."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,7 @@ def solve_prior(
     """
     found = PriorSearch([ParameterFisher(fisher)], rule, total_bits=total_bits).for_bits(target_bits)
     if found is None:
-        raise ValueError(
-            f"no entry of the Fisher is above {LEAST_FISHER:.0e}: there is no information to freeze bits by"
-        )
+        raise ValueError(f"no entry of the Fisher is above {LEAST_FISHER:.0e}: no prior can be solved for")
     return found.prior, found.informed_bits
 
 
@@ -231,7 +229,7 @@ def shortfall(
         f"{found.informed:,} weights with Fisher information and allows a drift of {found.drift:.3g} nats"
     )
     if target_bits is not None and abs(found.informed_bits - target_bits) > _BITS_NOTED:
-        return f"{asked} is out of reach: {does}"
+        return f"{asked} cannot be reached: {does}"
     if found.informed_bits > total_bits - 1:
-        return f"{asked} leaves hardly any bit to later tasks: {does}"
+        return f"{asked} leaves almost no free bits for later tasks: {does}"
     return None

@@ -1,7 +1,7 @@
 """``bits.project_and_quantize_`` for large tensors on a CPU: cache blocking and threads.
 
-The operation makes six passes over four tensors at every optimizer step and is bound by memory bandwidth: 416 MB of
-traffic for the paper's largest layer, 156 MB if each block stays in the cache between passes. It uses NumPy, whose
+The operation makes six passes over four tensors after every optimizer step and is bound by memory bandwidth: 411 MB of
+traffic for the paper's largest layer, 154 MB if each block stays in the cache between passes. It uses NumPy, whose
 elementwise operations start no threads of their own and release the GIL.
 """
 

@@ -8,8 +8,8 @@ import math
 def reference_prior(prior: float, batch: int) -> float:
     """Convert a prior of the reference to one for the true Fisher: F₀ · batch².
 
-    The reference squares gradients of the batch mean, so its Fisher is the true one divided by batch²: its 5e-18 with a
-    batch of 62 is 1.92e-14 here.
+    The reference squares per-sample gradients of the batch-mean loss (``update_fisher_exact``), so its Fisher is the
+    true one divided by batch²: its 5e-18 with a batch of 62 is 1.92e-14 here.
     """
     return prior * batch**2
 

@@ -110,7 +110,7 @@ class _Inputs:
         """Return R with RᵀR = Σ x xᵀ: the rows themselves, or the square root of the Gram matrix."""
         found = torch.cat(self.rows).double() if self.gram is None else self.gram
         if not torch.isfinite(found).all():
-            raise FloatingPointError(f"an input of the layer of {name!r} is not finite: the trunk blew up")
+            raise FloatingPointError(f"an input of the layer of {name!r} is not finite: training has diverged")
         if self.gram is None:
             return found
         energy, directions = torch.linalg.eigh(found)

@@ -1,4 +1,4 @@
-"""Metrics of transfer: what other tasks change about learning a task.
+"""Metrics of transfer: how learning other tasks affects learning a task.
 
 Notation as in :mod:`blip_rl.core.metrics`. ``single`` is a run that learns each task from
 scratch, with the same recipe.

@@ -1,4 +1,4 @@
-"""Metrics of single visits to a task: what is lost before one, how fast it comes back, how far the task falls after it.
+"""Metrics of single visits to a task: forgetting since the previous visit, steps to relearn, stability gap.
 
 Notation as in :mod:`blip_rl.core.metrics`.
 """
@@ -50,7 +50,7 @@ def relearning_steps(steps: npt.ArrayLike, scores: npt.ArrayLike, earlier: float
 def stability_gap(learned: float, during: npt.ArrayLike) -> float:
     """Compute how far a task falls while the next one is learned: N just after learning it − min of ``during``.
 
-    Source: De Lange et al. 2023 (arXiv 2205.13452), who name the temporary drop at the start of a task.
+    Source: De Lange et al. 2023 (arXiv 2205.13452), who named the temporary drop at the start of a new task.
 
     Args:
         learned: Score just after learning the task.

@@ -1,1 +1,1 @@
-"""PPO over one shared trunk with a head per task: the room that knows stable-baselines3's insides."""
+"""PPO with one shared trunk and a head per task. Subclasses and replaces internals of stable-baselines3."""

@@ -5,7 +5,7 @@ tested in tests/learner/test_base_ppo.py and by scripts/parity.py. What differs 
 
 - the learning rate of an update is that of the beginning of its rollout, not of its end
 - ``train/loss`` and ``train/approx_kl`` are means over all minibatches, not the last one's or the last epoch's
-- losses and weights that are not finite raise, once an update; there is no early stopping at a KL divergence
+- losses and weights are checked for non-finite values once per update; there is no early stopping on the KL divergence
 - a callback's ``locals`` hold ``rewards``, ``dones`` and ``infos`` of a step, but not its observations and actions
 """
 
@@ -43,13 +43,13 @@ class BasePPO(PPO):
     Schedules, logging and callbacks are stable-baselines3's own.
 
     Attributes:
-        method: The method attached; by default one that does nothing.
+        method: The attached method; by default the base class, which does nothing.
     """
 
     policy: ContinualPolicy
 
     def __init__(self, *args: Any, ppo: PpoConfig, compute: ComputeConfig, **options: Any) -> None:
-        """Build PPO; all arguments but two are passed on to stable-baselines3.
+        """Build PPO. All arguments except ``ppo`` and ``compute`` are passed to stable-baselines3's ``PPO``.
 
         Args:
             args: Of stable-baselines3's ``PPO``.
@@ -84,7 +84,7 @@ class BasePPO(PPO):
         rollout, collector = cast(Rollout, rollout_buffer), self._collector_for(env)
         self.policy.set_training_mode(False)
         rollout.reset()
-        # Autosave may restart the games here, to keep the action log that a snapshot holds short: read _last_obs later.
+        # Autosave may reset the environments here (to keep the action log short): read _last_obs only afterwards.
         callback.on_rollout_start()
         dones = cast(np.ndarray, self._last_episode_starts)
         self._rewards.begin()

@@ -2,8 +2,8 @@
 
 Used in two places: ``collector.StagedActor`` captures the choice of actions, ``BasePPO.train`` one update.
 
-Measured on an H200 (docs/gpu.md): the captured path equals the plain one to the bit, and training is 1.57 × as fast
-with 16 environments, 1.14 × with 64.
+Measured on an H200 (docs/gpu.md): captured execution is bit-identical to eager execution, and training is 1.57 × as
+fast with 16 environments, 1.14 × with 64.
 
 Constraints, see "CUDA Graphs" in PyTorch's notes on CUDA semantics: captured work must not synchronise with the host,
 its control flow must not depend on tensor values, and its inputs must keep their addresses. So minibatches,

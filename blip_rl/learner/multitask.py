@@ -54,7 +54,7 @@ class TaskSlot:
         self.save(agent)
 
     def share_rollout(self, other: TaskSlot) -> None:
-        """Share another task's rollout storage if it fits: a rollout is used up before the next one begins."""
+        """Share another task's rollout storage if the shapes match; rollouts are never needed at the same time."""
         mine, theirs = self._saved["action_space"], other._saved["action_space"]
         if type(mine) is type(theirs) and mine.shape == theirs.shape:
             self._saved["rollout_buffer"] = other._saved["rollout_buffer"]

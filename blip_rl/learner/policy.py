@@ -188,7 +188,7 @@ class ContinualPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(parameters, lr=learning_rate, **options)  # type: ignore[call-arg]
 
     def task_state(self) -> dict[str, Tensor]:
-        """Return trunk and task modules as one state, each once: ``state_dict`` lists the trunk three times."""
+        """Return the state of trunk and task modules without duplicates (``state_dict`` lists the trunk 3 times)."""
         return {
             f"{prefix}.{name}": tensor
             for prefix, module in self._parts().items()

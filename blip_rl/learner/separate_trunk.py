@@ -1,4 +1,4 @@
-"""Learning apart: every task is learned, unprotected, in a trunk of its own.
+"""Separate-trunk learning: every task is first learned without protection in its own copy of the trunk.
 
 At its end the policy is distilled into the shared trunk (:mod:`blip_rl.learner.distil`), under the method's protection.
 The learning itself can neither change earlier tasks nor be constrained by their protection. Related work: Progress &

@@ -5,7 +5,7 @@ With μ and V_μ the policy and values stored with a frame s, π and V the curre
 
     L = mean over replayed s of  policy_cloning · KL(μ(·|s) ‖ π(·|s)) + value_cloning · (V(s) − V_μ(s))²
 
-CLEAR's V-trace term is left out: PPO cannot learn from data this old. Frames come from rollouts of the finished policy.
+No V-trace term, unlike CLEAR: on-policy PPO cannot use replayed data. Frames come from rollouts of the finished policy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multitask: learns all tasks at once, a rollout of each in turn. Not continual: an upper bound for one trunk."""
+"""Multitask: learns all tasks at once, one rollout of each in turn; joint training, not continual learning."""
 
 from typing import ClassVar
 

@@ -73,8 +73,8 @@ class Packnet(Method):
         self._still = {name: owner != _FREE for name, owner in owners.items()}
         if self.tasks_seen >= self._tasks:
             warnings.warn(
-                f"task {self.tasks_seen + 1} finds no free weight: the trunk was shared out among method.tasks = "
-                f"{self._tasks}, so only the task's own head is trained (say how many tasks there will be)",
+                f"task {self.tasks_seen + 1} has no free weights: the trunk was divided among method.tasks = "
+                f"{self._tasks}, so only the task's head is trained (set method.tasks to the number of tasks)",
                 stacklevel=3,
             )
 

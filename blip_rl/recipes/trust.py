@@ -1,6 +1,6 @@
 """Trust in the packages and wrappers that recipes and run folders name: importing one runs its code.
 
-A recipe may come from a stranger. What it names is imported if the user
+A recipe may come from an untrusted source. The packages it names are imported only if the user
 
 - names the package in ``BLIP_RL_TRUSTED_PACKAGES``, which also covers the package's modules and wrappers, or
 - has given ``--trust`` for a file that names the same package, or the same wrapper with the same arguments.
@@ -79,7 +79,7 @@ def import_problems(task: TaskConfig) -> list[str]:
 
 
 def trust_named(game: str) -> None:
-    """Within :func:`trusting`, also trust the package of a game that the user named: its run's folder will name it."""
+    """Within :func:`trusting`, also trust the package of a game that the user named; its run will refer to it."""
     package, colon, _ = game.rpartition(":")
     if colon:
         _is_trusted(package, f"package {package}")
@@ -105,9 +105,9 @@ def _is_trusted(module: str, line: str) -> bool:
 def _refusal(module: str) -> str:
     shown = module[:80] if module.isprintable() else "NAME"
     return (
-        f"a file may not import a package, for {module[:80]!r} is code that its author chose: expected a ROM, a "
-        "registered id or a wrapper of gymnasium.wrappers (if you trust the code, add --trust, which is remembered, or "
-        f"set {TRUSTED}={shown})"
+        f"package {module[:80]!r} is not trusted, and importing it would run its code: expected a ROM, a registered id "
+        "or a wrapper of gymnasium.wrappers (if you trust the package, add --trust, which is remembered, or set "
+        f"{TRUSTED}={shown})"
     )
 
 

@@ -238,7 +238,7 @@ def _comparisons(groups: Sequence[Group], out: Path, problems: list[str]) -> lis
     for group, other in permutations(groups, 2):
         name = f"versus-{other.first.agent}.gif"
         path = group.first.path / "gifs" / name
-        if path.name == name and path.is_file():  # the agent's name may come from a stranger and hold a slash
+        if path.name == name and path.is_file():  # the agent's name may be untrusted and contain a slash
             gifs.append(_gif(path, f"{group.label} and {other.label}", "agent", out, problems))
     return gifs
 

@@ -1,4 +1,4 @@
-"""The order in which a run visits its tasks, from its ``config.toml``, which may come from a stranger.
+"""The order in which a run visits its tasks, from its ``config.toml``, which may come from an untrusted source.
 
 A stage is one visit to a task. Stages and visits are counted from 1, tasks from 0.
 """

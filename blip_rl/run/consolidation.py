@@ -74,8 +74,8 @@ def _distil(run: RunContext, agent: ContinualPPO, task: str) -> bool:
 
 
 def _line(task: str, distilled: Distilled) -> str:
-    same = "" if distilled.agreement is None else f", the same greedy action in {distilled.agreement:.1%} of the states"
-    return f"distilled {task}: {distilled.divergence:.2g} nats from its teacher{same}, {distilled.seconds:.1f} s"
+    same = "" if distilled.agreement is None else f", same greedy action in {distilled.agreement:.1%} of the states"
+    return f"distilled {task}: KL to the teacher {distilled.divergence:.2g} nats{same}, {distilled.seconds:.1f} s"
 
 
 def bits_rows(frozen: dict[str, Tensor], stage: int) -> list[BitsRow]:

@@ -74,7 +74,7 @@ def _network_rows(
     on_gpu = "" if device == "cpu" else "; the GPU's memory is not estimated"
     memory = f"at least {in_words(estimate.memory)}, without activations (this machine: {in_words(memory_bytes())})"
     free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.exists())).free
-    disk = f"up to {in_words(estimate.disk)} for checkpoints, {in_words(estimate.final_disk)} in the end"
+    disk = f"up to {in_words(estimate.disk)} during the run, {in_words(estimate.final_disk)} when it has finished"
     return [
         ["network", f"{trunk:,} parameters in the trunk, {head:,} in the head of {config.tasks[-1].name}"],
         ["memory", memory + on_gpu],
@@ -105,7 +105,7 @@ def _time_text(config: RunConfig, runs: Path, device: str, threads: int) -> str:
         return f"unknown: no similar run below '{runs}' (train prints an estimate after its first updates)"
     run, steps_per_second = rate
     return (
-        f"about {duration(config.total_steps / steps_per_second)} of learning, and the evaluations, at "
+        f"about {duration(config.total_steps / steps_per_second)} of training, plus evaluations, at "
         f"{steps_per_second:,.0f} steps/s as in '{run}'"
     )
 

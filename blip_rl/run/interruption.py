@@ -68,7 +68,7 @@ class StopRequest:
         if self.signal_number is None:
             self.signal_number = number
             with suppress(RuntimeError):  # printing is not reentrant: the signal may have interrupted a print
-                self._say(f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again leaves at once)")
+                self._say(f"{signal.Signals(number).name}: stopping after this update (Ctrl-C again exits immediately)")
 
 
 @contextmanager

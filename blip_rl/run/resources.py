@@ -149,9 +149,9 @@ def forecast(config: RunConfig, agent: ContinualPPO, method: Method, steps_per_s
         return None
     estimate = estimate_resources(config, agent.policy, method, peak_memory_bytes())
     return (
-        f"{total:,} steps at {steps_per_second:,.0f} steps/s so far: about {duration(seconds)} of learning, and the "
+        f"{total:,} steps at {steps_per_second:,.0f} steps/s so far: about {duration(seconds)} of training, plus "
         f"evaluations; about {in_words(estimate.memory)} of memory, up to {in_words(estimate.disk)} of disk "
-        f"({in_words(estimate.final_disk)} in the end)"
+        f"({in_words(estimate.final_disk)} when finished)"
     )
 
 

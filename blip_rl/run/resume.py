@@ -105,7 +105,7 @@ def resume_message(folder: RunFolder, config: RunConfig, saved: RunSnapshot | No
         if later
         else f"the process ended before the next snapshot (checkpoint.every_steps = {config.checkpoint.every_steps:,})"
     )
-    return f"{text}: at least {lost:,} steps after it are lost and repeated, because {why}"
+    return f"{text}: at least {lost:,} later steps are lost and will be repeated, because {why}"
 
 
 def roll_back(folder: RunFolder, saved: RunSnapshot | None) -> None:
@@ -170,7 +170,7 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
     except RunError:  # a game failed
         raise
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"the snapshot does not fit '{run.folder.config}': {error} (undo its changes)") from error
+        raise UserError(f"the snapshot does not match '{run.folder.config}': {error} (restore the file)") from error
     state.restore_random(agent, saved.agent)
     run.returns.finished = dict(saved.returns)
     if saved.watched is not None:

@@ -154,6 +154,10 @@ def _notes(config: RunConfig) -> list[str]:
     return [
         *([] if len(bare) == len(config.tasks) else [scale]),
         *([missing] if bare else []),
-        *(["forgetting: score just after learning a game − score at the end"] if len(config.tasks) > 1 else []),
+        *(
+            ["forgetting: score just after learning − score at the end (report: best − end)"]
+            if len(config.tasks) > 1
+            else []
+        ),
         *(["last-cycle sum: mean training return in each game's last visit, summed"] if config.comes_back else []),
     ]

@@ -28,8 +28,8 @@ class LockedEventFile(EventFile):
     """Writes TensorBoard events to a run folder until another process takes the run over.
 
     Checked before a set of values is handed to TensorBoard, whose thread opens the event file again for each event. If
-    the process is suspended in between, it can still write this one set when it continues. These are points of curves
-    that are there twice, in a file that no result is computed from.
+    the process is suspended in between, it can still write this one set when it continues, so a curve may contain a
+    point twice. No result is computed from this file.
     """
 
     def __init__(self, folder: RunFolder) -> None:

@@ -1,6 +1,6 @@
 """The training loop: for each task learn, evaluate, (distil,) consolidate, evaluate again, save a checkpoint.
 
-A method that learns all tasks at once has a single such stage.
+A method that learns all tasks at once has only one stage.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _learn(run: RunContext, saved: RunSnapshot | None) -> None:
     except KeyboardInterrupt:
         for tracker in trackers(run.logger):
             tracker.patience = 0.0  # the second Ctrl-C: exit at once
-        run.console.say(f"\nstopped at once: {resume_hint(run.folder)}")
+        run.console.say(f"\nstopped immediately: {resume_hint(run.folder)}")
         raise
     finally:
         with suppress(OSError):  # on a full disk, the error of the last flush would hide the original one

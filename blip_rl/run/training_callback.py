@@ -27,7 +27,7 @@ class TrainingCallback(BaseCallback):
 
     ============================  ==========================================================================
     Start                         describe the run to TensorBoard, save a snapshot, evaluate the untrained task
-    Before each rollout           log the last update, save and stop if it is time to, evaluate periodically
+    Before each rollout           log the last update, save a snapshot if due, stop if requested, evaluate if due
     After each environment step   collect the returns of finished episodes
     After each rollout            write the returns, keep states for plasticity, log bits, show the progress
     End                           write the speed, log the last update

@@ -37,7 +37,7 @@ class CardContent:
         command: The command that trained it.
         licence: Identifier of the licence of the weights, as the Hub knows it.
         name: ``user/name`` on the Hub; ``USER/NAME`` if it is not known yet.
-        films: Paths of films in the folder.
+        films: Paths of videos in the folder.
         picture: Path of a picture of the scores in the folder; empty if there is none.
         version: Version of blip-rl that trained it.
     """
@@ -62,7 +62,7 @@ def model_card(content: CardContent) -> str:
         f"# {config.agent_name}: {' · '.join(games)}",
         f"A PPO agent of blip-rl for {len(games)} game{'s' * (len(games) > 1)}: recipe `{config.agent_name}`, method "
         f"`{config.agent.method['name']}`, seed {config.seed}, {config.total_steps:,} training steps.",
-        *[f"![Films of the games]({film})" for film in content.films[:1]],
+        *[f"![Videos of the games]({film})" for film in content.films[:1]],
         _scores(content),
         f"![Score of each game after each stage]({content.picture})" if content.picture else "",
         _usage(content),
@@ -183,4 +183,4 @@ observation = env.reset()
 action, _ = agent.predict(observation)
 ```
 
-`br.evaluate(run)` plays the evaluation episodes again, `br.render(run)` renders films of them."""
+`br.evaluate(run)` plays the evaluation episodes again, `br.render(run)` renders videos of them."""

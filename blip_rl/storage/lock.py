@@ -27,7 +27,7 @@ from pathlib import Path
 from blip_rl.errors import TakenOverError
 
 _POLL_SECONDS = 0.02
-_MOST_BYTES = 1_000  # of a lock file, which may come from a stranger
+_MOST_BYTES = 1_000  # of a lock file, which may be untrusted
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class HeldLock:
         if not self.is_held():
             owner = read_owner(self._path)
             raise TakenOverError(
-                f"'{self._path.parent}' was taken over by {owner or 'another process'}, so this process stops: it has "
-                "written nothing there since"
+                f"'{self._path.parent}' was taken over by {owner or 'another process'}, so this process stops; it has "
+                "written nothing to the folder since then"
             )
 
     def is_held(self) -> bool:
@@ -243,7 +243,7 @@ def _owner(content: bytes) -> Owner | None:
     """Parse the content of a lock file; None if it names no owner."""
     try:
         owner = Owner(**json.loads(content))
-    except (ValueError, TypeError, RecursionError):  # the file may come from a stranger
+    except (ValueError, TypeError, RecursionError):  # the file may be untrusted
         return None
     texts = isinstance(owner.host, str) and isinstance(owner.token, str)
     numbers = isinstance(owner.pid, int) and isinstance(owner.generation, int)

@@ -1,6 +1,6 @@
-"""Many runs: agents × sequences × settings × seeds, each equal to the run alone.
+"""Sweeps over agents, sequences, settings and seeds; each run gives the same results as when trained separately.
 
 ``plan`` reads what to run, ``manifest`` lists it as runs in a sweep folder, ``job`` trains or resumes one of them,
-``engine`` says what an engine does, and ``schedule`` gives jobs to an engine until all are done. Engines only place
-jobs: ``local`` in processes of this machine, ``slurm`` as a job array.
+``engine`` is the interface of engines, and ``schedule`` submits jobs to an engine until all have ended.
+Engines only place jobs: ``local`` in processes of this machine, ``slurm`` as a job array.
 """

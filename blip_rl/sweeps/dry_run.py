@@ -78,7 +78,7 @@ def _time_text(settings: list[_Setting], folder: Path, jobs: int) -> str:
     seconds = sum(one.left * (one.seconds or 0.0) for one in known) / jobs
     unknown = sum(one.left for one in settings if one.seconds is None)
     without = f", without {unknown} runs of unknown speed" if unknown else ""
-    return f"about {duration(seconds)} of learning with {jobs} runs at a time{without}, and the evaluations"
+    return f"about {duration(seconds)} of training with {jobs} runs at a time{without}, plus evaluations"
 
 
 def _disk_text(settings: list[_Setting], folder: Path, jobs: int) -> str:

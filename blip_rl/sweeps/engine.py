@@ -1,4 +1,4 @@
-"""What an engine does: place jobs on workers, and report how they ended."""
+"""Interface of engines, which place jobs on workers and report their outcomes."""
 
 from __future__ import annotations
 

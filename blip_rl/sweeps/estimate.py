@@ -1,4 +1,4 @@
-"""What the runs of a sweep need, and how many of them fit on this machine at a time."""
+"""Resources that the runs of a sweep need, and how many fit on this machine at the same time."""
 
 from __future__ import annotations
 

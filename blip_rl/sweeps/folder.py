@@ -39,7 +39,7 @@ def check_folder(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_same_sweep(folder: Path, before: Manifest, now: Manifest) -> None:
-    """Refuse a plan that shares no run with the folder's, or whose runs of the same name are other runs."""
+    """Refuse a plan that has no run in common with the folder, or that defines an existing run name differently."""
     shared = [name for name in now.settings if name in before.settings]
     for name in shared:
         there, here = (with_defaults(one.config_of(name)) for one in (before, now))

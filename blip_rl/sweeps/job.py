@@ -1,7 +1,7 @@
 """One run of a sweep as a job: train if nothing is there, resume if it is unfinished, nothing if it is finished.
 
-A job may be given again at any time and on any machine that sees the folder; its result is that of the run alone.
-``Job`` and ``Outcome`` are plain data, to be sent to other processes and machines.
+A job may be submitted again at any time, on any machine that can access the folder; the results are the same as for a
+single ``blip-rl train``. ``Job`` and ``Outcome`` are plain data, to be sent to other processes and machines.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Job:
 def leave_when_interrupted() -> None:
     """Let SIGINT end this process at once until a training handles it; there is nothing to save before.
 
-    As an exception it would come in the middle of an import, and imported modules may make another error of it.
+    Python's KeyboardInterrupt could be raised in the middle of an import, where imported modules may convert it to
+    another exception.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -134,7 +135,7 @@ def _train_or_resume(job: Job) -> None:
             train(config, out=job.path, threads=job.threads, progress="log", take_over=job.take_over)
         return
     if with_defaults(load_run_config(job.path)) != with_defaults(config):
-        raise UserError(f"'{job.path}' holds another run than the sweep's: move it away, or choose a new --out")
+        raise UserError(f"'{job.path}' contains a different run from the sweep's: move it away, or choose a new --out")
     if not job.take_over:
         _wait_for_lock(job.path / ".lock")
     resume(job.path, threads=job.threads, progress="log", take_over=job.take_over)

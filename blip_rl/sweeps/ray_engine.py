@@ -1,8 +1,8 @@
 """The engine ``ray``: a task of a Ray cluster for each job.
 
 Each task is bound to one node, so that the engine knows where a job runs: Ray does not say so, and does not end the
-tasks of a frozen node. The run is trained in the worker's own process: cancelling the task without force arrives there
-as SIGINT, which saves the run.
+tasks of a frozen node. The run is trained in the worker process itself: cancelling a task without ``force`` sends it
+SIGINT, which saves the run.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class RayEngine:
         for node in large_enough:
             if node.id in problems:
                 self._unusable.add(node.id)
-                warnings.warn(f"{problems[node.id]}: it gets no run", stacklevel=2)
+                warnings.warn(f"{problems[node.id]}: this node is not used", stacklevel=2)
             else:
                 self._nodes[node.id] = node
 
@@ -184,8 +184,8 @@ class RayEngine:
             self._had_places = self._looked
         elif self._looked - self._had_places > _EMPTY_SECONDS:
             raise RunError(
-                f"the Ray cluster has had no node for a run for {_EMPTY_SECONDS / 60:.0f} minutes: the same command "
-                "goes on with the sweep when it has"
+                f"for {_EMPTY_SECONDS / 60:.0f} minutes no node of the Ray cluster has had room for a run (add a node: "
+                "ray start; the same command then continues the sweep)"
             )
 
     def _outcome(self, ref: Any) -> Outcome:

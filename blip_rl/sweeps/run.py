@@ -1,4 +1,4 @@
-"""Run a sweep in its folder: what is left of it, with an engine, and say how it ended."""
+"""Run the unfinished runs of a sweep with an engine, and print a summary."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def failed_text(failed: Sequence[JobState], runs: int) -> str:
-    """Return the message of each failed run, its log, and the command that makes it alone."""
+    """Return for each failed run its error message, its log file and the command that trains it separately."""
     lines = [f"{len(failed)} of {runs} runs failed:"]
     for one in failed[:_NAMED]:
         message = one.outcome.message if one.outcome else ""
         tries = f" (tried {one.retries + 1} times)" if one.retries else ""
-        lines += [f"  {one.job.name}: {message}{tries}", f"    log {one.job.log}", f"    alone: {one.job.command}"]
+        lines += [f"  {one.job.name}: {message}{tries}", f"    log {one.job.log}", f"    command: {one.job.command}"]
     if len(failed) > _NAMED:
         lines.append(f"  and {len(failed) - _NAMED} more")
     return "\n".join(lines)

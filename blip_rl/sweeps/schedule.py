@@ -20,7 +20,7 @@ State = Literal["waiting", "running", "finished", "interrupted", "failed"]
 
 @dataclass
 class JobState:
-    """A job and what has become of it.
+    """A job and its state.
 
     Attributes:
         job: The job.

@@ -1,4 +1,4 @@
-"""Search settings: rounds of trials, each run on the tuning seeds; the mean ACC of a trial's runs is its value.
+"""Hyperparameter search: rounds of trials on the tuning seeds; a trial's value is the mean ACC of its runs.
 
 ``search.json`` in the folder holds the ranges and the settings of all trials, but no values: these are read from the
 runs, so that a search that was stopped or killed continues from what is there.
@@ -142,7 +142,7 @@ class Search:
             if known:
                 options = " ".join(f"--set {key}={toml(value)}" for key, value in known[0][1].values.items())
                 lines.append(
-                    f"to report it on seeds {_listed(self._plan.seeds)}, sweep --agents {agent} with {options}"
+                    f"to report it on seeds {_listed(self._plan.seeds)}: sweep PLAN --agents {agent} {options}"
                 )
         return "\n".join(lines)
 

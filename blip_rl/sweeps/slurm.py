@@ -24,15 +24,15 @@ _MEGABYTE = 1_000_000
 _ROOM = 2  # times the memory that a run needs at least
 
 _BODY = f"""\
-# A run that outlives its time limit: Slurm signals it, it saves itself and is queued again until it is finished. An
-# element that Slurm requeues by itself, after a node failure or a preemption, continues from the last snapshot too.
+# Before the time limit Slurm sends a signal; the run saves itself, and the element is requeued until the run is
+# finished. After a node failure or a preemption, Slurm requeues the element, which resumes from the last snapshot.
 set -u
 run=${{runs[$SLURM_ARRAY_TASK_ID]}}
 launch=()
 command -v srun >/dev/null && launch=(srun --ntasks=1)
 "${{launch[@]}}" "${{task[@]}}" "$run" &
 training=$!
-# In the background, because bash would hear a signal only after the command in front of it. Without srun, or with
+# In the background, because bash runs traps only after a foreground command has ended. Without srun, or with
 # --signal=B:USR1@300, the signal comes to this script and is passed on.
 trap 'signalled=yes; kill -USR1 "$training"' USR1
 trap 'signalled=yes; kill -TERM "$training"' TERM

@@ -1,7 +1,8 @@
 """A process that runs one job of the local engine: ``python -m blip_rl.sweeps.worker``.
 
-The job comes from stdin as a line of JSON; the outcome goes to stdout. Stdin stays open as long as the sweep lives: its
-end means that the sweep was killed. The run is saved then, so that nothing writes beside the sweep that starts next.
+The job comes from stdin as a line of JSON; the outcome goes to stdout. The sweep keeps stdin open. End of file means
+that the sweep was killed; the worker then saves the run and exits, so that it does not write concurrently with the next
+sweep.
 """
 
 from __future__ import annotations

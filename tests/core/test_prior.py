@@ -71,7 +71,7 @@ def test_fisher_below_the_least_counts_as_no_information(rule):
 
 
 def test_no_information_has_no_solution():
-    with pytest.raises(ValueError, match="no information"):
+    with pytest.raises(ValueError, match="no prior can be solved for"):
         solve_prior(torch.zeros(10), 4)
     search = PriorSearch([ParameterFisher(torch.zeros(10)), ParameterFisher(torch.zeros(3), is_weight=False)])
     assert (search.for_bits(4), search.for_drift(1.0)) == (None, None)
@@ -206,7 +206,7 @@ def test_a_drift_that_is_lower_without_frozen_bits_takes_the_lowest_prior_that_f
 def test_shortfall_warns_of_a_drift_that_leaves_no_free_bits():
     found = PriorSearch(small_trunk()).for_drift(1e-30)
     assert found.informed_bits > 19
-    assert "first_task_drift = 1e-30 leaves hardly any bit to later tasks" in shortfall(found, None, 1e-30, 20)
+    assert "first_task_drift = 1e-30 leaves almost no free bits for later tasks" in shortfall(found, None, 1e-30, 20)
 
 
 # --- shortfall
@@ -221,8 +221,8 @@ def test_shortfall_is_none_if_the_target_is_reached():
 
 def test_shortfall_names_the_nearest_reachable_bits():
     found = PriorSearch([ParameterFisher(torch.full((100,), 0.37))]).for_bits(2.4)
-    assert "first_task_bits = 2.4 is out of reach" in shortfall(found, 2.4, None, 20)
+    assert "first_task_bits = 2.4 cannot be reached" in shortfall(found, 2.4, None, 20)
     assert "freezes 2.00 bits on average of the 100 weights" in shortfall(found, 2.4, None, 20)
     found = PriorSearch(small_trunk()).for_bits(19.6)
-    assert "leaves hardly any bit to later tasks" in shortfall(found, 19.6, None, 20)
+    assert "leaves almost no free bits for later tasks" in shortfall(found, 19.6, None, 20)
     assert "no Fisher information about any weight" in shortfall(None, 2, None, 20)

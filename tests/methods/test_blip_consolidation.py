@@ -103,7 +103,7 @@ def test_a_number_of_bits_out_of_reach_warns_with_what_was_reached():
     with torch.no_grad():
         task.head.weight[:, 1:] = 0
     with pytest.warns(
-        UserWarning, match=r"first_task_bits = 2.5 is out of reach: .* freezes [23].00 bits on average of"
+        UserWarning, match=r"first_task_bits = 2.5 cannot be reached: .* freezes [23].00 bits on average of"
     ):
         figures = learn(blip, trunk, task, steps=0)
     assert figures["informed_bits"] in (2, 3)

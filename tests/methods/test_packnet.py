@@ -161,7 +161,7 @@ def test_full_trunk_warns_and_does_not_change():
     packnet, trunk, (first, second, _) = Packnet(tasks=1), mlp(), three_tasks("mlp")
     train(packnet, trunk, first)
     before, head = copies(trunk), second.head.weight.detach().clone()
-    with pytest.warns(UserWarning, match=r"task 2 finds no free weight.*method\.tasks = 1"):
+    with pytest.warns(UserWarning, match=r"task 2 has no free weights.*method\.tasks = 1"):
         train(packnet, trunk, second)
     assert all(torch.equal(value, before[key]) for key, value in copies(trunk).items())
     assert not torch.equal(second.head.weight, head)

@@ -198,7 +198,7 @@ def test_split_names():
     ("text", "parts"),
     [
         ('[[tasks]]\nname = "a"\ngame = "pongg"', ["tasks[0].game = 'pongg'", "did you mean pong?"]),
-        ('[[tasks]]\nname = "a"\ngame = "this:That-v0"', ["tasks[0].game", "may not import a package"]),
+        ('[[tasks]]\nname = "a"\ngame = "this:That-v0"', ["tasks[0].game", "is not trusted"]),
         ('[[tasks]]\nname = "a"', ["tasks[0].game: missing", "no default"]),
         (
             '[[tasks]]\nname = "a"\ngame = "pong"\nstep = 3',

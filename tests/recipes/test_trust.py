@@ -55,7 +55,7 @@ def test_a_file_imports_no_wrapper_without_trust(sequence_file, mark, tmp_path):
     out = tmp_path / "run"
     done = CliRunner().invoke(cli, ["train", "--games", sequence_file(WRAPPED), "--out", str(out)])
     assert done.exit_code == 2
-    assert f"tasks[0].wrappers[0] = '{PACKAGE}:Same': a file may not import a package" in done.output
+    assert f"tasks[0].wrappers[0] = '{PACKAGE}:Same': package '{PACKAGE}' is not trusted" in done.output
     assert not mark.exists()
     assert not out.exists()
     assert not trust_module.trust_file().exists()
@@ -91,7 +91,7 @@ def test_a_run_of_a_trusted_recipe_is_trusted_and_a_changed_run_is_not(sequence_
     (tmp_path / "config.toml").write_text(dump_run_config(config))
     assert load_run_config(tmp_path) == config
     (tmp_path / "config.toml").write_text(dump_run_config(config).replace(":Same", ":Other"))
-    with pytest.raises(UserError, match=r"tasks\[0\]\.wrappers\[0\] = .*may not import"):
+    with pytest.raises(UserError, match=r"tasks\[0\]\.wrappers\[0\] = .*is not trusted"):
         load_run_config(tmp_path)
 
 

@@ -96,7 +96,8 @@ def test_a_line_says_how_well_it_was_distilled(run, printed):
     out = printed.getvalue()
     _, line = [line for line in out.splitlines() if line.startswith("distilled")]
     assert line.startswith("distilled cartpole-b: ")
-    assert "nats from its teacher, the same greedy action in " in line
+    assert ": KL to the teacher " in line
+    assert " nats, same greedy action in " in line
     assert "each rounded up to whole rollouts of 128" in out, "448 learning steps are not"
 
 

@@ -33,7 +33,7 @@ def test_a_dry_run_describes_the_run_and_writes_nothing(agent, elsewhere):
     # Trunk: (4 + 1) × 16 + (16 + 1) × 16; head: 2 actions and 1 value of 16 features, and the modulation of 2 layers.
     assert "352 parameters in the trunk, 115 in the head of cartpole-b" in lines["network"]
     assert re.search(r"at least [\d.]+ [MG]B, without activations \(this machine: [\d.]+ [MGT]B\)", lines["memory"])
-    assert re.search(r"up to [\d.]+ [kM]B .* in the end", lines["disk"])
+    assert re.search(r"up to [\d.]+ [kM]B during the run, [\d.]+ [kM]B when it has finished", lines["disk"])
     assert "unknown: no similar run below 'runs'" in lines["time"]
     assert not list(elsewhere.iterdir())
 
@@ -53,7 +53,7 @@ def test_time_is_estimated_from_the_speed_of_a_similar_run(finished_run, elsewhe
     (elsewhere / "runs" / "earlier" / "speed.csv").write_text("\n".join(speed) + "\n")
     threads = environment["threads"]
     config = small_config(steps="1M")
-    assert "about 67 min of learning, and the evaluations, at 500 steps/s as in 'runs/earlier'" in dry_run_text(
+    assert "about 67 min of training, plus evaluations, at 500 steps/s as in 'runs/earlier'" in dry_run_text(
         config, threads=threads
     )
     for other, count in [(small_config("finetune"), threads), (small_config(overrides=["ppo.epochs=1"]), threads)]:

@@ -247,7 +247,7 @@ def test_a_resume_says_how_much_is_lost_and_why(every, resumed, lost, tmp_path, 
     expected = f"resuming {run} at step {resumed}"
     if lost:
         expected += (
-            f": at least {lost} steps after it are lost and repeated, because the process ended before the next "
+            f": at least {lost} later steps are lost and will be repeated, because the process ended before the next "
             f"snapshot (checkpoint.every_steps = {every.replace('k', ',000')})"
         )
     assert re.search("^resuming .*$", capsys.readouterr().out, re.MULTILINE)[0] == expected

@@ -93,7 +93,7 @@ def test_a_second_ctrl_c_ends_at_once_and_keeps_what_was_saved(tmp_path):
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
         assert child.returncode == 130, err
-    assert "stopped at once" in out
+    assert "stopped immediately" in out
     assert "Traceback" not in err
     resume_command(out, run)
     assert {k: v for k, v in run_files(run).items() if "checkpoints" in k} == before

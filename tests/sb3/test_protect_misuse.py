@@ -73,7 +73,7 @@ def test_one_object_protects_task_after_task():
         (lambda model: (model.policy, blip()), "for any other PyTorch module use protect_module"),
         (lambda model: (model, Blip), "Blip is a class: expected a method object"),
         (lambda model: (model, "blip"), "'blip' is not a method: expected a method object"),
-        (lambda model: (model, load_method("clear")()), "Clear needs 'loss', which no other training loop calls"),
+        (lambda model: (model, load_method("clear")()), "Clear needs 'loss', which only blip-rl calls"),
         (lambda model: (model, load_method("multitask")()), "Multitask needs 'all tasks at once'"),
         (lambda model: (model, blip(), "0"), "seed='0'.*expected a whole number of at least 0"),
         (lambda model: (model, blip(), -1), "seed=-1.*expected a whole number of at least 0"),

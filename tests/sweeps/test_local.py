@@ -149,7 +149,7 @@ def test_a_finished_run_is_left_alone_and_a_folder_with_another_run_is_a_failure
     other = dataclasses.replace(job, recipe=job.recipe.replace("seed = 0", "seed = 1", 1))
     outcome = run_job(other)
     assert outcome.status == "failed"
-    assert f"'{job.path}' holds another run than the sweep's" in outcome.message
+    assert f"'{job.path}' contains a different run from the sweep's" in outcome.message
     assert outcome.message in job.log.read_text()
     assert changes(job.path) == before
 

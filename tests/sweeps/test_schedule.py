@@ -94,6 +94,6 @@ def test_failed_runs_are_named_with_their_command_and_the_others_go_on(tmp_path,
     assert lines[0] == "2 of 4 runs failed:"
     assert lines[1] == f"  {RUNS[1]}: it was failed"
     assert lines[2] == f"    log {tmp_path / 'x' / 'logs' / RUNS[1]}.log"
-    assert lines[3].startswith("    alone: blip-rl train --games cartpole-a,cartpole-b --agent finetune")
+    assert lines[3].startswith("    command: blip-rl train --games cartpole-a,cartpole-b --agent finetune")
     assert lines[4] == f"  {RUNS[3]}: it was lost (tried 2 times)"
     assert "2 of 4 runs finished, 2 failed" in capsys.readouterr().out
