@@ -142,9 +142,9 @@ class DistilConfig(Settings):
     start: Literal["fresh", "shared"] = "fresh"
     """Initial weights of the separate trunk: newly initialised, or a copy of the shared trunk."""
     first_task: bool = True
-    """Whether to learn the first task in a separate trunk, too. PPO saturates many units. The weights that feed them
-    have no Fisher information, so that a method based on it leaves them free, although changing them destroys the task.
-    A distilled trunk has few saturated units."""
+    """Whether to learn the first task in a separate trunk as well. PPO saturates many units. The weights into
+    saturated units have almost no Fisher information, so Fisher-based methods leave them free, although large changes
+    of these weights make the agent forget the task. A distilled trunk has few saturated units."""
     teacher_states: PositiveInt = 4_096
     """States to distil on, collected with the learned policy, the teacher; they count as steps of the task."""
     student_states: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] = 4_096

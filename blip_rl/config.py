@@ -68,16 +68,16 @@ class EvaluationConfig(Settings):
     """Decisions after which an episode is truncated. Default of a run: ``atari.max_episode_frames`` ÷
     ``atari.frame_skip``, rounded up."""
     periodic_share: PositiveFloat = 1.0
-    """Most steps of a periodic evaluation per training step since the last one.
+    """Maximum number of evaluation steps per training step since the last periodic evaluation.
 
-    The evaluation plays fewer episodes rather than truncated ones; only at four times this limit are they truncated.
+    To stay within it, the evaluation plays fewer episodes; episodes are truncated only at four times this limit.
     """
     seed: Annotated[int, Field(ge=0, lt=2**29), BeforeValidator(reject_bool)] = 1_000_003
     """Episode k uses seed 2³⁰ + ``seed`` + k; training seeds are below 2³⁰."""
     before_training: bool = True
     """Evaluate each task once before its first training step, as the start of its learning curve.
 
-    Takes at most the task's part of a periodic evaluation, and does not change training.
+    Takes at most the task's share of the steps of a periodic evaluation, and does not affect training.
     """
     unseen_tasks: bool = False
     """Also evaluate tasks that are not learned yet (zero-shot)."""

@@ -53,7 +53,7 @@ class PartlyFrozen:
         """Return the tensors of the saved state by kind, not copied."""
         return {kind: getattr(self, kind) for kind in SAVED}
 
-    def take_over(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy tensors of a saved state, by kind, from any device."""
         for kind, tensor in self.saved().items():
             tensor.copy_(tensors[kind])

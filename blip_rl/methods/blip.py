@@ -1,10 +1,10 @@
-"""BLIP: freezes as many bits of each weight as the Fisher information of the learned tasks makes certain.
+"""BLIP: freezes the bits of each weight that earlier tasks need, as estimated from their Fisher information.
 
 Shi, Yuan, Chen, Feng, CVPR 2021. The equations are in :mod:`blip_rl.core.bits`; this file keeps their state.
 State per trunk parameter, for any number of tasks: frozen bits (1 byte), centre (4), running Fisher (4),
 remainder below the grid (4) = 13 bytes. During training the two ends of each interval are cached as well.
 
-Two additions of ours, off by default, act inside the intervals, ``pull`` and ``budget``: see
+Two extensions that are not in the paper, off by default, act inside the intervals, ``pull`` and ``budget``: see
 :mod:`blip_rl.methods.blip_inside`.
 """
 
@@ -29,7 +29,7 @@ from blip_rl.methods.fisher_method import FisherMethod
 
 
 class Blip(FisherMethod):
-    """Freezes the certain bits of every trunk parameter; see the module's docstring."""
+    """Freezes bits of every trunk parameter according to its Fisher information; see the module's docstring."""
 
     capturable: ClassVar[bool] = True
     Settings = BlipSettings
@@ -187,9 +187,9 @@ class Blip(FisherMethod):
             fan=layer_fan if self.settings.prior_scale == "fan" else 1,
         )
         if known is not None:
-            state.take_over(known.saved())
+            state.load(known.saved())
         elif self._loaded:
-            state.take_over({kind: self._loaded[f"{name}.{kind}"] for kind in SAVED})
+            state.load({kind: self._loaded[f"{name}.{kind}"] for kind in SAVED})
         return state
 
     def _warn_of_clipping(self) -> None:

@@ -22,15 +22,15 @@ class BlipSettings(FisherSettings):
     round_after_task: bool = False
     """Set each weight to its interval's centre after a task (the reference does)."""
     nested: bool = True
-    """Keep each interval inside all earlier ones, so that no weight leaves one it was given (in neither source)."""
+    """Keep each interval inside all earlier ones; neither the paper nor the released code does."""
     interval: bits.IntervalRule = "paper"
-    """Radius 2^−S (paper Eq. 4), within which Q(θ̂, S) can change, or half of it, within which it cannot."""
+    """Half-width: ``paper``: 2^−S (Eq. 4), where frozen bits can change; ``half``: half of it, where they cannot."""
     pull: NonNegativeFloat = 0.0
     """Strength of a penalty inside the intervals, ½ · pull · Σ F (θ − θ*)², as in online EWC; 0: none."""
     pull_fisher: Literal["diagonal", "kronecker"] = "diagonal"
     """F of that penalty: the diagonal Fisher, or its Kronecker factors, as in ``ewc-kronecker``."""
     budget: NonNegativeFloat = 0.0
-    """Nats, to second order, by which all earlier policies together may move while one task is learned, as in
+    """Maximum divergence of all earlier policies together, to second order in nats, while one task is learned, as in
     ``fisher-budget``, inside the intervals; 0: no such bound."""
     quantize_forward: bool = True
     """Quantise the weights of the forward pass to the N-bit grid (paper Eq. 3); the reference uses plain floats."""
@@ -39,7 +39,7 @@ class BlipSettings(FisherSettings):
     prior_scale: Literal["fan", "uniform"] = "fan"
     """F₀ times the layer's fan (the reference) or the same everywhere (the paper)."""
     fisher_prior: PositiveFloat | None = None
-    """F₀, in units of the true Fisher. One of this, ``first_task_bits`` and ``first_task_drift`` must be set."""
+    """F₀, in units of the true Fisher. Set exactly one of this, ``first_task_bits`` and ``first_task_drift``."""
     first_task_bits: PositiveFloat | None = None
     """Solve for the prior: mean of the bits that the first task freezes, over weights with Fisher information."""
     first_task_drift: PositiveFloat | None = None

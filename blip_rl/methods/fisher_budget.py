@@ -28,7 +28,7 @@ class FisherBudgetSettings(FisherSettings):
     """Settings of the Fisher budget."""
 
     budget: PositiveFloat = 0.01
-    """Nats by which all earlier policies together may move while one task is learned, to second order."""
+    """Maximum divergence of all earlier policies together while one task is learned, to second order, in nats."""
 
 
 class FisherBudget(AnchoredMethod):

@@ -139,8 +139,8 @@ class PenaltySettings(FisherSettings):
     strength: NonNegativeFloat = 80.6
     """λ of the penalty, for the true Fisher: the mean of squared gradients of single samples."""
     importance: Literal["fisher", "reversed"] = "fisher"
-    """What takes the place of F: the Fisher information, or that of EWC-DR, for which the logits are reversed and which
-    does not vanish as a policy becomes certain (Discrete actions only)."""
+    """Weight importance F: ``fisher``, the Fisher information; ``reversed``, EWC-DR's importance with reversed logits,
+    which does not vanish as a policy becomes deterministic (Discrete actions only)."""
 
 
 class PenaltyMethod(AnchoredMethod):
@@ -151,7 +151,7 @@ class PenaltyMethod(AnchoredMethod):
     settings: PenaltySettings
 
     def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
-        """Check that Discrete actions are there where the settings need them."""
+        """Check that the action space is Discrete if the settings require it."""
         super().check_task(name, action_space)
         if self.settings.importance == "reversed" and not isinstance(action_space, spaces.Discrete):
             raise UserError(

@@ -26,7 +26,7 @@ class SgpSettings(Settings):
     threshold: Annotated[Fraction, Field(gt=0.0, lt=1.0)] = 0.995
     """Share of the energy of each layer's inputs that the basis must explain."""
     scale: NonNegativeFloat = 25.0
-    """α: at 0 a direction's importance is its σ / the largest; the larger α, the nearer to 1, where SGP is GPM."""
+    """α: with 0, a direction's importance is σ / max σ; as α grows, all importances approach 1 (GPM)."""
     samples: PositiveInt = 2_000
     """Observations of a finished task that the basis is computed from; for convolutions, all of their patches."""
     project: subspace.Projected = "step"
