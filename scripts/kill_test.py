@@ -180,7 +180,7 @@ def run_files(run: Path) -> dict[str, str]:
 
 def table(trials: list[Trial]) -> str:
     """Return a Markdown table with a row per sequence."""
-    lines = ["| sequence | runs killed | kills | equal to the byte |", "|---|---|---|---|"]
+    lines = ["| sequence | runs killed | kills | byte-identical |", "|---|---|---|---|"]
     for name in dict.fromkeys(trial.sequence for trial in trials):
         mine = [trial for trial in trials if trial.sequence == name]
         equal = sum(not trial.different for trial in mine)
