@@ -70,7 +70,7 @@ def test_a_trial_has_the_mean_acc_of_its_runs_on_the_tuning_seeds(tmp_path, caps
     lines = capsys.readouterr().out.splitlines()[-6:]
     assert lines[0] == "ewc: 3 trials on seeds 7, 8"
     assert lines[2].split() == ["0.508", "method.strength", "=", "50.0"]
-    assert lines[-1] == "to report it on seeds 0, 1, sweep --agents ewc with --set method.strength=50.0"
+    assert lines[-1] == "to report it on seeds 0, 1: sweep PLAN --agents ewc --set method.strength=50.0"
     assert {run.seed for run in load_manifest(tmp_path / "x").runs} == {7, 8}
 
 
