@@ -11,8 +11,10 @@ D = W − W* the policy diverges, to second order, by ½ tr(Dᵀ G D A). Unlike 
 combinations of inputs a task uses: changing a weight costs nothing in a direction that its inputs never take, however
 active the single inputs are. A bias has the input 1: ½ dᵀ G d. Layers, and a layer's weight and bias, are independent.
 
-The Fishers of n tasks are summed as (Σ A) ⊗ (Σ G) / n, which is exact for equal tasks and has a constant size. Online
-structured Laplace approximation: Ritter, Botev & Barber, NeurIPS 2018 (arXiv 1805.07810).
+A and G are kept as a matrix of low rank plus a multiple of the identity (:mod:`blip_rl.core.second_moment`): a task
+uses few directions of a layer's inputs, and all others get the mean of what is left. The Fishers of n tasks are summed
+as (Σ A) ⊗ (Σ G) / n, which is exact for equal tasks and has a constant size. Online structured Laplace approximation:
+Ritter, Botev & Barber, NeurIPS 2018 (arXiv 1805.07810).
 """
 
 from __future__ import annotations
@@ -26,40 +28,38 @@ from torch import Tensor, nn
 
 from blip_rl.core import saved
 from blip_rl.core.backward_passes import Expectation, Head, backward_passes, patches, supported_layers
+from blip_rl.core.second_moment import LowRank, SecondMoment
 
 Tensors = dict[str, Float[Tensor, " ..."]]
-KINDS = ("inputs", "outputs", "anchor")
-"""Tensors of a saved state: A of each weight, G of each parameter, θ* of each parameter."""
+KINDS = ("inputs", "inputs_rest", "outputs", "outputs_rest", "anchor")
+"""Tensors of a saved state: R and ρ of A and of G for each weight, θ* of each parameter."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Kronecker factors by parameter name.
+    """Kronecker factors by the name of each weight.
 
     Attributes:
-        inputs: A of each weight, (d, d), d the number of weights of an output; a bias has none.
-        outputs: G of each weight and each bias, (outputs, outputs).
+        inputs: A, (d, d), d the number of weights of an output.
+        outputs: G, (outputs, outputs), of the weight and of the layer's bias.
     """
 
-    inputs: Tensors = field(default_factory=dict)
-    outputs: Tensors = field(default_factory=dict)
+    inputs: dict[str, LowRank] = field(default_factory=dict)
+    outputs: dict[str, LowRank] = field(default_factory=dict)
 
     def trace(self) -> float:
-        """Return the trace of the Fisher of all parameters."""
-        return sum(
-            float(output.trace()) * (float(self.inputs[name].trace()) if name in self.inputs else 1.0)
-            for name, output in self.outputs.items()
-        )
+        """Return the trace of the Fisher of all weights, without biases."""
+        return sum(self.inputs[name].trace() * output.trace() for name, output in self.outputs.items())
 
     def scaled(self, factor: float) -> Factors:
         """Return the factors of ``factor`` times the Fisher."""
-        return Factors(self.inputs, {name: output * factor for name, output in self.outputs.items()})
+        return Factors(self.inputs, {name: output.scaled(factor) for name, output in self.outputs.items()})
 
     def plus(self, other: Factors) -> Factors:
         """Return the sums of A and of G."""
         return Factors(
-            {name: own + other.inputs[name] for name, own in self.inputs.items()},
-            {name: own + other.outputs[name] for name, own in self.outputs.items()},
+            {name: own.plus(other.inputs[name]) for name, own in self.inputs.items()},
+            {name: own.plus(other.outputs[name]) for name, own in self.outputs.items()},
         )
 
 
@@ -69,16 +69,18 @@ def kronecker_fisher(
     observations: Shaped[Tensor, "samples ..."],
     actions: Shaped[Tensor, "samples_of_actions ..."] | None = None,
     *,
+    rank: int = 32,
     expectation: Expectation = "sampled",
     preprocess: Callable[[Tensor], Tensor] | None = None,
     chunk_samples: int = 64,
     generator: torch.Generator | None = None,
 ) -> Factors:
-    """Compute A and G of every layer; arguments as for :func:`blip_rl.core.fisher.diagonal_fisher`.
+    """Compute A and G of every layer, of this rank; arguments as for :func:`blip_rl.core.fisher.diagonal_fisher`.
 
     Raises:
         ValueError: as :func:`blip_rl.core.fisher.diagonal_fisher`.
         TypeError: a layer is of another kind, or a convolution has groups.
+        FloatingPointError: inputs or gradients are not finite.
     """
     check_layers(trunk)
     sums = _Sums(trunk)
@@ -93,7 +95,7 @@ def kronecker_fisher(
         chunk_samples=chunk_samples,
         generator=generator,
     )
-    return sums.factors(len(observations))
+    return sums.factors(len(observations), rank)
 
 
 def check_layers(trunk: nn.Module) -> None:
@@ -107,15 +109,14 @@ def check_layers(trunk: nn.Module) -> None:
             raise TypeError(f"layer {name!r} has {layer.groups} groups: Kronecker factors need groups=1")
 
 
-def layouts(parameters: Mapping[str, Tensor]) -> dict[str, saved.TensorLayout]:
-    """Return the layouts of ``<parameter>.inputs``, ``.outputs`` and ``.anchor``; meta tensors are enough."""
+def layouts(parameters: Mapping[str, Tensor], rank: int) -> dict[str, saved.TensorLayout]:
+    """Return the layouts of a saved state; meta tensors are enough."""
     found = {}
     for name, parameter in parameters.items():
-        outputs = len(parameter)
         if parameter.dim() > 1:
-            size = parameter[0].numel()
-            found[f"{name}.inputs"] = saved.TensorLayout(torch.float32, (size, size))
-        found[f"{name}.outputs"] = saved.TensorLayout(torch.float32, (outputs, outputs))
+            for kind, size in (("inputs", parameter[0].numel()), ("outputs", len(parameter))):
+                found[f"{name}.{kind}"] = saved.TensorLayout(torch.float32, (rank, size))
+                found[f"{name}.{kind}_rest"] = saved.TensorLayout(torch.float32, ())
         found[f"{name}.anchor"] = saved.TensorLayout(torch.float32, tuple(parameter.shape))
     return found
 
@@ -124,37 +125,43 @@ class _Sums:
     """Σ over samples of x xᵀ and of δ δᵀ, by layer."""
 
     def __init__(self, trunk: nn.Module) -> None:
-        self._parameters = dict(trunk.named_parameters())
-        self._inputs: Tensors = {}
-        self._outputs: Tensors = {}
+        self._weights = {n: p for n, p in trunk.named_parameters() if p.dim() > 1}
+        self._inputs = {name: SecondMoment() for name in self._weights}
+        self._outputs = {name: SecondMoment() for name in self._weights}
 
     def add_inputs(self, name: str, layer: nn.Linear | nn.Conv2d, x: Tensor) -> None:
         """Add x xᵀ: the mean over positions for each sample."""
         rows = patches(layer, x).transpose(1, 2) if isinstance(layer, nn.Conv2d) else x
         positions = rows[0].numel() // rows.shape[-1]
-        flat = rows.reshape(-1, rows.shape[-1])
-        self._add(self._inputs, name, flat.T @ flat / positions)
+        flat = rows.reshape(-1, rows.shape[-1]) / positions**0.5
+        self._inputs[_weight(name)].add(flat.detach())
 
     def add_gradients(self, name: str, layer: nn.Linear | nn.Conv2d, x: Tensor, delta: Tensor) -> None:
         """Add δ δᵀ: the sum over positions for each sample."""
-        flat = delta.transpose(0, 1).flatten(1) if isinstance(layer, nn.Conv2d) else delta.flatten(0, -2).T
-        self._add(self._outputs, name, flat @ flat.T)
+        flat = delta.transpose(0, 1).flatten(1).T if isinstance(layer, nn.Conv2d) else delta.flatten(0, -2)
+        self._outputs[_weight(name)].add(flat.detach())
 
-    def factors(self, samples: int) -> Factors:
+    def factors(self, samples: int, rank: int) -> Factors:
         """Return the means; 0 for a layer that the policy does not depend on."""
-        inputs, outputs = {}, {}
-        for name, parameter in self._parameters.items():
-            layer, _, kind = name.rpartition(".")
-            size = len(parameter)
-            outputs[name] = self._outputs.get(layer, parameter.new_zeros(size, size)) / samples
-            if kind == "weight":
-                width = parameter[0].numel()
-                inputs[name] = self._inputs.get(layer, parameter.new_zeros(width, width)) / samples
+        inputs = {
+            name: self._mean(self._inputs, name, samples, rank, w[0].numel()) for name, w in self._weights.items()
+        }
+        outputs = {name: self._mean(self._outputs, name, samples, rank, len(w)) for name, w in self._weights.items()}
         return Factors(inputs, outputs)
 
-    @staticmethod
-    def _add(sums: Tensors, name: str, value: Tensor) -> None:
-        sums[name] = value.detach() if name not in sums else sums[name].add_(value.detach())
+    def _mean(self, moments: dict[str, SecondMoment], name: str, samples: int, rank: int, size: int) -> LowRank:
+        moment, weight = moments[name], self._weights[name]
+        try:
+            rows = weight.new_zeros(1, size, dtype=torch.float64) if moment.empty else moment.rows() / samples**0.5
+        except FloatingPointError:
+            raise FloatingPointError(
+                f"the Fisher of {name!r} is not finite: the gradients of the policy's log-probabilities diverged"
+            ) from None
+        return LowRank.nearest(rows, rank, dtype=weight.dtype)
+
+
+def _weight(layer: str) -> str:
+    return f"{layer}.weight" if layer else "weight"
 
 
 @dataclass(frozen=True)
@@ -178,10 +185,10 @@ class KroneckerPenalty:
 
     def gradient(self, name: str, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Compute ∂P/∂θ of one parameter: (Σ G) D (Σ A) / n, or (Σ G) d for a bias."""
-        away, outputs = weight - self.anchor[name], self.sums.outputs[name]
-        if name not in self.sums.inputs:
-            return outputs @ away  # Σ A of the input 1 is n
-        gradient = outputs @ away.flatten(1) @ self.sums.inputs[name]
+        away = weight - self.anchor[name]
+        if weight.dim() == 1:  # Σ A of the input 1 is n
+            return self.sums.outputs[name.removesuffix("bias") + "weight"].after(away.unsqueeze(0)).squeeze(0)
+        gradient = self.sums.inputs[name].after(self.sums.outputs[name].after(away.flatten(1).T).T)
         return (gradient / self.tasks).view(weight.shape)
 
     def at(self, weights: Mapping[str, Tensor]) -> float:
@@ -198,27 +205,33 @@ class KroneckerPenalty:
         Raises:
             ValueError: it belongs to another network.
         """
-        expected = layouts(parameters)
-        for key, tensor in self._tensors().items():
+        ranks = {factor.rank for factor in self.sums.inputs.values()}
+        expected, found = layouts(parameters, max(ranks, default=0)), self._tensors()
+        for key, tensor in found.items():
             if key not in expected:
                 raise ValueError(f"state for {key!r}, which this trunk does not have: it belongs to another network")
             if tensor.shape != expected[key].shape:
                 shape = tuple(tensor.shape)
                 raise ValueError(f"{key!r} is {shape}, expected {expected[key].shape}: another network's state")
-        if missing := [key for key in expected if key not in self._tensors()]:
+        if missing := [key for key in expected if key not in found]:
             raise ValueError(f"the saved state has no {missing[0]!r}: it belongs to another network")
         device = next(iter(parameters.values())).device
-        inputs = {name: tensor.to(device) for name, tensor in self.sums.inputs.items()}
-        outputs = {name: tensor.to(device) for name, tensor in self.sums.outputs.items()}
-        return KroneckerPenalty(saved.fitted(self.anchor, parameters, "anchor"), Factors(inputs, outputs), self.tasks)
+        sums = Factors(
+            {name: factor.to(device) for name, factor in self.sums.inputs.items()},
+            {name: factor.to(device) for name, factor in self.sums.outputs.items()},
+        )
+        return KroneckerPenalty(saved.fitted(self.anchor, parameters, "anchor"), sums, self.tasks)
 
     def tensors(self) -> Tensors:
         """Copy all tensors under the names of a saved state."""
         return {key: tensor.clone() for key, tensor in self._tensors().items()}
 
     def _tensors(self) -> Tensors:
-        kept = zip(KINDS, (self.sums.inputs, self.sums.outputs, self.anchor), strict=True)
-        return {f"{name}.{kind}": tensor for kind, tensors in kept for name, tensor in tensors.items()}
+        found = {}
+        for kind, factors in (("inputs", self.sums.inputs), ("outputs", self.sums.outputs)):
+            for name, factor in factors.items():
+                found[f"{name}.{kind}"], found[f"{name}.{kind}_rest"] = factor.root, factor.rest
+        return found | {f"{name}.anchor": tensor for name, tensor in self.anchor.items()}
 
     @classmethod
     def from_saved(cls, tensors: Mapping[str, Tensor], tasks: int) -> KroneckerPenalty:
@@ -227,5 +240,11 @@ class KroneckerPenalty:
         Raises:
             ValueError: a tensor is of none of these kinds.
         """
-        inputs, outputs, anchor = saved.split(tensors, *KINDS)
-        return cls(anchor, Factors(inputs, outputs), tasks)
+        inputs, inputs_rest, outputs, outputs_rest, anchor = saved.split(tensors, *KINDS)
+        for roots, rests in ((inputs, inputs_rest), (outputs, outputs_rest)):
+            saved.check_names(rests, roots, "{}.rest")
+        sums = Factors(
+            {name: LowRank(root, inputs_rest[name]) for name, root in inputs.items()},
+            {name: LowRank(root, outputs_rest[name]) for name, root in outputs.items()},
+        )
+        return cls(anchor, sums, tasks)

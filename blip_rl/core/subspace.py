@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from blip_rl.core import saved
 from blip_rl.core.layers import Layer, protected_layers
+from blip_rl.core.second_moment import SecondMoment
 
 Projected = Literal["gradient", "step", "both"]
 
@@ -87,41 +88,20 @@ def layer_inputs(
     with _collecting(layers) as collected:
         for chunk in torch.split(observations, chunk_samples):
             trunk(preprocess(chunk.to(device)))
-    return {name: inputs.matrix(name) for name, inputs in collected.items()}
+    return {name: _finite(inputs, name) for name, inputs in collected.items()}
 
 
-class _Inputs:
-    """The inputs x of one layer as rows; beyond d rows only their Gram matrix Σ x xᵀ."""
-
-    def __init__(self) -> None:
-        self.rows: list[Tensor] = []
-        self.gram: Tensor | None = None
-
-    def add(self, rows: Float[Tensor, "n d"]) -> None:
-        """Add inputs."""
-        self.rows.append(rows)
-        if self.gram is not None or sum(map(len, self.rows)) > rows.shape[1]:
-            for kept in self.rows:
-                wide = kept.double()
-                self.gram = wide.T @ wide if self.gram is None else self.gram.addmm_(wide.T, wide)
-            self.rows = []
-
-    def matrix(self, name: str) -> Float64[Tensor, "n d"]:
-        """Return R with RᵀR = Σ x xᵀ: the rows themselves, or the square root of the Gram matrix."""
-        found = torch.cat(self.rows).double() if self.gram is None else self.gram
-        if not torch.isfinite(found).all():
-            raise FloatingPointError(f"an input of the layer of {name!r} is not finite: training has diverged")
-        if self.gram is None:
-            return found
-        energy, directions = torch.linalg.eigh(found)
-        root: Tensor = energy.clamp_(min=0.0).sqrt_().unsqueeze(1) * directions.T
-        return root
+def _finite(inputs: SecondMoment, name: str) -> Float64[Tensor, "n d"]:
+    try:
+        return inputs.rows()
+    except FloatingPointError:
+        raise FloatingPointError(f"an input of the layer of {name!r} is not finite: training has diverged") from None
 
 
 @contextmanager
-def _collecting(layers: dict[str, Layer]) -> Iterator[dict[str, _Inputs]]:
+def _collecting(layers: dict[str, Layer]) -> Iterator[dict[str, SecondMoment]]:
     """Collect inputs with forward hooks; not pre-hooks, because a trunk may bypass a layer without forward hooks."""
-    collected = {name: _Inputs() for name in layers}
+    collected = {name: SecondMoment() for name in layers}
     handles = [
         layer.register_forward_hook(lambda module, args, _, name=name: collected[name].add(_rows(module, args[0])))
         for name, layer in layers.items()

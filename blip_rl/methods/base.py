@@ -73,24 +73,22 @@ class FinishedTask:
         _check_finite(fisher)
         return fisher
 
-    def kronecker(self, expectation: Expectation) -> Factors:
-        """Return the Kronecker factors of the Fisher over the observations.
+    def kronecker(self, expectation: Expectation, rank: int) -> Factors:
+        """Return the Kronecker factors of the Fisher over the observations, of this rank.
 
         Raises:
             ValueError, TypeError: as :func:`blip_rl.core.kronecker.kronecker_fisher`.
             FloatingPointError: a factor is not finite.
         """
-        factors = kronecker_fisher(
+        return kronecker_fisher(
             self.trunk,
             self.head,
             self.observations,
+            rank=rank,
             expectation=expectation,
             preprocess=self.preprocess,
             generator=self.generator,
         )
-        _check_finite(factors.inputs)
-        _check_finite(factors.outputs)
-        return factors
 
 
 def _check_finite(fisher: Mapping[str, Tensor]) -> None:

@@ -73,7 +73,11 @@ class Inside:
 
     def measured(self, finished: FinishedTask, fisher: dict[str, Tensor]) -> dict[str, Tensor] | Factors:
         """Return the Fisher of a finished task that the penalty needs."""
-        return finished.kronecker(self._settings.fisher_expectation) if self._kronecker else fisher
+        return (
+            finished.kronecker(self._settings.fisher_expectation, self._settings.pull_rank)
+            if self._kronecker
+            else fisher
+        )
 
     def after_task(self, fisher: dict[str, Tensor] | Factors, weights: Mapping[str, Tensor]) -> None:
         """Add a task's Fisher and move the anchor to its weights."""
@@ -90,7 +94,7 @@ class Inside:
         if not self._settings.anchored:
             return {}
         if self._kronecker:
-            return kronecker.layouts(parameters)
+            return kronecker.layouts(parameters, self._settings.pull_rank)
         return saved.layouts(parameters, **dict.fromkeys(_DIAGONAL, torch.float32))
 
     def load(self, tensors: Mapping[str, Tensor], tasks: int) -> dict[str, Tensor]:
@@ -104,9 +108,15 @@ class Inside:
         found = {name.rpartition(".")[2] for name in kept}
         expected = set(self._kinds) if self._settings.anchored and tasks else set()
         if found != expected:
-            has = " and ".join(sorted(found)) or "neither Fisher nor anchor"
+            has = (
+                "with Kronecker factors"
+                if "inputs" in found
+                else "with a diagonal Fisher"
+                if found
+                else "without Fisher"
+            )
             raise ValueError(
-                f"a state with {has}, but this method has pull = {self._settings.pull:g}, pull_fisher = "
+                f"a state {has}, but this method has pull = {self._settings.pull:g}, pull_fisher = "
                 f"{self._settings.pull_fisher!r} and budget = {self._settings.budget:g}: expected the settings it was "
                 "saved with"
             )

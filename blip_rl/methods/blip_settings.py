@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from blip_rl.core import bits
 from blip_rl.methods.fisher_method import FisherSettings
-from blip_rl.setting_types import NonNegativeFloat, PositiveFloat
+from blip_rl.setting_types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class BlipSettings(FisherSettings):
@@ -29,6 +29,8 @@ class BlipSettings(FisherSettings):
     """Strength of a penalty inside the intervals, ½ · pull · Σ F (θ − θ*)², as in online EWC; 0: none."""
     pull_fisher: Literal["diagonal", "kronecker"] = "diagonal"
     """F of that penalty: the diagonal Fisher, or its Kronecker factors, as in ``ewc-kronecker``."""
+    pull_rank: PositiveInt = 32
+    """Directions of a layer's inputs, and of its outputs, that the Kronecker factors keep; all others count alike."""
     budget: NonNegativeFloat = 0.0
     """Maximum divergence of all earlier policies together, to second order in nats, while one task is learned, as in
     ``fisher-budget``, inside the intervals; 0: no such bound."""

@@ -3,7 +3,8 @@
 Online structured Laplace approximation: Ritter, Botev & Barber, NeurIPS 2018 (arXiv 1805.07810). The penalty strength ·
 ½ (θ − θ*)ᵀ F (θ − θ*) is centred on the weights after the newest task; :mod:`blip_rl.core.kronecker` has F, of all
 tasks together. A diagonal Fisher (``ewc_online``) adds up the costs of changing single weights, although changes of
-several weights can cancel. State: 4 bytes × (d² + 2 · outputs²) for a layer with d inputs, and the anchor.
+several weights can cancel. State: the anchor, 4 bytes per parameter, and 4 bytes × rank × (d + outputs) for a layer
+with d inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from blip_rl.core import kronecker, saved
 from blip_rl.core.kronecker import KroneckerPenalty
 from blip_rl.methods.base import FinishedTask, MethodState, Network
 from blip_rl.methods.fisher_method import FisherMethod, FisherSettings
-from blip_rl.setting_types import NonNegativeFloat
+from blip_rl.setting_types import NonNegativeFloat, PositiveInt
 
 
 class EwcKroneckerSettings(FisherSettings):
@@ -25,6 +26,8 @@ class EwcKroneckerSettings(FisherSettings):
 
     strength: NonNegativeFloat = 3.0
     """Factor of the divergence of the earlier policies, in nats to second order."""
+    rank: PositiveInt = 32
+    """Directions of a layer's inputs, and of its outputs, that are kept; all others count alike."""
 
 
 class EwcKronecker(FisherMethod):
@@ -60,7 +63,7 @@ class EwcKronecker(FisherMethod):
         """Add the task's factors and move the anchor to its weights."""
         weights = finished.weights()
         spent = self._penalty.at(weights)
-        factors = finished.kronecker(self.settings.fisher_expectation)
+        factors = finished.kronecker(self.settings.fisher_expectation, self.settings.rank)
         factors = factors.scaled(self.scale_of(factors.trace()))
         self._penalty = self._penalty.after_task(factors, weights)
         return {"penalty": self.settings.strength * spent, "trace": factors.trace()}
@@ -71,7 +74,7 @@ class EwcKronecker(FisherMethod):
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
         """Return three tensors of each weight and two of each bias."""
-        return kronecker.layouts(network.parameters())
+        return kronecker.layouts(network.parameters(), self.settings.rank)
 
     def load_state(self, state: MethodState) -> None:
         """Load a saved state; the next ``start_task`` checks it against the trunk."""

@@ -7,10 +7,16 @@ from torch.nn import functional as F
 
 from blip_rl.core.fisher import diagonal_fisher
 from blip_rl.core.kronecker import Factors, KroneckerPenalty, kronecker_fisher, layouts
+from blip_rl.core.second_moment import LowRank
 from tests.core.oracles import log_probability
 
-ACTIONS = 5
+ACTIONS, FULL = 5, 64
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+
+def dense(matrix):
+    """RᵀR + ρ I written out."""
+    return matrix.root.T @ matrix.root + matrix.rest * torch.eye(matrix.root.shape[1], dtype=matrix.root.dtype)
 
 
 def conv(*args, **kwargs):
@@ -78,22 +84,22 @@ def written_out(trunk, head, observations, weighted):
 
 def test_factors_of_taken_actions_equal_the_loops(problem):
     trunk, head, observations, actions = problem
-    found = kronecker_fisher(trunk, head, observations, actions, chunk_samples=3)
+    found = kronecker_fisher(trunk, head, observations, actions, chunk_samples=3, rank=FULL)
     inputs, outputs = written_out(trunk, head, observations, lambda n: [(actions[n], 1.0)])
-    torch.testing.assert_close(found.inputs, {"0.weight": inputs})
-    names = [name for name, _ in trunk.named_parameters()]
-    torch.testing.assert_close(found.outputs, dict.fromkeys(names, outputs))
+    assert found.inputs.keys() == found.outputs.keys() == {"0.weight"}
+    torch.testing.assert_close(dense(found.inputs["0.weight"]), inputs)
+    torch.testing.assert_close(dense(found.outputs["0.weight"]), outputs)
 
 
 def test_exact_expectation_weights_every_action_with_its_probability(problem):
     trunk, head, observations, _ = problem
-    found = kronecker_fisher(trunk, head, observations, expectation="exact", chunk_samples=4)
+    found = kronecker_fisher(trunk, head, observations, expectation="exact", chunk_samples=4, rank=FULL)
     with torch.no_grad():
         probabilities = head(trunk(observations)).softmax(1)
     _, outputs = written_out(
         trunk, head, observations, lambda n: [(torch.tensor(a), p) for a, p in enumerate(probabilities[n])]
     )
-    torch.testing.assert_close(found.outputs["0.weight"], outputs)
+    torch.testing.assert_close(dense(found.outputs["0.weight"]), outputs)
 
 
 def test_one_sample_gives_the_full_fisher_of_a_linear_layer():
@@ -112,7 +118,7 @@ def test_diagonal_of_one_linear_sample_is_the_diagonal_fisher():
     trunk, head = nn.Linear(6, 4).double(), nn.Linear(4, ACTIONS).double()
     observation, action = torch.randn(1, 6, dtype=torch.float64), torch.tensor([2])
     factors = kronecker_fisher(trunk, head, observation, action)
-    diagonal = torch.outer(factors.outputs["weight"].diag(), factors.inputs["weight"].diag())
+    diagonal = torch.outer(dense(factors.outputs["weight"]).diag(), dense(factors.inputs["weight"]).diag())
     torch.testing.assert_close(diagonal, diagonal_fisher(trunk, head, observation, action)["weight"])
 
 
@@ -121,11 +127,13 @@ def drawn_factors(trunk, seed):
     generator = torch.Generator().manual_seed(seed)
 
     def square(size):
-        root = torch.randn(size, size, generator=generator, dtype=torch.float64)
-        return root @ root.T
+        rows = torch.randn(size, size, generator=generator, dtype=torch.float64)
+        return LowRank.nearest(rows, FULL, rest=0.3, dtype=torch.float64)
 
-    inputs = {n: square(p[0].numel()) for n, p in trunk.named_parameters() if p.dim() > 1}
-    return Factors(inputs, {n: square(len(p)) for n, p in trunk.named_parameters()})
+    weights = {n: p for n, p in trunk.named_parameters() if p.dim() > 1}
+    return Factors(
+        {n: square(p[0].numel()) for n, p in weights.items()}, {n: square(len(p)) for n, p in weights.items()}
+    )
 
 
 def moved(trunk, seed):
@@ -149,8 +157,11 @@ def test_penalty_is_the_quadratic_form_of_the_summed_factors_and_its_gradient(bu
     weights = {name: weight.requires_grad_() for name, weight in moved(trunk, 9).items()}
     total = torch.zeros((), dtype=torch.float64)
     for name, weight in weights.items():
-        outputs = sum(each.outputs[name] for each in factors)
-        inputs = sum(each.inputs[name] for each in factors) if weight.dim() > 1 else torch.eye(1, dtype=torch.float64)
+        of_weight = name.replace("bias", "weight")
+        outputs = sum(dense(each.outputs[of_weight]) for each in factors)
+        inputs = torch.eye(1, dtype=torch.float64)
+        if weight.dim() > 1:
+            inputs = sum(dense(each.inputs[name]) for each in factors)
         away = (weight - anchor[name]).reshape(-1)
         fisher = torch.kron(outputs, inputs)  # for weights in rows: (output, input) is row · d + column
         total = total + 0.5 * away @ fisher @ away / (tasks if weight.dim() > 1 else 1)
@@ -216,7 +227,7 @@ def test_saved_tensors_have_the_announced_layouts_and_give_the_penalty_back():
     weights = {n: p.detach() for n, p in trunk.named_parameters()}
     penalty = KroneckerPenalty().after_task(factors, weights).after_task(factors, weights)
     tensors = penalty.tensors()
-    expected = layouts(dict(trunk.named_parameters()))
+    expected = layouts(dict(trunk.named_parameters()), 32)
     assert tensors.keys() == expected.keys()
     assert all(expected[key].allows(tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items())
     again = KroneckerPenalty.from_saved(tensors, 2).fitted(dict(trunk.named_parameters()))

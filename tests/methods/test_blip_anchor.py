@@ -142,8 +142,8 @@ def test_a_state_saved_with_other_settings_is_refused(saved, loaded):
     blip, trunk = Blip(**BOXES, **saved), TRUNKS["mlp"][0]()
     learn(blip, trunk, three_tasks("mlp")[0])
     other = Blip(**BOXES, **loaded)
-    had = r"(anchor and fisher|anchor and inputs and outputs|neither Fisher nor anchor)"
-    with pytest.raises(ValueError, match=rf"a state with {had}, but this method has pull = [01], pull_fisher = '\w+'"):
+    had = r"(with Kronecker factors|with a diagonal Fisher|without Fisher)"
+    with pytest.raises(ValueError, match=rf"a state {had}, but this method has pull = [01], pull_fisher = '\w+'"):
         other.load_state(blip.state())
 
 
