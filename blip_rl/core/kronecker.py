@@ -164,6 +164,20 @@ def _weight(layer: str) -> str:
     return f"{layer}.weight" if layer else "weight"
 
 
+def _add_sandwich_(
+    total: Float[Tensor, "o d"], left: LowRank, away: Float[Tensor, "o d"], right: LowRank, factor: float
+) -> None:
+    """Add factor · G D A in place: G = LᵀL + γ I, A = RᵀR + ρ I.
+
+    G D A = γρ D + (γ P + Lᵀ L P) R + ρ Lᵀ Q with P = D Rᵀ and Q = L D: for a large layer every pass over D counts, so
+    the last two terms are one product of rank 2r.
+    """
+    of_inputs, of_outputs = away @ right.root.T, left.root @ away  # P and Q
+    columns = torch.cat([of_inputs * left.rest + left.root.T @ (left.root @ of_inputs), left.root.T * right.rest], 1)
+    total.addmm_(columns, torch.cat([right.root, of_outputs]), alpha=factor)
+    total.addcmul_(away, left.rest * right.rest, value=factor)
+
+
 @dataclass(frozen=True)
 class KroneckerPenalty:
     """P(θ) = Σ over layers of ½ tr(Dᵀ (Σ G) D (Σ A)) / n + ½ dᵀ (Σ G) d around an anchor, immutable.
@@ -185,11 +199,23 @@ class KroneckerPenalty:
 
     def gradient(self, name: str, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Compute ∂P/∂θ of one parameter: (Σ G) D (Σ A) / n, or (Σ G) d for a bias."""
+        gradient = torch.zeros_like(weight)
+        self.add_gradient_(gradient, name, weight, 1.0)
+        return gradient
+
+    def add_gradient_(
+        self, total: Float[Tensor, "*shape"], name: str, weight: Float[Tensor, "*shape"], factor: float
+    ) -> None:
+        """Add ``factor`` times the gradient to ``total``, in place."""
         away = weight - self.anchor[name]
         if weight.dim() == 1:  # Σ A of the input 1 is n
-            return self.sums.outputs[name.removesuffix("bias") + "weight"].after(away.unsqueeze(0)).squeeze(0)
-        gradient = self.sums.inputs[name].after(self.sums.outputs[name].after(away.flatten(1).T).T)
-        return (gradient / self.tasks).view(weight.shape)
+            outputs = self.sums.outputs[name.removesuffix("bias") + "weight"]
+            total.add_(outputs.after(away.unsqueeze(0)).squeeze(0), alpha=factor)
+            return
+        flat = total.flatten(1)  # a view, unless a convolution's gradient has channels last
+        _add_sandwich_(flat, self.sums.outputs[name], away.flatten(1), self.sums.inputs[name], factor / self.tasks)
+        if flat.data_ptr() != total.data_ptr():
+            total.copy_(flat.view(total.shape))
 
     def at(self, weights: Mapping[str, Tensor]) -> float:
         """Compute P(θ): 0 before the first task."""

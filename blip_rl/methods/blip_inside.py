@@ -53,7 +53,7 @@ class Inside:
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Add pull · F (θ − θ*), if there is a pull."""
         if self._settings.pull and self.penalty.anchor and parameter.grad is not None:
-            parameter.grad.add_(self.penalty.gradient(name, parameter), alpha=self._settings.pull)
+            self.penalty.add_gradient_(parameter.grad, name, parameter, self._settings.pull)
 
     @property
     def has_budget(self) -> bool:

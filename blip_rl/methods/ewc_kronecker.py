@@ -56,7 +56,7 @@ class EwcKronecker(FisherMethod):
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Add the penalty's gradient."""
         if self._penalty.tasks and parameter.grad is not None:
-            parameter.grad.add_(self._penalty.gradient(name, parameter), alpha=self.settings.strength)
+            self._penalty.add_gradient_(parameter.grad, name, parameter, self.settings.strength)
 
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
