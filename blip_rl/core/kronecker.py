@@ -15,6 +15,10 @@ A and G are kept as a matrix of low rank plus a multiple of the identity (:mod:`
 uses few directions of a layer's inputs, and all others get the mean of what is left. The Fishers of n tasks are summed
 as (Σ A) ⊗ (Σ G) / n, which is exact for equal tasks and has a constant size. Online structured Laplace approximation:
 Ritter, Botev & Barber, NeurIPS 2018 (arXiv 1805.07810).
+
+A unit that is dead or saturated in all of a task's states has δ = 0 and no Fisher information, although moving its
+weights far enough wakes it up and changes the policy: the expansion to second order does not see it. Damping, G + share
+· tr(G) / outputs · I, gives such units a share of the mean information of a unit.
 """
 
 from __future__ import annotations
@@ -54,6 +58,10 @@ class Factors:
     def scaled(self, factor: float) -> Factors:
         """Return the factors of ``factor`` times the Fisher."""
         return Factors(self.inputs, {name: output.scaled(factor) for name, output in self.outputs.items()})
+
+    def damped(self, share: float) -> Factors:
+        """Return the factors with ``share`` times its mean eigenvalue added to every eigenvalue of each G."""
+        return Factors(self.inputs, {name: output.damped(share) for name, output in self.outputs.items()})
 
     def plus(self, other: Factors) -> Factors:
         """Return the sums of A and of G."""

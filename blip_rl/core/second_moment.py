@@ -91,6 +91,10 @@ class LowRank:
         rows = torch.cat([self.root, other.root]).double()
         return self.nearest(rows, self.rank, self.rest.double() + other.rest.double(), self.root.dtype)
 
+    def damped(self, share: float) -> LowRank:
+        """Add ``share`` times the mean eigenvalue to every eigenvalue."""
+        return LowRank(self.root, self.rest + share * self.trace() / self.root.shape[1])
+
     def scaled(self, factor: float) -> LowRank:
         """Return ``factor`` ≥ 0 times the matrix."""
         return LowRank(self.root * factor**0.5, self.rest * factor)

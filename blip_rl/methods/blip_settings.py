@@ -29,6 +29,8 @@ class BlipSettings(FisherSettings):
     """Strength of a penalty inside the intervals, ½ · pull · Σ F (θ − θ*)², as in online EWC; 0: none."""
     pull_fisher: Literal["diagonal", "kronecker"] = "diagonal"
     """F of that penalty: the diagonal Fisher, or its Kronecker factors, as in ``ewc-kronecker``."""
+    pull_damping: NonNegativeFloat = 0.0
+    """Share of the mean eigenvalue of G that the Kronecker factors add to all: protects dead and saturated units."""
     pull_rank: PositiveInt = 32
     """Directions of a layer's inputs, and of its outputs, that the Kronecker factors keep; all others count alike."""
     budget: NonNegativeFloat = 0.0

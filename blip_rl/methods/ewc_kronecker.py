@@ -24,14 +24,17 @@ from blip_rl.setting_types import NonNegativeFloat, PositiveInt
 class EwcKroneckerSettings(FisherSettings):
     """Settings of the Kronecker-factored penalty."""
 
-    strength: NonNegativeFloat = 3.0
+    strength: NonNegativeFloat = 1.0
     """Factor of the divergence of the earlier policies, in nats to second order."""
+    damping: NonNegativeFloat = 0.0
+    """Share of the mean eigenvalue of G, over a layer's outputs, that is added to all: protects units that are dead or
+    saturated in all of a task's states and so have no Fisher information."""
     rank: PositiveInt = 32
     """Directions of a layer's inputs, and of its outputs, that are kept; all others count alike."""
 
 
 class EwcKronecker(FisherMethod):
-    """Adds a penalty with Kronecker-factored Fishers: ``EwcKronecker(strength=3.0)``."""
+    """Adds a penalty with Kronecker-factored Fishers: ``EwcKronecker(strength=1.0)``."""
 
     capturable: ClassVar[bool] = True
     Settings = EwcKroneckerSettings
@@ -64,6 +67,7 @@ class EwcKronecker(FisherMethod):
         weights = finished.weights()
         spent = self._penalty.at(weights)
         factors = finished.kronecker(self.settings.fisher_expectation, self.settings.rank)
+        factors = factors.damped(self.settings.damping)
         factors = factors.scaled(self.scale_of(factors.trace()))
         self._penalty = self._penalty.after_task(factors, weights)
         return {"penalty": self.settings.strength * spent, "trace": factors.trace()}

@@ -233,3 +233,26 @@ def test_saved_tensors_have_the_announced_layouts_and_give_the_penalty_back():
     again = KroneckerPenalty.from_saved(tensors, 2).fitted(dict(trunk.named_parameters()))
     far = {name: weight + 0.1 for name, weight in weights.items()}
     assert again.at(far) == penalty.at(far) > 0
+
+
+def test_damping_protects_a_dead_unit_along_the_inputs_of_the_task_alone():
+    trunk = nn.Sequential(nn.Linear(6, 4), nn.ReLU()).double()
+    with torch.no_grad():
+        trunk[0].bias[2] = -100.0  # dead
+    observations = torch.randn(40, 3, dtype=torch.float64) @ torch.randn(3, 6, dtype=torch.float64)
+    head = nn.Linear(4, ACTIONS).double()
+    factors = kronecker_fisher(trunk, head, observations, expectation="exact", rank=FULL)
+    anchor = {n: p.detach() for n, p in trunk.named_parameters()}
+    used, unused = torch.linalg.svd(observations).Vh[[0, 3]]
+    for share, direction, is_free in ((0, used, True), (0.5, used, False), (0.5, unused, True)):
+        penalty = KroneckerPenalty().after_task(factors.damped(share), anchor)
+        move = torch.zeros(4, 6, dtype=torch.float64)
+        move[2] = direction
+        cost = penalty.at(anchor | {"0.weight": anchor["0.weight"] + move})
+        assert (cost < 1e-9) == is_free
+    outputs, inputs = dense(factors.outputs["0.weight"]), dense(factors.inputs["0.weight"])
+    damped = KroneckerPenalty().after_task(factors.damped(0.5), anchor)
+    expected = 0.5 * (0.5 * outputs.trace() / 4) * (used @ inputs @ used)  # ½ tr(Dᵀ (G + share · tr(G) / 4 · I) D A)
+    move = torch.zeros(4, 6, dtype=torch.float64)
+    move[2] = used
+    assert damped.at(anchor | {"0.weight": anchor["0.weight"] + move}) == pytest.approx(float(expected))
