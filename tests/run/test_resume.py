@@ -91,6 +91,8 @@ KILLS = {
     ),
     "packnet": ({"agent": "packnet"}, [(*UPDATE, 4, True), (Packnet, "end_task", 1, True), *FIVE_TIMES[1:]]),
     "clear": ({"agent": "clear"}, FIVE_TIMES),
+    "kronecker": ({"agent": "ewc-kronecker"}, FIVE_TIMES),
+    "kronecker inside intervals": ({"agent": "blip-kronecker"}, FIVE_TIMES),
     "single": ({"agent": "single"}, FIVE_TIMES),
     "shrink and perturb": ({"agent": "finetune-layernorm", "overrides": (*CARTPOLES, *PERTURBED)}, FIVE_TIMES),
     "pull and budget": ({"agent": "blip", "overrides": (*settings("blip"), *ANCHORED)}, FIVE_TIMES),
@@ -128,7 +130,14 @@ KILLS = {
         [(*UPDATE, 5, False), (*UPDATE, 2, False)],
     ),
 }
-SLOW = ("shrink and perturb", "pull and budget", "atari groups", "atari packnet", "atari multitask")
+SLOW = (
+    "shrink and perturb",
+    "pull and budget",
+    "kronecker inside intervals",
+    "atari groups",
+    "atari packnet",
+    "atari multitask",
+)
 
 
 @pytest.fixture(scope="module")

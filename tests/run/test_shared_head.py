@@ -13,7 +13,7 @@ from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import assert_equal, killed_at, resume_run, settings, small_run
 
 SHARED = ("trunk.heads=shared", "trunk.task_modulation=false")
-WORKING = ["finetune", "freeze", "blip", "l2", "ewc", "ewc-online", "gpm", "sgp", "clear", "multitask"]
+WORKING = ["finetune", "freeze", "blip", "l2", "ewc", "ewc-online", "ewc-kronecker", "gpm", "sgp", "clear", "multitask"]
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 

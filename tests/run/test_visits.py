@@ -13,7 +13,7 @@ from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import assert_equal, killed_at, resume_run, small_run
 
 REFUSED = {"single", "packnet", "multitask"}
-WORKING = ["finetune", "freeze", "l2", "ewc", "ewc-online", "gpm", "sgp"]
+WORKING = ["finetune", "freeze", "l2", "ewc", "ewc-online", "ewc-kronecker", "gpm", "sgp"]
 ORDER = "cartpole-a,cartpole-b,cartpole-a"
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
