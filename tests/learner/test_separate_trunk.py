@@ -57,6 +57,7 @@ def test_every_hook_of_method_is_delegated():
         "interleaved",
         "distillable",
         "no_visits",
+        "tasks_setting",
         "task",
         "task_blind",
     }
