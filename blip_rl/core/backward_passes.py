@@ -48,8 +48,8 @@ def backward_passes(
 ) -> None:
     """Run the policy over all observations and hand every layer's x and δ to ``sums``; samples are not mixed.
 
-    Arguments and exceptions are those of :func:`diagonal_fisher`. With ``exact`` the δ of an action are scaled by
-    √π(a|s), so that sums of squares and of outer products are expectations over actions.
+    Arguments and exceptions are those of :func:`blip_rl.core.fisher.diagonal_fisher`. With ``exact`` the δ of an action
+    are scaled by √π(a|s), so that sums of squares and of outer products are expectations over actions.
     """
     _check_arguments(observations, actions, expectation, chunk_samples)
     layers = supported_layers(trunk)

@@ -16,9 +16,9 @@ uses few directions of a layer's inputs, and all others get the mean of what is 
 as (Σ A) ⊗ (Σ G) / n, which is exact for equal tasks and has a constant size. Online structured Laplace approximation:
 Ritter, Botev & Barber, NeurIPS 2018 (arXiv 1805.07810).
 
-A unit that is dead or saturated in all of a task's states has δ = 0 and no Fisher information, although moving its
-weights far enough wakes it up and changes the policy: the expansion to second order does not see it. Damping, G + share
-· tr(G) / outputs · I, gives such units a share of the mean information of a unit.
+A unit that is dead or saturated in all of a task's states has δ = 0 and no Fisher information. A large change of its
+weights can nevertheless reactivate it and change the policy, which the expansion to second order neglects. Damping,
+G + share · tr(G) / outputs · I, gives such a unit this share of the mean information of all units.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Factors:
         return Factors(self.inputs, {name: output.scaled(factor) for name, output in self.outputs.items()})
 
     def damped(self, share: float) -> Factors:
-        """Return the factors with ``share`` times its mean eigenvalue added to every eigenvalue of each G."""
+        """Return the factors with ``share`` · tr(G) / outputs · I added to every G."""
         return Factors(self.inputs, {name: output.damped(share) for name, output in self.outputs.items()})
 
     def plus(self, other: Factors) -> Factors:
@@ -275,8 +275,8 @@ class KroneckerPenalty:
             ValueError: a tensor is of none of these kinds.
         """
         inputs, inputs_rest, outputs, outputs_rest, anchor = saved.split(tensors, *KINDS)
-        for roots, rests in ((inputs, inputs_rest), (outputs, outputs_rest)):
-            saved.check_names(rests, roots, "{}.rest")
+        saved.check_names(inputs_rest, inputs, "{}.inputs_rest")
+        saved.check_names(outputs_rest, outputs, "{}.outputs_rest")
         sums = Factors(
             {name: LowRank(root, inputs_rest[name]) for name, root in inputs.items()},
             {name: LowRank(root, outputs_rest[name]) for name, root in outputs.items()},

@@ -76,9 +76,11 @@ class LowRank:
         squares, mixtures = squares.flip(0).clamp(min=0.0), mixtures.flip(1)
         kept = min(rank, d, len(squares))
         mean = squares[kept:].sum() / max(1, d - kept)
-        directions = (rows.T @ mixtures[:, :kept]) / squares[:kept].sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
+        largest = squares[:kept]
         root = rows.new_zeros(rank, d)
-        root[:kept] = (squares[:kept] - mean).clamp(min=0.0).sqrt().unsqueeze(1) * directions.T
+        # rowsᵀ u has length √λ: scaled to √(λ − mean), and by 0 where λ is 0.
+        shares = (largest - mean).clamp(min=0.0) / largest.clamp(min=torch.finfo(rows.dtype).tiny)
+        root[:kept] = shares.sqrt().unsqueeze(1) * (mixtures[:, :kept].T @ rows)
         return cls(root.to(dtype), (mean + rest).to(dtype))
 
     @property

@@ -73,11 +73,10 @@ class Inside:
 
     def measured(self, finished: FinishedTask, fisher: dict[str, Tensor]) -> dict[str, Tensor] | Factors:
         """Return the Fisher of a finished task that the penalty needs."""
-        return (
-            finished.kronecker(self._settings.fisher_expectation, self._settings.pull_rank)
-            if self._kronecker
-            else fisher
-        )
+        if not self._kronecker:
+            return fisher
+        factors = finished.kronecker(self._settings.fisher_expectation, self._settings.pull_rank)
+        return factors.damped(self._settings.pull_damping)
 
     def after_task(self, fisher: dict[str, Tensor] | Factors, weights: Mapping[str, Tensor]) -> None:
         """Add a task's Fisher and move the anchor to its weights."""
@@ -108,13 +107,9 @@ class Inside:
         found = {name.rpartition(".")[2] for name in kept}
         expected = set(self._kinds) if self._settings.anchored and tasks else set()
         if found != expected:
-            has = (
-                "with Kronecker factors"
-                if "inputs" in found
-                else "with a diagonal Fisher"
-                if found
-                else "without Fisher"
-            )
+            has = "without Fisher"
+            if found:
+                has = "with Kronecker factors" if "inputs" in found else "with a diagonal Fisher"
             raise ValueError(
                 f"a state {has}, but this method has pull = {self._settings.pull:g}, pull_fisher = "
                 f"{self._settings.pull_fisher!r} and budget = {self._settings.budget:g}: expected the settings it was "

@@ -32,7 +32,7 @@ class BlipSettings(FisherSettings):
     pull_damping: NonNegativeFloat = 0.0
     """Share of the mean eigenvalue of G that the Kronecker factors add to all: protects dead and saturated units."""
     pull_rank: PositiveInt = 32
-    """Directions of a layer's inputs, and of its outputs, that the Kronecker factors keep; all others count alike."""
+    """Number of eigenvalues of each Kronecker factor that are kept; all others are replaced by their mean."""
     budget: NonNegativeFloat = 0.0
     """Maximum divergence of all earlier policies together, to second order in nats, while one task is learned, as in
     ``fisher-budget``, inside the intervals; 0: no such bound."""
@@ -74,6 +74,12 @@ class BlipSettings(FisherSettings):
                 f"pull_fisher = 'kronecker' with budget = {self.budget:g}: expected one of them, as a budget needs the "
                 "diagonal Fisher"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kronecker_unscaled(self) -> Self:
+        if self.fisher_scale == "equal" and self.pull_fisher == "kronecker":
+            raise ValueError("pull_fisher = 'kronecker' with fisher_scale = 'equal': expected fisher_scale = 'own'")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""EWC with a Kronecker-factored Fisher: a penalty that knows which combinations of a layer's inputs a task uses.
+"""EWC with a Kronecker-factored Fisher: a penalty that takes the correlations of a layer's inputs into account.
 
 Online structured Laplace approximation: Ritter, Botev & Barber, NeurIPS 2018 (arXiv 1805.07810). The penalty strength ·
 ½ (θ − θ*)ᵀ F (θ − θ*) is centred on the weights after the newest task; :mod:`blip_rl.core.kronecker` has F, of all
@@ -30,7 +30,7 @@ class EwcKroneckerSettings(FisherSettings):
     """Share of the mean eigenvalue of G, over a layer's outputs, that is added to all: protects units that are dead or
     saturated in all of a task's states and so have no Fisher information."""
     rank: PositiveInt = 32
-    """Directions of a layer's inputs, and of its outputs, that are kept; all others count alike."""
+    """Number of eigenvalues of each factor that are kept; all others are replaced by their mean."""
 
 
 class EwcKronecker(FisherMethod):
@@ -42,7 +42,7 @@ class EwcKronecker(FisherMethod):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._penalty = KroneckerPenalty()  # over the strength
+        self._penalty = KroneckerPenalty()  # not yet multiplied by the strength
 
     def start_task(self, trunk: nn.Module) -> None:
         """Move the penalty to the trunk's device.
@@ -77,7 +77,7 @@ class EwcKronecker(FisherMethod):
         return MethodState(self._penalty.tensors(), {"tasks_seen": self._penalty.tasks, **self.scale_values()})
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return three tensors of each weight and two of each bias."""
+        """Return both factors of each weight and the anchor of each parameter."""
         return kronecker.layouts(network.parameters(), self.settings.rank)
 
     def load_state(self, state: MethodState) -> None:

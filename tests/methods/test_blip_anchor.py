@@ -21,8 +21,8 @@ def equivalents(name):
     """Pairs of methods that must do the same where no bit is frozen."""
     return {
         "pull, kronecker": (
-            Blip(**FREE, pull=20.0, pull_fisher="kronecker"),
-            EwcKronecker(strength=20.0, fisher_expectation="exact"),
+            Blip(**FREE, pull=20.0, pull_fisher="kronecker", pull_damping=0.5, pull_rank=3),
+            EwcKronecker(strength=20.0, fisher_expectation="exact", damping=0.5, rank=3),
         ),
         "pull": (Blip(**FREE, pull=20.0), EwcOnline(strength=20.0, gamma=1.0, fisher_expectation="exact")),
         "budget": (Blip(**FREE, budget=1e-3), FisherBudget(budget=1e-3, fisher_expectation="exact")),
@@ -156,6 +156,11 @@ def test_a_state_of_pull_and_budget_before_the_first_task_is_loaded_by_either():
 def test_a_budget_with_kronecker_factors_is_refused():
     with pytest.raises(ValueError, match=r"pull_fisher = 'kronecker' with budget = 0\.1: expected one of them"):
         Blip(**BOXES, **KRONECKER, budget=0.1)
+
+
+def test_kronecker_factors_with_equal_scales_are_refused():
+    with pytest.raises(ValueError, match=r"fisher_scale = 'equal': expected fisher_scale = 'own'"):
+        Blip(**BOXES, **KRONECKER, fisher_scale="equal")
 
 
 @trunks
