@@ -70,6 +70,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--environments", type=int, nargs="+", default=[16, 64, 128], help="numbers to time")
     parser.add_argument("--updates", type=int, default=20, help="that the two paths are compared over (%(default)s)")
     parser.add_argument("--steps", type=int, help="of each game of the real run; default: what the rate allows")
+    parser.add_argument(
+        "--agents", nargs="+", default=["blip", "finetune"], help="of the real run, which are run at once"
+    )
+    parser.add_argument("--games", default="kungfu,boxing,spaceinvaders", help="games or sequence of the real run")
     parser.add_argument("--commit", help="to name in the results, where the checkout has no git history")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args()
@@ -121,7 +125,14 @@ def _command(
     command = [sys.executable, "-m", f"_gpu.{name}", "--device", options.device, "--seconds", str(seconds)]
     command += ["--out", str(folder / f"{name}.json"), "--updates", str(options.updates), "--rate", str(_rate(results))]
     command += ["--archive", str((options.out / "runs.tar.gz").resolve())]
-    command += ["--environments", *map(str, options.environments)]
+    command += [
+        "--environments",
+        *map(str, options.environments),
+        "--agents",
+        *options.agents,
+        "--games",
+        options.games,
+    ]
     command += ["--steps", str(options.steps)] if options.steps else []
     return command + [part for change in options.set for part in ("--set", change)]
 

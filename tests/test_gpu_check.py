@@ -1,5 +1,6 @@
 """The GPU check, rehearsed on the CPU, and the page that it writes."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -57,6 +58,13 @@ def test_the_page_shows_failures_and_differences_and_what_was_not_run(page):
     assert "| blip | 1 | 0.125 |" in text
 
 
+@pytest.mark.parametrize("step", sorted(path.stem for path in (SCRIPTS / "_gpu").glob("[a-z]*.py")))
+def test_each_step_can_be_imported(step, monkeypatch):
+    """The rehearsal is slow and not part of every test run: a name that has changed is to be found here."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    importlib.import_module(f"_gpu.{step}")
+
+
 def test_an_unavailable_device_is_refused(tmp_path):
     command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--device", "cuda:99", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -73,7 +81,7 @@ def test_the_whole_check_can_be_rehearsed_on_a_cpu(tmp_path):
     subprocess.run(command, check=True, timeout=600)
     found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert "skipped" in found["tests"]
-    for agent in ("finetune", "blip"):
+    for agent in ("finetune", "blip", "ewc-kronecker"):
         comparisons = found["fidelity"][agent]["comparisons"]
         assert len(comparisons) == 3
         assert all(one["equal"] for one in comparisons.values())

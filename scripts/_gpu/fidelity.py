@@ -17,16 +17,16 @@ from _benchmark.contestants import Contestant, build_ours, freezing, recipe
 
 from _gpu.results import Results, step_options
 from blip_rl.config import ComputeConfig
-from blip_rl.learner.state import Snapshot, put, take
+from blip_rl.learner.state import Snapshot, restore, take
 from blip_rl.methods.base import MethodState
 
-AGENTS = ("finetune", "blip")
+AGENTS = ("finetune", "blip", "ewc-kronecker")
 _ROLLOUT = ("_observations", "actions", "log_probs", "values", "advantages", "returns")
 Tensors = dict[str, torch.Tensor]
 
 
 def main() -> None:
-    """Compare updates of both agents."""
+    """Compare updates of each agent."""
     options = step_options(__doc__.splitlines()[0])
     results = Results(options.out, options.seconds)
     torch.backends.cudnn.deterministic = True
@@ -89,7 +89,7 @@ def _replay(
     """Weights and losses after updates on these rollouts, and whether a CUDA graph was replayed."""
     agent, method, losses = contestant.agent, contestant.method, list[float]()
     agent._compute = ComputeConfig(capture=capture)
-    put(agent, start)
+    restore(agent, start)
     method.load_state(state)
     with agent.protected_by(method, resume=True):
         for rollout in rollouts:

@@ -1,7 +1,8 @@
-"""A real run: BLIP and fine-tuning learn three games at the same time, as many steps as the measured rate allows."""
+"""A real run: agents learn a sequence at the same time, as many steps a game as the measured rate allows."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import statistics
 import subprocess
@@ -11,12 +12,11 @@ import time
 from pathlib import Path
 
 from _gpu.results import Results, step_options
+from blip_rl.recipes import resolve
 from blip_rl.shell import shell_command
 
-AGENTS = ("blip", "finetune")
-GAMES = ("kungfu", "boxing", "spaceinvaders")
 _SCORES = 0.30  # of the time go into evaluations
-_AT_ONCE = 0.7  # of its rate alone a run has beside another one
+_AT_ONCE = 1.4  # of the rate of one run alone, several together have (docs/gpu.md)
 _AFTER = 45.0  # seconds for report and film
 _KEPT = (
     "config.toml",
@@ -31,18 +31,21 @@ _KEPT = (
 
 
 def main() -> None:
-    """Train both agents, write report and video, and archive tables, page and video."""
+    """Train the agents, write report and video, and archive tables, page and video."""
     options = step_options(__doc__.splitlines()[0])
     results = Results(options.out, options.seconds)
     folder = options.out.parent / "games"
     training = max(results.seconds_left() - _AFTER, 1.0)
-    steps = options.steps or int(training * (1 - _SCORES) * _AT_ONCE * options.rate / len(GAMES)) // 1000 * 1000
-    results.put("games", GAMES)
+    games = [task.name for task in resolve(options.games, options.agents[0]).tasks]
+    rate = _AT_ONCE * options.rate / len(options.agents)
+    steps = options.steps or int(training * (1 - _SCORES) * rate / len(games)) // 1000 * 1000
+    results.put("games", games)
     results.put("steps_per_game", steps)
     if steps < 1:
         return
-    runs = [folder / agent for agent in AGENTS]
-    commands = {run.name: _command(run, steps, options.device, options.set) for run in runs}
+    agents = {Path(agent).stem: agent for agent in options.agents}
+    runs = [folder / name for name in agents]
+    commands = {name: _command(folder / name, agent, steps, options) for name, agent in agents.items()}
     results.put("commands", {name: shell_command("blip-rl", *command[3:]) for name, command in commands.items()})
     begun = time.monotonic()
     processes = {name: subprocess.Popen(command) for name, command in commands.items()}
@@ -51,19 +54,21 @@ def main() -> None:
     results.put("seconds", time.monotonic() - begun)
     results.put("scores", {run.name: _final_scores(run) for run in runs})
     _pack(runs, folder, options.archive)
+    for run in runs:
+        _pack_last_stage(run, options.archive.with_name(f"{run.name}-checkpoint.tar.gz"))
     _show(runs, folder, results)
     _pack(runs, folder, options.archive)
 
 
-def _command(run: Path, steps: int, device: str, changes: list[str]) -> list[str]:
+def _command(run: Path, agent: str, steps: int, options: argparse.Namespace) -> list[str]:
     own = [
         "evaluation.actions=stochastic",
-        f"evaluation.every_steps={max(1, steps // 4)}",
+        f"evaluation.every_steps={max(1, steps // 2)}",
         "evaluation.episodes=10",
-        *changes,
+        *options.set,
     ]
     settings = [part for change in own for part in ("--set", change)]
-    asked = ["--games", ",".join(GAMES), "--agent", run.name, "--steps", str(steps), "--device", device]
+    asked = ["--games", options.games, "--agent", agent, "--steps", str(steps), "--device", options.device]
     return [sys.executable, "-m", "blip_rl", "train", *asked, "--threads", "1", "--out", str(run), "--quiet", *settings]
 
 
@@ -90,7 +95,7 @@ def _final_scores(run: Path) -> dict[str, dict[str, float]]:
 
 
 def _show(runs: list[Path], folder: Path, results: Results) -> None:
-    """The comparison page and a film of both agents side by side, each if there is time."""
+    """The comparison page and a film of the agents side by side, each if there is time."""
     paths = [str(run) for run in runs]
     asked = {
         "report": ["--out", str(folder)],
@@ -117,6 +122,14 @@ def _pack(runs: list[Path], folder: Path, archive: Path) -> None:
             if file.is_file():
                 tar.add(file, file.name)
     new.replace(archive)
+
+
+def _pack_last_stage(run: Path, archive: Path) -> None:
+    """The checkpoint of the last finished stage, a file of its own, as what a machine gives back may be limited."""
+    stages = sorted((run / "checkpoints").glob("stage-*"))
+    if stages:
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(stages[-1], f"{run.name}/checkpoints/{stages[-1].name}")
 
 
 if __name__ == "__main__":

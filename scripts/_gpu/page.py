@@ -46,11 +46,12 @@ def _fidelity(results: Results) -> str:
             f"{one['first_loss_relative']:.1e}",
             "yes" if one["equal"] else "no",
         ]
-        for agent in ("finetune", "blip")
-        for name, one in found.get(agent, {}).get("comparisons", {}).items()
+        for agent, results_of in found.items()
+        if isinstance(results_of, dict)
+        for name, one in results_of.get("comparisons", {}).items()
     ]
     text = "## Equality of captured and eager execution\n\n" + (
-        "Both learn from the same rollouts, starting from the same state. Weights: the largest difference of a weight, "
+        "They learn from the same rollouts, starting from the same state. Weights: the largest difference of a weight, "
         "divided by the largest change of a weight in training.\n\n"
         + markdown_table(["agent", "compared", "weights", "first loss", "bit-identical"], rows)
         if rows
@@ -115,7 +116,7 @@ def _games(results: Results) -> str:
     found = results.get("games", {})
     if not found.get("scores"):
         return "## Three games\n\nNot run."
-    text = f"## Three games\n\n{found['steps_per_game']:,} steps each, both agents at once, {found['seconds']:.0f} s."
+    text = f"## Three games\n\n{found['steps_per_game']:,} steps each, all agents at once, {found['seconds']:.0f} s."
     rows = [
         [agent, f"{stage}", *(f"{scores[game]:.3g}" if game in scores else "" for game in found["games"])]
         for agent, stages in found["scores"].items()

@@ -1,4 +1,4 @@
-"""Steps per second: fine-tuning and BLIP, with and without CUDA graphs, by environments, precision and CPU threads.
+"""Steps per second of three agents: with and without CUDA graphs, by environments, precision and CPU threads.
 
 An agent is built once for each number of environments; what can be switched is switched on it. Every variant runs
 iterations to warm up, in which graphs are recorded, and then some that are timed.
@@ -49,6 +49,7 @@ class Variant:
         return f"{path}, {self.precision}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
+AGENTS = ("finetune", "blip", "ewc-kronecker")
 CORES = os.cpu_count() or 1
 VARIANTS = (
     Variant(),
@@ -67,7 +68,7 @@ def main() -> None:
     results = Results(options.out, options.seconds)
     speeds: dict[str, Any] = {}
     for environments in options.environments:
-        for agent in ("finetune", "blip"):
+        for agent in AGENTS:
             if results.seconds_left() < 3 * _SECONDS_FOR_ONE:
                 return
             _measure(agent, environments, options, results, speeds)

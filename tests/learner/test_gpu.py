@@ -17,6 +17,7 @@ from blip_rl.methods import method_names
 from blip_rl.methods.base import MethodState
 from blip_rl.methods.blip import Blip
 from blip_rl.methods.ewc import Ewc
+from blip_rl.methods.ewc_kronecker import EwcKronecker
 from blip_rl.methods.finetune import Finetune
 from blip_rl.tasks.groups import GroupedVecEnv
 from tests.learner.separate_trunk_agents import inner_method
@@ -40,6 +41,7 @@ METHODS = {
     "finetune": Finetune,
     "blip": lambda: Blip(first_task_bits=4, fisher_samples=32),
     "ewc": lambda: Ewc(fisher_samples=32),
+    "ewc_kronecker": lambda: EwcKronecker(fisher_samples=32),
 }
 
 
