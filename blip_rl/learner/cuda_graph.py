@@ -12,6 +12,7 @@ observations and the learning rate are written into fixed buffers, and a new opt
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,11 @@ class CapturedFunction(Generic[Result]):
         graph = torch.cuda.CUDAGraph()
         try:
             # The outer block restores the current stream even if leaving the failed capture raises itself.
-            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=stream):
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                _no_garbage_collection(),
+                torch.cuda.graph(graph, stream=stream),
+            ):
                 self._result = self._work()
         except RuntimeError as error:
             warnings.warn(
@@ -96,6 +101,23 @@ class CapturedFunction(Generic[Result]):
         # The result of the capture: replays write into the same tensors, and its Python objects stay valid.
         graph.replay()
         return self._result  # type: ignore[return-value]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now, and none inside the block.
+
+    Graphs of earlier tasks can be part of reference cycles. CUDA does not permit destroying a graph during a capture:
+    the capture would become invalid, and with it the random generator of the device.
+    """
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class CapturedUpdate:

@@ -1,6 +1,8 @@
 """Captured updates and captured inference, compared with eager ones."""
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -167,6 +169,33 @@ def test_a_function_runs_eagerly_three_times_and_is_not_called_after_its_capture
     piece = CapturedFunction(work, torch.device("cpu"))
     assert [piece.run().item() for _ in range(7)] == [2, 4, 6, 8, 10, 12, 14]
     assert len(calls) == 4, "three eager runs and the capture, which itself adds nothing"
+
+
+class Cycle:
+    """Refers to itself, so that only the garbage collector frees it."""
+
+    def __init__(self):
+        self.itself = self
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_no_garbage_is_collected_during_a_capture(monkeypatch, failing):
+    """Destroying an earlier graph, part of a reference cycle, would invalidate the capture."""
+    emulate_cuda_graphs(monkeypatch, failing=failing)
+    piece = CapturedFunction(lambda: enabled.append(gc.isenabled()), torch.device("cpu"))
+    enabled, collected = [], []
+    for _ in range(3):
+        piece.run()
+    weakref.finalize(cycle := Cycle(), lambda: collected.append(len(enabled)))
+    del cycle
+    if failing:
+        with pytest.warns(UserWarning, match="capture failed"):
+            piece.run()
+    else:
+        piece.run()
+    assert enabled == [True, True, True, failing]
+    assert collected == [3], "garbage is collected before the capture"
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("quantize_forward", [True, False])

@@ -1,5 +1,7 @@
 """The captured path equals the eager one on a GPU, and files of a CPU resume there. Run with ``pytest -m gpu``."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from blip_rl.agent_config import DistilConfig
 from blip_rl.learner import state as snapshot
 from blip_rl.learner.collector import StagingBuffer
+from blip_rl.learner.cuda_graph import CapturedFunction
 from blip_rl.learner.distil import distil
 from blip_rl.learner.distributions import evaluate_actions
 from blip_rl.learner.precision import matmul_precision
@@ -102,6 +105,38 @@ def test_captured_actions_follow_the_current_policy(kind, groups):
     torch.testing.assert_close(rollout.log_probs.flatten(), log_probs, rtol=1e-4, atol=1e-5)
     assert len(rollout.actions.flatten(0, 1).unique(dim=0)) > 1
     assert len({tuple(row.flatten().tolist()) for row in rollout.actions}) > 1, "each replay draws new random numbers"
+
+
+def test_an_earlier_graph_that_becomes_garbage_does_not_disturb_a_capture():
+    """CUDA does not permit destroying a graph during a capture."""
+
+    def captured(work):
+        function = CapturedFunction(work, torch.device("cuda"))
+        for _ in range(3):
+            function.run()
+        return function
+
+    def work():
+        holder.clear()
+        for _ in range(10_000):  # enough objects for automatic collections
+            [].append([])
+        return total.add_(torch.rand((), device="cuda"))
+
+    total, holder = torch.zeros((), device="cuda"), []
+    earlier = captured(lambda: total.mul_(1))
+    earlier.run()
+    earlier.itself = earlier
+    function = captured(work)
+    holder.append(earlier)
+    del earlier
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        function.run()
+    finally:
+        gc.set_threshold(*thresholds)
+    assert function._graph is not None
+    assert torch.rand((), device="cuda") < 1, "the generator still works"
 
 
 @pytest.mark.parametrize("method", METHODS)
