@@ -221,7 +221,7 @@ def test_a_task_resumed_from_files_is_learned_bit_identically(name):
 @pytest.mark.parametrize("name", ["blip", "clear", "freeze"])
 def test_a_task_learned_apart_is_distilled(name, kind):
     """With updates and actions captured, and the shared trunk restored from a file in the middle."""
-    model, method = gpu_agent(kind), LearnApart(inner_method(name))
+    model, method = gpu_agent(kind), LearnApart(inner_method(name), first_task=False)
     learned(model, method)
     shared = weights(model.policy.trunk)
     model.switch_task("b", KINDS[kind]())
@@ -232,7 +232,7 @@ def test_a_task_learned_apart_is_distilled(name, kind):
         with method.playing(model.policy.trunk, 1):
             model.policy.act(model._last_obs, greedy=True)
         assert same(weights(model.policy.trunk), own)
-    state, method = method.state(), LearnApart(inner_method(name))
+    state, method = method.state(), LearnApart(inner_method(name), first_task=False)
     method.load_state(MethodState(through_a_file(state.tensors), state.values))
     with model.protected_by(method, resume=True):
         model.learn(ROLLOUT, reset_num_timesteps=False)
