@@ -95,14 +95,14 @@ def _final_scores(run: Path) -> dict[str, dict[str, float]]:
 
 
 def _show(runs: list[Path], folder: Path, results: Results) -> None:
-    """The comparison page and a film of the agents side by side, each if there is time."""
+    """The comparison page, and a film of the first two agents side by side, each if there is time."""
     paths = [str(run) for run in runs]
     asked = {
-        "report": ["--out", str(folder)],
-        "render": ["--out", str(folder / "versus.gif"), "--seconds", "8"],
+        "report": [*paths, "--out", str(folder)],
+        "render": [*paths[:2], "--out", str(folder / "versus.gif"), "--seconds", "8"],  # takes two runs at the most
     }
-    for name, extra in asked.items():
-        command = [sys.executable, "-m", "blip_rl", name, *paths, *extra]
+    for name, words in asked.items():
+        command = [sys.executable, "-m", "blip_rl", name, *words]
         try:
             done = subprocess.run(command, timeout=max(results.seconds_left(), 1), capture_output=True, text=True)
             results.put(name, {"exit": done.returncode, "output": (done.stdout + done.stderr)[-1000:]})
