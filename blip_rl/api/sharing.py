@@ -37,6 +37,7 @@ def publish(
     licence: str = "mit",
     private: bool = False,
     stages: Sequence[int] | None = None,
+    half: bool = False,
 ) -> Published:
     """Write a folder of a run with a model card for the Hugging Face Hub, and push it if ``to`` is given.
 
@@ -50,6 +51,9 @@ def publish(
         licence: Licence of the weights, as the Hub names it.
         private: Whether a new repository is private.
         stages: Stages whose checkpoints are included; None: all.
+        half: Include only what playing needs: neither report nor videos, checkpoints without the state that the method
+            needs for another game, and float16 weights wherever the policies stay the same, which is checked on states
+            of the evaluation's games.
 
     Raises:
         UserError: An argument is invalid, the run is unfinished or damaged, or the package or a token for ``to`` is
@@ -63,6 +67,7 @@ def publish(
         if not isinstance(value, str):
             raise UserError(f"{name} = {arguments.shown(value)}: expected text")
     arguments.flag("private", private)
+    arguments.flag("half", half)
     chosen = arguments.stage_numbers(stages)
     check_run(folder)
     if target is None:
@@ -75,7 +80,7 @@ def publish(
     if to is not None:
         hub.check_can_push(to)
     written = publish_folder(
-        folder, target or folder / _FOLDER, name=to, licence=licence, stages=chosen, replace=target is None
+        folder, target or folder / _FOLDER, name=to, licence=licence, stages=chosen, half=half, replace=target is None
     )
     address = None if to is None else hub.push(written, to, private=private)
     return Published(written, total_bytes(written), address)

@@ -28,20 +28,24 @@ from blip_rl.shell import shell_command
 )
 @click.option("--licence", default="mit", metavar="NAME", help="Licence of the weights, as the Hub names it.")
 @click.option("--private", is_flag=True, help="With --to: make a new repository private.")
+@click.option("--half", is_flag=True, help="Only what playing needs, in half precision where policies stay the same.")
 @STAGES
-def publish(run: Path, out: Path | None, to: str | None, licence: str, private: bool, stages: tuple[int, ...]) -> None:
+def publish(
+    run: Path, out: Path | None, to: str | None, licence: str, private: bool, half: bool, stages: tuple[int, ...]
+) -> None:
     """Write a folder with the model card, weights, scores, videos and report of the finished run RUN.
 
     The videos are those that blip-rl render wrote.
     """
     from blip_rl.api import sharing
 
-    written = sharing.publish(run, out=out, to=to, licence=licence, private=private, stages=stages or None)
+    written = sharing.publish(run, out=out, to=to, licence=licence, private=private, stages=stages or None, half=half)
     click.echo(f"{written.path}  {written.size / 1e6:,.1f} MB; the card is {written.path / 'README.md'}")
     if written.address is None:
         chosen = [word for number in stages for word in ("--stage", str(number))]
         chosen += ["--licence", licence] if licence != "mit" else []
         chosen += ["--private"] if private else []
+        chosen += ["--half"] if half else []
         click.echo(f"push  {shell_command('blip-rl', 'publish', run, *chosen)} --to USER/NAME")
     else:
         click.echo(f"pushed to {written.address}\nload  br.load('hf:{to}')")

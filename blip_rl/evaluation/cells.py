@@ -17,7 +17,7 @@ from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.episodes import Episode, OnActions, evaluate_task, with_head_for
 from blip_rl.learner.separate_trunk import build_method
-from blip_rl.methods.base import Method
+from blip_rl.methods.base import Method, MethodState
 from blip_rl.storage.checkpoint import UNREADABLE, Stage, load_stage
 from blip_rl.storage.paths import named_games
 from blip_rl.storage.run_folder import RunFolder
@@ -110,8 +110,10 @@ def load_player(run: Path, config: RunConfig, number: int) -> tuple[Stage, Metho
     if stage.number != number:
         raise UserError(f"'{path}' contains stage {stage.number}: it belongs to another run")
     method = build_method(config.agent)
+    if stage.method_state is None and not method.plays_with_state:
+        return stage, method
     try:
-        method.load_state(stage.method_state)
+        method.load_state(stage.method_state or MethodState())
     except UNREADABLE as error:
         raise UserError(f"checkpoint '{path}' does not fit the run's method: {error}") from error
     return stage, method

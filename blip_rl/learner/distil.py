@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -228,15 +227,26 @@ def labelled(policy: ContinualPolicy, observations: Tensor) -> Labelled:
     return Labelled(observations, joined, torch.cat(values))
 
 
-def _compare(policy: ContinualPolicy, teacher: Labelled, began: float) -> Distilled:
-    student = labelled(policy, teacher.observations)
+def imitation(teacher: Labelled, student: Labelled) -> tuple[float, float | None]:
+    """Compare two policies on the same states.
+
+    Returns:
+        Mean of KL(teacher ‖ student) in nats, and the share of states in which both choose the same greedy action; None
+        for continuous actions.
+    """
     agreement = None
-    if isinstance(policy.action_space, spaces.Discrete):
+    if "logits" in teacher.policy:
         # Greedy actions, the ones that evaluation may play; a KL divergence alone is hard to judge.
         same = teacher.policy["logits"].argmax(1) == student.policy["logits"].argmax(1)
         agreement = same.double().mean().item()
+    return divergence(teacher.policy, student.policy).mean().item(), agreement
+
+
+def _compare(policy: ContinualPolicy, teacher: Labelled, began: float) -> Distilled:
+    student = labelled(policy, teacher.observations)
+    mean_divergence, agreement = imitation(teacher, student)
     return Distilled(
-        divergence=divergence(teacher.policy, student.policy).mean().item(),
+        divergence=mean_divergence,
         value_error=F.mse_loss(student.values, teacher.values).item(),
         agreement=agreement,
         seconds=time.perf_counter() - began,

@@ -90,6 +90,11 @@ class LearnApart(Method):
         """That of the wrapped method."""
         return self.inner.total_bits
 
+    @property
+    def plays_with_state(self) -> bool:
+        """That of the wrapped method: after the end of a task, its weights alone play."""
+        return self.inner.plays_with_state
+
     def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
         """Check the task with the wrapped method.
 

@@ -181,6 +181,11 @@ class Method:
         """Bits of each weight, if the method freezes bits; else 0."""
         return 0
 
+    @property
+    def plays_with_state(self) -> bool:
+        """Whether :meth:`playing` needs the saved state."""
+        return type(self).playing is not Method.playing
+
     def check_task(self, name: str, action_space: spaces.Space[Any]) -> None:
         """Raise UserError, before any training, if the method cannot consolidate a task."""
 

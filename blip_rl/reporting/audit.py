@@ -180,6 +180,8 @@ def _total(earlier: int, later: int, results: list[tuple[int, int, float, int]])
 
 def _wrong_intervals(checkpoint: Checkpoint, total_bits: int) -> str | None:
     """Return why a checkpoint cannot be audited; None if it can."""
+    if checkpoint.plays_only:
+        return "published to be played, without the method's state"
     if not checkpoint.has_intervals:
         return "a weight has no centre and frozen bits of its shape"
     for name in checkpoint.shapes:

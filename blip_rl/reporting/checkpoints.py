@@ -28,13 +28,13 @@ class StageMetadata(BaseModel):
     Attributes:
         stage: Number of the stage.
         env_steps: Training steps of the whole run at its end; None if not recorded.
-        method: JSON values of the method's state.
+        method: JSON values of the method's state; None if the checkpoint was published to be played without it.
         description: Lines in which the method describes its state; None in a checkpoint of an earlier version.
     """
 
     stage: Annotated[int, Field(strict=True, ge=1, le=MOST_TASKS)]
     env_steps: Annotated[int, Field(strict=True, ge=0, le=MAX_STEPS)] | None = None
-    method: dict[str, Any]
+    method: dict[str, Any] | None
     description: list[str] | None = None
 
 
@@ -108,6 +108,7 @@ class Checkpoint:
         stage: Its number.
         shapes: Name of each trunk parameter → its shape.
         values: JSON values of the method's state.
+        plays_only: Whether it was published to be played, without the method's state.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,14 +119,15 @@ class Checkpoint:
         """
         try:
             metadata = read_metadata(path)
-            self.stage, self.values, self._description = metadata.stage, metadata.method, metadata.description
+            self.stage, self.values, self._description = metadata.stage, metadata.method or {}, metadata.description
+            self.plays_only = metadata.method is None
             policy, self._kept = (_header(path / f"{name}.safetensors") for name in ("policy", "method"))
             # Memory-mapped: the bytes of a tensor are read on access.
             self._policy: Any = safe_open(path / "policy.safetensors", framework="np")
             self._method: Any = safe_open(path / "method.safetensors", framework="np")
             trunk = {name: spec for name, spec in policy.items() if name.startswith("trunk.")}
-            if not trunk or any(spec.dtype != "F32" or not spec.size for spec in trunk.values()):
-                raise ValueError("it has no trunk with float32 weights")
+            if not trunk or any(spec.dtype not in ("F32", "F16") or not spec.size for spec in trunk.values()):
+                raise ValueError("it has no trunk with float32 or float16 weights")
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"checkpoint '{path}' cannot be read: {error}") from error
         self.shapes = {name.removeprefix("trunk."): spec.shape for name, spec in trunk.items()}
@@ -148,8 +150,8 @@ class Checkpoint:
 
     def weights(self, name: str) -> npt.NDArray[np.float32]:
         """Return one trunk parameter."""
-        weights: npt.NDArray[np.float32] = self._policy.get_tensor(f"trunk.{name}")
-        return weights
+        weights: npt.NDArray[Any] = self._policy.get_tensor(f"trunk.{name}")
+        return weights.astype(np.float32, copy=False)
 
     def memory(self, name: str) -> npt.NDArray[Any]:
         """Return one tensor of the method's state."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from blip_rl.formatting import score_text
 from blip_rl.records import ScoreRow
 from blip_rl.reference_scores import task_scale
 from blip_rl.reporting.scores import RunScores
+from blip_rl.sharing.players import LEAST_AGREEMENT, MOST_DIVERGENCE
 
 _LIMITS = """\
 - The agent plays the games above, in simulation, with the preprocessing of `config.toml`, and nothing else.
@@ -40,6 +41,7 @@ class CardContent:
         films: Paths of videos in the folder.
         picture: Path of a picture of the scores in the folder; empty if there is none.
         version: Version of blip-rl that trained it.
+        players: Stage → how its weights were rounded; empty if the checkpoints are the run's own.
     """
 
     config: RunConfig
@@ -51,6 +53,7 @@ class CardContent:
     films: Sequence[str]
     picture: str
     version: str
+    players: Mapping[int, str] = field(default_factory=dict)
 
 
 def model_card(content: CardContent) -> str:
@@ -68,10 +71,29 @@ def model_card(content: CardContent) -> str:
         _usage(content),
         f"## Training\n\n```sh\n{content.command}\n```\n\nblip-rl {content.version}. "
         "Every setting is in `config.toml`, versions of libraries are in `environment.json`, evaluation episodes in "
-        "`scores.csv`, curves in `report.html` (to be downloaded).",
+        f"`scores.csv`{'' if content.players else ', curves in `report.html` (to be downloaded)'}.",
+        _players(content),
         f"## Limitations\n\n{_LIMITS.format(heads=_heads(config))}",
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _players(content: CardContent) -> str:
+    if not content.players:
+        return ""
+    lines = [f"- Stage {stage}: {text}." for stage, text in content.players.items()]
+    return "\n".join(
+        [
+            "## Weights",
+            "",
+            "The checkpoints are for playing: they lack what learning another game needs. Weights are float16 where "
+            "the policies stay the same: on states of the evaluation's games a mean KL divergence of at most "
+            f"{MOST_DIVERGENCE:g} nats and, of discrete actions, the same greedy one in at least "
+            f"{LEAST_AGREEMENT:.0%}. The scores are of the float32 weights.",
+            "",
+            *lines,
+        ]
+    )
 
 
 def _heads(config: RunConfig) -> str:

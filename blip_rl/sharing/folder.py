@@ -16,6 +16,7 @@ from blip_rl.recipes import load_run_config
 from blip_rl.reporting.page import write_report
 from blip_rl.reporting.scores import load_scores
 from blip_rl.sharing.card import CardContent, model_card
+from blip_rl.sharing.players import write_player
 from blip_rl.storage import atomic
 from blip_rl.storage.integrity import TABLES
 from blip_rl.storage.run_folder import RunFolder
@@ -30,7 +31,14 @@ _UNNAMED = "USER/NAME"
 
 
 def publish_folder(
-    run: Path, out: Path, *, name: str | None, licence: str, stages: Sequence[int] | None, replace: bool
+    run: Path,
+    out: Path,
+    *,
+    name: str | None,
+    licence: str,
+    stages: Sequence[int] | None,
+    half: bool,
+    replace: bool,
 ) -> Path:
     """Write a folder that is ready for the Hugging Face Hub.
 
@@ -40,6 +48,8 @@ def publish_folder(
         name: ``user/name`` on the Hub, for the card; None: ``USER/NAME``, to be replaced.
         licence: Identifier of the licence of the weights.
         stages: Stages whose checkpoints are included; None: all.
+        half: Include players, see :mod:`blip_rl.sharing.players`, instead of the checkpoints themselves, and neither
+            report nor videos.
         replace: Whether ``out`` may exist and is replaced.
 
     Returns:
@@ -62,10 +72,16 @@ def publish_folder(
         for file in FILES:
             if (run / file).is_file():
                 shutil.copyfile(run / file, beside / file)
+        (beside / "checkpoints").mkdir()
+        players = {}
         for stage in chosen:
-            _copy_stage(folder.stage_path(stage), beside / "checkpoints" / folder.stage_path(stage).name)
-        films = _copy_films(run, beside)
-        picture = _write_report(beside)
+            copy = beside / "checkpoints" / folder.stage_path(stage).name
+            if half:
+                players[stage] = str(write_player(run, config, stage, copy))
+            else:
+                _copy_stage(folder.stage_path(stage), copy)
+        films = [] if half else _copy_films(run, beside)
+        picture = _write_report(beside, page=not half)
         content = CardContent(
             config=config,
             scores=load_scores(beside),
@@ -76,6 +92,7 @@ def publish_folder(
             films=films,
             picture=picture,
             version=_version(run),
+            players=players,
         )
         (beside / "README.md").write_text(model_card(content), encoding="utf-8")
     return out
@@ -101,7 +118,7 @@ def _chosen_stages(folder: RunFolder, config: RunConfig, stages: Sequence[int] |
 
 
 def _copy_stage(stage: Path, copy: Path) -> None:
-    copy.mkdir(parents=True)
+    copy.mkdir()
     for file in STAGE_FILES:
         shutil.copyfile(stage / file, copy / file)
 
@@ -117,11 +134,17 @@ def _copy_films(run: Path, copy: Path) -> list[str]:
     return [f"gifs/{film.name}" for film in films if film.suffix != ".mp4"]
 
 
-def _write_report(folder: Path) -> str:
-    """Write the report page and the picture of the score matrix; return the picture's name, or an empty string."""
+def _write_report(folder: Path, *, page: bool) -> str:
+    """Write the report page and the picture of the score matrix; return the picture's name, or an empty string.
+
+    Args:
+        folder: The folder.
+        page: Whether the page is included.
+    """
     with tempfile.TemporaryDirectory() as made:
         written = write_report([folder], out=Path(made))
-        shutil.copyfile(written.page, folder / "report.html")
+        if page:
+            shutil.copyfile(written.page, folder / "report.html")
         for found in sorted(written.pictures.glob("matrix-*.png")):  # matrix-normalised before matrix-raw
             shutil.copyfile(found, folder / "scores.png")
             return "scores.png"

@@ -1,12 +1,14 @@
 """Stage checkpoints: tensors in safetensors files, metadata in JSON; no pickle.
 
 A stage folder holds ``policy.safetensors`` (trunk and every task's module), ``method.safetensors`` (the state of
-the method) and ``stage.json``; :mod:`blip_rl.storage.atomic` writes it atomically.
+the method) and ``stage.json``; :mod:`blip_rl.storage.atomic` writes it atomically. A *player* is a checkpoint that is
+published to be played: weights may be float16, and the method's state is there only if playing needs it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,17 +38,24 @@ class _Metadata(PolicyMetadata):
     format: Literal[1]
     stage: StageNumber
     env_steps: Count
-    method: dict[str, Any]
+    method: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A loaded checkpoint: the policy with the heads of all tasks learned so far, and the state of the method."""
+    """A loaded checkpoint.
+
+    Attributes:
+        number: Number of the stage, counted from 1.
+        env_steps: Training steps of the run.
+        policy: With the heads of all tasks learned so far.
+        method_state: State of the method; None in a player that is played without it.
+    """
 
     number: int
     env_steps: int
     policy: ContinualPolicy
-    method_state: MethodState
+    method_state: MethodState | None
 
 
 def save_stage(
@@ -68,17 +77,40 @@ def save_stage(
         check: Raises if another process has taken the run over; nothing is written then.
     """
     state = method.state()
+    saved = Stage(stage, env_steps, policy, state)
+    _write(path, saved, policy.task_state(), method.describe(state), check)
+
+
+def save_player(path: Path, stage: Stage, method: Method, half: Collection[str], about: Sequence[str]) -> None:
+    """Write a checkpoint that is only played to the new folder ``path``.
+
+    Args:
+        path: The new folder.
+        stage: The stage; its policy has the weights to save.
+        method: With its state, which is saved if playing needs it.
+        half: Names of the policy's tensors that are saved as float16.
+        about: Lines for people.
+    """
+    weights = {name: tensor.half() if name in half else tensor for name, tensor in stage.policy.task_state().items()}
+    state = method.state() if method.plays_with_state else None
+    described = [] if state is None else method.describe(state)
+    player = Stage(stage.number, stage.env_steps, stage.policy, state)
+    _write(path, player, weights, [*described, *about], atomic.unlocked)
+
+
+def _write(path: Path, stage: Stage, weights: dict[str, Tensor], description: list[str], check: atomic.Check) -> None:
+    state = stage.method_state
     metadata = {
         "format": 1,
-        "stage": stage,
-        "env_steps": env_steps,
-        **describe_policy(policy),
-        "method": state.values,
-        "description": method.describe(state),
+        "stage": stage.number,
+        "env_steps": stage.env_steps,
+        **describe_policy(stage.policy),
+        "method": None if state is None else state.values,
+        "description": description,
     }
     with atomic.new_folder_with_digests(path, check) as folder:
-        save_tensors(on_cpu(policy.task_state()), folder / "policy.safetensors")
-        save_tensors(on_cpu(state.tensors), folder / "method.safetensors")
+        save_tensors(on_cpu(weights), folder / "policy.safetensors")
+        save_tensors({} if state is None else on_cpu(state.tensors), folder / "method.safetensors")
         (folder / "stage.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
 
 
@@ -97,7 +129,8 @@ def load_stage(path: Path, config: RunConfig, device: str = "cpu") -> Stage:
         atomic.check_folder(path)  # after the size checks, since it reads every byte
         policy = _build_policy(observations, tasks, config)
         policy.load_task_state(load_tensors(path / "policy.safetensors"))
-        memory = MethodState(load_tensors(path / "method.safetensors"), metadata.method)
+        tensors = load_tensors(path / "method.safetensors")
+        memory = None if metadata.method is None else MethodState(tensors, metadata.method)
         return Stage(metadata.stage, metadata.env_steps, policy.to(device), memory)
     except UserError:
         raise

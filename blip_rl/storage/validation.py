@@ -66,13 +66,15 @@ def meta_policy(observations: spaces.Space[Any], tasks: Tasks, config: RunConfig
 def check_policy(found: Mapping[str, TensorSpec], policy: ContinualPolicy, prefix: str = "") -> None:
     """Compare the specs of saved weights with those of a network; tensors without the prefix are ignored.
 
+    Weights may be saved as float16 (:func:`~blip_rl.storage.checkpoint.save_player`); loading converts them.
+
     Raises:
         ValueError: A tensor is missing, unexpected, or has another dtype or shape.
     """
     expected = {f"{prefix}{name}": _spec(tensor) for name, tensor in policy.task_state().items()}
     mine = {name: spec for name, spec in found.items() if name.startswith(prefix)}
     for name in {**expected, **mine}:
-        if mine.get(name) != expected.get(name):
+        if not _fits(mine.get(name), expected.get(name)):
             raise ValueError(
                 f"size mismatch: {name!r} is {_shown(mine.get(name))}, expected {_shown(expected.get(name))}: "
                 "another network's weights"
@@ -202,6 +204,13 @@ def check_finite_tensors(what: str, tensors: Mapping[str, Tensor]) -> None:
 
 def _spec(tensor: Tensor) -> TensorSpec:
     return TensorSpec(_KINDS[tensor.dtype], tuple(tensor.shape))
+
+
+def _fits(found: TensorSpec | None, expected: TensorSpec | None) -> bool:
+    """Return whether a saved tensor is the expected one, or one of float32 that was saved as float16."""
+    if found is None or expected is None or found.shape != expected.shape:
+        return False
+    return found.dtype == expected.dtype or (found.dtype, expected.dtype) == ("F16", "F32")
 
 
 def _shown(spec: TensorSpec | None) -> str:
