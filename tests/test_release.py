@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import blip_rl as br
 from blip_rl import __version__
+from blip_rl.sharing import players
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [0.3.0] - 2026-02-28\n\n- New.\n\n## [0.2.0] - 2026-01-31\n\n- Old.\n"
@@ -63,6 +65,33 @@ def test_files_that_an_sdist_lacks_are_named(release, checkout, tmp_path):
     with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
         archive.add(checkout / "blip_rl" / "__init__.py", "blip_rl-0.3.0/blip_rl/__init__.py")
     assert release.missing(tmp_path / "x.tar.gz", checkout) == []
+
+
+@pytest.fixture
+def _few_states(monkeypatch):
+    monkeypatch.setattr(players, "_STEPS", 50)
+
+
+@pytest.mark.usefixtures("_few_states")
+def test_the_archive_has_agents_that_open_and_play(release, finished_run, tmp_path):
+    archive = tmp_path / "dist" / "agents-1.tar.gz"
+    release.pack_agents([finished_run], archive)
+    with tarfile.open(archive) as tar:
+        assert all(entry.size <= release.MOST_BYTES and not entry.uname for entry in tar)
+        tar.extractall(tmp_path, filter="data")
+    agent = br.load(tmp_path / "agents-1" / finished_run.name).agent(stage=2, game="cartpole-a")
+    assert agent.predict(agent.make_env().reset())[0].shape == (1,)
+
+
+@pytest.mark.usefixtures("_few_states")
+def test_agents_that_are_too_large_or_have_one_name_are_refused(release, finished_run, tmp_path, monkeypatch):
+    archive = tmp_path / "agents.tar.gz"
+    with pytest.raises(ValueError, match="two runs have the same name"):
+        release.pack_agents([finished_run, finished_run], archive)
+    monkeypatch.setattr(release, "MOST_BYTES", 1_000)
+    with pytest.raises(ValueError, match=r"--agents: run/\S+ has [\d,]+ bytes: expected at most 1,000 \(leave"):
+        release.pack_agents([finished_run], archive)
+    assert not archive.exists()
 
 
 def test_the_citation_has_the_version_of_the_package():
