@@ -40,6 +40,11 @@ interquartile mean from ten on, none below three. Differences are paired by seed
 without evaluations: mean; memory: the most that one run held. –: not defined or not recorded. Compare speeds on one
 machine only.
 """
+_PUBLISHED = """## Published, not measured here
+
+No numbers: BLIP (Shi et al., CVPR 2021) shows the accumulated normalised reward on `atari6` as curves (Fig. 4). We have
+found no number for it in the sources that we could read, and none for SGP (Saha and Roy, AAAI 2023) on these games.
+"""
 _HEADINGS = ["agent", "seeds", "ACC", "worst", "BWT", "plasticity", "steps/s", "memory MB", "commit"]
 Learned = tuple[str, tuple[str, ...], tuple[int, ...]]
 _NOT_SHOWN = ("--out", "--resume")  # paths of one machine
@@ -84,7 +89,7 @@ def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple
     labels = {group.label for groups, _ in tables.values() for group in groups}
     if against is not None and against not in labels:
         raise UserError(f"--against {against}: no finished run of it: expected one of {', '.join(sorted(labels))}")
-    return "\n".join([_HEAD, *(_section(key, *tables[key], against) for key in tables)]), left_out
+    return "\n".join([_HEAD, *(_section(key, *tables[key], against) for key in tables), _PUBLISHED]), left_out
 
 
 def _runs_in(folder: Path) -> list[Path]:

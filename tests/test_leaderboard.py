@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -25,11 +26,12 @@ def script():
 
 
 def sections(text):
-    """Heading → agent → its cells by column."""
+    """Heading → agent → its cells by column, of the sections with a table."""
     found = {}
     for part in text.split("\n## ")[1:]:
         rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
-        found[part.splitlines()[0]] = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+        if rows:
+            found[part.splitlines()[0]] = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
     return found
 
 
@@ -119,8 +121,20 @@ def test_folders_without_finished_runs_are_refused_with_one_message(script, tmp_
     assert not (tmp_path / "page.md").exists()
 
 
+def test_five_files_of_a_run_are_enough(script, tmp_path, finished_run):
+    (tmp_path / "tables" / "blip-0").mkdir(parents=True)
+    for name in ("config.toml", "scores.csv", "speed.csv", "command.txt", "environment.json"):
+        shutil.copy(finished_run / name, tmp_path / "tables" / "blip-0")
+    page = script.leaderboard([tmp_path / "tables"])
+    assert page == script.leaderboard([finished_run])
+    (rows,) = sections(page[0]).values()
+    assert "–" not in {rows["blip"][column] for column in ("ACC", "worst", "BWT", "steps/s", "memory MB")}
+
+
 def test_the_page_is_written(script, tmp_path, capsys):
     make_run(tmp_path / "a")
     script.main([str(tmp_path / "a"), "--out", str(tmp_path / "page.md")])
-    assert (tmp_path / "page.md").read_text(encoding="utf-8").startswith("# Leaderboard\n")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page.startswith("# Leaderboard\n")
+    assert "\n## Published, not measured here\n\nNo numbers: BLIP" in page
     assert "wrote " in capsys.readouterr().out
