@@ -2,7 +2,8 @@
 # The paper's protocol on Atari (Shi et al., CVPR 2021): six games in sequence, 10M steps each; BLIP, online EWC and
 # fine-tuning with the PPO and the network of the authors' code; three seeds. Then the report and the leaderboard.
 #
-#     scripts/reproduce_paper.sh --rehearse OUT [OPTION]...   the same at 1/1000 of the steps, and how long it would take
+#     scripts/reproduce_paper.sh --rehearse OUT [OPTION]...   the same at 1/1000 of the steps; then time, memory and
+#                                                             disk of all of it, by the rates of the rehearsal
 #     scripts/reproduce_paper.sh --estimate OUT [OPTION]...   runs, memory and disk; writes nothing
 #     scripts/reproduce_paper.sh OUT [OPTION]...              all of it
 #
@@ -26,6 +27,7 @@ plan=(--games atari6 --agents blip-reference,ewc-online,finetune --seeds 0-2)
 # The authors' losses and network for every agent; the recipe of blip-reference has them already.
 plan+=(--set trunk.task_modulation=false --set ppo.value_loss=max --set ppo.value_loss_scale=0.5)
 plan+=(--set ppo.normalize_advantage=rollout)
+whole=("${plan[@]}")
 if [ "$mode" = rehearse ]; then
   plan+=(--steps 10k --set evaluation.episodes=1 --set evaluation.every_steps=10k --set evaluation.max_episode_steps=200)
 fi
@@ -35,15 +37,4 @@ fi
 python -m blip_rl sweep "${plan[@]}" "$@" --out "$out"
 python -m blip_rl report "$out"
 python "$(dirname "$0")/leaderboard.py" "$out" --out "$out/leaderboard.md"
-[ "$mode" = all ] || python - "$out" <<'END'
-import csv
-import sys
-from pathlib import Path
-
-rates = []
-for file in Path(sys.argv[1]).glob("*/speed.csv"):
-    with file.open(encoding="utf-8") as rows:
-        rates.append([float(row["steps_per_second"]) for row in csv.DictReader(rows)][-1])
-hours = 60e6 / (sum(rates) / len(rates)) / 3600
-print(f"{sum(rates) / len(rates):,.0f} steps/s in a run: {hours:,.0f} hours of learning for each of 60M steps, and the evaluations")
-END
+[ "$mode" = all ] || python -m blip_rl sweep "${whole[@]}" "$@" --out "$out/all" --dry-run

@@ -1,6 +1,7 @@
 """The protocol of the paper as a script: refused options, the estimate, and a rehearsal that is killed and goes on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,4 +68,8 @@ def test_a_rehearsal_that_is_killed_goes_on_and_ends_with_report_and_leaderboard
     assert (out / "report.html").is_file()
     page = (out / "leaderboard.md").read_text(encoding="utf-8")
     assert all(f"| {agent} | 1 |" in page for agent in AGENTS)
-    assert "hours of learning for each of 60M steps" in done.stdout
+    whole = done.stdout[done.stdout.index("dry run") :]
+    assert "unknown" not in whole
+    assert re.search(r"^time  about \S.* of training with 1 runs at a time, plus evaluations$", whole, re.MULTILINE)
+    assert re.search(r"^disk  up to \d.*B, \d.*B in the end", whole, re.MULTILINE)
+    assert not (out / "all").exists()

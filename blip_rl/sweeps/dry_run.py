@@ -64,8 +64,11 @@ def _setting(name: str, needs: Needs, folder: Path, manifest: Manifest, finished
 
 
 def _seconds(needs: Needs, folder: Path, threads: int) -> float | None:
-    """Return the time that learning takes in a run; None if no similar run was made here."""
-    for place in (folder, Path("runs")):
+    """Return the time that learning takes in a run; None if no similar run was made here.
+
+    A sweep in the folder of another one, such as a rehearsal, is timed by the runs of that one.
+    """
+    for place in (folder, folder.absolute().parent, Path("runs")):
         if (speed := similar_speed(needs.config, place, needs.device, threads)) is not None:
             return needs.config.total_steps / speed[1]
     return None
@@ -74,7 +77,7 @@ def _seconds(needs: Needs, folder: Path, threads: int) -> float | None:
 def _time_text(settings: list[_Setting], folder: Path, jobs: int) -> str:
     known = [one for one in settings if one.seconds is not None]
     if not known:
-        return f"unknown: no similar run in '{folder}' or 'runs'"
+        return f"unknown: no similar run in '{folder}', beside it or in 'runs'"
     seconds = sum(one.left * (one.seconds or 0.0) for one in known) / jobs
     unknown = sum(one.left for one in settings if one.seconds is None)
     without = f", without {unknown} runs of unknown speed" if unknown else ""

@@ -1,10 +1,14 @@
 """``blip-rl sweep``: options, bad input, and what ``--dry-run`` prints; nothing is trained here."""
 
+import re
+import shutil
+
 import pytest
 from click.testing import CliRunner
 
 from blip_rl.cli import cli
 from blip_rl.sweeps import run as sweep_run
+from tests.small_runs import SMALL
 from tests.sweeps.small_sweeps import FakeEngine
 
 SWEEP = ["--agents", "finetune", "--games", "cartpole4", "--seeds", "0-1", "--out", "x"]
@@ -69,8 +73,17 @@ def test_a_dry_run_of_a_plan_lists_settings_and_estimates_and_writes_nothing(els
     lines = result.stdout.splitlines()
     assert lines[1] == "sweep sweeps/tuning: 15 runs, 15 of them not finished"
     assert lines[3].split()[:5] == ["cartpole4-ewc-strength=1", "5", "5", "480,000", "unknown"]
-    assert lines[-2] == "time  unknown: no similar run in 'sweeps/tuning' or 'runs'"
+    assert lines[-2] == "time  unknown: no similar run in 'sweeps/tuning', beside it or in 'runs'"
     assert [path.name for path in elsewhere.iterdir()] == ["tuning.toml"]
+
+
+def test_a_dry_run_in_the_folder_of_another_sweep_is_timed_by_its_runs(elsewhere, finished_run):
+    shutil.copytree(finished_run, elsewhere / "rehearsal" / "blip-0")
+    settings = [word for setting in (*SMALL, "method.fisher_samples=64") for word in ("--set", setting)]
+    games = ["--games", "cartpole-a,cartpole-b", "--agents", "blip", "--seeds", "0-1", "--threads", "1", "--jobs", "1"]
+    result = sweep(*games, *settings, "--out", "rehearsal/all", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^time  about \S.* of training with 1 runs at a time", result.stdout, re.MULTILINE)
 
 
 def test_options_replace_the_values_of_a_plan(elsewhere, monkeypatch):
