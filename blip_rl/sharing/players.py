@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from blip_rl.config import RunConfig
+from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import load_player
 from blip_rl.learner.distil import Labelled, imitation, labelled
 from blip_rl.learner.policy import ContinualPolicy
@@ -77,9 +78,14 @@ def write_player(run: Path, config: RunConfig, number: int, path: Path) -> Round
     """
     stage, method = load_player(run, config, number)
     stage.policy.set_training_mode(False)
-    check = _Check(stage.policy, method, config)
-    exact, rounded, kept = round_weights(stage.policy, check)
-    rounding = Rounding(exact, rounded, kept, *check(), check.states)
+    try:
+        check = _Check(stage.policy, method, config)
+        exact, rounded, kept = round_weights(stage.policy, check)
+        rounding = Rounding(exact, rounded, kept, *check(), check.states)
+    except UserError:
+        raise
+    except ValueError as error:  # outputs that are not finite, or method state of another network
+        raise UserError(f"the agent of stage {number} cannot be played: {error}") from error
     save_player(path, stage, method, {*exact, *rounded}, [str(rounding)])
     return rounding
 

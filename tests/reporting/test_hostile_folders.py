@@ -76,7 +76,7 @@ def test_invalid_stage_numbers_are_refused(run, number):
     "weights", [np.ones((0, 3), np.float32), np.ones((2, 2), np.int64), np.ones((2, 2), np.float64)]
 )
 def test_checkpoint_without_a_float32_trunk_is_refused(run, weights):
-    with pytest.raises(UserError, match="no trunk with float32 weights"):
+    with pytest.raises(UserError, match="no trunk with float32 or float16 weights"):
         Checkpoint(stage(run, {"trunk.fc1.weight": weights}, {}))
 
 

@@ -54,7 +54,7 @@ def test_a_player_is_half_as_large_and_every_command_opens_it(finished_run, tmp_
         sizes = [(run / "checkpoints" / stage / "policy.safetensors").stat().st_size for run in (finished_run, out)]
         assert sizes[1] < 0.8 * sizes[0]  # headers are as long
         weights = load_file(out / "checkpoints" / stage / "policy.safetensors")
-        assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float16}
+        assert all(tensor.dtype == torch.float16 for name, tensor in weights.items() if "normalizer" not in name)
         assert not load_file(out / "checkpoints" / stage / "method.safetensors")
     assert not {path.name for path in out.iterdir()} & {"report.html", "gifs"}
 
