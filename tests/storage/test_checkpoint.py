@@ -23,7 +23,7 @@ VECTORS = spaces.Box(np.array([-1.0, -2.0], np.float32), np.array([np.inf, 2.0],
 
 
 def make_policy(config, observations, actions):
-    policy = ContinualPolicy(observations, actions[0], lambda _: 0.0, trunk=config.agent.trunk)
+    policy = ContinualPolicy(observations, actions[0], lambda _: 0.0, trunk=config.agent.trunk, normalization=config)
     for index, space in enumerate(actions):
         policy.add_task(f"task.{index}", space)
     policy.use_task("task.0")
