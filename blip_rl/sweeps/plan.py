@@ -198,6 +198,7 @@ def read_plan(path: Path | None, options: Mapping[str, Any]) -> Plan:
     Args:
         path: ``sweep.toml``; None: everything comes from options.
         options: Keys of the plan that options give, which replace the file's; ``set`` and ``grid`` are added to it.
+            Settings of agents that are in the file's list and not in the options' are left out.
 
     Raises:
         UserError: The plan is invalid; the message lists all problems.
@@ -207,10 +208,19 @@ def read_plan(path: Path | None, options: Mapping[str, Any]) -> Plan:
     for key in ("set", "grid"):
         if key in given and isinstance(values.get(key), dict):
             given[key] = {**dict(flatten(values[key])), **given[key]}
+    if "agents" in given and isinstance(values.get("agent"), dict):
+        left_out = set(_names(values.get("agents"))) - set(_names(given["agents"]))
+        values["agent"] = {name: of_agent for name, of_agent in values["agent"].items() if name not in left_out}
     plan, problems = checked(Plan, {**values, **given})
     if plan is None:
         raise RecipeError([_line(problem, path, given) for problem in problems])
     return plan
+
+
+def _names(agents: Any) -> list[str]:
+    """Return the names in a list of agents as a file or an option gives it; none if it is no such list."""
+    listed = _agents(agents)
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list | tuple) else []
 
 
 def _line(problem: Problem, path: Path | None, options: Mapping[str, Any]) -> str:

@@ -59,6 +59,23 @@ def test_an_agent_has_settings_of_its_own(tmp_path):
     assert (found.varied_by("ewc"), found.varied_by("finetune")) == (["ppo.gamma", "method.strength"], ["ppo.gamma"])
 
 
+def test_some_of_a_plans_agents_can_be_run(tmp_path):
+    file = tmp_path / "sweep.toml"
+    text = """
+        agents = ["ewc", "finetune"]
+        sequences = "cartpole4"
+        seeds = "0"
+        [agent.ewc.grid]
+        method.strength = [1, 10]
+        """
+    file.write_text(text)
+    assert read_plan(file, {"agents": "finetune"}).agent == {}
+    assert len(list(read_plan(file, {"agents": "ewc"}).settings_of("ewc"))) == 2
+    file.write_text(text + "[agent.ewx.grid]\n")
+    with pytest.raises(UserError, match=r"agent\.ewx: settings of an agent that is not run"):
+        read_plan(file, {"agents": "finetune"})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
