@@ -1,67 +1,156 @@
-"""Print a table of runs on one sequence: final scores relative to a `single` run, and what was lost on the way.
+"""Print a table of tuning runs and the value of each agent's setting that the protocol takes.
 
-    python scripts/tuning_table.py runs/tuning/* [--csv FILE]
+    python scripts/tuning_table.py sweeps/tuning-minatar sweeps/tuning-cartpole [--csv FILE]
 
-For each run and task: the mean raw return just after learning it (before consolidation and after it) and at the end.
-The share is that of the mean, over all `single` runs given, of the return just after learning the task, with 0 the
-task's random score: 1 is as good as a network of its own.
+A folder is a run folder, or holds run folders; runs that are not finished are left out. Scores are relative: 0 is the
+random score of a task, 1 what a `single` run of the same sequence had just after learning it (the mean over its seeds).
+ACC is the mean of a run's tasks at the end, worst the lowest of them, learned the mean just after learning each. Of an
+agent's values that with the highest ACC, averaged over the sequences, is taken; of values within 0.01 of it, the one
+that protects more (docs/results/protocol.md).
 """
 
 import argparse
 import csv
 import json
+import re
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _measure import markdown_table
 
 from blip_rl.recipes import load_run_config
+from blip_rl.reporting.run_record import is_run
 from blip_rl.storage.run_folder import RunFolder
+
+_LABEL = re.compile(r"(?P<agent>.+?)(-(?P<key>\w+)=(?P<value>[^-]+))?")
+_LESS_IS_MORE = ("first_task_drift", "budget", "retrain_share")  # settings of which a smaller value protects more
+_AS_GOOD = 0.01  # of ACC
 
 
 class Run:
-    """Mean raw returns of a finished run, (tasks,): learned, consolidated and at the end."""
+    """A finished run: its agent and setting, and mean raw returns, (tasks,): learned, consolidated, at the end."""
 
     def __init__(self, path):
-        folder, self.config = RunFolder.existing(path), load_run_config(path)
-        self.name, self.commit = path.name, _commit(path)
+        self.path, self.config = path, load_run_config(path)
+        self.sequence, self.names = self.config.sequence_name, [task.name for task in self.config.tasks]
+        label = path.name.removeprefix(f"{self.sequence}-").removesuffix(f"-seed{self.config.seed}")
+        found = _LABEL.fullmatch(label)
+        self.agent, self.key, self.value = found["agent"], found["key"], found["value"]
         cells = defaultdict(list)
-        for row in folder.read_scores():
+        for row in RunFolder.existing(path).read_scores():
             cells[row.phase, row.stage, row.task].append(row.score)
-        names = [task.name for task in self.config.tasks]
-        stages = [(max(s for s, v in enumerate(self.config.visits, 1) if v == i), n) for i, n in enumerate(names)]
+        last = {number: stage for stage, number in enumerate(self.config.visits, 1)}
+        stages = [(last[number], name) for number, name in enumerate(self.names)]
         self.learned = np.array([np.mean(cells["before", stage, name]) for stage, name in stages])
         self.kept = np.array([np.mean(cells["after", stage, name]) for stage, name in stages])
-        self.end = np.array([np.mean(cells["after", self.config.stages, name]) for name in names])
+        self.end = np.array([np.mean(cells["after", self.config.stages, name]) for name in self.names])
+
+    def commit(self):
+        """Return the commit that made the run, 12 digits; empty if it is not known."""
+        return (json.loads((self.path / "environment.json").read_text(encoding="utf-8")).get("commit") or "")[:12]
 
 
-def _commit(path):
-    return (json.loads((path / "environment.json").read_text(encoding="utf-8")).get("commit") or "")[:12]
+@dataclass
+class Relative:
+    """Relative scores of a run: (tasks,)."""
+
+    learned: np.ndarray
+    kept: np.ndarray
+    end: np.ndarray
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--csv", type=Path, help="also write the scores of each run")
     arguments = parser.parse_args()
-    runs = [Run(path) for path in arguments.runs if RunFolder(path).finished(load_run_config(path).stages)]
-    single = [run.learned for run in runs if run.config.agent.method["name"] == "single"]
-    if not single:
-        raise SystemExit("no finished run of `single` among them: expected one, as the scale")
-    random = np.array([task.random_score or 0.0 for task in runs[0].config.tasks])
-    scale = np.mean(single, axis=0) - random
-    rows = []
-    for run in runs:
-        learned, kept, end = ((values - random) / scale for values in (run.learned, run.kept, run.end))
-        rows.append(
-            [run.name, run.commit, *np.round([end.mean(), end.min(), learned.mean(), kept.mean()], 3), *end.round(3)]
-        )
-    header = ["run", "commit", "ACC", "worst", "learned", "consolidated", *(t.name for t in runs[0].config.tasks)]
-    for row in [header, *rows]:
-        print("  ".join(str(cell).ljust(12) for cell in row))
+    runs = find_runs(arguments.folders)
+    relative = relative_scores(runs)
+    print(table(runs, relative))
     if arguments.csv:
-        with arguments.csv.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *rows])
+        _write_csv(arguments.csv, runs, relative)
+
+
+def find_runs(folders):
+    paths = sorted({file.parent for folder in folders for file in folder.rglob("config.toml") if is_run(file.parent)})
+    return [Run(path) for path in paths if RunFolder(path).finished(load_run_config(path).stages)]
+
+
+def relative_scores(runs):
+    """Run → its scores on the scale of `single`.
+
+    Raises:
+        SystemExit: no run of `single` on a sequence.
+    """
+    scales = {}
+    for run in runs:
+        if run.config.agent.method["name"] == "single":
+            scales.setdefault(run.sequence, []).append(run.learned)
+    if missing := sorted({run.sequence for run in runs} - set(scales)):
+        raise SystemExit(f"no finished run of `single` on {missing[0]}: expected one, as the scale")
+    found = {}
+    for run in runs:
+        random = np.array([task.random_score or 0.0 for task in run.config.tasks])
+        scale = np.mean(scales[run.sequence], axis=0) - random
+        found[run] = Relative(*((scores - random) / scale for scores in (run.learned, run.kept, run.end)))
+    return found
+
+
+def table(runs, relative):
+    """Markdown: a row for each agent and value; the values that are taken are bold."""
+    sequences = list(dict.fromkeys(run.sequence for run in runs))
+    groups = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        groups[run.agent, run.key, run.value][run.sequence].append(relative[run])
+    means = {
+        group: np.mean([np.mean([one.end.mean() for one in found]) for found in by_sequence.values()])
+        for group, by_sequence in groups.items()
+        if len(by_sequence) == len(sequences)
+    }
+    taken = {taken_of([group for group in means if group[0] == agent], means) for agent, _, _ in means}
+    rows = []
+    for group in sorted(groups, key=lambda group: (group[0], float(group[2] or 0))):
+        agent, key, value = group
+        cells = [_cell(groups[group][sequence]) for sequence in sequences]
+        setting = "" if key is None else f"{key} {value}"
+        rows.append([f"`{agent}`", f"**{setting}**" if key and group in taken else setting, *cells])
+        rows[-1].append(f"{means[group]:.2f}" if group in means else "")
+    heads = [f"{sequence}: ACC (worst), learned" for sequence in sequences]
+    return markdown_table(["agent", "setting", *heads, "mean ACC"], rows)
+
+
+def taken_of(groups, means):
+    """Return the group with the highest mean; of those as good, the one that protects more."""
+    best = max(means[group] for group in groups)
+    good = [group for group in groups if means[group] >= best - _AS_GOOD]
+    return max(good, key=lambda group: float(group[2] or 0) * (-1 if group[1] in _LESS_IS_MORE else 1))
+
+
+def _cell(scores):
+    if not scores:
+        return ""
+    acc, worst, learned = (
+        np.mean(values)
+        for values in (
+            [one.end.mean() for one in scores],
+            [one.end.min() for one in scores],
+            [one.learned.mean() for one in scores],
+        )
+    )
+    return f"{acc:.2f} ({worst:.2f}), {learned:.2f}"
+
+
+def _write_csv(path, runs, relative):
+    most = max(len(run.names) for run in runs)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sequence", "run", "commit", "ACC", "worst", "learned", "consolidated", *range(1, most + 1)])
+        for run in runs:
+            one = relative[run]
+            means = np.round([one.end.mean(), one.end.min(), one.learned.mean(), one.kept.mean()], 3)
+            writer.writerow([run.sequence, run.path.name, run.commit(), *means, *one.end.round(3)])
 
 
 if __name__ == "__main__":
