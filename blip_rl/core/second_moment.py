@@ -81,6 +81,9 @@ class LowRank:
         # rowsᵀ u has length √λ: scaled to √(λ − mean), and by 0 where λ is 0.
         shares = (largest - mean).clamp(min=0.0) / largest.clamp(min=torch.finfo(rows.dtype).tiny)
         root[:kept] = shares.sqrt().unsqueeze(1) * (mixtures[:, :kept].T @ rows)
+        # Where an entry should be 0, as for a dead unit, rounding leaves about 1e-20: products of several such entries
+        # are subnormal float32 numbers, with which a CPU computes many times more slowly.
+        root[root.abs() < torch.finfo(dtype).eps * root.abs().max()] = 0.0
         return cls(root.to(dtype), (mean + rest).to(dtype))
 
     @property

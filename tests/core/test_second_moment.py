@@ -71,6 +71,18 @@ def test_products_and_multiples():
     torch.testing.assert_close(dense(matrix.scaled(2.5)), 2.5 * dense(matrix))
 
 
+def test_products_with_rounding_errors_in_place_of_zeros_are_not_subnormal():
+    """As of a dead unit: a CPU computes many times more slowly with subnormal numbers."""
+    vectors = drawn(50, 20)
+    vectors[:, 7] *= 1e-20
+    matrix = LowRank.nearest(vectors, 8)
+    assert (matrix.root[:, 7] == 0).all()
+    product = drawn(30, 20, seed=1).float() @ matrix.root.T @ matrix.root
+    assert not ((product != 0) & (product.abs() < torch.finfo(torch.float32).tiny)).any()
+    exact = LowRank.nearest(vectors, 8, dtype=torch.float64)
+    torch.testing.assert_close(dense(matrix), dense(exact).float())
+
+
 def test_nothing_gives_zero():
     matrix = LowRank.nearest(torch.zeros(1, 4, dtype=torch.float64), 3)
     assert not dense(matrix).any()
