@@ -12,6 +12,7 @@ from blip_rl.api.loading import loading
 from blip_rl.api.run import Run
 from blip_rl.api.trust import trusting_files
 from blip_rl.errors import UserError
+from blip_rl.limits import MOST_JOBS, MOST_RETRIES, MOST_TRIALS
 
 if TYPE_CHECKING:
     from blip_rl.sweeps.engine import Engine
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from blip_rl.sweeps.plan import Plan
 
 ENGINES = ("local", "ray", "slurm")
-_MOST_JOBS = 1024
-_MOST_RETRIES = 1000
-_MOST_TRIALS = 10_000
 _RAY_ROUND = 16  # runs in a round of trials: places are known only once a cluster is connected
 PlanLike = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -68,7 +66,7 @@ def sweep(
         InterruptedRunError: A signal stopped the sweep; every run is saved.
     """
     arguments.choice("engine", engine, ENGINES)
-    _check_numbers(retries, jobs)
+    _check_numbers(jobs, gpus_per_run, retries)
     if address is not None and engine != "ray":
         raise UserError(f"address = {arguments.shown(address)} with the engine {engine!r}: only 'ray' has one")
     folder, manifest, needs = _prepared(plan, out, options, here=engine == "local", trust=trust)
@@ -84,9 +82,13 @@ def sweep(
     return [Run(folder / run.name) for run in manifest.runs]
 
 
-def _check_numbers(retries: int, jobs: int | None) -> None:
-    arguments.whole("retries", retries, 0, _MOST_RETRIES)
-    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+def _check_numbers(jobs: int | None, gpus_per_run: float, retries: int = 0) -> None:
+    """Check numbers before the libraries are loaded, also where the machine has no GPU."""
+    arguments.whole("retries", retries, 0, MOST_RETRIES)
+    arguments.optional_whole("jobs", jobs, 1, MOST_JOBS)
+    share = arguments.number("gpus_per_run", gpus_per_run)
+    if not 0 < share <= 1:
+        raise UserError(f"gpus_per_run = {share:g}: expected more than 0 and at most 1: a run uses one GPU")
 
 
 def search(
@@ -121,10 +123,10 @@ def search(
     """
     from blip_rl.sweeps import optuna_sampler
 
-    optuna_sampler.check_installed()
     arguments.choice("engine", engine, ("local", "ray"))
-    arguments.whole("trials", trials, 1, _MOST_TRIALS)
-    _check_numbers(retries, jobs)
+    arguments.whole("trials", trials, 1, MOST_TRIALS)
+    _check_numbers(jobs, gpus_per_run, retries)
+    optuna_sampler.check_installed()
     folder = _folder(plan, out)
     folder = folder.with_name(f"{folder.name}-search") if out is None else folder
     with loading():
@@ -150,7 +152,7 @@ def sweep_plan(
     trust: bool = False,
 ) -> str:
     """Check everything that :func:`sweep` checks; return its runs and estimates as text, and write nothing."""
-    arguments.optional_whole("jobs", jobs, 1, _MOST_JOBS)
+    _check_numbers(jobs, gpus_per_run)
     arguments.choice("engine", engine, ENGINES)
     here = engine == "local"
     folder, manifest, needs = _prepared(plan, out, options, here=here, trust=trust, remember=False)
@@ -205,8 +207,7 @@ def _places(
     """Return the number of runs at a time on this machine, and the GPU of each."""
     from blip_rl.sweeps import estimate
 
-    share = arguments.number("gpus_per_run", gpus_per_run)
-    gpus = estimate.gpu_places(estimate.gpu_count(), share) if estimate.uses_gpu(needs) else ()
+    gpus = estimate.gpu_places(estimate.gpu_count(), gpus_per_run) if estimate.uses_gpu(needs) else ()
     return estimate.places(needs, manifest.threads, jobs, gpus), gpus
 
 
@@ -238,15 +239,13 @@ def _ray_engine(
     gpus_per_run: float,
     address: str | None,
 ) -> Engine:
-    from blip_rl.sweeps.estimate import check_gpu_share
     from blip_rl.sweeps.ray_engine import RayEngine
     from blip_rl.sweeps.ray_places import Request
 
-    share = check_gpu_share(arguments.number("gpus_per_run", gpus_per_run))
     devices = {one.device for one in needs.values()}
     request = Request(
         cpus=manifest.threads,
-        gpus=0.0 if devices == {"cpu"} else share,
+        gpus=0.0 if devices == {"cpu"} else float(gpus_per_run),
         memory=max(one.resources.memory for one in needs.values()),
         gpus_if_any=not any(device.startswith("cuda") for device in devices),
     )

@@ -12,6 +12,7 @@ from blip_rl.api.loading import loading
 from blip_rl.api.run import Run
 from blip_rl.api.trust import trust_runs, trusting_files
 from blip_rl.errors import UserError
+from blip_rl.limits import MOST_THREADS
 from blip_rl.tracking.names import CHOICES, check_installed
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from blip_rl.tracking.names import TrackChoice
 
 _PROGRESS = ("auto", "bar", "log", "off", None)
-_MOST_THREADS = 1024
 Settings = Mapping[str, Any] | Iterable[str]
 
 
@@ -184,7 +184,7 @@ def _new_run(out: object) -> Path | None:
 
 
 def _check_options(threads: object, progress: object, trust: object, track: Any) -> None:
-    arguments.whole("threads", threads, 0, _MOST_THREADS)
+    arguments.whole("threads", threads, 0, MOST_THREADS)
     arguments.choice("progress", progress, _PROGRESS)
     arguments.flag("trust", trust)
     check_installed(arguments.choice("track", track, (*CHOICES, None)))

@@ -12,6 +12,7 @@ from blip_rl.api.loading import loading
 from blip_rl.api.scores import Scores
 from blip_rl.api.trust import trust_runs
 from blip_rl.errors import UserError
+from blip_rl.limits import LARGEST_EVALUATION_SEED, MOST_EPISODES, MOST_VIDEO_EPISODES, MOST_WORKERS
 
 if TYPE_CHECKING:
     from blip_rl.reporting.page import ReportFiles
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 RunPath = str | os.PathLike[str]
 Actions = Literal["greedy", "stochastic"]
 _ACTIONS = ("greedy", "stochastic", None)
-_MOST = 10**9
-_MOST_WORKERS = 1024
 _SWEEP = "sweep.json"
 
 
@@ -62,9 +61,9 @@ def evaluate(
     """
     folder, names = _run_and_games(run, games)
     arguments.choice("actions", actions, _ACTIONS)
-    arguments.optional_whole("episodes", episodes, 1, _MOST)
-    arguments.optional_whole("seed", seed, 0, 2**29 - 1)
-    arguments.optional_whole("workers", workers, 1, _MOST_WORKERS)
+    arguments.optional_whole("episodes", episodes, 1, MOST_EPISODES)
+    arguments.optional_whole("seed", seed, 0, LARGEST_EVALUATION_SEED)
+    arguments.optional_whole("workers", workers, 1, MOST_WORKERS)
     for name, value in (("zero_shot", zero_shot), ("progress", progress), ("trust", trust)):
         arguments.flag(name, value)
     chosen = arguments.stage_numbers(stages)
@@ -197,15 +196,17 @@ def render(
         raise UserError("--stage with two runs: a comparison shows the last stage of both (leave --stage out)")
     folder, names = _run_and_games(run, games)
     chosen = arguments.stage_numbers(stages)
-    arguments.optional_whole("workers", workers, 1, _MOST_WORKERS)
+    arguments.optional_whole("workers", workers, 1, MOST_WORKERS)
     for name, value in (("trust", trust), ("progress", progress)):
         arguments.flag(name, value)
     arguments.choice("actions", actions, _ACTIONS)
     from blip_rl.video.options import RenderOptions
 
     options = RenderOptions(
-        episodes=arguments.optional_whole("episodes", episodes, -_MOST, _MOST),
-        episode=episode if isinstance(episode, str) else str(arguments.whole("episode", episode, 0, _MOST)),
+        episodes=arguments.optional_whole("episodes", episodes, 1, MOST_VIDEO_EPISODES),
+        episode=episode
+        if isinstance(episode, str)
+        else str(arguments.whole("episode", episode, 0, LARGEST_EVALUATION_SEED)),
         actions=actions,
         seconds=arguments.number("seconds", seconds),
         fps=arguments.number("fps", fps),

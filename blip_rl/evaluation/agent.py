@@ -15,13 +15,12 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import chosen_games, chosen_stages, load_player
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.limits import LARGEST_EVALUATION_SEED
 from blip_rl.methods.base import Method
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.seeds import FIRST_EVALUATION_SEED
-
-_LARGEST_SEED = 2**29 - 1  # as evaluation.seed
 
 
 class Agent:
@@ -104,7 +103,7 @@ class Agent:
         Raises:
             UserError: A number is out of range, or the game cannot be made on this machine.
         """
-        for name, value, least, most in (("n_envs", n_envs, 1, 1_024), ("seed", seed, 0, _LARGEST_SEED)):
+        for name, value, least, most in (("n_envs", n_envs, 1, 1_024), ("seed", seed, 0, LARGEST_EVALUATION_SEED)):
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise UserError(f"{name} = {value!r}: expected a whole number from {least} to {most:,}")
         return make_evaluation_env(self._task, self._config.atari, n_envs, FIRST_EVALUATION_SEED + seed)

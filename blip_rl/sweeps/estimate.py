@@ -53,28 +53,14 @@ def _checked(config: RunConfig, here: bool) -> Needs:
     return Needs(config, device, resources)
 
 
-def check_gpu_share(gpus_per_run: float) -> float:
-    """Return the share of a GPU that a run takes.
-
-    Raises:
-        UserError: A run would take more than one GPU, or none.
-    """
-    if not 0 < gpus_per_run <= 1:
-        raise UserError(f"--gpus-per-run {gpus_per_run:g}: expected more than 0 and at most 1: a run uses one GPU")
-    return gpus_per_run
-
-
 def gpu_places(gpus: int, gpus_per_run: float) -> tuple[int, ...]:
     """Return the number of the GPU of each place for a run.
 
     Args:
         gpus: GPUs of this machine.
-        gpus_per_run: Share of a GPU that a run takes: ``0.25`` puts four runs on each.
-
-    Raises:
-        UserError: A run would take more than one GPU, or none.
+        gpus_per_run: Share of a GPU that a run takes, above 0 and at most 1: ``0.25`` puts four runs on each.
     """
-    each = int(1 / check_gpu_share(gpus_per_run) + 1e-9)
+    each = int(1 / gpus_per_run + 1e-9)
     return tuple(gpu for _ in range(each) for gpu in range(gpus))
 
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from blip_rl.formatting import flatten
+from blip_rl.limits import LARGEST_SEED, MOST_THREADS
 from blip_rl.recipe_errors import Problem, RecipeError, checked, show
 from blip_rl.setting_types import Device, Settings, Steps
 from blip_rl.task_schedule import Cycles
 from blip_rl.untrusted.files import read_toml
 
 MOST_RUNS = 100_000
-_LARGEST_SEED = 2**30 - 1
 _SEED_RULE = "expected seeds such as 0-9, 0,2,5 or a list of whole numbers from 0 to 1,073,741,823"
 
 Values = Mapping[str, Any]
@@ -42,7 +42,7 @@ def parse_seeds(value: object) -> tuple[int, ...]:
 
 
 def _seeds_of(value: object, part: object) -> Sequence[int]:
-    if isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= _LARGEST_SEED:
+    if isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= LARGEST_SEED:
         return [part]
     match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part) if isinstance(part, str) else None
     if match is None:
@@ -51,7 +51,7 @@ def _seeds_of(value: object, part: object) -> Sequence[int]:
     last = first if match[2] is None else int(match[2])
     if last < first:
         raise ValueError(f"{value!r}: the range {first}-{last} runs backwards: expected {last}-{first}")
-    if last > _LARGEST_SEED:
+    if last > LARGEST_SEED:
         raise ValueError(f"{value!r}: {_SEED_RULE}")
     return range(first, last + 1)
 
@@ -153,7 +153,7 @@ class Plan(AgentPlan):
     """How often the order of the games is repeated."""
     device: Device = "auto"
     """Torch device."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     """CPU threads of each run."""
     agent: dict[str, AgentPlan] = Field(default_factory=dict)
     """Agent → what is set and varied for it alone."""

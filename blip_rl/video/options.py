@@ -7,10 +7,16 @@ from typing import Any, Literal
 
 from blip_rl.config import EvaluationConfig, RunConfig
 from blip_rl.errors import UserError
+from blip_rl.limits import (
+    LARGEST_EVALUATION_SEED,
+    LARGEST_SCALE,
+    LONGEST_VIDEO_SECONDS,
+    MOST_FPS,
+    MOST_VIDEO_EPISODES,
+)
 from blip_rl.video.encode import check_format
 
-_MAX_EPISODES = 32  # one batch of parallel environments, as in an evaluation
-_MAX_SECONDS, _MAX_FPS, _MAX_SCALE = 60.0, 50.0, 8.0
+_LONGEST_VALUE = 80  # characters of a wrong value in a message
 
 
 @dataclass(frozen=True)
@@ -43,26 +49,28 @@ class RenderOptions:
         Raises:
             UserError: a number out of range, or an unknown value.
         """
-        if self.episodes is not None and not 1 <= self.episodes <= _MAX_EPISODES:
-            raise UserError(f"episodes {self.episodes}: expected 1 to {_MAX_EPISODES}")
-        if self.episode not in ("mean", "best") and not self.episode.isdecimal():
-            raise UserError(f"episode {self.episode!r}: expected mean, best, or an evaluation seed such as 1000003")
-        for name, most in (("seconds", _MAX_SECONDS), ("fps", _MAX_FPS), ("scale", _MAX_SCALE)):
+        if self.episodes is not None and not 1 <= self.episodes <= MOST_VIDEO_EPISODES:
+            raise UserError(f"episodes {self.episodes}: expected 1 to {MOST_VIDEO_EPISODES}")
+        if self.episode not in ("mean", "best") and not _is_seed(self.episode):
+            raise UserError(
+                f"episode {self.episode[:_LONGEST_VALUE]!r}: expected mean, best, or an evaluation seed from 0 to "
+                f"{LARGEST_EVALUATION_SEED:,}, such as 1000003"
+            )
+        for name, most in (("seconds", LONGEST_VIDEO_SECONDS), ("fps", MOST_FPS), ("scale", LARGEST_SCALE)):
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 raise UserError(f"{name} {value:g}: expected more than 0 and at most {most:g}")
         check_format(self.file_format)
 
     def evaluation(self, config: RunConfig, actions: Literal["greedy", "stochastic"]) -> EvaluationConfig:
-        """Return the evaluation settings for cells of which no evaluated episode is shown.
-
-        Raises:
-            UserError: the seed of the episode is out of range.
-        """
+        """Return the evaluation settings for cells of which no evaluated episode is shown."""
         given: dict[str, Any] = {"episodes": self.episodes or config.evaluation.episodes, "actions": actions}
         first = config.evaluation.seed
         if self.episode.isdecimal() and not first <= int(self.episode) < first + given["episodes"]:
             given |= {"seed": int(self.episode), "episodes": 1}
-        if given.get("seed", 0) >= 2**29:
-            raise UserError(f"episode {self.episode}: expected an evaluation seed from 0 to {2**29 - 1}")
         return EvaluationConfig(**{**config.evaluation.model_dump(), **given})
+
+
+def _is_seed(text: str) -> bool:
+    digits = text.isascii() and text.isdecimal() and len(text) <= len(str(LARGEST_EVALUATION_SEED))
+    return digits and int(text) <= LARGEST_EVALUATION_SEED

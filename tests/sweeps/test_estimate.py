@@ -1,9 +1,13 @@
 """How many runs fit on this machine at a time."""
 
 import dataclasses
+import functools
+import math
 
 import pytest
 
+import blip_rl as br
+from blip_rl.api import sweeping
 from blip_rl.errors import UserError
 from blip_rl.run.resources import ResourceEstimate
 from blip_rl.sweeps import estimate
@@ -48,10 +52,13 @@ def test_runs_are_dealt_out_to_gpus():
         places(needs(1, device="cuda"), 1, 3, gpu_places(2, 1.0))
 
 
-@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
-def test_a_share_of_a_gpu_that_no_run_can_take_is_refused(share):
-    with pytest.raises(UserError, match=f"--gpus-per-run {share:g}: expected more than 0 and at most 1"):
-        gpu_places(2, share)
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5, math.nan])
+@pytest.mark.parametrize("begin", [br.sweep, sweeping.sweep_plan, functools.partial(sweeping.search, trials=1)])
+def test_a_share_of_a_gpu_that_no_run_can_take_is_refused_also_without_a_gpu(share, begin, tmp_path):
+    plan = {"agents": ["ewc"], "sequences": ["cartpole4"], "seeds": "0", "device": "cpu"}
+    with pytest.raises(UserError, match=f"gpus_per_run = {share:g}: expected more than 0 and at most 1"):
+        begin(plan, out=tmp_path / "sweep", gpus_per_run=share)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_gpu_is_used_if_any_run_uses_one():
