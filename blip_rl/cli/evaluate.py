@@ -17,13 +17,18 @@ from blip_rl.cli.options import (
     games_of_run,
     workers_option,
 )
+from blip_rl.cli.values import WholeNumber
+from blip_rl.limits import LARGEST_EVALUATION_SEED, MOST_EPISODES
 
 
 @click.command(short_help="Evaluate the stage checkpoints of a run.")
 @RUN
 @GAMES
 @click.option(
-    "--episodes", type=click.IntRange(min=1), metavar="N", help="Episodes per game.  [default: as in the run's recipe]"
+    "--episodes",
+    type=WholeNumber(1, MOST_EPISODES),
+    metavar="N",
+    help="Episodes per game.  [default: as in the run's recipe]",
 )
 @ACTIONS_CHOICE
 @click.option("--zero-shot", is_flag=True, help="Also evaluate games that a stage had not learned yet.")
@@ -31,7 +36,7 @@ from blip_rl.cli.options import (
 @workers_option("the scores")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**29 - 1),
+    type=WholeNumber(0, LARGEST_EVALUATION_SEED),
     metavar="N",
     help="First evaluation seed.  [default: as in the run's recipe]",
 )

@@ -9,6 +9,7 @@ import click
 from blip_rl.api.loading import loading
 from blip_rl.api.trust import trust_runs
 from blip_rl.cli.options import RUN, TRUST, complete_games_of_run, games_of_run
+from blip_rl.cli.values import WholeNumber
 
 
 @click.command(
@@ -25,7 +26,7 @@ from blip_rl.cli.options import RUN, TRUST, complete_games_of_run, games_of_run
 )
 @click.option(
     "--stage",
-    type=click.IntRange(min=1),
+    type=WholeNumber(1),
     metavar="N",
     help="Export the agent after this stage.  [default: the last stage]",
 )

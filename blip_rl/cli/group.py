@@ -1,4 +1,4 @@
-"""The command group: turns user errors into messages and suggests similar names for unknown commands."""
+"""The command group: turns user errors into one message each and suggests similar names for unknown commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from blip_rl.cli.usage import usage_problem
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.untrusted.files import printable
 
@@ -30,6 +31,19 @@ def _check_working_directory() -> None:
 class Verbs(click.Group):
     """A click group that reports user errors as messages and suggests similar command names."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the options of the group itself; those of a command are read by :meth:`invoke`.
+
+        Raises:
+            BadInput: an unknown option, or a value for one that takes none.
+        """
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except (click.NoSuchOption, click.BadOptionUsage) as error:
+            raise BadInput(printable(usage_problem(error, click.Context(self, parent, info_name)))) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
 
@@ -44,6 +58,8 @@ class Verbs(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             raise BadInput(printable(str(error))) from error
+        except click.UsageError as error:
+            raise BadInput(printable(usage_problem(error, ctx))) from error
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
@@ -56,10 +72,10 @@ class Verbs(click.Group):
         """Find the command by its name.
 
         Raises:
-            click.UsageError: unknown command.
+            UserError: unknown command.
         """
         verbs = self.list_commands(ctx)
-        if args and args[0] not in verbs and not args[0].startswith("-"):
+        if args and args[0] not in verbs and not args[0].startswith("-") and not ctx.resilient_parsing:
             hint = did_you_mean(args[0], verbs) or f": expected one of {', '.join(verbs)}"
-            raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx)
+            raise UserError(f"unknown command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)

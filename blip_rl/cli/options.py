@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from blip_rl.cli.values import WholeNumber
 from blip_rl.errors import UserError
+from blip_rl.limits import MOST_WORKERS
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -84,7 +86,7 @@ STAGES = click.option(
     "--stage",
     "stages",
     multiple=True,
-    type=click.IntRange(min=1),
+    type=WholeNumber(1),
     metavar="N",
     help="Only this stage. Repeatable.  [default: all]",
 )
@@ -119,7 +121,7 @@ def workers_option(results: str) -> Callable[[Verb], Verb]:
     """Return the option ``--workers``; ``results`` names the output that is independent of their number."""
     return click.option(
         "--workers",
-        type=click.IntRange(1, 1024),
+        type=WholeNumber(1, MOST_WORKERS),
         metavar="N",
         help=f"Worker processes; {results} do not depend on the number.  [default: one per core for Atari, else 1]",
     )

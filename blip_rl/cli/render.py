@@ -17,6 +17,8 @@ from blip_rl.cli.options import (
     games_of_run,
     workers_option,
 )
+from blip_rl.cli.values import Number, WholeNumber
+from blip_rl.limits import LARGEST_SCALE, LONGEST_VIDEO_SECONDS, MOST_FPS, MOST_VIDEO_EPISODES
 
 
 @click.command(short_help="Render GIF, WebP or MP4 videos of a run.")
@@ -27,13 +29,13 @@ from blip_rl.cli.options import (
     "--stage",
     "stages",
     multiple=True,
-    type=click.IntRange(min=1),
+    type=WholeNumber(1),
     metavar="N",
     help="Only this stage. Repeatable.  [default: all; with OTHER the last stage of each run]",
 )
 @click.option(
     "--episodes",
-    type=int,
+    type=WholeNumber(1, MOST_VIDEO_EPISODES),
     metavar="N",
     help="Play N new episodes per video, at most 32, and show one of them.  [default: show an evaluated episode]",
 )
@@ -46,14 +48,22 @@ from blip_rl.cli.options import (
 @click.option(
     "--seconds",
     default=10.0,
+    type=Number(0, LONGEST_VIDEO_SECONDS),
     metavar="S",
     help="Maximum length of each clip, from the start of the episode; at most 60.",
 )
 @click.option(
-    "--fps", default=15.0, metavar="N", help="Frames per second, at most 50. Atari agents act 15 times per second."
+    "--fps",
+    default=15.0,
+    type=Number(0, MOST_FPS),
+    metavar="N",
+    help="Frames per second, at most 50. Atari agents act 15 times per second.",
 )
 @click.option(
-    "--scale", type=float, metavar="X", help="Size; 1 is the native Atari width of 160 pixels.  [default: 2; grids 1]"
+    "--scale",
+    type=Number(0, LARGEST_SCALE),
+    metavar="X",
+    help="Size; 1 is the native Atari width of 160 pixels.  [default: 2; grids 1]",
 )
 @click.option("--format", "file_format", default="gif", metavar="gif|webp|mp4", help="File format.")
 @ACTIONS_CHOICE

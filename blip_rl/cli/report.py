@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from blip_rl.cli.options import complete_folders
+from blip_rl.cli.values import Choice
 
 _MAX_WARNINGS = 8
 
@@ -27,7 +28,7 @@ _MAX_WARNINGS = 8
 )
 @click.option(
     "--normalize",
-    type=click.Choice(["recipe", "observed"]),
+    type=Choice(["recipe", "observed"]),
     default="recipe",
     help="Normalize scores by the recipe's random and reference scores or by the returns observed in these runs.",
 )

@@ -8,7 +8,10 @@ from typing import Any
 import click
 
 from blip_rl.cli.options import OVERRIDES, TRUST, complete_agents, complete_folders, complete_games
+from blip_rl.cli.values import Choice, Number, WholeNumber
 from blip_rl.errors import UserError
+from blip_rl.limits import MOST_JOBS, MOST_RETRIES, MOST_THREADS, MOST_TRIALS
+from blip_rl.untrusted.files import MOST_TASKS
 
 _TRIALS = 30
 
@@ -36,7 +39,7 @@ _TRIALS = 30
 @click.option("--seeds", metavar="LIST", help="Seeds, for example 0-9 or 0,2,5.")
 @click.option("--tuning-seeds", metavar="LIST", help="Seeds for tuning; must not overlap with --seeds.")
 @click.option("--steps", metavar="N", help="Training steps per game (and visit).  [default: as in the recipe]")
-@click.option("--cycles", type=int, metavar="N", help="Repeat the order of the games N times.")
+@click.option("--cycles", type=WholeNumber(1, MOST_TASKS), metavar="N", help="Repeat the order of the games N times.")
 @OVERRIDES
 @click.option(
     "--grid",
@@ -46,7 +49,9 @@ _TRIALS = 30
     help="Vary a recipe setting, as in method.first_task_drift=0.01,0.1. Repeatable: every combination is run.",
 )
 @click.option("--device", metavar="auto|cpu|cuda[:N]", help="Torch device of the runs.  [default: auto]")
-@click.option("--threads", type=int, metavar="N", help="CPU threads of each run.  [default: 1]")
+@click.option(
+    "--threads", type=WholeNumber(1, MOST_THREADS), metavar="N", help="CPU threads of each run.  [default: 1]"
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -57,7 +62,7 @@ _TRIALS = 30
 @click.option(
     "--engine",
     default="local",
-    type=click.Choice(["local", "ray", "slurm"]),
+    type=Choice(["local", "ray", "slurm"]),
     help="Where runs are executed: in processes on this machine, on a Ray cluster, or as a Slurm job array.",
 )
 @click.option(
@@ -67,17 +72,24 @@ _TRIALS = 30
 )
 @click.option(
     "--jobs",
-    type=int,
+    type=WholeNumber(1, MOST_JOBS),
     metavar="N",
     help="Number of runs at the same time.  [default: as many as cores and memory allow]",
 )
 @click.option(
     "--gpus-per-run",
     default=1.0,
+    type=Number(0, 1),
     metavar="SHARE",
     help="Fraction of a GPU that each run uses; 0.25 places four runs on each GPU.",
 )
-@click.option("--retries", default=2, metavar="N", help="How often to retry a run whose process died.")
+@click.option(
+    "--retries",
+    default=2,
+    type=WholeNumber(0, MOST_RETRIES),
+    metavar="N",
+    help="How often to retry a run whose process died.",
+)
 @click.option(
     "--slurm-option",
     "slurm_options",
@@ -87,10 +99,15 @@ _TRIALS = 30
 )
 @click.option(
     "--search",
-    type=click.Choice(["optuna"]),
+    type=Choice(["optuna"]),
     help="Hyperparameter search over the ranges in the plan, on its tuning seeds.",
 )
-@click.option("--trials", type=int, metavar="N", help="With --search: settings to try for each agent.  [default: 30]")
+@click.option(
+    "--trials",
+    type=WholeNumber(1, MOST_TRIALS),
+    metavar="N",
+    help="With --search: settings to try for each agent.  [default: 30]",
+)
 @click.option(
     "--dry-run",
     is_flag=True,

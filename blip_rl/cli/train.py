@@ -15,14 +15,15 @@ from blip_rl.cli.options import (
     complete_folders,
     complete_games,
 )
+from blip_rl.cli.values import Choice, WholeNumber
 from blip_rl.errors import FinishedRunError, UserError
+from blip_rl.limits import LARGEST_SEED, MOST_THREADS
 from blip_rl.tracking.names import CHOICES
+from blip_rl.untrusted.files import MOST_TASKS
 
 if TYPE_CHECKING:
     from blip_rl.console import ProgressMode  # imports tqdm
     from blip_rl.tracking.names import TrackChoice
-
-_LARGEST_SEED = 2**30 - 1
 
 
 @click.command(
@@ -51,9 +52,12 @@ _LARGEST_SEED = 2**30 - 1
     "[default: as in the recipe]",
 )
 @click.option(
-    "--cycles", type=int, metavar="N", help="Repeat the order of the games N times.  [default: as in the recipe]"
+    "--cycles",
+    type=WholeNumber(1, MOST_TASKS),
+    metavar="N",
+    help="Repeat the order of the games N times.  [default: as in the recipe]",
 )
-@click.option("--seed", default=0, type=click.IntRange(0, _LARGEST_SEED), metavar="N", help="Random seed.")
+@click.option("--seed", default=0, type=WholeNumber(0, LARGEST_SEED), metavar="N", help="Random seed.")
 @click.option(
     "--device", default="auto", metavar="auto|cpu|cuda[:N]", help="Torch device; auto uses a GPU if one is available."
 )
@@ -88,7 +92,7 @@ _LARGEST_SEED = 2**30 - 1
 @click.option(
     "--threads",
     default=0,
-    type=click.IntRange(0, 1024),
+    type=WholeNumber(0, MOST_THREADS),
     metavar="N",
     help="CPU threads of torch; 0 uses all cores, or one thread with CUDA.",
 )
@@ -96,12 +100,12 @@ _LARGEST_SEED = 2**30 - 1
 @click.option(
     "--progress",
     default="auto",
-    type=click.Choice(["auto", "bar", "log", "off"]),
+    type=Choice(["auto", "bar", "log", "off"]),
     help="bar; log: a line every 30 s and after each evaluation; off; auto: bar on a terminal, else log.",
 )
 @click.option(
     "--track",
-    type=click.Choice(CHOICES),
+    type=Choice(CHOICES),
     help="Also log to this tracker what TensorBoard gets; with --resume, none disables the run's tracker.  "
     "[default: no tracker; with --resume, the run's]",
 )

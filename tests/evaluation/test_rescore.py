@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_is_refused_alike_by_workers_and_here(run):
     ("options", "wanted"),
     [
         (["--stage", "3"], ["stage 3", "1, 2"]),
-        (["--stage", "0"], ["--stage", "0", "x>=1"]),
+        (["--stage", "0"], ["--stage 0: expected a whole number of at least 1"]),
         (["--games", "cartpole-b", "--stage", "1"], ["cartpole-b", "stage 1", "--zero-shot"]),
         (["--games", "cartpole-z"], ["never saw 'cartpole-z'", "did you mean cartpole-", "cartpole-b"]),
         (["--workers", "0"], ["--workers", "0"]),

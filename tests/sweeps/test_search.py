@@ -137,7 +137,7 @@ def test_options_of_a_search_are_checked_before_anything_is_written(tmp_path, mo
         (["--trials", "3"], "--trials 3 without --search"),
         (["--search", "optuna", "--engine", "slurm"], "--search with --engine slurm"),
         (["--search", "optuna", "--dry-run"], "--search with --dry-run"),
-        (["--search", "optuna", "--trials", "0"], "trials = 0: expected a whole number from 1"),
+        (["--search", "optuna", "--trials", "0"], "--trials 0: expected a whole number from 1 to 10,000"),
         (["--search", "optuna"], "--search without ranges"),
     ):
         result = CliRunner().invoke(cli, [*sweep, *more])
