@@ -23,6 +23,7 @@ from blip_rl.setting_types import (
     Steps,
     reject_bool,
 )
+from blip_rl.step_counts import played_steps
 from blip_rl.task_schedule import MinatarConfig, Schedule
 
 ALE_EPISODE_FRAMES = 108_000
@@ -184,5 +185,25 @@ class RunConfig(Schedule, NormalizationConfig):
 
     def learning_steps(self, stage: int) -> int:
         """Return the training steps of a stage: all but those used for distilling."""
-        played = self.agent.distil.steps if self.learned_apart(stage) else 0
-        return self.task_of(stage).steps - played
+        return self.task_of(stage).steps - sum(self._distilled(stage))
+
+    def learned_steps(self, stage: int) -> int:
+        """Return :meth:`learning_steps` rounded up to whole rollouts, which are learned from."""
+        ppo = self.agent.ppo
+        return played_steps(self.learning_steps(stage), ppo.environments, ppo.rollout_steps)
+
+    def played_steps(self, stage: int) -> int:
+        """Return the training steps that a stage takes: whole rollouts, and steps for distilling."""
+        ppo = self.agent.ppo
+        return played_steps(
+            self.task_of(stage).steps, ppo.environments, ppo.rollout_steps, distilled=self._distilled(stage)
+        )
+
+    @property
+    def all_played_steps(self) -> int:
+        """Training steps that all stages take; ``total_steps`` is what the recipe asks for."""
+        return sum(map(self.played_steps, self.all_stages))
+
+    def _distilled(self, stage: int) -> tuple[int, ...]:
+        distil = self.agent.distil
+        return (distil.teacher_states, distil.student_states) if self.learned_apart(stage) else ()

@@ -1,8 +1,9 @@
-"""Step counts as people write them: ``500k``, ``10M``."""
+"""Step counts as people write them (``500k``, ``10M``), and how many steps a task really takes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _LONGEST_STEP_COUNT = 40  # characters; recipes may be untrusted, and the pattern backtracks
 _STEP_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
@@ -25,6 +26,20 @@ def parse_steps(value: object) -> int:
     if steps < 1 or steps > 1e15 or steps != int(steps):
         raise ValueError(f"{value!r}: {rule}")
     return int(steps)
+
+
+def played_steps(steps: int, environments: int, rollout_steps: int, distilled: Sequence[int] = ()) -> int:
+    """Return the steps that a task takes: it is learned in whole rollouts, and all environments step at once.
+
+    Args:
+        steps: Steps of the task in its recipe.
+        environments: Number of environments.
+        rollout_steps: Steps of one environment in a rollout.
+        distilled: Those of ``steps`` that are played for distilling after learning, in each phase.
+    """
+    rollout = environments * rollout_steps
+    learned = -(-(steps - sum(distilled)) // rollout) * rollout
+    return learned + sum(-(-states // environments) * environments for states in distilled)
 
 
 def short_steps(steps: float, _position: int | None = None) -> str:

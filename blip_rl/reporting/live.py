@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 from blip_rl.errors import UserError
 from blip_rl.formatting import duration, score_text
 from blip_rl.records import ScoreRow, SpeedRow, read_rows
-from blip_rl.reporting.checkpoints import stage_folders
+from blip_rl.reporting.checkpoints import read_metadata, stage_folders
+from blip_rl.reporting.played_steps import planned_steps
 from blip_rl.reporting.run_record import subtable
 from blip_rl.reporting.scores import load_config, no_recipe
 from blip_rl.reporting.table import load_rows
@@ -57,7 +58,7 @@ class RunState:
         status: Whether it is being written, was stopped or killed, or is finished.
         learning: Task that is learned, and its number among the stages.
         env_steps: Training steps so far.
-        total_steps: Training steps of the whole run.
+        total_steps: Training steps that the whole run takes, at least ``env_steps``.
         steps_per_second: Training speed; None if unknown.
         scores: Task → score at its newest evaluation.
         idle_seconds: Time since the last write.
@@ -127,7 +128,7 @@ class RunWatch:
             raise no_recipe(path, error) from error
         names = self._names = recipe.names
         self._stages = [names[task] for task in recipe.visits]
-        self._total_steps = sum(recipe.tasks[task].steps for task in recipe.visits)
+        self._total_steps = planned_steps(config, [recipe.tasks[task].steps for task in recipe.visits])
         self._together = subtable(subtable(config, "agent"), "method").get("name") == "multitask"
         self.title = f"{recipe.agent_name} learns {', '.join(names)}, seed {recipe.seed}"
         self._seen: deque[tuple[float, int]] = deque()  # (time, steps)
@@ -140,14 +141,19 @@ class RunWatch:
         self._read_scores()
         # The counter is missing for a moment while the training replaces it, and once the run is finished.
         self._counted = read_steps(self.path) or self._counted
+        stages = stage_folders(self.path)
+        learned = max(stages, default=0)
+        idle = max(0.0, time.time() - self._last_write())
+        status = self._status(idle, learned)
         env_steps = max(self._counted, self._scored_steps)
-        written, learned = self._last_write(), max(stage_folders(self.path), default=0)
-        idle = max(0.0, time.time() - written)
+        if status == "finished":
+            env_steps = max(env_steps, _saved_steps(stages[learned]))
         return RunState(
-            status=self._status(idle, learned),
+            status=status,
             learning=self._learning(learned),
             env_steps=env_steps,
-            total_steps=self._total_steps,
+            # A callback may have ended a training early, and other versions may have played more.
+            total_steps=env_steps if status == "finished" and env_steps else max(self._total_steps, env_steps),
             steps_per_second=self._rate(env_steps),
             scores=self._scores,
             idle_seconds=idle,
@@ -213,6 +219,14 @@ def _newest(rows: Iterable[ScoreRow]) -> dict[str, Score]:
         )
         for task, own in episodes.items()
     }
+
+
+def _saved_steps(stage: Path) -> int:
+    """Return the training steps in a stage's checkpoint; 0 if they cannot be read."""
+    try:
+        return read_metadata(stage).env_steps or 0
+    except UserError:
+        return 0
 
 
 def _stat(path: Path) -> tuple[int, int]:

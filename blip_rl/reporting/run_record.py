@@ -15,6 +15,7 @@ from blip_rl.errors import UserError
 from blip_rl.records import MAX_BITS, PlasticityRow, ReturnRow, SpeedRow
 from blip_rl.reporting.bits import BitBudget, load_budget
 from blip_rl.reporting.checkpoints import Information, load_information, read_metadata, stage_folders
+from blip_rl.reporting.played_steps import planned_steps
 from blip_rl.reporting.scores import RunScores, load_config, load_scores
 from blip_rl.reporting.table import load_plasticity, load_rows
 from blip_rl.reporting.task import Task, read_tasks
@@ -114,8 +115,8 @@ class RunRecord:
 
     @property
     def planned_steps(self) -> int:
-        """Steps of all stages."""
-        return sum(self.tasks[task].steps for task in self.visits)
+        """Steps that all stages take."""
+        return planned_steps(self.config, [self.tasks[task].steps for task in self.visits])
 
     @property
     def complete(self) -> bool:

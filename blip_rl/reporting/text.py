@@ -131,14 +131,14 @@ def _why_undefined(group: Group, name: str) -> str:
 def status(run: RunRecord) -> Status:
     """Return the progress of a run."""
     name = run.path.name or str(run.path)
-    total, stages = run.planned_steps, run.stages
+    total, stages = max(run.planned_steps, run.env_steps), run.stages
     if run.complete:
         what = f"all {stages} {unit(run)}s" if stages > 1 else "one game"
         scored = "" if run.learned == stages else "; not scored yet (blip-rl evaluate scores it)"
         return Status(name, f"complete: {what}, {run.env_steps:,} steps{scored}", 1, True)
     if not run.tasks:
         return Status(name, "unknown without config.toml", 0, False)
-    share = min(1.0, run.env_steps / total) if total else 0.0
+    share = run.env_steps / total if total else 0.0
     text = (
         f"{run.env_steps:,} of {total:,} steps, {run.learned} of {stages} {unit(run)}s learned; "
         f"running or stopped; last written {_when(run.changed)}"

@@ -48,12 +48,11 @@ def dry_run_text(config: RunConfig, *, out: Path | None = None, threads: int = 0
     device, method = resolve_device(config.device), build_method(config.agent)
     tasks = check_tasks(config, method)
     threads = cpu_threads(threads, device) or torch.get_num_threads()
-    stages = [(stage, config.task_of(stage)) for stage in range(1, config.stages + 1)]
     return "\n".join(
         [
             "dry run: nothing is trained and nothing is written; memory, disk and time are estimates",
             opening_text(config, folder, device),
-            *aligned([[str(stage), task.name, task.game, f"{task.steps:,} steps"] for stage, task in stages], left=3),
+            *aligned([_stage_row(config, stage) for stage in config.all_stages], left=3),
             *aligned(
                 [
                     *_network_rows(config, method, tasks, folder, device),
@@ -62,6 +61,11 @@ def dry_run_text(config: RunConfig, *, out: Path | None = None, threads: int = 0
             ),
         ]
     )
+
+
+def _stage_row(config: RunConfig, stage: int) -> list[str]:
+    task = config.task_of(stage)
+    return [str(stage), task.name, task.game, f"{config.played_steps(stage):,} steps"]
 
 
 def _network_rows(
@@ -105,7 +109,7 @@ def _time_text(config: RunConfig, runs: Path, device: str, threads: int) -> str:
         return f"unknown: no similar run below '{runs}' (train prints an estimate after its first updates)"
     run, steps_per_second = rate
     return (
-        f"about {duration(config.total_steps / steps_per_second)} of training, plus evaluations, at "
+        f"about {duration(config.all_played_steps / steps_per_second)} of training, plus evaluations, at "
         f"{steps_per_second:,.0f} steps/s as in '{run}'"
     )
 

@@ -29,8 +29,7 @@ class MultitaskCallback(TrainingCallback):
     @property
     def _steps(self) -> int:
         """Training steps of all tasks; each task's are rounded up to whole rollouts."""
-        rollout = self._config.agent.ppo.environments * self._config.agent.ppo.rollout_steps
-        return sum(-(-task.steps // rollout) * rollout for task in self._config.tasks)
+        return self._config.all_played_steps
 
     @property
     def _trained(self) -> list[int]:

@@ -143,7 +143,7 @@ def forecast(config: RunConfig, agent: ContinualPPO, method: Method, steps_per_s
         method: The run's method.
         steps_per_second: Training speed measured in those rollouts.
     """
-    total = config.total_steps
+    total = config.all_played_steps
     seconds = total / steps_per_second
     if seconds < _LONG_RUN_SECONDS:
         return None

@@ -25,9 +25,9 @@ _LEVELS = ("ACC", "ACC: worst game", "accumulated reward")
 def opening_text(config: RunConfig, path: Path, device: str) -> str:
     """Return the text printed at the start: agent, tasks, steps, device, seed and run folder."""
     games = ", ".join(task.name for task in config.tasks)
-    steps = config.total_steps
+    steps = config.all_played_steps
     rollout = config.agent.ppo.environments * config.agent.ppo.rollout_steps
-    rounded = any(config.learning_steps(stage) % rollout for stage in config.all_stages)
+    rounded = steps != config.total_steps
     note = f" (each rounded up to whole rollouts of {rollout:,})" if rounded else ""
     scored = any(task.has_normalisers for task in config.tasks)
     scale = f"normalised scores: {task_scale(config.tasks)}\n" if scored else ""

@@ -103,13 +103,13 @@ class TrainingCallback(BaseCallback):
 
     @property
     def _steps(self) -> int:
-        """Training steps of the whole training."""
-        return self._config.learning_steps(self._stage)
+        """Training steps of the whole training: whole rollouts."""
+        return self._config.learned_steps(self._stage)
 
     @property
     def _later_steps(self) -> int:
         """Training steps of the run that follow this training."""
-        return sum(self._config.task_of(stage).steps for stage in range(self._stage + 1, self._config.stages + 1))
+        return sum(map(self._config.played_steps, range(self._stage + 1, self._config.stages + 1)))
 
     @property
     def _trained(self) -> list[int]:

@@ -41,6 +41,7 @@ class CardContent:
         films: Paths of videos in the folder.
         picture: Path of a picture of the scores in the folder; empty if there is none.
         version: Version of blip-rl that trained it.
+        env_steps: Training steps of the whole run.
         players: Stage → how its weights were rounded; empty if the checkpoints are the run's own.
     """
 
@@ -53,6 +54,7 @@ class CardContent:
     films: Sequence[str]
     picture: str
     version: str
+    env_steps: int
     players: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -64,7 +66,7 @@ def model_card(content: CardContent) -> str:
         _front_matter(content),
         f"# {config.agent_name}: {' · '.join(games)}",
         f"A PPO agent of blip-rl for {len(games)} game{'s' * (len(games) > 1)}: recipe `{config.agent_name}`, method "
-        f"`{config.agent.method['name']}`, seed {config.seed}, {config.total_steps:,} training steps.",
+        f"`{config.agent.method['name']}`, seed {config.seed}, {content.env_steps:,} training steps.",
         *[f"![Videos of the games]({film})" for film in content.films[:1]],
         _scores(content),
         f"![Score of each game after each stage]({content.picture})" if content.picture else "",

@@ -13,6 +13,7 @@ from typing import Any
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.recipes import load_run_config
+from blip_rl.reporting.checkpoints import read_metadata
 from blip_rl.reporting.page import write_report
 from blip_rl.reporting.scores import load_scores
 from blip_rl.sharing.card import CardContent, model_card
@@ -92,6 +93,7 @@ def publish_folder(
             films=films,
             picture=picture,
             version=_version(run),
+            env_steps=read_metadata(folder.stage_path(config.stages)).env_steps or config.total_steps,
             players=players,
         )
         (beside / "README.md").write_text(model_card(content), encoding="utf-8")

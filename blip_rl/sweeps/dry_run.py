@@ -30,7 +30,7 @@ class _Setting:
         time = "unknown" if self.seconds is None else duration(self.seconds)
         resources = self.needs.resources
         sizes = [in_words(resources.memory), in_words(resources.final_disk)]
-        return [self.name, str(self.runs), str(self.left), f"{self.needs.config.total_steps:,}", time, *sizes]
+        return [self.name, str(self.runs), str(self.left), f"{self.needs.config.all_played_steps:,}", time, *sizes]
 
 
 def dry_run_text(
@@ -70,7 +70,7 @@ def _seconds(needs: Needs, folder: Path, threads: int) -> float | None:
     """
     for place in (folder, folder.absolute().parent, Path("runs")):
         if (speed := similar_speed(needs.config, place, needs.device, threads)) is not None:
-            return needs.config.total_steps / speed[1]
+            return needs.config.all_played_steps / speed[1]
     return None
 
 

@@ -50,7 +50,7 @@ def run_jobs(folder: Path, manifest: Manifest, engine: Engine, *, retries: int) 
     jobs = [job for job in manifest.jobs(folder) if job.name not in done]
     if not jobs:
         return []
-    steps = {run.name: manifest.config(run).total_steps for run in manifest.runs if run.name not in done}
+    steps = {run.name: manifest.config(run).all_played_steps for run in manifest.runs if run.name not in done}
     schedule = Schedule(jobs, engine, retries, Table(steps, len(done)).show)
     states = schedule.run()
     if schedule.stopped_by is not None:

@@ -86,9 +86,9 @@ class Table:
 
     def _row(self, one: JobState) -> list[str]:
         seen, total = self._seen.get(one.job.name), self._steps[one.job.name]
-        steps = f"{seen.env_steps:,}/{total:,}" if seen else f"{total:,}"
+        steps = f"{min(seen.env_steps, total):,}/{total:,}" if seen else f"{total:,}"
         rate = seen.steps_per_second if seen and one.state == "running" else None
-        left = duration((total - seen.env_steps) / rate) if seen and rate else ""
+        left = duration(self._left(one) / rate) if seen and rate else ""
         state = "starting" if one.state == "running" and seen is None else one.state
         return [one.job.name, state, one.where, steps, f"{rate:,.0f}/s" if rate else "", left, str(one.retries or "")]
 

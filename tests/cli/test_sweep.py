@@ -75,7 +75,7 @@ def test_a_dry_run_of_a_plan_lists_settings_and_estimates_and_writes_nothing(els
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[1] == "sweep sweeps/tuning: 15 runs, 15 of them not finished"
-    assert lines[3].split()[:5] == ["cartpole4-ewc-strength=1", "5", "5", "480,000", "unknown"]
+    assert lines[3].split()[:5] == ["cartpole4-ewc-strength=1", "5", "5", "483,328", "unknown"]
     assert lines[-2] == "time  unknown: no similar run in 'sweeps/tuning', beside it or in 'runs'"
     assert [path.name for path in elsewhere.iterdir()] == ["tuning.toml"]
 

@@ -1,5 +1,6 @@
 """State of a run that is being written: steps, speed, remaining time, newest scores, and whether it still runs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -119,6 +120,40 @@ def test_stages_follow_the_order_of_visits(running):
     (running / "config.toml").write_text('order = ["kungfu", "boxing", "kungfu", "krull"]\ncycles = 2\n' + text)
     state = RunWatch(running).look()
     assert (state.learning, state.total_steps) == ("boxing (2/8)", 8 * STEPS)
+
+
+@pytest.mark.parametrize(
+    ("agent", "total"),
+    [
+        ({"ppo": {"environments": 8, "rollout_steps": 32}}, 3 * 1024),
+        ({"ppo": {"environments": 8, "rollout_steps": 32}, "distil": {"teacher_states": 9, "student_states": 9}}, 3072),
+        (
+            {
+                "ppo": {"environments": 8, "rollout_steps": 32},
+                "learning": "distil",
+                "distil": {"first_task": False, "teacher_states": 600, "student_states": 9},
+            },
+            1024 + 2 * (512 + 600 + 16),
+        ),
+        ({"ppo": {"environments": 0, "rollout_steps": 32}}, 3000),
+        ({"ppo": {"environments": 10**12, "rollout_steps": 10**12}}, 3000),
+        ({"ppo": "many"}, 3000),
+    ],
+)
+def test_the_total_is_that_of_whole_rollouts_where_the_settings_can_be_read(agent, total, new_run):
+    assert RunWatch(new_run("run", stages=1, settings=agent)).look().total_steps == total
+
+
+def test_steps_never_exceed_their_total(running, new_run):
+    write_steps(running, 3_100)
+    assert "3,100 of 3,100 steps (100%)" in RunWatch(running).look().line
+    scored = new_run("finished")
+    for stage in range(1, 4):
+        (scored / "checkpoints" / f"stage-{stage:02d}").mkdir(parents=True, exist_ok=True)
+    saved = {"stage": 3, "env_steps": 2_500, "method": {}}
+    (scored / "checkpoints" / "stage-03" / "stage.json").write_text(json.dumps(saved))
+    (scored / "scores.csv").unlink()  # as after blip-rl import
+    assert "2,500 of 2,500 steps (100%), finished" in RunWatch(scored).look().line
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def elsewhere(tmp_path, monkeypatch):
 def test_a_dry_run_describes_the_run_and_writes_nothing(agent, elsewhere):
     text = dry_run_text(small_config(agent, steps="20k"), threads=1)
     lines = {line.partition(" ")[0]: line for line in text.splitlines()}
-    assert f"{agent} learns cartpole-a, cartpole-b: 40,000 steps" in text
-    assert lines["2"].split() == ["2", "cartpole-b", "CartPole-v1", "20,000", "steps"]
+    assert f"{agent} learns cartpole-a, cartpole-b: 40,192 steps (each rounded up to whole rollouts of 128)" in text
+    assert lines["2"].split() == ["2", "cartpole-b", "CartPole-v1", "20,096", "steps"]
     # Trunk: (4 + 1) × 16 + (16 + 1) × 16; head: 2 actions and 1 value of 16 features, and the modulation of 2 layers.
     assert "352 parameters in the trunk, 115 in the head of cartpole-b" in lines["network"]
     assert re.search(r"at least [\d.]+ [MG]B, without activations \(this machine: [\d.]+ [MGT]B\)", lines["memory"])

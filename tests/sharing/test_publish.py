@@ -97,6 +97,13 @@ def test_publishing_again_replaces_the_folder_in_the_run_and_no_other(run, tmp_p
     assert br.load(tmp_path / "new").stages == [1]
 
 
+def test_the_card_gives_the_steps_that_were_played(run, short_report):
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("steps = 1024", "steps = 1000"))  # learned in rollouts of 128
+    card = (br.publish(run).path / "README.md").read_text(encoding="utf-8")
+    assert "seed 0, 2,048 training steps." in card
+
+
 def test_unfinished_or_damaged_run_is_refused_and_nothing_is_written(run, short_report):
     weights = run / "checkpoints" / "stage-01" / "policy.safetensors"
     content = weights.read_bytes()

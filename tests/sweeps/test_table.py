@@ -90,3 +90,11 @@ def test_a_terminal_that_is_gone_does_not_end_a_sweep(states):
             raise OSError(5, "Input/output error")
 
     shown(states, Gone())
+
+
+def test_steps_never_exceed_their_total(states, monkeypatch):
+    monkeypatch.setattr(table_module.shutil, "get_terminal_size", lambda: (140, 24))
+    write_steps(states[0].job.path, 3_100)
+    stream = Terminal()
+    shown(states, stream)
+    assert re.search(r"seed0 +running +process 7 +3,000/3,000 +100/s +0 s", stream.getvalue())
