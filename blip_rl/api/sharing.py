@@ -22,11 +22,13 @@ class Published:
         path: The folder, with ``README.md``; :func:`~blip_rl.load` opens it as a run.
         size: Bytes of all its files.
         address: Address on the Hub; None if it was not pushed.
+        upload: Command that pushes the folder to ``USER/NAME`` on the Hub.
     """
 
     path: Path
     size: int
     address: str | None
+    upload: str
 
 
 def publish(
@@ -76,11 +78,12 @@ def publish(
         check_new_folder(target)
     with loading():
         from blip_rl.sharing import hub
-        from blip_rl.sharing.folder import publish_folder, total_bytes
+        from blip_rl.sharing.folder import UNNAMED, publish_folder, total_bytes
     if to is not None:
         hub.check_can_push(to)
     written = publish_folder(
         folder, target or folder / _FOLDER, name=to, licence=licence, stages=chosen, half=half, replace=target is None
     )
     address = None if to is None else hub.push(written, to, private=private)
-    return Published(written, total_bytes(written), address)
+    upload = hub.upload_command(written, to or UNNAMED, private=private)
+    return Published(written, total_bytes(written), address, upload)

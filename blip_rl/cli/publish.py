@@ -41,11 +41,13 @@ def publish(
 
     written = sharing.publish(run, out=out, to=to, licence=licence, private=private, stages=stages or None, half=half)
     click.echo(f"{written.path}  {written.size / 1e6:,.1f} MB; the card is {written.path / 'README.md'}")
-    if written.address is None:
+    if written.address is not None:
+        click.echo(f"pushed to {written.address}\nload  br.load('hf:{to}')")
+    elif out is not None:  # publish would not replace it
+        click.echo(f"push  {written.upload}\nname  USER/NAME is in {written.path / 'README.md'}, too: replace it there")
+    else:
         chosen = [word for number in stages for word in ("--stage", str(number))]
         chosen += ["--licence", licence] if licence != "mit" else []
         chosen += ["--private"] if private else []
         chosen += ["--half"] if half else []
         click.echo(f"push  {shell_command('blip-rl', 'publish', run, *chosen)} --to USER/NAME")
-    else:
-        click.echo(f"pushed to {written.address}\nload  br.load('hf:{to}')")

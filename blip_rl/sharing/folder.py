@@ -28,7 +28,7 @@ FILES = ("config.toml", "command.txt", "environment.json", *TABLES)
 STAGE_FILES = ("policy.safetensors", "method.safetensors", "stage.json", "digests.json")
 """Files of a checkpoint."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
-_UNNAMED = "USER/NAME"
+UNNAMED = "USER/NAME"
 
 
 def publish_folder(
@@ -89,7 +89,7 @@ def publish_folder(
             rows=RunFolder(beside).read_scores(),
             command=_command(folder),
             licence=licence,
-            name=name or _UNNAMED,
+            name=name or UNNAMED,
             films=films,
             picture=picture,
             version=_version(run),

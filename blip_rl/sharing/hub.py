@@ -15,6 +15,7 @@ from typing import Any
 from blip_rl.errors import RunError, UserError
 from blip_rl.extras import install_command
 from blip_rl.sharing.folder import FILES, STAGE_FILES
+from blip_rl.shell import shell_command
 from blip_rl.untrusted.files import MOST_TASKS, check_contained, printable
 from blip_rl.untrusted.machine import in_words, memory_bytes
 
@@ -86,6 +87,11 @@ def check_can_push(name: str) -> None:
         )
 
 
+def upload_command(folder: Path, name: str, *, private: bool) -> str:
+    """Return the command of ``huggingface_hub`` that pushes a published folder, for copying into a shell."""
+    return shell_command("hf", "upload", *(["--private"] if private else []), name, folder)
+
+
 def push(folder: Path, name: str, *, private: bool) -> str:
     """Create a model repository if there is none, and upload a folder.
 
@@ -97,7 +103,8 @@ def push(folder: Path, name: str, *, private: bool) -> str:
     """
     import huggingface_hub
 
-    with _as_run_errors(f"'{folder}' is complete, but could not be pushed to {name}", f"hf upload {name} {folder}"):
+    problem = f"'{folder}' is complete, but could not be pushed to {name}"
+    with _as_run_errors(problem, upload_command(folder, name, private=private)):
         api = huggingface_hub.HfApi(library_name="blip-rl")
         address = api.create_repo(name, repo_type="model", private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, repo_type="model", commit_message="Upload a blip-rl run")

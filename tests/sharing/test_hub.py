@@ -130,10 +130,11 @@ def test_unknown_model_and_revision_are_one_message_each(hub, shared):
 def test_push_that_is_refused_leaves_the_folder_and_names_the_command(hub, finished_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(
-        br.RunError, match=r"published' is complete, but could not be pushed .*hf upload user/cartpoles"
+        br.RunError,
+        match=r"my run' is complete, but could not be pushed .*hf upload --private user/cartpoles '.*my run'",
     ):
-        br.publish(finished_run, out=tmp_path / "published", to="user/cartpoles")
-    assert br.load(tmp_path / "published").stages == [1, 2]
+        br.publish(finished_run, out=tmp_path / "my run", to="user/cartpoles", private=True)
+    assert br.load(tmp_path / "my run").stages == [1, 2]
 
 
 def test_missing_token_is_one_message_and_nothing_is_written(hub, finished_run, tmp_path, monkeypatch):

@@ -93,8 +93,21 @@ def test_publishing_again_replaces_the_folder_in_the_run_and_no_other(run, tmp_p
     done = CliRunner().invoke(cli, ["publish", str(run), "--out", str(tmp_path / "new"), *options])
     assert done.exit_code == 0, done.output
     assert f"the card is {tmp_path / 'new' / 'README.md'}" in done.output
-    assert f"push  blip-rl publish {run} {' '.join(options)} --to USER/NAME" in done.output
     assert br.load(tmp_path / "new").stages == [1]
+
+
+def test_the_push_command_is_that_of_the_folder_that_was_written(run, tmp_path, short_report, monkeypatch):
+    options = ["--stage", "1", "--licence", "cc-by-4.0", "--private"]
+    done = CliRunner().invoke(cli, ["publish", str(run), *options])
+    assert done.output.splitlines()[1:] == [f"push  blip-rl publish {run} {' '.join(options)} --to USER/NAME"]
+    monkeypatch.chdir(tmp_path)
+    for out, written in (("my run", "'my run'"), ("-new", "./-new")):
+        done = CliRunner().invoke(cli, ["publish", str(run), *options, f"--out={out}"])
+        assert done.exit_code == 0, done.output
+        _, push, name = done.output.splitlines()
+        assert push == f"push  hf upload --private USER/NAME {written}"
+        assert name == f"name  USER/NAME is in {out}/README.md, too: replace it there"
+        assert "USER/NAME" in (tmp_path / out / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_card_gives_the_steps_that_were_played(run, short_report):
