@@ -22,13 +22,15 @@ from blip_rl.reporting.scores import load_config, no_recipe
 from blip_rl.reporting.table import load_rows
 from blip_rl.reporting.task import Task
 from blip_rl.reporting.visits import VisitedTasks
-from blip_rl.storage.lock import is_locked
+from blip_rl.storage.lock import known_state
 from blip_rl.storage.step_counter import STEP_COUNTER, read_steps
 from blip_rl.untrusted.files import check_contained
 
 RECENT_SECONDS = 60.0
-"""A run counts as running for so long after its last write, even if its lock is free: not every network file system
-shows the locks of other machines."""
+"""A run counts as running for so long after its last write if this machine cannot tell whether its lock is held: not
+every network file system shows the locks of other machines."""
+RELEASED_SECONDS = 5.0
+"""The same for a lock that is free: a new run, or another try of a sweep, locks its folder a moment later."""
 _RATE_SECONDS = 120.0  # over which the rate is averaged
 
 Status = Literal["running", "stopped", "finished"]
@@ -163,7 +165,9 @@ class RunWatch:
         # A finished run has no snapshot to resume from.
         if learned >= len(self._stages) and not any((self.path / "checkpoints").glob("step-*")):
             return "finished"
-        return "running" if idle < RECENT_SECONDS or is_locked(self.path / ".lock") else "stopped"
+        lock = known_state(self.path / ".lock")
+        recent = RELEASED_SECONDS if lock == "free" else RECENT_SECONDS
+        return "running" if lock == "held" or idle < recent else "stopped"
 
     def _learning(self, learned: int) -> str:
         if self._together:

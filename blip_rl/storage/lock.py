@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from blip_rl.errors import TakenOverError
 
@@ -124,6 +125,26 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def known_state(path: Path) -> Literal["held", "free", "unknown"]:
+    """Return whether a process holds a lock, as far as this machine can tell; the file is not created.
+
+    ``free`` if the last owner has released it, or was a process of this machine, whose locks end with it. ``unknown``
+    if the owner is on another machine, whose locks not every network file system shows, or if there is no lock file.
+    """
+    # Read before the lock is tried: an owner that is named later has locked the file by then.
+    content = _content(path)
+    if is_locked(path):
+        return "held"
+    try:
+        found = path.lstat()
+    except OSError:
+        return "unknown"
+    released = stat.S_ISREG(found.st_mode) and found.st_size == 0
+    owner = _owner(content)
+    ended = owner is not None and owner.host == socket.gethostname()
+    return "free" if released or ended else "unknown"
 
 
 @contextmanager

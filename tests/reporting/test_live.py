@@ -9,7 +9,7 @@ import time
 import pytest
 
 from blip_rl.errors import UserError
-from blip_rl.reporting.live import RECENT_SECONDS, RunWatch
+from blip_rl.reporting.live import RECENT_SECONDS, RELEASED_SECONDS, RunWatch
 from blip_rl.storage.lock import locked
 from blip_rl.storage.step_counter import STEP_COUNTER, write_steps
 from tests.reporting.report_runs import GAMES, STEPS
@@ -91,6 +91,34 @@ def test_run_without_writes_is_stopped_unless_its_lock_is_held(running):
         assert holder.stdout.readline() == b"held\n"
         assert RunWatch(running).look().status == "running"
         holder.stdin.close()
+
+
+def test_run_whose_lock_is_free_is_stopped_after_seconds(running):
+    with locked(running / ".lock"):
+        age(running, RECENT_SECONDS + 60)
+        assert RunWatch(running).look().status == "running"
+    assert RunWatch(running).look().status == "stopped"
+    age(running, RELEASED_SECONDS - 3)  # a new run locks its folder again a moment after it was created
+    assert RunWatch(running).look().status == "running"
+    age(running, RELEASED_SECONDS + 1)
+    assert RunWatch(running).look().status == "stopped"
+
+
+def test_run_that_was_killed_on_this_machine_is_stopped_after_seconds(running):
+    command = [sys.executable, "-c", HOLD, str(running / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        holder.kill()
+    age(running, RELEASED_SECONDS + 1)
+    assert RunWatch(running).look().status == "stopped"
+
+
+def test_run_of_another_machine_whose_locks_are_not_seen_counts_as_running_for_a_minute(running):
+    (running / ".lock").write_text('{"host": "elsewhere", "pid": 1, "generation": 1, "token": "t"}')
+    age(running, RECENT_SECONDS - 10)
+    assert RunWatch(running).look().status == "running"
+    age(running, RECENT_SECONDS + 1)
+    assert RunWatch(running).look().status == "stopped"
 
 
 def test_watching_neither_creates_nor_keeps_a_lock(running):

@@ -15,7 +15,7 @@ import pytest
 
 from blip_rl.errors import TakenOverError
 from blip_rl.storage import atomic
-from blip_rl.storage.lock import locked, read_owner
+from blip_rl.storage.lock import known_state, locked, read_owner
 
 HOLD = """
 import sys
@@ -191,3 +191,23 @@ def test_files_are_replaced_on_a_file_system_without_locks(lock, tmp_path, monke
         pass
     atomic.replace_bytes(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_lock_is_known_to_be_held_or_free_unless_its_owner_is_on_another_machine(lock, holder):
+    assert known_state(lock) == "held"
+    holder.kill()
+    holder.wait()
+    assert (lock.read_bytes() != b"", known_state(lock)) == (True, "free")
+    with locked(lock):
+        pass
+    assert (lock.read_bytes(), known_state(lock)) == (b"", "free")
+    for content in (b'{"host": "elsewhere", "pid": 1, "generation": 1, "token": "t"}', b"?", b'{"host": ""}'):
+        lock.write_bytes(content)
+        assert known_state(lock) == "unknown"
+    lock.unlink()
+    assert known_state(lock) == "unknown"
+    assert not lock.exists()
+    lock.symlink_to(lock.with_name("other"))
+    assert known_state(lock) == "unknown"
+    os.mkfifo(lock.with_name("pipe"))
+    assert known_state(lock.with_name("pipe")) == "unknown"
