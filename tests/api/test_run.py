@@ -139,7 +139,7 @@ def test_evaluate_policy_accepts_an_agent(run):
         (lambda run: br.report(run, normalize="recipes"), "normalize = 'recipes': did you mean recipe"),
         (lambda run: br.report(run, title=3), "title = 3: expected text"),
         (lambda run: br.render(run, seconds="long"), "seconds = 'long': expected a number"),
-        (lambda run: br.render(run, episodes=33), "episodes 33: expected 1 to 32"),
+        (lambda run: br.render(run, episodes=33), "episodes = 33: expected a whole number from 1 to 32"),
         (lambda run: br.render(run, file_format="avi"), "avi"),
         (lambda run: br.render(run, run, stages=[1]), "a comparison shows the last stage of both"),
     ],

@@ -21,7 +21,7 @@ CASES = {
     "huge skip": (["--games", "pong", "--set", "atari.frame_skip=99999999999"], ["frame_skip", "99999999999", "100"]),
     "huge layer": (["--set", "trunk.vector.hidden=[1000000000000]"], ["trunk.vector.hidden", "65536"]),
     "evaluation seed": (["--set", "evaluation.seed=1073741823"], ["evaluation.seed", "1073741823"]),
-    "threads": (["--threads", "100000"], ["100000", "1024"]),
+    "threads": (["--threads", "100000"], ["--threads 100000: expected a whole number from 0 to 1,024"]),
 }
 
 
