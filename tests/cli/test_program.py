@@ -42,8 +42,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v")
-@pytest.mark.parametrize("kilobytes", [300_000, 600_000])
+@pytest.mark.parametrize("kilobytes", [300_000, 500_000])
 def test_a_limit_below_what_torch_needs_is_one_message(kilobytes, tmp_path):
+    """Its library cannot be mapped. Just above, about 550 to 620 MB, the C libraries abort the process themselves."""
     train = "-m blip_rl train --games cartpole-a --steps 128 --threads 1 --quiet --out run"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -v {kilobytes}; exec '{sys.executable}' {train}"],
