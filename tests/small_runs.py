@@ -8,6 +8,7 @@ SMALL = (
     "ppo.rollout_steps=32",
     "ppo.minibatches=4",
     "trunk.vector.hidden=[16, 16]",
+    "normalize_rewards=false",  # tests of normalisation switch it on
     "evaluation.episodes=3",
     "evaluation.every_steps=512",
 )

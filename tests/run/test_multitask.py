@@ -29,8 +29,7 @@ def printed():
 @pytest.fixture(scope="module")
 def run(printed, tmp_path_factory):
     with contextlib.redirect_stdout(printed):
-        config = small_config("multitask", overrides=["evaluation.periodic_share=10"])  # so that no episode is left out
-        return train(config, out=tmp_path_factory.mktemp("runs") / "run", threads=1)
+        return train(small_config("multitask"), out=tmp_path_factory.mktemp("runs") / "run", threads=1)
 
 
 def rows(run):

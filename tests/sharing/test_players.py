@@ -49,7 +49,7 @@ def test_a_player_is_half_as_large_and_every_command_opens_it(finished_run, tmp_
     out = tmp_path / "players"
     done = CliRunner().invoke(cli, ["publish", str(finished_run), "--half", "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert f"push  blip-rl publish {finished_run} --half --to USER/NAME" in done.output
+    assert "push  hf upload USER/NAME " in done.output
     for stage in ("stage-01", "stage-02"):
         sizes = [(run / "checkpoints" / stage / "policy.safetensors").stat().st_size for run in (finished_run, out)]
         assert sizes[1] < 0.8 * sizes[0]  # headers are as long

@@ -67,7 +67,11 @@ def untrained(path, config, stages=(1,)):
     for stage in stages:
         envs = [make_evaluation_env(task, config.atari, 1, 0) for task in config.tasks[:stage]]
         policy = ContinualPolicy(
-            envs[0].observation_space, envs[0].action_space, lambda _: 0.0, trunk=config.agent.trunk
+            envs[0].observation_space,
+            envs[0].action_space,
+            lambda _: 0.0,
+            trunk=config.agent.trunk,
+            normalization=config,
         )
         for task, env in zip(config.tasks, envs, strict=False):
             policy.add_task(task.name, env.action_space)
