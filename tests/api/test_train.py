@@ -17,6 +17,7 @@ SETTINGS = {
     "ppo.rollout_steps": np.int64(32),
     "ppo.minibatches": 4,
     "trunk.vector.hidden": (16, 16),
+    "normalize_rewards": False,
     "evaluation.episodes": 3,
     "evaluation.every_steps": 512,
     "method.fisher_samples": 64,
