@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -53,10 +53,23 @@ def check_device(device: str) -> None:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]} (cpu always works)") from error
 
 
+_PATHS = ("--out", "--resume", "--archive")  # options with a path of one machine
+
+
+def without_paths(words: Iterable[str]) -> Iterator[str]:
+    """Yield the words of a command line without paths of the machine that it ran on."""
+    left = iter(words)
+    for word in left:
+        if word in _PATHS:
+            next(left, None)
+        elif not word.startswith(tuple(f"{option}=" for option in _PATHS)):
+            yield word
+
+
 def provenance() -> dict[str, Any]:
     """Return what is needed to judge or repeat a measurement: command, commit, versions, machine."""
     return {
-        "command": shell_command("python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]),
+        "command": shell_command("python", f"scripts/{Path(sys.argv[0]).name}", *without_paths(sys.argv[1:])),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
         "environment": {key: value for key, value in os.environ.items() if re.match(r"(G?OMP|KMP|MKL)_", key)},

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from _measure import without_paths
 
 from blip_rl.core.intervals import Estimate
 from blip_rl.errors import UserError
@@ -47,7 +48,6 @@ found no number for it in the sources that we could read, and none for SGP (Saha
 """
 _HEADINGS = ["agent", "seeds", "ACC", "worst", "BWT", "plasticity", "steps/s", "memory MB", "commit"]
 Learned = tuple[str, tuple[str, ...], tuple[int, ...]]
-_NOT_SHOWN = ("--out", "--resume")  # paths of one machine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -199,18 +199,10 @@ def _origin(group: Group) -> str:
 def _command(text: str) -> str:
     """Return a command line without paths of the machine that it ran on."""
     try:
-        words = iter(shlex.split(text))
+        words = shlex.split(text)
     except ValueError:
         return "unknown"
-    return shell_command(*_without_paths(words)).replace("`", "'") or "unknown"
-
-
-def _without_paths(words: Iterator[str]) -> Iterator[str]:
-    for word in words:
-        if word in _NOT_SHOWN:
-            next(words, None)
-        elif not word.startswith(tuple(f"{option}=" for option in _NOT_SHOWN)):
-            yield word
+    return shell_command(*without_paths(words)).replace("`", "'") or "unknown"
 
 
 def _machine(run: RunRecord) -> str:

@@ -65,6 +65,16 @@ def test_each_step_can_be_imported(step, monkeypatch):
     importlib.import_module(f"_gpu.{step}")
 
 
+def test_results_do_not_name_folders_of_the_machine(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from _measure import provenance
+
+    monkeypatch.setattr(
+        sys, "argv", ["/home/me/gpu_check.py", "--out", "/home/me/out", "--steps", "5", "--archive=/a/b"]
+    )
+    assert provenance()["command"] == "python scripts/gpu_check.py --steps 5"
+
+
 def test_an_unavailable_device_is_refused(tmp_path):
     command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--device", "cuda:99", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -21,7 +21,9 @@ COMMAND = "blip-rl train --games kungfu,boxing,krull --out '/home/me/my runs/a' 
 def script():
     spec = importlib.util.spec_from_file_location("leaderboard", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
     return module
 
 

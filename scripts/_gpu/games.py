@@ -11,6 +11,8 @@ import tarfile
 import time
 from pathlib import Path
 
+from _measure import without_paths
+
 from _gpu.results import Results, step_options
 from blip_rl.recipes import resolve
 from blip_rl.shell import shell_command
@@ -46,7 +48,9 @@ def main() -> None:
     agents = {Path(agent).stem: agent for agent in options.agents}
     runs = [folder / name for name in agents]
     commands = {name: _command(folder / name, agent, steps, options) for name, agent in agents.items()}
-    results.put("commands", {name: shell_command("blip-rl", *command[3:]) for name, command in commands.items()})
+    results.put(
+        "commands", {name: shell_command("blip-rl", *without_paths(command[3:])) for name, command in commands.items()}
+    )
     begun = time.monotonic()
     processes = {name: subprocess.Popen(command) for name, command in commands.items()}
     for name, process in processes.items():
