@@ -25,7 +25,7 @@ from blip_rl.sweeps.worker import decode_job, encode_job
 from tests.run.broken_off import CARTPOLES, assert_equal, process, wait_for
 from tests.sweeps.small_sweeps import small_manifest
 
-EARLY = (*CARTPOLES, "checkpoint.every_steps=128")
+EARLY = (*CARTPOLES, "checkpoint.every_steps=512", "evaluation.every_steps=2048")
 DRIVER = """
 import sys
 from pathlib import Path
@@ -121,7 +121,8 @@ def test_a_job_on_a_gpu_sees_that_gpu_alone(job, monkeypatch):
 
 def test_a_sweep_that_was_killed_and_stopped_ends_like_its_run_alone(tmp_path):
     """SIGKILL of the sweep, then Ctrl-C, then to the end."""
-    manifest, folder = small_manifest(EARLY, agents="l2"), tmp_path / "sweep"
+    # Seconds of training remain after each interruption, also when this process gets the processor late.
+    manifest, folder = small_manifest(EARLY, agents="l2", steps="4096"), tmp_path / "sweep"
     (job,) = manifest.jobs(folder)
     save_manifest(tmp_path, manifest)
     with process([sys.executable, "-c", DRIVER, str(tmp_path), str(folder)]) as driver:
