@@ -64,8 +64,3 @@ class PartlyFrozen:
             ends = bits.interval(centre, frozen, self.bound, total_bits, rule)
             low.copy_(ends[0])
             high.copy_(ends[1])
-
-    def merge_remainder_(self) -> None:
-        """Set the weight to θ and the remainder to 0."""
-        self.weight.add_(self.remainder)
-        self.remainder.zero_()

@@ -3,9 +3,6 @@
 Shi, Yuan, Chen, Feng, CVPR 2021. The equations are in :mod:`blip_rl.core.bits`; this file keeps their state.
 State per trunk parameter, for any number of tasks: frozen bits (1 byte), centre (4), running Fisher (4),
 remainder below the grid (4) = 13 bytes. During training the two ends of each interval are cached as well.
-
-Two extensions that are not in the paper, off by default, act inside the intervals, ``pull`` and ``budget``: see
-:mod:`blip_rl.methods.blip_inside`.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from blip_rl.core.layers import protected_layers
 from blip_rl.core.partly_frozen import SAVED, PartlyFrozen
 from blip_rl.core.prior import ParameterFisher, PriorOutcome, PriorSearch, has_information, shortfall
 from blip_rl.methods.base import FinishedTask, MethodState, Network
-from blip_rl.methods.blip_inside import Inside
 from blip_rl.methods.blip_settings import BlipSettings
 from blip_rl.methods.fisher_method import FisherMethod
 
@@ -44,7 +40,6 @@ class Blip(FisherMethod):
         self._uninformed: dict[str, float] = {}
         self._parameters: dict[str, PartlyFrozen] = {}
         self._loaded: dict[str, Tensor] = {}
-        self._inside = Inside(self.settings)
 
     @property
     def total_bits(self) -> int:
@@ -61,31 +56,22 @@ class Blip(FisherMethod):
                 saved.check_fit(tensors, trunk_parameters, f"{{}}.{kind}")
         elif self.tasks_seen:  # a network it has not learned would be left unprotected
             saved.check_fit({name: p.centre for name, p in self._parameters.items()}, trunk_parameters, "{}.centre")
-        self._inside.start_task(trunk)
         self._parameters = {name: self._bind(name, parameter, layer_fan) for name, parameter, layer_fan in found}
         self._loaded = {}
         self._warn_of_clipping()
         for state in self._parameters.values():
             state.set_interval(self.settings.total_bits, self.settings.interval)
-        # Not after_step: a resumed task begins here too, and a second projection onto the ellipsoid would change its
-        # weights by rounding. This one changes nothing the second time.
-        self._project_into_intervals()
-
-    @torch.no_grad()
-    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Add pull · F · (θ − θ*), if there is a pull."""
-        self._inside.add_gradient(name, parameter)
+        self.after_step()  # a resumed task begins here too: a second projection changes nothing
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clip to the interval, quantise and keep the remainder (paper Eq. 3 and 4), so that small steps add up.
-
-        With a budget the weights are projected onto its ellipsoid before.
-        """
+        """Clip to the interval, quantise and keep the remainder (paper Eq. 3 and 4), so that small steps add up."""
         # In place, because a captured CUDA graph replays addresses: no tensor may be replaced while a task is learned.
-        if self._inside.has_budget:
-            self._project_within_budget()
-        self._project_into_intervals()
+        for p in self._parameters.values():
+            if self.settings.quantize_forward:
+                bits.project_and_quantize_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
+            else:
+                torch.clamp(p.weight, p.low, p.high, out=p.weight)
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Fisher → prior, after the first task → gain → frozen bits → centre → (round) → running Fisher.
@@ -104,21 +90,14 @@ class Blip(FisherMethod):
         if self.fisher_prior is None:
             return {"mean_frozen_bits": 0.0, **shares}
         self.tasks_seen += 1
-        spent = self._inside.spent(finished.weights())
-        measured = self._inside.measured(finished, fisher)
         with torch.no_grad():
             for name, state in self._parameters.items():
                 self._consolidate(state, fisher[name])
-            if self.settings.anchored:
-                # Clamped, since a weight can be a step of the grid outside its new interval (interval = "half").
-                weights = {name: torch.clamp(p.weight, p.low, p.high) for name, p in self._parameters.items()}
-                self._inside.after_task(measured, weights)
         found = {"informed_bits": first.informed_bits, "drift": first.drift} if first else {}
         return {
             "fisher_prior": self.fisher_prior,
             "mean_frozen_bits": self.mean_frozen_bits(),
             **found,
-            **spent,
             **shares,
         }
 
@@ -150,23 +129,22 @@ class Blip(FisherMethod):
             "without_information": self._uninformed,
             **self.scale_values(),
         }
-        return MethodState(self._loaded | tensors | self._inside.penalty.tensors(), values)
+        return MethodState(self._loaded | tensors, values)
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return the four tensors of every parameter and, with pull or budget, those of the penalty."""
-        parameters = network.parameters()
-        return saved.layouts(parameters, **SAVED) | self._inside.layouts(parameters)
+        """Return the four tensors of every parameter."""
+        return saved.layouts(network.parameters(), **SAVED)
 
     def load_state(self, state: MethodState) -> None:
         """Load a saved state; the next ``start_task`` applies it to the trunk.
 
         Raises:
-            ValueError: it was saved with another number of bits, or without the tensors of pull and budget.
+            ValueError: it was saved with another number of bits.
         """
         its, mine = state.values["total_bits"], self.settings.total_bits
         if its != mine:
             raise ValueError(f"a state of total_bits = {its}, but this method has {mine}: expected the same")
-        self._loaded = self._inside.load(state.tensors, int(state.values["tasks_seen"]))
+        self._loaded = dict(state.tensors)
         self._parameters = {}
         self.tasks_seen = int(state.values["tasks_seen"])
         self.load_scale(state)
@@ -205,23 +183,6 @@ class Blip(FisherMethod):
                     "what the network does (method.weight_bound = 'unit' allows weights up to 1)",
                     stacklevel=3,
                 )
-
-    def _project_into_intervals(self) -> None:
-        for p in self._parameters.values():
-            if self.settings.quantize_forward:
-                bits.project_and_quantize_(p.weight, p.remainder, p.low, p.high, p.bound, self.settings.total_bits)
-            else:
-                torch.clamp(p.weight, p.low, p.high, out=p.weight)
-
-    def _project_within_budget(self) -> None:
-        """Move θ into the ellipsoid ½ Σ F (θ − θ*)² ≤ budget."""
-        # The ellipsoid first, then the intervals: both hold afterwards. The anchor lies in every interval, so clipping
-        # takes each weight towards it and lowers ½ Σ F (θ − θ*)²; only rounding to the grid can exceed the budget,
-        # by half a step of the grid, and what is rounded off is kept in the remainder. The result is not the nearest
-        # point of the intersection: nats that clipping saves are not given back to other weights.
-        for p in self._parameters.values():
-            p.merge_remainder_()
-        self._inside.project_({name: p.weight for name, p in self._parameters.items()})
 
     def _start_from_prior(self, fisher: dict[str, Tensor]) -> PriorOutcome | None:
         """Start the running mean at F₀ (× fan), given or solved for; return None if there is no solution."""

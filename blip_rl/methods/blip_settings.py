@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from blip_rl.core import bits
 from blip_rl.methods.fisher_method import FisherSettings
-from blip_rl.setting_types import NonNegativeFloat, PositiveFloat, PositiveInt
+from blip_rl.setting_types import PositiveFloat
 
 
 class BlipSettings(FisherSettings):
@@ -25,17 +25,6 @@ class BlipSettings(FisherSettings):
     """Keep each interval inside all earlier ones; neither the paper nor the released code does."""
     interval: bits.IntervalRule = "paper"
     """Half-width: ``paper``: 2^−S (Eq. 4), where frozen bits can change; ``half``: half of it, where they cannot."""
-    pull: NonNegativeFloat = 0.0
-    """Strength of a penalty inside the intervals, ½ · pull · Σ F (θ − θ*)², as in online EWC; 0: none."""
-    pull_fisher: Literal["diagonal", "kronecker"] = "diagonal"
-    """F of that penalty: the diagonal Fisher, or its Kronecker factors, as in ``ewc-kronecker``."""
-    pull_damping: NonNegativeFloat = 0.0
-    """Share of the mean eigenvalue of G that the Kronecker factors add to all: protects dead and saturated units."""
-    pull_rank: PositiveInt = 32
-    """Number of eigenvalues of each Kronecker factor that are kept; all others are replaced by their mean."""
-    budget: NonNegativeFloat = 0.0
-    """Maximum divergence of all earlier policies together, to second order in nats, while one task is learned, as in
-    ``fisher-budget``, inside the intervals; 0: no such bound."""
     quantize_forward: bool = True
     """Quantise the weights of the forward pass to the N-bit grid (paper Eq. 3); the reference uses plain floats."""
     weight_bound: Literal["fan", "unit"] = "fan"
@@ -49,11 +38,6 @@ class BlipSettings(FisherSettings):
     first_task_drift: PositiveFloat | None = None
     """Solve for the prior: bound in nats on the divergence of the first task's policy, see :mod:`core.prior`."""
 
-    @property
-    def anchored(self) -> bool:
-        """Whether the sum of all Fishers and the weights after the newest task are kept."""
-        return self.pull > 0 or self.budget > 0
-
     @model_validator(mode="after")
     def _one_prior(self) -> Self:
         asked = {name: getattr(self, name) for name in ("fisher_prior", "first_task_bits", "first_task_drift")}
@@ -65,21 +49,6 @@ class BlipSettings(FisherSettings):
                 f"{shown}: {count} given; expected exactly one: a prior for the Fisher, the mean number of bits "
                 "that the first task freezes, or a bound in nats on how far its policy can drift"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _budget_of_the_diagonal(self) -> Self:
-        if self.budget and self.pull_fisher == "kronecker":
-            raise ValueError(
-                f"pull_fisher = 'kronecker' with budget = {self.budget:g}: expected one of them, as a budget needs the "
-                "diagonal Fisher"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _kronecker_unscaled(self) -> Self:
-        if self.fisher_scale == "equal" and self.pull_fisher == "kronecker":
-            raise ValueError("pull_fisher = 'kronecker' with fisher_scale = 'equal': expected fisher_scale = 'own'")
         return self
 
     @model_validator(mode="after")

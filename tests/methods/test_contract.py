@@ -31,7 +31,6 @@ from blip_rl.recipes.files import recipe_folder
 from tests.methods.small_tasks import TRUNKS, Task, copies, mlp, three_tasks
 
 VARIANTS = {
-    "blip with pull and budget": ("blip", {"pull": 5.0, "budget": 1e-3}),
     "finetune with shrink and perturb": ("finetune", {"shrink_and_perturb": 0.1, "soft_shrink_and_perturb": 1e-4}),
 }
 methods = pytest.mark.parametrize("name", [*method_names(), *VARIANTS])

@@ -43,7 +43,6 @@ from tests.run.broken_off import (
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 GROUPS = ("compute.environment_groups=2",)
 PERTURBED = ("method.shrink_and_perturb=0.2", "method.soft_shrink_and_perturb=1e-3")
-ANCHORED = ("method.pull=10", "method.budget=1e-4")
 UPDATE, SAVE = (ContinualPPO, "train"), (snapshots, "save")
 FIVE_TIMES = [(*UPDATE, 4, True), (train_module, "save_stage", 1, True), (*UPDATE, 2, True), (*UPDATE, 1, True)]
 
@@ -92,10 +91,8 @@ KILLS = {
     "packnet": ({"agent": "packnet"}, [(*UPDATE, 4, True), (Packnet, "end_task", 1, True), *FIVE_TIMES[1:]]),
     "clear": ({"agent": "clear"}, FIVE_TIMES),
     "kronecker": ({"agent": "ewc-kronecker"}, FIVE_TIMES),
-    "kronecker inside intervals": ({"agent": "blip-kronecker"}, FIVE_TIMES),
     "single": ({"agent": "single"}, FIVE_TIMES),
     "shrink and perturb": ({"agent": "finetune-layernorm", "overrides": (*CARTPOLES, *PERTURBED)}, FIVE_TIMES),
-    "pull and budget": ({"agent": "blip", "overrides": (*settings("blip"), *ANCHORED)}, FIVE_TIMES),
     "multitask": (
         {"agent": "multitask"},
         [
@@ -132,8 +129,6 @@ KILLS = {
 }
 SLOW = (
     "shrink and perturb",
-    "pull and budget",
-    "kronecker inside intervals",
     "atari groups",
     "atari packnet",
     "atari multitask",
