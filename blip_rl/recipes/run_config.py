@@ -19,6 +19,8 @@ from blip_rl.recipes.trust import import_problems
 from blip_rl.untrusted.files import check_contained, parse_toml
 
 _CONFIG_FILE = "config.toml"
+# Settings that no longer exist, with the values that switched them off: earlier versions wrote all settings down.
+_RETIRED = {"blip": {"pull": 0.0, "pull_fisher": "diagonal", "pull_damping": 0.0, "pull_rank": 32, "budget": 0.0}}
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -51,6 +53,7 @@ def parse_run_config(text: str, source: str) -> RunConfig:
 
 
 def _run_config(values: dict[str, Any], source: str) -> RunConfig:
+    _remove_retired(values)
     check_tasks_of(values, source)
     config = validated(RunConfig, values, source)
     _, problems = checked_method(config.agent.method)
@@ -61,6 +64,17 @@ def _run_config(values: dict[str, Any], source: str) -> RunConfig:
     if lines:
         raise RecipeError(lines)
     return config
+
+
+def _remove_retired(values: dict[str, Any]) -> None:
+    """Remove settings that no longer exist, if the run did not use them."""
+    agent = values.get("agent")
+    method = agent.get("method") if isinstance(agent, dict) else None
+    if not isinstance(method, dict):
+        return
+    for name, off in _RETIRED.get(str(method.get("name")), {}).items():
+        if method.get(name) == off:
+            del method[name]
 
 
 def _untrusted_problems(config: RunConfig) -> list[str]:

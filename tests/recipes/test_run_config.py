@@ -57,6 +57,21 @@ def test_an_invalid_run_config_is_refused(old, new, rule, tmp_path, agent_file):
     assert any(rule in line and "config.toml" in line for line in caught.value.problems), caught.value.problems
 
 
+@pytest.mark.parametrize(("pull", "refused"), [("0.0", ()), ("2.0", ("agent.method.pull = 2.0: unknown key",))])
+def test_a_setting_that_no_longer_exists_is_refused_only_where_a_run_used_it(pull, refused, tmp_path, agent_file):
+    config = resolve("pong", agent_file())
+    retired = f'pull = {pull}\npull_fisher = "diagonal"\npull_damping = 0.0\npull_rank = 32\nbudget = 0.0\n'
+    text = dump_run_config(config).replace("total_bits = 20\n", f"total_bits = 20\n{retired}")
+    assert retired in text
+    (tmp_path / "config.toml").write_text(text)
+    if not refused:
+        assert load_run_config(tmp_path) == config
+        return
+    with pytest.raises(RecipeError) as caught:
+        load_run_config(tmp_path)
+    assert all(rule in line for rule, line in zip(refused, caught.value.problems, strict=True))
+
+
 def test_a_folder_without_a_recipe_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no config\.toml in it: expected a run's folder"):
         load_run_config(tmp_path)
