@@ -22,6 +22,7 @@ from blip_rl.reporting.text import listed, number
 
 _MATRIX_CAPTION = "Colour scale of all agents and games: −1 or less orange, 0 pale, 1 or more blue."
 _MOST_COLUMNS = 6  # of a small figure
+_LONGEST_IN_SMALL = 16  # characters of a title beside the rows of a small figure
 _RAW_CAPTION = "Not coloured: returns of different games have different scales."
 
 
@@ -44,8 +45,9 @@ def matrix_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
 
 
 def _is_wide(group: Group) -> bool:
-    """Return whether a score matrix has too many columns for a small figure."""
-    return len(group.first.tasks) > _MOST_COLUMNS
+    """Return whether a score matrix has too many columns, or too long titles, for a small figure."""
+    tasks = group.first.tasks
+    return len(tasks) > _MOST_COLUMNS or any(len(task.title) > _LONGEST_IN_SMALL for task in tasks)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from blip_rl.errors import first_problem
 from blip_rl.records import Steps
 from blip_rl.reporting.visits import NamedTask
 
-_LONGEST_TITLE = 16  # characters that fit above a column of a chart
+_LONGEST_TITLE = 22  # characters: "after TITLE" then fits beside a row of a chart
 _LONGEST_REFERENCE = 80
 _MOST_SCORES = 8  # columns of a table that fit on a page
 

@@ -44,3 +44,22 @@ def test_raw_matrices_are_not_coloured(shades):
     captions = [picture.caption for picture in section.figures]
     assert all(caption.startswith("Not coloured") for caption in captions[1::2])
     assert [caption.endswith("Mean over 3 seeds.") for caption in captions] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("title", "layout"), [("Kung-Fu Master", "pair"), ("MinAtar Space Invaders", "wide")])
+def test_every_score_fits_into_its_cell(title, layout, sketches, monkeypatch, new_run, tmp_path):
+    widths, original = [], heatmaps.draw_matrix
+
+    def measure(ax, texts, *rest):
+        original(ax, texts, *rest)
+        ax.figure.draw_without_rendering()
+        cell = ax.transData.transform((1, 0))[0] - ax.transData.transform((0, 0))[0]
+        widths.extend(text.get_window_extent().width / cell for text in ax.texts)
+
+    monkeypatch.setattr(heatmaps, "draw_matrix", measure)
+    run = load_run(new_run("blip", titles={"kungfu": title}))
+    assert run.tasks[0].title == title
+    section = matrix_section(group_runs([run]), FigureWriter(tmp_path / "pictures"))
+    assert section.layout == layout
+    assert widths
+    assert max(widths) < 0.9
