@@ -4,27 +4,27 @@ At its end the policy is distilled into the shared trunk (:mod:`blip_rl.learner.
 The learning itself can neither change earlier tasks nor be constrained by their protection. Related work: Progress &
 Compress (Schwarz et al. 2018, arXiv 1805.06370) and Reset & Distill (Ahn et al. 2024, arXiv 2403.05066).
 
-While a task is learned, its weights are in the trunk and the shared ones in a copy: 4 more bytes per trunk parameter,
-none after the task's end.
+While a task is learned, its weights are in the trunk and the shared ones in a copy: 4 more bytes per trunk parameter.
+After the task's end there are none, but with ``start = "previous"`` 4, for the weights from which the next task starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from blip_rl.agent_config import AgentConfig
+from blip_rl.agent_config import AgentConfig, TrunkStart
 from blip_rl.core import saved
 from blip_rl.core.weights import copy_weights, exchanged_weights, set_weights
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods import make_method
-from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs
+from blip_rl.methods.base import FinishedTask, Method, MethodState, Network, Outputs, parameter_bytes
 
-_PREFIX = "shared."
+_SHARED, _PREVIOUS = "shared.", "previous."  # prefixes of a saved state
 _VALUES = "learned_apart"
 
 
@@ -52,18 +52,20 @@ class LearnApart(Method):
         end_task(finished)     the wrapped method consolidates the task
     """
 
-    def __init__(self, inner: Method, start: Literal["fresh", "shared"] = "fresh", *, first_task: bool = True) -> None:
+    def __init__(self, inner: Method, start: TrunkStart = "fresh", *, first_task: bool = True) -> None:
         """Wrap a method.
 
         Args:
             inner: Protects the shared trunk.
-            start: Initial weights of a task's own trunk: new ones, or a copy of the shared ones.
+            start: Initial weights of a task's own trunk: new ones, a copy of the shared ones, or those that the
+                previous task was learned with.
             first_task: Whether the first task is learned apart too.
         """
         super().__init__()
         self.inner, self._start, self._first_task = inner, start, first_task
         self.tasks_seen = 0
         self._shared: dict[str, Tensor] = {}  # while a task is learned apart
+        self._previous: dict[str, Tensor] = {}  # between two tasks, with start = "previous"
 
     @property
     def apart(self) -> bool:
@@ -107,9 +109,10 @@ class LearnApart(Method):
         """Start the wrapped method, then set the shared weights aside.
 
         Raises:
-            ValueError: the state of the wrapped method belongs to another network.
+            ValueError: the state of the wrapped method, or the previous task's weights, belong to another network.
         """
         self.inner.task = self.task
+        _check_fit(trunk, self._previous, _PREVIOUS)
         self.inner.start_task(trunk)  # before the exchange: it may bind to the shared weights
         if self.tasks_seen or self._first_task:
             # The copies go aside and the trunk's own tensors are overwritten in place: the optimizer, the hooks and any
@@ -118,6 +121,9 @@ class LearnApart(Method):
             # A task that comes back continues from the shared weights, which know it.
             if self._start == "fresh" and not self._comes_back:
                 cast(Trunk, trunk).reset_parameters()
+            elif self._previous and not self._comes_back:
+                set_weights(trunk, self._previous)
+            self._previous = {}
 
     def resume_task(self, trunk: nn.Module) -> None:
         """Resume the wrapped method on the shared weights.
@@ -129,7 +135,7 @@ class LearnApart(Method):
         if not self.apart:
             self.inner.resume_task(trunk)
             return
-        self._check_fit(trunk)
+        _check_fit(trunk, self._shared, _SHARED)
         # The wrapped method must see the weights that it protects. It may also correct them (BLIP moves every weight
         # into its interval) or move its state to the trunk's device, so the copy is taken anew afterwards.
         with exchanged_weights(trunk, self._shared):
@@ -137,7 +143,9 @@ class LearnApart(Method):
             self._shared = copy_weights(trunk)
 
     def restore_shared(self, trunk: nn.Module) -> None:
-        """Write the shared weights back into the trunk; the task's own are overwritten."""
+        """Write the shared weights back into the trunk; the task's own are overwritten, or kept for the next task."""
+        if self._start == "previous":
+            self._previous = copy_weights(trunk)
         set_weights(trunk, self._shared)
         self._shared = {}
 
@@ -189,7 +197,7 @@ class LearnApart(Method):
         elif task > self.tasks_seen or task == self.task:  # the trunk already has the weights that play it
             yield
         else:
-            self._check_fit(trunk)
+            _check_fit(trunk, self._shared, _SHARED)
             with exchanged_weights(trunk, self._shared), self.inner.playing(trunk, task):
                 yield
 
@@ -198,28 +206,33 @@ class LearnApart(Method):
         return self.inner.frozen_bits()
 
     def state(self) -> MethodState:
-        """State of the wrapped method, number of tasks seen and, while a task is learned apart, the shared trunk."""
+        """State of the wrapped method, number of tasks seen, and the trunk that is set aside, if there is one."""
         inner = self.inner.state()
         # Clones, so that a state that a caller keeps never changes with the method.
-        shared = {f"{_PREFIX}{name}": tensor.clone() for name, tensor in self._shared.items()}
+        aside = {
+            f"{prefix}{name}": tensor.clone()
+            for prefix, weights in ((_SHARED, self._shared), (_PREVIOUS, self._previous))
+            for name, tensor in weights.items()
+        }
         values = {"tasks_seen": self.tasks_seen, "apart": self.apart}
-        return MethodState(inner.tensors | shared, {**inner.values, _VALUES: values})
+        return MethodState(inner.tensors | aside, {**inner.values, _VALUES: values})
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
-        """Return those of the wrapped method and, while a task is learned apart, the shared trunk."""
-        shared = {
-            f"{_PREFIX}{name}": saved.TensorLayout(parameter.dtype, tuple(parameter.shape))
+        """Return those of the wrapped method, of the shared trunk, and of the previous task's where it is kept."""
+        aside = {
+            f"{prefix}{name}": saved.TensorLayout(parameter.dtype, tuple(parameter.shape))
+            for prefix in (_SHARED, *([_PREVIOUS] if self._start == "previous" else []))
             for name, parameter in network.parameters().items()
         }
-        return self.inner.state_tensors(network) | shared
+        return self.inner.state_tensors(network) | aside
 
     def describe(self, state: MethodState) -> list[str]:
         """Return the description of the wrapped method."""
         return self.inner.describe(_inner_state(state))
 
     def kept_bytes(self, network: Network) -> int:
-        """Return those of the wrapped method: the shared trunk is not kept after the end of a task."""
-        return self.inner.kept_bytes(network)
+        """Return those of the wrapped method and, with ``start = "previous"``, of a trunk."""
+        return self.inner.kept_bytes(network) + (parameter_bytes(network.trunk) if self._start == "previous" else 0)
 
     def load_state(self, state: MethodState) -> None:
         """Load a saved state; shared weights are checked against a trunk when a task is resumed.
@@ -230,17 +243,23 @@ class LearnApart(Method):
         own = state.values.get(_VALUES)
         if not isinstance(own, dict):
             raise ValueError("the saved state is of learning = 'direct', but the recipe says learning = 'distil'")
-        shared = {name[len(_PREFIX) :]: t for name, t in state.tensors.items() if name.startswith(_PREFIX)}
+        shared, previous = _under(_SHARED, state), _under(_PREVIOUS, state)
         if bool(shared) != own["apart"]:
             raise ValueError(f"{len(shared)} tensors of the shared trunk with apart = {own['apart']}: a damaged state")
         self.inner.load_state(_inner_state(state))
-        self.tasks_seen, self._shared = int(own["tasks_seen"]), shared
+        self.tasks_seen, self._shared, self._previous = int(own["tasks_seen"]), shared, previous
 
-    def _check_fit(self, trunk: nn.Module) -> None:
-        saved.check_fit(self._shared, dict(trunk.named_parameters()), f"{_PREFIX}{{}}")
+
+def _check_fit(trunk: nn.Module, weights: dict[str, Tensor], prefix: str) -> None:
+    if weights:
+        saved.check_fit(weights, dict(trunk.named_parameters()), f"{prefix}{{}}")
+
+
+def _under(prefix: str, state: MethodState) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in state.tensors.items() if name.startswith(prefix)}
 
 
 def _inner_state(state: MethodState) -> MethodState:
     """Return the part of a state that belongs to the method inside."""
-    tensors = {name: tensor for name, tensor in state.tensors.items() if not name.startswith(_PREFIX)}
+    tensors = {name: tensor for name, tensor in state.tensors.items() if not name.startswith((_SHARED, _PREVIOUS))}
     return MethodState(tensors, {key: value for key, value in state.values.items() if key != _VALUES})
