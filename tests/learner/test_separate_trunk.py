@@ -8,7 +8,7 @@ import torch
 from stable_baselines3.common.utils import set_random_seed
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.core.weights import copy_weights
+from blip_rl.core.weights import copy_weights, set_weights
 from blip_rl.learner.separate_trunk import LearnApart, build_method
 from blip_rl.learner.trunk import Trunk
 from blip_rl.methods.base import Method, MethodState, Network, parameter_bytes
@@ -140,6 +140,56 @@ def test_start_fresh_draws_a_new_trunk_and_start_shared_copies_the_shared_one(ki
     assert same(copy_weights(model.policy.trunk), shared)
 
 
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+def test_start_previous_continues_from_the_trunk_that_the_previous_task_was_learned_with(kind):
+    model, method = one_task(kind, start="previous")
+    trunk = model.policy.trunk
+    shared = copy_weights(trunk)
+    learn_apart(model, method)
+    learned = copy_weights(trunk)
+    assert not same(learned, shared)
+    method.restore_shared(trunk)
+    assert same(copy_weights(trunk), shared)
+    consolidate(model, method)
+    again = LearnApart(inner_method("finetune"), "previous", first_task=False)  # as in a run that was stopped here
+    state = method.state()
+    again.load_state(MethodState(through_a_file(state.tensors), state.values))
+    for each in (method, again):
+        set_weights(trunk, shared)
+        each.task = 3
+        each.start_task(trunk)
+        assert same(copy_weights(trunk), learned)
+        assert not any(key.startswith("previous.") for key in each.state().tensors), "the trunk has them now"
+        each.restore_shared(trunk)
+        assert same(copy_weights(trunk), shared)
+
+
+def test_start_previous_learns_a_second_task_as_fine_tuning_does_after_the_first():
+    """The separate trunks are then a network that is fine-tuned from task to task."""
+    model, method = one_task(start="previous")
+    plain, _ = one_task()
+    plain.policy.load_task_state(model.policy.task_state())
+    set_weights(plain.policy.trunk, copy_weights(model.policy.trunk))
+    for each, protection in ((model, method), (plain, Finetune())):
+        set_random_seed(5)
+        learn_apart(each, protection)
+    assert same(copy_weights(model.policy), copy_weights(plain.policy))
+
+
+def test_a_previous_trunk_of_another_network_is_refused():
+    model, method = one_task(start="previous")
+    learn_apart(model, method)
+    method.restore_shared(model.policy.trunk)
+    consolidate(model, method)
+    state, before = method.state(), copy_weights(model.policy.trunk)
+    name = next(key for key in state.tensors if key.startswith("previous."))
+    another = LearnApart(Finetune(), "previous")
+    another.load_state(MethodState(state.tensors | {name: torch.zeros(2, 2)}, state.values))
+    with pytest.raises(ValueError, match="another network"):
+        another.start_task(model.policy.trunk)
+    assert same(copy_weights(model.policy.trunk), before)
+
+
 def test_consolidation_before_distillation_raises():
     model, method = one_task()
     learn_apart(model, method)
@@ -157,6 +207,18 @@ def test_unfinished_tasks_are_played_with_the_tasks_own_trunk():
 
 
 # --- state
+
+
+def test_start_previous_keeps_one_trunk_between_tasks():
+    model, method = one_task(start="previous")
+    learn_apart(model, method)
+    method.restore_shared(model.policy.trunk)
+    consolidate(model, method)
+    network = Network(model.policy.trunk, model.observation_space, (2, 2))
+    state = method.state()
+    kept = sum(tensor.nbytes for tensor in state.tensors.values())
+    assert kept == method.kept_bytes(network) == parameter_bytes(model.policy.trunk)  # fine-tuning itself keeps nothing
+    assert all(method.state_tensors(network)[name].allows(t.dtype, t.shape) for name, t in state.tensors.items())
 
 
 @pytest.mark.parametrize("name", METHODS)

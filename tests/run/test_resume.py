@@ -88,6 +88,15 @@ KILLS = {
             (train_module, "save_stage", 1, False),
         ],
     ),
+    "distil, the previous trunk": (
+        {"agent": "blip-distil", "overrides": (*settings("blip-distil"), 'distil.start="previous"')},
+        [
+            (*UPDATE, 4, True),
+            (consolidation, "distil", 1, True),
+            (train_module, "save_stage", 1, True),
+            (*UPDATE, 1, True),
+        ],
+    ),
     "packnet": ({"agent": "packnet"}, [(*UPDATE, 4, True), (Packnet, "end_task", 1, True), *FIVE_TIMES[1:]]),
     "clear": ({"agent": "clear"}, FIVE_TIMES),
     "kronecker": ({"agent": "ewc-kronecker"}, FIVE_TIMES),
