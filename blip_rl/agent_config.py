@@ -149,6 +149,9 @@ class DistilConfig(Settings):
     """Whether to learn the first task in a separate trunk as well. PPO saturates many units. The weights into
     saturated units have almost no Fisher information, so Fisher-based methods leave them free, although large changes
     of these weights make the agent forget the task. A distilled trunk has few saturated units."""
+    rollout_states: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] = 0
+    """States to distil on from the task's last rollouts, rounded up to whole ones. They cost no further steps, but are
+    kept in memory, and in the snapshots of these steps."""
     teacher_states: PositiveInt = 4_096
     """States to distil on, collected with the learned policy, the teacher; they count as steps of the task."""
     student_states: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] = 4_096

@@ -204,6 +204,13 @@ class RunConfig(Schedule, NormalizationConfig):
         """Training steps that all stages take; ``total_steps`` is what the recipe asks for."""
         return sum(map(self.played_steps, self.all_stages))
 
+    def rollout_states(self, stage: int) -> int:
+        """Return the number of states that a stage keeps to distil on: those of its last rollouts, whole ones."""
+        if not self.learned_apart(stage):
+            return 0
+        rollout = self.agent.ppo.environments * self.agent.ppo.rollout_steps
+        return min(-(-self.agent.distil.rollout_states // rollout) * rollout, self.learned_steps(stage))
+
     def _distilled(self, stage: int) -> tuple[int, ...]:
         distil = self.agent.distil
         return (distil.teacher_states, distil.student_states) if self.learned_apart(stage) else ()

@@ -114,7 +114,12 @@ class _Teacher:
 
 
 def distil(
-    agent: ContinualPPO, method: LearnApart, settings: DistilConfig, on_update: Callable[[], object] = lambda: None
+    agent: ContinualPPO,
+    method: LearnApart,
+    settings: DistilConfig,
+    on_update: Callable[[], object] = lambda: None,
+    *,
+    rollouts: Tensor | None = None,
 ) -> Distilled:
     """Distil the task in use into the shared trunk. Steps played for it count as steps of the agent.
 
@@ -125,6 +130,7 @@ def distil(
         method: Holds the shared trunk and protects it during distillation.
         settings: Number of states and updates, minibatch size and learning rate.
         on_update: Called before every update; its exceptions propagate.
+        rollouts: Observations of the task's last rollouts, (states, ...), raw, to distil on with those of the teacher.
 
     Raises:
         FloatingPointError: losses or weights are not finite.
@@ -133,7 +139,8 @@ def distil(
     teacher = _Teacher(policy)
     # Order matters for exact resume: playing, resetting the module and choosing minibatches all draw from torch's
     # generator. The teacher plays before restore_shared overwrites its weights in the trunk.
-    states = teacher.label(_play(agent, settings.teacher_states))
+    played = _play(agent, settings.teacher_states)
+    states = teacher.label(played if rollouts is None else torch.cat([rollouts, played]))
     method.restore_shared(policy.trunk)
     policy.reset_current_task()  # the teacher's head fits the features of the teacher's trunk, not the shared ones
     policy.new_optimizer(settings.learning_rate)

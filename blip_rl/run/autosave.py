@@ -97,6 +97,7 @@ class Autosave:
             phase=phase,
             games=self._played_games(),
             watched=self._run.plasticity.states_of(self.plasticity_task),
+            rollout_states=self._run.rollout_states.all(),
             finished=self._run.returns.finished,
         )
 

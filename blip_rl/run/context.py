@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from blip_rl.config import RunConfig
 from blip_rl.console import Console
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.rollout_states import RolloutStates
 from blip_rl.methods.base import Method
 from blip_rl.run.interruption import StopRequest
 from blip_rl.run.plasticity import PlasticityRecorder
@@ -45,6 +46,7 @@ class RunContext:
         console: Prints to the terminal.
         stop: Whether a signal has requested a stop.
         callback: A callback of the user, called in every training; None without.
+        rollout_states: Observations of the last rollouts of the task in use, if it is going to be distilled.
     """
 
     config: RunConfig
@@ -58,6 +60,7 @@ class RunContext:
     console: Console
     stop: StopRequest
     callback: BaseCallback | None = None
+    rollout_states: RolloutStates = field(default_factory=RolloutStates)
     _agent: ContinualPPO | None = field(default=None, init=False)
 
     @property

@@ -59,7 +59,7 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
     parts[f"{method.samples_wanted:,} observations for the method"] = float(method.samples_wanted * frame)
     if config.learned_apart(config.stages):
         parts["distilling, with teacher and shared trunk"] = float(
-            config.agent.distil.steps * frame + weights * _DISTILLING
+            (config.agent.distil.steps + config.rollout_states(config.stages)) * frame + weights * _DISTILLING
         )
     check_memory("this recipe", parts, _ADVICE)
 
@@ -118,14 +118,15 @@ def estimate_resources(
     ]
     apart = config.learned_apart(config.stages)
     aside = weights if apart else 0  # the shared trunk is kept while a task is learned apart
-    snapshot = stages[-1] + aside + _MOMENTS * (weights + head)
+    rollouts = config.rollout_states(config.stages)
+    snapshot = stages[-1] + aside + _MOMENTS * (weights + head) + rollouts * _bytes(space)
     # A third snapshot is written before the oldest is removed; the last task's checkpoint is written after that.
     disk = max(sum(stages[:-1]) + (_SNAPSHOTS + 1) * snapshot, sum(stages) + _SNAPSHOTS * snapshot)
     growth = max(0, method.kept_bytes(Network(trunk, space, tasks * outputs)) - _held(method))
     inner = method.inner if isinstance(method, LearnApart) else method
     copies = _CONSOLIDATING if isinstance(inner, FisherMethod) else _SAVING
     # The states to distil on are freed before the method's samples are collected.
-    states = max(config.agent.distil.steps if apart else 0, method.samples_wanted)
+    states = max(config.agent.distil.steps + rollouts if apart else 0, method.samples_wanted)
     memory = peak_memory_bytes + growth + aside + _PLOTS + states * _bytes(space) + copies * weights
     return ResourceEstimate(disk, sum(stages), memory)
 

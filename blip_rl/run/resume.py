@@ -173,6 +173,7 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
         raise UserError(f"the snapshot does not match '{run.folder.config}': {error} (restore the file)") from error
     state.restore_random(agent, saved.agent)
     run.returns.finished = dict(saved.returns)
+    run.rollout_states.replace(saved.rollout_states)
     if saved.watched is not None:
         with agent.policy.using_task(plasticity_task):
             run.plasticity.measure_on(agent.policy, saved.watched)

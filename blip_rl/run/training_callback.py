@@ -79,6 +79,8 @@ class TrainingCallback(BaseCallback):
             self._returns.write(self._stage, self.num_timesteps)
         if not self._has_states:
             self._keep_states()
+        if self.num_timesteps > self._states_from:
+            self._run.rollout_states.add(self._rollout.all_observations())
         if not last:  # the consolidation logs its newly frozen bits at the last step
             # At every rollout although they are constant: TensorBoard would draw a slope from boundary to boundary.
             for tag, mean in self._bits.items():
@@ -133,6 +135,7 @@ class TrainingCallback(BaseCallback):
         self._start_steps, self._began_run = self._agent.task_began_at, self.num_timesteps == 0
         self._end_steps = self._start_steps + self._steps
         rollout = self._rollout
+        self._states_from = self._end_steps - self._config.rollout_states(self._stage)
         self._returns_every = interval_steps(self._steps, rollout.buffer_size * rollout.n_envs)
         watched = self._plasticity.states_of(self._autosave.plasticity_task)
         self._has_states = self._autosave.resumed and watched is not None

@@ -78,6 +78,7 @@ class RunSnapshot:
         known_tasks: Names and action spaces of the tasks that have a head.
         games: Action log of the current task; of every task in multitask training.
         watched: Observations on which plasticity is measured; None before there are any.
+        rollout_states: Observations of the task's last rollouts, to distil on; None if there are none.
         returns: Finished training episodes not yet written to ``returns.csv``.
         run_files: Sizes and digests of the files of the run.
         recipe: Text of ``config.toml``.
@@ -91,6 +92,7 @@ class RunSnapshot:
     known_tasks: list[tuple[str, Any]]
     games: list[ActionLog]
     watched: Tensor | None
+    rollout_states: Tensor | None
     returns: Finished
     run_files: RunFiles
     recipe: str
@@ -110,6 +112,7 @@ def save(
     phase: Phase,
     games: Sequence[ActionLog],
     watched: Tensor | None,
+    rollout_states: Tensor | None,
     finished: Finished,
 ) -> None:
     """Write a snapshot under a new name, then remove all but the newest two.
@@ -133,7 +136,8 @@ def save(
         **describe_policy(agent.policy),
     }
     tensors = {f"actions.{number}": from_numpy(played.actions) for number, played in enumerate(games)}
-    tensors |= {} if watched is None else {"watched": watched}
+    kept = {"watched": watched, "rollout_states": rollout_states}
+    tensors |= {name: observations for name, observations in kept.items() if observations is not None}
     path = new_snapshot_folder(folder.path / "checkpoints", agent.num_timesteps)
     with atomic.new_folder_with_digests(path, folder.check_lock) as beside:
         save_tensors(on_cpu(taken.tensors), beside / "agent.safetensors")
@@ -173,6 +177,7 @@ def load(path: Path) -> RunSnapshot:
             known_tasks=tasks,
             games=action_logs(metadata.games, tensors, tasks, learned, config),
             watched=tensors.get("watched"),
+            rollout_states=tensors.get("rollout_states"),
             returns=metadata.returns,
             run_files=metadata.evidence,
             recipe=metadata.recipe,
@@ -225,9 +230,10 @@ def _check_files(
     validation.check_policy(agent, outline, "policy.")
     validation.check_optimizer(agent, outline, [name for name in outline.task_names if name in learned])
     validation.check_method(memory, outline, config)
-    watched = games.get("watched")
-    if watched is not None and watched.shape[1:] != observations.shape:
-        raise ValueError(f"'watched' is {watched}: expected observations of {observations.shape}")
+    for name in ("watched", "rollout_states"):
+        found = games.get(name)
+        if found is not None and found.shape[1:] != observations.shape:
+            raise ValueError(f"{name!r} is {found}: expected observations of {observations.shape}")
 
 
 def _is_multitask(config: RunConfig) -> bool:
