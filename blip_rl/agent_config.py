@@ -158,8 +158,7 @@ class DistilConfig(Settings):
     """States to distil on, collected with the student after half of the updates and labelled by the teacher, as in
     DAgger; they count as steps of the task. 0: the teacher's states only."""
     updates: PositiveInt = 1_500
-    """Optimizer steps: the first half on the teacher's states, the second half on all states; without student states,
-    all on the teacher's."""
+    """Optimizer steps: the first half without the student's states, the second half on all states."""
     minibatch: PositiveInt = 256
     """States per optimizer step, drawn with replacement."""
     learning_rate: PositiveFloat = 3e-3

@@ -133,6 +133,23 @@ def test_the_student_approaches_the_teacher_and_its_distance_is_reported(kind, m
     assert found.seconds > 0
 
 
+def test_states_of_rollouts_are_labelled_by_the_teacher_and_distilled_on(monkeypatch):
+    model, method = one_task()
+    rollouts = model.play(40)
+    learn_apart(model, method)
+    teacher, seen, imitate = copy.deepcopy(model.policy), [], module.Student.imitate
+    monkeypatch.setattr(
+        module.Student, "imitate", lambda self, states, updates: (seen.append(states), imitate(self, states, updates))
+    )
+    distil(model, method, DISTIL, rollouts=rollouts)
+    first, second = seen
+    assert torch.equal(first.observations[:40], rollouts)
+    assert (len(first.values), len(second.values)) == (40 + DISTIL.teacher_states, 40 + DISTIL.steps)
+    expected = labelled(teacher, rollouts)
+    assert torch.equal(first.policy["logits"][:40], expected.policy["logits"])
+    assert torch.equal(first.values[:40], expected.values)
+
+
 @pytest.mark.parametrize(("name", "kind"), [*((name, "vectors") for name in METHODS), ("gpm", "frames")])
 def test_tasks_can_be_distilled_under_every_method(name, kind):
     """From the first task on; metrics are finite, and nothing is kept of the task's own trunk."""

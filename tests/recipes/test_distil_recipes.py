@@ -19,6 +19,23 @@ def test_steps_for_distilling_are_taken_from_the_steps_of_the_task():
     assert [config.learning_steps(stage) for stage in (1, 2, 3, 4)] == 4 * [120_000]
 
 
+def test_states_of_the_last_rollouts_are_whole_rollouts_and_cost_no_steps():
+    settings = ["ppo.environments=4", "ppo.rollout_steps=32", "distil.teacher_states=32", "distil.student_states=32"]
+
+    def kept(states, agent="blip-distil", *more):
+        overrides = [*settings, f"distil.rollout_states={states}", *more]
+        config = resolve("cartpole-a,cartpole-b", agent, steps="1000", overrides=overrides)
+        assert config.learning_steps(2) == (1000 if config.agent.learning == "direct" else 936)
+        return [config.rollout_states(stage) for stage in (1, 2)]
+
+    assert kept(0) == [0, 0]
+    assert kept(128) == [128, 128]
+    assert kept(129) == [256, 256]
+    assert kept(10**6) == [1024, 1024], "a task has 8 rollouts"
+    assert kept(128, "blip-distil", "distil.first_task=false") == [0, 128]
+    assert kept(128, "blip-distil", "learning=direct") == [0, 0]
+
+
 def test_tasks_with_too_few_steps_for_distilling_are_refused(problems):
     (line,) = problems("cartpole4", "blip-distil", steps="8192")
     assert "task 'cartpole-a' has steps = 8,192: expected more than 8,192" in line

@@ -8,10 +8,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stable_baselines3.common.callbacks import BaseCallback
 
 from blip_rl.errors import UserError
 from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.recipes import load_run_config
+from blip_rl.run import consolidation
 from blip_rl.run import train as train_module
 from blip_rl.run.train import train
 from blip_rl.storage import atomic, snapshot
@@ -47,6 +49,28 @@ def _killed(tmp_path_factory):
 def learned(_killed, tmp_path):
     """A run that was killed after its second task was learned, before it was distilled."""
     return shutil.copytree(_killed, tmp_path / "run")
+
+
+def test_the_states_of_the_last_rollouts_are_distilled_on(tmp_path, monkeypatch):
+    played, kept, distil = [], [], consolidation.distil
+
+    class Look(BaseCallback):
+        def _on_rollout_end(self):
+            played.append(self.model.rollout_buffer.all_observations().clone())
+
+        def _on_step(self):
+            return True
+
+    def look(*arguments, rollouts, **options):
+        kept.append((rollouts.clone(), len(played)))
+        return distil(*arguments, rollouts=rollouts, **options)
+
+    monkeypatch.setattr(consolidation, "distil", look)
+    config = small_run(AGENT, overrides=(*settings(AGENT), "distil.rollout_states=200"))
+    train(config, out=tmp_path / "run", threads=1, quiet=True, callback=Look())
+    assert len(kept) == 2
+    for observations, rollouts in kept:
+        assert torch.equal(observations, torch.cat(played[rollouts - 2 : rollouts]))  # 2 rollouts of 128 states
 
 
 def scores(run):

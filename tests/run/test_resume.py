@@ -42,6 +42,7 @@ from tests.run.broken_off import (
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
 GROUPS = ("compute.environment_groups=2",)
+PREVIOUS = ('distil.start="previous"', "distil.rollout_states=200")
 PERTURBED = ("method.shrink_and_perturb=0.2", "method.soft_shrink_and_perturb=1e-3")
 UPDATE, SAVE = (ContinualPPO, "train"), (snapshots, "save")
 FIVE_TIMES = [(*UPDATE, 4, True), (train_module, "save_stage", 1, True), (*UPDATE, 2, True), (*UPDATE, 1, True)]
@@ -88,13 +89,13 @@ KILLS = {
             (train_module, "save_stage", 1, False),
         ],
     ),
-    "distil, the previous trunk": (
-        {"agent": "blip-distil", "overrides": (*settings("blip-distil"), 'distil.start="previous"')},
+    "the previous trunk, and states of rollouts": (
+        {"agent": "blip-distil", "overrides": (*settings("blip-distil"), *PREVIOUS)},
         [
-            (*UPDATE, 4, True),
-            (consolidation, "distil", 1, True),
+            (*UPDATE, 3, True),  # of 4: a rollout is kept, and a snapshot has it
+            (consolidation, "distil", 1, False),
             (train_module, "save_stage", 1, True),
-            (*UPDATE, 1, True),
+            (*UPDATE, 4, False),
         ],
     ),
     "packnet": ({"agent": "packnet"}, [(*UPDATE, 4, True), (Packnet, "end_task", 1, True), *FIVE_TIMES[1:]]),
