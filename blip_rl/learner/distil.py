@@ -6,8 +6,8 @@ method's protection. With π_T, V_T of the teacher and π, V of the student, eac
     mean over s of  KL(π_T(·|s) ‖ π(·|s)) + (V(s) − V_T(s))²
 
 where the second term trains the critic alone. The first half of the updates uses states of the task's last rollouts and
-states visited by the teacher, the second half also states visited by the student, as in DAgger (Ross et al. 2011, arXiv 1011.0686), so that the student
-learns to recover from its own errors.
+states visited by the teacher, the second half also states visited by the student, as in DAgger (Ross et al. 2011, arXiv
+1011.0686), so that the student learns to recover from its own errors.
 """
 
 from __future__ import annotations
