@@ -156,7 +156,7 @@ class DistilConfig(Settings):
     """States to distil on, collected with the learned policy, the teacher; they count as steps of the task."""
     student_states: Annotated[int, Field(ge=0), BeforeValidator(reject_bool)] = 4_096
     """States to distil on, collected with the student after half of the updates and labelled by the teacher, as in
-    DAgger; they count as steps of the task. 0: the teacher's states only."""
+    DAgger; they count as steps of the task. 0: none."""
     updates: PositiveInt = 1_500
     """Optimizer steps: the first half without the student's states, the second half on all states."""
     minibatch: PositiveInt = 256
