@@ -17,8 +17,20 @@ def folder_bytes(path):
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize("agent", ["blip", "blip-distil", "clear", "single"])
-def test_estimated_disk_use_is_close_to_the_measured_one(agent, tmp_path, monkeypatch):
+STATES = ["distil.start=previous", "distil.rollout_states=4096", "trunk.vector.hidden=[70, 70]"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "steps", "settings"),
+    [
+        ("blip", 512, []),
+        ("blip-distil", 512, []),
+        ("blip-distil", 4096, STATES),  # 66 kB of states in each snapshot, beside 21 kB of weights
+        ("clear", 512, []),
+        ("single", 512, []),
+    ],
+)
+def test_estimated_disk_use_is_close_to_the_measured_one(agent, steps, settings, tmp_path, monkeypatch):
     """Large weights dominate the folder, which is largest before the oldest snapshot is removed."""
     told, sizes, remove, log_update = [], [], atomic.remove, TrainingCallback._log_update
 
@@ -33,11 +45,13 @@ def test_estimated_disk_use_is_close_to_the_measured_one(agent, tmp_path, monkey
 
     monkeypatch.setattr(TrainingCallback, "_log_update", measure)
     monkeypatch.setattr(atomic, "remove", before_removing)
-    overrides = ["trunk.vector.hidden=[300, 300]", "checkpoint.every_steps=256", "evaluation.every_steps=100k"]
-    overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4"]
-    path = train(small_config(agent, steps="512", overrides=overrides), out=tmp_path / "run", threads=1, quiet=True)
+    overrides = ["trunk.vector.hidden=[300, 300]", f"checkpoint.every_steps={steps // 2}", "evaluation.every_steps=100k"]
+    overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4", *settings]
+    config = small_config(agent, steps=str(steps), overrides=overrides)
+    path = train(config, out=tmp_path / "run", threads=1, quiet=True)
     assert 0.95 < told[0].disk / max(sizes) < 1.4
-    least = 0.75 if agent == "clear" else 0.85  # beside a CartPole's 16 bytes, what CLEAR keeps with them counts
+    # What CLEAR keeps with a CartPole's 16 bytes counts, and with smaller weights, TensorBoard's files.
+    least = 0.75 if agent == "clear" else 0.6 if settings else 0.85
     assert least < told[0].final_disk / folder_bytes(path) < 1.1
 
 
