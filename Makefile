@@ -58,7 +58,7 @@ docs: $(DOCUMENTATION)  ## Build the documentation site in docs/_build/html; war
 floors: $(DEVELOPMENT)  ## Install the lowest versions that pyproject.toml allows, and use every command with them
 	$(BIN)/python scripts/check_floors.py
 
-format: $(DEVELOPMENT)  ## Format, and mend what can be mended
+format: $(DEVELOPMENT)  ## Format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -34,12 +34,13 @@ from blip_rl.storage.atomic import replace_text
 _HEAD = """# Leaderboard
 
 Made by `python scripts/leaderboard.py` from result folders. ACC: mean normalised score over the games at the end, 0 =
-random play, 1 = the reference of the sequence; worst: the lowest of the games. BWT: mean change of the earlier games'
+random play, 1 = the reference of the sequence; worst: the lowest score of
+any game in a run, averaged over the seeds. BWT: mean change of the earlier games'
 scores since each was learned. Plasticity: score just after learning a game, divided by that of `single` on the same
 sequence. In brackets the 95 % interval: Student's of the mean with three to nine seeds, the bootstrap of the
 interquartile mean from ten on, none below three. Differences are paired by seed. Steps per second of learning,
-without evaluations: mean; memory: the most that one run held. –: not defined or not recorded. Compare speeds on one
-machine only.
+without evaluations: mean; memory: the most that one run held. –: not defined or not recorded. Speeds
+depend on the machine and on what else ran there; for the cost of a method see [performance](performance.md).
 """
 _PUBLISHED = """## Published, not measured here
 

@@ -37,6 +37,7 @@ def page() -> str:
         table = _table(own) if own else "No settings.\n"
         parts.append(f'### `[method]` with `name = "{method}"`\n\n{table}')
     parts.append("## Sequence recipes (`envs/*.toml`)\n")
+    parts.append("`[agent.…]` sections override settings of the agent's recipe; `--set` overrides both.\n")
     parts += [_section(name, found) for name, found in _by_section(sequence)]
     return "\n".join(parts)
 
