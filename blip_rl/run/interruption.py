@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from blip_rl.errors import RunError, TakenOverError, UserError, error_text, is_out_of_memory
 from blip_rl.shell import shell_command
+from blip_rl.signal_handlers import signals_handled
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import snapshot_steps
 
@@ -46,21 +46,10 @@ class StopRequest:
     def handle_signals(self) -> Iterator[None]:
         """Handle SIGINT, SIGTERM, SIGHUP and SIGUSR1 within the block; the second SIGINT raises KeyboardInterrupt.
 
-        Does nothing outside of the main thread, where Python cannot set handlers. SIGHUP stays ignored if it was, as
-        under ``nohup``.
+        Does nothing outside of the main thread.
         """
-        if threading.current_thread() is not threading.main_thread():
+        with signals_handled(_SIGNALS, self._handle):
             yield
-            return
-        numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-            numbers.remove(signal.SIGHUP)
-        before = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:

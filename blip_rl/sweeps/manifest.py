@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,20 +110,35 @@ def make_manifest(plan: Plan, seeds: Sequence[int] | None = None) -> Manifest:
     Raises:
         UserError: A recipe is invalid, or there are too many runs; one message with all problems.
     """
-    settings: dict[str, Setting] = {}
+    found: list[Setting] = []
     lines: list[str] = []
     for sequence in plan.sequences:
         for agent in plan.agents:
             try:
-                settings |= {one.name: one for one in _settings_of(plan, sequence, agent)}
+                found += _settings_of(plan, sequence, agent)
             except RecipeError as error:
                 lines += [_of_grid(line, plan.varied_by(agent)) for line in error.problems]
     if lines:
         raise RecipeError(list(dict.fromkeys(lines)))
+    settings = by_name(found)
     seeds = plan.seeds if seeds is None else seeds
     if len(settings) * len(seeds) > MOST_RUNS:
         raise UserError(f"{len(settings) * len(seeds):,} runs: expected at most {MOST_RUNS:,} (split the sweep)")
     return Manifest(settings, tuple(PlannedRun(name, seed) for seed in seeds for name in settings), plan.threads)
+
+
+def by_name(settings: Sequence[Setting]) -> dict[str, Setting]:
+    """Return settings by their names.
+
+    Raises:
+        UserError: Two have the same name, and would so have the same folders.
+    """
+    if twice := [name for name, count in Counter(one.name for one in settings).items() if count > 1]:
+        raise UserError(
+            f"two settings have the name {twice[0]!r}: expected different names; a recipe has that of its file "
+            "(rename one of the files, or leave out a value that is given twice)"
+        )
+    return {one.name: one for one in settings}
 
 
 def _settings_of(plan: Plan, sequence: str, agent: str) -> Iterator[Setting]:

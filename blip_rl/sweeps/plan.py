@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -31,14 +32,16 @@ def parse_seeds(value: object) -> tuple[int, ...]:
         ValueError: No seeds, a range that runs backwards, a seed given twice, or not seeds.
     """
     parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else [value]
-    seeds = [seed for part in parts for seed in _seeds_of(value, part)]
-    if not seeds:
+    given = [_seeds_of(value, part) for part in parts]
+    count = sum(map(len, given))  # of ranges: counted before they are expanded
+    if not count:
         raise ValueError(f"{value!r}: {_SEED_RULE}, and at least one")
-    if len(seeds) > MOST_RUNS:
-        raise ValueError(f"{value!r}: {len(seeds):,} seeds: expected at most {MOST_RUNS:,}")
-    if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1][:1]:
+    if count > MOST_RUNS:
+        raise ValueError(f"{value!r}: {count:,} seeds: expected at most {MOST_RUNS:,}")
+    seeds = tuple(itertools.chain.from_iterable(given))
+    if twice := [seed for seed, times in Counter(seeds).items() if times > 1]:
         raise ValueError(f"{value!r}: seed {twice[0]} is given twice: expected each once")
-    return tuple(seeds)
+    return seeds
 
 
 def _seeds_of(value: object, part: object) -> Sequence[int]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Literal
 
+from blip_rl.signal_handlers import signals_handled
 from blip_rl.sweeps.engine import Engine
 from blip_rl.sweeps.job import Job, Outcome
 
 _LOOK_SECONDS = 0.5
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 State = Literal["waiting", "running", "finished", "interrupted", "failed"]
 
@@ -70,7 +71,7 @@ class Schedule:
             KeyboardInterrupt: Ctrl-C was pressed twice.
         """
         states, waiting = list(self.states.values()), deque(self.jobs)
-        with self._signals(), self.engine:
+        with signals_handled(_SIGNALS, self._stop), self.engine:
             while self._busy(waiting):
                 self._pass_on_stop()
                 self._start(waiting)
@@ -107,19 +108,6 @@ class Schedule:
             waiting.append(state.job)
         else:
             state.state = "failed"
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Stop the jobs on the first signal within the block."""
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
-            numbers.remove(signal.SIGHUP)
-        before = {number: signal.signal(number, self._stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         # The engine is not told here: the signal may have come while it was starting a job.

@@ -27,7 +27,7 @@ from blip_rl.setting_types import Settings
 from blip_rl.storage import atomic
 from blip_rl.sweeps.engine import Engine
 from blip_rl.sweeps.folder import finished_runs, open_folder
-from blip_rl.sweeps.manifest import Manifest, PlannedRun, Setting, make_setting, save_manifest
+from blip_rl.sweeps.manifest import Manifest, PlannedRun, Setting, by_name, make_setting, save_manifest
 from blip_rl.sweeps.plan import Plan, Range, Values
 from blip_rl.sweeps.run import failed_text, run_jobs
 from blip_rl.sweeps.schedule import JobState
@@ -91,12 +91,12 @@ class Search:
         Raises:
             UserError: A recipe is invalid, or has no normalised scores to compare.
         """
-        found = self._manifest(
-            [
-                Trial(agent, {key: one.choices[0] if one.choices else one.low for key, one in ranges.items()})
-                for agent, ranges in self._ranges.items()
-            ]
-        )
+        trials = [
+            Trial(agent, {key: one.choices[0] if one.choices else one.low for key, one in ranges.items()})
+            for agent, ranges in self._ranges.items()
+        ]
+        by_name([setting for trial in trials for setting in self._settings(trial)])
+        found = self._manifest(trials)
         for name in found.settings:
             if not _normalised(found.config_of(name)):
                 raise UserError(

@@ -9,6 +9,10 @@ SEQUENCE = "cartpole-a,cartpole-b"
 
 
 def small_manifest(settings=CARTPOLES, **values):
+    return make_manifest(small_plan(settings, **values))
+
+
+def small_plan(settings=CARTPOLES, **values):
     changes = dict(setting.split("=", 1) for setting in settings)
     given = {
         "agents": "finetune",
@@ -18,7 +22,7 @@ def small_manifest(settings=CARTPOLES, **values):
         "device": "cpu",
         "set": {key: eval(value) for key, value in changes.items()},
     }
-    return make_manifest(read_plan(None, given | values))
+    return read_plan(None, given | values)
 
 
 class FakeEngine:

@@ -1,15 +1,19 @@
 """Manifests: which runs a plan has, their names, recipes and commands, and whether a folder belongs to them."""
 
 import dataclasses
+import re
+import shutil
 
 import pytest
 
 from blip_rl.errors import UserError
 from blip_rl.recipes import dump_run_config, parse_run_config, resolve
+from blip_rl.recipes.files import recipe_folder
 from blip_rl.sweeps.folder import check_folder, foreign_runs, open_folder
 from blip_rl.sweeps.manifest import load_manifest, save_manifest
+from blip_rl.sweeps.search import Search
 from tests.reporting.report_runs import make_run
-from tests.sweeps.small_sweeps import SEQUENCE, small_manifest
+from tests.sweeps.small_sweeps import SEQUENCE, small_manifest, small_plan
 
 GRID = {"agents": "ewc,finetune", "seeds": "3,1", "agent": {"ewc": {"grid": {"method.strength": [1, 10]}}}}
 NAME = "cartpole-a+cartpole-b"
@@ -123,3 +127,17 @@ def test_the_recipe_of_a_job_is_equal_to_that_of_the_run_alone(tmp_path):
     (job,) = manifest.jobs(tmp_path)
     assert parse_run_config(job.recipe, "recipe") == alone
     assert job.recipe == dump_run_config(alone)
+
+
+def test_recipes_whose_files_have_the_same_name_are_refused(tmp_path):
+    """Their runs would have the same folders: one of them would not be trained."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        shutil.copy(recipe_folder("agents") / "finetune.toml", tmp_path / folder / "mine.toml")
+    agents = tuple(str(tmp_path / folder / "mine.toml") for folder in "ab")
+    with pytest.raises(UserError, match=rf"two settings have the name '{re.escape(NAME)}-mine'.*rename one"):
+        small_manifest(agents=agents)
+    ranges = {"method.shrink_and_perturb": {"low": 0.1, "high": 0.2}}
+    plan = small_plan(agents=agents, seeds="0", tuning_seeds="1", search=ranges)
+    with pytest.raises(UserError, match="two settings have the name"):
+        Search(plan, tmp_path / "out").examples()

@@ -19,7 +19,24 @@ def test_seeds_are_read_in_the_order_given(given, seeds):
 
 
 @pytest.mark.parametrize(
-    "given", ["", "5-2", "1,1", "0-3,2", "a", "-1", "1-", [], [-1], True, 1.5, "9999999999", "0-200000"]
+    "given",
+    [
+        "",
+        "5-2",
+        "1,1",
+        "0-3,2",
+        "a",
+        "-1",
+        "1-",
+        [],
+        [-1],
+        True,
+        1.5,
+        "9999999999",
+        "0-200000",
+        "0-1073741823",
+        "0-99999,0-99999",
+    ],
 )
 def test_seeds_that_make_no_sense_are_refused(given):
     with pytest.raises(ValueError, match="expected"):
@@ -106,3 +123,8 @@ def test_a_wrong_key_of_a_file_is_named_with_the_file(tmp_path):
         read_plan(file, {})
     assert f"{file}: sequence = 'cartpole4': unknown key: did you mean sequences?" in str(error.value)
     assert f"{file}: seeds = '3-1': the range 3-1 runs backwards" in str(error.value)
+
+
+def test_many_seeds_are_read_at_once():
+    """Counting each among all others took minutes."""
+    assert len(parse_seeds("0-99999")) == 100_000

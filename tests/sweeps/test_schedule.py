@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -97,3 +98,12 @@ def test_failed_runs_are_named_with_their_command_and_the_others_go_on(tmp_path,
     assert lines[3].startswith("    command: blip-rl train --games cartpole-a,cartpole-b --agent finetune")
     assert lines[4] == f"  {RUNS[3]}: it was lost (tried 2 times)"
     assert "2 of 4 runs finished, 2 failed" in capsys.readouterr().out
+
+
+def test_a_sweep_runs_in_a_thread(jobs):
+    """Python sets signal handlers in the main thread alone."""
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(states(jobs, FakeEngine(places=2))[0]))
+    thread.start()
+    thread.join()
+    assert ended == [[("finished", 0)] * 4]
