@@ -17,7 +17,7 @@ from blip_rl.evaluation.cells import Cell, CellPlayer, chosen_games, chosen_stag
 from blip_rl.evaluation.episodes import score_rows
 from blip_rl.evaluation.pool import play_cells
 from blip_rl.formatting import aligned, score_text
-from blip_rl.methods import load_method
+from blip_rl.methods import learns_together
 from blip_rl.records import ScoreRow
 from blip_rl.reference_scores import task_scale
 from blip_rl.storage.run_folder import RunFolder
@@ -165,6 +165,6 @@ def _matrix(config: RunConfig, games: list[str], rows: list[ScoreRow], title: st
 
 
 def _learned_label(config: RunConfig, stage: int) -> str:
-    if load_method(str(config.agent.method["name"])).interleaved:
+    if learns_together(str(config.agent.method["name"])):
         return "learned all at once"
     return f"learned {config.task_of(stage).name}{config.visit_label(stage)}"

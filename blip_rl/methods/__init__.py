@@ -40,6 +40,15 @@ def load_method(name: str) -> type[Method]:
     return found
 
 
+def learns_together(name: str) -> bool:
+    """Return whether the method of this name learns all tasks at once.
+
+    Raises:
+        UserError: no method has this name.
+    """
+    return load_method(name).interleaved
+
+
 def make_method(section: dict[str, Any]) -> Method:
     """Build a method from the ``[method]`` section of a recipe: its ``name`` and settings.
 

@@ -17,7 +17,7 @@ from blip_rl.formatting import duration, score_text
 from blip_rl.records import ScoreRow, SpeedRow, read_rows
 from blip_rl.reporting.checkpoints import read_metadata, stage_folders
 from blip_rl.reporting.played_steps import planned_steps
-from blip_rl.reporting.run_record import subtable
+from blip_rl.reporting.run_record import trains_together
 from blip_rl.reporting.scores import load_config, no_recipe
 from blip_rl.reporting.table import load_rows
 from blip_rl.reporting.task import Task
@@ -131,7 +131,7 @@ class RunWatch:
         names = self._names = recipe.names
         self._stages = [names[task] for task in recipe.visits]
         self._total_steps = planned_steps(config, [recipe.tasks[task].steps for task in recipe.visits])
-        self._together = subtable(subtable(config, "agent"), "method").get("name") == "multitask"
+        self._together = trains_together(config)
         self.title = f"{recipe.agent_name} learns {', '.join(names)}, seed {recipe.seed}"
         self._seen: deque[tuple[float, int]] = deque()  # (time, steps)
         self._scores: dict[str, Score] = {}

@@ -130,7 +130,9 @@ class RunRecord:
 
     @property
     def learned_together(self) -> bool:
-        """Whether all tasks were learned at once, and so scored at the end only."""
+        """Whether all tasks are learned at once, and so scored at the end only."""
+        if trains_together(self.config):
+            return True
         if self.scores is None or self.stages < 2 or self.learned < self.stages:
             return False
         return not np.isfinite(self.scores.after[:-1]).any()
@@ -266,6 +268,11 @@ def _last_change(run: Path) -> datetime:
         return datetime.fromtimestamp(max(times), UTC)
     except (ValueError, OverflowError, OSError):  # a file's modification time may be out of range
         return datetime.fromtimestamp(0, UTC)
+
+
+def trains_together(config: dict[str, Any]) -> bool:
+    """Return whether an untrusted recipe learns all its tasks at once."""
+    return subtable(subtable(config, "agent"), "method").get("name") == "multitask"
 
 
 def subtable(config: dict[str, Any], key: str) -> dict[str, Any]:

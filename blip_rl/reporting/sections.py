@@ -204,6 +204,8 @@ def _truncated_note(groups: Sequence[Group]) -> str:
 
 def _own_training(at: int, run: RunRecord) -> list[tuple[float, float]]:
     """Return (first step, last step) of each visit to game ``at`` (0-based); none if games are learned together."""
+    if run.learned_together:
+        return []
     found = []
     for stage in (one for one, task in enumerate(run.visits, start=1) if task == at):
         start = 0.0 if stage == 1 else float(run.boundaries.get(stage - 1, np.inf))

@@ -66,7 +66,8 @@ def training_seconds(run: RunRecord) -> float:
     A stage's speed is a mean since the process started it, so the time of a resumed stage is an estimate.
     """
     last = {row.stage: row for row in run.speed}
-    if not last or sorted(last) != list(range(1, max(last) + 1)):
+    # Games that are learned at once have one stage, whose number is that of the games.
+    if not last or (not run.learned_together and sorted(last) != list(range(1, max(last) + 1))):
         return math.nan
     seconds, begun = 0.0, 0
     for stage in sorted(last):

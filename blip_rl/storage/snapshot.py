@@ -21,7 +21,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
-from blip_rl.methods import load_method
+from blip_rl.methods import learns_together
 from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
 from blip_rl.storage import atomic, integrity, validation
@@ -236,14 +236,9 @@ def _check_files(
             raise ValueError(f"{name!r} is {found}: expected observations of {observations.shape}")
 
 
-def _is_multitask(config: RunConfig) -> bool:
-    """Return whether the method trains all tasks at the same time."""
-    return load_method(str(config.agent.method["name"])).interleaved
-
-
 def _learned_now(config: RunConfig, stage: int) -> list[str | None]:
     """Return the names of the tasks trained in a stage; None for a task that is not in the recipe."""
     names = [task.name for task in config.tasks]
-    if _is_multitask(config):
+    if learns_together(str(config.agent.method["name"])):
         return [*names]
     return [config.task_of(stage).name if stage <= config.stages else None]

@@ -12,7 +12,7 @@ from blip_rl.errors import UserError
 from blip_rl.evaluation.cells import Cell, chosen_games, chosen_stages
 from blip_rl.evaluation.pool import play_cells
 from blip_rl.formatting import score_text
-from blip_rl.methods import load_method
+from blip_rl.methods import learns_together
 from blip_rl.reporting.task import shown_title
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.tasks.pictures import check_pictures
@@ -133,7 +133,7 @@ class _Source:
         self.actions, scored = scored_cells(rows, self.config.evaluation.actions, options.actions)
         self._player = RecordingPlayer(self.folder.path, self.config, options, self.actions, scored)
         self.tasks = {task.name: task for task in self.config.tasks}
-        self.together = load_method(str(self.config.agent.method["name"])).interleaved
+        self.together = learns_together(str(self.config.agent.method["name"]))
 
     def last_stage(self) -> int:
         """Return the number of the last stage with a checkpoint."""

@@ -76,7 +76,7 @@ def make_run(
         for stage in [done] if together else range(1, done + 1):
             _freeze(path, stage, layers)
     if logs:
-        _logs(path, done, list(layers))
+        _logs(path, [done] if together else list(range(1, done + 1)), list(layers))
     return path
 
 
@@ -112,11 +112,11 @@ def _freeze(path: Path, stage: int, layers: dict[str, tuple[int, ...]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def _logs(path: Path, done: int, layers: list[str]) -> None:
+def _logs(path: Path, stages: list[int], layers: list[str]) -> None:
     rows = [
         [stage * STEPS, stage, "periodic", layer, 0.1 * stage, 10 - stage + at, 0.5 / stage, 20 - 2 * stage]
-        for stage in range(1, done + 1)
+        for stage in stages
         for at, layer in enumerate(layers)
     ]
     write_table(path / "plasticity.csv", columns(PlasticityRow), rows)
-    write_table(path / "speed.csv", columns(SpeedRow), [[s * STEPS, s, 300 + s, 800 + s] for s in range(1, done + 1)])
+    write_table(path / "speed.csv", columns(SpeedRow), [[s * STEPS, s, 300 + s, 800 + s] for s in stages])

@@ -17,6 +17,8 @@ from blip_rl.reporting.inspection_text import inspection_text
 from blip_rl.reporting.page import write_report
 from blip_rl.reporting.run_record import load_run
 from blip_rl.reporting.scores import load_config, load_scores
+from blip_rl.reporting.sections import _own_training
+from blip_rl.reporting.sections_cost import training_seconds
 from blip_rl.reporting.sequences import differences
 from blip_rl.reporting.stage_values import stage_values
 from blip_rl.reporting.summary_metrics import metric_estimate, shown_metrics, stage_plasticity, stage_transfer
@@ -251,3 +253,13 @@ def test_games_learned_together_have_no_row(tmp_path):
     # BWT, forgetting, stability gap, forward transfer, plasticity
     assert summary.count("the games were learned together") == 5
     assert "undefined for a game" not in summary
+
+
+def test_games_learned_together_have_a_cost_and_no_training_of_their_own(tmp_path):
+    """One stage, whose number is that of the games; also before its end, when there are no scores."""
+    settings = {"method": {"name": "multitask"}}
+    path = made.make_run(tmp_path / "m", agent="multitask", together=True, bits=False, settings=settings)
+    for run in (load_run(path), replace(load_run(path), scores=None)):
+        (row,) = run.speed
+        assert training_seconds(run) == pytest.approx(row.env_steps / row.steps_per_second)
+        assert [_own_training(at, run) for at in range(3)] == [[], [], []]
