@@ -76,7 +76,9 @@ class Console:
             OSError: Standard output cannot be written.
         """
         if not self.quiet and sys.stdout is not None:
-            tqdm.write(text, file=sys.stdout)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            # Not every terminal or log file can hold arrows and minus signs: they are escaped there.
+            tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
 
 

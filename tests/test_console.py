@@ -1,5 +1,7 @@
 """Which progress a console shows, and when it prints lines."""
 
+import io
+
 import pytest
 
 from blip_rl import console as console_module
@@ -48,3 +50,10 @@ def test_a_long_count_prints_lines_into_a_log(monkeypatch, capsys):
         "scoring pong: 4 of 10 games",
         "scoring pong: 8 of 10 games",
     ]
+
+
+def test_letters_that_a_stream_cannot_hold_are_escaped(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "latin-1"))
+    Console(False, "log").say("kungfu 1.5 \N{RIGHTWARDS ARROW} 2")
+    assert written.getvalue() == b"kungfu 1.5 \\u2192 2\n"

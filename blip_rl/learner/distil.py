@@ -29,6 +29,7 @@ from blip_rl.learner.diagnostics import check_finite
 from blip_rl.learner.distributions import distribution_of
 from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.learner.ppo import ContinualPPO
+from blip_rl.learner.rollout_states import RolloutStates
 from blip_rl.learner.separate_trunk import LearnApart
 
 _CHUNK = 512  # states per forward pass when labelling
@@ -67,10 +68,9 @@ class Labelled:
         policy = {name: tensor[chosen].to(device) for name, tensor in self.policy.items()}
         return Labelled(self.observations[chosen].to(device), policy, self.values[chosen].to(device))
 
-    def concatenate(self, other: Labelled) -> Labelled:
-        """Concatenate two sets of states."""
+    def followed_by(self, other: Labelled, observations: Tensor) -> Labelled:
+        """Join the outputs for two sets of states; ``observations`` are those of both, in this order."""
         policy = {name: torch.cat([tensor, other.policy[name]]) for name, tensor in self.policy.items()}
-        observations = torch.cat([self.observations, other.observations])
         return Labelled(observations, policy, torch.cat([self.values, other.values]))
 
 
@@ -119,7 +119,7 @@ def distil(
     settings: DistilConfig,
     on_update: Callable[[], object] = lambda: None,
     *,
-    rollouts: Tensor | None = None,
+    rollouts: RolloutStates | None = None,
 ) -> Distilled:
     """Distil the task in use into the shared trunk. Steps played for it count as steps of the agent.
 
@@ -130,7 +130,8 @@ def distil(
         method: Holds the shared trunk and protects it during distillation.
         settings: Number of states and updates, minibatch size and learning rate.
         on_update: Called before every update; its exceptions propagate.
-        rollouts: Observations of the task's last rollouts, (states, ...), raw, to distil on with those of the teacher.
+        rollouts: Observations of the task's last rollouts, to distil on with those of teacher and student, which are
+            added to them.
 
     Raises:
         FloatingPointError: losses or weights are not finite.
@@ -139,8 +140,9 @@ def distil(
     teacher = _Teacher(policy)
     # Order matters for exact resume: playing, resetting the module and choosing minibatches all draw from torch's
     # generator. The teacher plays before restore_shared overwrites its weights in the trunk.
-    played = _play(agent, settings.teacher_states)
-    states = teacher.label(played if rollouts is None else torch.cat([rollouts, played]))
+    kept = RolloutStates() if rollouts is None else rollouts
+    expected = len(kept) + settings.steps
+    states = teacher.label(_added(kept, _play(agent, settings.teacher_states), expected))
     method.restore_shared(policy.trunk)
     policy.reset_current_task()  # the teacher's head fits the features of the teacher's trunk, not the shared ones
     policy.new_optimizer(settings.learning_rate)
@@ -151,9 +153,19 @@ def distil(
     with agent.protected_by(method, resume=True):
         student.imitate(states, range(first))
         if settings.student_states:
-            states = states.concatenate(teacher.label(_play(agent, settings.student_states)))
+            labelled_before = len(kept)
+            observations = _added(kept, _play(agent, settings.student_states), expected)
+            states = states.followed_by(teacher.label(observations[labelled_before:]), observations)
             student.imitate(states, range(first, settings.updates))
     return _compare(policy, states, began)
+
+
+def _added(kept: RolloutStates, observations: Tensor, expected: int) -> Tensor:
+    """Add observations to those that are kept and return them all, (states, ...)."""
+    kept.add(observations, expected)
+    rows = kept.all()
+    assert rows is not None
+    return rows
 
 
 def _play(agent: ContinualPPO, states: int) -> Tensor:

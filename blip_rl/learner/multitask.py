@@ -136,7 +136,7 @@ def learn_interleaved(agent: ContinualPPO, schedule: TaskSchedule, callback: Bas
     for slot in waiting:
         schedule.use(slot)
         if not _learn_from_one_rollout(agent, callback, total):
-            return
+            break
     callback.on_training_end()
 
 

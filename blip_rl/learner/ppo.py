@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -129,19 +128,16 @@ class ContinualPPO(BasePPO):
         return result
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Log as stable-baselines3 does, with the newest episodes' means under tags of the task in use.
+        """Log the newest episodes' means under tags of the task in use, instead of stable-baselines3's.
 
-        Its own tags ``rollout/ep_rew_mean`` and ``rollout/ep_len_mean`` would join all tasks to one curve.
+        Its ``rollout/ep_rew_mean`` and ``rollout/ep_len_mean`` would join all tasks to one curve, and its ``time/fps``
+        divides all steps of a resumed task by the time of this process.
         """
         task, episodes = self.policy.current_name, self.ep_info_buffer
         if episodes:
             self.logger.record(f"rollout/{task}/ep_rew_mean", safe_mean([info["r"] for info in episodes]))
             self.logger.record(f"rollout/{task}/ep_len_mean", safe_mean([info["l"] for info in episodes]))
-        self.ep_info_buffer = deque()  # stable-baselines3 leaves its tags out where no episode has ended
-        try:
-            super().dump_logs(iteration)
-        finally:
-            self.ep_info_buffer = episodes
+        self.logger.dump(self.num_timesteps)
 
     def just_passed(self, every_steps: int) -> bool:
         """Return whether the last rollout passed a multiple of ``every_steps`` of the task; call it between updates."""

@@ -77,6 +77,10 @@ class Compiled:
         self._function, self._parameters = function, parameters
         self._chosen: Function | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the compiled function out of a copy: it is bound to the parameters of the original."""
+        return {**self.__dict__, "_chosen": None}
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """Run the function, compiled if possible."""
         if self._chosen is None:

@@ -1,4 +1,4 @@
-"""The observations of a task's last rollouts, kept for its distillation."""
+"""The observations that a task is distilled on: those of its last rollouts, and later those played for it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,39 @@ from torch import Tensor
 
 
 class RolloutStates:
-    """Observations in the order in which they were played, on the CPU; empty until some are added."""
+    """Observations in the order in which they were played, on the CPU; empty until some are added.
+
+    They can take most of a run's memory, so they are in one tensor that is allocated once, with room for all that are
+    expected: joining tensors would hold them twice.
+    """
 
     def __init__(self) -> None:
-        self._rollouts: list[Tensor] = []
+        self._rows: Tensor | None = None
+        self._count = 0
 
-    def add(self, observations: Tensor) -> None:
-        """Copy the observations of a rollout, (states, ...), raw, from any device."""
-        self._rollouts.append(observations.detach().cpu().clone(memory_format=torch.contiguous_format))
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, observations: Tensor, expected: int = 0) -> None:
+        """Copy observations, (states, ...), raw, from any device.
+
+        Args:
+            observations: Of a rollout, or played for distilling.
+            expected: Number of states that there will be in all; memory is allocated for them.
+        """
+        count = self._count + len(observations)
+        if self._rows is None or len(self._rows) < count:
+            rows = torch.empty((max(count, expected), *observations.shape[1:]), dtype=observations.dtype)
+            if self._rows is not None:
+                rows[: self._count] = self._rows[: self._count]
+            self._rows = rows
+        self._rows[self._count : count] = observations.detach()
+        self._count = count
 
     def all(self) -> Tensor | None:
-        """Return all of them, (states, ...); None if there are none."""
-        self._rollouts = [torch.cat(self._rollouts)] if self._rollouts else []
-        return self._rollouts[0] if self._rollouts else None
+        """Return all of them, (states, ...), without copying; None if there are none."""
+        return None if self._rows is None else self._rows[: self._count]
 
     def replace(self, observations: Tensor | None) -> None:
         """Forget all of them and keep these instead, if any."""
-        self._rollouts = [] if observations is None else [observations]
+        self._rows, self._count = observations, 0 if observations is None else len(observations)

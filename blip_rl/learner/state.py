@@ -87,7 +87,8 @@ def restore_random(agent: ContinualPPO, snapshot: Snapshot) -> None:
     kind, *rest = snapshot.values["random_numpy"]
     keys = snapshot.tensors["random.numpy"].numpy().astype(np.uint32)
     np.random.set_state((kind, keys, *rest))  # noqa: NPY002
-    if agent.device.type == "cuda":
+    # A run that was saved on a CPU and resumes on a GPU has none: the GPU's generator keeps its initial seed.
+    if agent.device.type == "cuda" and "random.cuda" in snapshot.tensors:
         torch.cuda.set_rng_state(snapshot.tensors["random.cuda"], agent.device)
 
 

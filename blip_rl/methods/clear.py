@@ -60,7 +60,7 @@ class Clear(Method):
     @property
     def samples_wanted(self) -> int:
         """The new task's share of the memory, in frames."""
-        return self._capacity() // (len(self._memories) + 1)
+        return self._capacity() // self._tasks_after()
 
     def start_task(self, trunk: nn.Module) -> None:
         """Seed this task's draws from the state: a restart from a checkpoint draws the same frames.
@@ -107,7 +107,7 @@ class Clear(Method):
         """
         frame_bytes = row_bytes(finished.observations)
         capacity = self._capacity(frame_bytes)
-        tasks = max(len(self._memories), self.task or len(self._memories) + 1)
+        tasks = self._tasks_after()
         share = capacity // tasks
         if share < 1:
             raise UserError(
@@ -132,6 +132,10 @@ class Clear(Method):
         self._seed = int(torch.randint(2**31, (), generator=finished.generator))
         self._draws = None
         return {"replay_frames": float(sum(map(len, self._memories))), "replay_mb": self.memory_bytes() / 1e6}
+
+    def _tasks_after(self) -> int:
+        """Return the number of tasks with a memory after the current one: a task that came back has one already."""
+        return max(len(self._memories), self.task or len(self._memories) + 1)
 
     def memory_bytes(self) -> int:
         """Return the bytes of all frames, without their targets, which are small."""

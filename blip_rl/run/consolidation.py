@@ -62,7 +62,7 @@ def _distil(run: RunContext, agent: ContinualPPO, task: str) -> bool:
             run.stop.check()
             bar.update()
 
-        distilled = distil(agent, run.method, settings, on_update, rollouts=run.rollout_states.all())
+        distilled = distil(agent, run.method, settings, on_update, rollouts=run.rollout_states)
     run.rollout_states.replace(None)
     run.console.say(_line(task, distilled))
     run.logger.record("distil/divergence", distilled.divergence)

@@ -93,7 +93,8 @@ def estimate_needs(
     env = make_training_env(config.tasks[0], config.atari, 1, 0)
     env.close()
     policy = validation.meta_policy(env.observation_space, tasks, config)
-    learning = sum(learning_parts(config, env.observation_space, validation.weight_bytes(policy)).values())
+    weights = validation.weight_bytes(policy)
+    learning = sum(learning_parts(config, env.observation_space, weights, together=method.interleaved).values())
     # The libraries are loaded by now: count the memory of this process as the base of a run.
     return policy, estimate_resources(config, policy, method, peak_memory_bytes() + int(learning))
 

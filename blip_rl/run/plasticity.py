@@ -53,6 +53,10 @@ class PlasticityRecorder:
         """Return the observations used for a task, (states, ...); None if :meth:`measure_on` has set none."""
         return self._subject.observations if self._subject is not None and self._subject.task == task else None
 
+    def forget(self) -> None:
+        """Measure nothing until :meth:`measure_on` is called again."""
+        self._subject = None
+
     def measure_on(self, policy: ContinualPolicy, observations: Tensor) -> None:
         """Measure the policy's current task from now on, on at most ``STATES`` of these observations.
 

@@ -55,25 +55,34 @@ def check_training(config: RunConfig, method: Method, observations: spaces.Space
     """
     frame = _bytes(observations)
     weights = validation.weight_bytes(validation.meta_policy(observations, tasks, config))
-    parts = learning_parts(config, observations, weights)
+    parts = learning_parts(config, observations, weights, together=method.interleaved)
     parts[f"{method.samples_wanted:,} observations for the method"] = float(method.samples_wanted * frame)
     if config.learned_apart(config.stages):
         parts["distilling, with teacher and shared trunk"] = float(
-            (config.agent.distil.steps + config.rollout_states(config.stages)) * frame + weights * _DISTILLING
+            _distilling_states(config) * frame + weights * _DISTILLING
         )
     check_memory("this recipe", parts, _ADVICE)
 
 
-def learning_parts(config: RunConfig, observations: spaces.Space[Any], weight_bytes: int) -> dict[str, float]:
-    """Return the memory that learning one task takes, in bytes by its use."""
+def learning_parts(
+    config: RunConfig, observations: spaces.Space[Any], weight_bytes: int, *, together: bool = False
+) -> dict[str, float]:
+    """Return the memory that learning one task, or all tasks together, takes, in bytes by its use."""
     ppo, frame = config.agent.ppo, _bytes(observations)
     steps = ppo.environments * ppo.rollout_steps
+    games = ppo.environments * (len(config.tasks) if together else 1)
     largest_game = max(_GAME_BYTES[is_atari(task.game)] for task in config.tasks)
     return {
         "weights, gradients and optimizer": float(weight_bytes * _PER_WEIGHT),
         f"rollouts of {steps:,} steps": float(steps * (frame + _PER_STEP)),
-        f"{ppo.environments:,} games": float(ppo.environments * (largest_game + frame)),
+        f"{games:,} games": float(games * (largest_game + frame)),
     }
+
+
+def _distilling_states(config: RunConfig) -> int:
+    """Return the most states in memory while a task is distilled: those that are kept, and the newest ones twice."""
+    distil = config.agent.distil
+    return config.rollout_states(config.stages) + distil.steps + max(distil.teacher_states, distil.student_states)
 
 
 def _bytes(space: spaces.Space[Any]) -> int:
@@ -126,7 +135,7 @@ def estimate_resources(
     inner = method.inner if isinstance(method, LearnApart) else method
     copies = _CONSOLIDATING if isinstance(inner, FisherMethod) else _SAVING
     # The states to distil on are freed before the method's samples are collected.
-    states = max(config.agent.distil.steps + rollouts if apart else 0, method.samples_wanted)
+    states = max(_distilling_states(config) if apart else 0, method.samples_wanted)
     memory = peak_memory_bytes + growth + aside + _PLOTS + states * _bytes(space) + copies * weights
     return ResourceEstimate(disk, sum(stages), memory)
 

@@ -12,6 +12,7 @@ from blip_rl.learner.trunk import check_observations, check_trunk
 from blip_rl.methods.base import Method
 from blip_rl.run.resources import check_training
 from blip_rl.storage import validation
+from blip_rl.storage.metadata import check_observation_type
 from blip_rl.tasks.make import make_training_env
 
 
@@ -30,6 +31,7 @@ def check_tasks(config: RunConfig, method: Method) -> validation.Tasks:
         env = make_training_env(task, config.atari, 1, 0)
         env.close()
         first = first or env
+        check_observation_type(task.name, env.observation_space)
         check_observations(task.name, env.observation_space, config.tasks[0].name, first.observation_space)
         method.check_task(task.name, env.action_space)
         tasks.append((task.name, env.action_space))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from stable_baselines3.common.logger import HParam, Image, Logger, TensorBoardOutputFormat
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -197,7 +198,7 @@ def mean_bits(frozen: dict[str, Tensor]) -> dict[str, float]:
 def overall_mean(frozen: dict[str, Tensor]) -> float:
     """Return the mean frozen bits of all trunk weights, without biases."""
     weights = _layers(frozen).values()
-    return sum(int(w.sum(dtype=w.int().dtype)) for w in weights) / sum(w.numel() for w in weights)
+    return sum(int(w.sum(dtype=torch.int64)) for w in weights) / sum(w.numel() for w in weights)
 
 
 def _layers(frozen: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class TrainingCallback(BaseCallback):
     Before each rollout           log the last update, save a snapshot if due, stop if requested, evaluate if due
     After each environment step   collect the returns of finished episodes
     After each rollout            write the returns, keep states for plasticity, log bits, show the progress
-    End                           write the speed, log the last update
+    End                           write the returns and the speed, log the last update
     ============================  ==========================================================================
     """
 
@@ -49,6 +49,7 @@ class TrainingCallback(BaseCallback):
             describe_run(self.logger, self._config, self._run.folder)
         self._prepare()
         if not resumed:
+            self._plasticity.forget()  # if a task follows itself, its new visit is measured on states of its own
             self._autosave.save_start()
         if self.num_timesteps == self._start_steps and self._config.evaluation.before_training:
             with self._running.paused():
@@ -74,21 +75,24 @@ class TrainingCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         """Called after each rollout, before the update that learns from it."""
         self._rollouts += 1
-        last = self.num_timesteps >= self._end_steps
-        if last or self._agent.just_passed(self._returns_every):
+        if self._agent.just_passed(self._returns_every):
             self._returns.write(self._stage, self.num_timesteps)
         if not self._has_states:
             self._keep_states()
         if self.num_timesteps > self._states_from:
-            self._run.rollout_states.add(self._rollout.all_observations())
-        if not last:  # the consolidation logs its newly frozen bits at the last step
+            self._run.rollout_states.add(self._rollout.all_observations(), self._distilled_on)
+        if self.num_timesteps < self._end_steps:  # the consolidation logs its newly frozen bits at the last step
             # At every rollout although they are constant: TensorBoard would draw a slope from boundary to boundary.
             for tag, mean in self._bits.items():
                 self.logger.record(tag, mean)
         self._running.show(self.num_timesteps, self._shown_metrics())
 
     def _on_training_end(self) -> None:
-        """Called after the last update, unless an error or a stop ended the training."""
+        """Called after the last update, unless an error or a stop request ended the training.
+
+        A callback of the user may have ended it in the middle of a rollout.
+        """
+        self._returns.write(self._stage, self.num_timesteps)
         self._add_speed()
         # Before the end of learning is saved: a run resumed from that snapshot does not log this update again.
         self.logger.dump(self.num_timesteps)
@@ -136,6 +140,7 @@ class TrainingCallback(BaseCallback):
         self._end_steps = self._start_steps + self._steps
         rollout = self._rollout
         self._states_from = self._end_steps - self._config.rollout_states(self._stage)
+        self._distilled_on = self._config.rollout_states(self._stage) + self._config.agent.distil.steps
         self._returns_every = interval_steps(self._steps, rollout.buffer_size * rollout.n_envs)
         watched = self._plasticity.states_of(self._autosave.plasticity_task)
         self._has_states = self._autosave.resumed and watched is not None
@@ -177,6 +182,8 @@ class TrainingCallback(BaseCallback):
         self.logger.dump(self.num_timesteps)
 
     def _add_speed(self) -> None:
+        if not self._rollouts:  # a resumed process that evaluates at once has not measured a speed yet
+            return
         speed = self._running.steps_per_second(self.num_timesteps)
         self._scores.add_speed(self._stage, self.num_timesteps, speed, peak_memory_bytes())
 

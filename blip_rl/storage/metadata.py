@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 from gymnasium import spaces
@@ -51,6 +51,9 @@ class Discrete(BaseModel):
         return spaces.Discrete(self.n, start=self.start)
 
 
+_DType = Literal["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+
+
 class Box(BaseModel):
     """A ``Box`` space.
 
@@ -61,7 +64,7 @@ class Box(BaseModel):
 
     kind: Literal["box"]
     shape: Annotated[list[Annotated[int, Field(strict=True, ge=1)]], Field(max_length=3)]
-    dtype: Literal["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+    dtype: _DType
     low: list[str]
     high: list[str]
 
@@ -128,6 +131,19 @@ def describe_policy(policy: ContinualPolicy) -> dict[str, Any]:
             for task, name in enumerate(policy.task_names)
         ],
     }
+
+
+def check_observation_type(task: str, space: spaces.Space[Any]) -> None:
+    """Check that checkpoints can describe a task's observations.
+
+    Raises:
+        UserError: Their type is not one of those that :class:`Box` reads.
+    """
+    if str(space.dtype) not in get_args(_DType):
+        raise UserError(
+            f"task {task!r} has observations of type {space.dtype}: expected one of {', '.join(get_args(_DType))} "
+            "(convert them with a wrapper)"
+        )
 
 
 def _describe(space: spaces.Space[Any]) -> dict[str, Any]:

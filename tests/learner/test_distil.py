@@ -11,6 +11,7 @@ from blip_rl.agent_config import DistilConfig
 from blip_rl.core.weights import copy_weights
 from blip_rl.learner import distil as module
 from blip_rl.learner.distil import Labelled, distil, labelled
+from blip_rl.learner.rollout_states import RolloutStates
 from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
@@ -135,13 +136,14 @@ def test_the_student_approaches_the_teacher_and_its_distance_is_reported(kind, m
 
 def test_states_of_rollouts_are_labelled_by_the_teacher_and_distilled_on(monkeypatch):
     model, method = one_task()
-    rollouts = model.play(40)
+    rollouts, kept = model.play(40), RolloutStates()
+    kept.add(rollouts)
     learn_apart(model, method)
     teacher, seen, imitate = copy.deepcopy(model.policy), [], module.Student.imitate
     monkeypatch.setattr(
         module.Student, "imitate", lambda self, states, updates: (seen.append(states), imitate(self, states, updates))
     )
-    distil(model, method, DISTIL, rollouts=rollouts)
+    distil(model, method, DISTIL, rollouts=kept)
     first, second = seen
     assert torch.equal(first.observations[:40], rollouts)
     assert (len(first.values), len(second.values)) == (40 + DISTIL.teacher_states, 40 + DISTIL.steps)

@@ -1,5 +1,7 @@
 """Compute settings: GAE by parallel scan, compiled trunks, reduced precision."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,20 @@ def test_a_compiled_trunk_learns_the_same_and_is_compiled_once_for_all_tasks(mon
     assert more == 0
     for name, value in plain.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_of_a_compiled_trunk_uses_its_own_weights(monkeypatch):
+    monkeypatch.setattr(torch, "compile", traced_only)
+    policy = agent(env=vectorised(Pixels), compute={"compile": True}, modulation=True).policy
+    frames = torch.randint(0, 255, (2, *policy.observation_space.shape), dtype=torch.uint8)
+    before = policy.extract_features(frames)
+    other = copy.deepcopy(policy)
+    assert torch.equal(other.extract_features(frames), before)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    assert not torch.equal(other.extract_features(frames), before)
+    assert torch.equal(policy.extract_features(frames), before)
 
 
 def test_a_failed_compilation_warns_once_and_training_continues(monkeypatch):

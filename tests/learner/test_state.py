@@ -1,12 +1,14 @@
 """Saving and restoring an agent's state, bit-exactly."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from blip_rl.learner import state
+from blip_rl.learner.state import Snapshot
 from tests.learner.small_agents import ENVIRONMENTS, ROLLOUT, agent, learn, same, through_a_file, weights
 
 
@@ -106,3 +108,15 @@ def test_just_passed_is_true_once_for_each_multiple(every, expected):
         if model.just_passed(every):
             passed.append(rollout)
     assert passed == expected
+
+
+def test_a_snapshot_of_a_cpu_is_restored_on_a_gpu(monkeypatch):
+    """It has no state of a GPU's generator."""
+    model = fresh("vectors")
+    taken, calls = state.take(model), []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: calls.append(given))
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    state.restore_random(on_gpu, taken)
+    assert not calls
+    state.restore_random(on_gpu, Snapshot(taken.tensors | {"random.cuda": torch.get_rng_state()}, taken.values))
+    assert len(calls) == 1

@@ -314,3 +314,12 @@ def test_another_networks_state_is_refused_by_name():
     restored.start_task(other.trunk)
     with pytest.raises(ValueError, match=r"'task1\.logits' does not fit"):
         restored.loss(other.outputs)
+
+
+def test_a_task_that_comes_back_keeps_its_share():
+    learner = Learner()
+    method = learner.after(Clear(capacity_frames=60), 2)
+    method.task = 1
+    assert method.samples_wanted == 30
+    method.end_task(learner.finished(0))
+    assert sizes(method) == [30, 30]

@@ -62,7 +62,7 @@ def test_the_states_of_the_last_rollouts_are_distilled_on(tmp_path, monkeypatch)
             return True
 
     def look(*arguments, rollouts, **options):
-        kept.append((rollouts.clone(), len(played)))
+        kept.append((rollouts.all().clone(), len(played)))
         return distil(*arguments, rollouts=rollouts, **options)
 
     monkeypatch.setattr(consolidation, "distil", look)

@@ -209,4 +209,6 @@ def test_tasks_with_different_kinds_of_actions_are_learned_together():
 
 
 def test_a_callback_can_stop_the_training():
-    assert interleaved(9999, 9999, watch=Watch(most=ROLLOUT)).num_timesteps == ROLLOUT
+    watch = Watch(most=ROLLOUT)
+    assert interleaved(9999, 9999, watch=watch).num_timesteps == ROLLOUT
+    assert watch.ended == 1, "as in stable-baselines3"

@@ -45,13 +45,17 @@ def test_estimated_disk_use_is_close_to_the_measured_one(agent, steps, settings,
 
     monkeypatch.setattr(TrainingCallback, "_log_update", measure)
     monkeypatch.setattr(atomic, "remove", before_removing)
-    overrides = ["trunk.vector.hidden=[300, 300]", f"checkpoint.every_steps={steps // 2}", "evaluation.every_steps=100k"]
+    overrides = [
+        "trunk.vector.hidden=[300, 300]",
+        f"checkpoint.every_steps={steps // 2}",
+        "evaluation.every_steps=100k",
+    ]
     overrides += ["distil.teacher_states=32", "distil.student_states=32", "distil.updates=4", *settings]
     config = small_config(agent, steps=str(steps), overrides=overrides)
     path = train(config, out=tmp_path / "run", threads=1, quiet=True)
     assert 0.95 < told[0].disk / max(sizes) < 1.4
     # What CLEAR keeps with a CartPole's 16 bytes counts, and with smaller weights, TensorBoard's files.
-    least = 0.75 if agent == "clear" else 0.6 if settings else 0.85
+    least = 0.75 if agent == "clear" else 0.5 if settings else 0.85
     assert least < told[0].final_disk / folder_bytes(path) < 1.1
 
 

@@ -13,6 +13,7 @@ from blip_rl.learner.distil import Student
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.packnet import Packnet
 from blip_rl.recipes import resolve
+from blip_rl.records import SpeedRow, read_rows
 from blip_rl.run import consolidation
 from blip_rl.run import train as train_module
 from blip_rl.run.resume import newest_snapshot
@@ -97,6 +98,10 @@ KILLS = {
             (train_module, "save_stage", 1, True),
             (*UPDATE, 4, False),
         ],
+    ),
+    "the same task twice": (
+        {"agent": "blip", "games": "cartpole-a,cartpole-a"},
+        [(train_module, "save_stage", 1, True), (*UPDATE, 1, True)],
     ),
     "packnet": ({"agent": "packnet"}, [(*UPDATE, 4, True), (Packnet, "end_task", 1, True), *FIVE_TIMES[1:]]),
     "clear": ({"agent": "clear"}, FIVE_TIMES),
@@ -297,3 +302,13 @@ def test_options_that_do_not_go_with_resume_are_refused(arguments, message, tmp_
         result = CliRunner().invoke(cli.cli, ["train", *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_a_process_that_resumes_with_an_evaluation_writes_no_speed_of_0(tmp_path):
+    """The snapshot is saved before the evaluation at the same step: nothing has been timed yet."""
+    overrides = (*settings("finetune"), "evaluation.every_steps=256")
+    run = broken_off(tmp_path / "run", *SAVE, 1, True, agent="finetune", overrides=overrides)
+    resume_run(run)
+    speeds = [row.steps_per_second for _, row in read_rows(RunFolder(run).speed, SpeedRow)]
+    assert len(speeds) >= 2
+    assert all(speed > 0 for speed in speeds)

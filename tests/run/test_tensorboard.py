@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from blip_rl.console import Console
 from blip_rl.evaluation.cells import Cell
 from blip_rl.evaluation.episodes import EpisodeActions
-from blip_rl.run.tensorboard import hyperparameters, layout, log_method_metrics, metric_tags
+from blip_rl.run.tensorboard import hyperparameters, layout, log_method_metrics, metric_tags, overall_mean
 from blip_rl.tracking.events import EventFile
 from blip_rl.video import render, tensorboard
 from blip_rl.video.options import RenderOptions
@@ -199,3 +199,8 @@ def test_gifs_show_the_episode_closest_to_the_mean_of_each_game(finished_run, tm
         assert len(set(pictures)) > 3
         assert shown.width < 120
         assert len(shown.encoded_image_string) < 100_000
+
+
+def test_the_mean_of_very_many_bits_does_not_overflow():
+    many = torch.full((1,), 22, dtype=torch.uint8).expand(110_000_000)
+    assert overall_mean({"fc.weight": many}) == 22

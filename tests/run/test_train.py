@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from stable_baselines3.common.callbacks import BaseCallback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from blip_rl.errors import UserError
@@ -17,6 +18,7 @@ from blip_rl.recipes import load_run_config
 from blip_rl.run import train as train_module
 from blip_rl.run.device import cpu_threads, resolve_device
 from blip_rl.run.train import train
+from blip_rl.storage.run_folder import RunFolder
 from tests.small_runs import small_config
 
 
@@ -192,6 +194,22 @@ def test_image_observations_of_any_gymnasium_id_are_learned(tmp_path):
         del gymnasium.registry["BlipTestDots-v0"]
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint16])
+def test_observations_that_a_checkpoint_cannot_describe_are_refused(dtype, tmp_path):
+    """The run would train to its end, and then could be neither resumed nor evaluated."""
+
+    class Flags(Dots):
+        observation_space = gymnasium.spaces.Box(0, 1, (4,), dtype)
+
+    gymnasium.register("BlipTestFlags-v0", entry_point=Flags, disable_env_checker=True)
+    try:
+        with pytest.raises(UserError, match=f"observations of type {np.dtype(dtype)}: expected one of uint8, "):
+            train(small_config("finetune", games="BlipTestFlags-v0"), out=tmp_path / "run", threads=1, quiet=True)
+        assert not (tmp_path / "run").exists()
+    finally:
+        del gymnasium.registry["BlipTestFlags-v0"]
+
+
 def test_unseen_tasks_are_scored_only_when_asked(tmp_path):
     overrides = ("evaluation.unseen_tasks=true", "evaluation.every_steps=1M")
     path = train(small_config(overrides=overrides, steps="256"), out=tmp_path / "r", threads=1, quiet=True)
@@ -223,3 +241,20 @@ def test_continuous_actions_are_learned_without_normalised_scores(tmp_path):
 )
 def test_training_on_a_gpu_uses_one_cpu_thread_by_default(asked, device, expected):
     assert cpu_threads(asked, device) == expected
+
+
+def test_returns_of_a_stage_that_a_callback_stops_belong_to_that_stage(tmp_path):
+    """They were written under the next stage, and those of the last one not at all."""
+
+    class Stop(BaseCallback):
+        def _on_training_start(self):
+            self.began = self.num_timesteps
+
+        def _on_step(self):
+            self.ended = any("episode" in info for info in self.locals["infos"])
+            return not (self.ended and self.num_timesteps - self.began > 200 and self.num_timesteps % 128)
+
+    run = train(small_config("finetune"), out=tmp_path / "run", threads=1, quiet=True, callback=Stop())
+    rows = RunFolder(run).read_returns()
+    assert {(row.stage, row.task) for row in rows} == {(1, "cartpole-a"), (2, "cartpole-b")}
+    assert all(row.env_steps % 128 for row in rows if row.env_steps > 200), "in the middle of a rollout"
