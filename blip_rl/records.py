@@ -53,7 +53,7 @@ class ScoreRow:
 
     Attributes:
         env_steps: Training steps of the whole run at the evaluation; a step is one decision of one environment.
-        stage: Number of tasks learned so far, including the current one.
+        stage: Number of the stage, counted from 1: of the visit to a task.
         phase: When in the stage: ``start``, ``periodic``, ``before`` or ``after``.
         task: Name of the evaluated task.
         seed: Seed of the episode, as in ``evaluation.seed`` plus its number; the same at every evaluation of a run.
@@ -103,7 +103,7 @@ class PlasticityRow:
 
     Attributes:
         env_steps: Training steps of the whole run.
-        stage: Number of tasks learned so far, including the current one.
+        stage: Number of the stage, counted from 1: of the visit to a task.
         phase: When in the stage: ``periodic``, ``before`` or ``after``.
         layer: Name of the trunk layer.
         dormant_share: Share of dormant units, 0 to 1.
@@ -145,7 +145,7 @@ class ReturnRow:
 
     Attributes:
         env_steps: Training steps of the whole run at the end of the interval.
-        stage: Number of tasks learned so far, including the current one.
+        stage: Number of the stage, counted from 1: of the visit to a task.
         task: Name of the trained task.
         episodes: Number of finished episodes, at least 1.
         mean_return: Mean raw return of whole games, with unclipped rewards and sampled actions.

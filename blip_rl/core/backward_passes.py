@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
-from torch.nn import functional as F
 
 Expectation = Literal["sampled", "exact"]
 Head = Callable[[Tensor], "Tensor | Distribution"]
@@ -224,22 +223,3 @@ def _recording(layers: dict[str, nn.Linear | nn.Conv2d]) -> Iterator[_Record]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def patches(
-    layer: nn.Conv2d, x: Float[Tensor, "samples channels height width"]
-) -> Float[Tensor, "samples inputs positions"]:
-    """Return the inputs of a convolution at every position, in the order of its flattened weight."""
-    padded = F.pad(x, _explicit_padding(layer))
-    return F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
-
-
-def _explicit_padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Return the zero padding as (left, right, top, bottom); padding='same' may be asymmetric."""
-    if layer.padding == "valid":
-        return (0, 0, 0, 0)
-    if layer.padding == "same":
-        height, width = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-        return (width // 2, width - width // 2, height // 2, height - height // 2)
-    height, width = (int(side) for side in layer.padding)
-    return (width, width, height, height)

@@ -22,7 +22,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from blip_rl.core.backward_passes import Expectation, Head, backward_passes, patches
+from blip_rl.core.backward_passes import Expectation, Head, backward_passes
+from blip_rl.core.layers import patches
 
 
 def diagonal_fisher(

@@ -31,7 +31,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from blip_rl.core import saved
-from blip_rl.core.backward_passes import Expectation, Head, backward_passes, patches, supported_layers
+from blip_rl.core.backward_passes import Expectation, Head, backward_passes, supported_layers
+from blip_rl.core.layers import patches
 from blip_rl.core.second_moment import LowRank, SecondMoment
 
 Tensors = dict[str, Float[Tensor, " ..."]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -26,3 +28,12 @@ def protected_layers(trunk: nn.Module) -> dict[str, Layer]:
             f"{what}: the method protects nn.Linear and nn.Conv2d layers; keep other parameters out of the trunk"
         )
     return layers
+
+
+def patches(
+    layer: nn.Conv2d, x: Float[Tensor, "samples channels height width"]
+) -> Float[Tensor, "samples inputs positions"]:
+    """Return the inputs of a convolution at every position, in the order of its flattened weight, of all groups."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)  # also right for padding="same"
+    return F.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)

@@ -82,12 +82,6 @@ class QuadraticPenalty:
             gradient.add_(self.slope[name])
         return gradient
 
-    def add_gradient_(
-        self, total: Float[Tensor, "*shape"], name: str, weight: Float[Tensor, "*shape"], factor: float
-    ) -> None:
-        """Add ``factor`` times the gradient to ``total``, in place."""
-        total.add_(self.gradient(name, weight), alpha=factor)
-
     def at(self, weights: Mapping[str, Tensor]) -> float:
         """Compute P(θ)."""
         return self.height + sum(self._rise(name, weight) for name, weight in weights.items())

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_rl.core import saved
-from blip_rl.core.layers import Layer, protected_layers
+from blip_rl.core.layers import Layer, patches, protected_layers
 from blip_rl.core.second_moment import SecondMoment
 
 Projected = Literal["gradient", "step", "both"]
@@ -118,10 +118,8 @@ def _rows(layer: nn.Module, x: Float[Tensor, " ..."]) -> Float[Tensor, "n d"]:
     if isinstance(layer, nn.Linear):
         return x.detach().reshape(-1, layer.in_features).clone()
     conv = cast(nn.Conv2d, layer)
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    padded = F.pad(x.detach(), conv._reversed_padding_repeated_twice, mode=mode)  # also right for padding='same'
-    patches = F.unfold(padded, conv.kernel_size, dilation=conv.dilation, stride=conv.stride)
-    grouped = patches.view(len(patches), conv.groups, -1, patches.shape[2])
+    inputs = patches(conv, x.detach())
+    grouped = inputs.view(len(inputs), conv.groups, -1, inputs.shape[2])
     return grouped.transpose(2, 3).flatten(0, 2)
 
 

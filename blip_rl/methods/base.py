@@ -101,7 +101,8 @@ def _check_finite(fisher: Mapping[str, Tensor]) -> None:
 
 Outputs = Callable[[int, Tensor], tuple[Any, Tensor]]
 """(number of a task learned earlier, counted from 1; its raw observations) → its policy as a torch Distribution and its
-values, shape (batch,), from that task's own head over the trunk as it is now. Gradients reach the trunk alone."""
+values, shape (batch,), from that task's own head over the trunk as it is now. Gradients reach the trunk, and a head
+only if its task is the one being learned: when it comes back."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from blip_rl.core.released_code import fan, weight_bound
 from blip_rl.reporting.checkpoints import Checkpoint
 
 Array = npt.NDArray[np.float32]
@@ -192,7 +193,7 @@ def _wrong_intervals(checkpoint: Checkpoint, total_bits: int) -> str | None:
 
 
 def _bound(shape: tuple[int, ...], fan_bounds: bool) -> float:
-    """Return b: 6/√max(outputs, inputs·kernel height·kernel width) for weights, or 1; 1 for biases."""
+    """Return b of a parameter: 1 for biases, and for weights without bounds by their fan."""
     if len(shape) < 2 or not fan_bounds:
         return 1.0
-    return 6.0 / math.sqrt(max(shape[0], math.prod(shape[1:])))
+    return weight_bound(fan(shape))

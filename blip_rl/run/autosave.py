@@ -29,7 +29,7 @@ class Autosave:
 
         Args:
             run: The run.
-            stage: Number of the task, counted from 1.
+            stage: Number of the stage, counted from 1.
             first_seed: Seed that the environments were last reset with.
             resumed: Whether an earlier process started the task.
         """

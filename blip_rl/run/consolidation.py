@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from blip_rl.core.weights import copy_weights
 from blip_rl.learner.distil import Distilled, distil
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.learner.separate_trunk import LearnApart
 from blip_rl.records import BitsRow
 from blip_rl.run.context import RunContext
 from blip_rl.run.tensorboard import log_bits, log_method_metrics
-from blip_rl.storage.checkpoint import trunk_bytes
 
 
 def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
@@ -32,7 +32,7 @@ def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
     task, policy = run.config.task_of(stage), agent.policy
     played = run.scores.evaluate(policy, stage, "before", agent.num_timesteps)
     distilled = _distil(run, agent, task.name)
-    steps, weights_before = agent.num_timesteps, trunk_bytes(policy.protected)
+    steps, weights_before = agent.num_timesteps, copy_weights(policy.protected)
     generator = torch.Generator().manual_seed(run.config.seed * 1_000 + stage)
     try:
         metrics = run.method.end_task(agent.finished_task(run.method.samples_wanted, generator))
@@ -43,12 +43,16 @@ def consolidate(run: RunContext, agent: ContinualPPO, stage: int) -> None:
     if frozen:
         log_bits(run.logger, frozen, run.method.total_bits, task.name, steps)
         run.folder.add_bits(bits_rows(frozen, stage))
-    same_weights = not distilled and trunk_bytes(policy.protected) == weights_before
+    same_weights = not distilled and _unchanged(policy.protected, weights_before)
     if same_weights and run.config.evaluation.actions == "greedy":
         # Same weights, same seeds and greedy actions give the same episodes: reuse them.
         run.scores.record(played, stage, "after", steps)
     else:
         run.scores.evaluate(policy, stage, "after", steps)
+
+
+def _unchanged(trunk: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(weight, before[name]) for name, weight in trunk.named_parameters())
 
 
 def _distil(run: RunContext, agent: ContinualPPO, task: str) -> bool:

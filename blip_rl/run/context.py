@@ -78,7 +78,7 @@ class RunContext:
         """Create the training environments of a task, which record the actions taken in them.
 
         Args:
-            stage: Number of the task, counted from 1.
+            stage: Number of the stage, counted from 1.
         """
         count = self.config.agent.ppo.environments
         groups = self.config.compute.groups(self.device, count)

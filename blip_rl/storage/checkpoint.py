@@ -16,7 +16,7 @@ from typing import Any, Literal
 from gymnasium import spaces
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
@@ -190,8 +190,3 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors detached, contiguous and on the CPU, as safetensors requires."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def trunk_bytes(trunk: nn.Module) -> bytes:
-    """Return the trunk's weights as bytes, to detect whether a consolidation changed any."""
-    return b"".join(p.detach().cpu().contiguous().numpy().tobytes() for p in trunk.parameters())
