@@ -14,19 +14,19 @@ import argparse
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from _measure import without_paths
 
-from blip_rl.core.intervals import Estimate
+from blip_rl.core.intervals import Estimate, estimate
 from blip_rl.errors import UserError
 from blip_rl.formatting import score_text
 from blip_rl.reporting.groups import Group, group_runs
 from blip_rl.reporting.normalising import normalised_by_recipe, rescale_observed
 from blip_rl.reporting.run_record import RunRecord, is_run, load_run
-from blip_rl.reporting.sections_paired import paired_estimate
+from blip_rl.reporting.sections_paired import paired_differences, paired_estimate
 from blip_rl.reporting.summary_metrics import SUMMARY_METRICS, metric_estimate, worst_estimate
 from blip_rl.shell import shell_command
 from blip_rl.storage.atomic import replace_text
@@ -34,13 +34,12 @@ from blip_rl.storage.atomic import replace_text
 _HEAD = """# Leaderboard
 
 Made by `python scripts/leaderboard.py` from result folders. ACC: mean normalised score over the games at the end, 0 =
-random play, 1 = the reference of the sequence; worst: the lowest score of
-any game in a run, averaged over the seeds. BWT: mean change of the earlier games'
-scores since each was learned. Plasticity: score just after learning a game, divided by that of `single` on the same
-sequence. In brackets the 95 % interval: Student's of the mean with three to nine seeds, the bootstrap of the
-interquartile mean from ten on, none below three. Differences are paired by seed. Steps per second of learning,
-without evaluations: mean; memory: the most that one run held. –: not defined or not recorded. Speeds
-depend on the machine and on what else ran there; for the cost of a method see [performance](performance.md).
+random play, 1 = the reference of the sequence; worst: the lowest score of any game in a run, averaged over the seeds.
+BWT: mean change of the earlier games' scores since each was learned. Plasticity: score just after learning a game,
+divided by that of `single` on the same sequence. In brackets the 95 % interval: Student's of the mean with three to
+nine seeds, the bootstrap of the interquartile mean from ten on, none below three. Differences are paired by seed. Steps
+per second of learning, without evaluations: mean; memory: the most that one run held. –: not defined or not recorded.
+Speeds depend on the machine and on what else ran there; for the cost of a method see [performance](performance.md).
 """
 _PUBLISHED = """## Published, not measured here
 
@@ -90,7 +89,11 @@ def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple
     labels = {group.label for groups, _ in tables.values() for group in groups}
     if against is not None and against not in labels:
         raise UserError(f"--against {against}: no finished run of it: expected one of {', '.join(sorted(labels))}")
-    return "\n".join([_HEAD, *(_section(key, *tables[key], against) for key in tables), _PUBLISHED]), left_out
+    pages = [_section(key, *tables[key], against) for key in tables]
+    together = (
+        [] if against is None else _over_sequences({key[0]: groups for key, (groups, _) in tables.items()}, against)
+    )
+    return "\n".join([_HEAD, *pages, *together, _PUBLISHED]), left_out
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -142,6 +145,42 @@ def _section(sequence: Learned, groups: Sequence[Group], note: str, against: str
         "\n".join(f"- {_escaped(group.label)}: {_origin(group)}" for group in groups),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _over_sequences(tables: Mapping[str, Sequence[Group]], against: str) -> list[str]:
+    """Return a section with the differences to an agent averaged over sequences; none if it is on less than two."""
+    firsts = {name: group for name, groups in tables.items() for group in groups if group.label == against}
+    labels = dict.fromkeys(group.label for groups in tables.values() for group in groups)
+    rows = [row for label in labels if label != against and (row := _mean_difference(tables, firsts, label))]
+    if not rows:
+        return []
+    name = _escaped(against)
+    headings = ["agent", "sequences", "seeds", f"ACC − that of {name}", f"worst − that of {name}"]
+    table = [headings, ["---"] * len(headings), *rows]
+    text = (
+        "The difference of each seed is averaged over the sequences first; seeds that one of them lacks are left out."
+    )
+    return ["\n\n".join(["## Over sequences", text, "\n".join(f"| {' | '.join(row)} |" for row in table)]) + "\n"]
+
+
+def _mean_difference(tables: Mapping[str, Sequence[Group]], firsts: Mapping[str, Group], label: str) -> list[str]:
+    """Return the row of an agent; empty if it is on less than two sequences with the other one."""
+    pairs = [
+        (name, firsts[name], group)
+        for name, groups in tables.items()
+        for group in groups
+        if group.label == label and name in firsts
+    ]
+    if len(pairs) < 2:
+        return []
+    acc = SUMMARY_METRICS["ACC"]
+    cells, seeds = [], list[int]()
+    for compute in (acc.compute, acc.worst):
+        assert compute is not None  # ACC has a worst game
+        found = [paired_differences(first, group, compute) for _, first, group in pairs]
+        seeds = sorted(set.intersection(*map(set, found)))
+        cells.append(_cell(estimate([float(np.mean([one[seed] for one in found])) for seed in seeds]), signed=True))
+    return [_escaped(label), ", ".join(name for name, _, _ in pairs), ", ".join(map(str, seeds)), *cells]
 
 
 def _difference(first: Group, other: Group) -> str:

@@ -140,3 +140,28 @@ def test_the_page_is_written(script, tmp_path, capsys):
     assert page.startswith("# Leaderboard\n")
     assert "\n## Published, not measured here\n\nNo numbers: BLIP" in page
     assert "wrote " in capsys.readouterr().out
+
+
+def test_differences_are_averaged_over_sequences_by_seed(script, tmp_path):
+    """`ewc` is 0.3 × seed higher on one sequence and 0.6 × seed on the other; seed 4 is on one of them alone."""
+    for factor, steps in ((1, 1000), (2, 2000)):
+        for seed in range(1, 4 + factor % 2):
+            make_run(tmp_path / f"blip-{steps}-{seed}", seed=seed, steps=steps)
+            path = make_run(
+                tmp_path / f"ewc-{steps}-{seed}",
+                agent="ewc",
+                seed=seed + 3 * factor * seed,
+                steps=steps,
+                settings={"method": {"name": "ewc"}},
+            )
+            for one in (path, tmp_path / f"blip-{steps}-{seed}"):
+                config = tomllib.loads((one / "config.toml").read_text(encoding="utf-8"))
+                changed = {"seed": seed, "sequence_name": f"of {steps} steps"}
+                (one / "config.toml").write_text(tomli_w.dumps(config | changed), encoding="utf-8")
+    text, _ = script.leaderboard([tmp_path], against="blip")
+    (row,) = sections(text)["Over sequences"].values()
+    differences = [0.45 * seed / REFERENCE for seed in (1, 2, 3)]
+    expected = pytest.approx([np.mean(differences), *student_interval(differences)], abs=2e-3)
+    assert numbers(row["ACC − that of blip"]) == expected
+    assert numbers(row["worst − that of blip"]) == expected, "every game is higher by the same"
+    assert (row["agent"], row["sequences"], row["seeds"]) == ("ewc", "of 1000 steps, of 2000 steps", "1, 2, 3")

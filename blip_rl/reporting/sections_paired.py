@@ -35,7 +35,12 @@ def paired_section(groups: Sequence[Group]) -> list[Section]:
 
 
 def paired_estimate(first: Group, other: Group, compute: Compute) -> Estimate:
-    """Estimate ``other − first`` of a metric over the seeds that both groups have.
+    """Estimate ``other − first`` of a metric over the seeds that both groups have; arguments: see below."""
+    return estimate(paired_differences(first, other, compute).values())
+
+
+def paired_differences(first: Group, other: Group, compute: Compute) -> dict[int, float]:
+    """Return ``other − first`` of a metric by the seeds that both groups have.
 
     Args:
         first: The group to compare with.
@@ -43,7 +48,7 @@ def paired_estimate(first: Group, other: Group, compute: Compute) -> Estimate:
         compute: Computes the metric of a run.
     """
     ours, theirs = _by_seed(first), _by_seed(other)
-    return estimate([compute(theirs[seed], other) - compute(ours[seed], first) for seed in ours if seed in theirs])
+    return {seed: compute(theirs[seed], other) - compute(ours[seed], first) for seed in ours if seed in theirs}
 
 
 def _by_seed(group: Group) -> dict[int, RunRecord]:
