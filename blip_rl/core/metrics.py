@@ -170,7 +170,7 @@ def learned_later(matrix: npt.ArrayLike) -> float:
     return float("nan") if np.isnan(scores).any() else _mean(scores[1:])
 
 
-def rounding_loss(before: npt.ArrayLike, after: npt.ArrayLike) -> Array:
+def consolidation_loss(before: npt.ArrayLike, after: npt.ArrayLike) -> Array:
     """Compute N before consolidation − N after, per task; positive if freezing bits lowered the score.
 
     Raises:

@@ -130,7 +130,7 @@ def draw_budget(
     return ax
 
 
-def draw_rounding(
+def draw_consolidation_loss(
     ax: Axes, tasks: Sequence[str], groups: Sequence[tuple[str, Array]], theme: Theme, ylabel: str
 ) -> Axes:
     """Draw the score lost by consolidation: one bar per stage and group (mean over games), one point per game.

@@ -10,6 +10,7 @@ from blip_rl.reporting.drawing import Axes
 from blip_rl.reporting.groups import Series
 from blip_rl.reporting.style import (
     BESIDE_LEGEND_INCHES,
+    LONGEST_TITLE,
     MARKERS,
     Theme,
     add_legend,
@@ -211,7 +212,7 @@ def _name_sloping(ax: Axes, steps: float, name: str, theme: Theme) -> None:
 def _name_above(ax: Axes, steps: float, name: str, theme: Theme, **style: Any) -> None:
     """Write the name of a task above the axis, where it covers no data."""
     place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
-    ax.annotate(safe_label(name, 18), (steps, 1), **place, color=theme.muted, va="bottom", **style)
+    ax.annotate(safe_label(name, LONGEST_TITLE), (steps, 1), **place, color=theme.muted, va="bottom", **style)
 
 
 def _mark(ax: Axes, steps: float, theme: Theme, count: int) -> None:

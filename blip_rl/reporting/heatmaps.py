@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from blip_rl.reporting.drawing import Axes, Colormap, MaxNLocator, Normalize, colormaps, figure, pixels
-from blip_rl.reporting.style import Theme, figure_width, label_columns, safe_label, style_axes
+from blip_rl.reporting.style import LONGEST_TITLE, Theme, figure_width, label_columns, safe_label, style_axes
 
 Array = npt.NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def draw_layer(
     for ax, bits, name in zip(axes, maps, names, strict=True):
         image = ax.imshow(bits, cmap=_COLOURS, vmin=0, vmax=total_bits, aspect="auto", interpolation="nearest")
         ax.set_title(
-            f"{safe_label(name, 20)}\nmean {float(np.mean(np.asarray(bits, np.float64))):.1f}",
+            f"{safe_label(name, LONGEST_TITLE)}\nmean {float(np.mean(np.asarray(bits, np.float64))):.1f}",
             fontsize=10,
             color=theme.text,
         )

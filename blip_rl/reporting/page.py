@@ -218,7 +218,7 @@ def _sections(groups: Sequence[Group], writer: FigureWriter, out: Path, problems
         sections_matrix.matrix_section(groups, writer),
         sections_stages.stages_section(groups),
         sections_network.bits_section(groups, writer, problems),
-        sections_matrix.rounding_section(groups, writer),
+        sections_matrix.consolidation_section(groups, writer),
         sections_network.plasticity_section(groups, writer),
         sections_network.gifs_section(groups, out, problems),
         sections_cost.cost_section(groups, writer),

@@ -124,34 +124,42 @@ def _mean_over(group: Group) -> str:
     return f" Mean over {seeds} seeds." if seeds > 1 else ""
 
 
-def rounding_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
+def consolidation_section(groups: Sequence[Group], writer: FigureWriter) -> Section:
     """Score before consolidation − score after it."""
-    lead = "Score lost by consolidation itself: score before − score after. Points: games. Bars: mean over games."
-    names, shown = _rounding_losses(groups)
+    lead = (
+        "Score lost at the end of a game, by consolidating it (for BLIP, rounding) or by distilling it: score before − "
+        "score after. Points: games. Bars: mean over games."
+    )
+    names, shown = _consolidation_losses(groups)
     if not shown:
-        return Section("rounding", "Rounding loss", lead, note="No consolidation has scores both before and after.")
+        return Section(
+            "consolidation", "Consolidation loss", lead, note="No consolidation has scores both before and after."
+        )
     if not any(np.nan_to_num(losses).any() for _, losses in shown):
         return Section(
-            "rounding", "Rounding loss", lead, note="No loss: all scores are equal before and after consolidation."
+            "consolidation",
+            "Consolidation loss",
+            lead,
+            note="No loss: all scores are equal before and after consolidation.",
         )
 
     def draw(figure: Figure, theme: Theme) -> None:
-        bars.draw_rounding(figure.add_subplot(), names, shown, theme, "normalised score lost")
+        bars.draw_consolidation_loss(figure.add_subplot(), names, shown, theme, "normalised score lost")
 
     rows_text = [
         f"{label}: after " + ", ".join(_mean_loss(n, r) for n, r in zip(names, losses, strict=True))
         for label, losses in shown
     ]
     page_figure = writer.add(
-        "rounding-loss",
+        "consolidation-loss",
         draw,
         title="",
-        alt=f"Rounding loss. {listed(rows_text)}",
+        alt=f"Consolidation loss. {listed(rows_text)}",
         data=_losses_data(groups[0].first, names, shown),
         size=(WIDE[0], 3.1),
         draw_narrow=draw,
     )
-    return Section("rounding", "Rounding loss", lead, (page_figure,))
+    return Section("consolidation", "Consolidation loss", lead, (page_figure,))
 
 
 def _losses_data(run: RunRecord, names: Sequence[str], shown: Sequence[tuple[str, Array]]) -> ChartData:
@@ -160,10 +168,10 @@ def _losses_data(run: RunRecord, names: Sequence[str], shown: Sequence[tuple[str
     return ChartData(("agent", "after learning", *games), tuple(rows))
 
 
-def _rounding_losses(groups: Sequence[Group]) -> tuple[list[str], list[tuple[str, Array]]]:
+def _consolidation_losses(groups: Sequence[Group]) -> tuple[list[str], list[tuple[str, Array]]]:
     """Return the games after which losses were measured, and (label, (stages, games) losses) of each group with any."""
     matrices = [(mean_matrix(group, "before_normalised"), mean_matrix(group, "after_normalised")) for group in groups]
-    losses = [metrics.rounding_loss(before, after) for before, after in matrices]
+    losses = [metrics.consolidation_loss(before, after) for before, after in matrices]
     found = [(group.label, loss) for group, loss in zip(groups, losses, strict=True) if np.isfinite(loss).any()]
     stages = min((len(loss) for _, loss in found), default=0)  # groups may have learned different numbers of games
     rows = [row for row in range(stages) if any(np.isfinite(loss[row]).any() for _, loss in found)]

@@ -82,6 +82,10 @@ DARK = Theme(
 )
 
 
+LONGEST_TITLE = 22
+"""Letters of a game's title in a chart, so that two games of a sequence do not look alike: "MinAtar Space Invaders"."""
+
+
 def safe_label(text: str, longest: int = 40) -> str:
     """Make text from a file safe for matplotlib: no mathtext, no control characters, at most ``longest`` characters."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -229,10 +229,10 @@ class ScoreBook:
         for name, value in (self.summary(stage) | {"last_cycle_sum": self.last_cycle_sum(stage)}).items():
             if not math.isnan(value):
                 self._logger.record(f"continual/{name}", value)
-        loss = metrics.rounding_loss(self.normalised(self.before), self.normalised(self.after))[stage - 1]
+        loss = metrics.consolidation_loss(self.normalised(self.before), self.normalised(self.after))[stage - 1]
         for task, lost in zip(self._config.tasks, loss.tolist(), strict=False):
             if not math.isnan(lost):
-                self._logger.record(f"rounding_loss/{task.name}", lost)
+                self._logger.record(f"consolidation_loss/{task.name}", lost)
 
     def summary(self, stage: int) -> dict[str, float]:
         """Return metrics at the end of a stage, over the tasks seen that have normalisers; NaN where undefined."""

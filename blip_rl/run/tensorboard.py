@@ -95,7 +95,7 @@ def layout(config: RunConfig) -> dict[str, dict[str, list[Any]]]:
             "accumulated normalised reward": ["continual/accumulated_normalised_reward"],
             "ACC and BWT": ["continual/(acc|bwt)"],
             "worst game": ["continual/(worst_task|worst_bwt)"],
-            "rounding loss": ["rounding_loss/.*"],
+            "consolidation loss": ["consolidation_loss/.*"],
         },
         "bits": {
             "mean frozen bits": ["bits/mean_frozen"],

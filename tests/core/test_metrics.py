@@ -133,9 +133,9 @@ def test_isolated_forgetting_by_hand():
     same(metrics.isolated_forgetting(MATRIX), [[NAN, 0.2, 0.4], [NAN, NAN, -0.1], [NAN, NAN, NAN]])
 
 
-def test_rounding_loss_is_before_minus_after():
-    same(metrics.rounding_loss([0.9, 0.5], [0.4, 0.6]), [0.5, -0.1])
-    same(metrics.rounding_loss([0.9, NAN], [NAN, 0.6]), [NAN, NAN])
+def test_consolidation_loss_is_before_minus_after():
+    same(metrics.consolidation_loss([0.9, 0.5], [0.4, 0.6]), [0.5, -0.1])
+    same(metrics.consolidation_loss([0.9, NAN], [NAN, 0.6]), [NAN, NAN])
 
 
 # What was learned
@@ -189,7 +189,7 @@ def test_a_matrix_that_is_not_square_is_refused(metric, matrix):
         metric(matrix)
 
 
-@pytest.mark.parametrize("metric", [metrics.rounding_loss, transfer.forward_transfer, transfer.plasticity])
+@pytest.mark.parametrize("metric", [metrics.consolidation_loss, transfer.forward_transfer, transfer.plasticity])
 def test_two_rows_of_different_length_are_refused(metric):
     with pytest.raises(ValueError, match=r"of shape \(2,\).*of shape \(1,\): expected the same"):
         metric([0.1, 0.2], [0.3])

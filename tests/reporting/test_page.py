@@ -47,7 +47,7 @@ def real_pictures():
 
 
 SECTIONS = ["run", "summary", "accumulated", "games", "matrix", "stages", "bits"]
-SECTIONS += ["rounding", "plasticity", "play", "speed", "command"]
+SECTIONS += ["consolidation", "plasticity", "play", "speed", "command"]
 
 
 class Page(HTMLParser):
@@ -106,7 +106,7 @@ def test_alternative_texts_contain_the_numbers(new_run):
     assert "after Krull: Kung-Fu Master 0.444, Boxing 0.667, Krull 1.00" in whole
     assert "Frozen bits of conv1 after Boxing, blip: mean 4.50 of 20, from 4 to 5" in whole
     assert "Mean return on Boxing against steps. blip: 6.67 at 3,000 steps" in whole
-    assert "Rounding loss. blip: after Kung-Fu Master +0.05" in whole
+    assert "Consolidation loss. blip: after Kung-Fu Master +0.05" in whole
 
 
 def test_every_figure_is_embedded_and_saved_as_png_and_svg(new_run, real_pictures):
@@ -115,7 +115,7 @@ def test_every_figure_is_embedded_and_saved_as_png_and_svg(new_run, real_picture
     names = {path.stem for path in written.pictures.glob("*.svg")}
     assert names == {path.stem for path in written.pictures.glob("*.png")}
     assert {"accumulated-reward", "game-1-kungfu", "matrix-raw-blip", "bit-budget-blip", "bits-conv1-blip"} <= names
-    assert {"rounding-loss", "plasticity-effective_rank".replace("_", "-"), "speed-steps-per-second"} <= names
+    assert {"consolidation-loss", "plasticity-effective_rank".replace("_", "-"), "speed-steps-per-second"} <= names
     files = {link["download"]: base64.b64decode(link["href"].partition(",")[2]) for link in page.all("a")}
     assert files == {path.name: path.read_bytes() for path in written.pictures.glob("*.csv")}
     layers = {"bits-conv1-blip", "bits-fc1-blip"}  # one file for the heatmaps of all layers
