@@ -128,6 +128,16 @@ class NormalizationConfig(Settings):
     always sums of raw rewards."""
 
 
+class Sections(NormalizationConfig):
+    """What ``--set`` can change beside the agent: normalisation, the sections of a sequence recipe, ``compute``."""
+
+    atari: AtariConfig = AtariConfig()
+    minatar: MinatarConfig = MinatarConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+
 class SequenceConfig(Schedule, NormalizationConfig):
     """Sequence recipe, what to learn in what order: ``envs/*.toml``."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from blip_rl.config import NormalizationConfig, SequenceConfig
+from blip_rl.config import Sections, SequenceConfig
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipe_errors import RecipeError, attempt, show, validated
 from blip_rl.recipes.files import (
@@ -30,7 +30,7 @@ from blip_rl.task_schedule import TaskConfig
 from blip_rl.tasks.minatar_names import check_installed, minatar_game
 from blip_rl.untrusted.files import MOST_TASKS
 
-_SECTIONS = (*NormalizationConfig.model_fields, "atari", "minatar", "evaluation", "checkpoint")
+_SECTIONS = tuple(name for name in Sections.model_fields if name in SequenceConfig.model_fields)
 """Keys of a sequence recipe that ``--set`` can change."""
 
 

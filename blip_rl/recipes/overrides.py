@@ -9,24 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from blip_rl.config import NormalizationConfig, Sections
 from blip_rl.errors import UserError, did_you_mean
 from blip_rl.recipe_errors import Location, Problem, dotted, show
 
-_SECTIONS: dict[str, Literal["agent", "sequence"]] = {
-    "ppo": "agent",
-    "trunk": "agent",
-    "method": "agent",
-    "distil": "agent",
-    "atari": "sequence",
-    "minatar": "sequence",
-    "evaluation": "sequence",
-    "checkpoint": "sequence",
-    "compute": "sequence",
-}
-_KEYS_WITHOUT_SECTION: dict[str, Literal["agent", "sequence"]] = {
+_Kind = Literal["agent", "sequence"]
+_KEYS_WITHOUT_SECTION: dict[str, _Kind] = {
     "learning": "agent",
-    "normalize_observations": "sequence",
-    "normalize_rewards": "sequence",
+    **dict.fromkeys(NormalizationConfig.model_fields, "sequence"),
+}
+_SECTIONS: dict[str, _Kind] = {
+    **dict.fromkeys(("ppo", "trunk", "method", "distil"), "agent"),
+    **{name: "sequence" for name in Sections.model_fields if name not in _KEYS_WITHOUT_SECTION},
 }
 _OWN_OPTIONS = {"steps": "--steps", "seed": "--seed", "device": "--device", "games": "--games", "agent": "--agent"}
 

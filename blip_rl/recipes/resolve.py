@@ -12,21 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.config import (
-    AtariConfig,
-    CheckpointConfig,
-    ComputeConfig,
-    EvaluationConfig,
-    NormalizationConfig,
-    RunConfig,
-)
+from blip_rl.config import AtariConfig, EvaluationConfig, RunConfig, Sections
 from blip_rl.recipe_errors import RecipeError, attempt, checked, dotted, problems_of, show
 from blip_rl.recipes.agent import agent_config, agent_layers, combination_problems, with_task_count
 from blip_rl.recipes.files import find_recipe, is_path
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, located_line, merge, parse_override
 from blip_rl.setting_types import Device, Seed, Settings, Steps
-from blip_rl.task_schedule import Cycles, MinatarConfig, TaskConfig
+from blip_rl.task_schedule import Cycles, TaskConfig
 from blip_rl.tasks.minatar_names import minatar_game
 
 
@@ -37,16 +30,6 @@ class _Options(Settings):
     cycles: Cycles | None
     seed: Seed
     device: Device
-
-
-class Sections(NormalizationConfig):
-    """What ``--set`` can change beside the agent: normalisation, the sections of a sequence recipe, ``compute``."""
-
-    atari: AtariConfig = AtariConfig()
-    minatar: MinatarConfig = MinatarConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    compute: ComputeConfig = ComputeConfig()
 
 
 def resolve(

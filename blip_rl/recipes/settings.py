@@ -7,23 +7,21 @@ import re
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from blip_rl.agent_config import AgentConfig
-from blip_rl.config import AtariConfig, CheckpointConfig, ComputeConfig, EvaluationConfig, NormalizationConfig
+from blip_rl.config import NormalizationConfig, Sections
 from blip_rl.setting_types import Matching, Settings
-from blip_rl.task_schedule import MinatarConfig, Schedule, TaskConfig
+from blip_rl.task_schedule import Schedule, TaskConfig
 from blip_rl.wrapper_config import WrapperConfig
 
 SEQUENCE_SECTIONS: dict[str, type[Settings]] = {
-    "atari": AtariConfig,
-    "minatar": MinatarConfig,
-    "evaluation": EvaluationConfig,
-    "checkpoint": CheckpointConfig,
-    "compute": ComputeConfig,
+    name: cast(type[Settings], info.annotation)
+    for name, info in Sections.model_fields.items()
+    if name not in NormalizationConfig.model_fields
 }
 """Sections that ``--set`` can change beside the agent's; ``compute`` is not in sequence recipes."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML: other keys are quoted

@@ -10,6 +10,7 @@ from itertools import groupby
 
 import numpy as np
 
+from blip_rl.config import RunConfig, Sections
 from blip_rl.core import metrics
 from blip_rl.core.intervals import FEWEST_RUNS, Estimate, describe, estimate
 from blip_rl.formatting import flatten
@@ -20,7 +21,7 @@ from blip_rl.reporting.visits import first_stage
 
 _CURVE_RESAMPLES = 1_000
 _DIFFERENCES_NAMED = 3
-_SECTIONS = ("normalize_observations", "normalize_rewards", "atari", "evaluation", "checkpoint", "compute")
+_SECTIONS = tuple(name for name in Sections.model_fields if name in RunConfig.model_fields)
 """What a recipe sets beside the agent and the games."""
 
 
