@@ -38,7 +38,7 @@ def draw_estimates(
 
     Args:
         ax: Where to draw.
-        labels: (groups,) names, from top to bottom.
+        labels: (groups,) names, from top to bottom; they may have two lines.
         colours: (groups,) colour numbers.
         estimates: (groups,) estimates.
         theme: Colours.
@@ -55,7 +55,7 @@ def draw_estimates(
         _draw_estimate(ax, row, one, theme.colour(colours[row]), theme)
     for row, one in enumerate(worst):
         ax.plot([one.centre], [row], "<", color=theme.colour(colours[row]), markerfacecolor="none", markersize=7)
-    _label_rows(ax, [safe_label(label, 30) for label in labels], theme)
+    _label_rows(ax, ["\n".join(safe_label(line, 30) for line in label.split("\n")) for label in labels], theme)
     numbers_axis(ax.xaxis)
     ax.margins(x=0.08)
     ax.axvline(0, color=theme.muted, linewidth=1)  # always in view, so that small values look small

@@ -126,7 +126,14 @@ def _improvement_figure(
 
     def draw(figure: Figure, theme: Theme) -> None:
         ax = figure.add_subplot()
-        bars.draw_estimates(ax, labels, [first.index for first, _ in pairs], found, theme, worst=worst)
+        bars.draw_estimates(
+            ax,
+            [label.replace(" > ", "\n> ") for label in labels],
+            [first.index for first, _ in pairs],
+            found,
+            theme,
+            worst=worst,
+        )
         profiles.mark_even_odds(ax, theme)
 
     texts = [
@@ -143,5 +150,5 @@ def _improvement_figure(
             "Probability that a run of the first agent scores higher on a game than one of the second, mean over the "
             "games; ½ for equal agents (dotted). Open triangles: the game with the lowest probability."
         ),
-        size=(SMALL[0], 1.0 + 0.38 * len(pairs)),
+        size=(SMALL[0], 1.0 + 0.5 * len(pairs)),
     )

@@ -74,4 +74,4 @@ def _row(first: Group, other: Group) -> TableRow | None:
         return None
     found = [paired_estimate(first, other, compute) for _, _, compute in _columns()]
     cells = tuple((headline(one, signed=True), spread(one, signed=True)) for one in found)
-    return TableRow(f"{other.label} − {first.label}", "", cells) if np.isfinite(found[0].centre) else None
+    return TableRow(other.label, f"− {first.label}", cells) if np.isfinite(found[0].centre) else None

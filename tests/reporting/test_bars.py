@@ -36,6 +36,13 @@ def test_estimates_are_points_a_mean_and_an_interval(ax):
     assert list(zero.get_xdata()) == [0, 0]
 
 
+def test_each_line_of_a_long_label_is_shown(ax):
+    """A pair of agents with long names must not be cut to the first one."""
+    label = f"{'a' * 29}\n> {'b' * 28}"
+    bars.draw_estimates(ax, [label], [0], [estimate([0.5])], LIGHT)
+    assert [text.get_text() for text in ax.get_yticklabels()] == [label]
+
+
 def test_worst_game_is_an_open_marker(ax):
     bars.draw_estimates(ax, ["blip"], [0], [estimate([0.5])], LIGHT, worst=[estimate([-0.2])])
     (marker,) = [line for line in ax.lines if line.get_markerfacecolor() == "none"]
