@@ -143,9 +143,16 @@ class RunRecord:
         return come_back(self.visits)
 
     def short_title(self, stage: int) -> str:
-        """Return the title of a stage's task, followed by the number of the visit for later ones."""
-        visit = self.visits[:stage].count(self.visits[stage - 1])
-        return self.tasks[self.visits[stage - 1]].title + (f" {visit}" if visit > 1 else "")
+        """Return the title of a stage's task without a first word that all titles have, and the visit if not the first.
+
+        "Space Invaders" instead of "MinAtar Space Invaders", where space is scarce.
+        """
+        task, visit = self.visits[stage - 1], self.visits[:stage].count(self.visits[stage - 1])
+        titles = [one.title for one in self.tasks]
+        shared = len({title.partition(" ")[0] for title in titles}) == 1 < len(titles)
+        rests = [title.partition(" ")[2] for title in titles]
+        title = (rests if shared and all(rests) else titles)[task]
+        return title + (f" {visit}" if visit > 1 else "")
 
     def stage_title(self, stage: int) -> str:
         """Return the title of a stage's task and, where tasks come back, which visit to it the stage is."""

@@ -28,6 +28,8 @@ from blip_rl.reporting.task import Task
 from blip_rl.reporting.text import headline, listed, number, played, spread, unit, worst_text
 
 _MOST_NAMES = 7  # above the axis of a small figure
+_LEGEND_ROW_INCHES = 0.17
+_NAMES_INCHES = 0.5  # of sloping names above an axis
 _AT_ONE = "Dotted line at 1: the reference score on one game."
 
 
@@ -247,4 +249,7 @@ def _game_figure(at: int, run: RunRecord, groups: Sequence[Group], writer: Figur
     training = [row for group in groups for row in training_rows(group, task.name)]
     data = series_data(series, "mean return", training)
     name, caption = f"game-{at + 1}-{task.name}", describe_series(series)
-    return writer.add(name, draw, title=task.title, alt=alt, data=data, caption=caption)
+    # Names above the axis and the legend must not take their room from the curves.
+    above = _LEGEND_ROW_INCHES * len(series) + (_NAMES_INCHES if any(title for _, title in later) else 0.0)
+    size = (SMALL[0], SMALL[1] + above)
+    return writer.add(name, draw, title=task.title, alt=alt, data=data, caption=caption, size=size)

@@ -9,6 +9,7 @@ from blip_rl.reporting.page import write_report
 from blip_rl.reporting.run_record import load_run
 from blip_rl.reporting.text import status
 from blip_rl.sb3.import_run import import_agent
+from tests.reporting.report_runs import GAMES, make_run
 
 
 @pytest.fixture
@@ -31,3 +32,17 @@ def test_run_with_a_snapshot_is_not_complete(imported):
     """A run writes the last stage's checkpoint, then removes the snapshot that it could resume from."""
     (imported / "checkpoints" / "step-000000000400").mkdir()
     assert not load_run(imported).complete
+
+
+@pytest.mark.parametrize(
+    ("titles", "short"),
+    [
+        (("MinAtar Breakout", "MinAtar Space Invaders", "MinAtar Asterix"), ["Breakout", "Space Invaders", "Asterix"]),
+        (("CartPole, mix 1", "CartPole, mix 2", "CartPole, mix 3"), ["mix 1", "mix 2", "mix 3"]),
+        (("Space Invaders", "Space", "Boxing"), ["Space Invaders", "Space", "Boxing"]),
+        (("Space", "Space Invaders", "Space Race"), ["Space", "Space Invaders", "Space Race"]),
+    ],
+)
+def test_short_titles_leave_out_a_first_word_that_all_have(titles, short, tmp_path):
+    run = load_run(make_run(tmp_path / "run", titles=dict(zip(GAMES, titles, strict=True))))
+    assert [run.short_title(stage) for stage in (1, 2, 3)] == short
