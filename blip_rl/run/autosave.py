@@ -80,6 +80,7 @@ class Autosave:
         """Reset the environments with a seed derived from the current step."""
         self._games_seed = games_seed(self._run.config.seed, self._stage, self._agent.num_timesteps)
         self._agent.restart_games(self._games_seed)
+        self._run.returns.restarted(self._agent.policy.current_name, self._agent.n_envs)
 
     def _played_games(self) -> list[ActionLog]:
         """Return the action log of the environments of every task that is being learned."""
@@ -99,6 +100,7 @@ class Autosave:
             watched=self._run.plasticity.states_of(self.plasticity_task),
             rollout_states=self._run.rollout_states.all(),
             finished=self._run.returns.finished,
+            held_back=self._run.returns.held_back,
         )
 
 

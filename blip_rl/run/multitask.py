@@ -54,9 +54,10 @@ class MultitaskAutosave(Autosave):
 
     def _restart_games(self) -> None:
         """Reset every task's environments with the seed it would have if it were learned alone."""
-        for number, _ in enumerate(self._schedule.each(), start=1):
+        for number, task in enumerate(self._schedule.each(), start=1):
             self._seeds[number - 1] = games_seed(self._run.config.seed, number, self._agent.num_timesteps)
             self._agent.restart_games(self._seeds[number - 1])
+            self._run.returns.restarted(task, self._agent.n_envs)
 
     def _played_games(self) -> list[ActionLog]:
         return [played_games(self._agent, seed) for seed, _ in zip(self._seeds, self._schedule.each(), strict=True)]

@@ -172,7 +172,7 @@ def restored(run: RunContext, saved: RunSnapshot, plasticity_task: str) -> Itera
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"the snapshot does not match '{run.folder.config}': {error} (restore the file)") from error
     state.restore_random(agent, saved.agent)
-    run.returns.finished = dict(saved.returns)
+    run.returns.finished, run.returns.held_back = dict(saved.returns), dict(saved.held_back)
     run.rollout_states.replace(saved.rollout_states)
     if saved.watched is not None:
         with agent.policy.using_task(plasticity_task):

@@ -50,6 +50,8 @@ class TrainingCallback(BaseCallback):
         self._prepare()
         if not resumed:
             self._plasticity.forget()  # if a task follows itself, its new visit is measured on states of its own
+            for task in self._trained:
+                self._returns.restarted(self._config.tasks[task].name, self._agent.n_envs)
             self._autosave.save_start()
         if self.num_timesteps == self._start_steps and self._config.evaluation.before_training:
             with self._running.paused():
@@ -67,9 +69,9 @@ class TrainingCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         """Called after each step of all environments."""
-        for info in self.locals["infos"]:
+        for number, info in enumerate(self.locals["infos"]):
             if "episode" in info:
-                self._returns.add(self._agent.policy.current_name, float(info["episode"]["r"]))
+                self._returns.add(self._agent.policy.current_name, number, float(info["episode"]["r"]))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -92,6 +94,7 @@ class TrainingCallback(BaseCallback):
 
         A callback of the user may have ended it in the middle of a rollout.
         """
+        self._returns.release()
         self._returns.write(self._stage, self.num_timesteps)
         self._add_speed()
         # Before the end of learning is saved: a run resumed from that snapshot does not log this update again.

@@ -29,7 +29,7 @@ from blip_rl.storage.action_log import ActionLog, DescribedGames, Episodes, acti
 from blip_rl.storage.checkpoint import UNREADABLE, load_tensors, on_cpu, save_tensors
 from blip_rl.storage.integrity import RunFiles
 from blip_rl.storage.metadata import Count, PolicyMetadata, StageNumber, describe_policy, read_metadata
-from blip_rl.storage.returns import Finished
+from blip_rl.storage.returns import Finished, HeldBack
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot_names import new_snapshot_folder
 
@@ -59,6 +59,7 @@ class _Metadata(PolicyMetadata):
     games: list[DescribedGames]
     # Snapshots of runs without returns.csv, which was added later, have none.
     returns: dict[str, tuple[Annotated[Count, Field(ge=1)], float]] = Field(default_factory=dict)
+    held_back: dict[str, tuple[list[Count], Count, float]] = Field(default_factory=dict)  # added later, too
     evidence: RunFiles
     recipe: str
     agent: _AgentValues
@@ -80,6 +81,7 @@ class RunSnapshot:
         watched: Observations on which plasticity is measured; None before there are any.
         rollout_states: Observations of the task's last rollouts, to distil on; None if there are none.
         returns: Finished training episodes not yet written to ``returns.csv``.
+        held_back: Finished training episodes that do not count yet; see :class:`TrainingReturns`.
         run_files: Sizes and digests of the files of the run.
         recipe: Text of ``config.toml``.
     """
@@ -94,6 +96,7 @@ class RunSnapshot:
     watched: Tensor | None
     rollout_states: Tensor | None
     returns: Finished
+    held_back: HeldBack
     run_files: RunFiles
     recipe: str
 
@@ -114,6 +117,7 @@ def save(
     watched: Tensor | None,
     rollout_states: Tensor | None,
     finished: Finished,
+    held_back: HeldBack,
 ) -> None:
     """Write a snapshot under a new name, then remove all but the newest two.
 
@@ -129,6 +133,7 @@ def save(
         "phase": phase,
         "games": [{"seed": played.seed, "episodes": played.episodes} for played in games],
         "returns": finished,
+        "held_back": held_back,
         "evidence": asdict(written),
         "recipe": folder.recipe(),
         "agent": taken.values,
@@ -164,7 +169,7 @@ def load(path: Path) -> RunSnapshot:
         tasks = metadata.task_spaces(config)
         learned = _learned_now(config, metadata.stage)
         _check_files(path, metadata.observation_space.space(), tasks, learned, config)
-        if unknown := set(metadata.returns) - {name for name, _ in tasks}:
+        if unknown := (metadata.returns.keys() | metadata.held_back.keys()) - {name for name, _ in tasks}:
             raise ValueError(f"returns of {', '.join(map(repr, unknown))}: not a task of this run")
         atomic.check_folder(path)  # after the size checks, since it reads every byte
         tensors = load_file(path / "games.safetensors")
@@ -179,6 +184,7 @@ def load(path: Path) -> RunSnapshot:
             watched=tensors.get("watched"),
             rollout_states=tensors.get("rollout_states"),
             returns=metadata.returns,
+            held_back=metadata.held_back,
             run_files=metadata.evidence,
             recipe=metadata.recipe,
         )

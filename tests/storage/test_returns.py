@@ -15,7 +15,7 @@ from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.train import train
 from blip_rl.storage import returns
-from blip_rl.storage.returns import interval_steps
+from blip_rl.storage.returns import TrainingReturns, interval_steps
 from blip_rl.storage.run_folder import RunFolder
 from tests.run.broken_off import assert_equal, broken_off, resume_run, run_files, settings, small_run
 
@@ -34,14 +34,22 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("agent", ["blip", "multitask"])
 def test_a_row_holds_the_episodes_that_finished_since_the_row_before(agent, tmp_path, monkeypatch):
-    """Rewards of CartPole are 1, so an episode's return is its length: counted here from rewards and ends."""
-    finished, lengths, add = [], {}, ContinualPPO._update_info_buffer
+    """Rewards of CartPole are 1, so an episode's return is its length: counted here from rewards and ends.
+
+    The first episodes of a training count when each environment has finished one.
+    """
+    finished, lengths, add, held, ended = [], {}, ContinualPPO._update_info_buffer, {}, {}
 
     def counting(agent, infos, dones):
         task = agent.policy.current_name
         playing = lengths.setdefault(task, np.zeros(agent.n_envs))
         playing += 1
-        finished.extend((agent.num_timesteps, task, float(length)) for length in playing[dones])
+        waiting = held.setdefault(task, [])
+        waiting.extend(playing[dones].tolist())
+        ended.setdefault(task, set()).update(np.flatnonzero(dones))
+        if len(ended[task]) == agent.n_envs:
+            finished.extend((agent.num_timesteps, task, length) for length in waiting)
+            waiting.clear()
         playing[dones] = 0
         add(agent, infos, dones)
 
@@ -57,8 +65,9 @@ def test_a_row_holds_the_episodes_that_finished_since_the_row_before(agent, tmp_
     assert {(int(r["env_steps"]), r["task"]): (int(r["episodes"]), float(r["mean_return"])) for r in found} == {
         key: (len(scores), sum(scores) / len(scores)) for key, scores in expected.items()
     }
-    assert len(found) == 4
-    assert [r["stage"] for r in found] == (["2"] * 4 if agent == "multitask" else ["1", "1", "2", "2"])
+    assert len(found) >= 3
+    stages = ["2" if agent == "multitask" or int(r["env_steps"]) > 512 else "1" for r in found]
+    assert [r["stage"] for r in found] == stages
 
 
 @pytest.mark.parametrize(("steps", "rollout"), [(1, 128), (512, 128), (10_000_000, 1024), (500_000, 2048)])
@@ -155,3 +164,29 @@ def test_a_stop_just_after_the_first_score_does_not_score_twice(whole, tmp_path,
         with pytest.raises(InterruptedRunError, match="saved at step 512"):
             train(small_run(), out=run, threads=1, quiet=True)
     assert_equal(resume_run(run), whole)
+
+
+def test_episodes_count_when_each_environment_has_finished_one_since_a_restart(tmp_path):
+    """Of 4 environments, three end at once with 1 and the last one later with 9: no row of 1 alone."""
+    folder = RunFolder(tmp_path)
+    folder.reset_tables()
+    found = TrainingReturns(folder)
+    found.restarted("a", 4)
+    for environment, score in ((0, 1.0), (1, 1.0), (2, 1.0), (0, 3.0)):
+        found.add("a", environment, score)
+    found.write(1, 100)
+    found.add("a", 3, 9.0)
+    found.add("a", 0, 5.0)  # counts at once from here on
+    found.write(1, 200)
+    found.restarted("a", 4)
+    found.add("a", 1, 2.0)
+    found.restarted("a", 4)  # what was held back counts: no episode is lost
+    found.add("a", 2, 4.0)
+    found.write(1, 300)
+    found.release()
+    found.write(1, 400)
+    assert [(int(r["env_steps"]), int(r["episodes"]), float(r["mean_return"])) for r in rows(tmp_path)] == [
+        (200, 6, 20 / 6),
+        (300, 1, 2.0),
+        (400, 1, 4.0),
+    ]
