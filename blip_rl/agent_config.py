@@ -142,9 +142,9 @@ TrunkStart = Literal["fresh", "shared", "previous"]
 class DistilConfig(Settings):
     """Distillation of a task learned in a separate trunk into the shared trunk (``learning = "distil"``)."""
 
-    start: TrunkStart = "fresh"
-    """Initial weights of the separate trunk: newly initialised, a copy of the shared trunk (``shared``), or those that
-    the previous task was learned with (``previous``)."""
+    start: TrunkStart = "previous"
+    """Initial weights of the separate trunk: those that the previous task was learned with (``previous``, kept between
+    two tasks), newly initialised (``fresh``), or a copy of the shared trunk (``shared``)."""
     first_task: bool = True
     """Whether to learn the first task in a separate trunk as well. PPO saturates many units. The weights into
     saturated units have almost no Fisher information, so Fisher-based methods leave them free, although large changes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip_rl.agent_config import AgentConfig
+from blip_rl.agent_config import AgentConfig, DistilConfig
 from blip_rl.config import RunConfig
 from blip_rl.methods import load_method, make_method, method_names
 from blip_rl.methods.ewc_online import EwcOnline
@@ -93,4 +93,4 @@ def test_runs_saved_before_these_settings_existed_learn_directly():
     values = resolve("cartpole4", "blip").model_dump()
     del values["agent"]["learning"], values["agent"]["distil"]
     assert RunConfig.model_validate(values).agent.learning == "direct"
-    assert AgentConfig.model_validate(values["agent"]).distil.start == "fresh"
+    assert AgentConfig.model_validate(values["agent"]).distil == DistilConfig()
