@@ -33,7 +33,7 @@ def test_a_sweep_is_compared_by_agent_and_value_of_the_grid(tmp_path):
         "ewc, strength=10.0",
         "ewc, strength=1.0",
     ]
-    assert "ewc, strength=10.0 − l2" in page
+    assert re.search(r">ewc, strength=10\.0<small>− l2<", page)
     assert "finetune" not in page
     shutil.rmtree(tmp_path / manifest.runs[0].name)  # not begun yet
     assert report(tmp_path).problems == ()
