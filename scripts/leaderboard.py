@@ -35,11 +35,12 @@ _HEAD = """# Leaderboard
 
 Made by `python scripts/leaderboard.py` from result folders. ACC: mean normalised score over the games at the end, 0 =
 random play, 1 = the reference of the sequence; worst: the lowest score of any game in a run, averaged over the seeds.
-BWT: mean change of the earlier games' scores since each was learned. Plasticity: score just after learning a game,
-divided by that of `single` on the same sequence. In brackets the 95 % interval: Student's of the mean with three to
-nine seeds, the bootstrap of the interquartile mean from ten on, none below three. Differences are paired by seed. Steps
-per second of learning, without evaluations: mean; memory: the most that one run held. –: not defined or not recorded.
-Speeds depend on the machine and on what else ran there; for the cost of a method see [performance](performance.md).
+BWT: mean change of the earlier games' scores since each was learned; worst: of the game that lost most. Plasticity:
+score just after learning a game, divided by that of `single` on the same sequence. In brackets the 95 % interval:
+Student's of the mean with three to nine seeds, the bootstrap of the interquartile mean from ten on, none below three.
+Differences are paired by seed. Steps per second of learning, without evaluations: mean; memory: the most that one run
+held. –: not defined or not recorded. Speeds depend on the machine and on what else ran there; for the cost of a
+method see [performance](performance.md).
 """
 _PUBLISHED = """## Published, not measured here
 
@@ -206,12 +207,18 @@ def _row(group: Group) -> list[str]:
         str(len(group.runs)),
         _cell(metric_estimate(group, "ACC")),
         "–" if worst is None else _cell(worst),
-        _cell(metric_estimate(group, "BWT"), signed=SUMMARY_METRICS["BWT"].signed),
+        _with_worst(group, "BWT"),
         _cell(metric_estimate(group, "Plasticity")),
         f"{np.mean(speeds):,.0f}" if speeds else "–",
         f"{max(memory):,.0f}" if memory else "–",
         ", ".join(_different(str(run.environment.get("commit") or "unknown")[:12] for run in group.runs)),
     ]
+
+
+def _with_worst(group: Group, name: str) -> str:
+    """Return a signed metric and that of the worst game."""
+    cell, worst = _cell(metric_estimate(group, name), signed=True), worst_estimate(group, name)
+    return cell if worst is None or np.isnan(worst.centre) else f"{cell}; worst {_cell(worst, signed=True)}"
 
 
 def _last_rows(run: RunRecord, value: Callable[..., float]) -> list[float]:

@@ -35,7 +35,7 @@ def paired_section(groups: Sequence[Group]) -> list[Section]:
 
 
 def paired_estimate(first: Group, other: Group, compute: Compute) -> Estimate:
-    """Estimate ``other − first`` of a metric over the seeds that both groups have; arguments: see below."""
+    """Estimate ``other − first`` of a metric over the seeds of both groups; arguments as below."""
     return estimate(paired_differences(first, other, compute).values())
 
 
