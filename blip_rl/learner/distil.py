@@ -142,7 +142,7 @@ def distil(
     # generator. The teacher plays before restore_shared overwrites its weights in the trunk.
     kept = RolloutStates() if rollouts is None else rollouts
     expected = len(kept) + settings.steps
-    states = teacher.label(_added(kept, _play(agent, settings.teacher_states), expected))
+    states = teacher.label(kept.add(_play(agent, settings.teacher_states), expected))
     method.restore_shared(policy.trunk)
     policy.reset_current_task()  # the teacher's head fits the features of the teacher's trunk, not the shared ones
     policy.new_optimizer(settings.learning_rate)
@@ -154,18 +154,10 @@ def distil(
         student.imitate(states, range(first))
         if settings.student_states:
             labelled_before = len(kept)
-            observations = _added(kept, _play(agent, settings.student_states), expected)
+            observations = kept.add(_play(agent, settings.student_states), expected)
             states = states.followed_by(teacher.label(observations[labelled_before:]), observations)
             student.imitate(states, range(first, settings.updates))
     return _compare(policy, states, began)
-
-
-def _added(kept: RolloutStates, observations: Tensor, expected: int) -> Tensor:
-    """Add observations to those that are kept and return them all, (states, ...)."""
-    kept.add(observations, expected)
-    rows = kept.all()
-    assert rows is not None
-    return rows
 
 
 def _play(agent: ContinualPPO, states: int) -> Tensor:

@@ -20,12 +20,15 @@ class RolloutStates:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, observations: Tensor, expected: int = 0) -> None:
+    def add(self, observations: Tensor, expected: int = 0) -> Tensor:
         """Copy observations, (states, ...), raw, from any device.
 
         Args:
             observations: Of a rollout, or played for distilling.
             expected: Number of states that there will be in all; memory is allocated for them.
+
+        Returns:
+            All that there are now, as :meth:`all` does.
         """
         count = self._count + len(observations)
         if self._rows is None or len(self._rows) < count:
@@ -35,6 +38,7 @@ class RolloutStates:
             self._rows = rows
         self._rows[self._count : count] = observations.detach()
         self._count = count
+        return self._rows[:count]
 
     def all(self) -> Tensor | None:
         """Return all of them, (states, ...), without copying; None if there are none."""

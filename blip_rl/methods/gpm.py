@@ -43,6 +43,7 @@ class Gpm(Method):
         """Pass the fields of :class:`GpmSettings` as keywords: ``Gpm(threshold=0.995)``."""
         super().__init__(**settings)
         self._bases: dict[str, Tensor] = {}  # by weight name; empty before the first task has ended
+        self._importance: dict[str, Tensor] = {}  # λ of the bases' directions; empty if all are 1
         self._guard: subspace.Guard | None = None
 
     @property
@@ -58,7 +59,8 @@ class Gpm(Method):
             TypeError: the trunk has parameters of layers that are neither linear nor a 2-D convolution.
         """
         protected_layers(trunk)
-        self._guard = subspace.Guard(trunk, self._bases, {}, self.settings.project) if self._bases else None
+        guarded = (self._bases, self._importance, self.settings.project)
+        self._guard = subspace.Guard(trunk, *guarded) if self._bases else None
 
     def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Project the gradient."""
@@ -73,13 +75,22 @@ class Gpm(Method):
     @torch.no_grad()
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Add the directions that the task needs to each basis."""
+        self._add_directions(finished)
+        return {f"held/{name.removesuffix('.weight')}": self._held(name) for name in self._bases}
+
+    def _add_directions(self, finished: FinishedTask) -> dict[str, Tensor]:
+        """Extend each basis; return the inputs of each layer, by weight name."""
         self._guard = None  # frees its copy of the weights before the inputs take memory
         inputs = subspace.layer_inputs(finished.trunk, finished.observations, finished.preprocess)
         for name, layer in protected_layers(finished.trunk).items():
             basis = self._bases.get(name, subspace.empty_basis(layer.weight)).to(layer.weight.device)
             fresh = subspace.new_directions(inputs[name], basis, self.settings.threshold)
             self._bases[name] = subspace.extended(basis, fresh)
-        return {f"held/{name.removesuffix('.weight')}": b.shape[1] / len(b) for name, b in self._bases.items()}
+        return inputs
+
+    def _held(self, name: str) -> float:
+        """Return the protected share of a layer's input space."""
+        return self._bases[name].shape[1] / len(self._bases[name])
 
     def state(self) -> MethodState:
         """Return the basis of every layer."""

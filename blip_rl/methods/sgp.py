@@ -8,84 +8,46 @@ inputs and k ≤ d directions; while a later task is trained, also a copy of the
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from blip_rl.core import saved, subspace
 from blip_rl.core.layers import protected_layers
-from blip_rl.methods.base import FinishedTask, Method, MethodState, Network
-from blip_rl.setting_types import Fraction, NonNegativeFloat, PositiveInt, Settings
+from blip_rl.methods.base import FinishedTask, MethodState, Network
+from blip_rl.methods.gpm import Gpm, GpmSettings
+from blip_rl.setting_types import NonNegativeFloat
 
 
-class SgpSettings(Settings):
+class SgpSettings(GpmSettings):
     """How much of a task's input space is protected, how strongly, and what is projected."""
 
-    threshold: Annotated[Fraction, Field(gt=0.0, lt=1.0)] = 0.995
-    """Share of the energy of each layer's inputs that the basis must explain."""
     scale: NonNegativeFloat = 25.0
     """α: with 0, a direction's importance is σ / max σ; as α grows, all importances approach 1 (GPM)."""
-    samples: PositiveInt = 2_000
-    """Observations of a finished task that the basis is computed from; for convolutions, all of their patches."""
     project: subspace.Projected = "step"
     """What is scaled: gradients, the optimizer's steps, or both, which scales twice. Adam is invariant to the scale of
     the gradient, so ``gradient`` alone protects less."""
 
 
-class Sgp(Method):
+class Sgp(Gpm):
     """Scales updates down along the directions that are important to earlier tasks."""
 
-    capturable: ClassVar[bool] = True
     Settings = SgpSettings
     settings: SgpSettings
 
     def __init__(self, **settings: Any) -> None:
         """Pass the fields of :class:`SgpSettings` as keywords: ``Sgp(threshold=0.995, scale=25)``."""
         super().__init__(**settings)
-        self._bases: dict[str, Tensor] = {}  # by weight name; empty before the first task has ended
-        self._importance: dict[str, Tensor] = {}
-        self._guard: subspace.Guard | None = None
 
-    @property
-    def samples_wanted(self) -> int:
-        """Number of on-policy observations that the basis is computed from."""
-        return self.settings.samples
-
-    def start_task(self, trunk: nn.Module) -> None:
-        """Start the projection, if there is a basis.
-
-        Raises:
-            ValueError: the basis belongs to another network.
-            TypeError: the trunk has parameters of layers that are neither linear nor a 2-D convolution.
-        """
-        protected_layers(trunk)
-        guarded = (self._bases, self._importance, self.settings.project)
-        self._guard = subspace.Guard(trunk, *guarded) if self._bases else None
-
-    def add_gradient(self, name: str, parameter: nn.Parameter) -> None:
-        """Scale the gradient along the directions."""
-        if self._guard is not None:
-            self._guard.gradient(name, parameter)
-
-    def after_step(self) -> None:
-        """Scale the step along the directions."""
-        if self._guard is not None:
-            self._guard.step()
-
-    @torch.no_grad()
-    def end_task(self, finished: FinishedTask) -> dict[str, float]:
-        """Add the directions that the task needs, and update the importance of all directions."""
-        self._guard = None
-        inputs = subspace.layer_inputs(finished.trunk, finished.observations, finished.preprocess)
-        for name, layer in protected_layers(finished.trunk).items():
-            basis = self._bases.get(name, subspace.empty_basis(layer.weight)).to(layer.weight.device)
+    def _add_directions(self, finished: FinishedTask) -> dict[str, Tensor]:
+        """Extend each basis, and update the importance of all directions."""
+        inputs = super()._add_directions(finished)
+        for name, basis in self._bases.items():
             earlier = self._importance.get(name, basis.new_zeros(0)).to(basis.device)
-            basis = subspace.extended(basis, subspace.new_directions(inputs[name], basis, self.settings.threshold))
             task = subspace.importance(inputs[name], basis, self.settings.scale)
-            self._bases[name], self._importance[name] = basis, subspace.accumulated(earlier, task)
-        return {f"held/{name.removesuffix('.weight')}": self._held(name) for name in self._bases}
+            self._importance[name] = subspace.accumulated(earlier, task)
+        return inputs
 
     def _held(self, name: str) -> float:
         """Return the protected share of a layer's input space, with directions weighted by their importance."""
@@ -93,7 +55,7 @@ class Sgp(Method):
 
     def state(self) -> MethodState:
         """Return the basis of every layer and the importance of its directions."""
-        return MethodState(saved.named(self._bases, "basis") | saved.named(self._importance, "importance"))
+        return MethodState(super().state().tensors | saved.named(self._importance, "importance"))
 
     def state_tensors(self, network: Network) -> dict[str, saved.TensorLayout]:
         """Return for each layer one basis, as GPM's, and one vector with the importance of each direction."""
@@ -101,7 +63,7 @@ class Sgp(Method):
             f"{name}.importance": saved.TensorLayout(torch.float32, (layer.weight[0].numel(),), bounded=(0,))
             for name, layer in protected_layers(network.trunk).items()
         }
-        return subspace.basis_layouts(network.trunk) | importance
+        return super().state_tensors(network) | importance
 
     def describe(self, state: MethodState) -> list[str]:
         """Return how many of each layer's input directions are protected."""
