@@ -115,7 +115,8 @@ class TrunkConfig(Settings):
     positions, before the task's scale and shift and the activation. Without parameters of its own."""
     heads: Literal["per-task", "shared"] = "per-task"
     """``per-task``: an actor and a critic for each task. ``shared``: one of each, so that the agent is not told the
-    task; all tasks need the same actions, and methods protect the actor together with the trunk."""
+    task; all tasks need the same actions, and methods protect the actor together with the trunk, but neither the critic
+    nor the standard deviation of continuous actions."""
 
     @model_validator(mode="after")
     def _units_to_normalize(self) -> Self:

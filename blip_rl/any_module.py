@@ -85,12 +85,13 @@ class ModuleGuard:
     @torch.no_grad()
     def _check_head(self, head: Callable[[Tensor], Any], one: Tensor) -> None:
         output = head(self._trunk(one.to(next(self._trunk.parameters()).device)))
-        logits = isinstance(output, Tensor) and output.dim() == 2 and len(output) == 1
+        # Of one class the probability is always 1: its Fisher is 0, and the task would not be protected at all.
+        logits = isinstance(output, Tensor) and output.dim() == 2 and len(output) == 1 and output.shape[1] > 1
         if not logits and not isinstance(output, Distribution):
             found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(
-                f"the head returned {found} for one input: expected logits of shape (1, classes) or a torch "
-                "Distribution; pass this task's own head"
+                f"the head returned {found} for one input: expected logits of shape (1, classes), at least two, or a "
+                "torch Distribution, such as Bernoulli(logits=…) or Normal(…, …); pass this task's own head"
             )
 
 

@@ -4,17 +4,19 @@
 
 A result folder is a run folder, or holds run folders at any depth; of a run, config.toml, scores.csv, speed.csv,
 command.txt and environment.json are enough. Runs that are not finished, or cannot be read in full, are left out and
-named. Runs of one sequence with the same steps make a table; runs that differ only in their seed make a row. With
+named. Runs with the same games, steps, references and evaluations make a table; runs that differ only in their seed
+make a row. With
 --against, a column has the difference in ACC to that agent, paired by seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,11 @@ from _measure import without_paths
 from blip_rl.core.intervals import Estimate, estimate
 from blip_rl.errors import UserError
 from blip_rl.formatting import score_text
-from blip_rl.reporting.groups import Group, group_runs
+from blip_rl.reporting.groups import REPEATED, Group, group_runs, repeated_runs
 from blip_rl.reporting.normalising import normalised_by_recipe, rescale_observed
 from blip_rl.reporting.run_record import RunRecord, is_run, load_run
 from blip_rl.reporting.sections_paired import paired_differences, paired_estimate
+from blip_rl.reporting.sequences import aspects
 from blip_rl.reporting.summary_metrics import SUMMARY_METRICS, metric_estimate, worst_estimate
 from blip_rl.shell import shell_command
 from blip_rl.storage.atomic import replace_text
@@ -48,7 +51,7 @@ No numbers: BLIP (Shi et al., CVPR 2021) shows the accumulated normalised reward
 found no number for it in the sources that we could read, and none for SGP (Saha and Roy, AAAI 2023) on these games.
 """
 _HEADINGS = ["agent", "seeds", "ACC", "worst", "BWT", "plasticity", "steps/s", "memory MB", "commit"]
-Learned = tuple[str, tuple[str, ...], tuple[int, ...]]
+Learned = tuple[str, tuple[str, ...], tuple[int, ...], str]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,13 +89,15 @@ def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple
             sections[_sequence(run)].append(run)
     if not sections:
         raise UserError(f"no finished run in {', '.join(map(str, folders))}: expected at least one")
+    left_out += [f"'{run.path}': {REPEATED}" for runs in sections.values() for run in repeated_runs(runs)]
     tables = {sequence: _groups(sections[sequence]) for sequence in sorted(sections)}
     labels = {group.label for groups, _ in tables.values() for group in groups}
     if against is not None and against not in labels:
         raise UserError(f"--against {against}: no finished run of it: expected one of {', '.join(sorted(labels))}")
-    pages = [_section(key, *tables[key], against) for key in tables]
+    names = _names(tables)
+    pages = [_section(names[key], key, *tables[key], against) for key in tables]
     together = (
-        [] if against is None else _over_sequences({key[0]: groups for key, (groups, _) in tables.items()}, against)
+        [] if against is None else _over_sequences({names[key]: groups for key, (groups, _) in tables.items()}, against)
     )
     return "\n".join([_HEAD, *pages, *together, _PUBLISHED]), left_out
 
@@ -114,10 +119,21 @@ def _reason(run: RunRecord) -> str:
 
 
 def _sequence(run: RunRecord) -> Learned:
-    """Return name, games and steps of a run's sequence; runs with the same are compared."""
+    """Return name, games and steps of a run's sequence, and all else that comparable runs have in common."""
     stages = [run.tasks[task] for task in run.visits]
     name = str(run.config.get("sequence_name") or "games")
-    return name, tuple(task.title for task in stages), tuple(task.steps for task in stages)
+    same = json.dumps(aspects(run.config), sort_keys=True)
+    return name, tuple(task.title for task in stages), tuple(task.steps for task in stages), same
+
+
+def _names(keys: Iterable[Learned]) -> dict[Learned, str]:
+    """Return a heading for each table: the sequence's name, with the number of the table if there are several."""
+    seen: dict[str, int] = defaultdict(int)
+    found = {}
+    for key in keys:
+        seen[key[0]] += 1
+        found[key] = key[0] if seen[key[0]] == 1 else f"{key[0]} ({seen[key[0]]})"
+    return found
 
 
 def _groups(runs: Sequence[RunRecord]) -> tuple[list[Group], str]:
@@ -129,8 +145,8 @@ def _groups(runs: Sequence[RunRecord]) -> tuple[list[Group], str]:
     return sorted(group_runs(runs), key=_order), note
 
 
-def _section(sequence: Learned, groups: Sequence[Group], note: str, against: str | None) -> str:
-    name, games, steps = sequence
+def _section(name: str, sequence: Learned, groups: Sequence[Group], note: str, against: str | None) -> str:
+    _, games, steps, _ = sequence
     lengths = f"{steps[0]:,} steps each" if len(set(steps)) == 1 else f"steps: {', '.join(f'{n:,}' for n in steps)}"
     first = next((group for group in groups if group.label == against), None)
     headings, rows = list(_HEADINGS), [_row(group) for group in groups]

@@ -25,6 +25,7 @@ from blip_rl.tasks.games import is_atari
 from blip_rl.tasks.make import make_evaluation_env
 from blip_rl.tasks.minatar import Game
 from blip_rl.tasks.minatar_names import MinatarGame, minatar_game
+from blip_rl.tasks.wrappers import apply_wrappers
 
 
 def named_tasks(name: str) -> dict[str, tuple[TaskConfig, AtariConfig]]:
@@ -42,7 +43,7 @@ def random_returns(task: TaskConfig, atari: AtariConfig, episodes: int, seed: in
     if is_atari(task.game):
         return list(_atari(task, atari, episodes, seed))
     minatar = minatar_game(task.game)
-    return list(_gymnasium(task.game, episodes, seed) if minatar is None else _minatar(minatar, episodes, seed))
+    return list(_gymnasium(task, episodes, seed) if minatar is None else _minatar(minatar, episodes, seed))
 
 
 def _atari(task: TaskConfig, atari: AtariConfig, episodes: int, seed: int) -> Iterator[float]:
@@ -60,8 +61,8 @@ def _atari(task: TaskConfig, atari: AtariConfig, episodes: int, seed: int) -> It
         yield total
 
 
-def _gymnasium(game: str, episodes: int, seed: int) -> Iterator[float]:
-    env = gymnasium.make(game)
+def _gymnasium(task: TaskConfig, episodes: int, seed: int) -> Iterator[float]:
+    env = apply_wrappers(gymnasium.make(task.game), task.wrappers, task.game)
     env.action_space.seed(seed)
     for episode in range(episodes):
         env.reset(seed=seed + episode)

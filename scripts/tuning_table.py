@@ -24,7 +24,7 @@ from blip_rl.recipes import load_run_config
 from blip_rl.reporting.run_record import is_run
 from blip_rl.storage.run_folder import RunFolder
 
-_LABEL = re.compile(r"(?P<agent>.+?)(-(?P<key>\w+)=(?P<value>[^-]+))?")
+_LABEL = re.compile(r"(?P<agent>.+?)(-(?P<key>\w+)=(?P<value>[^-=]+(e-\d+)?))?")
 _LESS_IS_MORE = ("first_task_drift", "budget", "retrain_share")  # settings of which a smaller value protects more
 _AS_GOOD = 0.01  # of ACC
 
@@ -40,6 +40,8 @@ class Run:
         self.agent, self.key, self.value = found["agent"], found["key"], found["value"]
         cells = defaultdict(list)
         for row in RunFolder.existing(path).read_scores():
+            if row.actions != self.config.evaluation.actions:
+                continue  # scored again in another way
             cells[row.phase, row.stage, row.task].append(row.score)
         last = {number: stage for stage, number in enumerate(self.config.visits, 1)}
         stages = [(last[number], name) for number, name in enumerate(self.names)]
@@ -111,7 +113,7 @@ def table(runs, relative):
     }
     taken = {taken_of([group for group in means if group[0] == agent], means) for agent, _, _ in means}
     rows = []
-    for group in sorted(groups, key=lambda group: (group[0], float(group[2] or 0))):
+    for group in sorted(groups, key=lambda group: (group[0], _as_number(group[2]), group[2] or "")):
         agent, key, value = group
         cells = [_cell(groups[group][sequence]) for sequence in sequences]
         setting = "" if key is None else f"{key} {value}"
@@ -125,7 +127,15 @@ def taken_of(groups, means):
     """Return the group with the highest mean; of those as good, the one that protects more."""
     best = max(means[group] for group in groups)
     good = [group for group in groups if means[group] >= best - _AS_GOOD]
-    return max(good, key=lambda group: float(group[2] or 0) * (-1 if group[1] in _LESS_IS_MORE else 1))
+    return max(good, key=lambda group: _as_number(group[2]) * (-1 if group[1] in _LESS_IS_MORE else 1))
+
+
+def _as_number(value):
+    """Return a setting as a number; 0 for none, and for one that is no number."""
+    try:
+        return float(value or 0)
+    except ValueError:
+        return 0.0
 
 
 def _cell(scores):

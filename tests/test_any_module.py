@@ -260,6 +260,7 @@ END_TASK_REFUSED = {
     r"gave 0 inputs: expected batches": ([], nn.Linear(8, 2)),
     r"gave a dict: expected inputs, or a tuple": ([{"x": torch.ones(2, 5)}], nn.Linear(8, 2)),
     r"head returned \(1,\) for one input: expected logits": ([torch.ones(2, 5)], lambda features: features[:, 0]),
+    r"head returned \(1, 1\) for one input: expected .* at least two": ([torch.ones(2, 5)], nn.Linear(8, 1)),
     r"head returned list for one input": ([torch.ones(2, 5)], lambda features: [features]),
 }
 

@@ -165,3 +165,31 @@ def test_differences_are_averaged_over_sequences_by_seed(script, tmp_path):
     assert numbers(row["ACC − that of blip"]) == expected
     assert numbers(row["worst − that of blip"]) == expected, "every game is higher by the same"
     assert (row["agent"], row["sequences"], row["seeds"]) == ("ewc", "of 1000 steps, of 2000 steps", "1, 2, 3")
+
+
+def test_other_references_are_another_table(script, tmp_path):
+    for seed, reference in enumerate((10.0, 10.0, 20.0)):
+        make_run(tmp_path / f"blip-{seed}", seed=seed, reference=reference)
+    found = sections(script.leaderboard([tmp_path])[0])
+    assert {heading: rows["blip"]["seeds"] for heading, rows in found.items()} == {"three": "2", "three (2)": "1"}
+
+
+def test_every_table_of_a_sequence_counts_over_sequences(script, tmp_path):
+    """`ewc` is 3 higher, of 10, with one number of steps, and equal with the other two."""
+    for steps in (1000, 2000, 3000):
+        make_run(tmp_path / f"blip-{steps}", steps=steps)
+        path = make_run(tmp_path / f"ewc-{steps}", agent="ewc", seed=30 if steps == 1000 else 0, steps=steps)
+        config = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+        (path / "config.toml").write_text(tomli_w.dumps(config | {"seed": 0}), encoding="utf-8")
+    (row,) = sections(script.leaderboard([tmp_path], against="blip")[0])["Over sequences"].values()
+    assert row["sequences"] == "three, three (2), three (3)"
+    assert numbers(row["ACC − that of blip"]) == pytest.approx([0.1], abs=2e-3)
+
+
+def test_a_repeated_run_is_no_further_seed(script, tmp_path):
+    for name in ("a", "b", "c"):
+        make_run(tmp_path / name)
+    text, left_out = script.leaderboard([tmp_path])
+    (rows,) = sections(text).values()
+    assert rows["blip"]["seeds"] == "1"
+    assert [line.split(":")[0] for line in left_out] == [f"'{tmp_path / name}'" for name in ("b", "c")]

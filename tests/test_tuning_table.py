@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -22,3 +23,21 @@ def test_of_equally_good_values_the_one_that_protects_more_is_taken(key, means, 
 
     groups = {("ewc", key, value): mean for value, mean in means.items()}
     assert taken_of(list(groups), groups) == ("ewc", key, taken)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("blip-first_task_drift=1e-05", ("blip", "first_task_drift", "1e-05")),
+        ("ewc-kronecker-distil-strength=3", ("ewc-kronecker-distil", "strength", "3")),
+        ("ewc-kronecker", ("ewc-kronecker", None, None)),
+        ("blip-interval=half", ("blip", "interval", "half")),
+    ],
+)
+def test_agent_and_setting_are_read_from_a_runs_name(name, parts, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from tuning_table import _LABEL, _as_number
+
+    found = _LABEL.fullmatch(name)
+    assert (found["agent"], found["key"], found["value"]) == parts
+    assert np.isfinite(_as_number(found["value"]))

@@ -72,7 +72,7 @@ from blip_rl.limits import LARGEST_SCALE, LONGEST_VIDEO_SECONDS, MOST_FPS, MOST_
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Output folder; with OTHER the output file.  [default: RUN/gifs, RUN/gifs/versus-AGENT]",
+    help="Output folder; with OTHER the output file.  [default: RUN/gifs, RUN/gifs/versus-OTHER]",
 )
 @TRUST
 def render(

@@ -2,8 +2,9 @@
 
 Agarwal, Schwarzer, Castro, Courville, Bellemare, "Deep Reinforcement Learning at the Edge of the Statistical
 Precipice", NeurIPS 2021 (arXiv 2108.13264), Sec. 4. Scores are an array (runs, tasks). Intervals are percentiles over
-stratified bootstrap resamples, which draw the runs of each task separately, and need ten runs
-(:data:`~blip_rl.core.intervals.FEWEST_RUNS_FOR_BOOTSTRAP`).
+bootstrap resamples and need ten runs (:data:`~blip_rl.core.intervals.FEWEST_RUNS_FOR_BOOTSTRAP`). Whole runs are drawn,
+with the scores of all of their tasks. The paper draws the runs of each task separately, as its runs learn one task
+each; the scores of a continual run depend on each other, and such intervals would be far too narrow for them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from blip_rl.core.intervals import FEWEST_RUNS_FOR_BOOTSTRAP, Array, resamples_of, score_table
+from blip_rl.core.intervals import FEWEST_RUNS_FOR_BOOTSTRAP, Array, score_table
 
 _NUMBERS_AT_ONCE = 1_000_000
 
@@ -56,7 +57,11 @@ def performance_profile_interval(
     if len(table) < FEWEST_RUNS_FOR_BOOTSTRAP or np.isnan(table).any():
         return None
     generator = np.random.default_rng(seed)
-    found = [_profiles(resamples_of(table, size, generator), levels) for size in _chunks(resamples, table.size)]
+    runs = len(table)
+    found = [
+        _profiles(table[generator.integers(runs, size=(size, runs))].reshape(size, -1), levels)
+        for size in _chunks(resamples, table.size)
+    ]
     low, high = np.quantile(np.concatenate(found), [0.025, 0.975], axis=0)
     return low, high
 
@@ -119,10 +124,10 @@ def probability_of_improvement_interval(
     generator = np.random.default_rng(seed)
     means = []
     for size in _chunks(resamples, wins.size):
-        # How often a resample of a task contains each run; the mean over its pairs is bilinear in these counts.
-        drawn = generator.multinomial(runs, np.full(runs, 1 / runs), size=(size, tasks))
-        drawn_others = generator.multinomial(others, np.full(others, 1 / others), size=(size, tasks))
-        means.append(np.einsum("rti,tij,rtj->r", drawn, wins, drawn_others, optimize=True))
+        # How often a resample contains each run; the mean over its pairs is bilinear in these counts.
+        drawn = generator.multinomial(runs, np.full(runs, 1 / runs), size=size)
+        drawn_others = generator.multinomial(others, np.full(others, 1 / others), size=size)
+        means.append(np.einsum("ri,tij,rj->r", drawn, wins, drawn_others, optimize=True))
     low, high = np.quantile(np.concatenate(means) / (tasks * runs * others), [0.025, 0.975])
     return float(low), float(high)
 

@@ -135,13 +135,13 @@ def interquartile_mean_interval(
     generator = np.random.default_rng(seed)
     chunk = max(1, _NUMBERS_AT_ONCE // matrix.size)  # bounds memory for matrices of any size
     sizes = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
-    means = np.concatenate([_trimmed_mean(resamples_of(matrix, size, generator)) for size in sizes])
+    means = np.concatenate([_trimmed_mean(_resamples_of(matrix, size, generator)) for size in sizes])
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def resamples_of(matrix: Array, count: int, generator: np.random.Generator) -> Array:
+def _resamples_of(matrix: Array, count: int, generator: np.random.Generator) -> Array:
     """Draw bootstrap resamples of the runs, for each task separately.
 
     Args:

@@ -50,4 +50,8 @@ def divergence(
         other: Parameters of the second.
     """
     states = len(next(iter(policy.values())))
+    if "logits" in policy:
+        # From log-probabilities: torch's is infinite where a probability of the second is 0 in float32.
+        first, second = (tensors["logits"].log_softmax(-1) for tensors in (policy, other))
+        return (first.exp() * (first - second)).reshape(states, -1).sum(1)
     return kl_divergence(policy_of(policy), policy_of(other)).reshape(states, -1).sum(1)

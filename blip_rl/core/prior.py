@@ -1,8 +1,10 @@
 """Solve for the prior F₀ with which the first task freezes a given number of bits, or bounds the policy's drift.
 
-To second order, moving the weights by Δ changes the policy by a KL divergence of ½ Δᵀ F Δ. If every weight moves to an
-end of its interval, in the worst direction, this is at most the drift ½ (Σᵢ √Fᵢ rᵢ)², rᵢ the half-width of the interval
-of weight i. Mean bits fall and the drift rises with F₀, both in steps, so bisection over log₂ F₀ finds the prior.
+To second order, moving the weights by Δ changes the policy by a KL divergence of ½ Δᵀ F Δ. If every weight moves from
+the centre of its interval to an end, in the worst direction, this is at most the drift ½ (Σᵢ √Fᵢ rᵢ)², rᵢ the half-
+width of the interval of weight i. The learned weights are up to 2^−(S+1) away from the centres, so that from them the
+divergence can be up to 2.25 times as large; 4 times with the half-width 2^−(S+1) or S = 0. Mean bits fall and the
+drift rises with F₀, both in steps, so bisection over log₂ F₀ finds the prior.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def evaluate_actions(policy: ContinualPolicy, observations: Tensor, actions: Ten
     """
     features = policy.extract_features(observations)
     distribution = distribution_of(policy, features)
-    log_probs = _log_probs(distribution, actions.flatten(1) if actions.dim() > 2 else actions)
+    if isinstance(distribution, Normal):
+        actions = actions.reshape(len(actions), -1)  # one row for each state, whatever the shape of the space
+    log_probs = _log_probs(distribution, actions)
     values, entropy = policy.critic(features), distribution.entropy()  # type: ignore[no-untyped-call]
     return values, log_probs, sum_independent_dims(entropy) if isinstance(distribution, Normal) else entropy
 

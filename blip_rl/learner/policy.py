@@ -264,6 +264,18 @@ class ContinualPolicy(ActorCriticPolicy):
         """Map trunk features to the values of the task in use, (batch,)."""
         return cast(Tensor, self.value_net(features)).flatten()
 
+    def values_of(self, observations: Tensor) -> Tensor:
+        """Return the values of raw observations for the task in use, (batch,)."""
+        return self.critic(self.extract_features(observations.to(self.device)))
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """Return V(s), (batch, 1): stable-baselines3's own method would leave out the normalisation of observations."""
+        return self.values_of(obs).unsqueeze(1)
+
+    def get_distribution(self, obs: Any) -> Any:
+        """Return stable-baselines3's distribution of the task in use, see :meth:`predict_values`."""
+        return self._get_action_dist_from_latent(self.extract_features(obs))
+
     def outputs_of(self, task: int, observations: Tensor) -> tuple[Distribution, Tensor]:
         """Return policy and values of task number ``task`` (from 1) for raw observations, whatever task is in use."""
         # On the trunk as it is now, with gradients; see methods.base.Outputs.

@@ -195,7 +195,7 @@ class ContinualPPO(BasePPO):
             observations=self.play(samples),
             preprocess=self.policy.preprocess,
             generator=generator,
-            critic=self.policy.critic if self.policy.protected is self.policy.trunk else None,
+            values=self.policy.values_of,
         )
 
     def play(self, samples: int) -> Tensor:

@@ -136,7 +136,8 @@ class Rollout:
 
     def empty_minibatch(self, size: int) -> Minibatch:
         """Allocate a minibatch of this rollout's shapes."""
-        return Minibatch(*(_channels_second(t.new_zeros((size, *t.shape[2:]))) for t in self._tensors()))
+        observations, *others = (t.new_zeros((size, *t.shape[2:])) for t in self._tensors())
+        return Minibatch(_channels_second(observations), *others)
 
     def minibatches(self, size: int, into: Minibatch | None = None) -> Iterator[Minibatch]:
         """Yield every step once, ``size`` at a time, in a random order from NumPy's global generator.
@@ -157,11 +158,13 @@ class Rollout:
         rows = torch.from_numpy(order % self.buffer_size * self.n_envs + order // self.buffer_size).to(self.device)
         for chosen in torch.split(rows, size):
             if into is None:
-                yield Minibatch(*(_rows(tensor, chosen) for tensor in self._tensors()))
+                observations, *others = (t.flatten(0, 1).index_select(0, chosen) for t in self._tensors())
+                yield Minibatch(_channels_second(observations), *others)
             else:
                 # Both sides are contiguous with channels last, so the gather needs neither a temporary nor a transpose.
-                for tensor, place in zip(self._tensors(), into, strict=True):
-                    torch.index_select(tensor.flatten(0, 1), 0, chosen, out=_channels_last(place))
+                places = (_channels_last(into[0]), *into[1:])  # actions may have as many dimensions as images
+                for tensor, place in zip(self._tensors(), places, strict=True):
+                    torch.index_select(tensor.flatten(0, 1), 0, chosen, out=place)
                 yield into
 
     def all_observations(self) -> Tensor:
@@ -189,7 +192,3 @@ def _channels_second(observations: Tensor) -> Tensor:
 def _channels_last(observations: Tensor) -> Tensor:
     """Invert :func:`_channels_second`."""
     return observations.permute(0, 2, 3, 1) if observations.dim() == 4 else observations
-
-
-def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
-    return _channels_second(tensor.flatten(0, 1).index_select(0, rows))

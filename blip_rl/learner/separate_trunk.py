@@ -113,6 +113,7 @@ class LearnApart(Method):
         """
         self.inner.task = self.task
         _check_fit(trunk, self._previous, _PREVIOUS)
+        own = copy_weights(trunk)  # as they are before the method changes them: its task is learned without it
         self.inner.start_task(trunk)  # before the exchange: it may bind to the shared weights
         if self.tasks_seen or self._first_task:
             # The copies go aside and the trunk's own tensors are overwritten in place: the optimizer, the hooks and any
@@ -121,8 +122,8 @@ class LearnApart(Method):
             # A task that comes back continues from the shared weights, which know it.
             if self._start == "fresh" and not self._comes_back:
                 cast(Trunk, trunk).reset_parameters()
-            elif self._previous and not self._comes_back:
-                set_weights(trunk, self._previous)
+            else:
+                set_weights(trunk, own if self._comes_back else self._previous or own)
             self._previous = {}
 
     def resume_task(self, trunk: nn.Module) -> None:

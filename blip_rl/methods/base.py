@@ -40,7 +40,7 @@ class FinishedTask:
         observations: (samples, ...) from fresh rollouts of the learned policy; empty if the method asked for none.
         preprocess: Converts raw observations to the input of the trunk.
         generator: Random generator for all draws of the method.
-        critic: Trunk output → values, shape (samples,); None without a critic.
+        values: Raw observations → values of the states, shape (samples,); None without a critic.
     """
 
     trunk: nn.Module
@@ -48,7 +48,7 @@ class FinishedTask:
     observations: Tensor
     preprocess: Callable[[Tensor], Tensor]
     generator: torch.Generator
-    critic: Callable[[Tensor], Tensor] | None = None
+    values: Callable[[Tensor], Tensor] | None = None
 
     def weights(self) -> dict[str, Tensor]:
         """Return the trunk's parameters by name, detached but not copied."""

@@ -36,7 +36,8 @@ class BlipSettings(FisherSettings):
     first_task_bits: PositiveFloat | None = None
     """Solve for the prior: mean of the bits that the first task freezes, over weights with Fisher information."""
     first_task_drift: PositiveFloat | None = None
-    """Solve for the prior: bound in nats on the divergence of the first task's policy, see :mod:`core.prior`."""
+    """Solve for the prior: worst divergence, in nats, of a policy inside the intervals that the first task leaves from
+    that at their centres, to second order; see :mod:`core.prior`."""
 
     @model_validator(mode="after")
     def _one_prior(self) -> Self:

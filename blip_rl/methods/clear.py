@@ -223,8 +223,8 @@ def _remember(finished: FinishedTask, observations: Tensor) -> TaskMemory:
     for chunk in torch.split(observations, _CHUNK):
         features = finished.trunk(finished.preprocess(chunk.to(device)))
         policies.append({key: tensor.cpu() for key, tensor in policy_tensors(finished.head(features)).items()})
-        if finished.critic is not None:
-            values.append(finished.critic(features).cpu())
+        if finished.values is not None:
+            values.append(finished.values(chunk).cpu())
     policy = {key: torch.cat([part[key] for part in policies]) for key in policies[0]}
     return TaskMemory(observations, policy, torch.cat(values) if values else None)
 

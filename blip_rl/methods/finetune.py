@@ -46,7 +46,7 @@ class Finetune(Method):
         """Shrink and perturb the trunk once, if it has learned a task before."""
         self._trunk = trunk
         if self.tasks_seen and self.settings.shrink_and_perturb:
-            shrink_and_perturb_(trunk.parameters(), self.settings.shrink_and_perturb)
+            shrink_and_perturb_(_hidden(trunk), self.settings.shrink_and_perturb)
 
     def resume_task(self, trunk: nn.Module) -> None:
         """Keep the trunk as it is: it was perturbed when the task began."""
@@ -55,7 +55,7 @@ class Finetune(Method):
     def after_step(self) -> None:
         """Shrink and perturb the trunk softly."""
         if self.settings.soft_shrink_and_perturb and self._trunk is not None:
-            shrink_and_perturb_(self._trunk.parameters(), self.settings.soft_shrink_and_perturb)
+            shrink_and_perturb_(_hidden(self._trunk), self.settings.soft_shrink_and_perturb)
 
     def end_task(self, finished: FinishedTask) -> dict[str, float]:
         """Count the task."""
@@ -77,3 +77,8 @@ class Finetune(Method):
             )
         else:
             self.tasks_seen = int(state.values["tasks_seen"])
+
+
+def _hidden(trunk: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters without those of a shared actor, which is initialised with far smaller weights."""
+    return [parameter for name, parameter in trunk.named_parameters() if not name.startswith("actor.")]

@@ -1,14 +1,18 @@
-"""Fisher budget: a hard bound on how far the policies of earlier tasks can move, to second order, in nats.
+"""Fisher budget: bounds how far the weights move from the newest task's, in the metric of the Fishers of all tasks.
 
-To second order the policy of task k diverges by ½ Σ_i F_k,i (θ_i − θ*_k,i)² from the one that was learned. While a task
-is learned, the weights are projected after every optimizer step onto the ellipsoid
+While a task is learned, the weights are projected after every optimizer step onto the ellipsoid
 
-    ½ Σ_i F_i (θ_i − θ*_i)² ≤ budget,    F = Σ_k F_k, θ* the weights after the newest task,
+    ½ Σ_i F_i (θ_i − θ*_i)² ≤ budget,    F = Σ_k F_k, θ* the weights after the newest task.
 
-so that each task may add at most ``budget`` nats. The projection is the nearest point in the Euclidean norm: weights
-without information move freely. State per trunk parameter, for any number of tasks: Fisher (4) and anchor (4) = 8
-bytes. Unlike a penalty it has no strength that depends on the scale of losses and gradients, and unlike intervals of
-single weights (BLIP) it does not assume that all weights move in the worst direction at once.
+With the full Fisher matrices the left side would be the divergence of the policies from those at θ*, to second order,
+in nats. With their diagonals it estimates it: moves of several weights that add up are undercounted (up to a factor of
+the number of weights), moves that cancel are overcounted. The bound is for each later task: distances from an earlier
+task's own weights can add up, so after n later tasks ½ Σ F_k (θ − θ*_k)² is at most n² · budget, not n · budget.
+
+The projection is the nearest point in the Euclidean norm: weights without information move freely. State per trunk
+parameter, for any number of tasks: Fisher (4) and anchor (4) = 8 bytes. Unlike a penalty it has no strength that
+depends on the scale of losses and gradients, and unlike intervals of single weights (BLIP) it does not assume that all
+weights move in the worst direction at once.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ class FisherBudgetSettings(FisherSettings):
     """Settings of the Fisher budget."""
 
     budget: PositiveFloat = 0.01
-    """Maximum divergence of all earlier policies together while one task is learned, to second order, in nats."""
+    """Maximum of ½ Σ F (θ − θ*)² while one task is learned: estimates the divergence of the earlier policies, in
+    nats."""
 
 
 class FisherBudget(AnchoredMethod):

@@ -131,14 +131,15 @@ def draw_budget(
 
 
 def draw_consolidation_loss(
-    ax: Axes, tasks: Sequence[str], groups: Sequence[tuple[str, Array]], theme: Theme, ylabel: str
+    ax: Axes, tasks: Sequence[str], groups: Sequence[tuple[int, str, Array]], theme: Theme, ylabel: str
 ) -> Axes:
     """Draw the score lost by consolidation: one bar per stage and group (mean over games), one point per game.
 
     Args:
         ax: Where to draw.
         tasks: (stages,) names of the consolidated tasks.
-        groups: (label, (stages, tasks) score before − score after) of each group; NaN where not measured.
+        groups: (colour number, label, (stages, tasks) score before − score after) of each group; NaN where not
+            measured.
         theme: Colours.
         ylabel: Label of the y-axis.
 
@@ -147,20 +148,23 @@ def draw_consolidation_loss(
     """
     style_axes(ax, theme)
     width = 0.7 / max(1, len(groups))
-    for index, (label, losses) in enumerate(groups):
-        at = np.arange(len(tasks)) + (index - (len(groups) - 1) / 2) * width
+    for place, (index, label, losses) in enumerate(groups):
+        at = np.arange(len(tasks)) + (place - (len(groups) - 1) / 2) * width
         counts = np.isfinite(losses).sum(axis=1).clip(1)
         ax.bar(
             at,
             np.nansum(losses, axis=1) / counts,
             width * 0.86,
             color=theme.colour(index),
+            hatch=theme.hatch(index),
+            edgecolor=theme.paper,
+            linewidth=0,
             alpha=0.75,
             label=safe_label(label),
         )
-        for place, row in zip(at, losses, strict=True):
+        for centre, row in zip(at, losses, strict=True):
             shown = row[np.isfinite(row)]
-            x = np.full(len(shown), place)
+            x = np.full(len(shown), centre)
             ax.plot(x, shown, "o", color=theme.text, markersize=3.6, alpha=0.7, linewidth=0)
     ax.axhline(0, color=theme.muted, linewidth=1)
     label_columns(ax, tasks, theme, figure_width(ax) - BESIDE_LEGEND_INCHES)

@@ -21,6 +21,8 @@ SMALL = (4.8, 2.8)
 """(width, height) in inches of a figure shown one per row on a phone and two per row on a screen."""
 WIDE = (9.4, 3.9)
 NARROW = (4.8, 3.6)
+LEGEND_ROW_INCHES = 0.17
+"""Height to add to a figure for each row of its legend, so that it takes no room from the curves."""
 _PNG_DPI = 200
 _PIXELS_PER_INCH = 96
 

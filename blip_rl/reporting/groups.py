@@ -72,22 +72,47 @@ class Series:
     partial: tuple[tuple[Array, Array], ...] = ()
 
 
+REPEATED = "another run has the same agent, settings, games and seed: this one is left out"
+"""Why a run is in no group: it is no further sample."""
+
+
 def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
-    """Group runs by agent, settings and games, in the order given, with unique labels."""
+    """Group runs by agent, settings and games, in the order given, with unique labels.
+
+    Of several runs of a group with one seed only the one with the most steps is kept (:func:`repeated_runs`).
+    """
     found: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
     for run in runs:
         games = json.dumps([run.visits, [(task.name, task.steps) for task in run.tasks]])
         found[run.agent, json.dumps(_all_settings(run), sort_keys=True, default=str), games].append(run)
-    members = [sorted(group, key=lambda run: (run.seed is None, run.seed or 0)) for group in found.values()]
+    members = [
+        sorted(_one_for_each_seed(group), key=lambda run: (run.seed is None, run.seed or 0)) for group in found.values()
+    ]
     single = [group for group in members if _is_single(group[0])]
+    labels = _labels([group[0] for group in members])
     return [
         Group(
-            _label(group[0], [m[0] for m in members]),
+            label,
             tuple(group),
             () if _is_single(group[0]) else next((tuple(one) for one in single if _same_stages(one[0], group[0])), ()),
         )
-        for group in members
+        for label, group in zip(labels, members, strict=True)
     ]
+
+
+def repeated_runs(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs that :func:`group_runs` leaves out."""
+    kept = {id(run) for group in group_runs(runs) for run in group.runs}
+    return [run for run in runs if id(run) not in kept]
+
+
+def _one_for_each_seed(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return one run for each seed, that with the most steps, and all of unknown seed."""
+    longest: dict[int, RunRecord] = {}
+    for run in runs:
+        if run.seed is not None and (run.seed not in longest or run.env_steps > longest[run.seed].env_steps):
+            longest[run.seed] = run
+    return [run for run in runs if run.seed is None or longest[run.seed] is run]
 
 
 def _is_single(run: RunRecord) -> bool:
@@ -96,6 +121,17 @@ def _is_single(run: RunRecord) -> bool:
 
 def _same_stages(first: RunRecord, other: RunRecord) -> bool:
     return first.visits == other.visits and first.tasks == other.tasks
+
+
+def _labels(firsts: Sequence[RunRecord]) -> list[str]:
+    """Return the label of each group, given its first run; of equal labels all but the first get a number."""
+    found: list[str] = []
+    for run in firsts:
+        label, number = _label(run, firsts), 2
+        while label in found:
+            label, number = f"{_label(run, firsts)} ({number})", number + 1
+        found.append(label)
+    return found
 
 
 def _label(run: RunRecord, firsts: Sequence[RunRecord]) -> str:

@@ -18,7 +18,7 @@ from blip_rl.records import ScoreRow, SpeedRow, read_rows
 from blip_rl.reporting.checkpoints import read_metadata, stage_folders
 from blip_rl.reporting.played_steps import planned_steps
 from blip_rl.reporting.run_record import trains_together
-from blip_rl.reporting.scores import load_config, no_recipe
+from blip_rl.reporting.scores import PlayedEvaluation, chosen_actions, load_config, no_recipe
 from blip_rl.reporting.table import load_rows
 from blip_rl.reporting.task import Task
 from blip_rl.reporting.visits import VisitedTasks
@@ -42,6 +42,7 @@ class _Recipe(VisitedTasks):
     agent_name: str
     seed: int
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    evaluation: PlayedEvaluation = PlayedEvaluation()
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class RunWatch:
         except ValidationError as error:
             raise no_recipe(path, error) from error
         names = self._names = recipe.names
+        self._actions = recipe.evaluation.actions
         self._stages = [names[task] for task in recipe.visits]
         self._total_steps = planned_steps(config, [recipe.tasks[task].steps for task in recipe.visits])
         self._together = trains_together(config)
@@ -204,7 +206,8 @@ class RunWatch:
             rows = [row for _, row in read_rows(path, ScoreRow, errors="replace") if isinstance(row, ScoreRow)]
         except UserError:
             return  # missing or damaged: the report names the problem
-        self._scores = _newest(row for row in rows if row.task in self._names)
+        actions = chosen_actions(self._actions, {row.actions for row in rows})
+        self._scores = _newest(row for row in rows if row.task in self._names and row.actions == actions)
         self._scored_steps = max((row.env_steps for row in rows), default=0)
 
 

@@ -50,6 +50,7 @@ def _rescaled(scores: RunScores, spans: dict[str, tuple[float, float]]) -> RunSc
         scores,
         after_normalised=matrix(scores.after),
         before_normalised=matrix(scores.before),
+        lost_normalised=matrix(scores.lost) - matrix(np.zeros_like(scores.lost)),
         curves=tuple(
             replace(curve, normalised=column(curve.mean_return, task)) for task, curve in enumerate(scores.curves)
         ),

@@ -26,7 +26,7 @@ from blip_rl.reporting import (
     text,
 )
 from blip_rl.reporting.figures import FigureWriter
-from blip_rl.reporting.groups import Group, group_runs
+from blip_rl.reporting.groups import REPEATED, Group, group_runs, repeated_runs
 from blip_rl.reporting.heatmaps import scale_css
 from blip_rl.reporting.normalising import normalised_by_recipe, rescale_observed
 from blip_rl.reporting.run_record import RunRecord, is_run, load_run
@@ -105,6 +105,7 @@ def write_report(
         _part(number if len(compared) > 1 else None, members, normalize, writer, folder, found)
         for number, members in enumerate(compared, start=1)
     ]
+    problems += [(run.path.name, REPEATED) for members in compared for run in repeated_runs(members)]
     problems += [("pictures", problem) for problem in found]
     html = _render(runs, parts, _separate(compared, ignored), problems, title or text.title_of(compared))
     folder.mkdir(parents=True, exist_ok=True)

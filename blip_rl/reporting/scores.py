@@ -69,6 +69,9 @@ class RunScores:
         before: The same before consolidation.
         after_normalised: ``after``, normalised.
         before_normalised: ``before``, normalised.
+        lost: Mean raw return before − after each stage's consolidation, over the episodes (seeds) that both have, as
+            re-scoring may have replaced those after it by others; NaN where there are none.
+        lost_normalised: ``lost``, normalised.
         curves: One for each task; empty for a task that was never evaluated.
         actions: Action selection of all episodes used here: ``greedy`` or ``stochastic``.
         episodes: Number of episodes used.
@@ -84,6 +87,8 @@ class RunScores:
     before: Array
     after_normalised: Array
     before_normalised: Array
+    lost: Array
+    lost_normalised: Array
     curves: tuple[TaskCurve, ...]
     actions: str
     episodes: int
@@ -97,7 +102,9 @@ def is_normalised(scores: RunScores, task: int) -> bool:
     return bool(np.isfinite(found).any() or not np.isfinite(raw).any())
 
 
-class _Evaluation(BaseModel):
+class PlayedEvaluation(BaseModel):
+    """``[evaluation]`` of ``config.toml``, as far as reading scores needs it."""
+
     actions: Actions = "greedy"
     episodes: int = 1
 
@@ -107,7 +114,7 @@ class _Recipe(VisitedTasks):
 
     agent_name: str
     seed: int
-    evaluation: _Evaluation = _Evaluation()
+    evaluation: PlayedEvaluation = PlayedEvaluation()
 
 
 def load_config(run: Path) -> dict[str, Any]:
@@ -180,6 +187,8 @@ def load_scores(run: Path, damaged: list[str] | None = None) -> RunScores:
         before=_matrix(before, tasks, stages, "score"),
         after_normalised=_matrix(after, tasks, stages, "normalised"),
         before_normalised=_matrix(before, tasks, stages, "normalised"),
+        lost=_lost(before, after, tasks, stages, "score"),
+        lost_normalised=_lost(before, after, tasks, stages, "normalised"),
         curves=tuple(
             _curve([row for row in episodes if row.task == name], recipe.evaluation.episodes) for name in tasks
         ),
@@ -244,6 +253,14 @@ def _matrix(rows: list[ScoreRow], tasks: tuple[str, ...], stages: int, column: s
         if stage > 0:  # stage 0 is before any training: not a row of the matrix
             matrix[stage - 1, tasks.index(task)] = _mean(episodes, column)
     return matrix
+
+
+def _lost(before: list[ScoreRow], after: list[ScoreRow], tasks: tuple[str, ...], stages: int, column: str) -> Array:
+    """Return the (stages, tasks) mean difference, over the episodes that are in both lists."""
+    played = [{(row.stage, row.task, row.seed): row for row in rows} for rows in (before, after)]
+    shared = played[0].keys() & played[1].keys()
+    first, second = ([rows[key] for key in shared] for rows in played)
+    return _matrix(first, tasks, stages, column) - _matrix(second, tasks, stages, column)
 
 
 def _curve(episodes: list[ScoreRow], wanted: int) -> TaskCurve:

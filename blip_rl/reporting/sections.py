@@ -10,7 +10,7 @@ from blip_rl.core.intervals import Estimate
 from blip_rl.reporting import bars, curves
 from blip_rl.reporting.chart_data import ChartData, estimate_rows, series_data, training_rows
 from blip_rl.reporting.drawing import Axes, Figure
-from blip_rl.reporting.figures import SMALL, WIDE, FigureWriter, PageFigure
+from blip_rl.reporting.figures import LEGEND_ROW_INCHES, SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.reporting.groups import (
     Group,
     Series,
@@ -28,7 +28,6 @@ from blip_rl.reporting.task import Task
 from blip_rl.reporting.text import headline, listed, number, played, spread, unit, worst_text
 
 _MOST_NAMES = 7  # above the axis of a small figure
-_LEGEND_ROW_INCHES = 0.17
 _NAMES_INCHES = 0.5  # of sloping names above an axis
 _AT_ONE = "Dotted line at 1: the reference score on one game."
 
@@ -108,7 +107,8 @@ def accumulated_section(groups: Sequence[Group], writer: FigureWriter) -> Sectio
     def draw_chart(figure: Figure, theme: Theme) -> Axes:
         ax = curves.draw_curves(figure.add_subplot(), shown, theme, "accumulated normalised reward")
         curves.draw_from_zero(ax, theme)
-        ax.set_xlim(left=0)
+        # At least to the end of the run: the names of the games above the axis would be far outside of it otherwise.
+        ax.set_xlim(0, max(ax.get_xlim()[1], longest.env_steps))
         return ax
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -145,7 +145,7 @@ def _ends(series: Sequence[Series], format_value: Callable[[float], str]) -> str
     """Describe the last value of every series."""
     parts = []
     for one in series:
-        lines = one.lines or one.partial
+        lines = [line for line in one.lines or one.partial if len(line[0])]
         last = [values[np.isfinite(values)][-1] for _, values in lines if np.isfinite(values).any()]
         steps = max(float(at[-1]) for at, _ in lines)
         ends = ", ".join(format_value(float(value)) for value in last)
@@ -169,7 +169,7 @@ def _boundaries(run: RunRecord) -> list[tuple[float, str]]:
 def _spans(run: RunRecord) -> list[tuple[float, float, str]]:
     """Return (first step, last step, short title) of each stage that has started."""
     starts = [(0.0, run.short_title(1)), *_boundaries(run)] if run.tasks else []
-    if len(starts) == 1 and len(run.tasks) > 1 and run.complete:
+    if run.learned_together:
         starts = [(0.0, "all games together")]
     ends = [start for start, _ in starts[1:]] + [float(run.env_steps)]
     return [(start, end, name) for (start, name), end in zip(starts, ends, strict=True) if end > start]
@@ -250,6 +250,6 @@ def _game_figure(at: int, run: RunRecord, groups: Sequence[Group], writer: Figur
     data = series_data(series, "mean return", training)
     name, caption = f"game-{at + 1}-{task.name}", describe_series(series)
     # Names above the axis and the legend must not take their room from the curves.
-    above = _LEGEND_ROW_INCHES * len(series) + (_NAMES_INCHES if any(title for _, title in later) else 0.0)
+    above = LEGEND_ROW_INCHES * len(series) + (_NAMES_INCHES if any(title for _, title in later) else 0.0)
     size = (SMALL[0], SMALL[1] + above)
     return writer.add(name, draw, title=task.title, alt=alt, data=data, caption=caption, size=size)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blip_rl.core import metrics
 from blip_rl.reporting import bars, heatmaps
 from blip_rl.reporting.chart_data import ChartData
 from blip_rl.reporting.drawing import Figure
-from blip_rl.reporting.figures import SMALL, WIDE, FigureWriter, PageFigure
+from blip_rl.reporting.figures import LEGEND_ROW_INCHES, SMALL, WIDE, FigureWriter, PageFigure
 from blip_rl.reporting.groups import Group, mean_matrix
 from blip_rl.reporting.published import published_table
 from blip_rl.reporting.run_record import RunRecord
@@ -83,8 +82,9 @@ def _score_table(group: Group, raw: bool) -> _ScoreTable:
     measured = np.isfinite(matrix)
     rows, columns = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
     run = group.first
+    labels = ("all together" if run.learned_together else _row_label(run, row + 1) for row in rows.tolist())
     return _ScoreTable(
-        rows=("all together",) if run.learned_together else tuple(_row_label(run, row + 1) for row in rows.tolist()),
+        rows=tuple(labels),
         columns=tuple(tasks[column].title for column in columns),
         scores=matrix[np.ix_(rows, columns)],
     )
@@ -135,7 +135,7 @@ def consolidation_section(groups: Sequence[Group], writer: FigureWriter) -> Sect
         return Section(
             "consolidation", "Consolidation loss", lead, note="No consolidation has scores both before and after."
         )
-    if not any(np.nan_to_num(losses).any() for _, losses in shown):
+    if not any(np.nan_to_num(losses).any() for _, _, losses in shown):
         return Section(
             "consolidation",
             "Consolidation loss",
@@ -148,7 +148,7 @@ def consolidation_section(groups: Sequence[Group], writer: FigureWriter) -> Sect
 
     rows_text = [
         f"{label}: after " + ", ".join(_mean_loss(n, r) for n, r in zip(names, losses, strict=True))
-        for label, losses in shown
+        for _, label, losses in shown
     ]
     page_figure = writer.add(
         "consolidation-loss",
@@ -156,26 +156,29 @@ def consolidation_section(groups: Sequence[Group], writer: FigureWriter) -> Sect
         title="",
         alt=f"Consolidation loss. {listed(rows_text)}",
         data=_losses_data(groups[0].first, names, shown),
-        size=(WIDE[0], 3.1),
+        size=(WIDE[0], 3.1 + LEGEND_ROW_INCHES * len(shown)),
         draw_narrow=draw,
     )
     return Section("consolidation", "Consolidation loss", lead, (page_figure,))
 
 
-def _losses_data(run: RunRecord, names: Sequence[str], shown: Sequence[tuple[str, Array]]) -> ChartData:
+def _losses_data(run: RunRecord, names: Sequence[str], shown: Sequence[tuple[int, str, Array]]) -> ChartData:
     games = tuple(task.title for task in run.tasks)
-    rows = [(label, name, *row) for label, loss in shown for name, row in zip(names, loss.tolist(), strict=True)]
+    rows = [(label, name, *row) for _, label, loss in shown for name, row in zip(names, loss.tolist(), strict=True)]
     return ChartData(("agent", "after learning", *games), tuple(rows))
 
 
-def _consolidation_losses(groups: Sequence[Group]) -> tuple[list[str], list[tuple[str, Array]]]:
-    """Return the games after which losses were measured, and (label, (stages, games) losses) of each group with any."""
-    matrices = [(mean_matrix(group, "before_normalised"), mean_matrix(group, "after_normalised")) for group in groups]
-    losses = [metrics.consolidation_loss(before, after) for before, after in matrices]
-    found = [(group.label, loss) for group, loss in zip(groups, losses, strict=True) if np.isfinite(loss).any()]
-    stages = min((len(loss) for _, loss in found), default=0)  # groups may have learned different numbers of games
-    rows = [row for row in range(stages) if any(np.isfinite(loss[row]).any() for _, loss in found)]
-    return [groups[0].first.stage_title(row + 1) for row in rows], [(label, loss[rows]) for label, loss in found]
+def _consolidation_losses(groups: Sequence[Group]) -> tuple[list[str], list[tuple[int, str, Array]]]:
+    """Return the games after which losses were measured, and of each group with any its number, label and losses.
+
+    Losses are (stages, games); groups may have learned different numbers of games.
+    """
+    losses = [mean_matrix(group, "lost_normalised") for group in groups]
+    found = [(at, groups[at].label, loss) for at, loss in enumerate(losses) if np.isfinite(loss).any()]
+    stages = min((len(loss) for _, _, loss in found), default=0)
+    rows = [row for row in range(stages) if any(np.isfinite(loss[row]).any() for _, _, loss in found)]
+    names = [groups[0].first.stage_title(row + 1) for row in rows]
+    return names, [(at, label, loss[rows]) for at, label, loss in found]
 
 
 def _mean_loss(name: str, losses: Array) -> str:

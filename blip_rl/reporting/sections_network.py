@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from urllib.parse import quote
 
@@ -236,10 +236,10 @@ def _comparisons(groups: Sequence[Group], out: Path, problems: list[str]) -> lis
     """Return the videos of two agents side by side, as ``blip-rl render RUN OTHER`` names them."""
     gifs = []
     for group, other in permutations(groups, 2):
-        name = f"versus-{other.first.agent}.gif"
-        path = group.first.path / "gifs" / name
-        if path.name == name and path.is_file():  # the agent's name may be untrusted and contain a slash
-            gifs.append(_gif(path, f"{group.label} and {other.label}", "agent", out, problems))
+        for run, second in product(group.runs, other.runs):
+            path = run.path / "gifs" / f"versus-{second.path.resolve().name}.gif"
+            if path.is_file():
+                gifs.append(_gif(path, f"{group.label} and {other.label}", "agent", out, problems))
     return gifs
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from blip_rl.reporting import curves
 from blip_rl.reporting.chart_data import series_data
 from blip_rl.reporting.drawing import Figure
-from blip_rl.reporting.figures import FigureWriter, PageFigure
+from blip_rl.reporting.figures import LEGEND_ROW_INCHES, SMALL, FigureWriter, PageFigure
 from blip_rl.reporting.groups import Series, describe_series
 from blip_rl.reporting.style import Theme, short_number
 from blip_rl.reporting.text import listed
@@ -38,4 +38,5 @@ def series_figure(
     ]
     alt = f"{title} against steps; at the end: {listed(ends)}"
     data = series_data(series, title[0].lower() + title[1:])
-    return writer.add(name, draw, title=title, alt=alt, data=data, caption=describe_series(series))
+    size = (SMALL[0], SMALL[1] + (LEGEND_ROW_INCHES * len(series) if len(series) > 1 else 0.0))
+    return writer.add(name, draw, title=title, alt=alt, data=data, caption=describe_series(series), size=size)

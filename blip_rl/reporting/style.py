@@ -16,6 +16,7 @@ BESIDE_LEGEND_INCHES = 0.9
 """Width of a figure that is not available for a legend or tick labels."""
 _HANDLE_INCHES, _LETTER_INCHES = 0.5, 0.075
 _LINES = ("-", "--", "-.", ":")
+_HATCHES = ("", "//", "..", "xx")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Theme:
     def line(self, index: int) -> str:
         """Return a line style that changes with every cycle of the palette."""
         return _LINES[index // len(self.series) % len(_LINES)]
+
+    def hatch(self, index: int) -> str:
+        """Return a hatch that changes with every cycle of the palette, none in the first: for bars."""
+        return _HATCHES[index // len(self.series) % len(_HATCHES)]
 
     @property
     def shades(self) -> Colormap:

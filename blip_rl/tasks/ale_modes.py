@@ -188,7 +188,9 @@ class _Game:
         if screen.shape[:2] == (height, width):
             return screen
         rows, columns = _area_weights(screen.shape[0], height), _area_weights(screen.shape[1], width)
-        resized: Pixels = np.rint(rows @ screen.astype(np.float32) @ columns.T).astype(np.uint8)
+        # Colours, if any, are the last dimension.
+        means = np.tensordot(columns, np.tensordot(rows, screen.astype(np.float32), 1), ((1,), (1,)))
+        resized: Pixels = np.rint(means.swapaxes(0, 1)).astype(np.uint8)
         return resized
 
     @property

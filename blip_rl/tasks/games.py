@@ -137,13 +137,22 @@ def _registered(game: str) -> EnvSpec | None:
 
 
 def _imports(package: str) -> bool:
-    """Import ``package``, which registers its environments; return False if that fails."""
+    """Import ``package``, which registers its environments; return False if there is none of this name.
+
+    Raises:
+        UserError: it is there, and cannot be imported.
+    """
     if not re.fullmatch(r"\w+(\.\w+)*", package):
         return False
     try:
         importlib.import_module(package)
-    except ImportError:
-        return False
+    except Exception as error:  # a package may raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{package}.".startswith(f"{error.name}."):
+            return False
+        raise UserError(
+            f"package {package!r} of the game cannot be imported: {type(error).__name__}: {error} (install what it "
+            "needs, or another version of it)"
+        ) from error
     return True
 
 

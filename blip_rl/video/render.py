@@ -92,7 +92,7 @@ def render_versus(
     """Render a grid that compares the final agents of two runs on their common games, one row per run.
 
     Arguments and errors are those of :func:`render_run`, but ``out`` is the output file; None:
-    ``gifs/versus-<other agent>.<format>`` in the folder of the first run.
+    ``gifs/versus-<folder of the other run>.<format>`` in the folder of the first run.
 
     Returns:
         Path of the file.
@@ -100,7 +100,7 @@ def render_versus(
     options = options or RenderOptions()
     sources = [_Source(run, options), _Source(other, options)]
     names = _shared_games(sources, games)
-    path = out or run / "gifs" / f"versus-{sources[1].config.agent_name}.{options.file_format}"
+    path = out or run / "gifs" / f"versus-{other.resolve().name}.{options.file_format}"
     if path.suffix != f".{options.file_format}":
         raise UserError(f"output file '{path}': expected a name that ends in .{options.file_format} (see --format)")
     cells = [source.cells([source.last_stage()], names) for source in sources]

@@ -72,9 +72,20 @@ def test_the_improvement_interval_equals_plain_resampling():
     first, second = generator.normal(0.3, 1, (12, 2)), generator.normal(0, 1, (10, 2))
 
     def resampled(scores):
-        return np.stack([generator.choice(column, len(column)) for column in scores.T], axis=1)
+        return generator.choice(scores, len(scores))  # whole runs
 
     plain = [probability_of_improvement(resampled(first), resampled(second)) for _ in range(4_000)]
     found = probability_of_improvement_interval(first, second, resamples=8_000)
     assert found == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.02)
     assert found == probability_of_improvement_interval(first, second, resamples=8_000)
+
+
+def test_games_of_a_run_that_rise_and_fall_together_are_no_further_samples():
+    """Drawn separately for each of five equal games, the interval would be less than half as wide."""
+    generator = np.random.default_rng(2)
+    first, second = generator.normal(0.5, 1, (12, 1)), generator.normal(0, 1, (12, 1))
+    assert probability_of_improvement_interval(first.repeat(5, 1), second.repeat(5, 1)) == pytest.approx(
+        probability_of_improvement_interval(first, second), abs=0.03
+    )
+    one, five = (performance_profile_interval(scores, [0.5]) for scores in (first, first.repeat(5, 1)))
+    np.testing.assert_allclose(five, one, atol=0.03)

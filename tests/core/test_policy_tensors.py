@@ -44,3 +44,9 @@ def test_a_plain_tensor_is_logits():
 def test_other_distributions_are_refused():
     with pytest.raises(TypeError, match="Bernoulli: expected a Categorical or a Normal one"):
         policy_tensors(Bernoulli(torch.ones(2) / 2))
+
+
+@pytest.mark.parametrize(("first", "second", "nats"), [(-1.0, -105.0, 27.657), (-95.0, -105.0, 0.0)])
+def test_the_divergence_of_an_action_whose_probability_is_0_in_float32_is_finite(first, second, nats):
+    found = divergence({"logits": torch.tensor([[0.0, first]])}, {"logits": torch.tensor([[0.0, second]])})
+    assert found.tolist() == pytest.approx([nats], abs=1e-3)

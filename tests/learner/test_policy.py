@@ -11,9 +11,12 @@ from gymnasium import spaces
 from torch import nn
 from torch.distributions import Categorical, Normal
 
+from blip_rl.config import NormalizationConfig
 from blip_rl.errors import UserError
 from blip_rl.learner.adam import Adam
+from blip_rl.learner.distributions import evaluate_actions, sample
 from blip_rl.learner.policy import ContinualPolicy
+from blip_rl.learner.rollout import Rollout
 from tests.learner.small_agents import trunk_config, weights
 
 NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -22,8 +25,9 @@ NUMBERS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 TWO_TASKS = {"a": spaces.Discrete(2), "b": spaces.Discrete(6)}
 
 
-def policy(modulation=False, tasks=TWO_TASKS):
-    made = ContinualPolicy(NUMBERS, spaces.Discrete(2), lambda _: 1e-3, trunk=trunk_config(modulation=modulation))
+def policy(modulation=False, tasks=TWO_TASKS, **options):
+    trunk = trunk_config(modulation=modulation)
+    made = ContinualPolicy(NUMBERS, spaces.Discrete(2), lambda _: 1e-3, trunk=trunk, **options)
     for name, actions in tasks.items():
         made.add_task(name, actions)
     if tasks:
@@ -194,3 +198,33 @@ def test_an_update_does_not_import_torchs_compiler():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3, 5)])
+def test_log_probabilities_of_actions_of_any_shape_are_those_of_the_collection(shape):
+    made = policy(tasks={"a": spaces.Box(-1, 1, shape, np.float32)})
+    observations = torch.from_numpy(OBSERVATIONS)
+    rollout = Rollout(5, made.observation_space, made.action_space, n_envs=10)
+    for step in range(5):
+        of_step = observations[step * 10 : step * 10 + 10]
+        with torch.no_grad():
+            actions, values, log_probs = sample(made, rollout.store_observations(step, slice(None), of_step))
+        rollout.store_actions(step, slice(None), actions, values, log_probs)
+        rollout.add(np.zeros(10, np.float32), np.zeros(10, np.float32))
+    rollout.finish(torch.zeros(10), np.zeros(10, bool))
+    for into in (None, rollout.empty_minibatch(25)):
+        for batch in rollout.minibatches(25, into):
+            with torch.no_grad():
+                _, now, entropy = evaluate_actions(made, batch.observations, batch.actions)
+            assert now.shape == entropy.shape == (25,)
+            torch.testing.assert_close(now, batch.log_probs)
+
+
+def test_stable_baselines3s_own_methods_normalise_observations():
+    made = policy(normalization=NormalizationConfig(normalize_observations=True))
+    observations = torch.from_numpy(OBSERVATIONS)
+    made.current.normalizer.update(observations * 7 + 3)
+    _, values, _ = made(observations)
+    torch.testing.assert_close(made.predict_values(observations), values.reshape(-1, 1))
+    expected = made.head(made.extract_features(observations))
+    torch.testing.assert_close(made.get_distribution(observations).distribution.logits, expected.logits)

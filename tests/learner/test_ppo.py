@@ -4,15 +4,30 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from torch.distributions import Normal
 
 from blip_rl.errors import UserError
+from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods.attach import attached
 from blip_rl.methods.blip import Blip
+from blip_rl.methods.clear import Clear
 from blip_rl.methods.packnet import Packnet
 from blip_rl.tasks.control import make_control_env
-from tests.learner.small_agents import PPO, ROLLOUT, Lines, Pixels, agent, cartpole, learn, same, vectorised, weights
+from tests.learner.small_agents import (
+    PPO,
+    ROLLOUT,
+    Lines,
+    Pixels,
+    agent,
+    agent_config,
+    cartpole,
+    learn,
+    same,
+    vectorised,
+    weights,
+)
 
 
 def learning_rates(model, steps):
@@ -211,3 +226,19 @@ def test_blip_keeps_weights_in_their_intervals_over_two_tasks(env):
     if env == "Pendulum-v1":
         assert isinstance(finished.head(finished.trunk(finished.observations)), Normal)
     assert blip.tasks_seen == 2
+
+
+def test_a_finished_task_knows_its_values_with_a_shared_head_as_well():
+    """The trunk that methods see ends with the actor then, so that the critic cannot follow it."""
+    shared = agent_config().trunk.model_copy(update={"heads": "shared"})
+    model = ContinualPPO(agent_config().model_copy(update={"trunk": shared}), "a", cartpole(), seed=0, device="cpu")
+    model.learn_task(ROLLOUT, CallbackList([]))
+    finished = model.finished_task(24, torch.Generator().manual_seed(0))
+    method = Clear(capacity_frames=16)
+    method.start_task(finished.trunk)
+    method.end_task(finished)
+    tensors = method.state().tensors
+    with torch.no_grad():
+        torch.testing.assert_close(
+            tensors["task1.values"], model.policy.values_of(tensors["task1.observations"]), rtol=1e-4, atol=1e-5
+        )

@@ -23,7 +23,7 @@ from tests.learner.separate_trunk_agents import (
     one_task,
     two_tasks,
 )
-from tests.learner.small_agents import ENVIRONMENTS, agent_config, same, through_a_file
+from tests.learner.small_agents import ENVIRONMENTS, agent, agent_config, same, through_a_file
 
 
 def outputs(model, method, number, observations):
@@ -279,3 +279,15 @@ def test_updates_are_captured_while_a_task_is_learned_apart(name, monkeypatch):
     assert same(*learned)
     # The first task is learned directly, which CLEAR does not allow to capture.
     assert len(EmulatedGraph.captured) == 1 + (name == "blip")
+
+
+@pytest.mark.parametrize("start", ["fresh", "previous", "shared"])
+def test_teachers_do_not_depend_on_the_method(start):
+    """BLIP puts the shared weights on its grid when a task starts; the task's own trunk does not learn from there."""
+    found = []
+    for name in ("ewc", "blip"):
+        model, method = agent(), LearnApart(inner_method(name), start)
+        set_random_seed(5)
+        learn_apart(model, method)
+        found.append(copy_weights(model.policy))
+    assert same(*found)

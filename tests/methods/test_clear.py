@@ -40,7 +40,8 @@ class Learner:
         observations = self.tasks[index].observations if observations is None else observations
         generator = torch.Generator().manual_seed(seed)
         head, critic = self.head(index), self.critic(index)
-        return FinishedTask(self.trunk, head, observations, lambda x: x, generator, critic)
+        values = lambda frames: critic(self.trunk(frames))  # noqa: E731
+        return FinishedTask(self.trunk, head, observations, lambda x: x, generator, values)
 
     def outputs(self, task, observations):
         self.asked.append((task, observations))

@@ -87,3 +87,16 @@ def test_a_state_of_other_settings_is_refused():
         Finetune().load_state(method.state())
     with pytest.raises(ValueError, match=r"shrink_and_perturb = 0\.5: expected the method and the settings"):
         method.load_state(MethodState())
+
+
+def test_a_shared_actor_is_not_perturbed():
+    """It is initialised with a gain of 0.01; its critic, which is no layer of the trunk, is not perturbed either."""
+    trunk = nn.Sequential()
+    trunk.add_module("fc1", nn.Linear(4, 8))
+    trunk.add_module("actor", nn.Linear(8, 2))
+    before, method = copies(trunk), Finetune(shrink_and_perturb=0.5, soft_shrink_and_perturb=0.1)
+    method.tasks_seen = 1
+    method.start_task(trunk)
+    method.after_step()
+    after = copies(trunk)
+    assert [name for name in before if torch.equal(before[name], after[name])] == ["actor.weight", "actor.bias"]

@@ -80,6 +80,6 @@ def test_budget_stacks_the_bits_of_each_task_and_names_the_free_bits(ax):
 
 def test_consolidation_loss_is_a_bar_for_the_mean_and_a_point_per_game(ax):
     losses = np.array([[0.1, np.nan], [0.3, -0.1]])
-    bars.draw_consolidation_loss(ax, ["Boxing", "Krull"], [("blip", losses)], LIGHT, "lost")
+    bars.draw_consolidation_loss(ax, ["Boxing", "Krull"], [(0, "blip", losses)], LIGHT, "lost")
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], [0.1, 0.1])
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.1], [0.3, -0.1]]

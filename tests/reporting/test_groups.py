@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tomli_w
 
-from blip_rl.reporting.groups import accumulated_series, group_runs
+from blip_rl.reporting.groups import REPEATED, accumulated_series, group_runs
 from blip_rl.reporting.normalising import rescale_observed
+from blip_rl.reporting.page import write_report
 from blip_rl.reporting.run_record import load_run
 from blip_rl.reporting.scores import load_config
 from tests.reporting import report_runs as made
@@ -63,3 +64,19 @@ def test_accumulated_curve_has_only_complete_evaluations(new_run, games, truncat
 def test_rescaled_curves_keep_which_evaluations_are_complete(new_run):
     (record,) = rescale_observed([frozen_run(new_run("r", games=("kungfu", "boxing")), 2)])
     np.testing.assert_array_equal(record.scores.curves[0].complete, [False, True, False, True])
+
+
+def test_a_seed_counts_once_and_its_longest_run_is_kept(new_run, sketches):
+    paths = [new_run("short", stages=1), new_run("long"), new_run("again"), new_run("other", seed=1)]
+    (group,) = group_runs([load_run(path) for path in paths])
+    assert [run.path.name for run in group.runs] == ["long", "other"]
+    found = write_report(paths, out=paths[0].parent / "page")
+    assert [name for name, problem in found.problems if problem == REPEATED] == ["short", "again"]
+
+
+def test_labels_are_unique(new_run):
+    """Each pair differs in something, but what is shown of the first two is equal."""
+    settings = [{"a": 1, "b": 1, "c": 1, "d": 1}, {"a": 1, "b": 1, "c": 1, "d": 2}, {"a": 2, "b": 2, "c": 2, "d": 2}]
+    runs = [load_run(new_run(str(at), settings={"method": one})) for at, one in enumerate(settings)]
+    labels = [group.label for group in group_runs(runs)]
+    assert len(set(labels)) == 3, labels

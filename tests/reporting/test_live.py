@@ -215,3 +215,14 @@ def test_hostile_files_are_left_out(running):
         (running / name).unlink()
         (running / name).write_bytes(b"\xff," * 100)
     assert watch.look().env_steps == 0
+
+
+def test_scores_of_the_other_action_selection_are_not_mixed_in(new_run):
+    path = new_run("a")
+    before = RunWatch(path).look().scores
+    greedy = (path / "scores.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    last = [row for row in greedy if ",after," in row]
+    again = [row.replace("greedy", "stochastic").replace(",9,", ",99,") for row in last]
+    again = [",".join([*row.split(",")[:5], "-100.0", *row.split(",")[6:]]) for row in again]
+    (path / "scores.csv").write_text("".join([*greedy, *again]), encoding="utf-8")
+    assert RunWatch(path).look().scores == before

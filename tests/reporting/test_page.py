@@ -458,13 +458,14 @@ def test_small_gif_is_embedded_and_large_gif_is_linked(new_run, tmp_path):
 
 
 def test_video_of_two_agents_is_shown_where_both_are_compared(new_run, tmp_path):
-    run, others = new_run("run"), [new_run("other", agent="ewc"), new_run("hostile", agent="x/../../../secret")]
-    (run / "gifs" / "versus-x").mkdir(parents=True)
-    for path in (run / "gifs" / "versus-ewc.gif", tmp_path / "secret.gif"):
-        path.write_bytes(b"GIF89a")
+    """Its name has the other run's folder, so that it is shown for that run alone."""
+    other = {"settings": {"method": {"name": "blip", "total_bits": 8}}}
+    run, others = new_run("run"), [new_run("other", agent="ewc"), new_run("third", agent="ewc", **other)]
+    (run / "gifs").mkdir(parents=True)
+    (run / "gifs" / "versus-other.gif").write_bytes(b"GIF89a")
     page, _ = read([run, *others], out=tmp_path / "page")
     shown = [image["alt"] for image in page.all("img") if image["src"].startswith("data:image/gif")]
-    assert shown == ["Video grid of blip and ewc: one row per agent, one column per game"]
+    assert shown == ["Video grid of blip and ewc, total_bits=20: one row per agent, one column per game"]
 
 
 def test_file_that_is_no_gif_is_left_out(new_run):
@@ -474,3 +475,21 @@ def test_file_that_is_no_gif_is_left_out(new_run):
     page, written = read(run)
     assert written.problems == (("pictures", "gifs/grid.gif is not a GIF: left out"),)
     assert "image/gif" not in "".join(image["src"] for image in page.all("img"))
+
+
+def test_a_run_that_was_scored_at_its_start_alone_gives_a_page(new_run):
+    """All points of the curve are at step 0; the end of the run is far to the right of them."""
+    path = new_run("blip", logs=False)
+    (path / "scores.csv").write_text(
+        "\n".join([",".join(made.SCORE_COLUMNS), *(f"0,1,start,kungfu,{e},0.5,9,0,0.05,greedy" for e in range(2))])
+        + "\n"
+    )
+    made.write_table(path / "speed.csv", made.columns(made.SpeedRow), [[90_000, 1, 300, 800]])
+    assert write_report([path]).page.is_file()
+
+
+def test_a_group_with_a_partial_evaluation_and_a_run_without_any_gives_a_page(new_run, sketches, tmp_path):
+    paths = [new_run("a"), new_run("b", seed=1)]
+    for path, rows in zip(paths, ["500,1,start,kungfu,0,0.5,9,1,0.05,greedy\n", ""], strict=True):
+        (path / "scores.csv").write_text(",".join(made.SCORE_COLUMNS) + "\n" + rows)
+    assert write_report(paths, out=tmp_path / "page").page.is_file()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blip_rl.reporting import heatmaps
+from blip_rl.reporting import bars, heatmaps
 from blip_rl.reporting.figures import FigureWriter
 from blip_rl.reporting.groups import group_runs
+from blip_rl.reporting.page import write_report
 from blip_rl.reporting.run_record import load_run
-from blip_rl.reporting.sections_matrix import matrix_section
+from blip_rl.reporting.sections_matrix import consolidation_section, matrix_section
 
 
 @pytest.fixture
@@ -63,3 +64,30 @@ def test_every_score_fits_into_its_cell(title, layout, sketches, monkeypatch, ne
     assert section.layout == layout
     assert widths
     assert max(widths) < 0.9
+
+
+def test_the_loss_is_that_of_the_episodes_scored_both_before_and_after(new_run, tmp_path, sketches, monkeypatch):
+    """As after `blip-rl evaluate --episodes 4`, whose further episodes happen to be better by 3."""
+    path, drawn = new_run("blip"), []
+    rows = [line.split(",") for line in (path / "scores.csv").read_text(encoding="utf-8").splitlines()]
+    more = [
+        [*row[:4], str(int(row[4]) + 2), str(float(row[5]) + 3), *row[6:8], str(float(row[8]) + 0.3), row[9]]
+        for row in rows
+        if row[2] == "after"
+    ]
+    (path / "scores.csv").write_text("\n".join(map(",".join, [*rows, *more])) + "\n", encoding="utf-8")
+    original = bars.draw_consolidation_loss
+    monkeypatch.setattr(bars, "draw_consolidation_loss", lambda ax, *rest: drawn.append(rest) or original(ax, *rest))
+    groups = group_runs([load_run(new_run("multi", agent="multitask", bits=False, together=True)), load_run(path)])
+    consolidation_section(groups, FigureWriter(tmp_path / "pictures"))
+    _, (_, (index, label, losses)), *_ = drawn[0]
+    assert (index, label) == (1, "blip"), "with the agent's colour in all other charts"
+    np.testing.assert_allclose(losses[np.isfinite(losses)], 0.05)
+
+
+def test_a_multitask_run_without_a_final_score_has_no_matrix(new_run, sketches, tmp_path):
+    path = new_run("multi", agent="multitask", together=True, settings={"method": {"name": "multitask"}})
+    table = (path / "scores.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (path / "scores.csv").write_text("".join(row for row in table if ",after," not in row and ",before," not in row))
+    html = write_report([path, new_run("blip")], out=tmp_path / "page").page.read_text(encoding="utf-8")
+    assert "Score matrix" in html

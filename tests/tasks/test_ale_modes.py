@@ -110,3 +110,15 @@ def test_a_task_of_a_task_blind_sequence_is_an_ordinary_game_on_its_own():
     whole = resolve("carmack8", "blip")
     assert (whole.stages, whole.agent.trunk.heads, whole.atari.full_action_space) == (24, "shared", True)
     assert resolve("krull", "blip").tasks[0].steps == 10_000_000
+
+
+@pytest.mark.parametrize("game", ["carnival", "pacman"])
+def test_coloured_frames_of_screens_of_other_sizes_are_resized(game):
+    task = TaskConfig(name=game, game=game, steps=1, mode=0 if game == "carnival" else 3)
+    grey, colour = (
+        ModeVectorEnv(game, 1, AtariConfig(), (task.mode, None), View(105, 80, 1, shades)) for shades in (True, False)
+    )
+    seen = [np.asarray(env.reset(seed=np.array([0]))[0], np.float64) for env in (grey, colour)]
+    luma = seen[1] @ [0.299, 0.587, 0.114]
+    assert np.abs(luma.squeeze() - seen[0].squeeze()).mean() < 3
+    assert make_screen(task, AtariConfig(), 0) is not None

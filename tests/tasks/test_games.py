@@ -1,5 +1,6 @@
 """Resolution of game names: ROMs, Gymnasium ids, spellings and suggestions."""
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -153,3 +154,17 @@ def test_other_names_are_not_suggested_with_a_package(game):
 def test_a_registered_id_needs_no_package(monkeypatch):
     monkeypatch.setitem(gymnasium.registry, "MiniGrid-Mine-v0", gymnasium.spec("CartPole-v1"))
     assert check_game("MiniGrid-Mine-v0")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("raise AttributeError('numpy has no bool8')", "AttributeError: numpy has no bool8"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_named_with_the_reason(code, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_games.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=re.escape(f"'broken_games' of the game cannot be imported: {message}")):
+        check_game("broken_games:Foo-v0")
