@@ -12,5 +12,5 @@ MOST_TRIALS = 10_000
 MOST_VIDEO_EPISODES = 32
 """One batch of parallel environments, as in an evaluation."""
 LONGEST_VIDEO_SECONDS = 60
-MOST_FPS = 50
+LEAST_FPS, MOST_FPS = 0.1, 50
 LARGEST_SCALE = 8

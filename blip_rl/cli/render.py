@@ -57,7 +57,7 @@ from blip_rl.limits import LARGEST_SCALE, LONGEST_VIDEO_SECONDS, MOST_FPS, MOST_
     default=15.0,
     type=Number(0, MOST_FPS),
     metavar="N",
-    help="Frames per second, at most 50. Atari agents act 15 times per second.",
+    help="Frames per second, 0.1 to 50. Atari agents act 15 times per second.",
 )
 @click.option(
     "--scale",

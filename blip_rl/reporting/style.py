@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,4 +186,16 @@ def numbers_axis(axis: Axis) -> None:
 
 def _few_ticks(axis: Axis, text: Callable[[float, int | None], str]) -> None:
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))  # at most six, at round numbers
-    axis.set_major_formatter(FuncFormatter(text))
+    axis.set_major_formatter(_Ticks(text))
+
+
+class _Ticks(FuncFormatter):
+    """Short numbers; whole ones where two ticks would be labelled the same, as between 23,300 and 23,400."""
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        texts: list[str] = super().format_ticks(list(values))
+        if len(set(texts)) == len(texts):
+            return texts
+        step = min(abs(after - value) for value, after in itertools.pairwise(values))
+        digits = max(0, math.ceil(-math.log10(step))) if step else 0
+        return [f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in values]

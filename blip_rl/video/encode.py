@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMATS = ("gif", "mp4", "webp")
 _MAX_COLOURS = 255  # of 256: Pillow needs one entry for unchanged (transparent) pixels
 _SAMPLED_FRAMES = 24
+_LONGEST_WEBP_SIDE = 16_383
 _GIF_TICKS_PER_SECOND, _WEBP_TICKS_PER_SECOND = 100, 1000  # resolution of frame durations
 
 
@@ -64,10 +65,12 @@ def save(movie: Movie, path: Path) -> None:
         path: Output file; its suffix selects the format. Parent folders are created.
 
     Raises:
-        UserError: as :func:`check_format`.
+        UserError: as :func:`check_format`, or the frames are too large for the format.
     """
     file_format = path.suffix.removeprefix(".")
     check_format(file_format)
+    if file_format == "webp":
+        _check_webp(movie)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         {"gif": _save_gif, "webp": _save_webp, "mp4": _save_mp4}[file_format](movie, beside)
@@ -135,6 +138,15 @@ def _most_frequent(movie: Movie, used: npt.NDArray[np.int64]) -> npt.NDArray[np.
 
 def _channels(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.stack([codes >> 16, (codes >> 8) & 255, codes & 255], axis=1)
+
+
+def _check_webp(movie: Movie) -> None:
+    height, width, _ = movie.frame(0).shape
+    if max(width, height) > _LONGEST_WEBP_SIDE:
+        raise UserError(
+            f"the video is {width:,} × {height:,} pixels: webp allows at most {_LONGEST_WEBP_SIDE:,} a side (choose a "
+            "smaller scale, fewer games or stages, or mp4)"
+        )
 
 
 def _save_webp(movie: Movie, path: Path) -> None:

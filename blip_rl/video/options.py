@@ -10,6 +10,7 @@ from blip_rl.errors import UserError
 from blip_rl.limits import (
     LARGEST_EVALUATION_SEED,
     LARGEST_SCALE,
+    LEAST_FPS,
     LONGEST_VIDEO_SECONDS,
     MOST_FPS,
     MOST_VIDEO_EPISODES,
@@ -60,6 +61,8 @@ class RenderOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 raise UserError(f"{name} {value:g}: expected more than 0 and at most {most:g}")
+        if self.fps < LEAST_FPS:
+            raise UserError(f"fps {self.fps:g}: expected at least {LEAST_FPS:g}")
         check_format(self.file_format)
 
     def evaluation(self, config: RunConfig, actions: Literal["greedy", "stochastic"]) -> EvaluationConfig:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from blip_rl.core.intervals import student_interval
 from blip_rl.reporting import curves
 from blip_rl.reporting.groups import over_seeds
-from blip_rl.reporting.style import DARK, LIGHT, safe_label, short_number
+from blip_rl.reporting.style import DARK, LIGHT, numbers_axis, safe_label, short_number
 from blip_rl.step_counts import short_steps
 
 
@@ -175,3 +175,18 @@ def test_colours_contrast_with_the_background(theme):
 
     assert all(contrast(colour) >= 2.9 for colour in theme.series), [round(contrast(c), 2) for c in theme.series]
     assert min(contrast(theme.text), contrast(theme.muted)) >= 4.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (23_310, 23_350, ["23,310", "23,320", "23,330", "23,340", "23,350"]),
+        (366.1, 367.9, ["366.0", "366.5", "367.0", "367.5", "368.0"]),
+        (0, 40_000, ["0", "10k", "20k", "30k", "40k"]),
+    ],
+)
+def test_no_two_ticks_have_the_same_label(ax, low, high, shown):
+    ax.set_ylim(low, high)
+    numbers_axis(ax.yaxis)
+    ticks = [value for value in ax.yaxis.get_majorticklocs() if low - 1 <= value <= high + 1]
+    assert set(shown) <= set(ax.yaxis.get_major_formatter().format_ticks(ticks))

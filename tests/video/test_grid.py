@@ -274,3 +274,11 @@ def test_a_grid_is_encoded_losslessly(tmp_path):
     assert sum(duration for _, duration in shown) == 100 * len(drawn) == 100 * (5 + 10)
     for number in range(len(drawn)):
         np.testing.assert_array_equal(at(shown, 100 * number), drawn.frame(number))
+
+
+def test_frames_larger_than_webp_allows_are_refused(tmp_path):
+    wide = np.zeros((2, 16_384, 3), np.uint8)
+    with pytest.raises(UserError, match=r"16,384 × 2 pixels: webp allows at most 16,383 a side \(choose a smaller"):
+        save(Moving([wide]), tmp_path / "movie.webp")
+    assert list(tmp_path.iterdir()) == []
+    save(Moving([wide]), tmp_path / "movie.gif")

@@ -385,6 +385,7 @@ def test_atari_frames_are_shown_in_colour_at_native_size(tmp_path):
         (["--fps", "nan"], ["--fps nan"]),
         (["--fps", "51"], ["at most 50"]),
         (["--seconds", "0"], ["--seconds 0", "at most 60"]),
+        (["--fps", "0.001"], ["fps 0.001", "at least 0.1"]),
         (["--episodes", "0"], ["--episodes 0", "1 to 32"]),
         (["--episode", "worst"], ["'worst'", "mean, best"]),
         (["--episode", "9" * 5_000], ["'9999", "from 0 to 536,870,911"]),
