@@ -220,6 +220,9 @@ def training_lines(group: Group, task: str) -> tuple[tuple[Array, Array], ...]:
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:
     """Combine the curves of several runs; estimate the centre and interval at steps that all of them share.
 
+    Runs that are behind are left out if three or more are not: a seed that has just begun shares no steps with the
+    others.
+
     Args:
         label: Legend entry.
         index: Colour number.
@@ -227,6 +230,9 @@ def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Arr
             a step is combined with the other runs' n-th point there.
     """
     lines = tuple((np.asarray(steps, np.float64), values) for steps, values in curves if len(steps))
+    furthest = max((steps[-1] for steps, _ in lines), default=0.0)
+    ahead = tuple(line for line in lines if line[0][-1] == furthest)
+    lines = ahead if len(ahead) >= FEWEST_RUNS else lines
     none = np.empty(0)
     if len(lines) == 1:
         return Series(label, index, lines, *lines[0], none, none)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from blip_rl.reporting.groups import REPEATED, accumulated_series, group_runs
+from blip_rl.reporting.groups import REPEATED, accumulated_series, group_runs, over_seeds
 from blip_rl.reporting.normalising import rescale_observed
 from blip_rl.reporting.page import write_report
 from blip_rl.reporting.run_record import load_run
@@ -80,3 +80,11 @@ def test_labels_are_unique(new_run):
     runs = [load_run(new_run(str(at), settings={"method": one})) for at, one in enumerate(settings)]
     labels = [group.label for group in group_runs(runs)]
     assert len(set(labels)) == 3, labels
+
+
+def test_a_seed_that_has_just_begun_does_not_hide_the_others():
+    steps, begun = np.array([100, 200, 300]), (np.array([0]), np.array([0.0]))
+    curves = [(steps, np.array([1.0, 2.0, 3.0]) + seed) for seed in range(3)]
+    series = over_seeds("blip", 0, [*curves, begun])
+    assert (series.centre.tolist(), len(series.lines)) == ([2.0, 3.0, 4.0], 3)
+    assert len(over_seeds("blip", 0, [*curves[:2], begun]).lines) == 3, "too few for a mean without it"
