@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import RunError, UserError
+from blip_rl.errors import RunError, UserError, error_text, is_unread
 from blip_rl.learner import state
 from blip_rl.run.autosave import Autosave
 from blip_rl.run.context import RunContext
@@ -36,21 +36,30 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
         finished.
 
     Raises:
-        RunError: No snapshot is usable, and restarting would lose too much.
+        RunError: No snapshot is usable, and restarting would lose too much; or a file could not be read just now.
         UserError: Files that every snapshot depends on were changed.
     """
     problems: list[atomic.DamagedError | ChangedError] = []
-    for path in reversed(folder.snapshots()):
-        try:
-            saved = snapshots.load(path)
-            _check_run_files(folder.path, saved.run_files, accept_changes)
-        except (atomic.DamagedError, ChangedError) as error:
-            problems.append(error)
-            continue
-        for problem in problems:
-            warnings.warn(f"{problem}; resuming from the snapshot before it", stacklevel=2)
-        return saved
-    _check_restart(folder, problems)
+    try:
+        for path in reversed(folder.snapshots()):
+            try:
+                saved = snapshots.load(path)
+                _check_run_files(folder.path, saved.run_files, accept_changes)
+            except (atomic.DamagedError, ChangedError) as error:
+                problems.append(error)
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}; resuming from the snapshot before it", stacklevel=2)
+            return saved
+        _check_restart(folder, problems)
+    except Exception as error:
+        if not is_unread(error):
+            raise
+        # Not damage: resuming from an older snapshot would remove one that may be good.
+        raise RunError(
+            f"'{folder.path}' cannot be read now: {error_text(error)}; nothing was changed (try again once the cause "
+            "is gone)"
+        ) from error
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from blip_rl.errors import UserError
+from blip_rl.errors import UserError, is_unread
 from blip_rl.storage import atomic
 from blip_rl.storage.atomic import Check, unlocked
 from blip_rl.untrusted.machine import memory_bytes
@@ -108,6 +108,7 @@ def check_unchanged(run: Path, then: RunFiles) -> None:
 
     Raises:
         ChangedError: A file differs within its saved size, or a stage checkpoint is damaged or another one.
+        UserError, OSError: A file could not be read.
     """
     for name, saved in then.files.items():
         if not _is_unchanged(run / name, saved):
@@ -171,7 +172,9 @@ def _is_unchanged(path: Path, saved: FileDigest) -> bool:
         if saved.size > memory_bytes() or (path.name in _METADATA and size != saved.size):
             return False  # do not hash: a huge sparse file would take hours
         return atomic.file_digest(path, saved.size) == saved.digest
-    except OSError:
+    except OSError as error:
+        if is_unread(error):
+            raise
         return False
 
 

@@ -3,9 +3,11 @@
 tests/run/test_faults.py flips bits in every file of such a folder; here are the messages, and what bits cannot show.
 """
 
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,9 @@ from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.train import resume, train
+from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.run_folder import RunFolder
+from blip_rl.untrusted import machine
 from tests.run.broken_off import assert_equal, broken_off, killed_at, resume_run, run_files, small_run
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
@@ -118,6 +122,67 @@ def test_a_missing_checkpoint_is_made_again_from_a_snapshot_before_its_end(whole
     with pytest.warns(UserWarning, match=r"stage-01.*resuming from the snapshot before"):
         resume_run(run)
     assert_equal(run, whole)
+
+
+# --- files that cannot be read at the moment
+
+
+def failing_open(monkeypatch, name, error):
+    """Let the opening of a file of this name fail with an error of the system."""
+    really = os.open
+
+    def opened(path, *more, **options):
+        if os.fspath(path).endswith(name):
+            raise OSError(error, os.strerror(error), os.fspath(path))
+        return really(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    plain = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how, **more: os.close(opened(path, 0)) or plain(path, *how, **more))
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+@pytest.mark.parametrize(
+    "name", ["snapshot.json", "agent.safetensors", "digests.json", "scores.csv", "policy.safetensors"]
+)
+def test_a_file_that_cannot_be_read_now_is_no_damage(name, error, run, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing_open(patch, name, error)
+        with pytest.raises(RunError, match=rf"{os.strerror(error)}.*nothing was changed \(try again"):
+            newest_snapshot(RunFolder(run), accept_changes=True)
+    assert newest_snapshot(RunFolder(run)).steps == 768
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("unable to mmap 1234 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("unable to open file <x> in read-only mode: Too many open files (24)"),
+    ],
+)
+def test_an_only_snapshot_that_does_not_fit_into_memory_now_is_kept(error, early, monkeypatch):
+    def failing(path):
+        raise error
+
+    monkeypatch.setattr(snapshots, "load_tensors", failing)
+    refused(early, RunError, r"(not enough memory|Too many open files).*nothing was changed \(try again")
+
+
+def test_an_only_snapshot_is_kept_on_a_machine_with_too_little_memory(early, monkeypatch):
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 1000)
+    with pytest.raises(RunError, match=r"snapshot .* needs .* of memory .*nothing was changed \(try again"):
+        newest_snapshot(RunFolder(early))
+
+
+def test_snapshots_that_cannot_be_listed_are_not_taken_for_none(early, monkeypatch):
+    def failing(path):
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(os, "scandir", failing)
+    monkeypatch.setattr(os, "listdir", failing)
+    with pytest.raises(RunError, match=r"Permission denied.*nothing was changed"):
+        newest_snapshot(RunFolder(early))
 
 
 # --- tables, events and descriptions
