@@ -16,12 +16,14 @@ from blip_rl.errors import RunError, UserError, error_text, is_unread
 from blip_rl.learner import state
 from blip_rl.run.autosave import Autosave
 from blip_rl.run.context import RunContext
+from blip_rl.run.scores import check_known
 from blip_rl.storage import atomic, integrity
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.integrity import ChangedError, RunFiles
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.storage.snapshot_names import snapshot_steps
+from blip_rl.storage.tables import read_scores
 
 
 def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
@@ -98,7 +100,19 @@ def _check_run_files(run: Path, then: RunFiles, accept_changes: bool) -> None:
     except ChangedError as error:
         if not accept_changes:
             raise
+        integrity.check_rows(run, then)
         warnings.warn(f"resuming although {error}", stacklevel=3)
+
+
+def check_scores(folder: RunFolder, saved: RunSnapshot, config: RunConfig) -> None:
+    """Check that the scores up to a snapshot can be restored; the rows behind it, which are cut off, may be damaged.
+
+    Raises:
+        UserError: They cannot be read, or a row has a task or stage that the run does not have.
+    """
+    then = saved.run_files.files.get(folder.scores.name)
+    if then is not None and then.rows:  # snapshots of earlier versions do not say how many rows are kept
+        check_known(read_scores(folder.scores, then.rows - 1), config, folder.scores)
 
 
 def resume_message(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:

@@ -99,7 +99,7 @@ def separate(path: Path, size: int | None = None, check: Check = unlocked) -> No
         OSError: as :func:`replacing`.
     """
     with replacing(path, check) as beside, path.open("rb") as old, beside.open("wb") as new:
-        for chunk in _chunks(old, path.stat().st_size if size is None else size):
+        for chunk in chunks(old, path.stat().st_size if size is None else size):
             new.write(chunk)
 
 
@@ -278,12 +278,13 @@ def file_digest(file: Path, size: int | None = None) -> str:
     """Return the SHA-256 digest of a file, or of its first ``size`` bytes, in hexadecimal."""
     state = hashlib.sha256()
     with file.open("rb") as stream:
-        for chunk in _chunks(stream, file.stat().st_size if size is None else size):
+        for chunk in chunks(stream, file.stat().st_size if size is None else size):
             state.update(chunk)
     return state.hexdigest()
 
 
-def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """Read at most ``size`` bytes, in pieces."""
     while size > 0 and (chunk := stream.read(min(size, _CHUNK_BYTES))):
         yield chunk
         size -= len(chunk)

@@ -17,7 +17,9 @@ from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.train import resume, train
 from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.atomic import file_digest
 from blip_rl.storage.run_folder import RunFolder
+from blip_rl.storage.tables import read_scores
 from blip_rl.untrusted import machine
 from tests.run.broken_off import assert_equal, broken_off, killed_at, resume_run, run_files, small_run
 
@@ -211,6 +213,71 @@ def test_a_file_that_was_edited_is_only_appended_to_if_changes_are_accepted(name
     with pytest.warns(UserWarning, match="resuming although"):
         resume_run(run, accept_changes=True)
     assert {**run_files(run), name: ""} == {**run_files(whole), name: ""}
+
+
+def with_crlf(path):
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def test_a_table_saved_again_with_other_line_ends_loses_no_row(run, whole):
+    with_crlf(run / "scores.csv")
+    with_crlf(run / "returns.csv")
+    with pytest.warns(UserWarning, match="resuming although"):
+        resume_run(run, accept_changes=True)
+    for name in ("scores.csv", "returns.csv"):
+        assert (run / name).read_bytes().replace(b"\r\n", b"\n") == (whole / name).read_bytes()
+    assert len(read_scores(run / "scores.csv")) == len(read_scores(whole / "scores.csv"))
+
+
+def test_a_kill_after_a_changed_table_was_cut_leaves_a_run_that_can_be_resumed(run, whole):
+    """The rest of a table may be shorter than before, though all its rows are there."""
+    path = run / "scores.csv"
+    path.write_bytes(path.read_bytes().replace(b".0,", b","))
+    with_crlf(run / "returns.csv")
+    for name in ("forget_snapshots", "forget_stages"):
+        with pytest.warns(UserWarning, match="resuming although"), killed_at(RunFolder, name):
+            resume_run(run, accept_changes=True)
+    with pytest.warns(UserWarning, match="resuming although"):
+        resume_run(run, accept_changes=True)
+    assert len(read_scores(path)) == len(read_scores(whole / "scores.csv"))
+
+
+def without_numbers_of_rows(run):
+    for path in RunFolder(run).snapshots():
+        metadata = json.loads((path / "snapshot.json").read_text())
+        for digest in metadata["evidence"]["files"].values():
+            del digest["rows"]
+        (path / "snapshot.json").write_text(json.dumps(metadata))
+        digests = json.loads((path / "digests.json").read_text())
+        digests["snapshot.json"] = file_digest(path / "snapshot.json")
+        (path / "digests.json").write_text(json.dumps(digests))
+
+
+def test_a_changed_table_is_refused_where_its_number_of_rows_is_unknown(run, whole):
+    without_numbers_of_rows(run)
+    original = (run / "scores.csv").read_bytes()
+    with_crlf(run / "scores.csv")
+    refused(run, UserError, r"scores\.csv' has changed .* earlier version.*restore it", accept_changes=True)
+    (run / "scores.csv").write_bytes(original)
+    assert_equal(resume_run(run), whole)
+
+
+def test_a_changed_table_with_fewer_rows_is_refused(run):
+    path = run / "scores.csv"
+    header, row, *_ = path.read_bytes().splitlines()
+    path.write_bytes(header + b"\n" + b"0" * 5000 + row + b"\n")
+    refused(run, UserError, r"scores\.csv' has lost rows: expected at least \d+ complete lines", accept_changes=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [(b",after,", b",never,", "cannot be read as scores: line"), (b"cartpole-a", b"cartpole-z", "not one of this run")],
+)
+def test_scores_that_cannot_be_restored_are_refused_before_anything_is_changed(old, new, message, run):
+    path = run / "scores.csv"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.warns(UserWarning, match="resuming although"):
+        refused(run, UserError, message, accept_changes=True)
 
 
 def test_rows_damaged_after_the_older_snapshot_are_written_again(run, whole):
