@@ -40,6 +40,7 @@ from blip_rl.run.tensorboard import LockedEventFile, hyperparameters, log_report
 from blip_rl.run.training_callback import TrainingCallback
 from blip_rl.storage import provenance, snapshot, validation
 from blip_rl.storage.checkpoint import save_stage
+from blip_rl.storage.paths import check_utf8
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.storage.snapshot import RunSnapshot
@@ -131,8 +132,8 @@ def resume(
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
     folder, called = RunFolder.existing(path), as_callback(callback)
-    tracked = chosen_tracker(path, track)
-    config = load_run_config(folder.config)
+    check_utf8(path)
+    config, tracked = load_run_config(folder.config), chosen_tracker(path, track)
     device = resolve_device(config.device)
     folder.recover()
     _check_unfinished(folder, config)  # a finished run is not locked, so that no file of it changes

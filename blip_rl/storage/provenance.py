@@ -99,10 +99,11 @@ def _saved_environment(run: Path) -> dict[str, Any]:
 
 
 def command() -> str:
-    """Return the current command line, quoted for a shell."""
+    """Return the current command line, quoted for a shell; bytes of a path that are not UTF-8 are escaped."""
     program = Path(sys.argv[0])
     ours = program.name in ("blip-rl", "__main__.py")
-    return shell_command(*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:])
+    words = shell_command(*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:])
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def environment(device: str) -> dict[str, Any]:
