@@ -16,6 +16,7 @@ from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.train import resume, train
+from blip_rl.storage import provenance
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.atomic import file_digest
 from blip_rl.storage.run_folder import RunFolder
@@ -303,12 +304,32 @@ def test_a_damaged_checkpoint_of_a_finished_task_is_refused(run):
         ({"device": "cuda:7"}, "device cuda:7 → cpu"),
         ({"threads": "many"}, "threads many → 1"),
         ({"machine": "vax"}, "machine vax → "),
+        ({"commit": "a" * 40}, "commit a{12} → b{12}-dirty"),
+        ({"commit": ["a"]}, r"commit \['a'\] → b{12}-dirty"),
+        ({"gpu": "NVIDIA H100"}, "gpu NVIDIA H100 → NVIDIA H200"),
     ],
 )
-def test_a_run_begun_under_other_conditions_is_refused_with_the_difference(changes, message, run):
+def test_a_run_begun_under_other_conditions_is_refused_with_the_difference(changes, message, run, monkeypatch):
     path = run / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    really = provenance.environment
+    known = {"commit": "b" * 40 + "-dirty", "gpu": "NVIDIA H200"}
+    monkeypatch.setattr(
+        provenance, "environment", lambda device: really(device) | {n: known.get(n) for n in changes if n in known}
+    )
     refused(run, UserError, rf"begun under other conditions.*{message}.*--accept-changes")
+
+
+@pytest.mark.parametrize(("then", "now"), [(None, "b" * 40), ("", "b" * 40), ("a" * 40, None), ("a" * 40, "a" * 40)])
+def test_a_commit_or_gpu_that_is_unknown_is_not_compared(then, now, tmp_path, monkeypatch):
+    conditions = provenance.environment("cpu")
+    (tmp_path / "environment.json").write_text(json.dumps(conditions | {"commit": then, "gpu": then}))
+    monkeypatch.setattr(provenance, "environment", lambda device: conditions | {"commit": now, "gpu": now})
+    provenance.check_environment(tmp_path, "cpu", accept_changes=False)
+    (tmp_path / "environment.json").write_text(
+        json.dumps({k: v for k, v in conditions.items() if k not in ("commit", "gpu")})
+    )
+    provenance.check_environment(tmp_path, "cpu", accept_changes=False)  # of an earlier version
 
 
 def edit_recipe(run, old, new):
