@@ -38,9 +38,8 @@ from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.run.task_checks import check_tasks
 from blip_rl.run.tensorboard import LockedEventFile, hyperparameters, log_report
 from blip_rl.run.training_callback import TrainingCallback
-from blip_rl.storage import provenance, snapshot, validation
+from blip_rl.storage import paths, provenance, snapshot, validation
 from blip_rl.storage.checkpoint import save_stage
-from blip_rl.storage.paths import check_utf8
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
 from blip_rl.storage.snapshot import RunSnapshot
@@ -132,7 +131,7 @@ def resume(
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
     folder, called = RunFolder.existing(path), as_callback(callback)
-    check_utf8(path)
+    paths.check_utf8(path)
     config, tracked = load_run_config(folder.config), chosen_tracker(path, track)
     device = resolve_device(config.device)
     folder.recover()

@@ -2,8 +2,7 @@
 
 All writers work alike. A temporary file ``.blip-rl-<random>.tmp``, locked while the process lives, marks a write in
 progress; a new folder is filled in ``.blip-rl-<random>.new`` beside it. The content is flushed to the disk, renamed to
-its final name, and the parent folder is flushed. Random names keep concurrent writers apart. The lock tells the next
-writer which ones belong to killed processes.
+its final name, and the parent folder is flushed. Random names keep concurrent writers apart; killed ones lock nothing.
 
 The content is flushed before the rename, because after a power failure a file system may have the rename without the
 data (https://lwn.net/Articles/322823/). The folder is flushed after it, because otherwise the rename could be lost.
@@ -11,9 +10,8 @@ data (https://lwn.net/Articles/322823/). The folder is flushed after it, because
 An existing folder is never replaced: most file systems cannot exchange two folders atomically, so there would be a
 moment with neither. New data gets a new name before the old folder is removed.
 
-Writers that hold a lock pass its ``check``, called first and just before the rename. It raises if another process has
-taken the lock over. A process suspended between check and rename does no harm later: whoever takes over removes all
-temporary files, locked or not (:func:`recover`), so that the rename fails.
+Writers that hold a lock pass its ``check``, called first and just before the rename: it raises if the lock was taken
+over. After a suspension in between, the rename fails: whoever takes over removes all temporary files (:func:`recover`).
 """
 
 from __future__ import annotations
