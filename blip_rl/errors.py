@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # importing pydantic takes a third of the command line's start-up
@@ -16,6 +17,10 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class TooLittleMemoryError(UserError):
+    """Something does not fit into this machine's memory."""
 
 
 class FinishedRunError(UserError):
@@ -60,6 +65,25 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError | ImportError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+# There is no file, or something else is in its place: trying again does not help.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+_NOT_READ = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+
+
+def is_unread(error: BaseException | None) -> bool:
+    """Return whether an error or its cause says nothing about a file's content: it was not read, or memory ran out."""
+    while error is not None:
+        if isinstance(error, TooLittleMemoryError) or is_out_of_memory(error):
+            return True
+        if isinstance(error, OSError):
+            return error.errno not in _NO_FILE
+        # torch opens files, too, and has the system's message in its own.
+        if isinstance(error, RuntimeError) and any(os.strerror(code) in str(error) for code in _NOT_READ):
+            return True
+        error = error.__cause__
+    return False
 
 
 def error_text(error: BaseException) -> str:

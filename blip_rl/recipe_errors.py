@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -139,4 +140,6 @@ def _keys_at(model: Any, location: Location) -> list[str]:
             model = get_args(model)[0]
         else:  # a table with any keys, or a section
             model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[step].annotation
+        if get_origin(model) is UnionType:  # a section that may be left out
+            model = get_args(model)[0]
     return list(model.model_fields)

@@ -6,6 +6,7 @@ one runs no code and opens no file that it names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,11 @@ def find_base(name: object) -> Path:
 def is_path(name: str) -> bool:
     """Return whether a recipe is given as a file rather than by its name."""
     return name.endswith(".toml")
+
+
+def names_files(name: str) -> bool:
+    """Return whether a run's files can be named after an agent or a sequence of this name."""
+    return not {"/", os.sep} & set(name) and name.isprintable()
 
 
 def split_task(name: str) -> tuple[Path, str] | None:

@@ -15,7 +15,7 @@ from blip_rl.agent_config import AgentConfig
 from blip_rl.config import AtariConfig, EvaluationConfig, RunConfig, Sections
 from blip_rl.recipe_errors import RecipeError, attempt, checked, dotted, problems_of, show
 from blip_rl.recipes.agent import agent_config, agent_layers, combination_problems, with_task_count
-from blip_rl.recipes.files import find_recipe, is_path
+from blip_rl.recipes.files import find_recipe, is_path, names_files
 from blip_rl.recipes.games import Games, choose_games
 from blip_rl.recipes.overrides import Layer, Override, located_line, merge, parse_override
 from blip_rl.setting_types import Device, Seed, Settings, Steps
@@ -105,9 +105,20 @@ def _assembled(name: str, agent: AgentConfig, games: Games, options: _Options, s
         )
     except ValidationError as error:
         raise RecipeError([problem.text for problem in problems_of(error, RunConfig)]) from None
-    if problems := combination_problems(config) + _short_tasks(config):
+    if problems := _unusable_names(config) + combination_problems(config) + _short_tasks(config):
         raise RecipeError(problems)
     return config
+
+
+def _unusable_names(config: RunConfig) -> list[str]:
+    """Return the names with which the run could not be opened later; they are those of recipe files."""
+    names = {"agent": config.agent_name, "sequence": config.sequence_name}
+    return [
+        f"{kind} {name!a}: expected a file name of printable characters, which the run's files are named after "
+        "(rename the file)"
+        for kind, name in names.items()
+        if not names_files(name)
+    ]
 
 
 def _short_tasks(config: RunConfig) -> list[str]:

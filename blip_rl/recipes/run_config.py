@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
 from blip_rl.recipe_errors import RecipeError, show, validated
 from blip_rl.recipes.agent import checked_method, combination_problems, learning_problems, without_none
-from blip_rl.recipes.files import display_path, read_recipe
+from blip_rl.recipes.files import display_path, names_files, read_recipe
 from blip_rl.recipes.games import check_tasks_of
 from blip_rl.recipes.overrides import Layer
 from blip_rl.recipes.trust import import_problems
@@ -84,7 +83,7 @@ def _untrusted_problems(config: RunConfig) -> list[str]:
     problems = [
         f"{key} = {show(name)}: expected the name that blip-rl train wrote, without slashes and control characters"
         for key, name in names.items()
-        if {"/", os.sep} & set(name) or not name.isprintable()
+        if not names_files(name)
     ]
     for index, task in enumerate(config.tasks):
         problems += [f"tasks[{index}].{problem}" for problem in import_problems(task)]

@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import RunError, UserError
+from blip_rl.errors import RunError, UserError, error_text, is_unread
 from blip_rl.learner import state
 from blip_rl.run.autosave import Autosave
 from blip_rl.run.context import RunContext
+from blip_rl.run.scores import check_known
 from blip_rl.storage import atomic, integrity
 from blip_rl.storage import snapshot as snapshots
 from blip_rl.storage.integrity import ChangedError, RunFiles
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.storage.snapshot import RunSnapshot
 from blip_rl.storage.snapshot_names import snapshot_steps
+from blip_rl.storage.tables import read_scores
 
 
 def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnapshot | None:
@@ -36,21 +38,30 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
         finished.
 
     Raises:
-        RunError: No snapshot is usable, and restarting would lose too much.
+        RunError: No snapshot is usable, and restarting would lose too much; or a file could not be read just now.
         UserError: Files that every snapshot depends on were changed.
     """
     problems: list[atomic.DamagedError | ChangedError] = []
-    for path in reversed(folder.snapshots()):
-        try:
-            saved = snapshots.load(path)
-            _check_run_files(folder.path, saved.run_files, accept_changes)
-        except (atomic.DamagedError, ChangedError) as error:
-            problems.append(error)
-            continue
-        for problem in problems:
-            warnings.warn(f"{problem}; resuming from the snapshot before it", stacklevel=2)
-        return saved
-    _check_restart(folder, problems)
+    try:
+        for path in reversed(folder.snapshots()):
+            try:
+                saved = snapshots.load(path)
+                _check_run_files(folder.path, saved.run_files, accept_changes)
+            except (atomic.DamagedError, ChangedError) as error:
+                problems.append(error)
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}; resuming from the snapshot before it", stacklevel=2)
+            return saved
+        _check_restart(folder, problems)
+    except Exception as error:
+        if not is_unread(error):
+            raise
+        # Not damage: resuming from an older snapshot would remove one that may be good.
+        raise RunError(
+            f"'{folder.path}' cannot be read now: {error_text(error)}; nothing was changed (try again once the cause "
+            "is gone)"
+        ) from error
     return None
 
 
@@ -89,7 +100,19 @@ def _check_run_files(run: Path, then: RunFiles, accept_changes: bool) -> None:
     except ChangedError as error:
         if not accept_changes:
             raise
+        integrity.check_rows(run, then)
         warnings.warn(f"resuming although {error}", stacklevel=3)
+
+
+def check_scores(folder: RunFolder, saved: RunSnapshot, config: RunConfig) -> None:
+    """Check that the scores up to a snapshot can be restored; the rows behind it, which are cut off, may be damaged.
+
+    Raises:
+        UserError: They cannot be read, or a row has a task or stage that the run does not have.
+    """
+    then = saved.run_files.files.get(folder.scores.name)
+    if then is not None and then.rows:  # snapshots of earlier versions do not say how many rows are kept
+        check_known(read_scores(folder.scores, then.rows - 1), config, folder.scores)
 
 
 def resume_message(folder: RunFolder, config: RunConfig, saved: RunSnapshot | None) -> str:

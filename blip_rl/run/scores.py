@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
@@ -34,6 +35,18 @@ from blip_rl.task_schedule import TaskConfig
 
 _CUT_OFF = 4  # times its share of steps: cuts off a policy that got stuck after the last evaluation
 _NO_LIMIT = 1e15  # steps: above any evaluation's, and finite whatever periodic_share is
+
+
+def check_known(rows: Iterable[ScoreRow], config: RunConfig, source: Path) -> None:
+    """Check that scores are of a run's tasks and stages.
+
+    Raises:
+        UserError: A row is not; the message names ``source``, the table.
+    """
+    names = [task.name for task in config.tasks]
+    for row in rows:
+        if row.task not in names or not 1 <= row.stage <= config.stages:
+            raise UserError(f"'{source}' has stage {row.stage} of {row.task!r}: not one of this run")
 
 
 class ScoreBook:
@@ -78,10 +91,8 @@ class ScoreBook:
         Raises:
             UserError: A row has a task or stage that the run does not have.
         """
+        check_known(rows, self._config, self._folder.scores)
         names = [task.name for task in self._config.tasks]
-        for row in rows:
-            if row.task not in names or not 1 <= row.stage <= self._config.stages:
-                raise UserError(f"'{self._folder.scores}' has stage {row.stage} of {row.task!r}: not one of this run")
         own = [row for row in rows if row.actions == self._config.evaluation.actions]
         for (stage, phase, task, _), episodes in groupby(own, key=lambda r: (r.stage, r.phase, r.task, r.env_steps)):
             self._keep(names.index(task), [Episode.of(row) for row in episodes], stage, phase)

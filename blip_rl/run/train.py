@@ -32,13 +32,13 @@ from blip_rl.run.device import cpu_threads, resolve_device
 from blip_rl.run.interruption import StopRequest, StopRequestError, resume_hint, with_resume_hint
 from blip_rl.run.multitask import multitask_training
 from blip_rl.run.plasticity import PlasticityRecorder
-from blip_rl.run.resume import newest_snapshot, restore_task, resume_message, roll_back
+from blip_rl.run.resume import check_scores, newest_snapshot, restore_task, resume_message, roll_back
 from blip_rl.run.scores import ScoreBook
 from blip_rl.run.summary import boundary_line, closing_text, opening_text
 from blip_rl.run.task_checks import check_tasks
 from blip_rl.run.tensorboard import LockedEventFile, hyperparameters, log_report
 from blip_rl.run.training_callback import TrainingCallback
-from blip_rl.storage import provenance, snapshot, validation
+from blip_rl.storage import paths, provenance, snapshot, validation
 from blip_rl.storage.checkpoint import save_stage
 from blip_rl.storage.returns import TrainingReturns
 from blip_rl.storage.run_folder import RunFolder, planned_folder
@@ -131,8 +131,8 @@ def resume(
         InterruptedRunError: A signal requested a stop; the run is saved.
     """
     folder, called = RunFolder.existing(path), as_callback(callback)
-    tracked = chosen_tracker(path, track)
-    config = load_run_config(folder.config)
+    paths.check_utf8(path)
+    config, tracked = load_run_config(folder.config), chosen_tracker(path, track)
     device = resolve_device(config.device)
     folder.recover()
     _check_unfinished(folder, config)  # a finished run is not locked, so that no file of it changes
@@ -152,6 +152,7 @@ def resume(
                 raise UserError(f"'{folder.config}' has {config.stages} stages: the run is at stage {saved.stage}")
             validation.check_actions(saved.known_tasks, tasks)
             snapshot.check_fits(saved, config, folder.config)  # before roll_back: an error must leave the run as it is
+            check_scores(folder, saved, config)
         resuming, console = resume_message(folder, config, saved), Console(quiet, progress)
         with with_resume_hint(folder):
             roll_back(folder, saved)

@@ -59,7 +59,7 @@ def publish_folder(
     Raises:
         UserError: The run is unfinished or damaged, a stage has no checkpoint, or ``licence`` is no identifier.
             Nothing is written then.
-        OSError: The folder cannot be written; nothing is left of it.
+        OSError: The folder cannot be written; nothing is left of it, and one that it would have replaced stays.
     """
     if not _LICENCE.fullmatch(licence):
         raise UserError(f"licence {licence[:80]!r}: expected an identifier of the Hub, such as mit or cc-by-4.0")
@@ -67,8 +67,7 @@ def publish_folder(
     check_contained(run)
     config = load_run_config(folder.config)
     chosen = _chosen_stages(folder, config, stages)
-    if out.exists() and replace:
-        atomic.remove(out)
+    scores, rows = load_scores(run), folder.read_scores()  # of the run, whose file a message about a damaged row names
     with atomic.new_folder(out) as beside:
         for file in FILES:
             if (run / file).is_file():
@@ -85,8 +84,8 @@ def publish_folder(
         picture = _write_report(beside, page=not half)
         content = CardContent(
             config=config,
-            scores=load_scores(beside),
-            rows=RunFolder(beside).read_scores(),
+            scores=scores,
+            rows=rows,
             command=_command(folder),
             licence=licence,
             name=name or UNNAMED,
@@ -97,7 +96,16 @@ def publish_folder(
             players=players,
         )
         (beside / "README.md").write_text(model_card(content), encoding="utf-8")
+        if replace:
+            _remove_old(out, beside)
     return out
+
+
+def _remove_old(out: Path, new: Path) -> None:
+    """Remove a folder only once the one that replaces it is complete and on the disk."""
+    for file in new.rglob("*"):
+        atomic.flush(file)
+    atomic.remove(out)
 
 
 def _chosen_stages(folder: RunFolder, config: RunConfig, stages: Sequence[int] | None) -> list[int]:

@@ -2,19 +2,16 @@
 
 All writers work alike. A temporary file ``.blip-rl-<random>.tmp``, locked while the process lives, marks a write in
 progress; a new folder is filled in ``.blip-rl-<random>.new`` beside it. The content is flushed to the disk, renamed to
-its final name, and the parent folder is flushed. Random names keep concurrent writers apart. The lock tells the next
-writer which temporary files belong to killed processes and can be removed.
+its final name, and the parent folder is flushed. Random names keep concurrent writers apart; killed ones lock nothing.
 
-The content is flushed before the rename, because a file system may write the rename to the disk before the data: after
-a power failure the file would then be empty under its final name (https://lwn.net/Articles/322823/). The folder is
-flushed after it, because otherwise the rename itself could be lost.
+The content is flushed before the rename, because after a power failure a file system may have the rename without the
+data (https://lwn.net/Articles/322823/). The folder is flushed after it, because otherwise the rename could be lost.
 
 An existing folder is never replaced: most file systems cannot exchange two folders atomically, so there would be a
 moment with neither. New data gets a new name before the old folder is removed.
 
-Writers that hold a lock pass its ``check``, called first and just before the rename. It raises if another process has
-taken the lock over. A process that is suspended between check and rename does no harm when it continues: whoever takes
-over removes all temporary files, locked or not (:func:`recover`), so that the rename fails.
+Writers that hold a lock pass its ``check``, called first and just before the rename: it raises if the lock was taken
+over. After a suspension in between, the rename fails: whoever takes over removes all temporary files (:func:`recover`).
 """
 
 from __future__ import annotations
@@ -31,6 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from blip_rl.errors import UserError, is_unread
 from blip_rl.storage.lock import try_lock
 from blip_rl.untrusted.files import read_json
 from blip_rl.untrusted.machine import memory_bytes
@@ -38,7 +36,6 @@ from blip_rl.untrusted.machine import memory_bytes
 _DIGESTS = "digests.json"
 _CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\.blip-rl-[0-9a-f]{16}\.tmp")
-
 
 Check = Callable[[], None]
 """Raises if this process may no longer write."""
@@ -100,7 +97,7 @@ def separate(path: Path, size: int | None = None, check: Check = unlocked) -> No
         OSError: as :func:`replacing`.
     """
     with replacing(path, check) as beside, path.open("rb") as old, beside.open("wb") as new:
-        for chunk in _chunks(old, path.stat().st_size if size is None else size):
+        for chunk in chunks(old, path.stat().st_size if size is None else size):
             new.write(chunk)
 
 
@@ -186,7 +183,7 @@ def recover(folder: Path, *, from_suspended: bool = False) -> None:
 
 
 def _recover(mark: Path, from_suspended: bool) -> None:
-    with suppress(OSError):
+    with suppress(OSError, UserError):  # what cannot be read now is kept
         descriptor = os.open(mark, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if from_suspended or try_lock(descriptor):
@@ -251,6 +248,7 @@ def check_folder(path: Path) -> None:
 
     Raises:
         DamagedError: A file is missing, truncated, modified or unlisted; the message names it.
+        UserError, OSError: A file could not be read (:func:`is_unread`), and need not be damaged.
     """
     try:
         digests = read_json(path / _DIGESTS)
@@ -264,6 +262,8 @@ def check_folder(path: Path) -> None:
             if not isinstance(expected, str) or file_digest(path / name) != expected:
                 raise DamagedError(f"'{path / name}' is not as it was written: truncated or changed")
     except (OSError, ValueError, AttributeError, TypeError) as error:
+        if is_unread(error):
+            raise
         raise DamagedError(f"'{path}' is damaged: {error}") from error
 
 
@@ -276,12 +276,12 @@ def file_digest(file: Path, size: int | None = None) -> str:
     """Return the SHA-256 digest of a file, or of its first ``size`` bytes, in hexadecimal."""
     state = hashlib.sha256()
     with file.open("rb") as stream:
-        for chunk in _chunks(stream, file.stat().st_size if size is None else size):
+        for chunk in chunks(stream, file.stat().st_size if size is None else size):
             state.update(chunk)
     return state.hexdigest()
 
 
-def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
     """Read at most ``size`` bytes, in pieces."""
     while size > 0 and (chunk := stream.read(min(size, _CHUNK_BYTES))):
         yield chunk

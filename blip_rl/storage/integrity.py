@@ -1,7 +1,8 @@
 """Sizes and digests of a run's files at the time of a snapshot.
 
 Tables and TensorBoard event files are append-only: a resume truncates them to their size at the snapshot, and checks
-that their content up to there, and the checkpoints of earlier stages, are unchanged.
+that their content up to there, and the checkpoints of earlier stages, are unchanged. A changed table, which may be
+accepted, is truncated to its number of rows instead: a program that saved it again may have changed the line ends.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from blip_rl.errors import UserError
+from blip_rl.errors import UserError, is_unread
 from blip_rl.storage import atomic
 from blip_rl.storage.atomic import Check, unlocked
 from blip_rl.untrusted.machine import memory_bytes
+from blip_rl.untrusted.tables import MOST_BYTES
 
 TABLES = ("scores.csv", "returns.csv", "bits.csv", "plasticity.csv", "speed.csv")
+_LONGEST_LINE = 1_000_000  # bytes
 _METADATA = ("command.txt", "environment.json")  # written once, when the run begins
 WRITTEN_FIRST = (*_METADATA, *TABLES)
 """Files that a new run folder has before its ``config.toml``."""
@@ -38,10 +41,15 @@ class ChangedError(RuntimeError):
 
 @dataclass(frozen=True)
 class FileDigest:
-    """Size of a file in bytes and SHA-256 digest of that many bytes."""
+    """Size of a file in bytes and SHA-256 digest of that many bytes.
+
+    Attributes:
+        rows: Of a table, lines with the header; None in snapshots of earlier versions.
+    """
 
     size: Annotated[int, Field(strict=True, ge=0)]
     digest: str
+    rows: Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def check_complete(run: Path, then: RunFiles) -> None:
         if name in _METADATA:
             continue
         path = run / name
-        if path.name != name or path.is_symlink() or not path.is_file() or path.stat().st_size < saved.size:
+        if path.name != name or path.is_symlink() or not path.is_file() or _is_shorter(path, saved):
             raise ChangedError(
                 f"'{path}' is missing or shorter than when the run was saved: expected {saved.size:,} bytes",
                 "restore it",
@@ -108,6 +116,7 @@ def check_unchanged(run: Path, then: RunFiles) -> None:
 
     Raises:
         ChangedError: A file differs within its saved size, or a stage checkpoint is damaged or another one.
+        UserError, OSError: A file could not be read.
     """
     for name, saved in then.files.items():
         if not _is_unchanged(run / name, saved):
@@ -122,8 +131,18 @@ def check_unchanged(run: Path, then: RunFiles) -> None:
             raise ChangedError(f"'{path}' has changed since the run was saved")
 
 
+def check_rows(run: Path, then: RunFiles) -> None:
+    """Check that the tables that have changed can be cut back to their rows at the snapshot.
+
+    Raises:
+        ChangedError: The snapshot does not say how many rows a changed table had, or some are missing.
+    """
+    for name, saved in then.files.items():
+        _kept_bytes(run / name, saved)
+
+
 def truncate(run: Path, then: RunFiles, check: Check = unlocked) -> None:
-    """Truncate tables and event files to their saved sizes; remove files created since.
+    """Truncate event files and tables to their saved sizes, changed tables to their rows; remove files created since.
 
     A truncated file is a copy under the same name. Its other names (hard links, ``cp -al``) keep the old content, and a
     process that has opened it, is suspended and continues later writes into the old file.
@@ -135,12 +154,14 @@ def truncate(run: Path, then: RunFiles, check: Check = unlocked) -> None:
 
     Raises:
         UserError: A link or folder has the name of a run file; nothing is changed then.
+        ChangedError: As :func:`check_rows`; nothing is changed then.
     """
+    kept = {path: _kept_bytes(path, then.files[path.name]) for path in _own(run) if path.name in then.files}
     for path in _own(run):
-        if path.name not in then.files:
-            atomic.remove(path, check)
+        if path in kept:
+            atomic.separate(path, kept[path], check)
         else:
-            atomic.separate(path, then.files[path.name].size, check)
+            atomic.remove(path, check)
 
 
 def remove_growing(run: Path, check: Check = unlocked) -> None:
@@ -171,10 +192,56 @@ def _is_unchanged(path: Path, saved: FileDigest) -> bool:
         if saved.size > memory_bytes() or (path.name in _METADATA and size != saved.size):
             return False  # do not hash: a huge sparse file would take hours
         return atomic.file_digest(path, saved.size) == saved.digest
-    except OSError:
+    except OSError as error:
+        if is_unread(error):
+            raise
         return False
+
+
+def _is_shorter(path: Path, saved: FileDigest) -> bool:
+    """Return whether bytes are missing; of a table that may have been saved again, whether rows are."""
+    if path.stat().st_size >= saved.size:
+        return False
+    return saved.rows is None or _end_of_row(path, saved.rows) is None
+
+
+def _kept_bytes(path: Path, saved: FileDigest) -> int:
+    """Return the size to which a file is cut back.
+
+    Raises:
+        ChangedError: As :func:`check_rows`.
+    """
+    if path.name not in TABLES or _is_unchanged(path, saved):
+        return saved.size
+    if saved.rows is None:
+        raise ChangedError(
+            f"'{path}' has changed since the run was saved by an earlier version, which did not note its rows",
+            "restore it",
+        )
+    end = _end_of_row(path, saved.rows)
+    if end is None:
+        raise ChangedError(f"'{path}' has lost rows: expected at least {saved.rows:,} complete lines", "restore it")
+    return end
+
+
+def _end_of_row(path: Path, rows: int) -> int | None:
+    """Return the number of bytes up to the end of a row; None if the table has fewer. Blank lines are no rows."""
+    if path.stat().st_size > MOST_BYTES:
+        return None
+    end = 0
+    with path.open("rb") as file:
+        while rows > 0 and (line := file.readline(_LONGEST_LINE)):
+            end += len(line)
+            rows -= line.endswith(b"\n") and bool(line.strip())
+    return None if rows else end
+
+
+def _rows(path: Path, size: int) -> int:
+    """Return the number of lines in the first bytes of a table that this package has written."""
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in atomic.chunks(file, size))
 
 
 def _file_digest(path: Path) -> FileDigest:
     size = path.stat().st_size
-    return FileDigest(size, atomic.file_digest(path, size))
+    return FileDigest(size, atomic.file_digest(path, size), _rows(path, size) if path.name in TABLES else None)

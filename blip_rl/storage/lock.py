@@ -12,6 +12,7 @@ from an untrusted source.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,7 @@ from blip_rl.errors import TakenOverError
 
 _POLL_SECONDS = 0.02
 _MOST_BYTES = 1_000  # of a lock file, which may be untrusted
+_NOT_READ = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class HeldLock:
 
         Raises:
             TakenOverError: One has, or the lock file was removed.
+            OSError: The file cannot be read just now, as with too many open files.
         """
         if not self.is_held():
             owner = read_owner(self._path)
@@ -77,7 +80,11 @@ class HeldLock:
             )
 
     def is_held(self) -> bool:
-        """Return whether no other process has taken the lock over."""
+        """Return whether no other process has taken the lock over.
+
+        Raises:
+            OSError: as :meth:`check`.
+        """
         # Opened by name each time: a lock is taken over by another file of that name, and network file systems compare
         # what they have cached with the server when a file is opened.
         return _content(self._path) == self._content
@@ -85,7 +92,10 @@ class HeldLock:
 
 def read_owner(path: Path) -> Owner | None:
     """Return the owner of a lock; None if it is free, or the file is missing or not readable as one."""
-    owner = _owner(_content(path))
+    try:
+        owner = _owner(_content(path))
+    except OSError:
+        return None
     return owner if owner and owner.host else None
 
 
@@ -134,7 +144,10 @@ def known_state(path: Path) -> Literal["held", "free", "unknown"]:
     if the owner is on another machine, whose locks not every network file system shows, or if there is no lock file.
     """
     # Read before the lock is tried: an owner that is named later has locked the file by then.
-    content = _content(path)
+    try:
+        content = _content(path)
+    except OSError:
+        return "unknown"
     if is_locked(path):
         return "held"
     try:
@@ -196,8 +209,9 @@ def _owned(path: Path, descriptor: int) -> Iterator[HeldLock]:
     try:
         yield held
     except Exception:
-        if path.exists():  # otherwise this process has removed the folder
-            held.check()  # the error, such as a file that is gone, follows from the loss of the lock
+        with suppress(OSError):  # the lock is not known to be lost
+            if path.exists():  # otherwise this process has removed the folder
+                held.check()  # the error, such as a file that is gone, follows from the loss of the lock
         raise
     finally:
         with suppress(OSError):  # the file then still names this process, which has ended
@@ -247,17 +261,21 @@ def _is_ours_alone(path: Path, descriptor: int) -> bool:
 
 
 def _content(path: Path) -> bytes:
-    """Return the content of a lock file; nothing if it cannot be read."""
+    """Return the content of a lock file; nothing if it is not there, not readable, or no file.
+
+    Raises:
+        OSError: This process or machine could not read it just now, so nobody else has changed it for that reason.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        try:
+            return os.pread(descriptor, _MOST_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # ESTALE on a network file system: another machine has replaced the file
+        if error.errno in _NOT_READ:
+            raise
         return b""
-    try:
-        return os.pread(descriptor, _MOST_BYTES, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-    except OSError:  # a network file system: another machine has replaced the file
-        return b""
-    finally:
-        os.close(descriptor)
 
 
 def _owner(content: bytes) -> Owner | None:

@@ -94,10 +94,26 @@ def check_new_run(path: Path) -> None:
     An empty folder is allowed, and the remains of a run that was killed before it wrote its recipe.
 
     Raises:
-        UserError: The path exists otherwise, or its parent is not writable.
+        UserError: The path exists otherwise, its parent is not writable, or it is not UTF-8.
     """
+    check_utf8(path)
     if not _never_begun(path):
         check_new_folder(path)
+
+
+def check_utf8(path: Path) -> None:
+    """Check that TensorBoard can write its files to a run folder.
+
+    Raises:
+        UserError: The path has bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"run folder {str(path)!a} is not UTF-8: expected a path that TensorBoard can write to (rename the folder, "
+            "or choose another --out)"
+        ) from None
 
 
 def check_writable_folder(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -74,6 +75,8 @@ def check_initial_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
 def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     """Compare the current versions, device, machine and threads with those in ``environment.json``.
 
+    The commit of a checkout, whose version rarely changes, and the name of the GPU are compared where both are known.
+
     Raises:
         UserError: One differs and ``accept_changes`` is false; the message lists old and new values.
     """
@@ -82,12 +85,19 @@ def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     before = versions if isinstance(versions, dict) else {}
     pairs = {name: (before.get(name), newer) for name, newer in now["versions"].items()}
     pairs |= {name: (begun.get(name), now[name]) for name in ("device", "machine", "threads")}
-    differences = [f"{name} {then} → {newer}" for name, (then, newer) in pairs.items() if then != newer]
+    pairs |= {name: (begun[name], now[name]) for name in ("commit", "gpu") if begun.get(name) and now[name]}
+    differences = [f"{name} {_short(then)} → {_short(newer)}" for name, (then, newer) in pairs.items() if then != newer]
     if differences and not accept_changes:
+        anyway = shell_command("blip-rl", "train", "--resume", run, "--accept-changes")
         raise UserError(
             f"the run in '{run}' was begun under other conditions: {'; '.join(differences)}. The results "
-            "may differ from those of an uninterrupted run (restore them, or resume with --accept-changes)"
+            f"may differ from those of an uninterrupted run (restore them, or resume it anyway with: {anyway})"
         )
+
+
+def _short(value: object) -> str:
+    """Return a value as text; a commit with 12 digits."""
+    return re.sub("([0-9a-f]{12})[0-9a-f]{28}", r"\1", str(value))
 
 
 def _saved_environment(run: Path) -> dict[str, Any]:
@@ -99,19 +109,21 @@ def _saved_environment(run: Path) -> dict[str, Any]:
 
 
 def command() -> str:
-    """Return the current command line, quoted for a shell."""
+    """Return the current command line, quoted for a shell; bytes of a path that are not UTF-8 are escaped."""
     program = Path(sys.argv[0])
     ours = program.name in ("blip-rl", "__main__.py")
-    return shell_command(*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:])
+    words = shell_command(*(["blip-rl"] if ours else ["python", str(program)]), *sys.argv[1:])
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Return what is needed to reproduce a run: start time, versions, commit, device, threads, machine."""
+    """Return what is needed to reproduce a run: start time, versions, commit, device, GPU, threads, machine."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "commit": _commit(),
         "device": device,
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "system": platform.platform(),

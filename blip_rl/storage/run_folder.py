@@ -21,7 +21,7 @@ from blip_rl.storage.integrity import RunFiles
 from blip_rl.storage.lock import HeldLock, locked
 from blip_rl.storage.new_folder import make_folder, stamped
 from blip_rl.storage.paths import LOCK, check_new_run, check_parent, check_run
-from blip_rl.storage.snapshot_names import snapshot_folders, snapshot_order
+from blip_rl.storage.snapshot_names import entries, snapshot_folders, snapshot_order
 from blip_rl.storage.step_counter import STEP_COUNTER, read_steps, write_steps
 from blip_rl.untrusted.files import read_text
 
@@ -121,8 +121,8 @@ class RunFolder:
 
     def stages(self) -> list[int]:
         """Return the numbers of the stages that have a checkpoint, in ascending order."""
-        found = (self.path / "checkpoints").glob("stage-*")
-        numbers = (int(path.name[6:]) for path in found if _is_number(path.name[6:]))
+        found = (path.name for path in entries(self.path / "checkpoints") if path.name.startswith("stage-"))
+        numbers = (int(name[6:]) for name in found if _is_number(name[6:]))
         return sorted(number for number in numbers if number > 0)  # stages are counted from 1
 
     def snapshots(self) -> list[Path]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, from_numpy
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import UserError
+from blip_rl.errors import UserError, is_unread
 from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import learns_together
@@ -162,6 +162,8 @@ def load(path: Path) -> RunSnapshot:
 
     Raises:
         DamagedError: A file is missing, truncated, modified, or does not fit the recipe's network and method.
+        UserError, OSError, RuntimeError, MemoryError: A file could not be read, or memory ran out
+            (:func:`~blip_rl.errors.is_unread`), which says nothing about the snapshot.
     """
     try:
         metadata = read_metadata(path / "snapshot.json", _Metadata)
@@ -190,10 +192,11 @@ def load(path: Path) -> RunSnapshot:
         )
     except atomic.DamagedError:
         raise
-    except UserError as error:
-        raise atomic.DamagedError(str(error)) from error
     except UNREADABLE as error:
-        raise atomic.DamagedError(f"'{path}' cannot be read: {error!r}") from error
+        if is_unread(error):
+            raise
+        text = str(error) if isinstance(error, UserError) else f"'{path}' cannot be read: {error!r}"
+        raise atomic.DamagedError(text) from error
 
 
 def check_fits(saved: RunSnapshot, config: RunConfig, source: Path) -> None:

@@ -13,9 +13,26 @@ _SNAPSHOT = re.compile("step-([0-9]{1,18})(?:-([0-9]{1,9}))?")
 
 
 def snapshot_folders(checkpoints: Path) -> list[Path]:
-    """Return the snapshot folders in ``checkpoints``, oldest first."""
-    found = (path for path in checkpoints.glob("step-*") if _SNAPSHOT.fullmatch(path.name))
+    """Return the snapshot folders in ``checkpoints``, oldest first.
+
+    Raises:
+        OSError: ``checkpoints`` cannot be read.
+    """
+    found = (path for path in entries(checkpoints) if _SNAPSHOT.fullmatch(path.name))
     return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=snapshot_order)
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing if it is missing.
+
+    Raises:
+        OSError: It cannot be read. ``glob`` returns nothing then, and a resume would take the run for one without
+            snapshots.
+    """
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def new_snapshot_folder(checkpoints: Path, env_steps: int) -> Path:

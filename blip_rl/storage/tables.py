@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,14 @@ def rewrite_scores(path: Path, rows: Iterable[ScoreRow], check: Check) -> None:
         _append(beside, [columns(ScoreRow), *(cells(row) for row in rows)], unlocked)
 
 
-def read_scores(path: Path) -> list[ScoreRow]:
-    """Return all rows of ``scores.csv``.
+def read_scores(path: Path, most: int | None = None) -> list[ScoreRow]:
+    """Return the rows of ``scores.csv``: the first ``most``, or all.
 
     Raises:
         UserError: The file is missing or damaged.
     """
     found = []
-    for line, row in read_rows(path, ScoreRow):
+    for line, row in itertools.islice(read_rows(path, ScoreRow), most):
         if isinstance(row, ValueError):
             raise UserError(f"'{path}' cannot be read as scores: line {line}: {row}") from row
         found.append(row)

@@ -170,7 +170,7 @@ def check_fits_memory(what: str, policy: ContinualPolicy, files: Mapping[str, Ma
         files: Content of each file, for the message → tensor specs by name.
 
     Raises:
-        UserError: They do not fit; the message gives the memory needed.
+        TooLittleMemoryError: They do not fit; the message gives the memory needed.
     """
     parts: dict[str, float] = {"the network": weight_bytes(policy) * _COPIES}
     parts |= {name: sum(spec.size for spec in header.values()) for name, header in files.items()}

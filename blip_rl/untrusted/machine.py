@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from blip_rl.errors import UserError
+from blip_rl.errors import TooLittleMemoryError
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _NAMED_FROM = 0.05  # of the total: smaller parts are omitted from the message
@@ -40,14 +40,14 @@ def check_memory(what: str, parts: Mapping[str, float], advice: str) -> None:
         advice: How to reduce the memory needed.
 
     Raises:
-        UserError: It does not fit; the message gives the memory needed and its largest parts.
+        TooLittleMemoryError: It does not fit; the message gives the memory needed and its largest parts.
     """
     total, limit = sum(parts.values()), memory_bytes()
     if total <= limit:
         return
     largest = sorted(((size, name) for name, size in parts.items() if size > _NAMED_FROM * total), reverse=True)
     named = ", ".join(f"{name} {in_words(size)}" for size, name in largest)
-    raise UserError(
+    raise TooLittleMemoryError(
         f"{what} needs {in_words(total)} of memory ({named}), but {in_words(limit)} are available: {advice}"
     )
 

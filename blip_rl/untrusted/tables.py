@@ -15,7 +15,8 @@ from blip_rl.untrusted.files import read_bytes
 
 MOST_ROWS = 1_000_000
 """Maximum rows of a table; a run over six games writes about 20,000."""
-_MOST_BYTES = 128_000_000
+MOST_BYTES = 128_000_000
+"""Maximum size of a table."""
 _MOST_COLUMNS = 64
 _MOST_BLANK_LINES = 1_000
 _LONGEST_LINE = 1_000_000  # characters
@@ -38,7 +39,7 @@ def table_rows(path: Path, *, errors: str = "strict", strict: bool = False) -> t
         UserError: As :func:`~blip_rl.untrusted.files.read_bytes`; not UTF-8; invalid CSV; too many rows, columns or
             blank lines.
     """
-    lines = _Lines(path, read_bytes(path, _MOST_BYTES), errors)
+    lines = _Lines(path, read_bytes(path, MOST_BYTES), errors)
     reader = csv.DictReader(lines, strict=strict)
     with _as_user_errors(path, reader):
         return list(reader.fieldnames or ()), _rows(path, reader, lines)

@@ -69,6 +69,9 @@ def test_a_run_writes_the_settings_down_with_its_tasks(tmp_path):
 def test_mistakes_name_the_value_and_the_rule(sequence_file, problems):
     (line,) = problems("minatar-breakout", "blip", overrides=["minatar.sticky_action_probability=2"])
     assert "--set minatar.sticky_action_probability=2" in line
+    (line,) = problems(sequence_file(TASK + "[tasks.minatar]\nfoo = 1\n"), "blip")
+    assert "unknown key" in line
+    assert "(allowed: sticky_action_probability, difficulty_ramping)" in line
     (line,) = problems("minatar-breakout", "blip", overrides=["minatar.sticky=0.1"])
     assert "did you mean" in line or "minatar.sticky" in line
     wrong = TASK.replace("MinAtar/Breakout-v0", "pong") + "[tasks.minatar]\ndifficulty_ramping = false\n"

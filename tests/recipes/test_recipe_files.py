@@ -34,6 +34,18 @@ def test_an_agent_is_named_after_its_file(agent_file):
     assert resolve("pong", agent_file()).agent_name == "mine"
 
 
+@pytest.mark.parametrize("name", ["my\u00a0agent", "a\u200db", "o\udcff"])
+def test_a_file_name_with_which_the_run_could_not_be_opened_is_refused(name, agent_file, sequence_file, problems):
+    """A run folder may come from anybody, so names in it have to be printable."""
+    agent = Path(agent_file())
+    (line,) = problems("pong", str(agent.rename(agent.with_name(f"{name}.toml"))))
+    assert f"agent {name!a}: expected a file name of printable characters" in line
+    assert "(rename the file)" in line
+    games = Path(sequence_file('[[tasks]]\nname = "a"\ngame = "pong"\n'))
+    (line,) = problems(str(games.rename(games.with_name(f"{name}.toml"))), "blip")
+    assert f"sequence {name!a}: expected a file name of printable characters" in line
+
+
 def test_an_unknown_agent_gets_a_suggestion(problems):
     (line,) = problems("pong", "blop")
     assert "unknown agent 'blop': did you mean blip?" in line

@@ -3,9 +3,11 @@
 tests/run/test_faults.py flips bits in every file of such a folder; here are the messages, and what bits cannot show.
 """
 
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,12 @@ from blip_rl.evaluation.rescore import evaluate_run
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.run.resume import newest_snapshot
 from blip_rl.run.train import resume, train
+from blip_rl.storage import provenance
+from blip_rl.storage import snapshot as snapshots
+from blip_rl.storage.atomic import file_digest
 from blip_rl.storage.run_folder import RunFolder
+from blip_rl.storage.tables import read_scores
+from blip_rl.untrusted import machine
 from tests.run.broken_off import assert_equal, broken_off, killed_at, resume_run, run_files, small_run
 
 pytestmark = pytest.mark.usefixtures("_blank_heatmaps")
@@ -120,6 +127,67 @@ def test_a_missing_checkpoint_is_made_again_from_a_snapshot_before_its_end(whole
     assert_equal(run, whole)
 
 
+# --- files that cannot be read at the moment
+
+
+def failing_open(monkeypatch, name, error):
+    """Let the opening of a file of this name fail with an error of the system."""
+    really = os.open
+
+    def opened(path, *more, **options):
+        if os.fspath(path).endswith(name):
+            raise OSError(error, os.strerror(error), os.fspath(path))
+        return really(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    plain = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how, **more: os.close(opened(path, 0)) or plain(path, *how, **more))
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+@pytest.mark.parametrize(
+    "name", ["snapshot.json", "agent.safetensors", "digests.json", "scores.csv", "policy.safetensors"]
+)
+def test_a_file_that_cannot_be_read_now_is_no_damage(name, error, run, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing_open(patch, name, error)
+        with pytest.raises(RunError, match=rf"{os.strerror(error)}.*nothing was changed \(try again"):
+            newest_snapshot(RunFolder(run), accept_changes=True)
+    assert newest_snapshot(RunFolder(run)).steps == 768
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("unable to mmap 1234 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("unable to open file <x> in read-only mode: Too many open files (24)"),
+    ],
+)
+def test_an_only_snapshot_that_does_not_fit_into_memory_now_is_kept(error, early, monkeypatch):
+    def failing(path):
+        raise error
+
+    monkeypatch.setattr(snapshots, "load_tensors", failing)
+    refused(early, RunError, r"(not enough memory|Too many open files).*nothing was changed \(try again")
+
+
+def test_an_only_snapshot_is_kept_on_a_machine_with_too_little_memory(early, monkeypatch):
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 1000)
+    with pytest.raises(RunError, match=r"snapshot .* needs .* of memory .*nothing was changed \(try again"):
+        newest_snapshot(RunFolder(early))
+
+
+def test_snapshots_that_cannot_be_listed_are_not_taken_for_none(early, monkeypatch):
+    def failing(path):
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(os, "scandir", failing)
+    monkeypatch.setattr(os, "listdir", failing)
+    with pytest.raises(RunError, match=r"Permission denied.*nothing was changed"):
+        newest_snapshot(RunFolder(early))
+
+
 # --- tables, events and descriptions
 
 
@@ -148,6 +216,71 @@ def test_a_file_that_was_edited_is_only_appended_to_if_changes_are_accepted(name
     assert {**run_files(run), name: ""} == {**run_files(whole), name: ""}
 
 
+def with_crlf(path):
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def test_a_table_saved_again_with_other_line_ends_loses_no_row(run, whole):
+    with_crlf(run / "scores.csv")
+    with_crlf(run / "returns.csv")
+    with pytest.warns(UserWarning, match="resuming although"):
+        resume_run(run, accept_changes=True)
+    for name in ("scores.csv", "returns.csv"):
+        assert (run / name).read_bytes().replace(b"\r\n", b"\n") == (whole / name).read_bytes()
+    assert len(read_scores(run / "scores.csv")) == len(read_scores(whole / "scores.csv"))
+
+
+def test_a_kill_after_a_changed_table_was_cut_leaves_a_run_that_can_be_resumed(run, whole):
+    """The rest of a table may be shorter than before, though all its rows are there."""
+    path = run / "scores.csv"
+    path.write_bytes(path.read_bytes().replace(b".0,", b","))
+    with_crlf(run / "returns.csv")
+    for name in ("forget_snapshots", "forget_stages"):
+        with pytest.warns(UserWarning, match="resuming although"), killed_at(RunFolder, name):
+            resume_run(run, accept_changes=True)
+    with pytest.warns(UserWarning, match="resuming although"):
+        resume_run(run, accept_changes=True)
+    assert len(read_scores(path)) == len(read_scores(whole / "scores.csv"))
+
+
+def without_numbers_of_rows(run):
+    for path in RunFolder(run).snapshots():
+        metadata = json.loads((path / "snapshot.json").read_text())
+        for digest in metadata["evidence"]["files"].values():
+            del digest["rows"]
+        (path / "snapshot.json").write_text(json.dumps(metadata))
+        digests = json.loads((path / "digests.json").read_text())
+        digests["snapshot.json"] = file_digest(path / "snapshot.json")
+        (path / "digests.json").write_text(json.dumps(digests))
+
+
+def test_a_changed_table_is_refused_where_its_number_of_rows_is_unknown(run, whole):
+    without_numbers_of_rows(run)
+    original = (run / "scores.csv").read_bytes()
+    with_crlf(run / "scores.csv")
+    refused(run, UserError, r"scores\.csv' has changed .* earlier version.*restore it", accept_changes=True)
+    (run / "scores.csv").write_bytes(original)
+    assert_equal(resume_run(run), whole)
+
+
+def test_a_changed_table_with_fewer_rows_is_refused(run):
+    path = run / "scores.csv"
+    header, row, *_ = path.read_bytes().splitlines()
+    path.write_bytes(header + b"\n" + b"0" * 5000 + row + b"\n")
+    refused(run, UserError, r"scores\.csv' has lost rows: expected at least \d+ complete lines", accept_changes=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [(b",after,", b",never,", "cannot be read as scores: line"), (b"cartpole-a", b"cartpole-z", "not one of this run")],
+)
+def test_scores_that_cannot_be_restored_are_refused_before_anything_is_changed(old, new, message, run):
+    path = run / "scores.csv"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.warns(UserWarning, match="resuming although"):
+        refused(run, UserError, message, accept_changes=True)
+
+
 def test_rows_damaged_after_the_older_snapshot_are_written_again(run, whole):
     flip(run / "scores.csv", -1)
     with pytest.warns(UserWarning, match=r"has changed since the run was saved.*resuming from the snapshot before"):
@@ -171,12 +304,32 @@ def test_a_damaged_checkpoint_of_a_finished_task_is_refused(run):
         ({"device": "cuda:7"}, "device cuda:7 → cpu"),
         ({"threads": "many"}, "threads many → 1"),
         ({"machine": "vax"}, "machine vax → "),
+        ({"commit": "a" * 40}, "commit a{12} → b{12}-dirty"),
+        ({"commit": ["a"]}, r"commit \['a'\] → b{12}-dirty"),
+        ({"gpu": "NVIDIA H100"}, "gpu NVIDIA H100 → NVIDIA H200"),
     ],
 )
-def test_a_run_begun_under_other_conditions_is_refused_with_the_difference(changes, message, run):
+def test_a_run_begun_under_other_conditions_is_refused_with_the_difference(changes, message, run, monkeypatch):
     path = run / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    really = provenance.environment
+    known = {"commit": "b" * 40 + "-dirty", "gpu": "NVIDIA H200"}
+    monkeypatch.setattr(
+        provenance, "environment", lambda device: really(device) | {n: known.get(n) for n in changes if n in known}
+    )
     refused(run, UserError, rf"begun under other conditions.*{message}.*--accept-changes")
+
+
+@pytest.mark.parametrize(("then", "now"), [(None, "b" * 40), ("", "b" * 40), ("a" * 40, None), ("a" * 40, "a" * 40)])
+def test_a_commit_or_gpu_that_is_unknown_is_not_compared(then, now, tmp_path, monkeypatch):
+    conditions = provenance.environment("cpu")
+    (tmp_path / "environment.json").write_text(json.dumps(conditions | {"commit": then, "gpu": then}))
+    monkeypatch.setattr(provenance, "environment", lambda device: conditions | {"commit": now, "gpu": now})
+    provenance.check_environment(tmp_path, "cpu", accept_changes=False)
+    (tmp_path / "environment.json").write_text(
+        json.dumps({k: v for k, v in conditions.items() if k not in ("commit", "gpu")})
+    )
+    provenance.check_environment(tmp_path, "cpu", accept_changes=False)  # of an earlier version
 
 
 def edit_recipe(run, old, new):

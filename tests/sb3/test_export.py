@@ -23,7 +23,7 @@ from blip_rl.learner.policy import ContinualPolicy
 from blip_rl.methods import make_method
 from blip_rl.recipes import dump_run_config, load_run_config, resolve
 from blip_rl.run.train import train
-from blip_rl.sb3.export import export_run
+from blip_rl.sb3.export import export_run, usage
 from blip_rl.sb3.export_model import plain_ppo, standalone
 from blip_rl.storage.checkpoint import load_stage, save_stage
 from blip_rl.storage.run_folder import RunFolder
@@ -231,6 +231,24 @@ def test_an_atari_episode_is_the_same_without_blip_rl(atari_run, tmp_path):
     score, actions = play_elsewhere(usage, tmp_path)
     assert len(set(actions)) > 1
     assert (score, actions) == play_here(atari_run, 2, game)
+
+
+def test_the_printed_code_plays_the_mode_that_was_learned(monkeypatch):
+    class Agent:
+        def predict(self, observation, deterministic):
+            assert (observation.shape, observation.dtype) == ((4, 84, 84), np.uint8)
+            return np.array(1), None
+
+    config = resolve("freeway-modes", "finetune", overrides=["atari.max_episode_frames=100"])
+    task = config.tasks[1].model_copy(update={"difficulty": 1})
+    code = usage(Path("agent.zip"), task, config)
+    assert task.mode
+    assert f"mode={task.mode}, difficulty=1" in code
+    monkeypatch.setattr(PPO, "load", lambda file, device: Agent())
+    names = {}
+    exec(code, names)
+    assert names["cut"]
+    assert (names["emulator"]._game_mode, names["emulator"]._game_difficulty) == (task.mode, 1)
 
 
 def check_trained(run, exported):

@@ -1,5 +1,6 @@
 """The published folder: a run that opens, plays and reports like the original, and its model card."""
 
+import errno
 import importlib.util
 import json
 import re
@@ -94,6 +95,25 @@ def test_publishing_again_replaces_the_folder_in_the_run_and_no_other(run, tmp_p
     assert done.exit_code == 0, done.output
     assert f"the card is {tmp_path / 'new' / 'README.md'}" in done.output
     assert br.load(tmp_path / "new").stages == [1]
+
+
+def test_a_failure_keeps_the_folder_that_was_published_before(run, short_report, monkeypatch):
+    br.publish(run)
+    before = {path: path.read_bytes() for path in sorted((run / "hub").rglob("*")) if path.is_file()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharing, "model_card", full)
+        with pytest.raises(OSError, match="No space left"):
+            br.publish(run)
+    scores = run / "scores.csv"
+    scores.write_text(scores.read_text().replace(",after,", ",never,", 1))
+    with pytest.raises(br.UserError, match=rf"'{scores}', line 11"):
+        br.publish(run)
+    assert {path: path.read_bytes() for path in sorted((run / "hub").rglob("*")) if path.is_file()} == before
+    assert [path.name for path in run.glob(".blip-rl-*")] == []
 
 
 def test_the_push_command_is_that_of_the_folder_that_was_written(run, tmp_path, short_report, monkeypatch):

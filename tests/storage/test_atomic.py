@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from blip_rl.errors import UserError
 from blip_rl.storage import atomic
 
 WRITER = """
@@ -246,6 +247,23 @@ def test_an_incomplete_folder_is_removed(damage, folder):
     atomic.recover(folder.parent)
     assert names(folder.parent) in ([], ["name"])
     assert not any(folder.with_name("name").glob("*"))
+
+
+@pytest.mark.parametrize("function", ["file_digest", "read_json"])
+def test_a_complete_folder_that_cannot_be_read_now_is_kept(function, folder, monkeypatch):
+    """Removing it would lose a snapshot to a single read error."""
+    left = killed_before_the_rename(folder, "step-000000000128-2")
+
+    def failing(file):
+        error = OSError(errno.EIO, "Input/output error", str(file))
+        raise error if function == "file_digest" else UserError(f"'{file}' cannot be read") from error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, function, failing)
+        atomic.recover(folder.parent)
+    assert left.exists()
+    atomic.recover(folder.parent)
+    atomic.check_folder(folder.with_name("step-000000000128-2"))
 
 
 def test_recovery_follows_no_links(folder, tmp_path):

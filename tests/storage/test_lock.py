@@ -177,6 +177,34 @@ def test_an_owner_whose_lock_file_was_removed_has_lost_it(lock):
             held.check()
 
 
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+def test_a_lock_file_that_cannot_be_read_now_is_not_lost(error, lock, monkeypatch):
+    def failing(path, *_, **__):
+        raise OSError(error, os.strerror(error), str(path))
+
+    with locked(lock) as held:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", failing)
+            with pytest.raises(OSError, match=os.strerror(error)):
+                held.check()
+            assert read_owner(lock) is None
+            assert known_state(lock) == "unknown"
+        held.check()
+
+
+def test_an_error_is_not_replaced_by_one_of_reading_the_lock(lock, monkeypatch):
+    def failing(path, *_, **__):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    def diverging():
+        with monkeypatch.context() as patch, locked(lock):
+            patch.setattr(os, "open", failing)
+            raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        diverging()
+
+
 def test_a_lock_that_nobody_holds_is_taken_over_as_any_other(lock):
     with locked(lock, take_over=True) as held:
         assert not held.from_another

@@ -50,6 +50,13 @@ def test_a_new_folder_must_not_exist_and_be_creatable(path):
     assert not Path("deep").exists()
 
 
+def test_a_run_folder_must_be_utf8():
+    """TensorBoard cannot write to another."""
+    with pytest.raises(UserError, match=r"run folder '.*o\\udcff' is not UTF-8"):
+        paths.check_new_run(Path("o\udcff"))
+    assert not Path("o\udcff").exists()
+
+
 def test_an_empty_folder_can_become_a_run():
     paths.check_new_run(Path("runs/none"))
 

@@ -78,6 +78,12 @@ def test_an_unreadable_step_counter_is_zero(text, folder):
     assert folder.noted_steps() == 0
 
 
+def test_a_command_with_a_path_that_is_not_utf8_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["blip-rl", "train", "--agent", "/tmp/\udcff/mine.toml"])
+    created = RunFolder(tmp_path / "run").create("", "cpu", {})
+    assert created.command() == "blip-rl train --agent '/tmp/\\udcff/mine.toml'\n"
+
+
 def test_stages_are_counted_from_1(folder):
     for name in ("stage-00", "stage-01", "stage-10", "stage-x", "stage-²"):
         (folder.path / "checkpoints" / name).mkdir(parents=True)
