@@ -47,7 +47,8 @@ def sweep(
         plan: A plan as a ``.toml`` file or as a mapping with the same keys, such as
             ``{"agents": ["blip", "ewc"], "sequences": ["cartpole4"], "seeds": "0-9"}``.
         out: Folder of the sweep; None: ``sweeps/<name of the plan's file>``.
-        options: Keys of the plan whose values replace the file's.
+        options: Keys of the plan whose values replace the plan's; those of ``set`` and ``grid`` are added, and replace
+            what the plan sets or varies for the same keys.
         engine: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster; ``slurm``: a job array, which is
             submitted and not waited for.
         jobs: Runs at a time; None: as many as cores, memory and GPUs allow.
@@ -196,9 +197,7 @@ def _folder(plan: PlanLike, out: object) -> Path:
 def _plan(plan: PlanLike, options: Mapping[str, Any]) -> Plan:
     from blip_rl.sweeps.plan import read_plan
 
-    if isinstance(plan, Mapping):
-        return read_plan(None, {**plan, **options})
-    return read_plan(arguments.path("plan", plan), options)
+    return read_plan(plan if isinstance(plan, Mapping) else arguments.path("plan", plan), options)
 
 
 def _places(

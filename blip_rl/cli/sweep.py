@@ -144,6 +144,8 @@ def sweep(
         changed["set"] = dict(_setting("--set", text) for text in overrides)
     if grids:
         changed["grid"] = {key: _values(text) for key, text in (_pair("--grid", text) for text in grids)}
+    if both := sorted(set(changed.get("set", ())) & set(changed.get("grid", ()))):
+        raise UserError(f"--set {both[0]} with --grid {both[0]}: expected one or the other")
     placed: dict[str, Any] = {"out": out, "jobs": jobs, "gpus_per_run": gpus_per_run, "trust": trust}
     given: Any = {} if plan is None else plan
     _check_search(search, trials, engine, dry_run)

@@ -21,6 +21,8 @@ from blip_rl.untrusted.files import read_toml
 MOST_RUNS = 100_000
 _SEED_RULE = "expected seeds such as 0-9, 0,2,5 or a list of whole numbers from 0 to 1,073,741,823"
 
+_TABLES = ("set", "grid")
+
 Values = Mapping[str, Any]
 """Key as for ``--set`` → value."""
 
@@ -195,29 +197,57 @@ class Plan(AgentPlan):
         return {**self.search, **self.agent.get(agent, AgentPlan()).search}
 
 
-def read_plan(path: Path | None, options: Mapping[str, Any]) -> Plan:
+def read_plan(plan: Path | Mapping[str, Any] | None, options: Mapping[str, Any]) -> Plan:
     """Read a plan.
 
     Args:
-        path: ``sweep.toml``; None: everything comes from options.
-        options: Keys of the plan that options give, which replace the file's; ``set`` and ``grid`` are added to it.
-            Settings of agents that are in the file's list and not in the options' are left out.
+        plan: ``sweep.toml``, or a mapping with its keys; None: everything comes from options.
+        options: Keys of the plan that options give, which replace the plan's; ``set`` and ``grid`` are added to it,
+            and their keys are left nowhere else in its sets and grids. Settings of agents that are in the plan's list
+            and not in the options' are left out.
 
     Raises:
         UserError: The plan is invalid; the message lists all problems.
     """
-    values = {} if path is None else read_toml(path)
+    path = plan if isinstance(plan, Path) else None
+    values = read_toml(plan) if isinstance(plan, Path) else dict(plan or {})
     given = {key: value for key, value in options.items() if value is not None}
-    for key in ("set", "grid"):
-        if key in given and isinstance(values.get(key), dict):
-            given[key] = {**dict(flatten(values[key])), **given[key]}
     if "agents" in given and isinstance(values.get("agent"), dict):
         left_out = set(_names(values.get("agents"))) - set(_names(given["agents"]))
         values["agent"] = {name: of_agent for name, of_agent in values["agent"].items() if name not in left_out}
-    plan, problems = checked(Plan, {**values, **given})
-    if plan is None:
+    found, problems = checked(Plan, _joined(values, given))
+    if found is None:
         raise RecipeError([_line(problem, path, given) for problem in problems])
-    return plan
+    return found
+
+
+def _joined(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan's values with those of options, which win over all of its sets and grids."""
+    given = {name: dict(flatten(options[name])) for name in _TABLES if isinstance(options.get(name), dict)}
+    fixed, varied = (list(given.get(name, ())) for name in _TABLES)
+    left = _without(values, {"set": varied, "grid": fixed})
+    if isinstance(left.get("agent"), dict):
+        keys = {name: [*fixed, *varied] for name in _TABLES}
+        left["agent"] = {name: _without(one, keys) for name, one in left["agent"].items()}
+    added = {name: {**left[name], **table} for name, table in given.items() if isinstance(left.get(name), dict)}
+    return {**left, **options, **added}
+
+
+def _without(section: Any, keys: Mapping[str, Sequence[str]]) -> Any:
+    """Return a section with its tables flat and without keys; what is no table is left to the validation."""
+    if not isinstance(section, Mapping):
+        return section
+    tables = {name: dict(flatten(section[name])) for name in keys if isinstance(section.get(name), dict)}
+    return {**section, **{name: _unset(table, keys[name]) for name, table in tables.items()}}
+
+
+def _unset(table: Values, keys: Sequence[str]) -> dict[str, Any]:
+    """Return a table without keys, those below them and the tables that they are in."""
+    return {key: value for key, value in table.items() if not any(_overlap(key, one) for one in keys)}
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _names(agents: Any) -> list[str]:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from blip_rl.cli import cli
 from blip_rl.sweeps import run as sweep_run
 from tests.small_runs import SMALL
-from tests.sweeps.small_sweeps import FakeEngine
+from tests.sweeps.small_sweeps import with_engine
 
 SWEEP = ["--agents", "finetune", "--games", "cartpole4", "--seeds", "0-1", "--out", "x"]
 PLAN = """
@@ -48,6 +48,10 @@ def changed(option, value):
         ([*SWEEP, "--grid", "method.strengh=1,2"], "grid method.strengh=1: unknown key"),
         ([*SWEEP, "--grid", "strength"], "--grid 'strength': expected section.key=value"),
         ([*SWEEP, "--set", "ppo.gamma"], "--set 'ppo.gamma': expected section.key=value"),
+        (
+            [*SWEEP, "--set", "ppo.gamma=1", "--grid", "ppo.gamma=1,2"],
+            "--set ppo.gamma with --grid ppo.gamma: expected",
+        ),
         ([*SWEEP, "--jobs", "0"], "--jobs 0: expected a whole number from 1 to 1,024"),
         ([*SWEEP, "--jobs", "1000"], "--jobs 1000: a run needs at least"),
         ([*SWEEP, "--device", "cuda:7"], "device 'cuda:7' is not available"),
@@ -99,14 +103,3 @@ def test_options_replace_the_values_of_a_plan(elsewhere, monkeypatch):
     assert engines[0].submitted == [f"cartpole4-ewc-{setting}-seed7" for setting in settings]
     assert "4 of 4 runs finished" in result.stdout
     assert result.stdout.splitlines()[-1] == "compare  blip-rl report y"
-
-
-def with_engine(engines):
-    """Return a Schedule whose engine runs nothing."""
-    real = sweep_run.Schedule
-
-    def schedule(jobs, engine, retries, show):
-        engines.append(FakeEngine())
-        return real(jobs, engines[-1], retries, show)
-
-    return schedule

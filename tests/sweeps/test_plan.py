@@ -1,5 +1,7 @@
 """Plans of sweeps: seeds, grids, settings of single agents, and what is wrong with them."""
 
+import tomllib
+
 import pytest
 
 from blip_rl.errors import UserError
@@ -91,6 +93,46 @@ def test_some_of_a_plans_agents_can_be_run(tmp_path):
     file.write_text(text + "[agent.ewx.grid]\n")
     with pytest.raises(UserError, match=r"agent\.ewx: settings of an agent that is not run"):
         read_plan(file, {"agents": "finetune"})
+
+
+AGAIN = """
+agents = ["ewc", "finetune"]
+sequences = "cartpole4"
+seeds = "0"
+[set]
+ppo.epochs = 2
+[grid]
+ppo.gamma = [0.9, 0.99]
+[agent.ewc.set]
+method.strength = 5
+"ppo.epochs" = 3
+[agent.ewc.grid]
+"method.samples" = [1, 2]
+"""
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+@pytest.mark.parametrize(
+    ("options", "ewc"),
+    [
+        ({"set": {"ppo.gamma": 0.5}}, {"ppo.gamma": [0.5], "ppo.epochs": [3], "method.samples": [1, 2]}),
+        ({"set": {"ppo": {"epochs": 7}}}, {"ppo.gamma": [0.9, 0.99], "ppo.epochs": [7], "method.samples": [1, 2]}),
+        ({"set": {"method.samples": 9}}, {"method.samples": [9], "method.strength": [5]}),
+        ({"set": {"method.strength": 50.0}}, {"method.samples": [1, 2], "method.strength": [50.0]}),
+        ({"set": {"method": None}}, {"method": [None], "method.samples": [None], "method.strength": [None]}),
+        ({"grid": {"ppo.epochs": [7, 8]}}, {"ppo.epochs": [7, 8], "ppo.gamma": [0.9, 0.99]}),
+        ({"grid": {"method.strength": [7, 8]}}, {"method.strength": [7, 8], "method.samples": [1, 2]}),
+        ({"grid": {"method.samples": [7, 8]}}, {"method.samples": [7, 8], "method.strength": [5]}),
+    ],
+)
+def test_settings_of_options_win_over_those_of_a_plan(options, ewc, as_file, tmp_path):
+    """The command that a search prints gives the best settings with ``--set``, whatever else the plan has for them."""
+    file = tmp_path / "sweep.toml"
+    file.write_text(AGAIN)
+    found = read_plan(file if as_file else tomllib.loads(AGAIN), options)
+    for key, values in ewc.items():
+        assert list(dict.fromkeys(one.get(key) for one in found.settings_of("ewc"))) == values
+        assert (key in found.varied_by("ewc")) == (len(values) > 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Search: trials on the tuning seeds, their values, and going on, with suggestions of the test and of Optuna."""
 
+import shlex
 import sys
 
 import pytest
@@ -8,11 +9,12 @@ from click.testing import CliRunner
 from blip_rl.cli import cli
 from blip_rl.errors import RunError, UserError
 from blip_rl.sweeps import optuna_sampler
+from blip_rl.sweeps import run as sweep_run
 from blip_rl.sweeps.manifest import load_manifest
 from blip_rl.sweeps.plan import Range, read_plan
 from blip_rl.sweeps.search import Search
 from tests.reporting import report_runs as made
-from tests.sweeps.small_sweeps import SEQUENCE, FakeEngine
+from tests.sweeps.small_sweeps import SEQUENCE, FakeEngine, with_engine
 
 NAME = "cartpole-a+cartpole-b-ewc-strength={:.1f}-seed{}"
 RANGE = {"low": 1.0, "high": 100.0, "log": True}
@@ -72,6 +74,25 @@ def test_a_trial_has_the_mean_acc_of_its_runs_on_the_tuning_seeds(tmp_path, caps
     assert lines[2].split() == ["0.508", "method.strength", "=", "50.0"]
     assert lines[-1] == "to report it on seeds 0, 1: sweep PLAN --agents ewc --set method.strength=50.0"
     assert {run.seed for run in load_manifest(tmp_path / "x").runs} == {7, 8}
+
+
+def test_the_command_that_a_search_prints_runs_its_best_settings(tmp_path, monkeypatch):
+    """Also where the plan has another value for the agent."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.toml").write_text(
+        f'agents = ["finetune", "ewc"]\nsequences = "{SEQUENCE}"\nseeds = "0-1"\ntuning_seeds = "7-8"\ndevice = "cpu"\n'
+        "[agent.ewc]\nset.method.strength = 5\nsearch.method.strength = {low = 1.0, high = 100.0, log = true}\n"
+    )
+    searched = Search(read_plan(tmp_path / "sweep.toml", {}), tmp_path / "x")
+    searched.run(ScoringEngine(places=4), Suggested(50.0), trials=1, places=2, retries=0)
+    words = shlex.split(searched.summary().partition("sweep PLAN ")[2])
+    engines = []
+    monkeypatch.setattr(sweep_run, "Schedule", with_engine(engines))
+    result = CliRunner().invoke(cli, ["sweep", "sweep.toml", *words, "--out", "y"])
+    assert result.exit_code == 0, result.output
+    manifest = load_manifest(tmp_path / "y")
+    (setting,) = manifest.settings
+    assert manifest.config_of(setting).agent.method["strength"] == 50.0
 
 
 def test_a_search_goes_on_and_may_be_extended(tmp_path):
