@@ -48,7 +48,7 @@ _TRIALS = 30
     metavar="KEY=V1,V2",
     help="Vary a recipe setting, as in method.first_task_drift=0.01,0.1. Repeatable: every combination is run.",
 )
-@click.option("--device", metavar="auto|cpu|cuda[:N]", help="Torch device of the runs.  [default: auto]")
+@click.option("--device", metavar="auto|cpu|cuda", help="Torch device of the runs.  [default: auto]")
 @click.option(
     "--threads", type=WholeNumber(1, MOST_THREADS), metavar="N", help="CPU threads of each run.  [default: 1]"
 )

@@ -24,10 +24,11 @@ class LocalEngine:
 
         Args:
             places: Number of jobs at the same time.
-            gpu_places: (places,) number of the GPU of each place; empty if the jobs use none.
+            gpu_places: (places,) number of the GPU of each place, among those that this process sees; empty if the
+                jobs use none.
         """
         self._idle = list(range(places))[::-1]
-        self._gpus = gpu_places
+        self._gpus = [_visible_gpu(number) for number in gpu_places]
         self._workers: dict[str, _Worker] = {}
 
     @property
@@ -73,14 +74,14 @@ class LocalEngine:
 class _Worker:
     """A process and its job."""
 
-    def __init__(self, job: Job, place: int, gpu: int | None) -> None:
+    def __init__(self, job: Job, place: int, gpu: str | None) -> None:
         self.job, self.place, self._gpu = job, place, gpu
         self._began = time.monotonic()
         # Idle OpenMP threads should sleep: docs/performance.md.
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
         environment["MPLBACKEND"] = "agg"
         if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -131,6 +132,12 @@ class _Worker:
             with suppress(OSError):
                 stream.close()
         self._process.wait()
+
+
+def _visible_gpu(number: int) -> str:
+    """Return what a process has to have in CUDA_VISIBLE_DEVICES to see one of the GPUs of this process alone."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return str(number) if visible is None else visible.split(",")[number].strip()
 
 
 def _without_result(job: Job, code: int, seconds: float) -> Outcome:

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from blip_rl.formatting import flatten
 from blip_rl.limits import LARGEST_SEED, MOST_THREADS
 from blip_rl.recipe_errors import Problem, RecipeError, checked, show
-from blip_rl.setting_types import Device, Settings, Steps
+from blip_rl.setting_types import Matching, Settings, Steps
 from blip_rl.task_schedule import Cycles
 from blip_rl.untrusted.files import read_toml
 
@@ -121,6 +121,10 @@ def _ranges_in(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         yield from _ranges_in(inner, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", inner)]
 
 
+_DEVICES = (
+    "auto, cpu or cuda, because a sweep spreads its runs over the GPUs itself (choose GPUs with CUDA_VISIBLE_DEVICES)"
+)
+AnyGpu = Annotated[str, AfterValidator(Matching("auto|cpu|cuda", _DEVICES))]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(parse_seeds)]
 _Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Agents = Annotated[_Names, BeforeValidator(_agents)]
@@ -156,7 +160,7 @@ class Plan(AgentPlan):
     """Training steps of each game (and visit)."""
     cycles: Cycles | None = None
     """How often the order of the games is repeated."""
-    device: Device = "auto"
+    device: AnyGpu = "auto"
     """Torch device."""
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     """CPU threads of each run."""

@@ -54,7 +54,7 @@ def changed(option, value):
         ),
         ([*SWEEP, "--jobs", "0"], "--jobs 0: expected a whole number from 1 to 1,024"),
         ([*SWEEP, "--jobs", "1000"], "--jobs 1000: a run needs at least"),
-        ([*SWEEP, "--device", "cuda:7"], "device 'cuda:7' is not available"),
+        ([*SWEEP, "--device", "cuda:7"], "--device 'cuda:7': expected auto, cpu or cuda, because"),
         ([*SWEEP, "--retries", "-1"], "--retries -1: expected a whole number from 0 to 1,000"),
         ([*SWEEP, "--device", "cpu", "--gpus-per-run", "-1"], "--gpus-per-run -1: expected a number of more than 0"),
         ([*SWEEP, "--track"], "--track: unknown option of cli sweep, but one of train"),

@@ -109,14 +109,23 @@ def test_nothing_is_left_running_when_an_engine_is_left(job):
         os.kill(pid, 0)
 
 
-def test_a_job_on_a_gpu_sees_that_gpu_alone(job, monkeypatch):
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "3"]), ("4,5,6,7", ["4", "7"]), ("GPU-5a, 1,MIG-2b,GPU-7c", ["GPU-5a", "GPU-7c"])],
+)
+def test_a_job_on_a_gpu_sees_that_gpu_alone(visible, expected, job, monkeypatch):
+    """One of those that the sweep may use."""
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.append(options) or pytest.skip())
     engine = LocalEngine(2, (0, 3))
-    for index in range(2):
+    for gpu in expected:
         with pytest.raises(pytest.skip.Exception):
             engine.submit(job)
-        assert started[index]["env"]["CUDA_VISIBLE_DEVICES"] == str((0, 3)[index])
+        assert started.pop()["env"]["CUDA_VISIBLE_DEVICES"] == gpu
 
 
 def test_a_sweep_that_was_killed_and_stopped_ends_like_its_run_alone(tmp_path):

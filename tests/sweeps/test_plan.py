@@ -146,6 +146,7 @@ def test_settings_of_options_win_over_those_of_a_plan(options, ewc, as_file, tmp
         ({"grid": {"ppo.gamma": 0.9}}, "--grid ppo.gamma = 0.9: expected a list of values"),
         ({"grid": {"ppo.gamma": []}}, "expected a list of values"),
         ({"sequences": None}, "--games is missing"),
+        ({"device": "cuda:1"}, "--device 'cuda:1': expected auto, cpu or cuda, because a sweep spreads its runs over"),
         (
             {"agents": "ewc", "agent": {"ewc": {"grit": {}}}},
             "agent.ewc.grit = a table: unknown key: did you mean grid?",
