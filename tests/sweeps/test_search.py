@@ -150,6 +150,50 @@ def test_a_wrong_range_is_named(given, message):
         plan(agent={"ewc": {"search": {"method.strength": given}}})
 
 
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (
+            {"method.strength": {"low": 1.0, "high": 2.0}, "ppo.discount": {"low": 0.5, "high": 1.5}},
+            ["ppo.discount=1.5"],
+        ),
+        ({"ppo.discount": {"low": -0.5, "high": 0.9}}, ["ppo.discount=-0.5"]),
+        (
+            {
+                "method.fisher_expectation": {"choices": ["sampled", "exactly"]},
+                "ppo.epochs": {"choices": [1, 2, 0, -3]},
+            },
+            ["method.fisher_expectation", "ppo.epochs=0", "ppo.epochs=-3"],
+        ),
+    ],
+)
+def test_every_choice_and_both_ends_of_a_range_are_checked_before_anything_is_written(given, wrong, tmp_path):
+    with pytest.raises(UserError) as error:
+        Search(plan(agent={"ewc": {"search": given}}), tmp_path / "x").examples()
+    lines = str(error.value).removeprefix(f"{len(wrong)} problems:").strip().splitlines()
+    assert len(lines) == len(wrong)
+    for line, key in zip(lines, wrong, strict=True):
+        assert line.strip().startswith(f"--set {key}")
+
+
+def test_what_a_search_needs_is_that_of_all_examples(tmp_path):
+    ranges = {"method.strength": RANGE, "ppo.epochs": {"choices": [1, 2]}}
+    names = list(Search(plan(agent={"ewc": {"search": ranges}}), tmp_path / "x").examples().settings)
+    start = NAME.partition("strength")[0]
+    assert names == [f"{start}strength={one}-epochs={epochs}" for one, epochs in ((1.0, 1), (100.0, 1), (1.0, 2))]
+
+
+def test_suggestions_that_a_recipe_refuses_are_not_written(tmp_path):
+    with pytest.raises(UserError, match=r"method\.strength=-3\.0"):
+        search(tmp_path / "x", Suggested(-3.0), trials=1)
+    assert not (tmp_path / "x").exists()
+    search(tmp_path / "y", Suggested(10.0), trials=1)
+    before = (tmp_path / "y" / "search.json").read_text()
+    with pytest.raises(UserError, match=r"method\.strength=-3\.0"):
+        search(tmp_path / "y", Suggested(-3.0), trials=2)
+    assert (tmp_path / "y" / "search.json").read_text() == before
+
+
 def test_options_of_a_search_are_checked_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = ["sweep", "--agents", "ewc", "--games", "cartpole4", "--seeds", "0", "--out", "x"]
