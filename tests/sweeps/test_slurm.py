@@ -125,6 +125,47 @@ def test_without_sbatch_the_script_is_written_and_the_command_printed(programs, 
     assert subprocess.run(["/bin/bash", "-n", script]).returncode == 0
 
 
+def sbatch_words(line):
+    """Read a line as ``_get_argument`` of Slurm's src/sbatch/opt.c: a backslash is special in both kinds of quotes."""
+    words, quote, characters = [""], "", iter(line.removeprefix("#SBATCH "))
+    for one in characters:
+        if one == "\\":
+            words[-1] += next(characters)
+        elif quote:
+            quote, words[-1] = ("", words[-1]) if one == quote else (quote, words[-1] + one)
+        elif one in "\"'":
+            quote = one
+        elif one == "#":
+            break
+        elif one.isspace():
+            words.append("")
+        else:
+            words[-1] += one
+    assert not quote, line
+    return words
+
+
+def test_paths_and_options_with_spaces_and_quotes_reach_sbatch_as_they_are(programs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    folder = tmp_path / 'it\'s 100% "my" #1 sweep'
+    comments = ["two words", 'it\'s "one"', 'back\\slash \\" #1', "a#b", "--x=y"]
+    options = [*(f"--comment={comment}" for comment in comments), "-p long", "--partition long"]
+    submit(folder, small_manifest(), options=options)
+    lines = [line for line in (folder / "slurm-1.sh").read_text().splitlines() if line.startswith("#SBATCH")]
+    words = [sbatch_words(line) for line in lines]
+    output = f"--output={str(folder).replace('%', '%%')}/logs/slurm-%A_%a.out"  # %%: a percent sign in file names
+    assert [output] in words
+    assert words[-7:] == [*([f"--comment={comment}"] for comment in comments), ["-p", "long"], ["--partition", "long"]]
+    assert subprocess.run(["/bin/bash", "-n", folder / "slurm-1.sh"]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb"])
+def test_a_path_that_slurm_cannot_take_is_refused(name, programs, tmp_path):
+    with pytest.raises(UserError, match="expected a folder without backslash and line break"):
+        submit(tmp_path / name, small_manifest())
+    assert not (tmp_path / name).exists()
+
+
 def test_a_gpu_is_asked_for_where_the_plan_says_so(programs, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     submit(tmp_path / "x", small_manifest(device="cuda"))
