@@ -85,7 +85,7 @@ class _Worker:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "blip_rl.sweeps.worker"],
+                [sys.executable, "-P", "-m", "blip_rl.sweeps.worker"],  # -P: without the working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

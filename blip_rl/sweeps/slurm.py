@@ -93,7 +93,8 @@ def submit_sweep(
 
 def array_script(folder: Path, runs: Sequence[str], options: Sequence[str]) -> str:
     """Return a batch script that runs one element of an array: the run of that index."""
-    task = [sys.executable, "-m", "blip_rl.sweeps.task", str(folder.absolute())]
+    # -P: a file such as random.py in the working directory must not be imported.
+    task = [sys.executable, "-P", "-m", "blip_rl.sweeps.task", str(folder.absolute())]
     return "\n".join(
         [
             "#!/bin/bash",

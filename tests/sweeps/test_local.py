@@ -177,3 +177,14 @@ def test_the_outcome_of_a_worker_arrives(job):
     assert f"the recipe of {job.name}: not valid TOML" in outcome.message
     assert outcome.seconds > 0
     assert outcome.message in job.log.read_text()
+
+
+def test_a_worker_imports_nothing_from_the_working_directory(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("random", "json", "cuda"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w').close()")
+    with LocalEngine(1) as engine:
+        engine.submit(dataclasses.replace(job, recipe="nonsense"))
+        (outcome,) = ends(engine)
+    assert not (tmp_path / "imported").exists()
+    assert f"the recipe of {job.name}: not valid TOML" in outcome.message

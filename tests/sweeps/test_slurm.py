@@ -83,7 +83,7 @@ def test_an_element_that_is_signalled_is_requeued_and_the_others_run_once(progra
     manifest = small_manifest(seeds="0-1")
     submit(tmp_path / "x", manifest)
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7_0\n"
-    first, second = (f"-m blip_rl.sweeps.task {tmp_path / 'x'} {run.name}" for run in manifest.runs)
+    first, second = (f"-P -m blip_rl.sweeps.task {tmp_path / 'x'} {run.name}" for run in manifest.runs)
     assert (tmp_path / "calls").read_text().splitlines() == [first, first, second]
     assert (tmp_path / "ended").read_text().splitlines() == ["0 ended with 0"] * 2 + ["1 ended with 0"]
 
