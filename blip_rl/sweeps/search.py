@@ -26,14 +26,13 @@ from blip_rl.reporting.scores import load_scores
 from blip_rl.setting_types import Settings
 from blip_rl.storage import atomic
 from blip_rl.sweeps.engine import Engine
-from blip_rl.sweeps.folder import finished_runs, open_folder
+from blip_rl.sweeps.folder import SEARCH, finished_runs, open_folder
 from blip_rl.sweeps.manifest import Manifest, PlannedRun, Setting, by_name, make_setting, save_manifest
 from blip_rl.sweeps.plan import Plan, Range, Values
 from blip_rl.sweeps.run import failed_text, run_jobs
 from blip_rl.sweeps.schedule import JobState
 from blip_rl.untrusted.files import read_json
 
-SEARCH = "search.json"
 _BEST_SHOWN = 10
 
 Suggest = Callable[[Mapping[str, Range], Sequence[tuple[Values, float | None]], int], list[dict[str, Any]]]

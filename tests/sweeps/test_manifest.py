@@ -104,6 +104,24 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
         check_folder(tmp_path / "file", small_manifest())
 
 
+def test_a_sweep_that_was_killed_while_it_wrote_its_first_file_can_begin_again(tmp_path):
+    for name in (".lock", f".blip-rl-{'0' * 16}.tmp"):
+        (tmp_path / name).touch()
+    with open_folder(tmp_path, small_manifest()):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "sweep.json"]
+
+
+def test_the_error_of_a_sweep_is_told_where_something_else_is_in_its_new_folder(tmp_path):
+    def begin():
+        (tmp_path / "x" / "notes.txt").touch()
+        raise UserError("cannot run")
+
+    with pytest.raises(UserError, match="cannot run"), open_folder(tmp_path / "x", small_manifest()):
+        begin()
+    check_folder(tmp_path / "x", small_manifest())  # the same command may begin again
+
+
 def test_a_damaged_manifest_is_named(tmp_path):
     save_manifest(tmp_path, small_manifest())
     (tmp_path / "sweep.json").write_text('{"version": 2}')

@@ -194,6 +194,19 @@ def test_suggestions_that_a_recipe_refuses_are_not_written(tmp_path):
     assert (tmp_path / "y" / "search.json").read_text() == before
 
 
+class UnusableEngine(ScoringEngine):
+    """Cannot run here."""
+
+    def __enter__(self):
+        raise UserError("no node of the cluster has room")
+
+
+def test_a_search_whose_engine_cannot_run_says_why_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="no node of the cluster has room"):
+        Search(plan(), tmp_path / "x").run(UnusableEngine(), Suggested(10.0), trials=1, places=2, retries=0)
+    assert not (tmp_path / "x").exists()
+
+
 def test_options_of_a_search_are_checked_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = ["sweep", "--agents", "ewc", "--games", "cartpole4", "--seeds", "0", "--out", "x"]
