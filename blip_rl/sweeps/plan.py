@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from blip_rl.formatting import flatten
 from blip_rl.limits import LARGEST_SEED, MOST_THREADS
 from blip_rl.recipe_errors import Problem, RecipeError, checked, show
 from blip_rl.setting_types import Matching, Settings, Steps
+from blip_rl.sweeps.ranges import Range, Ranges
 from blip_rl.task_schedule import Cycles
 from blip_rl.untrusted.files import read_toml
 
@@ -70,8 +72,26 @@ def _sequences(value: object) -> object:
 
 
 def _flat(value: object) -> object:
-    """Join the keys of nested tables, so that ``method.strength`` need not be quoted in TOML."""
-    return dict(flatten(value)) if isinstance(value, dict) else value
+    """Join the keys of nested tables, so that ``method.strength`` need not be quoted in TOML; check the values."""
+    if not isinstance(value, dict):
+        return value
+    table = dict(flatten(value))
+    for key, one in table.items():
+        for odd in _odd(one):
+            raise ValueError(
+                f"{key} = {str(odd)[:60]}: expected numbers, text, true, false or lists of these, not a date or time "
+                "(text is in quotes)"
+            )
+    return table
+
+
+def _odd(value: object) -> Iterator[object]:
+    """Yield what a recipe cannot have in a value: TOML also knows dates and times."""
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _odd(inner)
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        yield value
 
 
 def _lists(value: object) -> object:
@@ -85,42 +105,6 @@ def _lists(value: object) -> object:
     return grid
 
 
-class Range(Settings):
-    """Values among which ``--search`` looks: a range of numbers, or a list of choices."""
-
-    low: float | int | None = None
-    """Lowest value; whole numbers if ``low`` and ``high`` are whole."""
-    high: float | int | None = None
-    """Highest value."""
-    log: bool = False
-    """Whether to search evenly over the logarithm."""
-    choices: tuple[bool | int | float | str, ...] = ()
-    """Instead of a range."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.choices:
-            if (self.low, self.high, self.log) != (None, None, False):
-                raise ValueError("choices with low, high or log: expected one or the other")
-        elif self.low is None or self.high is None or not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(
-                f"low = {self.low}, high = {self.high}: expected low below high, and above 0 where log = true; "
-                "or choices = [...]"
-            )
-        return self
-
-
-def _ranges(value: object) -> object:
-    """Join the keys of nested tables up to those that are ranges."""
-    return dict(_ranges_in(value, "")) if isinstance(value, dict) else value
-
-
-def _ranges_in(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, inner in table.items():
-        nested = isinstance(inner, dict) and inner and all(isinstance(one, dict) for one in inner.values())
-        yield from _ranges_in(inner, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", inner)]
-
-
 _DEVICES = (
     "auto, cpu or cuda, because a sweep spreads its runs over the GPUs itself (choose GPUs with CUDA_VISIBLE_DEVICES)"
 )
@@ -131,7 +115,6 @@ Agents = Annotated[_Names, BeforeValidator(_agents)]
 Sequences = Annotated[_Names, BeforeValidator(_sequences)]
 Fixed = Annotated[dict[str, Any], BeforeValidator(_flat)]
 Grid = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_lists)]
-Ranges = Annotated[dict[str, Range], BeforeValidator(_ranges)]
 
 
 class AgentPlan(Settings):
@@ -184,13 +167,20 @@ class Plan(AgentPlan):
 
     def settings_of(self, agent: str) -> Iterator[Values]:
         """Yield the settings of each combination of the agent's grids; fixed ones first."""
-        grid = {**self.grid, **self.agent.get(agent, AgentPlan()).grid}
+        grid = self._grid_of(agent)
         for values in itertools.product(*grid.values()):
             yield {**self.fixed_for(agent), **dict(zip(grid, values, strict=True))}
 
     def varied_by(self, agent: str) -> list[str]:
         """Return the keys that distinguish an agent's settings: those of its grids."""
-        return list({**self.grid, **self.agent.get(agent, AgentPlan()).grid})
+        return list(self._grid_of(agent))
+
+    def count_of(self, agent: str) -> int:
+        """Return how many settings of an agent there are."""
+        return math.prod(map(len, self._grid_of(agent).values()))
+
+    def _grid_of(self, agent: str) -> Grid:
+        return {**self.grid, **self.agent.get(agent, AgentPlan()).grid}
 
     def fixed_for(self, agent: str) -> Values:
         """Return what is set for an agent, without grids."""

@@ -28,7 +28,8 @@ from blip_rl.storage import atomic
 from blip_rl.sweeps.engine import Engine
 from blip_rl.sweeps.folder import SEARCH, finished_runs, open_folder
 from blip_rl.sweeps.manifest import Manifest, PlannedRun, Setting, by_name, make_setting, save_manifest
-from blip_rl.sweeps.plan import Plan, Range, Values
+from blip_rl.sweeps.plan import Plan, Values
+from blip_rl.sweeps.ranges import Range
 from blip_rl.sweeps.run import failed_text, run_jobs
 from blip_rl.sweeps.schedule import JobState
 from blip_rl.untrusted.files import read_json

@@ -9,6 +9,7 @@ import pytest
 from blip_rl.errors import UserError
 from blip_rl.recipes import dump_run_config, parse_run_config, resolve
 from blip_rl.recipes.files import recipe_folder
+from blip_rl.sweeps import manifest as manifests
 from blip_rl.sweeps.folder import check_folder, foreign_runs, open_folder
 from blip_rl.sweeps.manifest import load_manifest, save_manifest
 from blip_rl.sweeps.search import Search
@@ -127,6 +128,23 @@ def test_a_damaged_manifest_is_named(tmp_path):
     (tmp_path / "sweep.json").write_text('{"version": 2}')
     with pytest.raises(UserError, match=r"sweep\.json.*version = 2"):
         load_manifest(tmp_path)
+
+
+def test_a_run_of_a_setting_that_a_manifest_does_not_list_is_named(tmp_path):
+    manifest = small_manifest()
+    save_manifest(tmp_path, dataclasses.replace(manifest, settings={}))
+    with pytest.raises(
+        UserError, match=r"sweep\.json': the run with seed 0 has the setting 'cartpole-a.*: expected one"
+    ):
+        load_manifest(tmp_path)
+
+
+def test_too_many_runs_are_refused_before_their_recipes_are_resolved(monkeypatch):
+    """A hundred thousand take twenty minutes."""
+    monkeypatch.setattr(manifests, "resolve", None)
+    grid = {"ppo.epochs": list(range(1, 301)), "ppo.discount": [number / 500 for number in range(400)]}
+    with pytest.raises(UserError, match=r"240,000 runs: expected at most 100,000 \(split the sweep\)"):
+        small_manifest(agents="ewc,finetune", grid=grid)
 
 
 def test_only_one_process_runs_a_sweep(tmp_path):

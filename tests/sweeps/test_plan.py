@@ -1,5 +1,6 @@
 """Plans of sweeps: seeds, grids, settings of single agents, and what is wrong with them."""
 
+import datetime
 import tomllib
 
 import pytest
@@ -166,6 +167,34 @@ def test_a_wrong_key_of_a_file_is_named_with_the_file(tmp_path):
         read_plan(file, {})
     assert f"{file}: sequence = 'cartpole4': unknown key: did you mean sequences?" in str(error.value)
     assert f"{file}: seeds = '3-1': the range 3-1 runs backwards" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("[set]\nppo.epochs = 2020-01-01\n", {}, "sweep.toml: set: ppo.epochs = 2020-01-01: expected numbers"),
+        (
+            "[grid]\nppo.epochs = [1, 12:30:00]\n",
+            {},
+            "sweep.toml: grid: ppo.epochs = 12:30:00: expected",
+        ),
+        ("[agent.blip.set]\nppo.x = [[2020-01-01]]\n", {}, "sweep.toml: agent.blip.set: ppo.x = 2020-01-01: "),
+        (
+            "",
+            {"set": {"ppo.epochs": datetime.datetime(2020, 1, 1)}},
+            "--set ppo.epochs = 2020-01-01 00:00:00: expected",
+        ),
+        ("", {"grid": {"ppo.epochs": [datetime.date(2020, 1, 1)]}}, "--grid ppo.epochs = 2020-01-01: "),
+    ],
+)
+def test_dates_and_times_are_refused(text, options, message, tmp_path):
+    """They cannot be written as JSON."""
+    file = tmp_path / "sweep.toml"
+    file.write_text(f'sequences = "cartpole4"\nseeds = "0"\n{text}')
+    with pytest.raises(UserError) as error:
+        read_plan(file, options)
+    assert message in str(error.value)
+    assert "not a date or time" in str(error.value)
 
 
 def test_many_seeds_are_read_at_once():

@@ -11,7 +11,8 @@ from blip_rl.errors import RunError, UserError
 from blip_rl.sweeps import optuna_sampler
 from blip_rl.sweeps import run as sweep_run
 from blip_rl.sweeps.manifest import load_manifest
-from blip_rl.sweeps.plan import Range, read_plan
+from blip_rl.sweeps.plan import read_plan
+from blip_rl.sweeps.ranges import Range
 from blip_rl.sweeps.search import Search
 from tests.reporting import report_runs as made
 from tests.sweeps.small_sweeps import SEQUENCE, FakeEngine, with_engine

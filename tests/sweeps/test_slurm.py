@@ -200,3 +200,10 @@ def test_a_run_that_left_the_plan_is_an_error_of_its_element(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "gone-seed3 no longer belongs to the sweep" in done.stderr
+
+
+def test_a_task_without_its_sweep_is_one_message_with_exit_code_2(tmp_path):
+    command = [sys.executable, "-m", "blip_rl.sweeps.task", tmp_path / "gone", "x-seed3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: '{tmp_path / 'gone' / 'sweep.json'}' cannot be read: No such file or directory\n"
