@@ -52,10 +52,10 @@ def sweep(
         engine: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster; ``slurm``: a job array, which is
             submitted and not waited for.
         jobs: Runs at a time; None: as many as cores, memory and GPUs allow.
-        gpus_per_run: Share of a GPU that a run takes.
-        retries: How often a run whose process died is tried again.
+        gpus_per_run: Share of a GPU that a run takes; one of its own on Slurm.
+        retries: How often a run whose process died is tried again; Slurm decides itself.
         address: ``HOST:PORT`` of the head node of a Ray cluster; None: one is started on this machine.
-        slurm_options: Options of ``sbatch``, such as ``--partition=gpu``.
+        slurm_options: Options of ``sbatch``, such as ``--partition=gpu``; for the engine ``slurm`` alone.
         trust: Import the packages and wrappers that a recipe names, which runs their code.
 
     Returns:
@@ -70,6 +70,10 @@ def sweep(
     _check_numbers(jobs, gpus_per_run, retries)
     if address is not None and engine != "ray":
         raise UserError(f"address = {arguments.shown(address)} with the engine {engine!r}: only 'ray' has one")
+    if slurm_options and engine != "slurm":
+        raise UserError(
+            f"slurm_options = {arguments.shown(slurm_options)} with the engine {engine!r}: only 'slurm' has some"
+        )
     folder, manifest, needs = _prepared(plan, out, options, here=engine == "local", trust=trust)
     if engine == "slurm":
         from blip_rl.sweeps.slurm import submit_sweep

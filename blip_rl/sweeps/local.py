@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -43,8 +43,10 @@ class LocalEngine:
 
     def poll(self, seconds: float) -> list[Outcome]:
         """Return the outcomes of jobs that have ended; wait at most this long for the first."""
-        by_output = {worker.output: worker for worker in self._workers.values()}
-        ended = [by_output[output] for output in select.select(list(by_output), [], [], seconds)[0]]
+        with selectors.DefaultSelector() as outputs:  # select.select fails above 1,024 open files
+            for worker in self._workers.values():
+                outputs.register(worker.output, selectors.EVENT_READ, worker)
+            ended: list[_Worker] = [key.data for key, _ in outputs.select(seconds)]
         for worker in ended:
             del self._workers[worker.job.name]
             self._idle.append(worker.place)

@@ -1,7 +1,9 @@
 """The local engine: real processes, killed, stopped, and left by a sweep that was killed."""
 
+import contextlib
 import dataclasses
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -188,3 +190,20 @@ def test_a_worker_imports_nothing_from_the_working_directory(job, tmp_path, monk
         (outcome,) = ends(engine)
     assert not (tmp_path / "imported").exists()
     assert f"the recipe of {job.name}: not valid TOML" in outcome.message
+
+
+def test_a_process_may_have_many_open_files(job):
+    """An engine in a program of the user, or many workers: select() takes descriptors below 1,024."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+    with contextlib.ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        while opened.enter_context(Path(os.devnull).open()).fileno() < 1100:
+            pass
+        with LocalEngine(1) as engine:
+            engine.submit(dataclasses.replace(job, recipe="nonsense"))
+            (outcome,) = ends(engine)
+    assert outcome.status == "failed"
+    assert "not valid TOML" in outcome.message
