@@ -24,7 +24,7 @@ from blip_rl.storage.new_folder import make_folder, stamped
 AGENTS = ("blip", "finetune")
 SEED = 0  # the default of blip-rl train
 LOOK_SECONDS = 1.0
-BLIP_RL = (sys.executable, "-m", "blip_rl")
+BLIP_RL = (sys.executable, "-P", "-m", "blip_rl")
 
 Trainings = dict[Path, subprocess.Popen[bytes]]
 

@@ -43,7 +43,7 @@ class Sequence:
         """Return the command of a new run."""
         changes = [part for setting in self.settings for part in ("--set", setting)]
         asked = ["--games", self.games, "--agent", agent, "--steps", self.steps, "--out", str(out), "--threads", "1"]
-        return [sys.executable, "-m", "blip_rl", "train", *asked, "--quiet", *changes]
+        return [sys.executable, "-P", "-m", "blip_rl", "train", *asked, "--quiet", *changes]
 
 
 CARTPOLE = Sequence(
@@ -142,7 +142,7 @@ def _run_killed(command: list[str], run: Path, delays: list[float]) -> tuple[str
         met_at.append(_place(run))
         if met_at[-1] == _TOO_LATE:
             return tuple(met_at)
-        command = [sys.executable, "-m", "blip_rl", "train", "--resume", str(run), "--quiet"]
+        command = [sys.executable, "-P", "-m", "blip_rl", "train", "--resume", str(run), "--quiet"]
     if subprocess.run(command, check=False, env=_environment()).returncode != 0:
         met_at.append("FAILED to resume")
     return tuple(met_at)

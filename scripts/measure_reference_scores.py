@@ -61,7 +61,7 @@ def _train(task: str, seed: int, options: argparse.Namespace) -> None:
     run = _folder(task, seed, options)
     if _is_finished(run):
         return
-    command = [sys.executable, "-m", "blip_rl", "train", "--quiet", "--threads", str(options.threads)]
+    command = [sys.executable, "-P", "-m", "blip_rl", "train", "--quiet", "--threads", str(options.threads)]
     if (run / "config.toml").exists():
         command += ["--resume", str(run)]
     else:

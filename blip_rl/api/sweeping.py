@@ -47,14 +47,15 @@ def sweep(
         plan: A plan as a ``.toml`` file or as a mapping with the same keys, such as
             ``{"agents": ["blip", "ewc"], "sequences": ["cartpole4"], "seeds": "0-9"}``.
         out: Folder of the sweep; None: ``sweeps/<name of the plan's file>``.
-        options: Keys of the plan whose values replace the file's.
+        options: Keys of the plan whose values replace the plan's; those of ``set`` and ``grid`` are added, and replace
+            what the plan sets or varies for the same keys.
         engine: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster; ``slurm``: a job array, which is
             submitted and not waited for.
         jobs: Runs at a time; None: as many as cores, memory and GPUs allow.
-        gpus_per_run: Share of a GPU that a run takes.
-        retries: How often a run whose process died is tried again.
+        gpus_per_run: Share of a GPU that a run takes; one of its own on Slurm.
+        retries: How often a run whose process died is tried again; Slurm decides itself.
         address: ``HOST:PORT`` of the head node of a Ray cluster; None: one is started on this machine.
-        slurm_options: Options of ``sbatch``, such as ``--partition=gpu``.
+        slurm_options: Options of ``sbatch``, such as ``--partition=gpu``; for the engine ``slurm`` alone.
         trust: Import the packages and wrappers that a recipe names, which runs their code.
 
     Returns:
@@ -69,6 +70,10 @@ def sweep(
     _check_numbers(jobs, gpus_per_run, retries)
     if address is not None and engine != "ray":
         raise UserError(f"address = {arguments.shown(address)} with the engine {engine!r}: only 'ray' has one")
+    if slurm_options and engine != "slurm":
+        raise UserError(
+            f"slurm_options = {arguments.shown(slurm_options)} with the engine {engine!r}: only 'slurm' has some"
+        )
     folder, manifest, needs = _prepared(plan, out, options, here=engine == "local", trust=trust)
     if engine == "slurm":
         from blip_rl.sweeps.slurm import submit_sweep
@@ -196,9 +201,7 @@ def _folder(plan: PlanLike, out: object) -> Path:
 def _plan(plan: PlanLike, options: Mapping[str, Any]) -> Plan:
     from blip_rl.sweeps.plan import read_plan
 
-    if isinstance(plan, Mapping):
-        return read_plan(None, {**plan, **options})
-    return read_plan(arguments.path("plan", plan), options)
+    return read_plan(plan if isinstance(plan, Mapping) else arguments.path("plan", plan), options)
 
 
 def _places(

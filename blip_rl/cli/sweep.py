@@ -48,7 +48,7 @@ _TRIALS = 30
     metavar="KEY=V1,V2",
     help="Vary a recipe setting, as in method.first_task_drift=0.01,0.1. Repeatable: every combination is run.",
 )
-@click.option("--device", metavar="auto|cpu|cuda[:N]", help="Torch device of the runs.  [default: auto]")
+@click.option("--device", metavar="auto|cpu|cuda", help="Torch device of the runs.  [default: auto]")
 @click.option(
     "--threads", type=WholeNumber(1, MOST_THREADS), metavar="N", help="CPU threads of each run.  [default: 1]"
 )
@@ -78,17 +78,15 @@ _TRIALS = 30
 )
 @click.option(
     "--gpus-per-run",
-    default=1.0,
     type=Number(0, 1),
     metavar="SHARE",
-    help="Fraction of a GPU that each run uses; 0.25 places four runs on each GPU.",
+    help="Fraction of a GPU that each run uses; 0.25 places four runs on each GPU.  [default: 1.0]",
 )
 @click.option(
     "--retries",
-    default=2,
     type=WholeNumber(0, MOST_RETRIES),
     metavar="N",
-    help="How often to retry a run whose process died.",
+    help="How often to retry a run whose process died.  [default: 2]",
 )
 @click.option(
     "--slurm-option",
@@ -122,8 +120,8 @@ def sweep(
     engine: str,
     address: str | None,
     jobs: int | None,
-    gpus_per_run: float,
-    retries: int,
+    gpus_per_run: float | None,
+    retries: int | None,
     slurm_options: tuple[str, ...],
     search: str | None,
     trials: int | None,
@@ -144,19 +142,41 @@ def sweep(
         changed["set"] = dict(_setting("--set", text) for text in overrides)
     if grids:
         changed["grid"] = {key: _values(text) for key, text in (_pair("--grid", text) for text in grids)}
-    placed: dict[str, Any] = {"out": out, "jobs": jobs, "gpus_per_run": gpus_per_run, "trust": trust}
+    if both := sorted(set(changed.get("set", ())) & set(changed.get("grid", ()))):
+        raise UserError(f"--set {both[0]} with --grid {both[0]}: expected one or the other")
+    placed: dict[str, Any] = {"out": out, "jobs": jobs, "trust": trust}
+    placed |= {} if gpus_per_run is None else {"gpus_per_run": gpus_per_run}
     given: Any = {} if plan is None else plan
     _check_search(search, trials, engine, dry_run)
-    if address is not None and engine != "ray":
-        raise UserError(f"--address {address} with --engine {engine}: only Ray has one (--engine ray, or leave it out)")
+    _check_engine(engine, address, gpus_per_run, retries, slurm_options)
     if dry_run:
         click.echo(sweeping.sweep_plan(given, options=changed, engine=engine, **placed))
         return
-    placed |= {"engine": engine, "retries": retries, "address": address}
+    placed |= {"engine": engine, "address": address}
+    placed |= {} if retries is None else {"retries": retries}
     if search:
         sweeping.search(given, options=changed, trials=_TRIALS if trials is None else trials, **placed)
     else:
         sweeping.sweep(given, options=changed, slurm_options=slurm_options, **placed)
+
+
+def _check_engine(
+    engine: str, address: str | None, gpus_per_run: float | None, retries: int | None, slurm_options: tuple[str, ...]
+) -> None:
+    """Refuse options that the engine would ignore."""
+    if address is not None and engine != "ray":
+        raise UserError(f"--address {address} with --engine {engine}: only Ray has one (--engine ray, or leave it out)")
+    if slurm_options and engine != "slurm":
+        raise UserError(
+            f"--slurm-option {slurm_options[0]} with --engine {engine}: only Slurm takes it (--engine slurm, or leave "
+            "it out)"
+        )
+    if gpus_per_run is not None and engine == "slurm":
+        raise UserError(
+            f"--gpus-per-run {gpus_per_run:g} with --engine slurm: each run gets a GPU of its own (leave it out)"
+        )
+    if retries is not None and engine == "slurm":
+        raise UserError(f"--retries {retries} with --engine slurm: Slurm itself requeues runs (leave it out)")
 
 
 def _check_search(search: str | None, trials: int | None, engine: str, dry_run: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blip_rl.config import RunConfig
@@ -11,11 +11,14 @@ from blip_rl.errors import UserError
 from blip_rl.formatting import flatten
 from blip_rl.recipe_errors import show
 from blip_rl.recipes import with_defaults
+from blip_rl.storage.atomic import is_temporary
 from blip_rl.storage.lock import locked
 from blip_rl.storage.paths import check_parent
 from blip_rl.storage.run_folder import RunFolder
 from blip_rl.sweeps.manifest import LOGS, MANIFEST, Manifest, load_manifest, save_manifest
 
+SEARCH = "search.json"
+"""File in the folder of a search that lists its trials."""
 _LOCK = ".lock"
 _DIFFERENCES_NAMED = 3
 
@@ -32,7 +35,7 @@ def check_folder(folder: Path, manifest: Manifest) -> None:
     if not folder.is_dir():
         raise UserError(f"'{folder}' is a file: expected a folder of a sweep, or a new one (--out)")
     if not (folder / MANIFEST).exists():
-        if any(entry.name not in (_LOCK, LOGS) for entry in folder.iterdir()):
+        if any(entry.name not in (_LOCK, LOGS) and not is_temporary(entry.name) for entry in folder.iterdir()):
             raise UserError(f"'{folder}' is not the folder of a sweep (it has no {MANIFEST}): choose a new --out")
         return
     _check_same_sweep(folder, load_manifest(folder), manifest)
@@ -85,13 +88,21 @@ def open_folder(folder: Path, manifest: Manifest) -> Iterator[None]:
             save_manifest(folder, manifest)
             yield
     except UserError:
-        if new and not any(entry.is_dir() for entry in folder.iterdir()):  # no run has begun
-            for name in (MANIFEST, _LOCK):
-                (folder / name).unlink(missing_ok=True)
-            folder.rmdir()
+        if new:
+            with suppress(OSError):  # the error says more
+                _remove_without_runs(folder)
         raise
     except TimeoutError as error:
         raise UserError(f"another process runs the sweep in '{folder}': wait for it, or stop it first") from error
+
+
+def _remove_without_runs(folder: Path) -> None:
+    """Remove a folder in which no run has begun, unless something else is in it."""
+    own = (SEARCH, MANIFEST, _LOCK)
+    if all(entry.name in own for entry in folder.iterdir()):
+        for name in own:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def finished_runs(folder: Path, manifest: Manifest) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -24,10 +24,11 @@ class LocalEngine:
 
         Args:
             places: Number of jobs at the same time.
-            gpu_places: (places,) number of the GPU of each place; empty if the jobs use none.
+            gpu_places: (places,) number of the GPU of each place, among those that this process sees; empty if the
+                jobs use none.
         """
         self._idle = list(range(places))[::-1]
-        self._gpus = gpu_places
+        self._gpus = [_visible_gpu(number) for number in gpu_places]
         self._workers: dict[str, _Worker] = {}
 
     @property
@@ -42,8 +43,10 @@ class LocalEngine:
 
     def poll(self, seconds: float) -> list[Outcome]:
         """Return the outcomes of jobs that have ended; wait at most this long for the first."""
-        by_output = {worker.output: worker for worker in self._workers.values()}
-        ended = [by_output[output] for output in select.select(list(by_output), [], [], seconds)[0]]
+        with selectors.DefaultSelector() as outputs:  # select.select fails above 1,024 open files
+            for worker in self._workers.values():
+                outputs.register(worker.output, selectors.EVENT_READ, worker)
+            ended: list[_Worker] = [key.data for key, _ in outputs.select(seconds)]
         for worker in ended:
             del self._workers[worker.job.name]
             self._idle.append(worker.place)
@@ -73,18 +76,18 @@ class LocalEngine:
 class _Worker:
     """A process and its job."""
 
-    def __init__(self, job: Job, place: int, gpu: int | None) -> None:
+    def __init__(self, job: Job, place: int, gpu: str | None) -> None:
         self.job, self.place, self._gpu = job, place, gpu
         self._began = time.monotonic()
         # Idle OpenMP threads should sleep: docs/performance.md.
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
         environment["MPLBACKEND"] = "agg"
         if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "blip_rl.sweeps.worker"],
+                [sys.executable, "-P", "-m", "blip_rl.sweeps.worker"],  # -P: without the working directory
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -131,6 +134,12 @@ class _Worker:
             with suppress(OSError):
                 stream.close()
         self._process.wait()
+
+
+def _visible_gpu(number: int) -> str:
+    """Return what a process has to have in CUDA_VISIBLE_DEVICES to see one of the GPUs of this process alone."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return str(number) if visible is None else visible.split(",")[number].strip()
 
 
 def _without_result(job: Job, code: int, seconds: float) -> Outcome:

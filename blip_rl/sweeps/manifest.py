@@ -16,7 +16,7 @@ from pydantic import Field
 
 from blip_rl.config import RunConfig
 from blip_rl.errors import UserError
-from blip_rl.recipe_errors import RecipeError, validated
+from blip_rl.recipe_errors import RecipeError, show, validated
 from blip_rl.recipes import dump_run_config, resolve
 from blip_rl.recipes.settings import toml
 from blip_rl.setting_types import Settings
@@ -110,6 +110,10 @@ def make_manifest(plan: Plan, seeds: Sequence[int] | None = None) -> Manifest:
     Raises:
         UserError: A recipe is invalid, or there are too many runs; one message with all problems.
     """
+    seeds = plan.seeds if seeds is None else seeds
+    count = len(plan.sequences) * sum(map(plan.count_of, plan.agents)) * len(seeds)
+    if count > MOST_RUNS:  # before recipes are resolved, which takes milliseconds each
+        raise UserError(f"{count:,} runs: expected at most {MOST_RUNS:,} (split the sweep)")
     found: list[Setting] = []
     lines: list[str] = []
     for sequence in plan.sequences:
@@ -121,9 +125,6 @@ def make_manifest(plan: Plan, seeds: Sequence[int] | None = None) -> Manifest:
     if lines:
         raise RecipeError(list(dict.fromkeys(lines)))
     settings = by_name(found)
-    seeds = plan.seeds if seeds is None else seeds
-    if len(settings) * len(seeds) > MOST_RUNS:
-        raise UserError(f"{len(settings) * len(seeds):,} runs: expected at most {MOST_RUNS:,} (split the sweep)")
     return Manifest(settings, tuple(PlannedRun(name, seed) for seed in seeds for name in settings), plan.threads)
 
 
@@ -218,4 +219,9 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     saved = validated(_Saved, parse_json(read_text(path, _MOST_BYTES), f"'{path}' cannot be read"), str(path))
+    if unknown := [run for run in saved.runs if run.setting not in saved.settings]:
+        raise UserError(
+            f"'{path}': the run with seed {unknown[0].seed} has the setting {show(unknown[0].setting)}: expected one "
+            "that the file lists (it is damaged: restore it, or choose a new --out)"
+        )
     return Manifest(saved.settings, saved.runs, saved.threads)

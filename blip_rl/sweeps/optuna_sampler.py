@@ -7,7 +7,8 @@ from typing import Any
 
 from blip_rl.errors import UserError
 from blip_rl.extras import install_command
-from blip_rl.sweeps.plan import Range, Values
+from blip_rl.sweeps.plan import Values
+from blip_rl.sweeps.ranges import Range
 
 _DIGITS = 4  # significant ones of a suggested number, which is part of the names of runs
 

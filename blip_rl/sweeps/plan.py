@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from blip_rl.formatting import flatten
 from blip_rl.limits import LARGEST_SEED, MOST_THREADS
 from blip_rl.recipe_errors import Problem, RecipeError, checked, show
-from blip_rl.setting_types import Device, Settings, Steps
+from blip_rl.setting_types import Matching, Settings, Steps
+from blip_rl.sweeps.ranges import Range, Ranges
 from blip_rl.task_schedule import Cycles
 from blip_rl.untrusted.files import read_toml
 
 MOST_RUNS = 100_000
 _SEED_RULE = "expected seeds such as 0-9, 0,2,5 or a list of whole numbers from 0 to 1,073,741,823"
+
+_TABLES = ("set", "grid")
 
 Values = Mapping[str, Any]
 """Key as for ``--set`` → value."""
@@ -68,8 +72,26 @@ def _sequences(value: object) -> object:
 
 
 def _flat(value: object) -> object:
-    """Join the keys of nested tables, so that ``method.strength`` need not be quoted in TOML."""
-    return dict(flatten(value)) if isinstance(value, dict) else value
+    """Join the keys of nested tables, so that ``method.strength`` need not be quoted in TOML; check the values."""
+    if not isinstance(value, dict):
+        return value
+    table = dict(flatten(value))
+    for key, one in table.items():
+        for odd in _odd(one):
+            raise ValueError(
+                f"{key} = {str(odd)[:60]}: expected numbers, text, true, false or lists of these, not a date or time "
+                "(text is in quotes)"
+            )
+    return table
+
+
+def _odd(value: object) -> Iterator[object]:
+    """Yield what a recipe cannot have in a value: TOML also knows dates and times."""
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _odd(inner)
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        yield value
 
 
 def _lists(value: object) -> object:
@@ -83,49 +105,16 @@ def _lists(value: object) -> object:
     return grid
 
 
-class Range(Settings):
-    """Values among which ``--search`` looks: a range of numbers, or a list of choices."""
-
-    low: float | int | None = None
-    """Lowest value; whole numbers if ``low`` and ``high`` are whole."""
-    high: float | int | None = None
-    """Highest value."""
-    log: bool = False
-    """Whether to search evenly over the logarithm."""
-    choices: tuple[bool | int | float | str, ...] = ()
-    """Instead of a range."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.choices:
-            if (self.low, self.high, self.log) != (None, None, False):
-                raise ValueError("choices with low, high or log: expected one or the other")
-        elif self.low is None or self.high is None or not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(
-                f"low = {self.low}, high = {self.high}: expected low below high, and above 0 where log = true; "
-                "or choices = [...]"
-            )
-        return self
-
-
-def _ranges(value: object) -> object:
-    """Join the keys of nested tables up to those that are ranges."""
-    return dict(_ranges_in(value, "")) if isinstance(value, dict) else value
-
-
-def _ranges_in(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, inner in table.items():
-        nested = isinstance(inner, dict) and inner and all(isinstance(one, dict) for one in inner.values())
-        yield from _ranges_in(inner, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", inner)]
-
-
+_DEVICES = (
+    "auto, cpu or cuda, because a sweep spreads its runs over the GPUs itself (choose GPUs with CUDA_VISIBLE_DEVICES)"
+)
+AnyGpu = Annotated[str, AfterValidator(Matching("auto|cpu|cuda", _DEVICES))]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(parse_seeds)]
 _Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Agents = Annotated[_Names, BeforeValidator(_agents)]
 Sequences = Annotated[_Names, BeforeValidator(_sequences)]
 Fixed = Annotated[dict[str, Any], BeforeValidator(_flat)]
 Grid = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_lists)]
-Ranges = Annotated[dict[str, Range], BeforeValidator(_ranges)]
 
 
 class AgentPlan(Settings):
@@ -154,7 +143,7 @@ class Plan(AgentPlan):
     """Training steps of each game (and visit)."""
     cycles: Cycles | None = None
     """How often the order of the games is repeated."""
-    device: Device = "auto"
+    device: AnyGpu = "auto"
     """Torch device."""
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     """CPU threads of each run."""
@@ -178,13 +167,20 @@ class Plan(AgentPlan):
 
     def settings_of(self, agent: str) -> Iterator[Values]:
         """Yield the settings of each combination of the agent's grids; fixed ones first."""
-        grid = {**self.grid, **self.agent.get(agent, AgentPlan()).grid}
+        grid = self._grid_of(agent)
         for values in itertools.product(*grid.values()):
             yield {**self.fixed_for(agent), **dict(zip(grid, values, strict=True))}
 
     def varied_by(self, agent: str) -> list[str]:
         """Return the keys that distinguish an agent's settings: those of its grids."""
-        return list({**self.grid, **self.agent.get(agent, AgentPlan()).grid})
+        return list(self._grid_of(agent))
+
+    def count_of(self, agent: str) -> int:
+        """Return how many settings of an agent there are."""
+        return math.prod(map(len, self._grid_of(agent).values()))
+
+    def _grid_of(self, agent: str) -> Grid:
+        return {**self.grid, **self.agent.get(agent, AgentPlan()).grid}
 
     def fixed_for(self, agent: str) -> Values:
         """Return what is set for an agent, without grids."""
@@ -195,29 +191,57 @@ class Plan(AgentPlan):
         return {**self.search, **self.agent.get(agent, AgentPlan()).search}
 
 
-def read_plan(path: Path | None, options: Mapping[str, Any]) -> Plan:
+def read_plan(plan: Path | Mapping[str, Any] | None, options: Mapping[str, Any]) -> Plan:
     """Read a plan.
 
     Args:
-        path: ``sweep.toml``; None: everything comes from options.
-        options: Keys of the plan that options give, which replace the file's; ``set`` and ``grid`` are added to it.
-            Settings of agents that are in the file's list and not in the options' are left out.
+        plan: ``sweep.toml``, or a mapping with its keys; None: everything comes from options.
+        options: Keys of the plan that options give, which replace the plan's; ``set`` and ``grid`` are added to it,
+            and their keys are left nowhere else in its sets and grids. Settings of agents that are in the plan's list
+            and not in the options' are left out.
 
     Raises:
         UserError: The plan is invalid; the message lists all problems.
     """
-    values = {} if path is None else read_toml(path)
+    path = plan if isinstance(plan, Path) else None
+    values = read_toml(plan) if isinstance(plan, Path) else dict(plan or {})
     given = {key: value for key, value in options.items() if value is not None}
-    for key in ("set", "grid"):
-        if key in given and isinstance(values.get(key), dict):
-            given[key] = {**dict(flatten(values[key])), **given[key]}
     if "agents" in given and isinstance(values.get("agent"), dict):
         left_out = set(_names(values.get("agents"))) - set(_names(given["agents"]))
         values["agent"] = {name: of_agent for name, of_agent in values["agent"].items() if name not in left_out}
-    plan, problems = checked(Plan, {**values, **given})
-    if plan is None:
+    found, problems = checked(Plan, _joined(values, given))
+    if found is None:
         raise RecipeError([_line(problem, path, given) for problem in problems])
-    return plan
+    return found
+
+
+def _joined(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan's values with those of options, which win over all of its sets and grids."""
+    given = {name: dict(flatten(options[name])) for name in _TABLES if isinstance(options.get(name), dict)}
+    fixed, varied = (list(given.get(name, ())) for name in _TABLES)
+    left = _without(values, {"set": varied, "grid": fixed})
+    if isinstance(left.get("agent"), dict):
+        keys = {name: [*fixed, *varied] for name in _TABLES}
+        left["agent"] = {name: _without(one, keys) for name, one in left["agent"].items()}
+    added = {name: {**left[name], **table} for name, table in given.items() if isinstance(left.get(name), dict)}
+    return {**left, **options, **added}
+
+
+def _without(section: Any, keys: Mapping[str, Sequence[str]]) -> Any:
+    """Return a section with its tables flat and without keys; what is no table is left to the validation."""
+    if not isinstance(section, Mapping):
+        return section
+    tables = {name: dict(flatten(section[name])) for name in keys if isinstance(section.get(name), dict)}
+    return {**section, **{name: _unset(table, keys[name]) for name, table in tables.items()}}
+
+
+def _unset(table: Values, keys: Sequence[str]) -> dict[str, Any]:
+    """Return a table without keys, those below them and the tables that they are in."""
+    return {key: value for key, value in table.items() if not any(_overlap(key, one) for one in keys)}
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def _names(agents: Any) -> list[str]:

@@ -7,7 +7,7 @@ runs, so that a search that was stopped or killed continues from what is there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,20 +20,20 @@ from blip_rl.core import metrics
 from blip_rl.core.score_matrix import select_columns
 from blip_rl.errors import RunError, UserError
 from blip_rl.formatting import aligned, score_text
-from blip_rl.recipe_errors import validated
+from blip_rl.recipe_errors import RecipeError, attempt, validated
 from blip_rl.recipes.settings import toml
 from blip_rl.reporting.scores import load_scores
 from blip_rl.setting_types import Settings
 from blip_rl.storage import atomic
 from blip_rl.sweeps.engine import Engine
-from blip_rl.sweeps.folder import finished_runs, open_folder
+from blip_rl.sweeps.folder import SEARCH, finished_runs, open_folder
 from blip_rl.sweeps.manifest import Manifest, PlannedRun, Setting, by_name, make_setting, save_manifest
-from blip_rl.sweeps.plan import Plan, Range, Values
+from blip_rl.sweeps.plan import Plan, Values
+from blip_rl.sweeps.ranges import Range
 from blip_rl.sweeps.run import failed_text, run_jobs
 from blip_rl.sweeps.schedule import JobState
 from blip_rl.untrusted.files import read_json
 
-SEARCH = "search.json"
 _BEST_SHOWN = 10
 
 Suggest = Callable[[Mapping[str, Range], Sequence[tuple[Values, float | None]], int], list[dict[str, Any]]]
@@ -86,16 +86,19 @@ class Search:
             self.trials = list(saved.trials)
 
     def examples(self) -> Manifest:
-        """Return runs of the first value of every range, to check recipes and needs before anything is written.
+        """Return runs of every choice and of both ends of every range, each with the first value of the others.
+
+        They show whether recipes are valid, and what runs need, before anything is written.
 
         Raises:
-            UserError: A recipe is invalid, or has no normalised scores to compare.
+            UserError: A recipe is invalid, or has no normalised scores to compare; one message with all problems.
         """
-        trials = [
-            Trial(agent, {key: one.choices[0] if one.choices else one.low for key, one in ranges.items()})
-            for agent, ranges in self._ranges.items()
-        ]
-        by_name([setting for trial in trials for setting in self._settings(trial)])
+        trials = [Trial(agent, values) for agent, ranges in self._ranges.items() for values in _examples(ranges)]
+        lines: list[str] = []
+        made = [attempt(lines, self._settings, trial) or [] for trial in trials]
+        if lines:
+            raise RecipeError(list(dict.fromkeys(lines)))
+        by_name([setting for settings in made for setting in settings])
         found = self._manifest(trials)
         for name in found.settings:
             if not _normalised(found.config_of(name)):
@@ -153,6 +156,7 @@ class Search:
         """Add trials; they are written before they run."""
         tried = [(trial.values, self._value(trial)) for trial in self._of(agent)]
         new = [Trial(agent, values) for values in suggest(self._ranges[agent], tried, count)]
+        self._manifest(new)  # first: values that a recipe refuses would be in the way of every later search
         self.trials += new
         ranges = {name: {k: one.model_dump() for k, one in own.items()} for name, own in self._ranges.items()}
         saved = {"version": 1, "ranges": ranges, "trials": [asdict(trial) for trial in self.trials]}
@@ -191,6 +195,15 @@ class Search:
             return None
         value = float(np.mean([_acc(self._folder / run.name, manifest.config(run)) for run in manifest.runs]))
         return value if np.isfinite(value) else None
+
+
+def _examples(ranges: Mapping[str, Range]) -> Iterator[dict[str, Any]]:
+    """Yield settings in which every end of a range and every choice is once, each different from the others."""
+    values = {key: one.choices or (one.low, one.high) for key, one in ranges.items()}
+    first = {key: of_key[0] for key, of_key in values.items()}
+    yield first
+    for key, of_key in values.items():
+        yield from ({**first, key: value} for value in of_key[1:])
 
 
 def _check_plan(plan: Plan, searched: Sequence[str]) -> None:

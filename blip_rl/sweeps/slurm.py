@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,11 @@ def submit_sweep(
     """
     if any(not option.startswith("-") or "\n" in option for option in options):
         raise UserError(f"--slurm-option {list(options)}: expected options of sbatch, such as --partition=gpu")
+    if any(character in str(folder.absolute()) for character in "\\\n"):
+        raise UserError(
+            f"{str(folder.absolute())!r}: expected a folder without backslash and line break in its path, which mean "
+            "something else to Slurm (choose another --out)"
+        )
     name = _job_name(folder)
     _check_not_queued(name)
     with open_folder(folder, manifest):
@@ -87,11 +93,12 @@ def submit_sweep(
 
 def array_script(folder: Path, runs: Sequence[str], options: Sequence[str]) -> str:
     """Return a batch script that runs one element of an array: the run of that index."""
-    task = [sys.executable, "-m", "blip_rl.sweeps.task", str(folder.absolute())]
+    # -P: a file such as random.py in the working directory must not be imported.
+    task = [sys.executable, "-P", "-m", "blip_rl.sweeps.task", str(folder.absolute())]
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in options),
+            *(f"#SBATCH {_directive(option)}" for option in options),
             "",
             "runs=(",
             *(f"  {shell_command(run)}" for run in runs),
@@ -102,13 +109,26 @@ def array_script(folder: Path, runs: Sequence[str], options: Sequence[str]) -> s
     )
 
 
+def _directive(option: str) -> str:
+    """Return an option of sbatch as a script has it, where quotes hold words together.
+
+    Unlike in a shell, a backslash is special in both kinds of quotes.
+    """
+    name, _, value = option.partition(" ")
+    words = [name, value] if value and "=" not in name else [option]  # -p long; --comment=two words
+    return " ".join(
+        word if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", word) else '"' + re.sub(r'(["\\])', r"\\\1", word) + '"'
+        for word in words
+    )
+
+
 def _header(
     name: str, folder: Path, runs: Sequence[str], manifest: Manifest, needs: dict[str, Needs], jobs: int | None
 ) -> Iterator[str]:
     """Yield options of sbatch; of two that are equal, the last counts."""
     yield f"--job-name={name}"
     yield f"--array=0-{len(runs) - 1}" + (f"%{jobs}" if jobs else "")
-    yield f"--output={folder.absolute()}/{LOGS}/slurm-%A_%a.out"
+    yield f"--output={str(folder.absolute()).replace('%', '%%')}/{LOGS}/slurm-%A_%a.out"
     yield f"--cpus-per-task={manifest.threads}"
     yield f"--mem={_ROOM * max(one.resources.memory for one in needs.values()) // _MEGABYTE}M"
     if any(one.device.startswith("cuda") for one in needs.values()):

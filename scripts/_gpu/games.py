@@ -73,7 +73,20 @@ def _command(run: Path, agent: str, steps: int, options: argparse.Namespace) -> 
     ]
     settings = [part for change in own for part in ("--set", change)]
     asked = ["--games", options.games, "--agent", agent, "--steps", str(steps), "--device", options.device]
-    return [sys.executable, "-m", "blip_rl", "train", *asked, "--threads", "1", "--out", str(run), "--quiet", *settings]
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "blip_rl",
+        "train",
+        *asked,
+        "--threads",
+        "1",
+        "--out",
+        str(run),
+        "--quiet",
+        *settings,
+    ]
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
@@ -106,7 +119,7 @@ def _show(runs: list[Path], folder: Path, results: Results) -> None:
         "render": [*paths[:2], "--out", str(folder / "versus.gif"), "--seconds", "8"],  # takes two runs at the most
     }
     for name, words in asked.items():
-        command = [sys.executable, "-m", "blip_rl", name, *words]
+        command = [sys.executable, "-P", "-m", "blip_rl", name, *words]
         try:
             done = subprocess.run(command, timeout=max(results.seconds_left(), 1), capture_output=True, text=True)
             results.put(name, {"exit": done.returncode, "output": (done.stdout + done.stderr)[-1000:]})

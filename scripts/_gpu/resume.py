@@ -36,7 +36,7 @@ def _interrupt(run: Path, device: str) -> dict[str, Any]:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     stopped = process.wait()
-    command = [sys.executable, "-m", "blip_rl", "train", "--resume", str(run), "--quiet"]
+    command = [sys.executable, "-P", "-m", "blip_rl", "train", "--resume", str(run), "--quiet"]
     code = subprocess.run(command, check=False).returncode
     return {"exit_codes": [stopped, code]} if code else {}
 

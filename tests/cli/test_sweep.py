@@ -6,10 +6,12 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
+import blip_rl as br
 from blip_rl.cli import cli
+from blip_rl.errors import UserError
 from blip_rl.sweeps import run as sweep_run
 from tests.small_runs import SMALL
-from tests.sweeps.small_sweeps import FakeEngine
+from tests.sweeps.small_sweeps import with_engine
 
 SWEEP = ["--agents", "finetune", "--games", "cartpole4", "--seeds", "0-1", "--out", "x"]
 PLAN = """
@@ -48,11 +50,19 @@ def changed(option, value):
         ([*SWEEP, "--grid", "method.strengh=1,2"], "grid method.strengh=1: unknown key"),
         ([*SWEEP, "--grid", "strength"], "--grid 'strength': expected section.key=value"),
         ([*SWEEP, "--set", "ppo.gamma"], "--set 'ppo.gamma': expected section.key=value"),
+        (
+            [*SWEEP, "--set", "ppo.gamma=1", "--grid", "ppo.gamma=1,2"],
+            "--set ppo.gamma with --grid ppo.gamma: expected",
+        ),
         ([*SWEEP, "--jobs", "0"], "--jobs 0: expected a whole number from 1 to 1,024"),
         ([*SWEEP, "--jobs", "1000"], "--jobs 1000: a run needs at least"),
-        ([*SWEEP, "--device", "cuda:7"], "device 'cuda:7' is not available"),
+        ([*SWEEP, "--device", "cuda:7"], "--device 'cuda:7': expected auto, cpu or cuda, because"),
         ([*SWEEP, "--retries", "-1"], "--retries -1: expected a whole number from 0 to 1,000"),
         ([*SWEEP, "--device", "cpu", "--gpus-per-run", "-1"], "--gpus-per-run -1: expected a number of more than 0"),
+        ([*SWEEP, "--slurm-option=--mem=1G"], "--slurm-option --mem=1G with --engine local: only Slurm takes it"),
+        ([*SWEEP, "--slurm-option=--mem=1G", "--dry-run"], "--slurm-option --mem=1G with --engine local: only Slurm"),
+        ([*SWEEP, "--engine", "slurm", "--gpus-per-run", "1"], "--gpus-per-run 1 with --engine slurm: each run gets"),
+        ([*SWEEP, "--engine", "slurm", "--retries", "2"], "--retries 2 with --engine slurm: Slurm itself requeues"),
         ([*SWEEP, "--track"], "--track: unknown option of cli sweep, but one of train"),
         ([*SWEEP, "--track", "wandb"], "--track: unknown option of cli sweep, but one of train"),
         (["nowhere.toml"], "'nowhere.toml' cannot be read: No such file"),
@@ -101,12 +111,13 @@ def test_options_replace_the_values_of_a_plan(elsewhere, monkeypatch):
     assert result.stdout.splitlines()[-1] == "compare  blip-rl report y"
 
 
-def with_engine(engines):
-    """Return a Schedule whose engine runs nothing."""
-    real = sweep_run.Schedule
+def test_options_of_slurm_are_refused_for_other_engines_from_python_too(elsewhere):
+    plan = {"agents": ["finetune"], "sequences": ["cartpole4"], "seeds": "0"}
+    with pytest.raises(UserError, match=r"slurm_options = .*with the engine 'local': only 'slurm' has some"):
+        br.sweep(plan, out="x", slurm_options=["--mem=1G"])
+    assert list(elsewhere.iterdir()) == []
 
-    def schedule(jobs, engine, retries, show):
-        engines.append(FakeEngine())
-        return real(jobs, engines[-1], retries, show)
 
-    return schedule
+def test_slurm_needs_no_options_of_other_engines(elsewhere):
+    result = sweep(*SWEEP, "--engine", "slurm", "--dry-run")
+    assert result.exit_code == 0, result.output

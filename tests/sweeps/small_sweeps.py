@@ -1,5 +1,6 @@
 """Plans of sweeps whose runs take seconds, and an engine that runs nothing."""
 
+from blip_rl.sweeps import run as sweep_run
 from blip_rl.sweeps.job import Outcome
 from blip_rl.sweeps.manifest import make_manifest
 from blip_rl.sweeps.plan import read_plan
@@ -70,3 +71,14 @@ class FakeEngine:
 
     def __exit__(self, *error):
         self.open = False
+
+
+def with_engine(engines):
+    """Return a Schedule whose engine runs nothing."""
+    real = sweep_run.Schedule
+
+    def schedule(jobs, engine, retries, show):
+        engines.append(FakeEngine())
+        return real(jobs, engines[-1], retries, show)
+
+    return schedule

@@ -1,7 +1,9 @@
 """The local engine: real processes, killed, stopped, and left by a sweep that was killed."""
 
+import contextlib
 import dataclasses
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -109,14 +111,23 @@ def test_nothing_is_left_running_when_an_engine_is_left(job):
         os.kill(pid, 0)
 
 
-def test_a_job_on_a_gpu_sees_that_gpu_alone(job, monkeypatch):
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "3"]), ("4,5,6,7", ["4", "7"]), ("GPU-5a, 1,MIG-2b,GPU-7c", ["GPU-5a", "GPU-7c"])],
+)
+def test_a_job_on_a_gpu_sees_that_gpu_alone(visible, expected, job, monkeypatch):
+    """One of those that the sweep may use."""
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     started = []
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.append(options) or pytest.skip())
     engine = LocalEngine(2, (0, 3))
-    for index in range(2):
+    for gpu in expected:
         with pytest.raises(pytest.skip.Exception):
             engine.submit(job)
-        assert started[index]["env"]["CUDA_VISIBLE_DEVICES"] == str((0, 3)[index])
+        assert started.pop()["env"]["CUDA_VISIBLE_DEVICES"] == gpu
 
 
 def test_a_sweep_that_was_killed_and_stopped_ends_like_its_run_alone(tmp_path):
@@ -168,3 +179,31 @@ def test_the_outcome_of_a_worker_arrives(job):
     assert f"the recipe of {job.name}: not valid TOML" in outcome.message
     assert outcome.seconds > 0
     assert outcome.message in job.log.read_text()
+
+
+def test_a_worker_imports_nothing_from_the_working_directory(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("random", "json", "cuda"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w').close()")
+    with LocalEngine(1) as engine:
+        engine.submit(dataclasses.replace(job, recipe="nonsense"))
+        (outcome,) = ends(engine)
+    assert not (tmp_path / "imported").exists()
+    assert f"the recipe of {job.name}: not valid TOML" in outcome.message
+
+
+def test_a_process_may_have_many_open_files(job):
+    """An engine in a program of the user, or many workers: select() takes descriptors below 1,024."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+    with contextlib.ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        while opened.enter_context(Path(os.devnull).open()).fileno() < 1100:
+            pass
+        with LocalEngine(1) as engine:
+            engine.submit(dataclasses.replace(job, recipe="nonsense"))
+            (outcome,) = ends(engine)
+    assert outcome.status == "failed"
+    assert "not valid TOML" in outcome.message

@@ -9,6 +9,7 @@ import pytest
 from blip_rl.errors import UserError
 from blip_rl.recipes import dump_run_config, parse_run_config, resolve
 from blip_rl.recipes.files import recipe_folder
+from blip_rl.sweeps import manifest as manifests
 from blip_rl.sweeps.folder import check_folder, foreign_runs, open_folder
 from blip_rl.sweeps.manifest import load_manifest, save_manifest
 from blip_rl.sweeps.search import Search
@@ -104,11 +105,46 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
         check_folder(tmp_path / "file", small_manifest())
 
 
+def test_a_sweep_that_was_killed_while_it_wrote_its_first_file_can_begin_again(tmp_path):
+    for name in (".lock", f".blip-rl-{'0' * 16}.tmp"):
+        (tmp_path / name).touch()
+    with open_folder(tmp_path, small_manifest()):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "sweep.json"]
+
+
+def test_the_error_of_a_sweep_is_told_where_something_else_is_in_its_new_folder(tmp_path):
+    def begin():
+        (tmp_path / "x" / "notes.txt").touch()
+        raise UserError("cannot run")
+
+    with pytest.raises(UserError, match="cannot run"), open_folder(tmp_path / "x", small_manifest()):
+        begin()
+    check_folder(tmp_path / "x", small_manifest())  # the same command may begin again
+
+
 def test_a_damaged_manifest_is_named(tmp_path):
     save_manifest(tmp_path, small_manifest())
     (tmp_path / "sweep.json").write_text('{"version": 2}')
     with pytest.raises(UserError, match=r"sweep\.json.*version = 2"):
         load_manifest(tmp_path)
+
+
+def test_a_run_of_a_setting_that_a_manifest_does_not_list_is_named(tmp_path):
+    manifest = small_manifest()
+    save_manifest(tmp_path, dataclasses.replace(manifest, settings={}))
+    with pytest.raises(
+        UserError, match=r"sweep\.json': the run with seed 0 has the setting 'cartpole-a.*: expected one"
+    ):
+        load_manifest(tmp_path)
+
+
+def test_too_many_runs_are_refused_before_their_recipes_are_resolved(monkeypatch):
+    """A hundred thousand take twenty minutes."""
+    monkeypatch.setattr(manifests, "resolve", None)
+    grid = {"ppo.epochs": list(range(1, 301)), "ppo.discount": [number / 500 for number in range(400)]}
+    with pytest.raises(UserError, match=r"240,000 runs: expected at most 100,000 \(split the sweep\)"):
+        small_manifest(agents="ewc,finetune", grid=grid)
 
 
 def test_only_one_process_runs_a_sweep(tmp_path):

@@ -1,5 +1,8 @@
 """Plans of sweeps: seeds, grids, settings of single agents, and what is wrong with them."""
 
+import datetime
+import tomllib
+
 import pytest
 
 from blip_rl.errors import UserError
@@ -93,6 +96,46 @@ def test_some_of_a_plans_agents_can_be_run(tmp_path):
         read_plan(file, {"agents": "finetune"})
 
 
+AGAIN = """
+agents = ["ewc", "finetune"]
+sequences = "cartpole4"
+seeds = "0"
+[set]
+ppo.epochs = 2
+[grid]
+ppo.gamma = [0.9, 0.99]
+[agent.ewc.set]
+method.strength = 5
+"ppo.epochs" = 3
+[agent.ewc.grid]
+"method.samples" = [1, 2]
+"""
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+@pytest.mark.parametrize(
+    ("options", "ewc"),
+    [
+        ({"set": {"ppo.gamma": 0.5}}, {"ppo.gamma": [0.5], "ppo.epochs": [3], "method.samples": [1, 2]}),
+        ({"set": {"ppo": {"epochs": 7}}}, {"ppo.gamma": [0.9, 0.99], "ppo.epochs": [7], "method.samples": [1, 2]}),
+        ({"set": {"method.samples": 9}}, {"method.samples": [9], "method.strength": [5]}),
+        ({"set": {"method.strength": 50.0}}, {"method.samples": [1, 2], "method.strength": [50.0]}),
+        ({"set": {"method": None}}, {"method": [None], "method.samples": [None], "method.strength": [None]}),
+        ({"grid": {"ppo.epochs": [7, 8]}}, {"ppo.epochs": [7, 8], "ppo.gamma": [0.9, 0.99]}),
+        ({"grid": {"method.strength": [7, 8]}}, {"method.strength": [7, 8], "method.samples": [1, 2]}),
+        ({"grid": {"method.samples": [7, 8]}}, {"method.samples": [7, 8], "method.strength": [5]}),
+    ],
+)
+def test_settings_of_options_win_over_those_of_a_plan(options, ewc, as_file, tmp_path):
+    """The command that a search prints gives the best settings with ``--set``, whatever else the plan has for them."""
+    file = tmp_path / "sweep.toml"
+    file.write_text(AGAIN)
+    found = read_plan(file if as_file else tomllib.loads(AGAIN), options)
+    for key, values in ewc.items():
+        assert list(dict.fromkeys(one.get(key) for one in found.settings_of("ewc"))) == values
+        assert (key in found.varied_by("ewc")) == (len(values) > 1)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -104,6 +147,7 @@ def test_some_of_a_plans_agents_can_be_run(tmp_path):
         ({"grid": {"ppo.gamma": 0.9}}, "--grid ppo.gamma = 0.9: expected a list of values"),
         ({"grid": {"ppo.gamma": []}}, "expected a list of values"),
         ({"sequences": None}, "--games is missing"),
+        ({"device": "cuda:1"}, "--device 'cuda:1': expected auto, cpu or cuda, because a sweep spreads its runs over"),
         (
             {"agents": "ewc", "agent": {"ewc": {"grit": {}}}},
             "agent.ewc.grit = a table: unknown key: did you mean grid?",
@@ -123,6 +167,34 @@ def test_a_wrong_key_of_a_file_is_named_with_the_file(tmp_path):
         read_plan(file, {})
     assert f"{file}: sequence = 'cartpole4': unknown key: did you mean sequences?" in str(error.value)
     assert f"{file}: seeds = '3-1': the range 3-1 runs backwards" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("[set]\nppo.epochs = 2020-01-01\n", {}, "sweep.toml: set: ppo.epochs = 2020-01-01: expected numbers"),
+        (
+            "[grid]\nppo.epochs = [1, 12:30:00]\n",
+            {},
+            "sweep.toml: grid: ppo.epochs = 12:30:00: expected",
+        ),
+        ("[agent.blip.set]\nppo.x = [[2020-01-01]]\n", {}, "sweep.toml: agent.blip.set: ppo.x = 2020-01-01: "),
+        (
+            "",
+            {"set": {"ppo.epochs": datetime.datetime(2020, 1, 1)}},
+            "--set ppo.epochs = 2020-01-01 00:00:00: expected",
+        ),
+        ("", {"grid": {"ppo.epochs": [datetime.date(2020, 1, 1)]}}, "--grid ppo.epochs = 2020-01-01: "),
+    ],
+)
+def test_dates_and_times_are_refused(text, options, message, tmp_path):
+    """They cannot be written as JSON."""
+    file = tmp_path / "sweep.toml"
+    file.write_text(f'sequences = "cartpole4"\nseeds = "0"\n{text}')
+    with pytest.raises(UserError) as error:
+        read_plan(file, options)
+    assert message in str(error.value)
+    assert "not a date or time" in str(error.value)
 
 
 def test_many_seeds_are_read_at_once():

@@ -1,5 +1,6 @@
 """Search: trials on the tuning seeds, their values, and going on, with suggestions of the test and of Optuna."""
 
+import shlex
 import sys
 
 import pytest
@@ -8,11 +9,13 @@ from click.testing import CliRunner
 from blip_rl.cli import cli
 from blip_rl.errors import RunError, UserError
 from blip_rl.sweeps import optuna_sampler
+from blip_rl.sweeps import run as sweep_run
 from blip_rl.sweeps.manifest import load_manifest
-from blip_rl.sweeps.plan import Range, read_plan
+from blip_rl.sweeps.plan import read_plan
+from blip_rl.sweeps.ranges import Range
 from blip_rl.sweeps.search import Search
 from tests.reporting import report_runs as made
-from tests.sweeps.small_sweeps import SEQUENCE, FakeEngine
+from tests.sweeps.small_sweeps import SEQUENCE, FakeEngine, with_engine
 
 NAME = "cartpole-a+cartpole-b-ewc-strength={:.1f}-seed{}"
 RANGE = {"low": 1.0, "high": 100.0, "log": True}
@@ -74,6 +77,25 @@ def test_a_trial_has_the_mean_acc_of_its_runs_on_the_tuning_seeds(tmp_path, caps
     assert {run.seed for run in load_manifest(tmp_path / "x").runs} == {7, 8}
 
 
+def test_the_command_that_a_search_prints_runs_its_best_settings(tmp_path, monkeypatch):
+    """Also where the plan has another value for the agent."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.toml").write_text(
+        f'agents = ["finetune", "ewc"]\nsequences = "{SEQUENCE}"\nseeds = "0-1"\ntuning_seeds = "7-8"\ndevice = "cpu"\n'
+        "[agent.ewc]\nset.method.strength = 5\nsearch.method.strength = {low = 1.0, high = 100.0, log = true}\n"
+    )
+    searched = Search(read_plan(tmp_path / "sweep.toml", {}), tmp_path / "x")
+    searched.run(ScoringEngine(places=4), Suggested(50.0), trials=1, places=2, retries=0)
+    words = shlex.split(searched.summary().partition("sweep PLAN ")[2])
+    engines = []
+    monkeypatch.setattr(sweep_run, "Schedule", with_engine(engines))
+    result = CliRunner().invoke(cli, ["sweep", "sweep.toml", *words, "--out", "y"])
+    assert result.exit_code == 0, result.output
+    manifest = load_manifest(tmp_path / "y")
+    (setting,) = manifest.settings
+    assert manifest.config_of(setting).agent.method["strength"] == 50.0
+
+
 def test_a_search_goes_on_and_may_be_extended(tmp_path):
     search(tmp_path / "x", Suggested(10.0), trials=1)
     suggest = Suggested(20.0)
@@ -127,6 +149,63 @@ def test_other_ranges_and_a_sequence_without_normalised_scores_are_refused(tmp_p
 def test_a_wrong_range_is_named(given, message):
     with pytest.raises(UserError, match=message):
         plan(agent={"ewc": {"search": {"method.strength": given}}})
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (
+            {"method.strength": {"low": 1.0, "high": 2.0}, "ppo.discount": {"low": 0.5, "high": 1.5}},
+            ["ppo.discount=1.5"],
+        ),
+        ({"ppo.discount": {"low": -0.5, "high": 0.9}}, ["ppo.discount=-0.5"]),
+        (
+            {
+                "method.fisher_expectation": {"choices": ["sampled", "exactly"]},
+                "ppo.epochs": {"choices": [1, 2, 0, -3]},
+            },
+            ["method.fisher_expectation", "ppo.epochs=0", "ppo.epochs=-3"],
+        ),
+    ],
+)
+def test_every_choice_and_both_ends_of_a_range_are_checked_before_anything_is_written(given, wrong, tmp_path):
+    with pytest.raises(UserError) as error:
+        Search(plan(agent={"ewc": {"search": given}}), tmp_path / "x").examples()
+    lines = str(error.value).removeprefix(f"{len(wrong)} problems:").strip().splitlines()
+    assert len(lines) == len(wrong)
+    for line, key in zip(lines, wrong, strict=True):
+        assert line.strip().startswith(f"--set {key}")
+
+
+def test_what_a_search_needs_is_that_of_all_examples(tmp_path):
+    ranges = {"method.strength": RANGE, "ppo.epochs": {"choices": [1, 2]}}
+    names = list(Search(plan(agent={"ewc": {"search": ranges}}), tmp_path / "x").examples().settings)
+    start = NAME.partition("strength")[0]
+    assert names == [f"{start}strength={one}-epochs={epochs}" for one, epochs in ((1.0, 1), (100.0, 1), (1.0, 2))]
+
+
+def test_suggestions_that_a_recipe_refuses_are_not_written(tmp_path):
+    with pytest.raises(UserError, match=r"method\.strength=-3\.0"):
+        search(tmp_path / "x", Suggested(-3.0), trials=1)
+    assert not (tmp_path / "x").exists()
+    search(tmp_path / "y", Suggested(10.0), trials=1)
+    before = (tmp_path / "y" / "search.json").read_text()
+    with pytest.raises(UserError, match=r"method\.strength=-3\.0"):
+        search(tmp_path / "y", Suggested(-3.0), trials=2)
+    assert (tmp_path / "y" / "search.json").read_text() == before
+
+
+class UnusableEngine(ScoringEngine):
+    """Cannot run here."""
+
+    def __enter__(self):
+        raise UserError("no node of the cluster has room")
+
+
+def test_a_search_whose_engine_cannot_run_says_why_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="no node of the cluster has room"):
+        Search(plan(), tmp_path / "x").run(UnusableEngine(), Suggested(10.0), trials=1, places=2, retries=0)
+    assert not (tmp_path / "x").exists()
 
 
 def test_options_of_a_search_are_checked_before_anything_is_written(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def test_an_element_that_is_signalled_is_requeued_and_the_others_run_once(progra
     manifest = small_manifest(seeds="0-1")
     submit(tmp_path / "x", manifest)
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7_0\n"
-    first, second = (f"-m blip_rl.sweeps.task {tmp_path / 'x'} {run.name}" for run in manifest.runs)
+    first, second = (f"-P -m blip_rl.sweeps.task {tmp_path / 'x'} {run.name}" for run in manifest.runs)
     assert (tmp_path / "calls").read_text().splitlines() == [first, first, second]
     assert (tmp_path / "ended").read_text().splitlines() == ["0 ended with 0"] * 2 + ["1 ended with 0"]
 
@@ -125,6 +125,47 @@ def test_without_sbatch_the_script_is_written_and_the_command_printed(programs, 
     assert subprocess.run(["/bin/bash", "-n", script]).returncode == 0
 
 
+def sbatch_words(line):
+    """Read a line as ``_get_argument`` of Slurm's src/sbatch/opt.c: a backslash is special in both kinds of quotes."""
+    words, quote, characters = [""], "", iter(line.removeprefix("#SBATCH "))
+    for one in characters:
+        if one == "\\":
+            words[-1] += next(characters)
+        elif quote:
+            quote, words[-1] = ("", words[-1]) if one == quote else (quote, words[-1] + one)
+        elif one in "\"'":
+            quote = one
+        elif one == "#":
+            break
+        elif one.isspace():
+            words.append("")
+        else:
+            words[-1] += one
+    assert not quote, line
+    return words
+
+
+def test_paths_and_options_with_spaces_and_quotes_reach_sbatch_as_they_are(programs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    folder = tmp_path / 'it\'s 100% "my" #1 sweep'
+    comments = ["two words", 'it\'s "one"', 'back\\slash \\" #1', "a#b", "--x=y"]
+    options = [*(f"--comment={comment}" for comment in comments), "-p long", "--partition long"]
+    submit(folder, small_manifest(), options=options)
+    lines = [line for line in (folder / "slurm-1.sh").read_text().splitlines() if line.startswith("#SBATCH")]
+    words = [sbatch_words(line) for line in lines]
+    output = f"--output={str(folder).replace('%', '%%')}/logs/slurm-%A_%a.out"  # %%: a percent sign in file names
+    assert [output] in words
+    assert words[-7:] == [*([f"--comment={comment}"] for comment in comments), ["-p", "long"], ["--partition", "long"]]
+    assert subprocess.run(["/bin/bash", "-n", folder / "slurm-1.sh"]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb"])
+def test_a_path_that_slurm_cannot_take_is_refused(name, programs, tmp_path):
+    with pytest.raises(UserError, match="expected a folder without backslash and line break"):
+        submit(tmp_path / name, small_manifest())
+    assert not (tmp_path / name).exists()
+
+
 def test_a_gpu_is_asked_for_where_the_plan_says_so(programs, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     submit(tmp_path / "x", small_manifest(device="cuda"))
@@ -159,3 +200,10 @@ def test_a_run_that_left_the_plan_is_an_error_of_its_element(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "gone-seed3 no longer belongs to the sweep" in done.stderr
+
+
+def test_a_task_without_its_sweep_is_one_message_with_exit_code_2(tmp_path):
+    command = [sys.executable, "-m", "blip_rl.sweeps.task", tmp_path / "gone", "x-seed3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: '{tmp_path / 'gone' / 'sweep.json'}' cannot be read: No such file or directory\n"
