@@ -11,7 +11,7 @@ from blip_rl.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from blip_rl.methods.base import Method
 
-_NOT_METHODS = {"__init__", "attach", "base", "blip_settings", "fisher_method"}
+_NOT_METHODS = {"__init__", "attach", "base", "blip_settings", "fisher_method", "projection_method"}
 
 
 def method_names() -> list[str]:

@@ -16,11 +16,11 @@ from torch import Tensor
 from blip_rl.core import saved, subspace
 from blip_rl.core.layers import protected_layers
 from blip_rl.methods.base import FinishedTask, MethodState, Network
-from blip_rl.methods.gpm import Gpm, GpmSettings
+from blip_rl.methods.projection_method import ProjectionMethod, ProjectionSettings
 from blip_rl.setting_types import NonNegativeFloat
 
 
-class SgpSettings(GpmSettings):
+class SgpSettings(ProjectionSettings):
     """How much of a task's input space is protected, how strongly, and what is projected."""
 
     scale: NonNegativeFloat = 25.0
@@ -30,7 +30,7 @@ class SgpSettings(GpmSettings):
     the gradient, so ``gradient`` alone protects less."""
 
 
-class Sgp(Gpm):
+class Sgp(ProjectionMethod):
     """Scales updates down along the directions that are important to earlier tasks."""
 
     Settings = SgpSettings
