@@ -66,7 +66,8 @@ class Task:
 
     def finished(self, trunk, seed=0, samples=64):
         generator = torch.Generator().manual_seed(seed)
-        return FinishedTask(trunk, self.head, self.observations[:samples], lambda x: x, generator, self.values)
+        values = lambda observations: self.values(trunk(observations))  # noqa: E731
+        return FinishedTask(trunk, self.head, self.observations[:samples], lambda x: x, generator, values)
 
 
 def three_tasks(name):

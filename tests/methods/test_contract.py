@@ -445,6 +445,6 @@ def test_a_task_of_the_small_world_has_what_the_agents_have():
     task, trunk = Task((5,), seed=1), TRUNKS["mlp"][0]()
     finished = task.finished(trunk, samples=7)
     features = trunk(finished.observations)
-    assert finished.critic(features).shape == (7,)
+    assert finished.values(finished.observations).shape == (7,)
     assert finished.head(features).shape == (7, 4)
     assert len(task.finished(trunk, samples=0).observations) == 0

@@ -159,7 +159,7 @@ def test_metrics_of_a_stage_by_hand():
     """Task a, from 0 to 10, comes back after b, from 0 to 10; c, which is visited last, has no normalisers."""
     data = make_config({"a": (0, 10), "b": (0, 10), "c": None}).model_dump()
     config = RunConfig.model_validate(data | {"order": ("a", "b", "a", "c")})
-    scores = ScoreBook(config, None, None, None, None, StopRequest(), None)
+    scores = ScoreBook(config, RunFolder(Path("runs/x")), None, None, None, StopRequest(), None)
     found = [(1, "after", "a", 8), (2, "start", "b", 0), (2, "periodic", "a", 2), (2, "before", "a", 5)]
     found += [(2, "after", "a", 5), (2, "after", "b", 6), (3, "periodic", "b", 1), (3, "after", "a", 9)]
     found += [(3, "after", "b", 4), (4, "after", "a", 9), (4, "after", "b", 4), (4, "after", "c", 70)]

@@ -324,7 +324,7 @@ def test_two_runs_are_compared_with_the_higher_mean_highlighted(run, tmp_path, g
     other = untrained(tmp_path / "other", small_config("finetune"), stages=(1, 2))
     chosen = RenderOptions(episodes=2, seconds=1, actions="greedy")
     path = render_versus(run, other, chosen)
-    assert path == run / "gifs" / "versus-finetune.gif"
+    assert path == run / "gifs" / "versus-other.gif"
     frames, milliseconds = decoded(path)
     assert len({frame.tobytes() for frame in frames}) > 3
     assert milliseconds <= 2000
