@@ -29,7 +29,7 @@ from blip_rl.reporting.groups import REPEATED, Group, group_runs, repeated_runs
 from blip_rl.reporting.normalising import normalised_by_recipe, rescale_observed
 from blip_rl.reporting.run_record import RunRecord, is_run, load_run
 from blip_rl.reporting.sections_paired import paired_differences, paired_estimate
-from blip_rl.reporting.sequences import aspects
+from blip_rl.reporting.sequences import aspects, differences
 from blip_rl.reporting.summary_metrics import SUMMARY_METRICS, metric_estimate, worst_estimate
 from blip_rl.shell import shell_command
 from blip_rl.storage.atomic import replace_text
@@ -94,11 +94,13 @@ def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple
     labels = {group.label for groups, _ in tables.values() for group in groups}
     if against is not None and against not in labels:
         raise UserError(f"--against {against}: no finished run of it: expected one of {', '.join(sorted(labels))}")
-    names = _names(tables)
-    pages = [_section(names[key], key, *tables[key], against) for key in tables]
-    together = (
-        [] if against is None else _over_sequences({names[key]: groups for key, (groups, _) in tables.items()}, against)
-    )
+    names, first = _names(tables), dict[tuple[object, ...], Learned]()
+    for key in tables:
+        first.setdefault(key[:3], key)
+    pages = [_section(names[key], key, *tables[key], against, first[key[:3]], sections) for key in tables]
+    # One table for each sequence and number of steps: of those that differ in references or evaluations, the first.
+    counted = {names[key]: tables[key][0] for key in first.values()}
+    together = [] if against is None else _over_sequences(counted, against)
     return "\n".join([_HEAD, *pages, *together, _PUBLISHED]), left_out
 
 
@@ -145,8 +147,20 @@ def _groups(runs: Sequence[RunRecord]) -> tuple[list[Group], str]:
     return sorted(group_runs(runs), key=_order), note
 
 
-def _section(name: str, sequence: Learned, groups: Sequence[Group], note: str, against: str | None) -> str:
+def _section(
+    name: str,
+    sequence: Learned,
+    groups: Sequence[Group],
+    note: str,
+    against: str | None,
+    alike: Learned,
+    runs: Mapping[Learned, Sequence[RunRecord]],
+) -> str:
+    """Return a table; ``alike`` is the first one with the same games and steps."""
     _, games, steps, _ = sequence
+    if alike != sequence:
+        other = ", ".join(differences(runs[alike][0].config, runs[sequence][0].config))
+        note += f" Not comparable with the first table of this sequence: other {other}."
     lengths = f"{steps[0]:,} steps each" if len(set(steps)) == 1 else f"steps: {', '.join(f'{n:,}' for n in steps)}"
     first = next((group for group in groups if group.label == against), None)
     headings, rows = list(_HEADINGS), [_row(group) for group in groups]

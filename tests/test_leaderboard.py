@@ -170,7 +170,9 @@ def test_differences_are_averaged_over_sequences_by_seed(script, tmp_path):
 def test_other_references_are_another_table(script, tmp_path):
     for seed, reference in enumerate((10.0, 10.0, 20.0)):
         make_run(tmp_path / f"blip-{seed}", seed=seed, reference=reference)
-    found = sections(script.leaderboard([tmp_path])[0])
+    page, _ = script.leaderboard([tmp_path])
+    assert page.count("Not comparable with the first table of this sequence: other random and reference scores.") == 1
+    found = sections(page)
     assert {heading: rows["blip"]["seeds"] for heading, rows in found.items()} == {"three": "2", "three (2)": "1"}
 
 

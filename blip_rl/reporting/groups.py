@@ -220,8 +220,8 @@ def training_lines(group: Group, task: str) -> tuple[tuple[Array, Array], ...]:
 def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Array]]) -> Series:
     """Combine the curves of several runs; estimate the centre and interval at steps that all of them share.
 
-    Runs that are behind are left out if three or more are not: a seed that has just begun shares no steps with the
-    others.
+    Runs that have less than half of the steps of the furthest are left out if three or more have more: a seed that has
+    just begun shares few steps with the others.
 
     Args:
         label: Legend entry.
@@ -231,7 +231,7 @@ def over_seeds(label: str, index: int, curves: Sequence[tuple[Steps | Array, Arr
     """
     lines = tuple((np.asarray(steps, np.float64), values) for steps, values in curves if len(steps))
     furthest = max((steps[-1] for steps, _ in lines), default=0.0)
-    ahead = tuple(line for line in lines if line[0][-1] == furthest)
+    ahead = tuple(line for line in lines if line[0][-1] >= furthest / 2)
     lines = ahead if len(ahead) >= FEWEST_RUNS else lines
     none = np.empty(0)
     if len(lines) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import permutations, product
 from pathlib import Path
@@ -235,10 +235,13 @@ def gifs_section(groups: Sequence[Group], out: Path, problems: list[str]) -> Sec
 def _comparisons(groups: Sequence[Group], out: Path, problems: list[str]) -> list[Gif | None]:
     """Return the videos of two agents side by side, as ``blip-rl render RUN OTHER`` names them."""
     gifs = []
+    folders = Counter(run.path.resolve().name for group in groups for run in group.runs)
     for group, other in permutations(groups, 2):
         for run, second in product(group.runs, other.runs):
             path = run.path / "gifs" / f"versus-{second.path.resolve().name}.gif"
-            if path.is_file():
+            if path.is_file() and folders[second.path.resolve().name] > 1:
+                problems.append(f"{run.path.name}/gifs/{path.name}: several runs have this folder name; left out")
+            elif path.is_file():
                 gifs.append(_gif(path, f"{group.label} and {other.label}", "agent", out, problems))
     return gifs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -189,6 +188,9 @@ def _few_ticks(axis: Axis, text: Callable[[float, int | None], str]) -> None:
     axis.set_major_formatter(_Ticks(text))
 
 
+_MOST_DIGITS = 12
+
+
 class _Ticks(FuncFormatter):
     """Short numbers; whole ones where two ticks would be labelled the same, as between 23,300 and 23,400."""
 
@@ -197,5 +199,5 @@ class _Ticks(FuncFormatter):
         if len(set(texts)) == len(texts):
             return texts
         step = min(abs(after - value) for value, after in itertools.pairwise(values))
-        digits = max(0, math.ceil(-math.log10(step))) if step else 0
+        digits = next((n for n in range(_MOST_DIGITS) if abs(round(step, n) - step) < 0.01 * step), _MOST_DIGITS)
         return [f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in values]

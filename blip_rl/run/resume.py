@@ -53,7 +53,6 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
             for problem in problems:
                 warnings.warn(f"{problem}; resuming from the snapshot before it", stacklevel=2)
             return saved
-        _check_restart(folder, problems)
     except Exception as error:
         if not is_unread(error):
             raise
@@ -62,6 +61,7 @@ def newest_snapshot(folder: RunFolder, accept_changes: bool = False) -> RunSnaps
             f"'{folder.path}' cannot be read now: {error_text(error)}; nothing was changed (try again once the cause "
             "is gone)"
         ) from error
+    _check_restart(folder, problems)
     return None
 
 

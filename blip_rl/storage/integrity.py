@@ -237,9 +237,13 @@ def _end_of_row(path: Path, rows: int) -> int | None:
 
 
 def _rows(path: Path, size: int) -> int:
-    """Return the number of lines in the first bytes of a table that this package has written."""
+    """Return the number of rows in the first bytes of a table, counted as :func:`_end_of_row` does."""
+    rows, left = 0, size
     with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in atomic.chunks(file, size))
+        while left > 0 and (line := file.readline(min(_LONGEST_LINE, left))):
+            left -= len(line)
+            rows += line.endswith(b"\n") and bool(line.strip())
+    return rows
 
 
 def _file_digest(path: Path) -> FileDigest:

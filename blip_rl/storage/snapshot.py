@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, from_numpy
 
 from blip_rl.config import RunConfig
-from blip_rl.errors import UserError, is_unread
+from blip_rl.errors import TooLittleMemoryError, UserError, is_unread
 from blip_rl.learner import state
 from blip_rl.learner.ppo import ContinualPPO
 from blip_rl.methods import learns_together
@@ -193,6 +193,8 @@ def load(path: Path) -> RunSnapshot:
     except atomic.DamagedError:
         raise
     except UNREADABLE as error:
+        if isinstance(error, TooLittleMemoryError):
+            atomic.check_folder(path)  # damaged, the recipe in it may be that of a larger network
         if is_unread(error):
             raise
         text = str(error) if isinstance(error, UserError) else f"'{path}' cannot be read: {error!r}"

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
 
 from blip_rl.sweeps.job import Job, Outcome
-from blip_rl.sweeps.worker import decode_outcome, encode_job
+from blip_rl.sweeps.worker import FOLDER_OF_SCRIPT, decode_outcome, encode_job
 
 
 class LocalEngine:
@@ -82,6 +83,9 @@ class _Worker:
         # Idle OpenMP threads should sleep: docs/performance.md.
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
         environment["MPLBACKEND"] = "agg"
+        environment[FOLDER_OF_SCRIPT] = str(
+            Path(sys.path[0]).resolve()
+        )  # modules of a user's script that starts a sweep
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         job.log.parent.mkdir(parents=True, exist_ok=True)

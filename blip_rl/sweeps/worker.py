@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from blip_rl.sweeps.job import Job, Outcome, leave_when_interrupted, run_job
+
+FOLDER_OF_SCRIPT = "BLIP_RL_FOLDER_OF_SCRIPT"
+"""Environment variable with the folder that the sweep's process imports modules from first."""
 
 
 def encode_job(job: Job) -> bytes:
@@ -42,6 +46,8 @@ def decode_outcome(text: bytes) -> Outcome | None:
 def main() -> None:
     """Run the job that stdin gives."""
     leave_when_interrupted()
+    if folder := os.environ.get(FOLDER_OF_SCRIPT):
+        sys.path.append(folder)  # last: a file such as random.py there must not hide an installed module
     with open(0, "rb", buffering=0, closefd=False) as stdin:  # unbuffered: the rest is for the thread
         job = decode_job(stdin.readline())
     threading.Thread(target=_stop_with_sweep, daemon=True).start()

@@ -88,3 +88,6 @@ def test_a_seed_that_has_just_begun_does_not_hide_the_others():
     series = over_seeds("blip", 0, [*curves, begun])
     assert (series.centre.tolist(), len(series.lines)) == ([2.0, 3.0, 4.0], 3)
     assert len(over_seeds("blip", 0, [*curves[:2], begun]).lines) == 3, "too few for a mean without it"
+    behind = (steps[:2], np.array([1.0, 2.0]))
+    series = over_seeds("blip", 0, [*curves, behind])
+    assert (series.steps.tolist(), len(series.lines)) == ([100, 200], 4), "one evaluation behind, it counts"

@@ -19,3 +19,14 @@ def test_truncating_leaves_hard_linked_copies_unchanged(tmp_path):
         assert (run / name).read_text() == "begin"
         assert (copy / name).read_text() == "begin and more"
         assert (run / name).stat().st_nlink == 1
+
+
+def test_a_table_with_a_blank_line_is_cut_at_the_same_row(tmp_path):
+    """Counted in one place and not in the other, a row written after the snapshot would stay."""
+    table = tmp_path / "scores.csv"
+    table.write_bytes(b"a,b\n\n1,2\n3,4\n")
+    then = integrity.digest_files(tmp_path, [])
+    assert then.files["scores.csv"].rows == 3
+    table.write_bytes(b"a,b\r\n\r\n1,2\r\n3,4\r\n5,6\r\n7,8\r\n")
+    integrity.truncate(tmp_path, then)
+    assert table.read_bytes() == b"a,b\r\n\r\n1,2\r\n3,4\r\n"

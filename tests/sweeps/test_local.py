@@ -19,11 +19,11 @@ from blip_rl.recipes import parse_run_config
 from blip_rl.run.train import train
 from blip_rl.storage.lock import is_locked
 from blip_rl.storage.run_folder import RunFolder
-from blip_rl.sweeps.job import run_job
+from blip_rl.sweeps.job import Job, run_job
 from blip_rl.sweeps.local import LocalEngine
 from blip_rl.sweeps.manifest import save_manifest
 from blip_rl.sweeps.run import run_sweep
-from blip_rl.sweeps.worker import decode_job, encode_job
+from blip_rl.sweeps.worker import FOLDER_OF_SCRIPT, decode_job, decode_outcome, encode_job
 from tests.run.broken_off import CARTPOLES, assert_equal, process, wait_for
 from tests.sweeps.small_sweeps import small_manifest
 
@@ -207,3 +207,27 @@ def test_a_process_may_have_many_open_files(job):
             (outcome,) = ends(engine)
     assert outcome.status == "failed"
     assert "not valid TOML" in outcome.message
+
+
+def test_a_worker_finds_modules_beside_the_script_that_starts_the_sweep(tmp_path):
+    """They come last: a file such as random.py there must not hide an installed module."""
+    (tmp_path / "beside.py").write_text("")
+    (tmp_path / "random.py").write_text("raise AssertionError('imported')")
+    code = """
+import blip_rl.sweeps.worker as worker
+def run(job):
+    import beside, random
+    return worker.Outcome(job.name, "finished", random.__file__)
+worker.run_job = run
+worker.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, FOLDER_OF_SCRIPT: str(tmp_path)},
+    ) as worker:
+        worker.stdin.write(encode_job(Job("a", tmp_path / "a", tmp_path / "log", "", ())))
+        worker.stdin.flush()  # and kept open: its end would stop the worker
+        outcome = decode_outcome(worker.stdout.read())
+    assert Path(outcome.message).parent != tmp_path
