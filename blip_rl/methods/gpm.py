@@ -8,21 +8,8 @@ directions; while a later task is trained, also a copy of the weights.
 
 from __future__ import annotations
 
-from typing import Any
-
-from blip_rl.methods.projection_method import ProjectionMethod, ProjectionSettings
-
-
-class GpmSettings(ProjectionSettings):
-    """How much of a task's input space is protected, and what is projected."""
+from blip_rl.methods.projection_method import ProjectionMethod
 
 
 class Gpm(ProjectionMethod):
-    """Projects updates onto the orthogonal complement of the inputs of earlier tasks."""
-
-    Settings = GpmSettings
-    settings: GpmSettings
-
-    def __init__(self, **settings: Any) -> None:
-        """Pass the fields of :class:`GpmSettings` as keywords: ``Gpm(threshold=0.995)``."""
-        super().__init__(**settings)
+    """Projects updates onto the orthogonal complement of the inputs of earlier tasks: ``Gpm(threshold=0.995)``."""
