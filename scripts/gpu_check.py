@@ -74,6 +74,7 @@ def _options() -> argparse.Namespace:
         "--agents", nargs="+", default=["blip", "finetune"], help="of the real run, which are run at once"
     )
     parser.add_argument("--games", default="kungfu,boxing,spaceinvaders", help="games or sequence of the real run")
+    parser.add_argument("--seed", type=int, default=0, help="of the real run (%(default)s)")
     parser.add_argument("--commit", help="to name in the results, where the checkout has no git history")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change all recipes")
     options = parser.parse_args()
@@ -132,6 +133,8 @@ def _command(
         *options.agents,
         "--games",
         options.games,
+        "--seed",
+        str(options.seed),
     ]
     command += ["--steps", str(options.steps)] if options.steps else []
     return command + [part for change in options.set for part in ("--set", change)]

@@ -41,8 +41,10 @@ def test_the_page_shows_failures_and_differences_and_what_was_not_run(page):
             tests={"outcomes": {"a": "passed", "b": "failure: broken"}},
             fidelity={"blip": {"comparisons": {"eager – captured": comparison}}},
             resume={
-                "repeated": {"different_files": []},
-                "resumed": {"different_files": ["scores.csv"], "largest_weight_difference": 0.25},
+                "blip": {
+                    "repeated": {"different_files": []},
+                    "resumed": {"different_files": ["scores.csv"], "largest_weight_difference": 0.25},
+                }
             },
             throughput={"speeds": {"x": speed}},
             games={"games": ["a"], "steps_per_game": 10, "seconds": 2.0, "scores": {"blip": {"1": {"a": 0.125}}}},
@@ -95,7 +97,9 @@ def test_the_whole_check_can_be_rehearsed_on_a_cpu(tmp_path):
         comparisons = found["fidelity"][agent]["comparisons"]
         assert len(comparisons) == 3
         assert all(one["equal"] for one in comparisons.values())
-    assert found["resume"]["resumed"]["different_files"] == []
+    for agent in ("blip", "ewc-kronecker-distil"):
+        assert found["resume"][agent]["repeated"]["different_files"] == []
+        assert found["resume"][agent]["resumed"]["different_files"] == []
     assert min(one["steps_per_second"] for one in found["throughput"]["speeds"].values()) > 0
     assert set(found["games"]["scores"]["blip"]["3"]) == {"kungfu", "boxing", "spaceinvaders"}
     with tarfile.open(tmp_path / "runs.tar.gz") as tar:

@@ -155,9 +155,19 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: A tensor holds NaN or infinity, which no run saves.
     """
-    tensors: dict[str, Tensor] = load_file(path)
+    tensors = read_tensors(path)
     validation.check_finite_tensors(f"'{path}'", tensors)
     return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, into memory that is aligned as torch's own.
+
+    safetensors gives views of the file's bytes, and the kernels of a matrix product depend on where its operands begin:
+    a resumed run would differ from an uninterrupted one by rounding.
+    """
+    loaded = load_file(path)
+    return {name: loaded.pop(name).clone() for name in list(loaded)}
 
 
 def _build_policy(observations: spaces.Space[Any], tasks: validation.Tasks, config: RunConfig) -> ContinualPolicy:

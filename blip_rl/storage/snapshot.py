@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 from gymnasium import spaces
 from pydantic import BaseModel, Field
-from safetensors.torch import load_file
 from torch import Tensor, from_numpy
 
 from blip_rl.config import RunConfig
@@ -26,7 +25,7 @@ from blip_rl.methods.base import Method, MethodState
 from blip_rl.recipes import parse_run_config
 from blip_rl.storage import atomic, integrity, validation
 from blip_rl.storage.action_log import ActionLog, DescribedGames, Episodes, action_logs
-from blip_rl.storage.checkpoint import UNREADABLE, load_tensors, on_cpu, save_tensors
+from blip_rl.storage.checkpoint import UNREADABLE, load_tensors, on_cpu, read_tensors, save_tensors
 from blip_rl.storage.integrity import RunFiles
 from blip_rl.storage.metadata import Count, PolicyMetadata, StageNumber, describe_policy, read_metadata
 from blip_rl.storage.returns import Finished, HeldBack
@@ -174,7 +173,7 @@ def load(path: Path) -> RunSnapshot:
         if unknown := (metadata.returns.keys() | metadata.held_back.keys()) - {name for name, _ in tasks}:
             raise ValueError(f"returns of {', '.join(map(repr, unknown))}: not a task of this run")
         atomic.check_folder(path)  # after the size checks, since it reads every byte
-        tensors = load_file(path / "games.safetensors")
+        tensors = read_tensors(path / "games.safetensors")
         return RunSnapshot(
             path=path,
             stage=metadata.stage,

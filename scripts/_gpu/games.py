@@ -19,7 +19,7 @@ from blip_rl.shell import shell_command
 
 _SCORES = 0.30  # of the time go into evaluations
 _AT_ONCE = 1.4  # of the rate of one run alone, several together have (docs/gpu.md)
-_AFTER = 45.0  # seconds for report and film
+_AFTER = 12.0  # seconds for archives; report and film are made if the runs have left time for them
 _KEPT = (
     "config.toml",
     "command.txt",
@@ -52,7 +52,7 @@ def main() -> None:
         "commands", {name: shell_command("blip-rl", *without_paths(command[3:])) for name, command in commands.items()}
     )
     begun = time.monotonic()
-    processes = {name: subprocess.Popen(command) for name, command in commands.items()}
+    processes = {name: _start(folder / f"{name}.log", command) for name, command in commands.items()}
     for name, process in processes.items():
         results.put(f"{name}_exit", _wait(process, begun + training - time.monotonic()))
     results.put("seconds", time.monotonic() - begun)
@@ -64,6 +64,13 @@ def main() -> None:
     _pack(runs, folder, options.archive)
 
 
+def _start(log: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a run; its messages, with the times of evaluations and of distilling, go to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+
 def _command(run: Path, agent: str, steps: int, options: argparse.Namespace) -> list[str]:
     own = [
         "evaluation.actions=stochastic",
@@ -72,7 +79,7 @@ def _command(run: Path, agent: str, steps: int, options: argparse.Namespace) -> 
         *options.set,
     ]
     settings = [part for change in own for part in ("--set", change)]
-    asked = ["--games", options.games, "--agent", agent, "--steps", str(steps), "--device", options.device]
+    asked = ["--games", options.games, "--agent", agent, "--steps", str(steps), "--seed", str(options.seed)]
     return [
         sys.executable,
         "-P",
@@ -80,11 +87,12 @@ def _command(run: Path, agent: str, steps: int, options: argparse.Namespace) -> 
         "blip_rl",
         "train",
         *asked,
+        "--device",
+        options.device,
         "--threads",
         "1",
         "--out",
         str(run),
-        "--quiet",
         *settings,
     ]
 
@@ -113,7 +121,7 @@ def _final_scores(run: Path) -> dict[str, dict[str, float]]:
 
 def _show(runs: list[Path], folder: Path, results: Results) -> None:
     """The comparison page, and a film of the first two agents side by side, each if there is time."""
-    paths = [str(run) for run in runs]
+    paths = [str(run) for run in runs if run.exists()]  # a run that was refused has no folder
     asked = {
         "report": [*paths, "--out", str(folder)],
         "render": [*paths[:2], "--out", str(folder / "versus.gif"), "--seconds", "8"],  # takes two runs at the most
@@ -135,7 +143,7 @@ def _pack(runs: list[Path], folder: Path, archive: Path) -> None:
             for name in _KEPT:
                 if (run / name).is_file():
                     tar.add(run / name, f"{run.name}/{name}")
-        for file in (folder / "report.html", folder / "versus.gif"):
+        for file in (folder / "report.html", folder / "versus.gif", *(run.with_suffix(".log") for run in runs)):
             if file.is_file():
                 tar.add(file, file.name)
     new.replace(archive)

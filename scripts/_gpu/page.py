@@ -58,9 +58,10 @@ def _fidelity(results: Results) -> str:
         else "Not measured."
     )
     lines = [
-        f"Two games, {name}: {_files(results['resume'][name])}."
-        for name in ("repeated", "resumed")
-        if name in results.get("resume", {})
+        f"Two games with `{agent}`, {name}: {_files(comparison)}."
+        for agent, comparisons in results.get("resume", {}).items()
+        if isinstance(comparisons, dict)
+        for name, comparison in comparisons.items()
     ]
     return "\n\n".join([text, *lines])
 

@@ -53,6 +53,7 @@ def step_options(description: str) -> argparse.Namespace:
     )
     parser.add_argument("--agents", nargs="+", default=["blip", "finetune"], help="of the real run")
     parser.add_argument("--games", default="kungfu,boxing,spaceinvaders", help="of the real run")
+    parser.add_argument("--seed", type=int, default=0, help="of the real run")
     parser.add_argument("--rate", type=float, default=0.0, help="steps per second measured before the real run")
     parser.add_argument("--archive", type=Path, help="of the real runs: tables, page and film (.tar.gz)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change all recipes")

@@ -1,4 +1,7 @@
-"""Whether a run repeats, and whether one that was interrupted and resumed ends like one that was not."""
+"""Whether a run repeats, and whether one that was interrupted and resumed ends like one that was not.
+
+For BLIP, and for an agent that learns in a separate trunk and distils, which is interrupted in its second game.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,25 +19,48 @@ from kill_test import ATARI, run_files
 from safetensors.torch import load_file
 
 from _gpu.results import Results, step_options
+from blip_rl.storage.snapshot_names import snapshot_folders, snapshot_steps
+
+AGENTS = {
+    "blip": (),
+    "ewc-kronecker-distil": (
+        "distil.rollout_states=256",
+        "distil.teacher_states=256",
+        "distil.student_states=256",
+        "distil.updates=40",
+    ),
+}
+"""Agent → settings that make its runs short."""
+_STEPS_OF_FIRST_GAME = 4096  # "4k" in whole rollouts of 256
 
 
 def main() -> None:
-    """Train two games three times: whole, again, and interrupted at the first snapshot."""
+    """Train two games three times: whole, again, and interrupted at the first snapshot of the second game."""
     options = step_options(__doc__)
     results = Results(options.out, options.seconds)
-    with TemporaryDirectory(prefix="blip-rl-gpu-") as folder:
-        whole, again, cut = (Path(folder, name) for name in ("whole", "again", "interrupted"))
-        # The first two together: they share the machine, which must not change what they compute.
-        both = [subprocess.Popen(_command(run, options.device)) for run in (whole, again)]
-        codes = [process.wait() for process in both]
-        results.put("repeated", {"exit_codes": codes} if any(codes) else _compare(whole, again))
-        results.put("resumed", _interrupt(cut, options.device) or _compare(whole, cut))
+    # All together: that they share the machine must not change what they compute.
+    with TemporaryDirectory(prefix="blip-rl-gpu-") as folder, ThreadPoolExecutor(len(AGENTS)) as pool:
+        check = partial(_check, Path(folder), options.device)
+        for agent, found in zip(AGENTS, pool.map(check, AGENTS), strict=True):
+            results.put(agent, found)
 
 
-def _interrupt(run: Path, device: str) -> dict[str, Any]:
-    """Stop a run at its first snapshot and resume it; return the exit codes of a failure."""
-    process = subprocess.Popen(_command(run, device))
-    while process.poll() is None and not list((run / "checkpoints").glob("step-*")):
+def _check(folder: Path, device: str, agent: str) -> dict[str, Any]:
+    """Return how the repeated and the resumed run differ from the whole one."""
+    whole, again, cut = (folder / agent / name for name in ("whole", "again", "interrupted"))
+    whole.parent.mkdir()
+    both = [subprocess.Popen(_command(agent, run, device)) for run in (whole, again)]
+    stopped = _interrupt(agent, cut, device)
+    codes = [process.wait() for process in both]
+    if any(codes):
+        return {"repeated": {"exit_codes": codes}, "resumed": stopped or {"exit_codes": codes}}
+    return {"repeated": _compare(whole, again), "resumed": stopped or _compare(whole, cut)}
+
+
+def _interrupt(agent: str, run: Path, device: str) -> dict[str, Any]:
+    """Stop a run in its second game, at a snapshot, and resume it; return the exit codes of a failure."""
+    process = subprocess.Popen(_command(agent, run, device))
+    while process.poll() is None and not _in_second_game(run):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     stopped = process.wait()
@@ -41,8 +69,13 @@ def _interrupt(run: Path, device: str) -> dict[str, Any]:
     return {"exit_codes": [stopped, code]} if code else {}
 
 
-def _command(run: Path, device: str) -> list[str]:
-    return [*ATARI.command("blip", run), "--device", device]
+def _in_second_game(run: Path) -> bool:
+    return any(snapshot_steps(snapshot) > _STEPS_OF_FIRST_GAME for snapshot in snapshot_folders(run / "checkpoints"))
+
+
+def _command(agent: str, run: Path, device: str) -> list[str]:
+    settings = [part for setting in AGENTS[agent] for part in ("--set", setting)]
+    return [*ATARI.command(agent, run), "--device", device, *settings]
 
 
 def _compare(one: Path, other: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from blip_rl.methods import make_method
 from blip_rl.methods.base import Method
 from blip_rl.methods.blip import Blip
 from blip_rl.recipes import load_run_config
-from blip_rl.storage.checkpoint import load_stage, save_stage, save_tensors
+from blip_rl.storage.checkpoint import load_stage, read_tensors, save_stage, save_tensors
 from tests.small_runs import small_config
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -110,3 +110,14 @@ def test_tensors_that_cannot_be_written_raise_oserror(tmp_path):
     """safetensors raises an error of its own, which does not name the file."""
     with pytest.raises(OSError, match="nowhere"):
         save_tensors({"a": torch.arange(3)}, tmp_path / "nowhere" / "t")
+
+
+def test_tensors_are_read_into_aligned_memory(tmp_path):
+    """As where they are in a run: the rounding of a matrix product depends on where its operands begin."""
+    saved = {"a": torch.arange(3.0), "b": torch.ones(5, 7), "c": torch.arange(9, dtype=torch.uint8), "d": torch.eye(3)}
+    save_tensors(saved, tmp_path / "x.safetensors")
+    read = read_tensors(tmp_path / "x.safetensors")
+    assert read.keys() == saved.keys()
+    for name, tensor in read.items():
+        torch.testing.assert_close(tensor, saved[name], rtol=0, atol=0)
+        assert tensor.data_ptr() % 64 == 0, name
