@@ -290,3 +290,12 @@ def test_distilling_the_first_task_leaves_no_saturated_units():
     assert saturated(states) > 0.3
     distil(model, method, DISTIL)
     assert saturated(states) == 0
+
+
+@pytest.mark.parametrize(("free", "moved"), [(2 * (64 + 8 + 24), True), (2 * (64 + 8 + 24) - 1, False)])
+def test_states_are_moved_to_a_gpu_if_they_take_at_most_half_of_its_memory(free, moved, monkeypatch):
+    states, gpu = Labelled(torch.zeros(2, 8), {"logits": torch.zeros(2, 3)}, torch.zeros(2)), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 0))
+    monkeypatch.setattr(Labelled, "to", lambda self, device: device)
+    assert module._nearest(states, gpu) is (gpu if moved else states)
+    assert module._nearest(states, torch.device("cpu")) is states
