@@ -3,10 +3,10 @@
     python scripts/leaderboard.py runs/study docs/results/atari3 [--against blip] [--out docs/leaderboard.md]
 
 A result folder is a run folder, or holds run folders at any depth; of a run, config.toml, scores.csv, speed.csv,
-command.txt and environment.json are enough. Runs that are not finished, or cannot be read in full, are left out and
-named. Runs with the same games, steps, references and evaluations make a table; runs that differ only in their seed
-make a row. With
---against, a column has the difference in ACC to that agent, paired by seed.
+command.txt and environment.json are enough, as in an archive of archive_runs.py (NAME.tar.xz), which is also one.
+Runs that are not finished, or cannot be read in full, are left out and named. Runs with the same games, steps,
+references and evaluations make a table; runs that differ only in their seed make a row. With --against, a column has
+the difference in ACC to that agent, paired by seed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 from _measure import without_paths
+from _run_archive import reason_left_out, unpacked
 
 from blip_rl.core.intervals import Estimate, estimate
 from blip_rl.errors import UserError
 from blip_rl.formatting import score_text
 from blip_rl.reporting.groups import REPEATED, Group, group_runs, repeated_runs
 from blip_rl.reporting.normalising import normalised_by_recipe, rescale_observed
-from blip_rl.reporting.run_record import RunRecord, is_run, load_run
+from blip_rl.reporting.run_record import RunRecord, load_run
 from blip_rl.reporting.sections_paired import paired_differences, paired_estimate
 from blip_rl.reporting.sequences import aspects, differences
 from blip_rl.reporting.summary_metrics import SUMMARY_METRICS, metric_estimate, worst_estimate
@@ -81,11 +82,12 @@ def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple
     Raises:
         UserError: a folder holds no run, no run is finished, or no finished run is of the agent ``against``.
     """
-    found = [load_run(path) for folder in folders for path in _runs_in(folder)]
-    left_out = [f"'{run.path}': {reason}" for run in found if (reason := _reason(run))]
+    with unpacked(folders) as paths:
+        found = [load_run(path) for path in paths]
+    left_out = [f"'{run.path}': {reason}" for run in found if (reason := reason_left_out(run))]
     sections: dict[Learned, list[RunRecord]] = defaultdict(list)
     for run in found:
-        if not _reason(run):
+        if not reason_left_out(run):
             sections[_sequence(run)].append(run)
     if not sections:
         raise UserError(f"no finished run in {', '.join(map(str, folders))}: expected at least one")
@@ -102,22 +104,6 @@ def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple
     counted = {names[key]: tables[key][0] for key in first.values()}
     together = [] if against is None else _over_sequences(counted, against)
     return "\n".join([_HEAD, *pages, *together, _PUBLISHED]), left_out
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    if is_run(folder):
-        return [folder]
-    found = sorted({path.parent for path in folder.rglob("config.toml") if (path.parent / "scores.csv").is_file()})
-    if not found:
-        raise UserError(f"'{folder}' holds no run: expected a run folder, or a folder with run folders in it")
-    return found
-
-
-def _reason(run: RunRecord) -> str:
-    """Return why a run is left out; empty if it is shown."""
-    if damaged := [problem for problem in run.problems if problem.startswith(("config.toml", "scores.csv"))]:
-        return damaged[0]
-    return "" if run.scores is not None and run.learned == run.stages else "not finished"
 
 
 def _sequence(run: RunRecord) -> Learned:

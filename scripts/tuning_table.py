@@ -2,11 +2,11 @@
 
     python scripts/tuning_table.py sweeps/tuning-minatar sweeps/tuning-cartpole [--csv FILE]
 
-A folder is a run folder, or holds run folders; runs that are not finished are left out. Scores are relative: 0 is the
-random score of a task, 1 what a `single` run of the same sequence had just after learning it (the mean over its seeds).
-ACC is the mean of a run's tasks at the end, worst the lowest of them, learned the mean just after learning each. Of an
-agent's values that with the highest ACC, averaged over the sequences, is taken; of values within 0.01 of it, the one
-that protects more (docs/results/protocol.md).
+A folder is a run folder, holds run folders, or is an archive of archive_runs.py; runs that are not finished are left
+out. Scores are relative: 0 is the random score of a task, 1 what a `single` run of the same sequence had just after
+learning it (the mean over its seeds). ACC is the mean of a run's tasks at the end, worst the lowest of them, learned
+the mean just after learning each. Of an agent's values that with the highest ACC, averaged over the sequences, is
+taken; of values within 0.01 of it, the one that protects more (docs/results/protocol.md).
 """
 
 import argparse
@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 from _measure import markdown_table
+from _run_archive import reason_left_out, unpacked
 
 from blip_rl.recipes import load_run_config
-from blip_rl.reporting.run_record import is_run
+from blip_rl.reporting.run_record import load_run
 from blip_rl.storage.run_folder import RunFolder
 
 _LABEL = re.compile(r"(?P<agent>.+?)(-(?P<key>\w+)=(?P<value>[^-=]+(e-\d+)?))?")
@@ -43,15 +44,13 @@ class Run:
             if row.actions != self.config.evaluation.actions:
                 continue  # scored again in another way
             cells[row.phase, row.stage, row.task].append(row.score)
+        environment = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        self.commit = (environment.get("commit") or "")[:12]  # empty if it is not known
         last = {number: stage for stage, number in enumerate(self.config.visits, 1)}
         stages = [(last[number], name) for number, name in enumerate(self.names)]
         self.learned = np.array([np.mean(cells["before", stage, name]) for stage, name in stages])
         self.kept = np.array([np.mean(cells["after", stage, name]) for stage, name in stages])
         self.end = np.array([np.mean(cells["after", self.config.stages, name]) for name in self.names])
-
-    def commit(self):
-        """Return the commit that made the run, 12 digits; empty if it is not known."""
-        return (json.loads((self.path / "environment.json").read_text(encoding="utf-8")).get("commit") or "")[:12]
 
 
 @dataclass
@@ -76,8 +75,8 @@ def main():
 
 
 def find_runs(folders):
-    paths = sorted({file.parent for folder in folders for file in folder.rglob("config.toml") if is_run(file.parent)})
-    return [Run(path) for path in paths if RunFolder(path).finished(load_run_config(path).stages)]
+    with unpacked(folders) as paths:
+        return [Run(path) for path in paths if not reason_left_out(load_run(path))]
 
 
 def relative_scores(runs):
@@ -160,7 +159,7 @@ def _write_csv(path, runs, relative):
         for run in runs:
             one = relative[run]
             means = np.round([one.end.mean(), one.end.min(), one.learned.mean(), one.kept.mean()], 3)
-            writer.writerow([run.sequence, run.path.name, run.commit(), *means, *one.end.round(3)])
+            writer.writerow([run.sequence, run.path.name, run.commit, *means, *one.end.round(3)])
 
 
 if __name__ == "__main__":
