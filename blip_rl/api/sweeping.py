@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray", "slurm")
 _RAY_ROUND = 16  # runs in a round of trials: places are known only once a cluster is connected
+_RETRIES = 2
 PlanLike = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -32,8 +33,8 @@ def sweep(
     options: Mapping[str, Any] | None = None,
     engine: str = "local",
     jobs: int | None = None,
-    gpus_per_run: float = 1.0,
-    retries: int = 2,
+    gpus_per_run: float | None = None,
+    retries: int | None = None,
     address: str | None = None,
     slurm_options: Sequence[str] = (),
     trust: bool = False,
@@ -52,8 +53,8 @@ def sweep(
         engine: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster; ``slurm``: a job array, which is
             submitted and not waited for.
         jobs: Runs at a time; None: as many as cores, memory and GPUs allow.
-        gpus_per_run: Share of a GPU that a run takes; one of its own on Slurm.
-        retries: How often a run whose process died is tried again; Slurm decides itself.
+        gpus_per_run: Share of a GPU that a run takes; None: one of its own, as always on Slurm.
+        retries: How often a run whose process died is tried again; None: twice, and on Slurm as it decides itself.
         address: ``HOST:PORT`` of the head node of a Ray cluster; None: one is started on this machine.
         slurm_options: Options of ``sbatch``, such as ``--partition=gpu``; for the engine ``slurm`` alone.
         trust: Import the packages and wrappers that a recipe names, which runs their code.
@@ -67,7 +68,11 @@ def sweep(
         InterruptedRunError: A signal stopped the sweep; every run is saved.
     """
     arguments.choice("engine", engine, ENGINES)
-    _check_numbers(jobs, gpus_per_run, retries)
+    share, tries = 1.0 if gpus_per_run is None else gpus_per_run, _RETRIES if retries is None else retries
+    _check_numbers(jobs, share, tries)
+    for name, value in (("gpus_per_run", gpus_per_run), ("retries", retries)):
+        if value is not None and engine == "slurm":
+            raise UserError(f"{name} = {value} with the engine 'slurm': Slurm decides it itself (leave it out)")
     if address is not None and engine != "ray":
         raise UserError(f"address = {arguments.shown(address)} with the engine {engine!r}: only 'ray' has one")
     if slurm_options and engine != "slurm":
@@ -82,8 +87,8 @@ def sweep(
     else:
         from blip_rl.sweeps.run import run_sweep
 
-        placed = _engine(engine, folder, manifest, needs, jobs, gpus_per_run, address)
-        run_sweep(folder, manifest, placed, retries=retries)
+        placed = _engine(engine, folder, manifest, needs, jobs, share, address)
+        run_sweep(folder, manifest, placed, retries=tries)
     return [Run(folder / run.name) for run in manifest.runs]
 
 
@@ -105,7 +110,7 @@ def search(
     engine: str = "local",
     jobs: int | None = None,
     gpus_per_run: float = 1.0,
-    retries: int = 2,
+    retries: int = _RETRIES,
     address: str | None = None,
     trust: bool = False,
 ) -> None:

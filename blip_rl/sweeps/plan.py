@@ -16,7 +16,7 @@ from blip_rl.formatting import flatten
 from blip_rl.limits import LARGEST_SEED, MOST_THREADS
 from blip_rl.recipe_errors import Problem, RecipeError, checked, show
 from blip_rl.setting_types import Matching, Settings, Steps
-from blip_rl.sweeps.ranges import Range, Ranges
+from blip_rl.sweeps.ranges import Range, Ranges, flatten_ranges
 from blip_rl.task_schedule import Cycles
 from blip_rl.untrusted.files import read_toml
 
@@ -197,7 +197,7 @@ def read_plan(plan: Path | Mapping[str, Any] | None, options: Mapping[str, Any])
     Args:
         plan: ``sweep.toml``, or a mapping with its keys; None: everything comes from options.
         options: Keys of the plan that options give, which replace the plan's; ``set`` and ``grid`` are added to it,
-            and their keys are left nowhere else in its sets and grids. Settings of agents that are in the plan's list
+            and their keys are left nowhere else in its sets, grids and ranges. Settings of agents that are in the plan's list
             and not in the options' are left out.
 
     Raises:
@@ -216,12 +216,13 @@ def read_plan(plan: Path | Mapping[str, Any] | None, options: Mapping[str, Any])
 
 
 def _joined(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plan's values with those of options, which win over all of its sets and grids."""
+    """Return a plan's values with those of options, which win over all of its sets, grids and ranges."""
     given = {name: dict(flatten(options[name])) for name in _TABLES if isinstance(options.get(name), dict)}
     fixed, varied = (list(given.get(name, ())) for name in _TABLES)
-    left = _without(values, {"set": varied, "grid": fixed})
+    both = [*fixed, *varied]
+    left = _without(values, {"set": varied, "grid": fixed, "search": both})
     if isinstance(left.get("agent"), dict):
-        keys = {name: [*fixed, *varied] for name in _TABLES}
+        keys = dict.fromkeys((*_TABLES, "search"), both)
         left["agent"] = {name: _without(one, keys) for name, one in left["agent"].items()}
     added = {name: {**left[name], **table} for name, table in given.items() if isinstance(left.get(name), dict)}
     return {**left, **options, **added}
@@ -231,8 +232,9 @@ def _without(section: Any, keys: Mapping[str, Sequence[str]]) -> Any:
     """Return a section with its tables flat and without keys; what is no table is left to the validation."""
     if not isinstance(section, Mapping):
         return section
-    tables = {name: dict(flatten(section[name])) for name in keys if isinstance(section.get(name), dict)}
-    return {**section, **{name: _unset(table, keys[name]) for name, table in tables.items()}}
+    tables = {name: section[name] for name in keys if isinstance(section.get(name), dict)}
+    flat = {name: dict((flatten_ranges if name == "search" else flatten)(table)) for name, table in tables.items()}
+    return {**section, **{name: _unset(table, keys[name]) for name, table in flat.items()}}
 
 
 def _unset(table: Values, keys: Sequence[str]) -> dict[str, Any]:

@@ -36,14 +36,14 @@ class Range(Settings):
 
 
 def _ranges(value: object) -> object:
-    """Join the keys of nested tables up to those that are ranges."""
-    return dict(_ranges_in(value, "")) if isinstance(value, dict) else value
+    return dict(flatten_ranges(value)) if isinstance(value, dict) else value
 
 
-def _ranges_in(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flatten_ranges(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the ranges in a table by key, with the keys of nested tables joined by dots."""
     for key, inner in table.items():
         nested = isinstance(inner, dict) and inner and all(isinstance(one, dict) for one in inner.values())
-        yield from _ranges_in(inner, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", inner)]
+        yield from flatten_ranges(inner, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", inner)]
 
 
 Ranges = Annotated[dict[str, Range], BeforeValidator(_ranges)]

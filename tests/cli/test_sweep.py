@@ -118,6 +118,14 @@ def test_options_of_slurm_are_refused_for_other_engines_from_python_too(elsewher
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", [{"retries": 1}, {"gpus_per_run": 0.5}])
+def test_options_that_slurm_does_not_take_are_refused_from_python_too(option, elsewhere):
+    plan = {"agents": ["finetune"], "sequences": ["cartpole4"], "seeds": "0"}
+    with pytest.raises(UserError, match=f"{next(iter(option))} = .* with the engine 'slurm'"):
+        br.sweep(plan, out="x", engine="slurm", **option)
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_slurm_needs_no_options_of_other_engines(elsewhere):
     result = sweep(*SWEEP, "--engine", "slurm", "--dry-run")
     assert result.exit_code == 0, result.output

@@ -137,6 +137,19 @@ def test_settings_of_options_win_over_those_of_a_plan(options, ewc, as_file, tmp
 
 
 @pytest.mark.parametrize(
+    ("options", "strengths"),
+    [({"set": {"method.strength": 5}}, [5]), ({"grid": {"method": {"strength": [5, 6]}}}, [5, 6])],
+)
+@pytest.mark.parametrize("for_one", [True, False])
+def test_what_an_option_sets_or_varies_is_not_searched(options, strengths, for_one):
+    search = {"method": {"strength": {"low": 1, "high": 9}}, "ppo.gamma": {"choices": [0.9, 0.99]}}
+    ranges = {"agent": {"ewc": {"search": search}}} if for_one else {"search": search}
+    found = read_plan({"agents": "ewc", "sequences": "cartpole4", "seeds": "0", **ranges}, options)
+    assert list(found.ranges_of("ewc")) == ["ppo.gamma"]
+    assert [one["method.strength"] for one in found.settings_of("ewc")] == strengths
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"seeds": "5-2"}, "--seeds '5-2': the range 5-2 runs backwards: expected 2-5"),
