@@ -197,8 +197,8 @@ def read_plan(plan: Path | Mapping[str, Any] | None, options: Mapping[str, Any])
     Args:
         plan: ``sweep.toml``, or a mapping with its keys; None: everything comes from options.
         options: Keys of the plan that options give, which replace the plan's; ``set`` and ``grid`` are added to it,
-            and their keys are left nowhere else in its sets, grids and ranges. Settings of agents that are in the plan's list
-            and not in the options' are left out.
+            and their keys are left nowhere else in its sets, grids and ranges. Settings of agents that are in the
+            plan's list and not in the options' are left out.
 
     Raises:
         UserError: The plan is invalid; the message lists all problems.
