@@ -18,7 +18,7 @@ from blip_rl.recipes import resolve
 from blip_rl.shell import shell_command
 
 _SCORES = 0.30  # of the time go into evaluations
-_AT_ONCE = 1.4  # of the rate of one run alone, several together have (docs/gpu.md)
+_AT_ONCE = 1.1  # of the rate of one run alone, two together have: the emulator is the limit (docs/gpu.md)
 _AFTER = 12.0  # seconds for archives; report and film are made if the runs have left time for them
 _KEPT = (
     "config.toml",
