@@ -5,10 +5,12 @@ For BLIP, and for an agent that learns in a separate trunk and distils, which is
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from kill_test import ATARI, run_files
 from safetensors.torch import load_file
 
 from _gpu.results import Results, step_options
-from blip_rl.storage.snapshot_names import snapshot_folders, snapshot_steps
+from blip_rl.storage.snapshot_names import snapshot_folders
 
 AGENTS = {
     "blip": (),
@@ -31,7 +33,6 @@ AGENTS = {
     ),
 }
 """Agent → settings that make its runs short."""
-_STEPS_OF_FIRST_GAME = 4096  # "4k" in whole rollouts of 256
 
 
 def main() -> None:
@@ -40,26 +41,26 @@ def main() -> None:
     results = Results(options.out, options.seconds)
     # All together: that they share the machine must not change what they compute.
     with TemporaryDirectory(prefix="blip-rl-gpu-") as folder, ThreadPoolExecutor(len(AGENTS)) as pool:
-        check = partial(_check, Path(folder), options.device)
+        check = partial(_check, Path(folder), ["--device", options.device, *_settings(options.set)])
         for agent, found in zip(AGENTS, pool.map(check, AGENTS), strict=True):
             results.put(agent, found)
 
 
-def _check(folder: Path, device: str, agent: str) -> dict[str, Any]:
+def _check(folder: Path, changes: list[str], agent: str) -> dict[str, Any]:
     """Return how the repeated and the resumed run differ from the whole one."""
     whole, again, cut = (folder / agent / name for name in ("whole", "again", "interrupted"))
     whole.parent.mkdir()
-    both = [subprocess.Popen(_command(agent, run, device)) for run in (whole, again)]
-    stopped = _interrupt(agent, cut, device)
+    both = [subprocess.Popen(_command(agent, run, changes)) for run in (whole, again)]
+    stopped = _interrupt(agent, cut, changes)
     codes = [process.wait() for process in both]
     if any(codes):
         return {"repeated": {"exit_codes": codes}, "resumed": stopped or {"exit_codes": codes}}
     return {"repeated": _compare(whole, again), "resumed": stopped or _compare(whole, cut)}
 
 
-def _interrupt(agent: str, run: Path, device: str) -> dict[str, Any]:
+def _interrupt(agent: str, run: Path, changes: list[str]) -> dict[str, Any]:
     """Stop a run in its second game, at a snapshot, and resume it; return the exit codes of a failure."""
-    process = subprocess.Popen(_command(agent, run, device))
+    process = subprocess.Popen(_command(agent, run, changes))
     while process.poll() is None and not _in_second_game(run):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -70,12 +71,19 @@ def _interrupt(agent: str, run: Path, device: str) -> dict[str, Any]:
 
 
 def _in_second_game(run: Path) -> bool:
-    return any(snapshot_steps(snapshot) > _STEPS_OF_FIRST_GAME for snapshot in snapshot_folders(run / "checkpoints"))
+    newest = snapshot_folders(run / "checkpoints")[-1:]
+    try:
+        return any(json.loads((path / "snapshot.json").read_text(encoding="utf-8"))["stage"] == 2 for path in newest)
+    except FileNotFoundError:  # it has just been replaced by a newer one
+        return False
 
 
-def _command(agent: str, run: Path, device: str) -> list[str]:
-    settings = [part for setting in AGENTS[agent] for part in ("--set", setting)]
-    return [*ATARI.command(agent, run), "--device", device, *settings]
+def _command(agent: str, run: Path, changes: list[str]) -> list[str]:
+    return [*ATARI.command(agent, run), *_settings(AGENTS[agent]), *changes]
+
+
+def _settings(changes: Iterable[str]) -> list[str]:
+    return [part for change in changes for part in ("--set", change)]
 
 
 def _compare(one: Path, other: Path) -> dict[str, Any]:
