@@ -146,8 +146,9 @@ def new_directions(
     missed = torch.addmm(inputs, inputs @ held, held.T, alpha=-1)
     # R̂R̂ᵀ is the smaller product, n ≤ d; its eigenvectors u give the directions R̂ᵀu.
     squares, mixtures = (part.flip(-1) for part in torch.linalg.eigh(missed @ missed.T))
+    squares = squares.cpu()  # CUDA's cumsum may add up in another order every time
     gained = squares.clamp_(min=0.0).cumsum(0)
-    energy = inputs.square().sum()
+    energy = inputs.square().sum().cpu()
     # ‖R M Mᵀ‖² + Σ σ² for 0, 1, 2, … new directions, as ‖R‖² − ‖R̂‖² + Σ σ² (GPM Eq. 9).
     reached = energy - gained[-1] + F.pad(gained, (1, 0))
     enough = (reached >= threshold * energy).nonzero()

@@ -201,6 +201,6 @@ def with_head_for(policy: ContinualPolicy, task: TaskConfig, config: RunConfig) 
     env.close()
     extended = copy.deepcopy(policy)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would also seed the GPU's, unrestored
         extended.add_task(task.name, env.action_space)
     return extended

@@ -39,8 +39,8 @@ class CapturedFunction(Generic[Result]):
     """A function without arguments, run eagerly at first and replayed as a CUDA graph from then on.
 
     The warm-up runs are real calls whose effects are kept: no state has to be restored after them. The capture itself
-    executes nothing; the replay that follows it does. On other devices, and where the capture fails, every call runs
-    eagerly. Results lie in the graph's memory pool and are overwritten by the next replay.
+    does not run the function; the replay that follows it does. On other devices, and where the capture fails, every
+    call runs eagerly. Results lie in the graph's memory pool and are overwritten by the next replay.
 
     The function must not synchronise with the host or branch on tensor values, and every tensor that it reads must keep
     its address for as long as the graph is used.
@@ -63,7 +63,7 @@ class CapturedFunction(Generic[Result]):
                 self._runs += 1
                 return self._run_on_side_stream(self._stream)
             if self._graph is None:
-                self._capture(self._stream)  # executes nothing, so the replay below is this call's run
+                self._capture(self._stream)  # does not run the function, so the replay below is this call's run
             return self._work() if self._graph is None else self._replay(self._graph)
 
     def _run_on_side_stream(self, stream: torch.cuda.Stream) -> Result:
@@ -78,6 +78,14 @@ class CapturedFunction(Generic[Result]):
 
     def _capture(self, stream: torch.cuda.Stream) -> None:
         """Capture the graph, in a memory pool of its own; warn once and stay eager where that fails."""
+        try:
+            self._try_to_capture(stream)
+        finally:
+            # As it begins, torch's random generator sets its graphs' offset to 0, eagerly and on this stream. A replay
+            # sets it to the real one on the caller's: out of order, it would repeat random numbers.
+            torch.cuda.current_stream().wait_stream(stream)
+
+    def _try_to_capture(self, stream: torch.cuda.Stream) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
             # The outer block restores the current stream even if leaving the failed capture raises itself.

@@ -225,7 +225,8 @@ class ContinualPolicy(ActorCriticPolicy):
         if observations.dim() == 4:
             # Change the layout while the frames are bytes, a quarter of the memory traffic; divide in place.
             return observations.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255.0)
-        return observations.to(torch.float32)
+        # A copy in torch's memory: the rounding of a matrix product depends on where its operands begin.
+        return observations.to(torch.float32, copy=True)
 
     def extract_features(self, obs: Any, features_extractor: Any = None) -> Tensor:
         """Compute trunk features of raw observations, (batch, features_dim), in float32 whatever the trunk's precision.

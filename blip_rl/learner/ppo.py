@@ -19,7 +19,7 @@ from blip_rl.config import ComputeConfig, NormalizationConfig
 from blip_rl.learner.base_ppo import BasePPO
 from blip_rl.learner.normalization import RewardNormalizer
 from blip_rl.learner.policy import ContinualPolicy
-from blip_rl.learner.precision import use_exact_kernels
+from blip_rl.learner.precision import disable_tf32
 from blip_rl.learner.rollout import Rollout
 from blip_rl.learner.trunk import check_observations
 from blip_rl.methods.attach import attached
@@ -72,7 +72,7 @@ class ContinualPPO(BasePPO):
             device=device,
             rollout_buffer_class=cast(Any, Rollout),
         )
-        use_exact_kernels(self.device)
+        disable_tf32(self.device)
         for name, action_space in known_tasks:
             self.policy.add_task(name, action_space)
         first = known_tasks[0][0] if known_tasks else task

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -35,17 +34,11 @@ def matmul_precision(precision: Precision, device: torch.device) -> Iterator[Non
             setattr(module, name, value)
 
 
-def use_exact_kernels(device: torch.device) -> None:
-    """On CUDA, from now on: IEEE float32 outside of :func:`matmul_precision` blocks, and reproducible kernels.
-
-    The Fisher needs float32 too. By default cuDNN may choose a backward pass of a convolution that adds up in the order
-    in which threads finish, and cuBLAS may do so with work on several streams ("Reproducibility" in PyTorch's notes).
-    """
+def disable_tf32(device: torch.device) -> None:
+    """Use IEEE float32 on CUDA from now on, outside of :func:`matmul_precision` blocks: the Fisher needs it too."""
     if device.type == "cuda":
         for module, name, value in _switches("float32"):
             setattr(module, name, value)
-        torch.backends.cudnn.deterministic = True
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by torch before its first matrix product
 
 
 def autocast_trunk(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

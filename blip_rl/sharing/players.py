@@ -129,7 +129,7 @@ def _states(policy: ContinualPolicy, task: TaskConfig, config: RunConfig) -> Ten
     greedy = config.evaluation.actions == "greedy"
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(FIRST_EVALUATION_SEED + config.evaluation.seed)
+            torch.default_generator.manual_seed(FIRST_EVALUATION_SEED + config.evaluation.seed)
             observations, seen = np.asarray(env.reset()), []
             for step in range(_STEPS):
                 if step % _EVERY == 0:

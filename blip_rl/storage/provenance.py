@@ -20,10 +20,11 @@ import torch
 from blip_rl.errors import UserError
 from blip_rl.formatting import flatten
 from blip_rl.shell import shell_command
-from blip_rl.storage.versions import versions
+from blip_rl.storage.versions import PACKAGES, versions
 from blip_rl.untrusted.files import parse_toml, read_json, read_toml
 
 _MOST_THREADS = 1024
+_WHERE_KNOWN = ("commit", "gpu", "instructions")
 
 
 def saved_threads(run: Path) -> int:
@@ -75,7 +76,8 @@ def check_initial_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
 def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     """Compare the current versions, device, machine and threads with those in ``environment.json``.
 
-    The commit of a checkout, whose version rarely changes, and the name of the GPU are compared where both are known.
+    The commit of a checkout, whose version rarely changes, the name of the GPU and the instruction set that torch's
+    kernels use are compared where both are known; packages of games where the run had them.
 
     Raises:
         UserError: One differs and ``accept_changes`` is false; the message lists old and new values.
@@ -83,10 +85,11 @@ def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     begun, now = _saved_environment(run), environment(device)
     versions = begun.get("versions")
     before = versions if isinstance(versions, dict) else {}
-    pairs = {name: (before.get(name), newer) for name, newer in now["versions"].items()}
+    newer = now["versions"]
+    pairs = {name: (before.get(name), newer.get(name)) for name in {**dict.fromkeys(PACKAGES), **before}}
     pairs |= {name: (begun.get(name), now[name]) for name in ("device", "machine", "threads")}
-    pairs |= {name: (begun[name], now[name]) for name in ("commit", "gpu") if begun.get(name) and now[name]}
-    differences = [f"{name} {_short(then)} → {_short(newer)}" for name, (then, newer) in pairs.items() if then != newer]
+    pairs |= {name: (begun[name], now[name]) for name in _WHERE_KNOWN if begun.get(name) and now[name]}
+    differences = [f"{name} {_short(then)} → {_short(after)}" for name, (then, after) in pairs.items() if then != after]
     if differences and not accept_changes:
         anyway = shell_command("blip-rl", "train", "--resume", run, "--accept-changes")
         raise UserError(
@@ -126,6 +129,7 @@ def environment(device: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
     }

@@ -262,3 +262,17 @@ def test_training_and_evaluation_seeds_are_disjoint():
     seeds = [training_seed(seed, stage) for seed in (0, 1, 2**30 - 1) for stage in range(1, 50)]
     assert max(seeds) + 4096 < 2**30
     assert len(set(seeds)) == len(seeds)
+
+
+def test_a_head_for_an_unseen_task_draws_from_no_gpu(monkeypatch):
+    """torch.manual_seed seeds every GPU, whose generators training uses."""
+    config = small_config()
+    task = config.tasks[1]
+    env = make_evaluation_env(task, config.atari, 1, 0)
+    policy = ContinualPolicy(env.observation_space, env.action_space, lambda _: 0.0, trunk=config.agent.trunk)
+    policy.add_task(config.tasks[0].name, env.action_space)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded all GPUs"))
+    before = torch.get_rng_state()
+    weights = [module.with_head_for(policy, task, config).module_of(1).actor.weight for _ in range(2)]
+    assert torch.equal(*weights)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -254,3 +254,27 @@ def test_distilling_repeats_bit_for_bit(monkeypatch):
         found.append(weights(model.policy))
     assert same(found[0], found[1])
     assert same(found[0], found[2])
+
+
+def test_random_numbers_of_the_first_replay_are_those_of_an_eager_run(monkeypatch):
+    """Also if the GPU is busy: a capture resets the offset of torch's random generator, on a stream of its own."""
+    out = torch.empty(4, device="cuda")
+    torch.manual_seed(0)
+    expected = [out.uniform_().clone() for _ in range(5)]
+    kept = CapturedFunction(lambda: torch.rand(1, device="cuda"), out.device)
+    for _ in range(5):
+        kept.run()  # graphs share the offset's memory, which exists now
+    begin = torch.cuda.CUDAGraph.capture_begin
+
+    def late(self, *args, **kwargs):
+        torch.cuda._sleep(500_000_000)
+        begin(self, *args, **kwargs)
+
+    def draw():
+        torch.cuda._sleep(2_000_000_000)  # longer than the delay above: about a second
+        return out.uniform_()
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "capture_begin", late)
+    function = CapturedFunction(draw, out.device)
+    torch.manual_seed(0)
+    assert [function.run().tolist() for _ in range(5)] == [one.tolist() for one in expected]

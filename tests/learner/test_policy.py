@@ -160,6 +160,15 @@ def test_images_are_divided_by_255():
     assert (prepared == 1).all()
 
 
+def test_the_network_reads_vectors_from_memory_of_torch():
+    """Where a matrix product's operand begins changes its rounding, and NumPy's arrays begin anywhere."""
+    vectors = spaces.Box(-1, 1, (4,), np.float32)
+    made = ContinualPolicy(vectors, spaces.Discrete(2), lambda _: 1e-3, trunk=trunk_config())
+    shifted = np.zeros(9, dtype=np.float32)[1:].reshape(2, 4)
+    assert shifted.ctypes.data % 64
+    assert made.preprocess(torch.from_numpy(shifted)).data_ptr() % 64 == 0
+
+
 # --- Adam
 
 

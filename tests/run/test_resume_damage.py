@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -307,13 +308,14 @@ def test_a_damaged_checkpoint_of_a_finished_task_is_refused(run):
         ({"commit": "a" * 40}, "commit a{12} → b{12}-dirty"),
         ({"commit": ["a"]}, r"commit \['a'\] → b{12}-dirty"),
         ({"gpu": "NVIDIA H100"}, "gpu NVIDIA H100 → NVIDIA H200"),
+        ({"instructions": "MMX"}, "instructions MMX → AVX2"),
     ],
 )
 def test_a_run_begun_under_other_conditions_is_refused_with_the_difference(changes, message, run, monkeypatch):
     path = run / "environment.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     really = provenance.environment
-    known = {"commit": "b" * 40 + "-dirty", "gpu": "NVIDIA H200"}
+    known = {"commit": "b" * 40 + "-dirty", "gpu": "NVIDIA H200", "instructions": "AVX2"}
     monkeypatch.setattr(
         provenance, "environment", lambda device: really(device) | {n: known.get(n) for n in changes if n in known}
     )
@@ -330,6 +332,22 @@ def test_a_commit_or_gpu_that_is_unknown_is_not_compared(then, now, tmp_path, mo
         json.dumps({k: v for k, v in conditions.items() if k not in ("commit", "gpu")})
     )
     provenance.check_environment(tmp_path, "cpu", accept_changes=False)  # of an earlier version
+
+
+def test_packages_of_games_are_compared_if_the_run_had_them(tmp_path, monkeypatch):
+    conditions = provenance.environment("cpu")
+    versions = {name: number for name, number in conditions["versions"].items() if name != "minatar"}
+    for then, now, message in (
+        ({}, {"minatar": "2"}, None),
+        ({"minatar": "1"}, {"minatar": "2"}, "minatar 1 → 2"),
+        ({"minatar": "1"}, {}, "minatar 1 → None"),
+    ):
+        (tmp_path / "environment.json").write_text(json.dumps(conditions | {"versions": versions | then}))
+        monkeypatch.setattr(
+            provenance, "environment", lambda device, now=now: conditions | {"versions": versions | now}
+        )
+        with pytest.raises(UserError, match=message) if message else nullcontext():
+            provenance.check_environment(tmp_path, "cpu", accept_changes=False)
 
 
 def edit_recipe(run, old, new):
