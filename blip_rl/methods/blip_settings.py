@@ -48,7 +48,7 @@ class BlipSettings(FisherSettings):
             count = {0: "none is", 2: "both are"}.get(len(given), "all are")
             raise ValueError(
                 f"{shown}: {count} given; expected exactly one: a prior for the Fisher, the mean number of bits "
-                "that the first task freezes, or a bound in nats on how far its policy can drift"
+                "that the first task freezes, or the worst divergence of its policy inside the intervals, in nats"
             )
         return self
 

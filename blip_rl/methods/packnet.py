@@ -30,7 +30,7 @@ class PacknetSettings(Settings):
 
     tasks: Annotated[PositiveInt, Field(le=255)] | None = None
     """Number of tasks that get an equal share of every layer; later ones train only their head. None: the number of
-    games in a run, 6 in Python."""
+    games in a run; 6 for a ``Packnet()`` made in Python."""
     retrain_share: Annotated[Fraction, Field(lt=1.0)] = 0.2
     """Last share of a task's steps, trained with the pruned weights at 0."""
     retrain_schedule: Literal["own", "task"] = "task"
