@@ -78,14 +78,6 @@ class CapturedFunction(Generic[Result]):
 
     def _capture(self, stream: torch.cuda.Stream) -> None:
         """Capture the graph, in a memory pool of its own; warn once and stay eager where that fails."""
-        try:
-            self._try_to_capture(stream)
-        finally:
-            # As it begins, torch's random generator sets its graphs' offset to 0, eagerly and on this stream. A replay
-            # sets it to the real one on the caller's: out of order, it would repeat random numbers.
-            torch.cuda.current_stream().wait_stream(stream)
-
-    def _try_to_capture(self, stream: torch.cuda.Stream) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
             # The outer block restores the current stream even if leaving the failed capture raises itself.
@@ -103,6 +95,9 @@ class CapturedFunction(Generic[Result]):
             )
             self._stream, self._result = None, None  # from now on run() is eager, without another attempt
             return
+        # As a capture begins, torch's random generator sets the offset of its graphs to 0, eagerly and on this stream. A
+        # replay sets it to the real one on the caller's: in the other order it would repeat random numbers.
+        torch.cuda.current_stream().wait_stream(stream)
         self._graph = graph
 
     def _replay(self, graph: torch.cuda.CUDAGraph) -> Result:
