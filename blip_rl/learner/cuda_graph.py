@@ -95,8 +95,8 @@ class CapturedFunction(Generic[Result]):
             )
             self._stream, self._result = None, None  # from now on run() is eager, without another attempt
             return
-        # As a capture begins, torch's random generator sets the offset of its graphs to 0, eagerly and on this stream. A
-        # replay sets it to the real one on the caller's: in the other order it would repeat random numbers.
+        # As a capture begins, torch's random generator sets the offset of its graphs to 0, eagerly and on this stream.
+        # A replay sets it to the real one on the caller's: in the other order it would repeat random numbers.
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = graph
 
