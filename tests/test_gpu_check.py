@@ -43,7 +43,12 @@ def test_the_page_shows_failures_and_differences_and_what_was_not_run(page):
             resume={
                 "blip": {
                     "repeated": {"different_files": []},
-                    "resumed": {"different_files": ["scores.csv"], "largest_weight_difference": 0.25},
+                    "resumed": {
+                        "runs": 1,
+                        "different_runs": 1,
+                        "different_files": ["scores.csv"],
+                        "largest_weight_difference": 0.25,
+                    },
                 }
             },
             throughput={"speeds": {"x": speed}},
@@ -55,7 +60,7 @@ def test_the_page_shows_failures_and_differences_and_what_was_not_run(page):
     assert "`b`: failure: broken" in text
     assert "| blip | eager – captured | 5.0e-01 | 1.0e-03 | no |" in text
     assert "repeated: all tables and checkpoints are byte-identical" in text
-    assert "resumed: 1 files differ, weights by up to 2.5e-01" in text
+    assert "resumed: 1 of 1 runs differ, in 1 files, weights by up to 2.5e-01" in text
     assert "| x | 1,234 | 25 % |  |" in text
     assert "| blip | 1 | 0.125 |" in text
 
@@ -97,7 +102,7 @@ def test_the_whole_check_can_be_rehearsed_on_a_cpu(tmp_path):
         comparisons = found["fidelity"][agent]["comparisons"]
         assert len(comparisons) == 3
         assert all(one["equal"] for one in comparisons.values())
-    for agent in ("blip", "ewc-kronecker-distil"):
+    for agent in ("blip", "ewc-kronecker-distil", "ewc-kronecker-distil, eager"):
         assert found["resume"][agent]["repeated"]["different_files"] == []
         assert found["resume"][agent]["resumed"]["different_files"] == []
     assert min(one["steps_per_second"] for one in found["throughput"]["speeds"].values()) > 0

@@ -58,7 +58,7 @@ def _fidelity(results: Results) -> str:
         else "Not measured."
     )
     lines = [
-        f"Two games with `{agent}`, {name}: {_files(comparison)}."
+        f"Two games with {agent}, {name}: {_files(comparison)}."
         for agent, comparisons in results.get("resume", {}).items()
         if isinstance(comparisons, dict)
         for name, comparison in comparisons.items()
@@ -72,7 +72,9 @@ def _files(comparison: Results) -> str:
     different = comparison["different_files"]
     if not different:
         return "all tables and checkpoints are byte-identical"
-    return f"{len(different)} files differ, weights by up to {comparison['largest_weight_difference']:.1e}"
+    runs, of = comparison["different_runs"], comparison["runs"]
+    apart = f"{comparison['largest_weight_difference']:.1e}"
+    return f"{runs} of {of} runs differ, in {len(different)} files, weights by up to {apart}"
 
 
 def _throughput(results: Results) -> str:

@@ -19,48 +19,50 @@ from typing import Any
 
 from kill_test import ATARI, run_files
 from safetensors.torch import load_file
+from torch import Tensor
 
 from _gpu.results import Results, step_options
 from blip_rl.storage.snapshot_names import snapshot_folders
 
-AGENTS = {
+_SHORT = ("distil.rollout_states=256", "distil.teacher_states=256", "distil.student_states=256", "distil.updates=40")
+CASES: dict[str, tuple[str, ...]] = {
     "blip": (),
-    "ewc-kronecker-distil": (
-        "distil.rollout_states=256",
-        "distil.teacher_states=256",
-        "distil.student_states=256",
-        "distil.updates=40",
-    ),
+    "ewc-kronecker-distil": _SHORT,
+    "ewc-kronecker-distil, eager": (*_SHORT, "compute.capture=off"),
 }
-"""Agent → settings that make its runs short."""
+"""Agent, and a word on the case → settings of its runs."""
+_REPEATS = 3
+"""Equal runs on a GPU, as a difference may be rare; one on a CPU, where this is only rehearsed."""
 
 
 def main() -> None:
-    """Train two games three times: whole, again, and interrupted at the first snapshot of the second game."""
+    """Train two games several times: without and with an interruption at the first snapshot of the second game."""
     options = step_options(__doc__)
     results = Results(options.out, options.seconds)
     # All together: that they share the machine must not change what they compute.
-    with TemporaryDirectory(prefix="blip-rl-gpu-") as folder, ThreadPoolExecutor(len(AGENTS)) as pool:
-        check = partial(_check, Path(folder), ["--device", options.device, *_settings(options.set)])
-        for agent, found in zip(AGENTS, pool.map(check, AGENTS), strict=True):
-            results.put(agent, found)
+    with TemporaryDirectory(prefix="blip-rl-gpu-") as folder, ThreadPoolExecutor(len(CASES)) as pool:
+        check = partial(_check, Path(folder), options.device, _settings(options.set))
+        for case, found in zip(CASES, pool.map(check, CASES), strict=True):
+            results.put(case, found)
 
 
-def _check(folder: Path, changes: list[str], agent: str) -> dict[str, Any]:
-    """Return how the repeated and the resumed run differ from the whole one."""
-    whole, again, cut = (folder / agent / name for name in ("whole", "again", "interrupted"))
-    whole.parent.mkdir()
-    both = [subprocess.Popen(_command(agent, run, changes)) for run in (whole, again)]
-    stopped = _interrupt(agent, cut, changes)
-    codes = [process.wait() for process in both]
+def _check(folder: Path, device: str, changes: list[str], case: str) -> dict[str, Any]:
+    """Return how the repeated runs and the resumed one differ from the first one."""
+    changes = ["--device", device, *changes]
+    (folder / case).mkdir()
+    equal = [folder / case / f"run-{number}" for number in range(1 + (_REPEATS if device.startswith("cuda") else 1))]
+    running = [subprocess.Popen(_command(case, run, changes)) for run in equal]
+    cut = folder / case / "interrupted"
+    stopped = _interrupt(case, cut, changes)
+    codes = [process.wait() for process in running]
     if any(codes):
         return {"repeated": {"exit_codes": codes}, "resumed": stopped or {"exit_codes": codes}}
-    return {"repeated": _compare(whole, again), "resumed": stopped or _compare(whole, cut)}
+    return {"repeated": _compare(*equal), "resumed": stopped or _compare(equal[0], cut)}
 
 
-def _interrupt(agent: str, run: Path, changes: list[str]) -> dict[str, Any]:
+def _interrupt(case: str, run: Path, changes: list[str]) -> dict[str, Any]:
     """Stop a run in its second game, at a snapshot, and resume it; return the exit codes of a failure."""
-    process = subprocess.Popen(_command(agent, run, changes))
+    process = subprocess.Popen(_command(case, run, changes))
     while process.poll() is None and not _in_second_game(run):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -78,23 +80,35 @@ def _in_second_game(run: Path) -> bool:
         return False
 
 
-def _command(agent: str, run: Path, changes: list[str]) -> list[str]:
-    return [*ATARI.command(agent, run), *_settings(AGENTS[agent]), *changes]
+def _command(case: str, run: Path, changes: list[str]) -> list[str]:
+    return [*ATARI.command(case.partition(",")[0], run), *_settings(CASES[case]), *changes]
 
 
 def _settings(changes: Iterable[str]) -> list[str]:
     return [part for change in changes for part in ("--set", change)]
 
 
-def _compare(one: Path, other: Path) -> dict[str, Any]:
-    mine, its = run_files(one), run_files(other)
-    weights = [load_file(run / "checkpoints" / "stage-02" / "policy.safetensors") for run in (one, other)]
+def _compare(first: Path, *others: Path) -> dict[str, Any]:
+    files, weights = run_files(first), _weights(first)
+    different = [_different(files, run_files(run)) for run in others]
     return {
-        "different_files": [name for name in {**mine, **its} if mine.get(name) != its.get(name)],
+        "runs": len(others),
+        "different_runs": sum(map(bool, different)),
+        "different_files": sorted({name for names in different for name in names}),
         "largest_weight_difference": max(
-            (value.double() - weights[1][name].double()).abs().max().item() for name, value in weights[0].items()
+            (value - weights[name]).abs().max().item() for run in others for name, value in _weights(run).items()
         ),
     }
+
+
+def _different(files: dict[str, str], others: dict[str, str]) -> list[str]:
+    return [name for name in {**files, **others} if files.get(name) != others.get(name)]
+
+
+def _weights(run: Path) -> dict[str, Tensor]:
+    """Return the weights at the end, in float64."""
+    saved = load_file(run / "checkpoints" / "stage-02" / "policy.safetensors")
+    return {name: value.double() for name, value in saved.items()}
 
 
 if __name__ == "__main__":
