@@ -76,8 +76,8 @@ def check_initial_recipe(run: Path, recipe: str, accept_changes: bool) -> None:
 def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     """Compare the current versions, device, machine and threads with those in ``environment.json``.
 
-    The commit of a checkout, whose version rarely changes, the name of the GPU and the instruction set that torch's
-    kernels use are compared where both are known; packages of games where the run had them.
+    The commit of a checkout, whose version rarely changes, the name of the GPU and, without one, the instruction set
+    that torch's kernels use are compared where both are known; packages of games where the run had them.
 
     Raises:
         UserError: One differs and ``accept_changes`` is false; the message lists old and new values.
@@ -129,7 +129,7 @@ def environment(device: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": torch.backends.cpu.get_cpu_capability() if device == "cpu" else None,
         "system": platform.platform(),
         "cores": os.cpu_count(),
     }
