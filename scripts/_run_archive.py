@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
 import shlex
 import tarfile
@@ -26,10 +27,17 @@ Runs = dict[str, dict[str, bytes]]
 
 
 def tables_of(run: Path) -> dict[str, bytes]:
-    """Read the tables of a run, its command without paths of the machine that it ran on."""
+    """Read the tables of a run, its command without paths of the machine that it ran on.
+
+    Raises:
+        UserError: its command cannot be read.
+    """
     found = {name: (run / name).read_bytes() for name in TABLES if (run / name).is_file()}
     if "command.txt" in found:
-        words = shlex.split(found["command.txt"].decode("utf-8", errors="replace"))
+        try:
+            words = shlex.split(found["command.txt"].decode("utf-8", errors="replace"))
+        except ValueError as error:
+            raise UserError(f"'{run / 'command.txt'}' is no command line: {error} (restore it)") from error
         found["command.txt"] = (shell_command(*without_paths(words)) + "\n").encode()
     return found
 
@@ -49,8 +57,8 @@ def read_archive(path: Path) -> Runs:
                 if content is None or name not in TABLES or not _NAME.fullmatch(run):
                     raise UserError(f"'{path}': '{entry.name}' is not expected there: it is no archive of runs")
                 runs.setdefault(run, {})[name] = content.read()
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}") from error
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise UserError(f"'{path}' cannot be read: {error} (restore it, for example from git)") from error
     return runs
 
 
@@ -86,18 +94,24 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def unpacked(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield all run folders in folders and archives; those of archives are deleted at the end of the block."""
+def unpacked(paths: Sequence[Path]) -> Iterator[dict[Path, str]]:
+    """Yield all run folders in folders and archives, with names for messages.
+
+    Those of archives are deleted at the end of the block.
+
+    Raises:
+        UserError: a folder holds no run, or an archive cannot be read.
+    """
     with tempfile.TemporaryDirectory(prefix="blip-rl-runs-") as made:
-        found = []
+        found = dict[Path, str]()
         for number, path in enumerate(paths):
             if not path.name.endswith(SUFFIX):
-                found += runs_in(path)
+                found |= {run: f"'{run}'" for run in runs_in(path)}
                 continue
             for run, files in read_archive(path).items():
                 folder = Path(made, str(number), run)
                 folder.mkdir(parents=True)
                 for name, content in files.items():
                     (folder / name).write_bytes(content)
-                found.append(folder)
+                found[folder] = f"'{path}': {run}"
         yield found

@@ -53,8 +53,11 @@ def add_runs(archive: Path, folders: Sequence[Path]) -> tuple[int, list[str]]:
         name, tables = f"{path.parent.name}/{path.name}", tables_of(path)
         if kept.setdefault(name, tables) != tables:
             raise UserError(f"'{path}': the archive has a run {name} with other tables (rename one of the folders)")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    write_archive(archive, kept)
+    if not kept:
+        raise UserError(f"no finished run in {', '.join(map(str, folders))}: expected at least one")
+    if len(kept) > before:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        write_archive(archive, kept)
     return len(kept) - before, left_out
 
 

@@ -82,26 +82,26 @@ def leaderboard(folders: Sequence[Path], *, against: str | None = None) -> tuple
     Raises:
         UserError: a folder holds no run, no run is finished, or no finished run is of the agent ``against``.
     """
-    with unpacked(folders) as paths:
-        found = [load_run(path) for path in paths]
-    left_out = [f"'{run.path}': {reason}" for run in found if (reason := reason_left_out(run))]
+    with unpacked(folders) as names:
+        found = [load_run(path) for path in names]
+    left_out = [f"{names[run.path]}: {reason}" for run in found if (reason := reason_left_out(run))]
     sections: dict[Learned, list[RunRecord]] = defaultdict(list)
     for run in found:
         if not reason_left_out(run):
             sections[_sequence(run)].append(run)
     if not sections:
         raise UserError(f"no finished run in {', '.join(map(str, folders))}: expected at least one")
-    left_out += [f"'{run.path}': {REPEATED}" for runs in sections.values() for run in repeated_runs(runs)]
+    left_out += [f"{names[run.path]}: {REPEATED}" for runs in sections.values() for run in repeated_runs(runs)]
     tables = {sequence: _groups(sections[sequence]) for sequence in sorted(sections)}
     labels = {group.label for groups, _ in tables.values() for group in groups}
     if against is not None and against not in labels:
         raise UserError(f"--against {against}: no finished run of it: expected one of {', '.join(sorted(labels))}")
-    names, first = _names(tables), dict[tuple[object, ...], Learned]()
+    headings, first = _names(tables), dict[tuple[object, ...], Learned]()
     for key in tables:
         first.setdefault(key[:3], key)
-    pages = [_section(names[key], key, *tables[key], against, first[key[:3]], sections) for key in tables]
+    pages = [_section(headings[key], key, *tables[key], against, first[key[:3]], sections) for key in tables]
     # One table for each sequence and number of steps: of those that differ in references or evaluations, the first.
-    counted = {names[key]: tables[key][0] for key in first.values()}
+    counted = {headings[key]: tables[key][0] for key in first.values()}
     together = [] if against is None else _over_sequences(counted, against)
     return "\n".join([_HEAD, *pages, *together, _PUBLISHED]), left_out
 

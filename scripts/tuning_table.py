@@ -11,16 +11,17 @@ taken; of values within 0.01 of it, the one that protects more (docs/results/pro
 
 import argparse
 import csv
-import json
 import re
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from _measure import markdown_table
-from _run_archive import reason_left_out, unpacked
+from _run_archive import reason_left_out, tables_of, unpacked
 
+from blip_rl.errors import UserError
 from blip_rl.recipes import load_run_config
 from blip_rl.reporting.run_record import load_run
 from blip_rl.storage.run_folder import RunFolder
@@ -33,8 +34,8 @@ _AS_GOOD = 0.01  # of ACC
 class Run:
     """A finished run: its agent and setting, and mean raw returns, (tasks,): learned, consolidated, at the end."""
 
-    def __init__(self, path):
-        self.path, self.config = path, load_run_config(path)
+    def __init__(self, path, commit):
+        self.path, self.commit, self.config = path, commit, load_run_config(path)
         self.sequence, self.names = self.config.sequence_name, [task.name for task in self.config.tasks]
         label = path.name.removeprefix(f"{self.sequence}-").removesuffix(f"-seed{self.config.seed}")
         found = _LABEL.fullmatch(label)
@@ -44,8 +45,6 @@ class Run:
             if row.actions != self.config.evaluation.actions:
                 continue  # scored again in another way
             cells[row.phase, row.stage, row.task].append(row.score)
-        environment = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        self.commit = (environment.get("commit") or "")[:12]  # empty if it is not known
         last = {number: stage for stage, number in enumerate(self.config.visits, 1)}
         stages = [(last[number], name) for number, name in enumerate(self.names)]
         self.learned = np.array([np.mean(cells["before", stage, name]) for stage, name in stages])
@@ -67,7 +66,11 @@ def main():
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path, help="also write the scores of each run")
     arguments = parser.parse_args()
-    runs = find_runs(arguments.folders)
+    try:
+        runs = find_runs(arguments.folders)
+    except (UserError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
     relative = relative_scores(runs)
     print(table(runs, relative))
     if arguments.csv:
@@ -75,8 +78,26 @@ def main():
 
 
 def find_runs(folders):
-    with unpacked(folders) as paths:
-        return [Run(path) for path in paths if not reason_left_out(load_run(path))]
+    """Return the finished runs in folders and archives, and name those that are left out.
+
+    Raises:
+        UserError: a folder holds no run, or none is finished.
+    """
+    runs, tables = [], []
+    with unpacked(folders) as names:
+        for path, name in names.items():
+            record = load_run(path)
+            reason = reason_left_out(record)
+            if not reason and (path.name, tables_of(path)) in tables:
+                reason = "another run with the same name and tables is counted"
+            if reason:
+                print(f"left out: {name}: {reason}", file=sys.stderr)
+                continue
+            tables.append((path.name, tables_of(path)))
+            runs.append(Run(path, str(record.environment.get("commit") or "")[:12]))
+    if not runs:
+        raise UserError(f"no finished run in {', '.join(map(str, folders))}: expected at least one")
+    return runs
 
 
 def relative_scores(runs):

@@ -74,6 +74,7 @@ def test_a_run_is_not_replaced_by_another_one_of_its_name(study, tmp_path, scrip
         ("a/../config.toml", "not expected"),
         ("b/config.toml", "not expected"),
         (None, "cannot be read"),
+        ("damaged", "cannot be read"),
     ],
 )
 def test_other_files_are_refused(name, problem, tmp_path, scripts, capsys):
@@ -82,6 +83,14 @@ def test_other_files_are_refused(name, problem, tmp_path, scripts, capsys):
     archive = tmp_path / "runs.tar.xz"
     if name is None:
         archive.write_bytes(b"no archive")
+    elif name == "damaged":
+        with tarfile.open(archive, "w:xz") as tar:
+            entry = tarfile.TarInfo("a/b/config.toml")
+            entry.size = 4096
+            tar.addfile(entry, io.BytesIO(bytes(range(256)) * 16))
+        content = bytearray(archive.read_bytes())
+        content[len(content) // 2] ^= 255
+        archive.write_bytes(content)
     else:
         with tarfile.open(archive, "w:xz") as tar:
             entry = tarfile.TarInfo(name)
@@ -92,3 +101,30 @@ def test_other_files_are_refused(name, problem, tmp_path, scripts, capsys):
     assert stopped.value.code == 2
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "out.md").exists()
+
+
+def test_a_run_that_is_twice_there_is_named_as_it_was_given_and_counted_once(study, tmp_path, scripts):
+    from archive_runs import add_runs
+    from leaderboard import leaderboard
+
+    archive = tmp_path / "runs.tar.xz"
+    add_runs(archive, [study])
+    text, left_out = leaderboard([study / "blip-seed0", archive])
+    assert "| blip | 2 |" in text
+    assert len(left_out) == 1
+    assert left_out[0].startswith((f"'{archive}': study/blip-seed0: ", f"'{study / 'blip-seed0'}': "))
+
+
+@pytest.mark.parametrize("problem", ["none is finished", "quote"])
+def test_runs_that_cannot_be_archived_are_refused_and_no_archive_is_made(problem, study, tmp_path, scripts):
+    from archive_runs import add_runs
+
+    from blip_rl.errors import UserError
+
+    if problem == "quote":
+        (study / "blip-seed0" / "command.txt").write_text("blip-rl 'train")
+    with pytest.raises(
+        UserError, match="no finished run" if problem != "quote" else r"command\.txt.* is no command line"
+    ):
+        add_runs(tmp_path / "runs.tar.xz", [study / "blip-seed2"] if problem != "quote" else [study])
+    assert not (tmp_path / "runs.tar.xz").exists()

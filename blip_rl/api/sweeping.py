@@ -68,11 +68,8 @@ def sweep(
         InterruptedRunError: A signal stopped the sweep; every run is saved.
     """
     arguments.choice("engine", engine, ENGINES)
-    share, tries = 1.0 if gpus_per_run is None else gpus_per_run, _RETRIES if retries is None else retries
-    _check_numbers(jobs, share, tries)
-    for name, value in (("gpus_per_run", gpus_per_run), ("retries", retries)):
-        if value is not None and engine == "slurm":
-            raise UserError(f"{name} = {value} with the engine 'slurm': Slurm decides it itself (leave it out)")
+    share, tries = _numbers(jobs, gpus_per_run, retries)
+    _check_slurm(engine, gpus_per_run, retries)
     if address is not None and engine != "ray":
         raise UserError(f"address = {arguments.shown(address)} with the engine {engine!r}: only 'ray' has one")
     if slurm_options and engine != "slurm":
@@ -92,13 +89,25 @@ def sweep(
     return [Run(folder / run.name) for run in manifest.runs]
 
 
-def _check_numbers(jobs: int | None, gpus_per_run: float, retries: int = 0) -> None:
-    """Check numbers before the libraries are loaded, also where the machine has no GPU."""
-    arguments.whole("retries", retries, 0, MOST_RETRIES)
+def _check_slurm(engine: str, gpus_per_run: float | None, retries: int | None = None) -> None:
+    """Refuse what Slurm does not take."""
+    if engine == "slurm" and gpus_per_run is not None:
+        raise UserError(
+            f"gpus_per_run = {gpus_per_run} with the engine 'slurm': each run gets a GPU of its own (leave it out)"
+        )
+    if engine == "slurm" and retries is not None:
+        raise UserError(f"retries = {retries} with the engine 'slurm': Slurm itself requeues runs (leave it out)")
+
+
+def _numbers(jobs: int | None, gpus_per_run: float | None, retries: int | None = None) -> tuple[float, int]:
+    """Check numbers, before the libraries are loaded and also where the machine has no GPU; return the last two."""
+    tries = _RETRIES if retries is None else retries
+    arguments.whole("retries", tries, 0, MOST_RETRIES)
     arguments.optional_whole("jobs", jobs, 1, MOST_JOBS)
-    share = arguments.number("gpus_per_run", gpus_per_run)
+    share = 1.0 if gpus_per_run is None else arguments.number("gpus_per_run", gpus_per_run)
     if not 0 < share <= 1:
         raise UserError(f"gpus_per_run = {share:g}: expected more than 0 and at most 1: a run uses one GPU")
+    return share, tries
 
 
 def search(
@@ -109,8 +118,8 @@ def search(
     options: Mapping[str, Any] | None = None,
     engine: str = "local",
     jobs: int | None = None,
-    gpus_per_run: float = 1.0,
-    retries: int = _RETRIES,
+    gpus_per_run: float | None = None,
+    retries: int | None = None,
     address: str | None = None,
     trust: bool = False,
 ) -> None:
@@ -123,8 +132,8 @@ def search(
         options: As for :func:`sweep`, like the arguments below.
         engine: ``local`` or ``ray``.
         jobs: Runs at a time, and about as many in a round of trials; None: as many as fit; 16 in a round on Ray.
-        gpus_per_run: Share of a GPU that a run takes.
-        retries: How often a run whose process died is tried again.
+        gpus_per_run: Share of a GPU that a run takes; None: one of its own.
+        retries: How often a run whose process died is tried again; None: twice.
         address: ``HOST:PORT`` of the head node of a Ray cluster; None: one is started on this machine.
         trust: Import the packages and wrappers that a recipe names.
 
@@ -135,7 +144,7 @@ def search(
 
     arguments.choice("engine", engine, ("local", "ray"))
     arguments.whole("trials", trials, 1, MOST_TRIALS)
-    _check_numbers(jobs, gpus_per_run, retries)
+    share, tries = _numbers(jobs, gpus_per_run, retries)
     optuna_sampler.check_installed()
     folder = _folder(plan, out)
     folder = folder.with_name(f"{folder.name}-search") if out is None else folder
@@ -146,9 +155,9 @@ def search(
         searched = Search(_plan(plan, options or {}), folder)
         examples = searched.examples()
     needs = check_settings(examples, here=engine == "local")
-    placed = _engine(engine, folder, examples, needs, jobs, gpus_per_run, address)
+    placed = _engine(engine, folder, examples, needs, jobs, share, address)
     round_size = placed.free if engine == "local" else jobs or _RAY_ROUND
-    searched.run(placed, optuna_sampler.suggest, trials=trials, places=round_size, retries=retries)
+    searched.run(placed, optuna_sampler.suggest, trials=trials, places=round_size, retries=tries)
 
 
 def sweep_plan(
@@ -158,18 +167,19 @@ def sweep_plan(
     options: Mapping[str, Any] | None = None,
     engine: str = "local",
     jobs: int | None = None,
-    gpus_per_run: float = 1.0,
+    gpus_per_run: float | None = None,
     trust: bool = False,
 ) -> str:
     """Check everything that :func:`sweep` checks; return its runs and estimates as text, and write nothing."""
-    _check_numbers(jobs, gpus_per_run)
+    share, _ = _numbers(jobs, gpus_per_run)
     arguments.choice("engine", engine, ENGINES)
+    _check_slurm(engine, gpus_per_run)
     here = engine == "local"
     folder, manifest, needs = _prepared(plan, out, options, here=here, trust=trust, remember=False)
     from blip_rl.sweeps.dry_run import dry_run_text
     from blip_rl.sweeps.folder import finished_runs
 
-    count = _places(manifest, needs, jobs, gpus_per_run)[0] if here else jobs or 1
+    count = _places(manifest, needs, jobs, share)[0] if here else jobs or 1
     return dry_run_text(folder, manifest, needs, finished_runs(folder, manifest), count)
 
 

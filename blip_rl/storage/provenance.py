@@ -20,7 +20,7 @@ import torch
 from blip_rl.errors import UserError
 from blip_rl.formatting import flatten
 from blip_rl.shell import shell_command
-from blip_rl.storage.versions import PACKAGES, versions
+from blip_rl.storage.versions import versions
 from blip_rl.untrusted.files import parse_toml, read_json, read_toml
 
 _MOST_THREADS = 1024
@@ -77,7 +77,7 @@ def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     """Compare the current versions, device, machine and threads with those in ``environment.json``.
 
     The commit of a checkout, whose version rarely changes, the name of the GPU and, without one, the instruction set
-    that torch's kernels use are compared where both are known; packages of games where the run had them.
+    that torch's kernels use are compared where both are known.
 
     Raises:
         UserError: One differs and ``accept_changes`` is false; the message lists old and new values.
@@ -85,8 +85,7 @@ def check_environment(run: Path, device: str, accept_changes: bool) -> None:
     begun, now = _saved_environment(run), environment(device)
     versions = begun.get("versions")
     before = versions if isinstance(versions, dict) else {}
-    newer = now["versions"]
-    pairs = {name: (before.get(name), newer.get(name)) for name in {**dict.fromkeys(PACKAGES), **before}}
+    pairs = {name: (before.get(name), newer) for name, newer in now["versions"].items()}
     pairs |= {name: (begun.get(name), now[name]) for name in ("device", "machine", "threads")}
     pairs |= {name: (begun[name], now[name]) for name in _WHERE_KNOWN if begun.get(name) and now[name]}
     differences = [f"{name} {_short(then)} → {_short(after)}" for name, (then, after) in pairs.items() if then != after]

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import platform
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
-PACKAGES = ("python", "blip-rl", "torch", "numpy", "stable-baselines3", "gymnasium", "ale-py")
-"""What every run uses."""
-_OF_GAMES = ("minatar", "mujoco", "box2d", "box2d-py")
+_PACKAGES = ("blip-rl", "torch", "numpy", "stable-baselines3", "gymnasium", "ale-py")
 
 
 def versions() -> dict[str, str]:
-    """Return name → version of Python, of the packages that a run uses, and of those with games that are installed."""
-    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES if name != "python"}}
-    for name in _OF_GAMES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    """Return name → version of Python and of the packages that a run uses."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}

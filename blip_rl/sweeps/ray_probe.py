@@ -88,9 +88,7 @@ class NodeChecks:
 
 
 def _difference(first: Node, expected: dict[str, str], node: Node, found: dict[str, str]) -> str:
-    # A package of games that one node lacks matters to runs of its games alone, which fail there with a message.
-    both = [name for name in found if name in expected]
-    different = [f"{name} {expected[name]} and {found[name]}" for name in both if expected[name] != found[name]]
+    different = [f"{name} {expected[name]} and {value}" for name, value in found.items() if expected.get(name) != value]
     if not different:
         return ""
     return (

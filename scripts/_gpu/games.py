@@ -143,7 +143,7 @@ def _pack(runs: list[Path], folder: Path, archive: Path) -> None:
             for name in _KEPT:
                 if (run / name).is_file():
                     tar.add(run / name, f"{run.name}/{name}")
-        for file in (folder / "report.html", folder / "versus.gif", *(run.with_suffix(".log") for run in runs)):
+        for file in (folder / "report.html", folder / "versus.gif", *(folder / f"{run.name}.log" for run in runs)):
             if file.is_file():
                 tar.add(file, file.name)
     new.replace(archive)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,8 +42,9 @@ def main() -> None:
     # All together: that they share the machine must not change what they compute.
     with TemporaryDirectory(prefix="blip-rl-gpu-") as folder, ThreadPoolExecutor(len(CASES)) as pool:
         check = partial(_check, Path(folder), options.device, _settings(options.set))
-        for case, found in zip(CASES, pool.map(check, CASES), strict=True):
-            results.put(case, found)
+        running = {pool.submit(check, case): case for case in CASES}
+        for done in as_completed(running):
+            results.put(running[done], done.result())
 
 
 def _check(folder: Path, device: str, changes: list[str], case: str) -> dict[str, Any]:

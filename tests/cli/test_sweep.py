@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import blip_rl as br
+from blip_rl.api import sweeping
 from blip_rl.cli import cli
 from blip_rl.errors import UserError
 from blip_rl.sweeps import run as sweep_run
@@ -124,6 +125,13 @@ def test_options_that_slurm_does_not_take_are_refused_from_python_too(option, el
     with pytest.raises(UserError, match=f"{next(iter(option))} = .* with the engine 'slurm'"):
         br.sweep(plan, out="x", engine="slurm", **option)
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_plan_for_slurm_is_refused_like_its_sweep(elsewhere):
+    with pytest.raises(UserError, match=r"gpus_per_run = 0\.5 with the engine 'slurm'"):
+        sweeping.sweep_plan(
+            {"agents": ["finetune"], "sequences": ["cartpole4"], "seeds": "0"}, engine="slurm", gpus_per_run=0.5
+        )
 
 
 def test_slurm_needs_no_options_of_other_engines(elsewhere):

@@ -95,14 +95,3 @@ def test_nodes_of_other_versions_or_machine_types_are_named_with_both(tmp_path, 
     assert list(found) == ["c"]
     assert f"nodes host-a and host-c differ: {name} " in found["c"]
     assert f" and {value} (expected the same everywhere" in found["c"]
-
-
-@pytest.mark.parametrize(("node", "package"), [("a", "minatar"), ("b", "mujoco")])
-def test_a_package_of_games_that_only_one_node_has_is_no_difference(tmp_path, node, package):
-    def other(*arguments):
-        return {**probe(*arguments), package: "1.0"}
-
-    def without(*arguments):
-        return {name: value for name, value in probe(*arguments).items() if name != package}
-
-    assert problems(tmp_path, {one: other if one == node else without for one in "abc"}) == {}
