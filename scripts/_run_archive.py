@@ -6,6 +6,7 @@ import io
 import lzma
 import re
 import shlex
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,16 @@ def runs_in(folder: Path) -> list[Path]:
     if not found:
         raise UserError(f"'{folder}' holds no run: expected a run folder, or a folder with run folders in it")
     return found
+
+
+@contextmanager
+def exit_with_message() -> Iterator[None]:
+    """Print what is wrong with a script's input as one line and exit with 2."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager

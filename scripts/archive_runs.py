@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from _run_archive import SUFFIX, read_archive, reason_left_out, runs_in, tables_of, write_archive
+from _run_archive import SUFFIX, exit_with_message, read_archive, reason_left_out, runs_in, tables_of, write_archive
 
 from blip_rl.errors import UserError
 from blip_rl.reporting.run_record import load_run
@@ -26,11 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help=f"NAME{SUFFIX}; made if it does not exist")
     parser.add_argument("folders", nargs="+", type=Path, metavar="RESULT_FOLDER")
     options = parser.parse_args(arguments)
-    try:
+    with exit_with_message():
         added, left_out = add_runs(options.archive, options.folders)
-    except (UserError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
     print(f"added {added} runs to {options.archive} ({options.archive.stat().st_size:,} bytes)")

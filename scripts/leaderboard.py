@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from _measure import without_paths
-from _run_archive import reason_left_out, unpacked
+from _run_archive import exit_with_message, reason_left_out, unpacked
 
 from blip_rl.core.intervals import Estimate, estimate
 from blip_rl.errors import UserError
@@ -61,12 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--against", metavar="AGENT", help="agent to compare every other one with")
     parser.add_argument("--out", type=Path, default=Path("docs/leaderboard.md"))
     options = parser.parse_args(arguments)
-    try:
+    with exit_with_message():
         text, left_out = leaderboard(options.folders, against=options.against)
         replace_text(options.out, text)
-    except (UserError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
     print(f"wrote {options.out}")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from _measure import markdown_table
-from _run_archive import reason_left_out, tables_of, unpacked
+from _run_archive import exit_with_message, reason_left_out, tables_of, unpacked
 
 from blip_rl.errors import UserError
 from blip_rl.recipes import load_run_config
@@ -66,11 +66,8 @@ def main():
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path, help="also write the scores of each run")
     arguments = parser.parse_args()
-    try:
+    with exit_with_message():
         runs = find_runs(arguments.folders)
-    except (UserError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
     relative = relative_scores(runs)
     print(table(runs, relative))
     if arguments.csv:
